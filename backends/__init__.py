@@ -1,0 +1,1 @@
+"""The backends that come with fxopt; registered by entry points like anybody's."""

@@ -1,0 +1,106 @@
+"""Which values share memory, read off the op schemas; and in-place ops made functional where that is safe."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.program import Program
+
+# Their schemas promise a new tensor, but in evaluation they hand back their operand.
+_IDENTITY_IN_EVAL = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
+
+
+def alias_sets(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """For every node a representative of the set of nodes that may share memory with it."""
+    parent: dict[fx.Node, fx.Node] = {node: node for node in graph.nodes}
+
+    def find(node: fx.Node) -> fx.Node:
+        while parent[node] is not node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for node in graph.nodes:
+        for source in _aliased(node):
+            parent[find(node)] = find(source)
+    return {node: find(node) for node in graph.nodes}
+
+
+def _aliased(node: fx.Node) -> list[fx.Node]:
+    if node.op != "call_function":
+        return []
+    if node.target is operator.getitem:
+        return [node.args[0]]  # type: ignore[list-item]
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return list(node.all_input_nodes)
+    if str(schema.name).replace("::", ".") in _IDENTITY_IN_EVAL:
+        return [node.args[0]]  # type: ignore[list-item]
+    if not any(r.alias_info for r in schema.returns):
+        return []
+    return [value for info, value in _arguments(node) if info.alias_info for value in _nodes(value)]
+
+
+def _arguments(node: fx.Node) -> list[tuple[Any, Any]]:
+    infos = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((a.name for a in infos), node.args, strict=False)) | node.kwargs
+    return [(info, given[info.name]) for info in infos if info.name in given]
+
+
+def _nodes(value: Any) -> list[fx.Node]:
+    if isinstance(value, fx.Node):
+        return [value]
+    return [n for v in value for n in _nodes(v)] if isinstance(value, (list, tuple)) else []
+
+
+def written(node: fx.Node) -> list[fx.Node]:
+    """The operands that a node writes into."""
+    if node.op != "call_function" or not getattr(node.target, "_schema", None):
+        return []
+    write = [v for info, v in _arguments(node) if info.alias_info and info.alias_info.is_write]
+    return [n for value in write for n in _nodes(value)]
+
+
+def make_functional(program: Program) -> None:
+    """Replace in-place ops by their functional twins wherever nobody else can see the write.
+
+    before: %y = aten.relu_(%x); %z = aten.add(%x, %y)
+    after:  %y = aten.relu(%x);  %z = aten.add(%y, %y)
+
+    A write stays where another view of the same memory is read after it, or where it reaches an input or a weight.
+    """
+    order = {node: i for i, node in enumerate(program.graph.nodes)}
+    sets = alias_sets(program.graph)
+    members: dict[fx.Node, list[fx.Node]] = {}
+    for node, root in sets.items():
+        members.setdefault(root, []).append(node)
+    for node in list(program.graph.nodes):
+        targets = written(node)
+        if len(targets) != 1 or targets[0] is not node.args[0]:
+            continue
+        operand, at = targets[0], order[node]
+        shared = [m for m in members[sets[operand]] if order[m] < at]
+        outside = any(m.op in ("placeholder", "get_attr") for m in shared)
+        seen = any(m is not operand and any(order[u] > at for u in m.users) for m in shared)
+        twin = _functional_twin(node.target)
+        if outside or seen or twin is None:
+            continue
+        node.target = twin
+        for user in list(operand.users):
+            if order[user] > at:
+                user.replace_input_with(operand, node)
+    program.module.recompile()
+
+
+def _functional_twin(target: Any) -> torch._ops.OpOverload | None:
+    namespace, _, name = target._schema.name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    twin = getattr(packet, target._overloadname, None) if packet is not None else None
+    if twin is None or not name.endswith("_") or twin._schema.is_mutable:
+        return None
+    same = [a.name for a in twin._schema.arguments] == [a.name for a in target._schema.arguments]
+    return twin if same else None

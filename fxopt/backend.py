@@ -1,0 +1,106 @@
+"""What a backend is: it lowers a program to something that runs on a target, and loads that again.
+
+A backend is a frozen dataclass whose fields are its options, as a pass is, and has the same text form. Its module
+must import without torch, so that an artifact loads where only the backend's runtime is installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fxopt.errors import BackendError, UnknownNameError
+from fxopt.pass_base import _hints, check_option
+from fxopt.spec import format_call, parse_call
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxopt.pipeline import Pipeline
+    from fxopt.program import Program
+    from fxopt.qdq import Policy
+    from fxopt.target import Target
+
+Runner = Callable[[list[Any]], list[Any]]
+"""Runs a built model: flat numpy inputs to flat numpy outputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """Base of all backends. Subclasses are frozen dataclasses with a ``name``; they need ``build`` and ``load``."""
+
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for field in dataclasses.fields(self):
+            where = f"backend {self.name}({field.name}=…)"
+            object.__setattr__(self, field.name, check_option(where, hints[field.name], getattr(self, field.name)))
+
+    def refuses(self, node: fx.Node) -> str | None:
+        """Why this backend cannot lower a node; None if it can. Asked for every node before the build."""
+        return None
+
+    def legalize(self) -> Pipeline:
+        """Return the passes that bring any program into the form this backend takes; empty by default."""
+        from fxopt.pipeline import Pipeline
+
+        return Pipeline(())
+
+    def quant_policy(self, target: Target) -> Policy:
+        """What to quantize and how, so that this backend's integer kernels for ``target`` are really used."""
+        from fxopt.qdq import Policy
+
+        return Policy()
+
+    def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
+        """Write the compiled model into the folder ``out``; return facts for the report. Raises BackendError."""
+        raise NotImplementedError
+
+    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+        """Return a runner of what :meth:`build` wrote into ``folder``. Must work without torch."""
+        raise NotImplementedError
+
+    def tune(self, program: Program, target: Target, seconds: float) -> Backend:
+        """Return a copy with the options that measured best on the target within about ``seconds``; itself by default."""
+        return self
+
+    def __str__(self) -> str:
+        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        return format_call(self.name, changed)
+
+
+def find_backend(spec: str) -> Backend:
+    """A backend from its text form. Raises UnknownNameError and OptionError."""
+    from fxopt import registry
+
+    name, options = parse_call(spec, "backend")
+    cls: type[Backend] = registry.get("backend", name)
+    known = [f.name for f in dataclasses.fields(cls)]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option of the backend {name}", option, known)
+    return cls(**options)
+
+
+def check_lowerable(backend: Backend, program: Program) -> None:
+    """Ask the backend about every node. Raises BackendError that lists all that it refuses, with source lines."""
+    refused = [(n, r) for n in program.graph.nodes if n.op == "call_function" and (r := backend.refuses(n))]
+    if refused:
+        lines = [f"    {program.describe(node)}\n      {reason}" for node, reason in refused[:20]]
+        more = f"\n    … and {len(refused) - 20} more" if len(refused) > 20 else ""
+        raise BackendError(f"the backend {backend.name!r} cannot lower {len(refused)} node(s):\n" + "\n".join(lines) + more)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of an artifact. Raises BackendError if it is missing or broken."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BackendError(f"{path}: {error}\n  is this the folder of an artifact? build it again") from None
+    if not isinstance(value, dict):
+        raise BackendError(f"{path}: not a JSON object")
+    return value

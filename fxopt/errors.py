@@ -1,0 +1,83 @@
+"""Every error a user can cause, with the exit code that the command line gives for it.
+
+::
+
+    FxoptError                    what happened, where, expected and got, the way out
+    ├── UsageError          (2)   a command, recipe, name or option is wrong
+    │   ├── UnknownNameError      no such pass, backend, target, model or key; names the nearest
+    │   ├── OptionError           an option of the wrong type or outside its range
+    │   └── RecipeError           a recipe or model file that cannot be read
+    ├── CaptureError        (3)   the model cannot become a Program
+    ├── PassError           (3)   a pass failed
+    │   ├── VerifyError           a pass broke the graph, the interface or the numbers
+    │   └── DataError             a pass needs data that is absent or unusable
+    ├── BackendError        (4)   a backend refused or failed
+    └── BudgetError         (1)   everything worked, but a budget or a check was missed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FxoptError(Exception):
+    """Base of all errors that fxopt raises on purpose; the message is written for the user."""
+
+    exit_code = 3
+
+
+class UsageError(FxoptError):
+    """A command, a recipe, a name or an option is wrong."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that nothing is registered under; the message gives the nearest ones."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        message = f"unknown {what} {name!r}"
+        if near:
+            message += "; did you mean " + " or ".join(repr(n) for n in near) + "?"
+        elif known:
+            message += f"; there are: {', '.join(known)}"
+        super().__init__(message + (f"\n  {hint}" if hint else ""))
+
+
+class OptionError(UsageError):
+    """An option of the wrong type or outside its range."""
+
+
+class RecipeError(UsageError):
+    """A recipe or a model file that cannot be read as one."""
+
+
+class CaptureError(FxoptError):
+    """The model cannot become a Program; the message names the line and the way out."""
+
+
+class PassError(FxoptError):
+    """A pass failed; the message names the pass, its place in the pipeline and the node."""
+
+
+class VerifyError(PassError):
+    """A pass broke the graph, the interface or the numbers."""
+
+
+class DataError(PassError):
+    """A pass needs data that the workload lacks, or the data cannot be used."""
+
+
+class BackendError(FxoptError):
+    """A backend refused an op or failed to build, load or run."""
+
+    exit_code = 4
+
+
+class BudgetError(FxoptError):
+    """Everything worked, but a budget or a check was missed."""
+
+    exit_code = 1

@@ -1,0 +1,159 @@
+"""What a pass is: a frozen dataclass whose fields are its options, and ``run(program)`` that edits in place.
+
+Most passes are a function under :func:`graph_pass`, its keyword-only parameters the options::
+
+    @graph_pass
+    def drop_relu_twice(program: Program, *, also: tuple[str, ...] = ()) -> None:
+        \"\"\"First line: shown by `fxopt passes`.\"\"\"
+
+A pass is ``exact`` (the outputs must not change: proved in float64) or ``approx`` (the error is measured and
+reported). A pass that is made of others overrides :meth:`Pass.steps`, or is a function that returns them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal, overload
+
+from fxopt.errors import OptionError, UnknownNameError
+
+if typing.TYPE_CHECKING:
+    from fxopt.program import Program
+
+Kind = Literal["exact", "approx"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """Base of all passes. Subclasses are frozen dataclasses and set ``name`` and, where needed, the rest."""
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[Kind] = "exact"
+    tolerance: ClassVar[float] = 1e-9
+    """Largest relative error of an exact pass in float64. A looser one wants its reason in the docstring."""
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for field in dataclasses.fields(self):
+            value = check_option(f"{self.name}({field.name}=…)", hints[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
+    def run(self, program: Program) -> None:
+        """Edit ``program`` in place. Report what is left alone with ``program.skip(node, reason)``."""
+        raise NotImplementedError(f"{self.name} has neither run() nor steps()")
+
+    def steps(self) -> tuple[Pass, ...]:
+        """Return the passes that this one stands for; itself for a pass that is not made of others."""
+        return (self,)
+
+    def options(self) -> dict[str, Any]:
+        """Options that differ from their defaults, in order of declaration."""
+        values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+        return f"{self.name}({options})" if options else self.name
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+@functools.cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def check_option(where: str, hint: Any, value: Any) -> Any:
+    """Hold one value against its type, ranges in ``Annotated`` included; a list becomes the tuple that is asked for.
+
+    Raises OptionError that names the option, what it takes and what it got.
+    """
+    from pydantic import ValidationError
+
+    if isinstance(value, list) and typing.get_origin(hint) is tuple:
+        value = tuple(value)
+    try:
+        return _adapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        reasons = "; ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
+        raise OptionError(f"{where}: takes {type_name(hint)}, got {value!r}\n  {reasons}") from None
+
+
+def type_name(hint: Any) -> str:
+    """A type as a user would write it: ``float in (0, 1]``, ``'a' or 'b'``."""
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *extras = typing.get_args(hint)
+        bounds = [text for extra in extras for text in _bounds(extra)]
+        return " ".join([type_name(base), *bounds])
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(a) for a in typing.get_args(hint))
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return "None" if hint is type(None) else hint.__name__
+    return str(hint).replace("typing.", "").replace("collections.abc.", "")
+
+
+def _bounds(extra: Any) -> Iterator[str]:
+    parts = extra.metadata if hasattr(extra, "metadata") else list(extra) if hasattr(extra, "__iter__") else [extra]
+    for part in parts:
+        for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="), ("multiple_of", "multiple of")):
+            if (bound := getattr(part, attribute, None)) is not None:
+                yield f"{sign} {bound}"
+
+
+@overload
+def graph_pass(function: Callable[..., Any], /) -> type[Pass]: ...
+@overload
+def graph_pass(*, kind: Kind = ..., tolerance: float = ...) -> Callable[[Callable[..., Any]], type[Pass]]: ...
+def graph_pass(
+    function: Callable[..., Any] | None = None, /, *, kind: Kind = "exact", tolerance: float = 1e-9
+) -> type[Pass] | Callable[[Callable[..., Any]], type[Pass]]:
+    """Make a pass of a function ``f(program, *, option: type = default, …)``.
+
+    The result is a frozen dataclass: ``f(option=1)`` is a value, and ``f(option=1).run(program)`` calls the function.
+    A function that takes no program and is annotated to return a tuple of passes makes a pass of several.
+    """
+    if function is None:
+        return functools.partial(_make_pass, kind=kind, tolerance=tolerance)
+    return _make_pass(function, kind=kind, tolerance=tolerance)
+
+
+def _make_pass(function: Callable[..., Any], *, kind: Kind, tolerance: float) -> type[Pass]:
+    parameters = list(inspect.signature(function).parameters.values())
+    composite = not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY
+    hints = typing.get_type_hints(function, localns={"Program": Any}, include_extras=True)
+    fields: list[Any] = []
+    for parameter in parameters[0 if composite else 1 :]:
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
+            raise TypeError(f"{function.__name__}: write the option {parameter.name!r} keyword-only, with a default")
+        if parameter.name not in hints:
+            raise TypeError(f"{function.__name__}: the option {parameter.name!r} has no type")
+        fields.append((parameter.name, hints[parameter.name], dataclasses.field(default=parameter.default)))
+
+    def call(self: Pass, *positional: Any) -> Any:
+        return function(*positional, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+    namespace: dict[str, Any] = {
+        "name": function.__name__, "kind": kind, "tolerance": tolerance, "function": staticmethod(function),
+        "__doc__": function.__doc__, "steps" if composite else "run": call,
+    }  # fmt: skip
+    made = dataclasses.make_dataclass(function.__name__, fields, bases=(Pass,), namespace=namespace, frozen=True)
+    made.__module__, made.__qualname__, made.__doc__ = function.__module__, function.__qualname__, function.__doc__
+    return made
+
+
+def make(cls: type[Pass], options: dict[str, Any]) -> Pass:
+    """Construct a pass from options by name. Raises UnknownNameError and OptionError."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in options:
+        if name not in known:
+            raise UnknownNameError(f"option of {cls.name}", name, known, hint=f"see `fxopt explain {cls.name}`")
+    return cls(**options)

@@ -1,0 +1,63 @@
+"""The float64 twin of a program, in which exact passes are proved: float32 noise would hide real errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt.program import Program
+from fxopt.shapes import derive_shapes, fake_mode
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def widen(value: Any) -> Any:
+    """A floating tensor or dtype as float64; anything else unchanged."""
+    if isinstance(value, torch.Tensor):
+        return value.to(torch.float64) if value.dtype in _FLOATS else value
+    return torch.float64 if value in _FLOATS and isinstance(value, torch.dtype) else value
+
+
+def to_float64(program: Program) -> Program:
+    """Return a copy that computes in float64: weights, buffers, example inputs and dtypes written into the graph.
+
+    Checks of dtypes are dropped; the quantize and dequantize ops get twins that work in float64.
+    """
+    twin = program.copy()
+    done: dict[int, torch.Tensor] = {}
+    for name, tensor in twin.tensors().items():
+        path, _, leaf = name.rpartition(".")
+        owner = twin.module.get_submodule(path)
+        wide = done.setdefault(id(tensor), widen(tensor.detach()))
+        if wide is tensor or not tensor.is_floating_point():
+            continue
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = torch.nn.Parameter(wide, requires_grad=False)
+        else:
+            owner._buffers[leaf] = wide
+    for node in list(twin.graph.nodes):
+        if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
+            twin.graph.erase_node(node)
+            continue
+        node.args = pytree.tree_map(widen, node.args)
+        node.kwargs = pytree.tree_map(widen, node.kwargs)
+        if node.op == "call_function" and str(node.target).startswith("quantized_decomposed."):
+            _widen_quant(node)
+    mode = fake_mode(twin)
+    with mode:
+        for node in twin.inputs():
+            node.meta["val"] = pytree.tree_map(widen, node.meta["val"])
+    twin.args, twin.kwargs = pytree.tree_map(widen, (twin.args, twin.kwargs))
+    twin.module.recompile()
+    derive_shapes(twin)
+    return twin
+
+
+def _widen_quant(node: fx.Node) -> None:
+    """Let a quantize op take float64, a dequantize op give it: the ops themselves insist on float32."""
+    from fxopt import reference
+
+    node.target = reference.wide_twin(node.target)

@@ -1,0 +1,58 @@
+"""Float64 twins of the quantize and dequantize ops, under the names of the originals.
+
+``quantized_decomposed`` ops assert float32. In the float64 replay of a program they are replaced by these, which
+compute the same formula, ``q = clamp(round(x / s) + z, lo, hi)`` and ``x = (q - z) · s``, in the width of their input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def _along(values: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
+    shape = [1] * like.dim()
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+def quantize_per_tensor(
+    x: torch.Tensor, scale: float, zero_point: int, lo: int, hi: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Quantize with one scale; the scale is rounded to float32, as the real op and every runtime store it."""
+    scale = float(torch.tensor(scale, dtype=torch.float32))
+    return (torch.round(x / scale) + zero_point).clamp(lo, hi).to(dtype)
+
+
+def dequantize_per_tensor(
+    q: torch.Tensor, scale: float, zero_point: int, lo: int, hi: int, dtype: torch.dtype, **_: Any
+) -> torch.Tensor:
+    """Dequantize with one scale to float64."""
+    return (q.to(torch.float64) - zero_point) * float(torch.tensor(scale, dtype=torch.float32))
+
+
+def quantize_per_channel(
+    x: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, axis: int, lo: int, hi: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Quantize with a scale for each index of ``axis``."""
+    return (torch.round(x / _along(scales, x, axis)) + _along(zero_points, x, axis)).clamp(lo, hi).to(dtype)
+
+
+def dequantize_per_channel(
+    q: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor | None, axis: int, lo: int, hi: int,
+    dtype: torch.dtype, **_: Any,
+) -> torch.Tensor:  # fmt: skip
+    """Dequantize with a scale for each index of ``axis`` to float64."""
+    shift = 0 if zero_points is None else _along(zero_points, q, axis)
+    return (q.to(torch.float64) - shift) * _along(scales.to(torch.float64), q, axis)
+
+
+_TWINS = {f.__name__: f for f in (quantize_per_tensor, dequantize_per_tensor, quantize_per_channel, dequantize_per_channel)}
+
+
+def wide_twin(target: Any) -> Callable[..., Any]:
+    """The float64 twin of a ``quantized_decomposed`` op; the op itself if there is none."""
+    name = str(target).removeprefix("quantized_decomposed.").removesuffix(".default")
+    return _TWINS.get(name, target)

@@ -1,0 +1,170 @@
+"""Names to passes, backends, workloads and targets: entry points, loaded when they are first asked for.
+
+Built-ins are registered by the same entry points as anybody's package; ``--load file.py`` adds what one file
+defines. Listing reads the first line of each docstring from the source, without importing it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fxopt.errors import UnknownNameError, UsageError
+
+GROUPS = {"pass": "passes", "backend": "backends", "workload": "models", "target": "targets"}
+"""What can be registered, and the command that lists it. The entry-point groups are ``fxopt.passes``, …"""
+
+_ENTRY_GROUPS = {
+    "pass": "fxopt.passes", "backend": "fxopt.backends", "workload": "fxopt.workloads", "target": "fxopt.targets",
+}  # fmt: skip
+_loaded: dict[str, dict[str, Any]] = {kind: {} for kind in GROUPS}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered name: where it comes from, and the first line of its docstring."""
+
+    name: str
+    origin: str
+    value: str
+    summary: str
+
+
+@functools.cache
+def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=_ENTRY_GROUPS[kind]):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise UsageError(
+                f"two packages register the {kind} {point.name!r}: {_origin(other)} ({other.value}) and "
+                f"{_origin(point)} ({point.value})\n  uninstall one, or rename its entry point"
+            )
+    return found
+
+
+def _origin(point: importlib.metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist else "?"
+
+
+def names(kind: str) -> list[str]:
+    """All registered names of a kind, sorted."""
+    return sorted({*_entry_points(kind), *_loaded[kind]})
+
+
+def get(kind: str, name: str) -> Any:
+    """The object registered under a name. Raises UnknownNameError with the nearest names, UsageError if it cannot load."""
+    if name in _loaded[kind]:
+        return _loaded[kind][name]
+    points = _entry_points(kind)
+    if name not in points:
+        raise UnknownNameError(kind, name, names(kind), hint=f"`fxopt {GROUPS[kind]}` lists them; --load adds a file's")
+    try:
+        value = points[name].load()
+    except ImportError as error:
+        missing = getattr(error, "name", None) or str(error)
+        raise UsageError(
+            f"the {kind} {name!r} of {_origin(points[name])} cannot be imported: {error}\n"
+            f"  is the extra that holds {missing!r} installed? e.g. pip install 'fxopt[all]'"
+        ) from error
+    _loaded[kind][name] = value
+    return value
+
+
+def entries(kind: str) -> Iterator[Entry]:
+    """Yield every registered name of a kind with its origin and summary, importing nothing that is not loaded."""
+    points = _entry_points(kind)
+    for name in names(kind):
+        if name in points:
+            value = points[name].value
+            yield Entry(name, _origin(points[name]), value, _summary_from_source(value))
+        else:
+            thing = _loaded[kind][name]
+            yield Entry(name, thing.__module__, thing.__module__, (inspect.getdoc(thing) or "").split("\n")[0])
+
+
+def _summary_from_source(value: str) -> str:
+    """First docstring line of ``module:attribute``, read from the file; empty where that cannot be done."""
+    module, _, attribute = value.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin).read_text()) if spec and spec.origin else None
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return ""
+    for node in tree.body if tree else ():
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == attribute:
+            return (ast.get_docstring(node) or "").split("\n")[0]
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == attribute for t in node.targets):
+            docs = [k.value for k in getattr(node.value, "keywords", ()) if k.arg in ("doc", "summary")]
+            if docs and isinstance(docs[0], ast.Constant):
+                return str(docs[0].value).split("\n")[0]
+    return ""
+
+
+def load_file(path: str | Path) -> list[str]:
+    """Execute a user's file and register the passes, backends, workloads and targets that it defines.
+
+    Returns ``kind name`` lines. Raises UsageError for a file that is missing, fails, defines nothing, or takes a name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"--load: there is no file {path}")
+    module = _execute(path)
+    found = []
+    for value in vars(module).values():
+        kind_name = _classify(value, module)
+        if kind_name is None:
+            continue
+        kind, name = kind_name
+        if name in names(kind):
+            taken = _origin(_entry_points(kind)[name]) if name in _entry_points(kind) else "another file"
+            raise UsageError(f"--load {path}: the {kind} {name!r} is taken by {taken}; rename it")
+        _loaded[kind][name] = value
+        found.append(f"{kind} {name}")
+    if not found:
+        raise UsageError(f"--load {path}: it defines no pass, backend, workload or target")
+    return found
+
+
+def _execute(path: Path) -> ModuleType:
+    name = f"fxopt_loaded_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--load {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"--load {path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _classify(value: Any, module: ModuleType) -> tuple[str, str] | None:
+    from fxopt.backend import Backend
+    from fxopt.pass_base import Pass
+    from fxopt.target import Target
+    from fxopt.workload import Workload
+
+    if getattr(value, "__module__", None) == module.__name__ and isinstance(value, type):
+        for kind, base in (("pass", Pass), ("backend", Backend)):
+            if issubclass(value, base):
+                return kind, value.name  # type: ignore[attr-defined]
+    if isinstance(value, (Workload, Target)):
+        return ("workload" if isinstance(value, Workload) else "target"), value.name
+    returns = getattr(value, "__annotations__", {}).get("return") if inspect.isfunction(value) else None
+    if value.__module__ == module.__name__ if inspect.isfunction(value) else False:
+        if returns in (Workload, "Workload"):
+            return "workload", value.__name__
+        if returns in (Target, "Target"):
+            return "target", value.__name__
+    return None

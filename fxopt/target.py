@@ -1,0 +1,105 @@
+"""A target: facts about the device that a model is built for. ``host`` is detected; others are TOML files."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fxopt.errors import UnknownNameError, UsageError
+
+# Names as Linux writes them in /proc/cpuinfo, and as users write them in a descriptor.
+_X86 = {
+    "avx2": "avx2", "fma": "fma", "avx512f": "avx512f", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni",
+    "amx_int8": "amx-int8", "amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16",
+}  # fmt: skip
+_ARM = {"asimd": "neon", "asimddp": "neon-dotprod", "i8mm": "neon-i8mm", "bf16": "neon-bf16", "sve": "sve"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device. ``memory`` is in bytes; ``address`` is None for this machine; features are named like ``avx512-vnni``."""
+
+    name: str
+    triple: str
+    cpu: str = "generic"
+    features: frozenset[str] = frozenset()
+    cores: int = 1
+    memory: int | None = None
+    address: str | None = None
+
+    @property
+    def is_x86(self) -> bool:
+        """Whether the device has x86-64 instructions."""
+        return self.triple.startswith("x86_64")
+
+    @property
+    def int8_saturates(self) -> bool:
+        """Whether int8 kernels add pairs of u8·s8 products in 16 bits, which overflow: x86 before VNNI."""
+        return self.is_x86 and not self.features & {"avx512-vnni", "avx-vnni", "amx-int8"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON and TOML hold them."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in values.items() if v is not None}
+
+
+@functools.cache
+def host() -> Target:
+    """The machine this runs on, as detected."""
+    machine = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
+    system = {"linux": "linux-gnu", "darwin": "apple-darwin", "windows": "pc-windows-msvc"}
+    found = _cpu_flags()
+    names = _X86 if machine == "x86_64" else _ARM
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = None
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Target(
+        name="host",
+        triple=f"{machine}-{system.get(platform.system().lower(), platform.system().lower())}",
+        features=frozenset(label for flag, label in names.items() if flag in found),
+        cores=cores,
+        memory=memory,
+    )
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()}
+
+
+def find_target(spec: str) -> Target:
+    """A registered target, or one from a TOML file. Raises UnknownNameError and UsageError."""
+    if spec.endswith(".toml"):
+        return _from_toml(Path(spec))
+    from fxopt import registry
+
+    found = registry.get("target", spec)
+    return found if isinstance(found, Target) else found()
+
+
+def _from_toml(path: Path) -> Target:
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"target file {path}: {error}") from None
+    known = [f.name for f in fields(Target)]
+    for key in values:
+        if key not in known:
+            raise UnknownNameError(f"key in {path}", key, known)
+    from fxopt.pass_base import check_option
+
+    hints = {"name": str, "triple": str, "cpu": str, "features": list[str], "cores": int, "memory": int, "address": str}
+    checked = {key: check_option(f"{path}: {key}", hints[key], value) for key, value in values.items()}
+    if "triple" not in checked:
+        raise UsageError(f"target file {path}: the key 'triple' is missing, e.g. triple = \"aarch64-linux-gnu\"")
+    checked["features"] = frozenset(checked.get("features", ()))
+    return Target(**{"name": path.stem, **checked})

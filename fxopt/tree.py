@@ -1,0 +1,67 @@
+"""Nested inputs and outputs without torch: tuples, lists and dicts with numbered leaves, as JSON holds them.
+
+An artifact runs where torch is not installed, so its manifest keeps the structure of inputs and outputs in
+this form: ``["tuple", [0, ["dict", {"a": 1}]]]``, where 0 and 1 are leaf numbers. ``None`` has no leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fxopt.errors import UsageError
+
+Spec = Any
+"""A leaf number, None, or ``[kind, children]`` with kind ``tuple``, ``list`` or ``dict``."""
+
+
+def describe(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Spec]:
+    """Split a nested value into leaves and structure. Raises TypeError at a container that is none of the three kinds."""
+    leaves: list[Any] = []
+
+    def walk(part: Any) -> Spec:
+        if part is None:
+            return None
+        if is_leaf(part):
+            leaves.append(part)
+            return len(leaves) - 1
+        if isinstance(part, dict):
+            return ["dict", {str(key): walk(child) for key, child in part.items()}]
+        if isinstance(part, (tuple, list)):
+            return ["tuple" if isinstance(part, tuple) else "list", [walk(child) for child in part]]
+        raise TypeError(f"{type(part).__name__} is neither a tensor, a number, a tuple, a list nor a dict")
+
+    return leaves, walk(value)
+
+
+def assemble(spec: Spec, leaves: list[Any]) -> Any:
+    """Put leaves back into their structure."""
+    if spec is None or isinstance(spec, int):
+        return None if spec is None else leaves[spec]
+    kind, children = spec
+    if kind == "dict":
+        return {key: assemble(child, leaves) for key, child in children.items()}
+    parts = [assemble(child, leaves) for child in children]
+    return tuple(parts) if kind == "tuple" else parts
+
+
+def flatten_as(spec: Spec, value: Any, where: str = "inputs") -> list[Any]:
+    """Leaves of ``value`` in the order of ``spec``. Raises UsageError where the structure differs."""
+    if spec is None:
+        if value is not None:
+            raise UsageError(f"{where}: expected None, got {type(value).__name__}")
+        return []
+    if isinstance(spec, int):
+        return [value]
+    kind, children = spec
+    if kind == "dict":
+        if not isinstance(value, dict) or set(map(str, value)) != set(children):
+            got = sorted(map(str, value)) if isinstance(value, dict) else type(value).__name__
+            raise UsageError(f"{where}: expected a dict with keys {sorted(children)}, got {got}")
+        by_name = {str(key): child for key, child in value.items()}
+        return [leaf for key in children for leaf in flatten_as(children[key], by_name[key], f"{where}[{key!r}]")]
+    if not isinstance(value, (tuple, list)) or len(value) != len(children):
+        got = f"{len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
+        raise UsageError(f"{where}: expected {len(children)} item(s) in a {kind}, got {got}")
+    pairs = enumerate(zip(children, value, strict=True))
+    return [leaf for i, (child, part) in pairs for leaf in flatten_as(child, part, f"{where}[{i}]")]

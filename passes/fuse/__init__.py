@@ -1,0 +1,1 @@
+"""Exact folding of one op into another."""

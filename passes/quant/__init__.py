@@ -1,0 +1,1 @@
+"""Quantization: observers, placement policy, insertion of quantize and dequantize ops."""
