@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fxopt.errors import BackendError, UnknownNameError
-from fxopt.pass_base import _hints, check_option
+from fxopt.options import check_option, type_hints
 from fxopt.spec import format_call, parse_call
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Backend:
     name: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = type_hints(type(self))
         for field in dataclasses.fields(self):
             where = f"backend {self.name}({field.name}=…)"
             object.__setattr__(self, field.name, check_option(where, hints[field.name], getattr(self, field.name)))
@@ -69,7 +69,9 @@ class Backend:
         return self
 
     def __str__(self) -> str:
-        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        changed = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
+        }
         return format_call(self.name, changed)
 
 
@@ -92,7 +94,9 @@ def check_lowerable(backend: Backend, program: Program) -> None:
     if refused:
         lines = [f"    {program.describe(node)}\n      {reason}" for node, reason in refused[:20]]
         more = f"\n    … and {len(refused) - 20} more" if len(refused) > 20 else ""
-        raise BackendError(f"the backend {backend.name!r} cannot lower {len(refused)} node(s):\n" + "\n".join(lines) + more)
+        raise BackendError(
+            f"the backend {backend.name!r} cannot lower {len(refused)} node(s):\n" + "\n".join(lines) + more
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

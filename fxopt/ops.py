@@ -77,7 +77,11 @@ def _einsum(node: fx.Node, shape: Shape) -> int:
     operands: list[fx.Node] = list(node.args[1])  # type: ignore[arg-type]
     if len(operands) < 2:
         return 0
-    sizes = {s: n for term, a in zip(equation.split(","), operands, strict=True) for s, n in zip(term, shape(a), strict=False)}
+    sizes = {
+        s: n
+        for term, a in zip(equation.split(","), operands, strict=True)
+        for s, n in zip(term, shape(a), strict=False)
+    }
     return math.prod(sizes.values())
 
 

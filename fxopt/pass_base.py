@@ -16,10 +16,11 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, overload
 
-from fxopt.errors import OptionError, UnknownNameError
+from fxopt.errors import UnknownNameError
+from fxopt.options import check_option, type_hints
 
 if typing.TYPE_CHECKING:
     from fxopt.program import Program
@@ -37,7 +38,7 @@ class Pass:
     """Largest relative error of an exact pass in float64. A looser one wants its reason in the docstring."""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = type_hints(type(self))
         for field in dataclasses.fields(self):
             value = check_option(f"{self.name}({field.name}=…)", hints[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
@@ -58,55 +59,6 @@ class Pass:
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options().items())
         return f"{self.name}({options})" if options else self.name
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
-
-
-@functools.cache
-def _adapter(hint: Any) -> Any:
-    from pydantic import ConfigDict, TypeAdapter
-
-    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-
-
-def check_option(where: str, hint: Any, value: Any) -> Any:
-    """Hold one value against its type, ranges in ``Annotated`` included; a list becomes the tuple that is asked for.
-
-    Raises OptionError that names the option, what it takes and what it got.
-    """
-    from pydantic import ValidationError
-
-    if isinstance(value, list) and typing.get_origin(hint) is tuple:
-        value = tuple(value)
-    try:
-        return _adapter(hint).validate_python(value, strict=True)
-    except ValidationError as error:
-        reasons = "; ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
-        raise OptionError(f"{where}: takes {type_name(hint)}, got {value!r}\n  {reasons}") from None
-
-
-def type_name(hint: Any) -> str:
-    """A type as a user would write it: ``float in (0, 1]``, ``'a' or 'b'``."""
-    if typing.get_origin(hint) is typing.Annotated:
-        base, *extras = typing.get_args(hint)
-        bounds = [text for extra in extras for text in _bounds(extra)]
-        return " ".join([type_name(base), *bounds])
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(repr(a) for a in typing.get_args(hint))
-    if isinstance(hint, type) and not typing.get_args(hint):
-        return "None" if hint is type(None) else hint.__name__
-    return str(hint).replace("typing.", "").replace("collections.abc.", "")
-
-
-def _bounds(extra: Any) -> Iterator[str]:
-    parts = extra.metadata if hasattr(extra, "metadata") else list(extra) if hasattr(extra, "__iter__") else [extra]
-    for part in parts:
-        for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="), ("multiple_of", "multiple of")):
-            if (bound := getattr(part, attribute, None)) is not None:
-                yield f"{sign} {bound}"
 
 
 @overload

@@ -22,7 +22,9 @@ def parse_calls(text: str, what: str = "pipeline") -> list[Call]:
         tree = ast.parse(f"[{text}\n]", mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         column = (getattr(error, "offset", None) or 2) - 2
-        raise UsageError(f"{what} cannot be read: {getattr(error, 'msg', error)}\n  {text}\n  {' ' * column}^") from None
+        raise UsageError(
+            f"{what} cannot be read: {getattr(error, 'msg', error)}\n  {text}\n  {' ' * column}^"
+        ) from None
     if not isinstance(tree.body, ast.List):
         raise _refuse(text, tree.body, what)
     return [_call(node, text, what) for node in tree.body.elts]

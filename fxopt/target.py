@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fxopt.errors import UnknownNameError, UsageError
+from fxopt.options import check_option
 
 # Names as Linux writes them in /proc/cpuinfo, and as users write them in a descriptor.
 _X86 = {
@@ -73,7 +74,9 @@ def _cpu_flags() -> set[str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return set()
-    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()}
+    return {
+        flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()
+    }
 
 
 def find_target(spec: str) -> Target:
@@ -95,8 +98,6 @@ def _from_toml(path: Path) -> Target:
     for key in values:
         if key not in known:
             raise UnknownNameError(f"key in {path}", key, known)
-    from fxopt.pass_base import check_option
-
     hints = {"name": str, "triple": str, "cpu": str, "features": list[str], "cores": int, "memory": int, "address": str}
     checked = {key: check_option(f"{path}: {key}", hints[key], value) for key, value in values.items()}
     if "triple" not in checked:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from fxopt.errors import DataError
+from fxopt import registry
+from fxopt.errors import DataError, UsageError
+from fxopt.options import call_checked
+from fxopt.spec import parse_call
 
 if TYPE_CHECKING:
     import torch
+
+    from fxopt.program import Program
 
 Split = Literal["train", "validation", "test"]
 Args = tuple[Any, ...]
@@ -18,8 +26,9 @@ Args = tuple[Any, ...]
 class Data(Protocol):
     """What a workload knows beside its model. All tensors are on the CPU."""
 
-    metric: str
-    """Name of the metric, higher is better, in the unit of its range (for example ``top-1``, 0 to 1)."""
+    @property
+    def metric(self) -> str:
+        """Name of the metric, higher is better, in the unit of its range (for example ``top-1``, 0 to 1)."""
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
         """Yield ``(args, target)`` of at most ``batch_size`` examples; shuffled (and augmented) by ``seed`` if given."""
@@ -44,6 +53,17 @@ class Workload:
     inputs: Callable[[], tuple[Args, dict[str, Any]]]
     dynamic: Any = "batch"
     data: Data | None = None
+    program: Callable[[], Program] | None = None
+    """A model that is a Program already, from a file; None to capture ``model``."""
+
+    def capture(self) -> Program:
+        """Capture the model on its example inputs. Raises CaptureError."""
+        if self.program is not None:
+            return self.program()
+        from fxopt.capturing import capture
+
+        args, kwargs = self.inputs()
+        return capture(self.model(), args, kwargs, dynamic=self.dynamic)
 
     def need_data(self, who: str) -> Data:
         """Return the data, or raise DataError in the name of ``who`` needs it."""
@@ -63,3 +83,52 @@ class Workload:
             seen += batch_size
             if seen >= count:
                 return
+
+
+def find_workload(spec: str) -> Workload:
+    """A workload from its text form.
+
+    A registered name (``digits``), one of a zoo (``torchvision:resnet18``), both with options in brackets,
+    ``module:attribute`` of the user's own code, or a ``.pt2`` file that fxopt or ``torch.export`` saved.
+    Raises UnknownNameError, OptionError, UsageError, and RecipeError for a file that is not a program.
+    """
+    if spec.endswith((".pt2", ".pt", ".pth", ".onnx")) or "/" in spec:
+        return _from_file(Path(spec))
+    name, options = parse_call(spec, "model")
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme not in registry.names("workload"):
+        found = _from_module(scheme, rest)
+    else:
+        found = registry.get("workload", scheme)
+    if isinstance(found, Workload):
+        if options:
+            raise UsageError(f"model {name!r} takes no options")
+        return found
+    args = (rest,) if colon and scheme in registry.names("workload") else ()
+    made = call_checked(found, scheme if args else name, *args, **options)
+    if not isinstance(made, Workload):
+        raise UsageError(f"model {name!r}: expected a Workload, got {type(made).__name__}")
+    return made
+
+
+def _from_module(module: str, attribute: str) -> Any:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        known = ", ".join(registry.names("workload"))
+        raise UsageError(f"model '{module}:{attribute}': {error}\n  or did you mean one of: {known}?") from error
+    finally:
+        sys.path.pop(0)
+
+
+def _from_file(path: Path) -> Workload:
+    from fxopt.storage import load_program
+
+    program = load_program(path)
+    return Workload(
+        name=str(path),
+        model=lambda: program.module,
+        inputs=lambda: (program.args, program.kwargs),
+        program=program.copy,
+    )

@@ -1,0 +1,142 @@
+"""An artifact: a folder with a compiled model, ``manifest.json`` and the report; and loading one, without torch.
+
+``manifest.json`` holds inputs, outputs and their nesting, the backend and target, the recipe's text, versions,
+the sha256 of every file, and the figures that were measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fxopt import tree
+from fxopt.backend import Runner, find_backend, read_json
+from fxopt.errors import BackendError, UsageError
+
+MANIFEST = "manifest.json"
+REPORT = "report.json"
+
+
+class Artifact:
+    """A loaded artifact: called like the model it was made of, with numpy arrays or anything that turns into one."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], runner: Runner) -> None:
+        self.folder, self.manifest, self._run = folder, manifest, runner
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Inputs nest as at capture; outputs are numpy arrays nested as the model nests its own.
+
+        Raises UsageError for inputs of another structure, BackendError for a wrong shape or dtype.
+        """
+        leaves = tree.flatten_as(self.manifest["in_tree"], [list(args), kwargs])
+        arrays = []
+        for value, fact in zip(leaves, self.manifest["inputs"], strict=True):
+            if "constant" in fact:
+                if value != fact["constant"]:
+                    raise UsageError(
+                        f"input {fact['name']!r} was captured as the constant {fact['constant']!r}, got {value!r}"
+                    )
+                continue
+            arrays.append(_checked(np.asarray(value), fact))
+        return tree.assemble(self.manifest["out_tree"], self._run(arrays))
+
+    def random_inputs(self, batch: int = 1, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
+        """Random inputs that fit, as ``(args, kwargs)``; integers are zeros, as their range is not known."""
+        generator = np.random.default_rng(seed)
+        leaves: list[Any] = []
+        for fact in self.manifest["inputs"]:
+            if "constant" in fact:
+                leaves.append(fact["constant"])
+                continue
+            shape = [batch if size == "batch" else n for size, n in zip(fact["shape"], fact["example"], strict=True)]
+            dtype = np.dtype(fact["dtype"])
+            noise = generator.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
+            leaves.append(noise)
+        args, kwargs = tree.assemble(self.manifest["in_tree"], leaves)
+        return args, kwargs
+
+
+def _checked(array: Any, fact: dict[str, Any]) -> Any:
+    want = fact["shape"]
+    fits = len(want) == array.ndim and all(isinstance(w, str) or w == n for w, n in zip(want, array.shape, strict=True))
+    if not fits or str(array.dtype) != fact["dtype"]:
+        raise UsageError(
+            f"input {fact['name']!r}: expected {fact['dtype']}{want}, got {array.dtype}{list(array.shape)}".replace(
+                "'", ""
+            )
+        )
+    return np.ascontiguousarray(array)
+
+
+def load(folder: str | Path) -> Artifact:
+    """Load an artifact. Needs only the runtime of its backend.
+
+    Raises BackendError for a folder that is not an artifact, or whose files are not those that were built.
+    """
+    folder = Path(folder)
+    manifest = read_json(folder / MANIFEST)
+    for key in ("backend", "files", "inputs", "in_tree", "out_tree"):
+        if key not in manifest:
+            raise BackendError(f"{folder / MANIFEST}: the key {key!r} is missing; build the artifact again")
+    for name, digest in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != digest:
+            state = "differs from what was built" if path.is_file() else "is missing"
+            raise BackendError(f"{path} {state}; copy the whole folder, or build the artifact again")
+    return Artifact(folder, manifest, find_backend(manifest["backend"]).load(folder, manifest))
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(folder: Path) -> dict[str, str]:
+    """sha256 of every file of a folder but the manifest and the report, by relative path."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, REPORT))
+    return {str(p.relative_to(folder)): sha256(p) for p in files}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Yield a folder beside ``out`` that takes its place when all went well, and vanishes when anything did not.
+
+    A folder that was there before stays until then. Raises UsageError where ``out`` cannot be written, or holds
+    something that is not an artifact.
+    """
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).exists())):
+        raise UsageError(f"{out} exists and is not an artifact; choose another --out, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
+    try:
+        yield stage
+        os.chmod(stage, 0o755)
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+            out.rename(old / "artifact")
+            stage.rename(out)
+            shutil.rmtree(old)
+        else:
+            stage.rename(out)
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

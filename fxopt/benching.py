@@ -1,0 +1,69 @@
+"""Artifacts side by side: latency interleaved in one run, size, peak memory, metric."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from fxopt.artifact import Artifact, load
+from fxopt.errors import FxoptError
+from fxopt.measure import interleave, peak_memory
+
+
+def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11) -> list[dict[str, Any]]:
+    """Measure artifacts in one run; a row each, ratios against the first. Raises BackendError for a broken one."""
+    loaded = {str(folder): load(folder) for folder in folders}
+    runs: dict[str, Callable[[], object]] = {}
+    for name, model in loaded.items():
+        args, kwargs = model.random_inputs(batch)
+        runs[name] = functools.partial(model, *args, **kwargs)
+    timings = interleave(runs, blocks=blocks)
+    first = timings[str(folders[0])].median_ms
+    return [
+        {
+            "artifact": name,
+            "latency": vars(timings[name]),
+            "ratio": timings[name].median_ms / first,
+            "file_bytes": sum((model.folder / f).stat().st_size for f in model.manifest["files"]),
+            "peak_memory_bytes": peak_memory(model.folder),
+            **_metric(model),
+        }
+        for name, model in loaded.items()
+    ]
+
+
+def _metric(model: Artifact) -> dict[str, Any]:
+    """The metric on the test split, where the recipe's workload has data and can be made on this machine."""
+    recipe = model.manifest.get("recipe")
+    if not recipe:
+        return {}
+    try:
+        from fxopt.workload import find_workload
+
+        data = find_workload(recipe["model"]).data
+        return {"metric": data.metric, "value": data.evaluate(model, "test")} if data else {}
+    except (FxoptError, ImportError):
+        return {}
+
+
+def bench_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows of :func:`bench` as a table."""
+    table = Table()
+    for column in ("artifact", "ms (quartiles)", "ratio", "file, kB", "peak memory, MB", "metric"):
+        table.add_column(column, justify="left" if column == "artifact" else "right")
+    for row in rows:
+        t = row["latency"]
+        memory = row["peak_memory_bytes"]
+        table.add_row(
+            row["artifact"],
+            f"{t['median_ms']:.3g} ({t['low_ms']:.3g}–{t['high_ms']:.3g})",
+            f"{row['ratio']:.3f}",
+            f"{row['file_bytes'] / 1000:,.0f}",
+            f"{memory / 1e6:,.0f}" if memory else "?",
+            f"{row['metric']} {row['value']:.4f}" if "metric" in row else "",
+        )
+    return table

@@ -1,0 +1,220 @@
+"""The command line. Exit codes: 0 done, 1 a budget or check missed, 2 usage, 3 a pass or proof failed, 4 a backend failed.
+
+Each command imports what it needs when it runs, so that listing and help stay quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxopt.errors import BudgetError, FxoptError
+
+app = typer.Typer(
+    name="fxopt",
+    help="Capture a PyTorch model, rewrite it by proved passes, lower it to what runs fast on a device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+new_app = typer.Typer(help="Start a file of your own.", no_args_is_help=True)
+app.add_typer(new_app, name="new")
+
+Load = Annotated[list[Path] | None, typer.Option("--load", help="Python file with passes, backends or workloads.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def main() -> None:
+    """Run the command line; an error that fxopt raised on purpose is one message and an exit code, no traceback."""
+    try:
+        app()
+    except FxoptError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(help="A recipe (.toml), a model name, module:attribute, or a .pt2 file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the artifact.")],
+    passes: Annotated[str | None, typer.Option("--passes", "-p", help="Passes, instead of the recipe's.")] = None,
+    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Backend, e.g. onnx(threads=2).")] = None,
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Target name or .toml file.")] = None,
+    tune: Annotated[float, typer.Option(help="Seconds to let the backend choose its options by measurement.")] = 0.0,
+    measure: Annotated[bool, typer.Option(help="Time the model before and after, beside eager.")] = True,
+    print_after: Annotated[list[str] | None, typer.Option(help="Print the program after this pass, or 'all'.")] = None,
+    dump: Annotated[Path | None, typer.Option(help="Save the program after each pass as text here.")] = None,
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
+    """Build a recipe or a model into an artifact folder with a report."""
+    _load_files(load)
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from fxopt.recipe import Recipe, read_recipe
+
+    recipe = read_recipe(source) if source.endswith(".toml") else Recipe(model=source)
+    given = {"passes": (passes,) if passes is not None else None, "backend": backend, "target": target}
+    recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    console = Console(stderr=as_json)
+    with _progress(console) as progress:
+        from fxopt import watchers as w
+        from fxopt.building import build as run_build
+
+        extra = [w.print_after(print_after, console)] if print_after else []
+        extra += [w.dump(dump)] if dump else []
+        report = run_build(recipe, out, measure=measure, tune_seconds=tune, watchers=tuple(extra), progress=progress)
+    if as_json:
+        print(json.dumps(report, default=str))
+    else:
+        from fxopt.report import show_report
+
+        show_report(report, console)
+        seconds = sum(report["seconds"].values())
+        console.print(f"[bold]{out}[/] in {seconds:.1f} s; run it with fxopt.load({str(out)!r})")
+    if report["missed"]:
+        raise BudgetError("; ".join(report["missed"]))
+
+
+@app.command()
+def passes(load: Load = None, as_json: Json = False) -> None:
+    """List the passes, one line each."""
+    _list("pass", load, as_json)
+
+
+@app.command()
+def backends(load: Load = None, as_json: Json = False) -> None:
+    """List the backends."""
+    _list("backend", load, as_json)
+
+
+@app.command()
+def models(load: Load = None, as_json: Json = False) -> None:
+    """List the workloads: models with what is known about them. A zoo takes a name, torchvision:resnet18."""
+    _list("workload", load, as_json)
+
+
+@app.command()
+def targets(load: Load = None, as_json: Json = False) -> None:
+    """List the targets with their facts."""
+    _load_files(load)
+    from fxopt import registry
+    from fxopt.target import find_target
+
+    found = [find_target(name).to_dict() for name in registry.names("target")]
+    if as_json:
+        print(json.dumps(found))
+        return
+    for target in found:
+        facts = ", ".join(f"{k} {v}" for k, v in target.items() if k not in ("name", "features"))
+        print(f"{target['name']:<12} {facts}\n{'':<12} features {' '.join(target['features']) or 'none'}")
+
+
+@app.command()
+def explain(name: str, load: Load = None, as_json: Json = False) -> None:
+    """Show the manual of a pass, a backend or a workload: what it does, its options, before and after."""
+    _load_files(load)
+    from fxopt.explain import explain as find
+
+    manual = find(name)
+    print(json.dumps(manual.to_dict()) if as_json else manual.text())
+
+
+@app.command()
+def check(name: str, load: Load = None, as_json: Json = False) -> None:
+    """Run the contract tests of a pass or a backend on small models."""
+    _load_files(load)
+    from fxopt import registry
+    from fxopt.testing import run_checks
+
+    kind = "backend" if name in registry.names("backend") else "pass"
+    results = run_checks(registry.get(kind, name))
+    if as_json:
+        print(json.dumps([vars(r) for r in results]))
+    else:
+        for result in results:
+            print(f"{'ok    ' if result.passed else 'FAILED'} {result.name}  ({result.seconds:.1f} s)")
+            if not result.passed:
+                print("    " + str(result.detail).replace("\n", "\n    "))
+    failed = [r.name for r in results if not r.passed]
+    if failed:
+        raise BudgetError(f"{name}: {len(failed)} of {len(results)} checks failed: {', '.join(failed)}")
+
+
+@app.command()
+def bench(
+    folders: Annotated[list[Path], typer.Argument(help="Artifact folders, timed side by side.")],
+    batch: Annotated[int, typer.Option(min=1, help="Batch size of the random inputs.")] = 1,
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks of calls for each artifact.")] = 11,
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
+    """Compare artifacts: latency interleaved in one run, size, peak memory, and the metric where there is data."""
+    _load_files(load)
+    from fxopt.benching import bench as run_bench
+    from fxopt.benching import bench_table
+
+    rows = run_bench(folders, batch=batch, blocks=blocks)
+    if as_json:
+        print(json.dumps(rows))
+    else:
+        from rich.console import Console
+
+        Console().print(bench_table(rows))
+
+
+@new_app.command("pass")
+def new_pass(
+    name: str,
+    into: Annotated[Path, typer.Option(help="Folder for the two files.")] = Path(),
+) -> None:
+    """Write a pass and its test to start from, and print the entry-point line."""
+    from fxopt.scaffold import write_pass
+
+    for line in write_pass(name, into):
+        print(line)
+
+
+def _load_files(files: list[Path] | None) -> None:
+    if files:
+        from fxopt import registry
+
+        for file in files:
+            registry.load_file(file)
+
+
+def _list(kind: str, load: list[Path] | None, as_json: bool) -> None:
+    _load_files(load)
+    from fxopt import registry
+
+    rows = list(registry.entries(kind))
+    if as_json:
+        print(json.dumps([vars(row) for row in rows]))
+        return
+    width = max((len(row.name) for row in rows), default=0)
+    for row in rows:
+        origin = "" if row.origin == "fxopt" else f"  [{row.origin}]"
+        print(f"{row.name:<{width}}  {row.summary}{origin}")
+
+
+def _progress(console: Any) -> Any:
+    import contextlib
+
+    @contextlib.contextmanager
+    def running() -> Any:
+        if not console.is_terminal:
+            yield lambda stage: None
+            return
+        with console.status("starting") as status:
+            yield lambda stage: status.update(stage)
+
+    return running()

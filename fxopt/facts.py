@@ -1,0 +1,86 @@
+"""What a report and a manifest hold, as plain values: the interface, versions, costs, what each step did."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt import tree
+from fxopt.cost import Cost
+from fxopt.errors import BackendError
+from fxopt.pipeline import StepResult
+from fxopt.program import Program
+
+_PACKAGES = ("fxopt", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "apache-tvm", "openvino")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result can depend on, those that are installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def interface(program: Program) -> dict[str, Any]:
+    """Inputs, outputs and their nesting, for a manifest. Raises BackendError for outputs that are not tensors."""
+    dims = program.dims()
+    leaves, in_tree = tree.describe(
+        [list(program.args), program.kwargs], lambda v: not isinstance(v, (list, tuple, dict))
+    )
+    inputs = [_input(node, leaf, dims) for node, leaf in zip(program.inputs(), leaves, strict=True)]
+    try:
+        outputs, out_tree = tree.describe(
+            program(*program.args, **program.kwargs), lambda v: isinstance(v, torch.Tensor)
+        )
+    except TypeError as error:
+        raise BackendError(
+            f"the model returns something that an artifact cannot hold: {error}\n  {program.signature()}\n"
+            "  return tensors, nested in tuples, lists or dicts"
+        ) from None
+    types = [{"dtype": _dtype(t), "example": list(t.shape)} for t in outputs]
+    return {"inputs": inputs, "in_tree": in_tree, "outputs": types, "out_tree": out_tree}
+
+
+def _input(node: fx.Node, leaf: Any, dims: dict[str, str]) -> dict[str, Any]:
+    name = str(node.target)
+    if not isinstance(leaf, torch.Tensor):
+        return {"name": name, "constant": leaf}
+    shape = [n if isinstance(n, int) else dims.get(str(n), str(n)) for n in node.meta["val"].shape]
+    return {"name": name, "shape": shape, "example": list(leaf.shape), "dtype": _dtype(leaf)}
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def cost_dict(cost: Cost) -> dict[str, Any]:
+    """MACs, parameters and bytes of weights."""
+    values: dict[str, Any] = {"macs": cost.macs, "parameters": cost.parameters, "weight_bytes": cost.bytes}
+    return values | ({"ops_not_counted": list(cost.unknown)} if cost.unknown else {})
+
+
+def step_dict(step: StepResult) -> dict[str, Any]:
+    """A step's result as plain values; infinite figures as the text ``inf``."""
+    return {
+        "pass": step.text,
+        "kind": step.kind,
+        "part_of": step.part_of,
+        "changed": step.changed,
+        "skips": [{"node": s.node, "source": s.source, "reason": s.reason} for s in step.skips],
+        "delta": cost_dict(step.delta) if step.delta else None,
+        "seconds": round(step.seconds, 3),
+        **{key: plain(value) for key, value in step.findings.items()},
+    }
+
+
+def plain(value: Any) -> Any:
+    """A number as JSON can hold it."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,80 @@
+"""Honest timing: candidates interleaved in blocks with pauses; and the peak memory of a loaded artifact."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PAUSE = 0.03
+"""Seconds of sleep before each block. Idle worker threads of a runtime spin for a while and would slow the next one."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds a call: median, lower and upper quartile over ``blocks`` blocks."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    blocks: int
+
+    def __str__(self) -> str:
+        return f"{self.median_ms:.3g} ms ({self.low_ms:.3g}–{self.high_ms:.3g})"
+
+
+def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block_ms: float = 40.0) -> dict[str, Timing]:
+    """Time callables side by side in one run.
+
+    Each round gives every candidate one block: a pause, two warm calls, then as many timed calls as fill about
+    ``block_ms``. The order turns from round to round, so that no candidate always follows the same neighbour.
+    A block's figure is its mean; the result is the median over blocks with quartiles.
+    """
+    for run in runs.values():
+        run()
+    calls = {name: max(1, min(200, int(block_ms / 1000 / max(_seconds(run, 1), 1e-6)))) for name, run in runs.items()}
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    for i in range(blocks):
+        turn = i % len(names)
+        for name in names[turn:] + names[:turn]:
+            time.sleep(PAUSE)
+            runs[name]()
+            runs[name]()
+            samples[name].append(_seconds(runs[name], calls[name]) * 1000)
+    return {name: _summary(values) for name, values in samples.items()}
+
+
+def _seconds(run: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def _summary(values: list[float]) -> Timing:
+    if len(values) == 1:
+        return Timing(values[0], values[0], values[0], 1)
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Timing(median, low, high, len(values))
+
+
+_PEAK = """
+import resource, sys
+import fxopt
+model = fxopt.load(sys.argv[1])
+inputs = model.random_inputs()
+for _ in range(3):
+    model(*inputs[0], **inputs[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+def peak_memory(folder: Path) -> int | None:
+    """Peak resident bytes of a fresh process that loads an artifact and runs it three times; None if it fails."""
+    done = subprocess.run([sys.executable, "-c", _PEAK, str(folder)], capture_output=True, text=True, check=False)
+    return int(done.stdout.split()[-1]) if done.returncode == 0 and done.stdout.strip() else None

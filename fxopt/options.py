@@ -1,0 +1,80 @@
+"""Options checked by their types, the same for passes, backends, workloads and recipes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from fxopt.errors import OptionError, UnknownNameError
+
+
+@functools.cache
+def type_hints(cls: Any) -> dict[str, Any]:
+    """Types of a class's fields, ranges in ``Annotated`` kept."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+@functools.cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def check_option(where: str, hint: Any, value: Any) -> Any:
+    """Hold one value against its type, ranges in ``Annotated`` included; a list becomes the tuple that is asked for.
+
+    Raises OptionError that names the option, what it takes and what it got.
+    """
+    from pydantic import ValidationError
+
+    if isinstance(value, list) and typing.get_origin(hint) is tuple:
+        value = tuple(value)
+    try:
+        return _adapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        reasons = "; ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
+        raise OptionError(f"{where}: takes {type_name(hint)}, got {value!r}\n  {reasons}") from None
+
+
+def type_name(hint: Any) -> str:
+    """A type as a user would write it: ``float in (0, 1]``, ``'a' or 'b'``."""
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *extras = typing.get_args(hint)
+        bounds = [text for extra in extras for text in _bounds(extra)]
+        return " ".join([type_name(base), *bounds])
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(a) for a in typing.get_args(hint))
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return "None" if hint is type(None) else hint.__name__
+    return str(hint).replace("typing.", "").replace("collections.abc.", "")
+
+
+def _bounds(extra: Any) -> Iterator[str]:
+    parts = extra.metadata if hasattr(extra, "metadata") else list(extra) if hasattr(extra, "__iter__") else [extra]
+    for part in parts:
+        for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="), ("multiple_of", "multiple of")):
+            if (bound := getattr(part, attribute, None)) is not None:
+                yield f"{sign} {bound}"
+
+
+def call_checked(function: Callable[..., Any], what: str, *args: Any, **options: Any) -> Any:
+    """Call a function with options held against its signature. Raises UnknownNameError and OptionError."""
+    signature = inspect.signature(function)
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = list(signature.parameters.values())
+    positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    named = {p.name: p for p in parameters[len(args) :] if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    if len(args) > len(positional):
+        raise OptionError(f"{what} takes no name behind a colon, got {args[0]!r}")
+    for name in options:
+        if name not in named:
+            raise UnknownNameError(f"option of {what}", name, named)
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise OptionError(f"{what} needs {name}: write {what}({name}=…), or {what}:{name.upper()} for the first")
+    checked = {n: check_option(f"{what}({n}=…)", hints.get(n, Any), v) for n, v in options.items()}
+    return function(*args, **checked)

@@ -1,0 +1,100 @@
+"""The report on a console: what each step did, what was left alone and why, before and after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def show_report(report: dict[str, Any], console: Console) -> None:
+    """Print a build's report as tables; at most a few skip reasons a step, all of them are in ``report.json``."""
+    console.print(f"[bold]{escape(report['model']['name'])}[/]  {escape(report['model']['signature'])}")
+    for note in report["model"]["notes"]:
+        console.print(f"  note: {escape(note)}")
+    console.print(_steps(report["steps"], report.get("metric")))
+    for step in report["steps"]:
+        _show_skips(step, console)
+    console.print(_figures(report))
+    _show_backend(report, console)
+    for line in report["budget"]:
+        mark = "[green]kept[/]" if line["met"] else "[red]missed[/]"
+        console.print(f"  budget {mark}: {escape(line['text'])}")
+
+
+def _steps(steps: list[dict[str, Any]], metric: str | None) -> Table:
+    table = Table(title="Passes", title_justify="left")
+    for column in ("pass", "kind", "changed", "skipped", "MACs", "parameters", "error", "s"):
+        table.add_column(column, justify="left" if column in ("pass", "kind") else "right")
+    for step in steps:
+        delta = step["delta"] or {}
+        if "sqnr_db" in step:
+            sqnr = step["sqnr_db"]
+            error = f"SQNR {sqnr:.1f} dB" if isinstance(sqnr, float) else "none"
+            error += f", {metric} {step['metric']:.4f}" if "metric" in step else ""
+        else:
+            error = f"{step['error']:.1e} proved" if "error" in step else ""
+        if "vacuous" in step:
+            error += " (vacuous: constant outputs)"
+        table.add_row(
+            escape(step["pass"]), step["kind"], "yes" if step["changed"] else "no", str(len(step["skips"]) or ""),
+            _signed(delta.get("macs")), _signed(delta.get("parameters")), error, f"{step['seconds']:.2f}",
+        )  # fmt: skip
+    return table
+
+
+def _show_skips(step: dict[str, Any], console: Console) -> None:
+    by_reason: dict[str, list[dict[str, str]]] = {}
+    for skip in step["skips"]:
+        by_reason.setdefault(skip["reason"], []).append(skip)
+    for reason, skips in by_reason.items():
+        first = skips[0]
+        where = f"   {first['source']}" if first["source"] else ""
+        console.print(f"  [dim]{escape(step['pass'])} left {len(skips)}: {escape(reason)}[/]")
+        console.print(f"    [dim]{escape(first['node'])}{escape(where)}[/]", soft_wrap=True)
+
+
+def _figures(report: dict[str, Any]) -> Table:
+    before, after = report["before"], report["after"]
+    table = Table(title="Before and after, by the same backend", title_justify="left")
+    for column in ("", "before", "after", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+    if "metric" in after:
+        change = after["metric"] - before["metric"]
+        table.add_row(report["metric"], f"{before['metric']:.4f}", f"{after['metric']:.4f}", f"{change:+.4f}")
+    rows = [("MACs", "macs", 1), ("parameters", "parameters", 1), ("file, kB", "file_bytes", 1000)]
+    rows += [("peak memory, MB", "peak_memory_bytes", 1_000_000)]
+    for label, key, unit in rows:
+        a, b = before.get(key), after.get(key)
+        if a and b is not None:
+            table.add_row(label, f"{a / unit:,.0f}", f"{b / unit:,.0f}", f"{b / a:.3f}")
+    if "latency" in after:
+        a, b, eager = before["latency"], after["latency"], report["eager"]["latency"]
+        table.add_row("latency, ms", _timing(a), _timing(b), f"{b['median_ms'] / a['median_ms']:.3f}")
+        ratio = f"{b['median_ms'] / eager['median_ms']:.3f}"
+        table.add_row(f"  eager, {report['eager']['threads']} threads", _timing(eager), "", ratio)
+    return table
+
+
+def _show_backend(report: dict[str, Any], console: Console) -> None:
+    facts = report["backend"]
+    agreement = report["agreement"]
+    error, ratio = agreement["relative_error"], agreement["sqnr_db"]
+    ratio_text = f"{ratio:.1f} dB" if isinstance(ratio, float) else "exact"
+    console.print(f"backend {escape(facts['text'])}: agrees with eager to {error:.2g} relative, {ratio_text}")
+    if facts.get("integer_nodes"):
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(facts["integer_nodes"]).most_common())
+        console.print(f"  integer kernels: {kinds}")
+    for place in facts.get("dequantized_at_run_time", []):
+        console.print(f"  [yellow]float at run time[/]: {escape(str(place))}")
+
+
+def _timing(timing: dict[str, Any]) -> str:
+    return f"{timing['median_ms']:.3g} ({timing['low_ms']:.3g}–{timing['high_ms']:.3g})"
+
+
+def _signed(value: int | None) -> str:
+    return f"{value:+,}" if value else ""

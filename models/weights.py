@@ -1,0 +1,48 @@
+"""Weights files: safetensors with metadata, written atomically, read with errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from fxopt.errors import RecipeError
+
+
+def save_weights(path: Path, model: torch.nn.Module, metadata: Mapping[str, str]) -> None:
+    """Write the model's state beside ``path`` and move it there, so that a reader never meets half a file."""
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(save(state, metadata=dict(metadata)))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_weights(path: Path, model: torch.nn.Module, *, command: str) -> None:
+    """Read ``path`` into ``model``. Raises RecipeError, naming the training ``command``, if it is missing or unfit."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise RecipeError(f"there is no weights file {path}\n  train it: {command}") from None
+    except (SafetensorError, OSError) as error:
+        raise RecipeError(f"{path} is not a readable safetensors file: {error}\n  train it again: {command}") from error
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise RecipeError(f"{path} does not fit the network: {reason}\n  train it again: {command}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a weights file: the command that made it, its seed, figures and versions."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
