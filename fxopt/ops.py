@@ -32,6 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -109,7 +110,7 @@ _FAMILIES = {
     "movedim.intlist squeeze squeeze.dim squeeze.dims unsqueeze view_as reshape_as pixel_shuffle pixel_unshuffle channel_shuffle "
     "im2col col2im flip roll unfold adjoint mT",
     "copy": "expand expand_as repeat repeat_interleave.self_int tile broadcast_to broadcast_tensors",
-    "pick": "slice.Tensor select.int split.Tensor split_with_sizes split.sizes chunk tensor_split.sections unbind.int narrow "
+    "pick": "slice.Tensor select.int split.Tensor split_with_sizes split.sizes chunk tensor_split.sections tensor_split.indices unbind.int narrow "
     "index.Tensor index_select gather getitem embedding tril triu diagonal masked_select",
     "join": "cat concat stack hstack vstack",
     "pad": "pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d",
@@ -157,6 +158,23 @@ def lookup(node: fx.Node) -> Op | None:
         return row
     packet, dot, overload = name.removeprefix("aten.").partition(".")
     return TABLE.get(f"aten.{packet[:-1]}{dot}{overload}") if packet.endswith("_") else None
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """Every argument of an ATen call by its schema name, defaults filled in."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    return {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Set one argument of an ATen call by its schema name; the others keep their values."""
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    place = names.index(name)
+    if name in node.kwargs or place > len(node.args):
+        node.update_kwarg(name, value)
+    else:
+        node.args = (*node.args[:place], value, *node.args[place + 1 :])
 
 
 def family(node: fx.Node) -> str | None:

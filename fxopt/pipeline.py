@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,13 +42,13 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """A pass at its place in the pipeline."""
+    """A pass at its place in the pipeline, with a copy of the program as it was before."""
 
     pass_: Pass
     index: int
     total: int
     after: str
-    part_of: str | None = None
+    before: Program
 
     def __str__(self) -> str:
         place = f"step {self.index} of {self.total}" + (f", after {self.after}" if self.after else "")
@@ -112,8 +112,9 @@ class Pipeline:
         before = last = cost(work)
         results: list[StepResult] = []
         for i, (leaf, part_of) in enumerate(leaves, 1):
-            step = Step(leaf, i, len(leaves), results[-1].text if results else "", part_of)
+            step = Step(leaf, i, len(leaves), results[-1].text if results else "", work.copy())
             result = run_step(step, work, watchers)
+            result.part_of = part_of
             result.delta, last = (result.cost - last, result.cost) if result.cost else (None, last)
             results.append(result)
         work.context = program.context
@@ -122,30 +123,36 @@ class Pipeline:
 
 def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepResult:
     """Run one pass over ``program`` in place, tidy up behind it, and compute what it did."""
-    result = StepResult(str(step.pass_), step.pass_.kind, step.part_of)
+    result = StepResult(str(step.pass_), step.pass_.kind)
     program.skips = []
-    state = _state(program)
-    start = time.perf_counter()
     with contextlib.ExitStack() as stack:
         for watcher in watchers:
             stack.enter_context(watcher(step, program, result))
         start = time.perf_counter()
         apply(step, program)
-        result.seconds = time.perf_counter() - start
-        result.changed = _differs(state, _state(program))
-        result.skips = program.skips
-        result.cost = cost(program)
+        result.changed = differs(step.before, program)
         if result.changed:
+            with _named(step):
+                derive_shapes(program)
             program.history = (*program.history, result.text)
+        result.seconds = time.perf_counter() - start
+        result.skips = program.skips
+    result.cost = cost(program)
     return result
 
 
 def apply(step: Step, program: Program) -> None:
-    """Run the pass, then what every pass would have to do: drop dead code and unused weights, lint, derive shapes."""
-    try:
+    """Run the pass, then what every pass would have to do: drop dead code and unused weights, lint."""
+    with _named(step):
         step.pass_.run(program)
         tidy(program)
-        derive_shapes(program)
+
+
+@contextlib.contextmanager
+def _named(step: Step) -> Iterator[None]:
+    """Put the pass and its place before the message of whatever goes wrong."""
+    try:
+        yield
     except PassError as error:
         raise type(error)(f"in {step}: {error}") from error
     except (FxoptError, KeyboardInterrupt, MemoryError):
@@ -171,18 +178,13 @@ def tidy(program: Program) -> None:
     program.module.recompile()
 
 
-_State = tuple[str, dict[str, torch.Tensor]]
-
-
-def _state(program: Program) -> _State:
-    return str(program.graph), {name: t.detach().clone() for name, t in program.tensors().items()}
-
-
-def _differs(a: _State, b: _State) -> bool:
-    if a[0] != b[0] or a[1].keys() != b[1].keys():
+def differs(before: Program, after: Program) -> bool:
+    """Whether the graphs or any weight differ; a weight is compared by its bits, so an edit in place is seen."""
+    if str(before.graph) != str(after.graph) or before.in_spec != after.in_spec or before.out_spec != after.out_spec:
         return True
-    return any(x.dtype != b[1][k].dtype or not _same(x, b[1][k]) for k, x in a[1].items())
+    old, new = before.tensors(), after.tensors()
+    return any(not _same(tensor, new[name]) for name, tensor in old.items())
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())

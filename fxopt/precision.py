@@ -9,7 +9,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.program import Program
-from fxopt.shapes import derive_shapes, fake_mode
+from fxopt.shapes import fake_mode
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -21,10 +21,11 @@ def widen(value: Any) -> Any:
     return torch.float64 if value in _FLOATS and isinstance(value, torch.dtype) else value
 
 
-def to_float64(program: Program) -> Program:
+def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     """Return a copy that computes in float64: weights, buffers, example inputs and dtypes written into the graph.
 
-    Checks of dtypes are dropped; the quantize and dequantize ops get twins that work in float64.
+    Checks of dtypes are dropped; the quantize and dequantize ops get twins that work in float64. The nodes' fake
+    tensors become float64 only with ``to_run_passes``: that takes longer than all the rest.
     """
     twin = program.copy()
     done: dict[int, torch.Tensor] = {}
@@ -46,13 +47,13 @@ def to_float64(program: Program) -> Program:
         node.kwargs = pytree.tree_map(widen, node.kwargs)
         if node.op == "call_function" and str(node.target).startswith("quantized_decomposed."):
             _widen_quant(node)
-    mode = fake_mode(twin)
-    with mode:
-        for node in twin.inputs():
-            node.meta["val"] = pytree.tree_map(widen, node.meta["val"])
+    if to_run_passes:
+        with fake_mode(twin):
+            for node in twin.graph.nodes:
+                if "val" in node.meta:
+                    node.meta["val"] = pytree.tree_map(widen, node.meta["val"])
     twin.args, twin.kwargs = pytree.tree_map(widen, (twin.args, twin.kwargs))
     twin.module.recompile()
-    derive_shapes(twin)
     return twin
 
 

@@ -179,22 +179,44 @@ class Program:
         while _has(self.module, free):
             count += 1
             free = f"{name}_{count}"
-        path, _, leaf = free.rpartition(".")
+        self._store(free, tensor)
+        with self.graph.inserting_before(before):
+            node = self.graph.get_attr(free)
+        node.meta["val"] = self._fake(tensor)
+        return node
+
+    def swap_tensor(self, user: fx.Node, old: fx.Node, tensor: torch.Tensor) -> fx.Node:
+        """Let ``user`` read ``tensor`` instead of the weight ``old``; return the ``get_attr`` node.
+
+        The weight keeps its name if nobody else reads it; otherwise the others keep the old one, and the new one gets
+        a name like it.
+        """
+        readers = {u for n in self.graph.nodes if n.op == "get_attr" and n.target == old.target for u in n.users}
+        if readers == {user}:
+            self._store(str(old.target), tensor)
+            old.meta["val"] = self._fake(tensor)
+            return old
+        node = self.add_tensor(str(old.target), tensor, user)
+        user.replace_input_with(old, node)
+        return node
+
+    def _store(self, name: str, tensor: torch.Tensor) -> None:
+        path, _, leaf = name.rpartition(".")
         owner: torch.nn.Module = self.module
         for part in path.split(".") if path else ():
             if not hasattr(owner, part):
                 owner.add_module(part, torch.nn.Module())
             owner = getattr(owner, part)
+        owner._parameters.pop(leaf, None)
+        owner._buffers.pop(leaf, None)
         if tensor.is_floating_point():
-            owner.register_parameter(leaf, torch.nn.Parameter(tensor.detach()))
+            owner.register_parameter(leaf, torch.nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad))
         else:
             owner.register_buffer(leaf, tensor)
-        with self.graph.inserting_before(before):
-            node = self.graph.get_attr(free)
+
+    def _fake(self, tensor: torch.Tensor) -> Any:
         mode = next((n.meta["val"].fake_mode for n in self.inputs() if hasattr(n.meta.get("val"), "fake_mode")), None)
-        if mode is not None:
-            node.meta["val"] = mode.from_tensor(tensor, static_shapes=True)
-        return node
+        return mode.from_tensor(tensor, static_shapes=True) if mode is not None else None
 
     # ---- editing -----------------------------------------------------------------------------------------------
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from fxopt.errors import PassError
 from fxopt.ops import Shape
@@ -36,19 +42,69 @@ def fake_mode(program: Program) -> FakeTensorMode:
         if value is not None and hasattr(value, "fake_mode"):
             mode: FakeTensorMode = value.fake_mode
             return mode
-    return FakeTensorMode()
+    return FakeTensorMode(shape_env=ShapeEnv())
+
+
+class _SameNames(ShapeEnv):
+    """Calls the symbol made for ``s77`` s77 again: ``program.ranges`` knows it by that name."""
+
+    def _generate_unique_id(self, source_name: str) -> int:
+        wanted = source_name.removeprefix("s")
+        if not wanted.isdigit() or int(wanted) in self.unique_ids:
+            return super()._generate_unique_id(source_name)
+        self.unique_ids.add(int(wanted))
+        return int(wanted)
+
+
+def fresh_inputs(program: Program) -> tuple[FakeTensorMode, list[Any]]:
+    """Fake values for the placeholders in a shape environment of their own, with the same dynamic sizes.
+
+    A graph that fixes a dynamic size does so in its environment, for everyone who shares it. So each derivation has
+    its own, and a wrong pass cannot spoil the program it was given a copy of.
+    """
+    env = _SameNames()
+    mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    made: dict[sympy.Symbol, torch.SymInt] = {}
+
+    def size(old: int | torch.SymInt) -> Any:
+        if not isinstance(old, torch.SymInt):
+            return old
+        expression = old.node.expr
+        for symbol in sorted(getattr(expression, "free_symbols", ()), key=str):
+            if symbol not in made:
+                made[symbol] = _new_size(env, symbol, old, program.ranges.get(str(symbol), (0, None)))
+        if isinstance(expression, (int, sympy.Integer)):
+            return int(expression)
+        return sympy_interp(PythonReferenceAnalysis, made, expression)
+
+    def value(old: Any) -> Any:
+        if not isinstance(old, torch.Tensor):
+            return size(old)
+        sizes, strides = [size(s) for s in old.shape], [size(s) for s in old.stride()]
+        return torch.empty_strided(sizes, strides, dtype=old.dtype, device=old.device)
+
+    with mode:
+        return mode, [value(node.meta["val"]) for node in program.inputs()]
+
+
+def _new_size(env: ShapeEnv, symbol: sympy.Symbol, old: torch.SymInt, bounds: tuple[int, int | None]) -> torch.SymInt:
+    hint = int(old.node.shape_env.backed_var_to_val[symbol])
+    new = env.create_symbol(
+        hint, ConstantSource(str(symbol)), DimDynamic.DYNAMIC, do_not_specialize_zero_one=bounds[0] < 2
+    )
+    return env.create_symintnode(new, hint=hint)  # type: ignore[return-value]
 
 
 def derive_shapes(program: Program) -> None:
     """Set ``meta["val"]`` of every node anew. Raises PassError at the node whose inputs do not fit."""
-    mode = fake_mode(program)
-    values = [node.meta["val"] for node in program.inputs()]
+    mode, values = fresh_inputs(program)
     run = _Derive(program.module, mode)
     quiet = logging.getLogger("torch.fx.interpreter")
     before = quiet.level
     quiet.setLevel(logging.CRITICAL)
     try:
-        run.propagate_dont_convert_inputs(*values)
+        with enable_python_dispatcher():  # else a composite op in C++ (aten.pad) asks for sizes as plain numbers
+            run.propagate_dont_convert_inputs(*values)
     except Exception as error:
         if run.at is None:
             raise
@@ -71,7 +127,7 @@ def concrete_shapes(program: Program) -> Shape:
 
     def size_of(size: int | torch.SymInt) -> int:
         if isinstance(size, torch.SymInt):
-            value = size.node.expr.xreplace(known)
+            value = sympy.sympify(sympy.sympify(size.node.expr).xreplace(known))
             return int(value) if value.is_number else int(size.node.hint or 1)
         return size
 

@@ -7,9 +7,9 @@ files. :mod:`fxopt.archive` looks through the archive before torch may read it.
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import os
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.archive import check_archive
+from fxopt.dynamic_shapes import Dims, dynamic_shapes
 from fxopt.errors import CaptureError, RecipeError, UsageError
 from fxopt.program import Program
 from fxopt.text import type_text
@@ -65,17 +66,18 @@ def save_program(program: Program, path: str | Path) -> None:
     if not _is_plain(structure):  # classes would be pickled: keep the leaves, the structure is in the file's spec
         structure = (tuple(program.example_leaves()), {})
     exported._example_inputs = structure
-    extra = {"history": program.history, "notes": program.notes, "ranges": program.ranges, "dims": program.dims()}
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.part.pt2")
+    extra = {"history": program.history, "notes": program.notes}
+    for node in exported.graph.nodes:  # addresses of graphs, which differ from run to run
+        node.meta.pop("from_node", None)
     try:
-        with warnings.catch_warnings():
+        # the archive holds the stem of its file's name, so the file beside has the same one
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxopt-") as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            beside = Path(folder) / path.name
             torch.export.save(exported, beside, extra_files={_EXTRA: json.dumps(extra)})
-        os.replace(beside, path)
+            os.replace(beside, path)
     except (OSError, RuntimeError) as error:
-        raise UsageError(f"{path}: cannot be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
+        raise UsageError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
 
 
 def load_program(path: str | Path) -> Program:
@@ -135,15 +137,12 @@ def _dynamic_shapes(program: Program, args: Any, kwargs: Any, *, named: bool) ->
         low, high = program.ranges.get(symbol, (0, None))
         return made.setdefault(symbol, torch.export.Dim(names[symbol], min=low, max=high))
 
-    shapes: list[Any] = []
+    shapes: list[Dims] = []
     for node in program.inputs():
         value = node.meta.get("val")
         dims = {i: dim(s) for i, s in enumerate(value.shape)} if isinstance(value, torch.Tensor) else {}
-        dims = {i: d for i, d in dims.items() if d is not None}
-        shapes.append(dims or None)
-    tree = pytree.tree_unflatten(shapes, pytree.tree_structure((args, kwargs)))
-    bound = inspect.signature(program.module.forward).bind(*tree[0], **tree[1])
-    return dict(bound.arguments)
+        shapes.append({i: d for i, d in dims.items() if d is not None} or None)
+    return dynamic_shapes(program.module, args, kwargs, shapes)
 
 
 def _wide_sizes(program: Program) -> list[tuple[int, ...] | None]:
@@ -157,11 +156,13 @@ def _wide_sizes(program: Program) -> list[tuple[int, ...] | None]:
             sizes.append(None)
             continue
         sizes.append(tuple(s.node.expr if isinstance(s, torch.SymInt) else int(s) for s in value.shape))
-        for size, actual in zip(sizes[-1] or (), leaf.shape, strict=True):
-            if getattr(size, "is_symbol", False):
-                low = program.ranges.get(str(size), (0, None))[0]
-                values[size] = max(int(actual), 2, low)
-    return [None if s is None else tuple(int(n if isinstance(n, int) else n.xreplace(values)) for n in s) for s in sizes]
+        for size in value.shape:
+            for symbol in size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ():
+                low = program.ranges.get(str(symbol), (0, None))[0]
+                values[symbol] = max(int(size.node.shape_env.backed_var_to_val[symbol]), 2, low)
+    return [
+        None if s is None else tuple(int(n if isinstance(n, int) else n.xreplace(values)) for n in s) for s in sizes
+    ]
 
 
 def _resize(leaf: Any, want: tuple[int, ...] | None) -> Any:

@@ -1,0 +1,12 @@
+"""The ONNX backend: export, check, and run in ONNX Runtime; its integer kernels are counted, not assumed.
+
+backend.py   the backend and its options
+export.py    program to a checked, reproducible ONNX model
+kernels.py   what the runtime's optimizer made of it
+runtime.py   loading and running, without torch
+tune.py      options chosen by measurement
+"""
+
+from fxopt.backends.onnx.backend import Onnx
+
+__all__ = ["Onnx"]

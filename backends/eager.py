@@ -1,0 +1,51 @@
+"""The reference backend: the program itself, saved as ``.pt2`` and run by torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fxopt.backend import Backend, Runner
+
+if TYPE_CHECKING:
+    from fxopt.program import Program
+    from fxopt.target import Target
+
+_FILE = "model.pt2"
+
+
+@dataclass(frozen=True)
+class Eager(Backend):
+    """Run the graph with torch, op by op; the reference of all numbers."""
+
+    name: ClassVar[str] = "eager"
+
+    def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
+        """Save the program as ``model.pt2``. Raises UsageError where that cannot be written."""
+        from fxopt.storage import save_program
+
+        save_program(program, out / _FILE)
+        return {"nodes": len(program.graph.nodes)}
+
+    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+        """Load the program. Needs torch."""
+        import torch
+        from torch.utils import _pytree as pytree
+
+        from fxopt.storage import load_program
+
+        program = load_program(folder / _FILE)
+        structure = pytree.tree_structure((program.args, program.kwargs))
+        constants = {i: fact["constant"] for i, fact in enumerate(manifest["inputs"]) if "constant" in fact}
+
+        def run(arrays: list[Any]) -> list[Any]:
+            given = iter(arrays)
+            leaves = [
+                constants[i] if i in constants else torch.from_numpy(next(given)) for i in range(len(manifest["inputs"]))
+            ]
+            args, kwargs = pytree.tree_unflatten(leaves, structure)
+            outputs = pytree.tree_leaves(program(*args, **kwargs))
+            return [out.numpy() for out in outputs if out is not None]
+
+        return run

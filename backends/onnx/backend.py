@@ -1,0 +1,75 @@
+"""The ONNX backend and its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Interval
+
+from fxopt.backend import Backend, Runner
+from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner
+from fxopt.qdq import Policy
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxopt.pipeline import Pipeline
+    from fxopt.program import Program
+    from fxopt.target import Target
+
+Level = Literal["all", "extended", "basic", "disabled"]
+
+
+@dataclass(frozen=True)
+class Onnx(Backend):
+    """Lower to ONNX and run in ONNX Runtime, with integer kernels for quantized programs.
+
+    ``threads`` is None for all cores the process may use; ``arena`` keeps freed memory for the next run; ``opset``
+    is the version of the ONNX operators.
+    """
+
+    name: ClassVar[str] = "onnx"
+    threads: Annotated[int, Ge(1)] | None = None
+    optimization_level: Level = "all"
+    arena: bool = True
+    opset: Annotated[int, Interval(ge=18, le=23)] = 20
+
+    def refuses(self, node: fx.Node) -> str | None:
+        """Why the exporter has no ONNX form of a node; None if it has."""
+        from fxopt.backends.onnx.export import refuses
+
+        return refuses(node)
+
+    def legalize(self) -> Pipeline:
+        """Bring global averages into the form that has an integer kernel."""
+        from fxopt.pipeline import Pipeline
+
+        return Pipeline.parse("mean_to_pool")
+
+    def quant_policy(self, target: Target) -> Policy:
+        """Placement that the runtime fuses to integer kernels: Q/DQ also around a convolution's output.
+
+        x86 kernels before VNNI add two products of an unsigned and a signed byte in 16 bits, with saturation; they are
+        exact only if two weights of one sign add up to at most 128 (255 * 128 < 2**15).
+        """
+        return Policy(pair_sum=128 if target.int8_saturates else None)
+
+    def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
+        """Write ``model.onnx`` and return what the runtime's optimizer made of it. Raises BackendError."""
+        from fxopt.backends.onnx.export import export
+        from fxopt.backends.onnx.kernels import kernel_facts
+
+        origins = export(program, self.opset, out / MODEL_FILE)
+        return kernel_facts(out / MODEL_FILE, origins)
+
+    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+        """Open the model in ONNX Runtime. Raises BackendError where the runtime refuses it."""
+        return make_runner(folder / MODEL_FILE, self.threads, self.optimization_level, self.arena)
+
+    def tune(self, program: Program, target: Target, seconds: float) -> Onnx:
+        """Return a copy with the threads, level and arena that measured fastest on this machine."""
+        from fxopt.backends.onnx.tune import tune
+
+        return tune(self, program, target, seconds)

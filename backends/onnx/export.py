@@ -1,0 +1,143 @@
+"""A program as an ONNX model: exported through torch, checked, and the same bytes each time."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.errors import BackendError, FxoptError
+from fxopt.ops import family
+from fxopt.program import Program
+from fxopt.storage import export_program
+from fxopt.text import op_name
+
+_LARGE = 2_000_000_000
+"""Bytes above which weights go to a file beside: a protobuf message holds at most 2 GiB."""
+
+
+def export(program: Program, opset: int, path: Path) -> dict[str, str]:
+    """Write ``program`` as ONNX; return the source of every ONNX node, ``{node name: op and user's line}``.
+
+    Inputs and outputs keep their names and dynamic dims. Raises BackendError where the exporter or the ONNX checker
+    fails, with the node.
+    """
+    import onnx
+
+    outputs = [f"output_{i}" for i, out in enumerate(program.outputs()) if isinstance(out, fx.Node)]
+    inputs = [node.name for node in program.inputs() if isinstance(node.meta.get("val"), torch.Tensor)]
+    try:
+        exported = export_program(program)
+        with _quiet():
+            made = torch.onnx.export(exported, (), dynamo=True, opset_version=opset, verbose=False,
+                                     input_names=inputs, output_names=outputs)  # fmt: skip
+    except FxoptError:
+        raise
+    except Exception as error:
+        raise BackendError(f"the ONNX exporter failed: {_reason(error)}") from error
+    assert made is not None
+    model = made.model_proto
+    origins = {node.name: _origin(node) for node in model.graph.node}
+    _strip(model, program)
+    _save(onnx, model, path)
+    return origins
+
+
+def _save(onnx: Any, model: Any, path: Path) -> None:
+    large = model.ByteSize() > _LARGE
+    if large:
+        onnx.save_model(model, str(path), save_as_external_data=True, location=path.name + ".data")
+    else:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:
+        raise BackendError(f"ONNX's checker refuses the model: {_reason(error)}") from error
+
+
+def _strip(model: Any, program: Program) -> None:
+    """Drop traces, which hold paths and are larger than the code, and give dynamic dims their names."""
+    dims = {symbol: name for symbol, name in zip(_symbols(model), _names(program), strict=False)}
+    model.graph.ClearField("metadata_props")
+    model.ClearField("metadata_props")
+    model.graph.ClearField("value_info")
+    model.graph.doc_string = model.doc_string = ""
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.doc_string = ""
+    for initializer in model.graph.initializer:
+        initializer.ClearField("metadata_props")
+    for value in [*model.graph.input, *model.graph.output]:
+        value.ClearField("metadata_props")
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in dims:
+                dim.dim_param = dims[dim.dim_param]
+
+
+def _symbols(model: Any) -> list[str]:
+    dims = [d.dim_param for value in model.graph.input for d in value.type.tensor_type.shape.dim if d.dim_param]
+    return list(dict.fromkeys(dims))
+
+
+def _names(program: Program) -> list[str]:
+    return list(program.dims().values())
+
+
+def _origin(node: Any) -> str:
+    facts = {p.key: p.value for p in node.metadata_props}
+    trace = fx.Graph().call_function(torch.relu)  # any node: only its trace is read
+    from fxopt.text import source_line
+
+    trace.meta["stack_trace"] = facts.get("pkg.torch.onnx.stack_trace", "")
+    return f"{node.op_type} {node.name} {source_line(trace)}".strip()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints progress and warns about optional packages."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@functools.cache
+def _known_ops() -> tuple[Any, frozenset[Any]]:
+    """The exporter's registry of ops with an ONNX form, and the ops that torch decomposes into others."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with _quiet():
+        registry = ONNXRegistry.from_torchlib()
+        decomposed = {*torch.export.default_decompositions(), *torch._decomp.decomposition_table}
+    return registry, frozenset(decomposed)
+
+
+def refuses(node: fx.Node) -> str | None:
+    """Why the exporter has no ONNX form of a call; None if it has, directly or through a decomposition."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or family(node) in ("check", "quant", "size"):
+        return None
+    registry, decomposed = _known_ops()
+    if registry.is_registered(target) or target in decomposed or target._can_decompose():
+        return None
+    return f"{op_name(node)} has no ONNX form and no decomposition; replace it by other ops before the build"

@@ -1,0 +1,48 @@
+"""What ONNX Runtime's optimizer made of a model: which nodes are integer, and which compute in float after all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from fxopt.backends.onnx.runtime import session_options
+
+_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "NhwcMaxPool", "MatMulNBits")
+_CONTRACTIONS = ("Conv", "MatMul", "Gemm", "ConvTranspose", "FusedConv", "FusedMatMul", "FusedGemm")
+_INTEGER_CONTRACTIONS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger", "QAttention")
+
+
+def kernel_facts(path: Path, origins: dict[str, str]) -> dict[str, Any]:
+    """Facts about the optimized graph of ``path``.
+
+    ``integer_nodes``: op types of the integer nodes, one entry a node. ``integer_contractions`` and
+    ``float_contractions``: how many convolutions and matrix products compute in each. ``dequantized_at_run_time``: every
+    convolution or matrix product that still gets its weight through a DequantizeLinear at each run, so that it is slower
+    than float, with where it comes from.
+    """
+    import onnx
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+        options = session_options(1, "all", True)
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+    stored = {value.name for value in graph.initializer}
+    weights = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored}
+    floats = [node for node in graph.node if node.op_type in _CONTRACTIONS]
+    late = [node for node in floats if weights.intersection(node.input)]
+    integer = [node.op_type for node in graph.node if node.op_type.startswith(_INTEGER)]
+    return {
+        "integer_nodes": integer,
+        "integer_contractions": sum(op.startswith(_INTEGER_CONTRACTIONS) for op in integer),
+        "float_contractions": len(floats),
+        "dequantized_at_run_time": [
+            f"{origins.get(node.name, f'{node.op_type} {node.name}')}: its weight is dequantized at every run, "
+            "as the runtime found no Q/DQ around all its inputs and its output"
+            for node in late
+        ],
+        "nodes": dict(sorted(Counter(node.op_type for node in graph.node).items())),
+    }

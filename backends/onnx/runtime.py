@@ -1,0 +1,54 @@
+"""Running an ONNX model with ONNX Runtime; nothing here needs torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fxopt.backend import Runner
+from fxopt.errors import BackendError, UsageError
+
+MODEL_FILE = "model.onnx"
+_LEVELS = {
+    "all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC", "disabled": "ORT_DISABLE_ALL",
+}  # fmt: skip
+
+
+def session_options(threads: int | None, level: str, arena: bool) -> Any:
+    """ONNX Runtime session options; ``threads`` None is all cores that the process may use."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or usable_cores()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
+    options.enable_cpu_mem_arena = arena
+    options.log_severity_level = 3
+    return options
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_runner(path: Path, threads: int | None, level: str, arena: bool) -> Runner:
+    """Open a model. Raises BackendError where the runtime is not installed or refuses the model."""
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise BackendError("ONNX Runtime is not installed: pip install 'fxopt[onnx-runtime]'") from None
+    try:
+        session = ort.InferenceSession(str(path), session_options(threads, level, arena), ["CPUExecutionProvider"])
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}") from error
+    names = [value.name for value in session.get_inputs()]
+
+    def run(arrays: list[Any]) -> list[Any]:
+        try:
+            outputs: list[Any] = session.run(None, dict(zip(names, arrays, strict=True)))
+        except Exception as error:
+            raise UsageError(f"ONNX Runtime refused the inputs: {str(error).splitlines()[0]}") from error
+        return outputs
+
+    return run

@@ -1,0 +1,76 @@
+"""A module's own outputs, and whether a program agrees with them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.capture_errors import cannot_run, check_outputs
+from fxopt.errors import CaptureError
+from fxopt.program import Program
+
+
+@contextlib.contextmanager
+def unchanged(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every submodule's mode, buffers and the random state are as they were."""
+    modules = list(module.modules())
+    modes = [m.training for m in modules]
+    buffers = [{name: (b, b.detach().clone()) for name, b in m._buffers.items() if b is not None} for m in modules]
+    module.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for m, mode, saved in zip(modules, modes, buffers, strict=True):
+            m.training = mode
+            for name, (buffer, value) in saved.items():
+                m._buffers[name] = buffer
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+
+def run_eager(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """Flat outputs of the module. Raises CaptureError where it fails by itself, or returns other than tensors."""
+    torch.manual_seed(0)
+    try:
+        with unchanged(module):
+            outputs = module(*copied(args), **copied(kwargs))
+    except Exception as error:
+        raise cannot_run(module, args, kwargs, error) from error
+    check_outputs(module, outputs)
+    return pytree.tree_leaves(outputs)
+
+
+def check_same(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], want: list[Any]) -> None:
+    """Hold the captured graph against the module's own outputs; same random state, error below the root of epsilon."""
+    torch.manual_seed(0)
+    with unchanged(program.module):
+        got = pytree.tree_leaves(program(*copied(args), **copied(kwargs)))
+    for i, (a, b) in enumerate(zip(want, got, strict=True)):
+        if not close(a, b):
+            raise CaptureError(
+                f"the captured graph differs from the module at output {i}\n    expected {a!r:.120}\n    got      {b!r:.120}\n"
+                "  does the model keep state between calls, or read something else than its inputs and buffers?"
+            )
+
+
+def close(want: Any, got: Any) -> bool:
+    """Whether two outputs are equal, up to the root of the dtype's epsilon relative to the largest value."""
+    if not isinstance(want, torch.Tensor) or not isinstance(got, torch.Tensor):
+        return bool(want == got)
+    if want.shape != got.shape or want.dtype != got.dtype:
+        return False
+    if not want.is_floating_point() or want.numel() == 0:
+        return torch.equal(want, got)
+    room = torch.finfo(want.dtype).eps ** 0.5
+    scale = want[want.isfinite()].abs().max().item() if want.isfinite().any() else 0.0
+    return torch.allclose(got, want, rtol=room, atol=room * scale, equal_nan=True)
+
+
+def copied(value: Any) -> Any:
+    """The same tree with copies of its tensors, so that a module that writes into its inputs does no harm."""
+    return pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v, value)

@@ -1,0 +1,238 @@
+"""Partial capture: one submodule, or the largest submodules that can be captured, and back into the model.
+
+A model whose post-processing depends on values (a detector's) cannot become one Program, but its backbone and heads can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.agreement import close, copied, unchanged
+from fxopt.capture_errors import cannot_run, check_outputs
+from fxopt.capturing import CaptureWarning, capture
+from fxopt.errors import CaptureError, FxoptError, UnknownNameError, UsageError
+from fxopt.program import Program
+from fxopt.text import type_text
+
+
+@dataclass(frozen=True)
+class _Call:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+def inputs_of(
+    module: torch.nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any], tuple[str, ...]]:
+    """A submodule with the arguments it receives when ``module`` runs, and a note if it runs several times.
+
+    The arguments are those of the first call. Raises UnknownNameError for a path that the module does not have, and
+    CaptureError where the submodule does not run on these inputs, or the module fails.
+    """
+    known = dict(module.named_modules(remove_duplicate=False))
+    if path not in known:
+        raise UnknownNameError(f"submodule of {type(module).__name__}", path, [name for name in known if name])
+    calls = _record(module, [path], args, kwargs)[path]
+    if not calls:
+        raise CaptureError(
+            f"{path!r} is not called when {type(module).__name__} runs on the example inputs\n"
+            "  is it used in training only, or through one of its methods? capture the module around it"
+        )
+    note = f"{path} runs {len(calls)} times; captured with the inputs of its first call"
+    return known[path], calls[0].args, calls[0].kwargs, (note,) if len(calls) > 1 else ()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The largest submodules that could be captured, by path, and why the modules around them could not."""
+
+    programs: dict[str, Program]
+    failures: dict[str, str]
+    coverage: float
+    """Share of the model's parameters that the programs hold, 0 to 1."""
+
+    def install(self, module: torch.nn.Module, programs: Mapping[str, Program] | None = None) -> torch.nn.Module:
+        """Return a copy of the model, in evaluation mode, in which the parts run as programs.
+
+        ``programs`` are rewritten ones to take instead of those captured, by path. Raises UnknownNameError for a path
+        that is not a part, and UsageError for a program of other inputs or outputs, or a model without the part.
+        """
+        chosen = dict(self.programs)
+        for path, program in (programs or {}).items():
+            if path not in chosen:
+                raise UnknownNameError("captured part", path, chosen)
+            was, now = chosen[path], program
+            if (was.in_spec, was.out_spec, was.signature()) != (now.in_spec, now.out_spec, now.signature()):
+                raise UsageError(
+                    f"the program for {path!r} has another interface\n"
+                    f"  expected {was.signature()}\n  got      {now.signature()}"
+                )
+            chosen[path] = program
+        known = dict(module.named_modules(remove_duplicate=False))
+        memo: dict[int, Any] = {}
+        for path, program in chosen.items():
+            if path not in known:
+                raise UsageError(
+                    f"{type(module).__name__} has no submodule {path!r}: is it the model that was captured?"
+                )
+            memo[id(known[path])] = Part(path, program, known[path])
+        return memo[id(module)] if id(module) in memo else copy.deepcopy(module, memo).eval()
+
+
+class Part(torch.nn.Module):
+    """A program in the place of a submodule, with that submodule's plain attributes."""
+
+    def __init__(self, path: str, program: Program, original: torch.nn.Module) -> None:
+        super().__init__()
+        for name, value in vars(original).items():
+            if not name.startswith("_") and name != "training":
+                setattr(self, name, value)
+        self._path = path
+        self._program = program
+        self.graph_module = program.module
+        self.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program. Raises UsageError for inputs of other shapes than it was captured for."""
+        if problem := misfit(self._program, args, kwargs):
+            raise UsageError(f"the captured part {self._path!r}: {problem}\n  capture it with inputs like these")
+        return self._program(*args, **kwargs)
+
+
+def misfit(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Say why inputs do not fit a program's signature: structure, dtypes, fixed sizes, equal dynamic sizes, numbers."""
+    names = pytree.tree_structure((program.args, program.kwargs)).children()[1].context or []
+    ordered = {name: kwargs[name] for name in names} if set(names) == set(kwargs) else kwargs
+    leaves, spec = pytree.tree_flatten((args, ordered))
+    if spec != pytree.tree_structure((program.args, program.kwargs)):
+        return f"expected {program.signature()}, got other arguments: {spec}"
+    sizes: dict[str, int] = {}
+    for node, leaf, example in zip(program.inputs(), leaves, program.example_leaves(), strict=True):
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor):
+            if leaf != example:
+                return f"expected {node.target} = {example!r}, got {leaf!r}"
+            continue
+        fits = isinstance(leaf, torch.Tensor) and leaf.dtype == value.dtype and leaf.dim() == value.dim()
+        for want, got in zip(value.shape, leaf.shape if fits else (), strict=False):
+            fits &= _size_fits(want, int(got), sizes, program.ranges)
+        if not fits:
+            return f"expected {node.target}: {type_text(value, program.dims())}, got {type_text(leaf)}"
+    return None
+
+
+def _size_fits(want: Any, got: int, sizes: dict[str, int], ranges: dict[str, tuple[int, int | None]]) -> bool:
+    symbol = str(want)
+    if not isinstance(want, torch.SymInt):
+        return int(want) == got
+    if not symbol.isidentifier():
+        return True
+    low, high = ranges.get(symbol, (0, None))
+    return sizes.setdefault(symbol, got) == got and low <= got and (high is None or got <= high)
+
+
+def capture_parts(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, *, dynamic: Any = "batch"
+) -> Parts:
+    """Capture the largest submodules that can be, from the top down, with the inputs they receive from ``module``.
+
+    Where a module cannot be captured, its children are tried. A module that runs several times must give the right
+    answer for every call, or its children are tried too. Modules without parameters are left as they are.
+    Raises CaptureError where the model itself does not run on the inputs.
+    """
+    kwargs = dict(kwargs or {})
+    programs: dict[str, Program] = {}
+    failures: dict[str, str] = {}
+    covered: set[int] = set()
+    tried: set[int] = set()
+    level = [""]
+    while level:
+        recorded = _record(module, level, args, kwargs)
+        below: list[str] = []
+        for path in level:
+            part = module.get_submodule(path)
+            if id(part) in tried:
+                continue
+            tried.add(id(part))
+            try:
+                programs[path] = _capture_part(part, recorded.pop(path), dynamic)
+                covered |= {id(p) for p in part.parameters()}
+            except FxoptError as error:
+                failures[path] = str(error).split("\n  capture a part")[0]
+                below += _children(path, part)
+        level = below
+    sizes = {id(p): p.numel() for p in module.parameters()}
+    share = sum(sizes[i] for i in covered) / max(1, sum(sizes.values()))
+    return Parts(programs, failures, share)
+
+
+def _children(path: str, part: torch.nn.Module) -> list[str]:
+    children = [(name, child) for name, child in part.named_children() if next(child.parameters(), None) is not None]
+    return [f"{path}.{name}" if path else name for name, _ in children]
+
+
+def _capture_part(part: torch.nn.Module, calls: list[_Call], dynamic: Any) -> Program:
+    if not calls:
+        raise CaptureError("it is not called on the example inputs")
+    check_outputs(part, calls[0].output)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CaptureWarning)
+        program = capture(part, calls[0].args, calls[0].kwargs, dynamic=dynamic)
+    for number, call in enumerate(calls):
+        where = f"call {number + 1} of {len(calls)}"
+        if problem := misfit(program, call.args, call.kwargs):
+            raise CaptureError(f"{where} does not fit the program of the first: {problem}")
+        with unchanged(program.module):
+            got = program(*copied(call.args), **copied(call.kwargs))
+        want, spec = pytree.tree_flatten(call.output)
+        if pytree.tree_structure(got) != spec or not all(map(close, want, pytree.tree_leaves(got))):
+            raise CaptureError(f"{where} gives other outputs as a program: does it keep state between calls?")
+    return program
+
+
+# ---- recording -----------------------------------------------------------------------------------------------------
+
+
+def _record(
+    module: torch.nn.Module, paths: Iterable[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, list[_Call]]:
+    """Run the module once, in evaluation mode, and note every call of the submodules at ``paths``."""
+    calls: dict[str, list[_Call]] = {path: [] for path in paths}
+    torch.manual_seed(0)
+    with unchanged(module), torch.no_grad(), contextlib.ExitStack() as stack:
+        for path, noted in calls.items():
+            stack.enter_context(_hooks(module.get_submodule(path), noted))
+        try:
+            module(*copied(args), **copied(kwargs))
+        except Exception as error:
+            raise cannot_run(module, args, kwargs, error) from error
+    return calls
+
+
+@contextlib.contextmanager
+def _hooks(part: torch.nn.Module, noted: list[_Call]) -> Iterator[None]:
+    received: list[Any] = []  # a stack, for a module that calls itself
+
+    def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        received.append((copied(args), copied(kwargs)))
+
+    def after(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        given = received.pop()
+        noted.append(_Call(given[0], given[1], copied(output)))
+
+    first = part.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+    last = part.register_forward_hook(after, with_kwargs=True)
+    try:
+        yield
+    finally:
+        first.remove()
+        last.remove()

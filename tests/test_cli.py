@@ -1,0 +1,197 @@
+"""The command line: exit codes, messages, and nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxopt.cli import main
+
+BAD = Path(__file__).parent / "cases" / "bad.py"
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Run the command line in this process; gives exit code, standard output, standard error."""
+
+    def run(*args):
+        from fxopt import registry
+
+        saved = {kind: dict(found) for kind, found in registry._loaded.items()}
+        monkeypatch.setattr(sys, "argv", ["fxopt", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+            raise SystemExit(0)
+        for kind, found in saved.items():
+            registry._loaded[kind] = found
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+def test_lists_name_what_is_registered(cli):
+    code, out, _ = cli("passes")
+    assert code == 0
+    assert "fold_batch_norm" in out
+    assert "quantize" in out
+    code, out, _ = cli("passes", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["quantize"]["origin"] == "fxopt"
+    assert all(row["summary"] for row in rows.values()), "every pass has a first line that lists can show"
+    assert json.loads(cli("backends", "--json")[1])
+    assert {"digits", "glyphs", "torchvision", "timm"} <= {row["name"] for row in json.loads(cli("models", "--json")[1])}
+    (host,) = (t for t in json.loads(cli("targets", "--json")[1]) if t["name"] == "host")
+    assert host["cores"] >= 1
+
+
+def test_explain_shows_options_with_types_and_defaults(cli):
+    code, out, _ = cli("explain", "quantize")
+    assert code == 0
+    assert "scheme" in out
+    assert "default 'int8'" in out
+    code, _, err = cli("explain", "quantise")
+    assert code == 2
+    assert "'quantize'" in err
+
+
+def test_listing_does_not_import_torch():
+    code = "import sys; sys.argv=['fxopt','passes']; from fxopt.cli import main; main()"
+    probe = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("False")
+
+
+RECIPE = 'model = "digits"\npasses = ["fold_batch_norm"]\nbackend = "eager"\n'
+MISTAKES = {
+    "pass": (["digits", "-p", "fold_batchnorm"], 2, ["unknown pass 'fold_batchnorm'", "'fold_batch_norm'"]),
+    "option": (["digits", "-p", "quantize(shceme='int8')"], 2, ["option of quantize", "'scheme'"]),
+    "option type": (["digits", "-p", "quantize(images='many')"], 2, ["images", "int", "'many'"]),
+    "option range": (["digits", "-p", "quantize(images=0)"], 2, ["images", "0"]),
+    "option choice": (["digits", "-p", "quantize(scheme='int9')"], 2, ["'int8'", "'int9'"]),
+    "backend": (["digits", "-b", "onxx"], 2, ["unknown backend 'onxx'", "'onnx'"]),
+    "backend option": (["digits", "-b", "onnx(threds=2)"], 2, ["option of the backend onnx", "'threads'"]),
+    "target": (["digits", "-t", "hots"], 2, ["unknown target 'hots'", "'host'"]),
+    "target file": (["digits", "-t", "missing.toml"], 2, ["missing.toml"]),
+    "model": (["digist"], 2, ["'digits'"]),
+    "zoo model": (["torchvision:resnet81"], 2, ["'resnet18'"]),
+    "model module": (["nowhere:net"], 2, ["nowhere"]),
+    "not a call": (["digits", "-p", "__import__('os').system('touch owned')"], 2, ["nothing was executed"]),
+    "not literals": (["digits", "-p", "quantize(images=__import__('os'))"], 2, ["nothing was executed"]),
+    "positional": (["digits", "-p", "quantize('int8')"], 2, ["by name"]),
+    "missing file": (["missing.pt2"], 2, ["missing.pt2"]),
+    "missing recipe": (["missing.toml"], 2, ["missing.toml"]),
+    "no data": (["no_data", "-p", "quantize", "--load", BAD], 3, ["quantize needs data", "'bad'"]),
+    "nan data": (["nan_data", "-p", "fold_batch_norm, quantize", "--load", BAD], 3, ["DataError", "NaN"]),
+    "wrong shape": (["wrong_shape", "-p", "fold_batch_norm, quantize", "--load", BAD], 3, ["DataError", "[8, 3, 8, 8]"]),
+    "empty data": (["empty_data", "-p", "fold_batch_norm, quantize", "--load", BAD], 3, ["DataError"]),
+    "text output": (["text_output", "--load", BAD], 3, ["CaptureError", "str"]),
+    "interrupt": (["digits", "-p", "interrupt", "--load", BAD], 130, []),
+    "load": (["digits", "--load", "missing.py"], 2, ["missing.py"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_has_a_message_an_exit_code_and_leaves_nothing(name, cli, tmp_path, monkeypatch):
+    args, code, words = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    got, _, err = cli("build", *args, "--out", "made/out", *([] if "-b" in args else ["-b", "eager"]))
+    assert got == code, err
+    for word in words:
+        assert word in err
+    assert "Traceback" not in err
+    left = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert not left, "nothing may be half-written"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model = ", ["not a TOML recipe"]),
+        ('modle = "digits"', ["key", "'modle'", "'model'"]),
+        ('passes = ["quantize"]', ["'model' is missing"]),
+        ("model = 3", ["model", "str", "3"]),
+        (RECIPE + "[budget]\nlatency = 2", ["'latency'", "'latency_ms'"]),
+        (RECIPE + "[budget]\nlatency_ms = -1.0", ["latency_ms", "-1.0"]),
+    ],
+)
+def test_a_recipe_is_read_strictly(text, words, cli, tmp_path):
+    (tmp_path / "r.toml").write_text(text)
+    code, _, err = cli("build", tmp_path / "r.toml", "--out", tmp_path / "out")
+    assert code == 2
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize("kind", ["pickle", "truncated", "text"])
+def test_a_file_that_is_no_program_is_refused(kind, cli, tmp_path):
+    path = tmp_path / "model.pt2"
+    if kind == "pickle":
+        torch.save(torch.nn.Linear(2, 2), path)
+    else:
+        from fxopt import capture, save_program
+
+        save_program(capture(torch.nn.Linear(2, 2), (torch.randn(1, 2),)), path)
+        path.write_bytes(path.read_bytes()[:400] if kind == "truncated" else b"hello")
+    code, _, err = cli("build", path, "--out", tmp_path / "out", "-b", "eager")
+    assert code == 2
+    assert "RecipeError" in err
+    assert "model.pt2" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_the_users_is_never_replaced(cli, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    code, _, err = cli("build", "digits", "-b", "eager", "--out", tmp_path / "mine")
+    assert code == 2
+    assert "not an artifact" in err
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_folder_that_cannot_be_written(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = cli("build", "digits", "-b", "eager", "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert "cannot write" in err
+
+
+@pytest.mark.parametrize("backend", ["eager", "onnx"])
+def test_a_disk_that_is_full_leaves_nothing(backend, tmp_path):
+    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)); "
+    argv = ["fxopt", "build", "digits", "-b", backend, "--out", str(tmp_path / "out")]
+    code = f"{limit}import sys; sys.argv = {argv!r}; from fxopt.cli import main; main()"
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode in (2, 4), done.stderr
+    assert "cannot write" in done.stderr
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_a_missed_budget_is_exit_code_1_and_says_by_how_much(cli, tmp_path):
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(RECIPE + "[budget]\nfile_bytes = 1000\n")
+    code, _, err = cli("build", recipe, "--out", tmp_path / "out", "--no-measure")
+    assert code == 1
+    assert "file_bytes" in err
+    assert "over by" in err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["missed"]
+
+
+def test_new_pass_can_be_checked_at_once(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = cli("new", "pass", "drop_my_dropout")
+    assert code == 0
+    assert "drop_my_dropout.py" in out
+    code, out, err = cli("check", "drop_my_dropout", "--load", "drop_my_dropout.py")
+    assert code == 0, out + err
+    assert cli("new", "pass", "drop_my_dropout")[0] == 2, "a file that exists is not overwritten"
+    assert cli("new", "pass", "Drop-It")[0] == 2
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "2 passed" in done.stdout, done.stdout
