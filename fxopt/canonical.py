@@ -45,13 +45,11 @@ def same_text(a: Program, b: Program) -> bool:
 
 
 def _sizes(program: Program) -> dict[str, str]:
-    """Every symbolic size of the program as it is written, with its symbols renamed in order of appearance."""
+    """Names for the symbols of dynamic sizes, in order of appearance."""
     symbols: dict[str, str] = {}
-    texts: dict[str, str] = {}
     for node in program.graph.nodes:
         for value in pytree.tree_leaves(node.meta.get("val")):
             for size in value.shape if isinstance(value, torch.Tensor) else ():
-                if isinstance(size, torch.SymInt):
-                    text = str(size)
-                    texts[text] = _SYMBOL.sub(lambda m: symbols.setdefault(m[0], f"d{len(symbols)}"), text)
-    return texts
+                for symbol in _SYMBOL.findall(str(size)):
+                    symbols.setdefault(symbol, f"d{len(symbols)}")
+    return symbols

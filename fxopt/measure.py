@@ -64,13 +64,18 @@ def _summary(values: list[float]) -> Timing:
 
 
 _PEAK = """
-import resource, sys
+import sys
 import fxopt
 model = fxopt.load(sys.argv[1])
-inputs = model.random_inputs()
+args, kwargs = model.random_inputs()
 for _ in range(3):
-    model(*inputs[0], **inputs[1])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    model(*args, **kwargs)
+try:  # the figure of getrusage would include the process this one was forked from
+    lines = open("/proc/self/status").read().splitlines()
+    print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")))
+except OSError:
+    import resource
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 """
 
 

@@ -37,6 +37,8 @@ from fxopt.text import type_text
 _INPUT = re.compile(r"%(\w+)\s*:")
 _ASSIGN = re.compile(r"%(\w+)\s*=\s*")
 _PARAM = re.compile(r"param\s+\"([^\"]+)\"\s*")
+_QUOTED_OR_END = re.compile(r"\"[^\"]*\"|'(?:[^'\\]|\\.)*'|[;#]")
+_TYPE_AND_SOURCE = re.compile(r"\s*(?::\s*(?P<type>\S.*?))?(?:\s{2,}\S.*:\d+)?\s*")
 _RETURN = re.compile(r"return\b\s*")
 
 
@@ -63,6 +65,7 @@ class _Reader:
         self.env = ShapeEnv()
         self.mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
         self.nodes: dict[str, fx.Node] = {}
+        self.places: dict[str, Place] = {}
         self.sizes: dict[str, tuple[int, torch.SymInt]] = {}
         self.inputs: list[Any] = []
         self.weights: dict[str, str] = {}
@@ -93,7 +96,8 @@ class _Reader:
         try:
             derive_shapes(program)
         except PassError as error:
-            raise place.error(f"operands that fit\n{error}") from error
+            name = str(error).rpartition("\n    %")[2].partition(" ")[0]
+            raise self.places.get(name, place).error(f"operands that fit\n  {error}") from error
         self._check_types(program)
         return program
 
@@ -117,14 +121,15 @@ class _Reader:
         if name in self.nodes:
             raise place.error(f"a new name, %{name} is taken", 0)
 
-    def _add(self, name: str, node: fx.Node) -> fx.Node:
+    def _add(self, place: Place, name: str, node: fx.Node) -> fx.Node:
         self.nodes[name] = node
+        self.places[name] = place
         return node
 
     def _input(self, place: Place, match: re.Match[str]) -> None:
         self._is_free(place, match[1])
         kind, _ = read_type(place, match.end())
-        node = self._add(match[1], self.graph.create_node("placeholder", match[1], name=match[1]))
+        node = self._add(place, match[1], self.graph.create_node("placeholder", match[1], name=match[1]))
         if isinstance(kind, str):
             node.meta["val"] = CONSTANTS[kind]
             self.inputs.append(CONSTANTS[kind])
@@ -155,17 +160,19 @@ class _Reader:
         if self.weights.setdefault(target, given) != given:
             raise place.error(f"the type that {target!r} has already, {self.weights[target]}", colon + 1)
         _store(self.root, target, example_weight(shape, kind.dtype, self.seed, target), place)
-        self._add(name, self.graph.create_node("get_attr", target, name=name))
+        self._add(place, name, self.graph.create_node("get_attr", target, name=name))
 
     def _call(self, place: Place, name: str, start: int) -> None:
         paren, close = scan_call(place, start)
         target = find_op(place, start, paren)
         args, kwargs = read_arguments(place, paren + 1, close, self.nodes)
         node = self.graph.create_node("call_function", target, args, kwargs, name=name)
-        self._add(name, node)
-        rest = place.text[close + 1 :].lstrip()
-        if rest.startswith(":"):
-            kind, _ = read_type(place, place.text.index(":", close) + 1, several=True)
+        self._add(place, name, node)
+        rest = _TYPE_AND_SOURCE.fullmatch(place.text, close + 1)
+        if rest is None:
+            raise place.error("nothing, or ': type', behind the arguments", close + 1)
+        if rest["type"]:
+            kind, _ = read_type(place, rest.start("type"), several=True)
             if isinstance(kind, TensorType):
                 self.claims.append((node, kind, place))
 
@@ -185,15 +192,18 @@ def statements(text: str) -> Iterator[Place]:
     """Yield the statements of a text with their places; comments and empty ones are left out."""
     for number, line in enumerate(text.splitlines(), 1):
         start = 0
-        for match in re.finditer(r"\"[^\"]*\"|'(?:[^'\\]|\\.)*'|([;#])|$", line):
-            if match[1] is None and match.end() != len(line) or (match[1] is None and match.start() != match.end()):
-                continue
-            piece = line[start : match.start()]
+        for end in [*_ends(line), len(line)]:
+            piece = line[start:end]
             if piece.strip():
                 yield Place(text, piece.strip(), number, start + len(piece) - len(piece.lstrip()))
-            start = match.end()
-            if match[1] == "#":
+            start = end + 1
+            if line[end:start] == "#":
                 break
+
+
+def _ends(line: str) -> list[int]:
+    """Where ``;`` and ``#`` stand outside quotes."""
+    return [match.start() for match in _QUOTED_OR_END.finditer(line) if match[0] in ";#"]
 
 
 def _store(root: torch.nn.Module, target: str, value: torch.Tensor, place: Place) -> None:

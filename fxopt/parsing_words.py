@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import operator
 import re
 from collections.abc import Callable
@@ -78,7 +79,7 @@ def find_op(place: Place, start: int, end: int) -> Callable[..., Any]:
         return FUNCTIONS[name]
     namespace, _, rest = name.partition(".")
     if namespace == "quantized_decomposed":
-        import torch.ao.quantization.fx._decomposed  # noqa: F401  registers the ops
+        importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
     operation, _, overload = rest.partition(".")
     packet = getattr(getattr(torch.ops, namespace), operation, None) if operation else None
     hint = "program text, " + place.where(start)
@@ -136,13 +137,14 @@ def _value(place: Place, start: int, node: ast.expr, nodes: dict[str, fx.Node]) 
         constant = getattr(torch, node.attr, None)
         if isinstance(constant, (torch.dtype, torch.layout, torch.memory_format)):
             return constant
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name):
-        if node.operand.id in _NUMBERS:
-            return -_NUMBERS[node.operand.id]
+    if ast.unparse(node) == "-inf":
+        return -_NUMBERS["inf"]
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
-        raise place.error(f"a literal or a %reference, got {ast.unparse(node).replace(_PREFIX, '%')!r}", start) from None
+        raise place.error(
+            f"a literal or a %reference, got {ast.unparse(node).replace(_PREFIX, '%')!r}", start
+        ) from None
 
 
 def _named(place: Place, start: int, name: str, nodes: dict[str, fx.Node]) -> Any:

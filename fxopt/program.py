@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -245,7 +246,9 @@ class Program:
     def copy(self) -> Program:
         """Return a copy that shares no weight and no graph with this one."""
         twin = copy.copy(self)
-        twin.module = copy.deepcopy(self.module)
+        with warnings.catch_warnings():  # torch warns of its own class in the tree specs
+            warnings.simplefilter("ignore", FutureWarning)
+            twin.module = copy.deepcopy(self.module)
         twin.context = copy.copy(self.context)
         twin.skips = list(self.skips)
         return twin

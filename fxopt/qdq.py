@@ -10,19 +10,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Policy:
-    """Placement and number formats. Activations are per tensor, weights symmetric int8 per output channel.
+    """Placement and number formats. Activations are uint8 per tensor, weights symmetric int8 per output channel.
 
-    ``convolution`` and ``linear``: whether these are quantized at all. ``convolution_output``: also quantize what a
-    convolution (after its activation) gives, which kernels that run only between two Q/DQ pairs need.
-    ``chain``: keep residual adds, concatenations and pools between integer convolutions in integers.
-    ``bias``: give biases as int32 with scale activation × weight. ``signed_activations``: int8 instead of uint8.
-    ``pair_sum``: the largest sum of two weight codes that a kernel can multiply by 255 without overflow, None if any.
+    ``convolution_output``: also quantize what a convolution (after its activation) gives, for kernels that run only
+    between two Q/DQ pairs. ``chain``: op families between integer convolutions that stay in integers when all their
+    inputs are. ``pair_sum``: the largest sum of two weight codes of one sign that a kernel multiplies by 255 without
+    overflow, None where any two are safe; depthwise kernels add no pairs.
     """
 
-    convolution: bool = True
-    linear: bool = True
     convolution_output: bool = True
-    chain: bool = True
-    bias: bool = True
-    signed_activations: bool = False
+    chain: tuple[str, ...] = (
+        "aten.add.Tensor", "aten.mul.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d",
+        "aten.adaptive_avg_pool2d", "aten.sigmoid", "aten.leaky_relu",
+    )  # fmt: skip
     pair_sum: int | None = None

@@ -99,9 +99,10 @@ def derive_shapes(program: Program) -> None:
     """Set ``meta["val"]`` of every node anew. Raises PassError at the node whose inputs do not fit."""
     mode, values = fresh_inputs(program)
     run = _Derive(program.module, mode)
-    quiet = logging.getLogger("torch.fx.interpreter")
-    before = quiet.level
-    quiet.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("torch.fx.interpreter", "torch._subclasses.fake_tensor")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with enable_python_dispatcher():  # else a composite op in C++ (aten.pad) asks for sizes as plain numbers
             run.propagate_dont_convert_inputs(*values)
@@ -112,7 +113,8 @@ def derive_shapes(program: Program) -> None:
         reason = str(error).split("\nWhile executing")[0].splitlines()[0] if str(error) else type(error).__name__
         raise PassError(f"shapes do not fit: {reason}\n{operands}\n    {program.describe(run.at)}") from error
     finally:
-        quiet.setLevel(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def concrete_shapes(program: Program) -> Shape:

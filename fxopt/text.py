@@ -28,6 +28,7 @@ DTYPES: dict[torch.dtype, str] = {
 }  # fmt: skip
 
 _TORCH = str(Path(torch.__file__).parent)
+_SYMBOL = re.compile(r"\b[su]\d+\b")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -46,7 +47,7 @@ def op_name(node: fx.Node) -> str:
 def type_text(value: Any, dims: dict[str, str] | None = None) -> str:
     """Dtype and shape of a (fake) tensor, ``f32[batch,3]``; a list of them for several; the value for numbers."""
     if isinstance(value, torch.Tensor):
-        shape = ",".join((dims or {}).get(str(size), str(size)) for size in value.shape)
+        shape = ",".join(_SYMBOL.sub(lambda m: (dims or {}).get(m[0], m[0]), str(size)) for size in value.shape)
         return f"{DTYPES.get(value.dtype, str(value.dtype))}[{shape}]"
     if isinstance(value, (list, tuple)):
         return "(" + ", ".join(type_text(v, dims) for v in value) + ")"

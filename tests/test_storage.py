@@ -120,7 +120,8 @@ def test_export_keeps_the_batch_dynamic_and_the_names(program: Program) -> None:
     exported = export_program(program)
     assert list(exported.state_dict) == ["conv.weight", "conv.bias", "head.weight", "head.bias"]
     (bounds,) = exported.range_constraints.values()
-    assert (int(bounds.lower), bounds.upper.is_finite) == (1, False)
+    assert int(bounds.lower) == 1
+    assert bounds.upper > 2**31
 
 
 def test_export_says_which_size_became_fixed() -> None:
@@ -128,7 +129,7 @@ def test_export_says_which_size_became_fixed() -> None:
     (node,) = program.find("aten.flatten")
     node.target, node.args = torch.ops.aten.view.default, (node.args[0], [2, 12])
     program.module.recompile()
-    with pytest.raises(CaptureError, match=r"f32\[batch,3,4\](.|\n)*fixes? the|fixed"):
+    with pytest.raises(CaptureError, match=r"dim 0 of input .* is fixed to 2(.|\n)*f32\[batch,3,4\]"):
         export_program(program)
 
 
@@ -205,7 +206,9 @@ def _argument(model: Any, mark: Path) -> None:
         pytest.param(_replace('\\"builtins.tuple\\"', '\\"collections.defaultdict\\", \\"default_factory_module\\": \\"x\\"'), id="import"),
     ],
 )  # fmt: skip
-def test_nothing_in_the_model_file_is_executed(saved: Path, tmp_path: Path, attack: Callable[[Any, Path], None]) -> None:
+def test_nothing_in_the_model_file_is_executed(
+    saved: Path, tmp_path: Path, attack: Callable[[Any, Path], None]
+) -> None:
     mark = tmp_path / "mark"
 
     def change(name: str, data: bytes) -> bytes:
@@ -236,7 +239,9 @@ def test_a_pickled_weight_is_not_loaded(saved: Path, kind: str, change: dict[str
     def pickled(name: str, data: bytes) -> bytes:
         if not name.endswith(f"model_{kind}_config.json"):
             return data
-        return json.dumps({"config": {"w": {"path_name": "tensor_0", "is_param": False, "tensor_meta": None} | change}}).encode()
+        return json.dumps(
+            {"config": {"w": {"path_name": "tensor_0", "is_param": False, "tensor_meta": None} | change}}
+        ).encode()
 
     _rewrite(saved, pickled)
     with pytest.raises(RecipeError, match="pickled object"):

@@ -1,0 +1,89 @@
+"""Calibration: run example batches through the graph and observe the values that will be quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import DataError
+from fxopt.program import Program
+from fxopt.text import type_text
+from fxopt.passes.quant.observers import MinMax
+
+
+class _Observe(fx.Interpreter):
+    """Runs the graph node by node, frees each value after its last use, and shows the wanted ones to their observers."""
+
+    def __init__(self, program: Program, observers: dict[fx.Node, MinMax]) -> None:
+        super().__init__(program.module)
+        self._program, self._observers = program, observers
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        observer = self._observers.get(n)
+        if observer is not None:
+            if not bool(value.isfinite().all()):
+                raise DataError(
+                    f"calibration met NaN or infinity\n    {self._program.describe(n)}\n"
+                    "  look at the images, or at the layers before this one"
+                )
+            observer.see(value)
+        return value
+
+
+def calibrate(program: Program, batches: Iterable[tuple[Any, ...]], wanted: Iterable[fx.Node]) -> dict[fx.Node, MinMax]:
+    """Observe ``wanted`` nodes over batches of positional arguments; memory does not grow with their number.
+
+    Raises DataError for no batch, a shape or dtype that the program does not take, or values that are not finite.
+    """
+    observers = {node: MinMax() for node in wanted}
+    seen = 0
+    with torch.no_grad():
+        for args in batches:
+            for leaves in _fitting(program, args):
+                _Observe(program, observers).run(*leaves, enable_io_processing=False)
+                seen += 1
+    if not seen:
+        raise DataError("the workload gave no calibration batch; its Data.batches('train', …) is empty")
+    return observers
+
+
+def _fitting(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
+    """Flat inputs as the program takes them: checked, and cut where it was captured with a smaller fixed batch."""
+    leaves = pytree.tree_leaves((args, {}))
+    nodes = program.inputs()
+    got = ", ".join(f"{v.dtype}{list(v.shape)}".replace("torch.", "") for v in leaves if isinstance(v, torch.Tensor))
+    if len(leaves) != len(nodes):
+        raise DataError(f"calibration gives {len(leaves)} input(s) ({got}), the program takes {program.signature()}")
+    for node, leaf in zip(nodes, leaves, strict=True):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+            raise DataError(f"calibration gives NaN or infinity in input {node.target!r}; clean the data")
+    fixed = {n.meta["val"].shape[0] for n in nodes if _fixed_batch(n)}
+    size = fixed.pop() if len(fixed) == 1 and all(_fixed_batch(n) for n in nodes) else None
+    if size and all(len(v) > size for v in leaves):
+        parts = [leaf.split(size) for leaf in leaves]
+        yield from ([*part] for part in zip(*parts, strict=True) if len(part[0]) == size)
+        return
+    for node, leaf in zip(nodes, leaves, strict=True):
+        want = node.meta["val"]
+        if isinstance(want, torch.Tensor) and not _fits(want, leaf):
+            raise DataError(
+                f"calibration gives {got} for input {node.target!r}, "
+                f"the program takes {type_text(want, program.dims())}"
+            )
+    yield leaves
+
+
+def _fixed_batch(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and isinstance(value.shape[0], int)
+
+
+def _fits(want: torch.Tensor, got: Any) -> bool:
+    if not isinstance(got, torch.Tensor) or got.dtype != want.dtype or got.dim() != want.dim():
+        return False
+    return all(not isinstance(w, int) or w == g for w, g in zip(want.shape, got.shape, strict=True))

@@ -1,0 +1,151 @@
+"""Placement: which values and layers are quantized under a policy, decided on the graph before anything is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.ops import CONVOLUTIONS, TRANSPOSED, arguments, family
+from fxopt.program import Program
+from fxopt.qdq import Policy
+from fxopt.text import op_name
+
+_CONVOLUTIONS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS))
+_ABSORBED = ("aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min")
+_SAME_NUMBERS = ("aten.max_pool2d", "aten.dropout")
+"""Beside layout ops: what comes out is among what went in, so it has the same scale."""
+
+
+@dataclass
+class Placement:
+    """``layers``: contractions to quantize. ``values``: nodes whose result is quantized, with the node whose scale they
+    share (often themselves). ``whole``: those that every reader sees quantized; the rest only integer readers do.
+    ``readers``: nodes that read quantized inputs."""
+
+    layers: list[fx.Node] = field(default_factory=list)
+    values: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    whole: set[fx.Node] = field(default_factory=set)
+    readers: set[fx.Node] = field(default_factory=set)
+
+
+def place(program: Program, policy: Policy, keep_float: tuple[str, ...]) -> Placement:
+    """Decide what is quantized. Every convolution, linear and matrix product that is not gets a skip with the reason."""
+    result = Placement()
+    for node in program.graph.nodes:
+        if family(node) != "contraction":
+            continue
+        reason = _declined(program, node, keep_float)
+        if reason:
+            program.skip(node, reason)
+        else:
+            result.layers.append(node)
+    integer = _integer_region(program, policy, set(result.layers))
+    for node in result.layers:
+        result.readers.add(node)
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        result.values.setdefault(source, source)
+        if op_name(node) in _CONVOLUTIONS and policy.convolution_output:
+            result.values[activated(node)] = activated(node)
+            result.whole.add(activated(node))
+    for node in integer:
+        out = activated(node)
+        result.readers.add(node)
+        result.values[out] = out
+        result.whole.add(out)
+    _share_scales(program, result)
+    return result
+
+
+def activated(node: fx.Node) -> fx.Node:
+    """The activation that a kernel applies for free behind ``node``, where it is its only reader; ``node`` otherwise."""
+    if len(node.users) == 1:
+        (user,) = node.users
+        if op_name(user) in _ABSORBED and user.args[0] is node and _clamps_from_zero(user):
+            return user
+    return node
+
+
+def _clamps_from_zero(node: fx.Node) -> bool:
+    """Whether the byte range itself does what the activation does: its lower bound is zero."""
+    name = op_name(node)
+    if name in ("aten.relu", "aten.relu6"):
+        return True
+    low = arguments(node).get("min_val" if name == "aten.hardtanh" else "min")
+    return low == 0
+
+
+def _declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> str | None:
+    name = op_name(node)
+    if name in TRANSPOSED:
+        return "transposed convolutions have no integer kernel"
+    if name not in (*_CONVOLUTIONS, "aten.linear"):
+        return "only convolutions and linears with a stored weight are quantized"
+    call = arguments(node)
+    weight, bias = program.tensor(call["weight"]), program.tensor(call["bias"])
+    if weight is None or (call["bias"] is not None and bias is None):
+        return "its weight or bias is computed, not stored"
+    if weight.dtype != torch.float32:
+        return f"its weight is {weight.dtype}, not float32"
+    path = str(call["weight"].target)
+    if any(fnmatch(path, pattern) or fnmatch(path.rpartition(".")[0], pattern) for pattern in keep_float):
+        return f"kept in float by keep_float={keep_float!r}"
+    if not bool(weight.isfinite().all()):
+        raise program.fail(node, f"the weight {path!r} holds NaN or infinity")
+    if any(op_name(user) == "aten.batch_norm" for user in node.users):
+        return "a batch norm comes behind it that could not be folded"
+    return None
+
+
+def _integer_region(program: Program, policy: Policy, layers: set[fx.Node]) -> set[fx.Node]:
+    """Ops of the policy's chain all of whose inputs are integers, and whose result an integer op reads."""
+    integers = {activated(node) for node in layers if op_name(node) in _CONVOLUTIONS} if policy.convolution_output else set()
+    chain: list[fx.Node] = []
+    for node in program.graph.nodes:
+        sources = [n for n in node.all_input_nodes if n.op != "get_attr"]
+        if not sources or not all(source in integers for source in sources):
+            continue
+        if _stays(node, policy) and len(sources) == len(_tensor_operands(node)):
+            chain.append(node)
+            integers.add(activated(node))
+        elif _same_numbers(node):
+            chain.append(node)
+            integers.add(node)
+    kept: set[fx.Node] = set()
+    for node in reversed(chain):
+        if any(user in kept or user in layers for user in activated(node).users):
+            kept.add(node)
+    return kept
+
+
+def _stays(node: fx.Node, policy: Policy) -> bool:
+    name = op_name(node)
+    if name == "aten.adaptive_avg_pool2d":
+        size = arguments(node)["output_size"]
+        return name in policy.chain and list(size) == [1, 1]
+    if name == "aten.add.Tensor" and arguments(node)["alpha"] != 1:
+        return False
+    return name in policy.chain and not (name == "aten.max_pool2d")
+
+
+def _same_numbers(node: fx.Node) -> bool:
+    return family(node) == "layout" or op_name(node) in _SAME_NUMBERS
+
+
+def _tensor_operands(node: fx.Node) -> list[Any]:
+    """Operands that must be tensors: both sides of a binary op, every part of a concatenation."""
+    if op_name(node) == "aten.cat":
+        return list(dict.fromkeys(node.args[0]))  # type: ignore[arg-type]
+    if op_name(node) in ("aten.add.Tensor", "aten.mul.Tensor"):
+        return list(dict.fromkeys(node.args[:2]))
+    return [node.args[0]]
+
+
+def _share_scales(program: Program, result: Placement) -> None:
+    for node in program.graph.nodes:
+        if node in result.values and _same_numbers(node) and node.args[0] in result.values:
+            result.values[node] = result.values[node.args[0]]

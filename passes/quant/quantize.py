@@ -1,0 +1,25 @@
+"""Post-training quantization: the exact preparation, then Q/DQ insertion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from fxopt import Pass, graph_pass
+from fxopt.passes.fuse.fold_batch_norm import fold_batch_norm
+from fxopt.passes.fuse.mean_to_pool import mean_to_pool
+from fxopt.passes.quant.insert_qdq import insert_qdq
+from fxopt.passes.quant.split_silu import split_silu
+
+
+@graph_pass(kind="approx")
+def quantize(
+    *, scheme: Literal["int8"] = "int8", images: Annotated[int, Ge(1)] = 64, keep_float: tuple[str, ...] = ()
+) -> tuple[Pass, ...]:
+    """Quantize weights and activations to int8 after training, as the backend's integer kernels want it.
+
+    Stands for fold_batch_norm, mean_to_pool and split_silu, which are exact and bring the graph into the form that has
+    integer kernels, and insert_qdq, which calibrates and quantizes; its options are explained there.
+    """
+    return (fold_batch_norm(), mean_to_pool(), split_silu(), insert_qdq(images=images, keep_float=keep_float))

@@ -1,0 +1,279 @@
+"""Capture: what comes out equals the module, keeps its interface and leaves it alone; what cannot be says why."""
+
+from __future__ import annotations
+
+import collections
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fxopt import CaptureWarning, capture
+from fxopt.errors import CaptureError, UnknownNameError, UsageError
+from fxopt.program import Program
+
+Point = collections.namedtuple("Point", "x y")
+
+
+class Fn(nn.Module):
+    """A module of one function and one weight."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor, y: Any = None) -> Any:
+        return self.function(self, x) if y is None else self.function(self, x, y)
+
+
+def _line_of(text: str) -> str:
+    lines = inspect.getsource(inspect.getmodule(_line_of)).splitlines()  # type: ignore[arg-type]
+    return f"test_capture.py:{next(i for i, line in enumerate(lines, 1) if text in line)}"
+
+
+def _quiet(*args: Any, **kwargs: Any) -> Program:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CaptureWarning)
+        return capture(*args, **kwargs)
+
+
+# ---- the batch -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 4])
+def test_batch_is_dynamic_whatever_the_example_has(size: int) -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+    program = _quiet(module, (torch.randn(size, 3),))
+    assert program.signature() == "(input: f32[batch,3]) -> (f32[batch,2])"
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 3)
+        torch.testing.assert_close(program(x), module(x), rtol=0, atol=0)
+
+
+def test_an_input_without_the_batch_is_fixed_and_noted() -> None:
+    program = _quiet(Fn(lambda self, x, y: self.fc(x) + y), (torch.randn(2, 3), torch.randn(3)))
+    assert program.signature() == "(x: f32[batch,3], y: f32[3]) -> (f32[batch,3])"
+    assert program.notes == ("the batch is dynamic in input args[0] only; fixed: args[1]",)
+
+
+def test_first_input_alone_is_tried_when_both_fail() -> None:
+    program = _quiet(Fn(lambda self, x, y: self.fc(x) + y.view(1, 3).sum()), (torch.randn(1, 3), torch.randn(1, 3)))
+    assert program.signature() == "(x: f32[batch,3], y: f32[1,3]) -> (f32[batch,3])"
+    assert "fixed: args[1]" in program.notes[0]
+
+
+def test_fixed_batch_warns_at_the_caller_with_the_users_line() -> None:
+    module = Fn(lambda self, x: self.fc(x).view(1, 3))  # fixes the batch
+    with pytest.warns(CaptureWarning, match="fixed batch of 1") as caught:
+        program = capture(module, (torch.randn(1, 3),))
+    assert caught[0].filename == __file__
+    assert _line_of("# fixes the batch") in program.notes[0]
+    assert program.signature() == "(x: f32[1,3]) -> (f32[1,3])"
+
+
+def test_a_batch_of_one_that_takes_another_way_is_found() -> None:
+    module = Fn(lambda self, x: self.fc(x) if x.shape[0] > 1 else x)
+    program = _quiet(module, (torch.randn(4, 3),))
+    assert list(program.ranges.values()) == [(2, None)]
+    with pytest.warns(CaptureWarning, match="a batch of 1 takes another way"):
+        program = capture(module, (x := torch.randn(1, 3),))
+    assert torch.equal(program(x), x)
+
+
+def test_dynamic_none_and_torchs_own_form() -> None:
+    x = torch.randn(4, 3)
+    assert capture(nn.Linear(3, 3), (x,), dynamic=None).signature() == "(input: f32[4,3]) -> (f32[4,3])"
+    program = capture(nn.Linear(3, 3), (x,), dynamic=({0: torch.export.Dim("n", min=2, max=16)},))
+    assert list(program.ranges.values()) == [(2, 16)]
+    with pytest.raises(UsageError, match="dynamic must be"):
+        capture(nn.Linear(3, 3), (x,), dynamic="all")
+
+
+# ---- the interface -------------------------------------------------------------------------------------------------
+
+
+def test_nested_inputs_and_outputs_keep_their_types() -> None:
+    def function(self: Fn, x: dict[str, Any], y: Any) -> Any:
+        return collections.OrderedDict(b=self.fc(x["a"]), a=(y.x + 1, None, 3), p=Point(y.y, [x["c"][0]]))
+
+    module = Fn(function)
+    args = ({"a": torch.randn(1, 3), "c": [torch.randn(1, 3)]}, Point(torch.randn(1, 3), torch.randn(1, 3)))
+    want, got = module(*args), _quiet(module, args)(*args)
+    assert type(got) is collections.OrderedDict
+    assert type(got["p"]) is Point
+    assert list(got) == list(want)
+    assert torch.equal(got["b"], want["b"])
+    assert torch.equal(got["a"][0], want["a"][0])
+    assert got["a"][1:] == (None, 3)
+
+
+def test_keywords_in_any_order_none_and_numbers() -> None:
+    class Keywords(nn.Module):
+        def forward(self, a: torch.Tensor, b: Any = None, *, c: int = 2, d: Any = None) -> torch.Tensor:
+            return a * c + b if d is None else a
+
+    program = _quiet(Keywords(), (torch.ones(1, 3),), {"d": None, "b": torch.ones(1, 3), "c": 3})
+    assert torch.equal(program(torch.ones(2, 3), c=3, b=torch.ones(2, 3), d=None), torch.full((2, 3), 4.0))
+
+
+def test_variable_arguments() -> None:
+    class Sum(nn.Module):
+        def forward(self, *values: torch.Tensor) -> torch.Tensor:
+            return values[0] * values[1]
+
+    assert _quiet(Sum(), (torch.ones(1, 3), torch.ones(1, 3)))(torch.ones(4, 3), torch.ones(4, 3)).shape == (4, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    program = _quiet(nn.Linear(3, 3).to(dtype), (torch.randn(1, 3, dtype=dtype),))
+    assert program(torch.randn(2, 3, dtype=dtype)).dtype is dtype
+
+
+def test_integer_inputs_and_outputs() -> None:
+    program = _quiet(nn.Embedding(10, 4), (torch.randint(0, 10, (1, 5)),))
+    assert program.signature() == "(input: i64[batch,5]) -> (f32[batch,5,4])"
+
+
+# ---- the module is left alone --------------------------------------------------------------------------------------
+
+
+def test_train_mode_is_captured_as_evaluation_and_left() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.BatchNorm1d(3)).train()
+    module[1].eval()
+    x = torch.randn(4, 3)
+    program = capture(module, (x,))
+    assert [m.training for m in module.modules()] == [True, True, False, True]
+    assert int(module[2].num_batches_tracked) == 0
+    assert torch.equal(program(x), module.eval()(x))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_buffers_that_the_model_writes_are_the_programs_own(assign: bool) -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("n", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.n = self.n + 1 if assign else self.n.add_(1)
+            return x + self.n
+
+    module, x = Counter(), torch.zeros(1, 1)
+    buffer = module.n
+    program = capture(module, (x,))
+    assert [float(program(x)) for _ in range(3)] == [1, 2, 3]
+    assert module.n is buffer
+    assert float(module.n) == 0
+    assert float(module(x)) == 1
+
+
+def test_training_the_model_on_does_not_change_the_program() -> None:
+    module = nn.Linear(3, 3)
+    module_tied = nn.Sequential(module, module)
+    x = torch.randn(1, 3)
+    program = capture(module_tied, (x,))
+    before = program(x)
+    with torch.no_grad():
+        module.weight += 1
+    assert torch.equal(program(x), before)
+    assert len({t.data_ptr() for t in program.tensors().values()}) == 2, "tied weights stay tied"
+
+
+def test_the_random_state_is_not_touched() -> None:
+    module, x = Fn(lambda self, x: self.fc(x) + torch.rand_like(x)), torch.ones(1, 3)
+    torch.manual_seed(3)
+    want = torch.rand(1)
+    torch.manual_seed(3)
+    capture(module, (x,))
+    assert torch.equal(torch.rand(1), want)
+
+
+# ---- what cannot be captured ---------------------------------------------------------------------------------------
+
+
+def _branch(self: Fn, x: torch.Tensor) -> torch.Tensor:
+    if x.sum() > 0:  # data-dependent branch
+        return x
+    return self.fc(x)
+
+
+def _sized(self: Fn, x: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(int(x.abs().sum().item())) + x.sum()  # sized by a value
+
+
+def _numpy(self: Fn, x: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.sort(x.numpy()))  # through numpy
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [(_branch, "# data-dependent branch"), (_sized, "# sized by a value"), (_numpy, "# through numpy")],
+)
+def test_the_line_that_stops_the_capture_is_named(
+    function: Callable[..., Any], text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CaptureError) as caught:
+        capture(Fn(function), (torch.full((2, 3), -2.0),))
+    message = str(caught.value)
+    assert _line_of(text) in message
+    assert "runs, but cannot be captured" in message
+    assert "capture_parts(model" in message
+    assert capfd.readouterr() == ("", ""), "torch's dump of the graph so far is not the user's business"
+
+
+@pytest.mark.parametrize("args", [(), (torch.randn(2, 5),), ("text",)])
+def test_inputs_that_do_not_run_are_told_apart(args: tuple[Any, ...]) -> None:
+    with pytest.raises(CaptureError, match="does not run on the example inputs") as caught:
+        capture(Fn(lambda self, x: self.fc(x)), args)
+    assert ("missing" in str(caught.value)) == (args == ())
+    if args and isinstance(args[0], torch.Tensor):
+        assert "f32[2,5]" in str(caught.value)
+
+
+class Opaque:
+    """A class that pytree does not know."""
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("text", "returns a str"),
+        ((torch.ones(1), "text"), "returns a str"),
+        (Opaque(), "register_dataclass"),
+        (3, "no tensor"),
+        (None, "no tensor"),
+    ],
+)
+def test_an_output_that_is_no_tensor(output: Any, words: str) -> None:
+    with pytest.raises(CaptureError, match=words):
+        capture(Fn(lambda self, x: output), (torch.randn(1, 3),))
+
+
+def test_wrong_use() -> None:
+    with pytest.raises(UsageError, match="takes an nn.Module, got function"):
+        capture(lambda x: x, (torch.ones(1),))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="must be a tuple"):
+        capture(nn.Linear(3, 3), torch.ones(1, 3))  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="did you mean 'fc'"):
+        capture(Fn(lambda self, x: self.fc(x)), (torch.ones(1, 3),), at="fcc")
+
+
+def test_a_graph_that_differs_from_the_module_is_refused() -> None:
+    class Stateful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = [0]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls[0] += 1
+            return x * self.calls[0]
+
+    with pytest.raises(CaptureError, match="differs from the module(.|\n)*state between calls"):
+        capture(Stateful(), (torch.ones(2, 3),), dynamic=None)

@@ -1,0 +1,169 @@
+"""Every float model of torchvision: captured, equal to eager, costed right; or named for why not, and captured in parts.
+
+Each model writes a row; the table of all rows is ``build/capture_table.md`` (``FXOPT_CAPTURE_TABLE`` for another path).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from fxopt import CaptureWarning, capture, capture_parts
+from fxopt.cost import cost
+from fxopt.errors import CaptureError
+from fxopt.program import Program
+from fxopt.text import op_name
+
+pytest.importorskip("torchvision")
+pytestmark = pytest.mark.slow
+
+TABLE = Path(os.environ.get("FXOPT_CAPTURE_TABLE", "build/capture_table.md"))
+COLUMNS = ("model", "captured", "batch", "nodes", "ops", "MACs", "seconds", "unknown ops", "parts", "covered", "reason")
+
+FIXED_BATCH = {"raft_large", "raft_small"}
+"""RAFT stacks both images into one batch and halves it again, which torch cannot follow for a dynamic size."""
+
+
+def _names() -> dict[str, str]:
+    from fxopt.models.vision_import import import_torchvision
+
+    models = import_torchvision().models
+    names = [n for n in models.list_models() if not n.startswith("quantized_")]
+    return {n: models.get_model_builder(n).__module__ for n in names}
+
+
+DETECTORS = [name for name, module in _names().items() if ".detection." in module]
+OTHERS = [name for name in _names() if name not in DETECTORS]
+
+
+def _shape(name: str) -> tuple[int, ...]:
+    """One example, as small as the family allows."""
+    module = _names()[name]
+    if name.startswith("mvit") or name == "s3d":
+        return (1, 3, 16, 224, 224)
+    if ".video." in module:
+        return (1, 3, 8, 64, 64) if "swin" in name else (1, 3, 8, 32, 32)
+    if name.startswith("maxvit"):
+        return (1, 3, 224, 224)
+    if name.startswith("vit"):
+        side = 4 * int(name.rpartition("_")[2])
+        return (1, 3, side, side)
+    if ".optical_flow." in module:
+        return (1, 3, 128, 128)
+    side = 96 if name in ("googlenet", "inception_v3") else 64
+    return (1, 3, side, side)
+
+
+def _build(name: str) -> tuple[torch.nn.Module, tuple[Any, ...]]:
+    from fxopt.models.vision_import import import_torchvision
+
+    options: dict[str, Any] = {"weights": None}
+    if name in DETECTORS:
+        options |= {"weights_backbone": None, "min_size": 128, "max_size": 160}
+        options = {k: v for k, v in options.items() if not (name.startswith("ssd") and k in ("min_size", "max_size"))}
+    elif any(part in _names()[name] for part in (".segmentation.",)):
+        options["weights_backbone"] = None
+    elif name.startswith("vit"):
+        options["image_size"] = _shape(name)[-1]
+    elif name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    torch.manual_seed(0)
+    model = import_torchvision().models.get_model_builder(name)(**options).eval()
+    for module in model.modules():  # a batch norm that does nothing would hide a mistake
+        if isinstance(getattr(module, "running_mean", None), torch.Tensor):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+        for threshold in ("score_thresh", "objectness_thresh"):  # untrained: let some boxes through
+            if hasattr(module, threshold):
+                setattr(module, threshold, 0.0)
+    if name in DETECTORS:
+        return model, ([torch.rand(3, 128, 128)],)
+    x = torch.randn(_shape(name))
+    return model, (x, x.roll(2, -1)) if ".optical_flow." in _names()[name] else (x,)
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    torch.set_num_threads(2)
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is not counted
+    found: dict[str, Any] = {"model": request.node.callspec.params["name"]}
+    yield found
+    torch.backends.mha.set_fastpath_enabled(True)
+    gc.collect()
+    rows = TABLE.with_suffix("")
+    rows.mkdir(parents=True, exist_ok=True)
+    (rows / f"{found['model']}.json").write_text(json.dumps(found))
+    lines = [json.loads(path.read_text()) for path in sorted(rows.glob("*.json"))]
+    table = [[str(line.get(column, "")).replace("|", "/") for column in COLUMNS] for line in lines]
+    text = [f"| {' | '.join(cells)} |" for cells in [COLUMNS, ["---"] * len(COLUMNS), *table]]
+    TABLE.write_text("\n".join(text) + "\n")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_captured(name: str, row: dict[str, Any]) -> None:
+    model, args = _build(name)
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CaptureWarning)
+        program = capture(model, args)
+    row |= {"captured": True, "seconds": round(time.perf_counter() - start, 1), "batch": bool(program.dims())}
+    row |= _facts(program)
+    row["reason"] = "; ".join(program.notes)
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        want = pytree.tree_leaves(model(*args))
+    got = pytree.tree_leaves(program(*args))
+    assert [type(a) for a in want] == [type(a) for a in got]
+    for a, b in zip(want, got, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
+    assert cost(program).unknown == ()
+    assert row["MACs"] == flops.get_total_flops() / 2, "torch's own counter disagrees"
+    fixed = [w for w in caught if w.category is CaptureWarning]
+    assert bool(program.dims()) == (name not in FIXED_BATCH) == (not fixed)
+
+
+def _facts(program: Program) -> dict[str, Any]:
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    found = cost(program)
+    return {
+        "nodes": len(program.graph.nodes), "ops": len({op_name(n) for n in calls}), "MACs": found.macs,
+        "unknown ops": ", ".join(found.unknown),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detector_in_parts(name: str, row: dict[str, Any]) -> None:
+    model, args = _build(name)
+    start = time.perf_counter()
+    parts = capture_parts(model, args)
+    row |= {"captured": False, "seconds": round(time.perf_counter() - start, 1), "parts": ", ".join(parts.programs)}
+    row |= {"covered": round(parts.coverage, 3), "reason": parts.failures[""].replace("\n", " ")}
+    assert "torchvision/" in parts.failures[""], "the line that stops the capture is named"
+    assert "backbone" in parts.programs
+    assert parts.coverage > 0.99
+    assert all(cost(program).unknown == () for program in parts.programs.values())
+    with torch.no_grad():
+        want, got = (pytree.tree_leaves(m(*args)) for m in (model, parts.install(model)))
+    assert want[0].numel(), "no boxes: nothing was compared"
+    for a, b in zip(want, got, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_detector_as_a_whole_is_refused_with_the_way_out() -> None:
+    model, args = _build("ssdlite320_mobilenet_v3_large")
+    with pytest.raises(CaptureError, match=r"torchvision/.*:\d+(.|\n)*at='backbone'"):
+        capture(model, args, dynamic=None)
+
+
+def test_all_of_the_zoo_is_here() -> None:
+    assert (len(OTHERS), len(DETECTORS)) == (97, 12)
