@@ -257,7 +257,7 @@ def test_an_output_that_is_no_tensor(output: Any, words: str) -> None:
 
 
 def test_wrong_use() -> None:
-    with pytest.raises(UsageError, match="takes an nn.Module, got function"):
+    with pytest.raises(UsageError, match="got function"):
         capture(lambda x: x, (torch.ones(1),))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="must be a tuple"):
         capture(nn.Linear(3, 3), torch.ones(1, 3))  # type: ignore[arg-type]
@@ -275,5 +275,5 @@ def test_a_graph_that_differs_from_the_module_is_refused() -> None:
             self.calls[0] += 1
             return x * self.calls[0]
 
-    with pytest.raises(CaptureError, match="differs from the module(.|\n)*state between calls"):
+    with pytest.raises(CaptureError, match=r"differs from the module(.|\n)*state between calls"):
         capture(Stateful(), (torch.ones(2, 3),), dynamic=None)

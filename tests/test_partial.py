@@ -97,7 +97,8 @@ def test_a_rewritten_part_is_installed(model: Detector) -> None:
     def double(program: Program) -> None:
         for node in program.find("aten.relu"):
             new = program.call(torch.ops.aten.mul.Tensor, node, 2.0, like=node)
-            node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+            node.replace_all_uses_with(new)
+            new.replace_input_with(new, node)
 
     x = torch.randn(1, 3, 16, 16)
     parts = capture_parts(model, (x,))

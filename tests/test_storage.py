@@ -58,7 +58,8 @@ def saved(program: Program, tmp_path: Path) -> Path:
 def test_round_trip_keeps_numbers_interface_and_history(program: Program, saved: Path) -> None:
     again = load_program(saved)
     assert again.signature() == program.signature()
-    assert again.ranges.keys() and list(again.ranges.values()) == list(program.ranges.values())
+    assert again.ranges
+    assert list(again.ranges.values()) == list(program.ranges.values())
     assert (again.history, again.notes) == (program.history, program.notes)
     assert again.args[0].shape == (1, 3, 8, 8), "the example is the user's own, not one widened for the export"
     assert set(again.tensors()) == {"conv.weight", "conv.bias", "head.weight", "head.bias"}
@@ -94,7 +95,7 @@ def test_a_class_in_the_inputs_is_kept_without_a_pickle(tmp_path: Path) -> None:
 
 
 def test_quantized_ops_and_tied_weights_survive(tmp_path: Path) -> None:
-    import torch.ao.quantization.fx._decomposed  # noqa: F401
+    import torch.ao.quantization.fx._decomposed
 
     class Quantized(nn.Module):
         def __init__(self) -> None:
@@ -195,6 +196,12 @@ def _argument(model: Any, mark: Path) -> None:
     signature["forward_arg_names"][0] = f"x=__import__('os').mkdir('{mark}')"
 
 
+def _module(model: Any, mark: Path) -> None:
+    signature = model["graph_module"]["module_call_graph"][0]["signature"]
+    context = json.dumps(json.dumps({"default_factory_module": "antigravity", "default_factory_name": "x"}))
+    signature["out_spec"] = f'[1, {{"type": "collections.defaultdict", "context": {context}, "children_spec": []}}]'
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -203,7 +210,7 @@ def _argument(model: Any, mark: Path) -> None:
         pytest.param(_spec, id="keyword"),
         pytest.param(_replace('"conv2d"', '"a=__import__(\'os\').mkdir(\'MARK\')"'), id="node name"),
         pytest.param(_replace("torch.ops.aten.relu.default", "torch.os.mkdir"), id="operator"),
-        pytest.param(_replace('\\"builtins.tuple\\"', '\\"collections.defaultdict\\", \\"default_factory_module\\": \\"x\\"'), id="import"),
+        pytest.param(_module, id="module to import"),
     ],
 )  # fmt: skip
 def test_nothing_in_the_model_file_is_executed(

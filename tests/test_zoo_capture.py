@@ -5,7 +5,9 @@ Each model writes a row; the table of all rows is ``build/capture_table.md`` (``
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.util
 import json
 import os
 import time
@@ -25,7 +27,8 @@ from fxopt.errors import CaptureError
 from fxopt.program import Program
 from fxopt.text import op_name
 
-pytest.importorskip("torchvision")
+if importlib.util.find_spec("torchvision") is None:
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 pytestmark = pytest.mark.slow
 
 TABLE = Path(os.environ.get("FXOPT_CAPTURE_TABLE", "build/capture_table.md"))
@@ -35,6 +38,7 @@ FIXED_BATCH = {"raft_large", "raft_small"}
 """RAFT stacks both images into one batch and halves it again, which torch cannot follow for a dynamic size."""
 
 
+@functools.cache
 def _names() -> dict[str, str]:
     from fxopt.models.vision_import import import_torchvision
 
@@ -72,7 +76,7 @@ def _build(name: str) -> tuple[torch.nn.Module, tuple[Any, ...]]:
     if name in DETECTORS:
         options |= {"weights_backbone": None, "min_size": 128, "max_size": 160}
         options = {k: v for k, v in options.items() if not (name.startswith("ssd") and k in ("min_size", "max_size"))}
-    elif any(part in _names()[name] for part in (".segmentation.",)):
+    elif ".segmentation." in _names()[name]:
         options["weights_backbone"] = None
     elif name.startswith("vit"):
         options["image_size"] = _shape(name)[-1]

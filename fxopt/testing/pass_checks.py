@@ -1,0 +1,162 @@
+"""What holds for every pass."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt import registry
+from fxopt.backend import Backend
+from fxopt.errors import FxoptError
+from fxopt.parsing import canonical_text, parse_program
+from fxopt.pass_base import Pass
+from fxopt.pipeline import Outcome, Pipeline
+from fxopt.program import Program
+from fxopt.target import host
+from fxopt.testing.contract import (
+    Check,
+    ContractError,
+    check_docstring,
+    check_name,
+    check_round_trip,
+    check_value,
+    check_wrong_options,
+    require,
+)
+from fxopt.testing.examples import find_example
+from fxopt.testing.small_models import SmallModel, small_models
+from fxopt.testing.small_workload import other_batch, small_workload
+from fxopt.verify import STORED_TOLERANCE, relative_error
+
+
+def pass_checks(cls: type[Pass], models: Iterable[SmallModel] | None = None) -> list[Check]:
+    """List the checks of a pass: its form, the example in its docstring, and each small model."""
+    form: list[tuple[str, Any]] = [
+        ("name is snake_case and its own", check_name),
+        ("docstring begins with a sentence", check_docstring),
+        ("kind and tolerance are valid", _check_kind),
+        ("is a frozen, hashable value", check_value),
+        ("text form round-trips", lambda c: check_round_trip(c, _parse_one)),
+        ("wrong options are refused", lambda c: check_wrong_options(c, _parse_one)),
+        ("docstring's before becomes its after", _check_example),
+    ]
+    checks = [Check(name, functools.partial(check, cls)) for name, check in form]
+    for model in small_models() if models is None else models:
+        checks.append(Check(f"keeps the contract on {model.name}", functools.partial(_check_on, cls, model)))
+    return checks
+
+
+def _parse_one(text: str) -> Pass:
+    (made,) = Pipeline.parse(text).passes
+    return made
+
+
+def _check_kind(cls: type[Pass]) -> None:
+    require(cls.kind in ("exact", "approx"), f"kind must be 'exact' or 'approx', got {cls.kind!r}")
+    require(0 <= cls.tolerance < 1, f"tolerance is a relative error from 0 to below 1, got {cls.tolerance!r}")
+    loose = cls.kind == "exact" and cls.tolerance > 1e-9
+    require(
+        not loose or "toleran" in (inspect.getdoc(cls) or ""),
+        f"tolerance is {cls.tolerance:g} where exact passes have 1e-9; say in the docstring why this tolerance is right",
+    )
+
+
+def _check_example(cls: type[Pass]) -> str:
+    example = find_example(cls)
+    if example is None:
+        raise ContractError(
+            "the docstring needs an example: a `before:` and an `after:` block of the text form, indented:\n"
+            "    before:\n        %x : f32[2,4]\n        %y = aten.relu(%x)\n        return %y\n    after:\n        …"
+        )
+    before, after = parse_program(example.before), parse_program(example.after)
+    outcome = _run(cls(), before)
+    got, want = canonical_text(outcome.program), canonical_text(after)
+    if got != want:
+        skips = "".join(f"\n  skipped {skip}" for step in outcome.steps for skip in step.skips)
+        raise ContractError(
+            f"the pass does not turn `before:` into `after:`\n  expected (names in order)\n{_indent(want)}\n"
+            f"  got\n{_indent(got)}{skips}\n  correct the docstring or the pass"
+        )
+    require(any(step.changed for step in outcome.steps), "the example shows no change; show one that the pass makes")
+    return "executed and verified"
+
+
+def _check_on(cls: type[Pass], model: SmallModel) -> str:
+    made = cls()
+    program = model.program()
+    before = program.fingerprint()
+    outcome = _run(made, program)
+    _check_input_kept(program, before)
+    _check_interface(program, outcome.program)
+    require(
+        _run(made, model.program()).program.fingerprint() == outcome.program.fingerprint(),
+        "two runs on the same program gave different results; draw random numbers from a fixed seed, sort sets",
+    )
+    changed = any(step.changed for step in outcome.steps)
+    if all(step.kind == "exact" for step in outcome.steps):
+        _check_like_module(model, outcome.program)
+        _run_again(made, outcome.program)
+    reasons = sum(len(step.skips) for step in outcome.steps)
+    return ("changed" if changed else "unchanged") + (f", {reasons} skipped with a reason" if reasons else "")
+
+
+def _check_input_kept(program: Program, before: str) -> None:
+    require(
+        program.fingerprint() == before,
+        "the program that went in was changed, by way of a tensor or node that its copy shares; never edit a weight in "
+        "place: program.swap_tensor, or program.add_tensor and a new get_attr node",
+    )
+
+
+def _check_interface(before: Program, after: Program) -> None:
+    require(
+        sorted(before.dims().values()) == sorted(after.dims().values()) and _dynamic(before) == _dynamic(after),
+        f"dynamic dims were {before.signature()}, are {after.signature()}; write no example size into the graph",
+    )
+
+
+def _dynamic(program: Program) -> list[list[bool]]:
+    values = [n.meta["val"] for n in program.inputs()] + [getattr(o, "meta", {}).get("val") for o in program.outputs()]
+    return [[isinstance(s, torch.SymInt) for s in v.shape] for v in values if isinstance(v, torch.Tensor)]
+
+
+def _check_like_module(model: SmallModel, after: Program) -> None:
+    """Compare with torch's own module, at a batch that neither the capture nor the verification used."""
+    module = model.module()
+    for size in (1, 5):
+        args, kwargs = other_batch(after, size)
+        with torch.no_grad():
+            want = pytree.tree_leaves(module(*args, **kwargs))
+        try:
+            got = pytree.tree_leaves(after(*args, **kwargs))
+        except Exception as error:
+            raise ContractError(f"the rewritten program fails with a batch of {size}: {error}") from error
+        for i, (a, b) in enumerate(zip(want, got, strict=True)):
+            error = relative_error(a, b)
+            require(
+                error <= STORED_TOLERANCE,
+                f"output {i} differs from the module's by {error:.3g} relative with a batch of {size}, "
+                f"allowed {STORED_TOLERANCE:g}",
+            )
+
+
+def _run_again(made: Pass, program: Program) -> None:
+    try:
+        _run(made, program)
+    except FxoptError as error:
+        raise ContractError(f"a second run on its own result fails: {error}") from error
+
+
+def _run(made: Pass, program: Program) -> Outcome:
+    backend: Backend | None = registry.get("backend", "eager")() if "eager" in registry.names("backend") else None
+    workload = small_workload(program)
+    return Pipeline.of(made).run(program, workload=workload, target=host(), backend=backend)
+
+
+def _indent(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())

@@ -1,0 +1,155 @@
+"""Drop ops that hand back what they were given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt import Program, graph_pass
+from fxopt.aliasing import alias_sets, written
+from fxopt.ops import arguments
+from fxopt.text import op_name
+
+_DROPOUT = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
+_SAME_VALUE = ("aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy", "aten.identity")
+_CASTS = ("aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.type_as", "aten._to_copy")
+_SHAPES = (
+    "aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten.using_ints", "aten.expand", "aten.squeeze",
+    "aten.squeeze.dim", "aten.squeeze.dims", "aten.slice.Tensor", "aten.expand_as", "aten.view_as",
+)  # fmt: skip
+_ONCE = ("aten.relu", "aten.abs", "aten.detach", "aten.contiguous")
+"""Doing it twice is doing it once."""
+
+
+@graph_pass
+def drop_noop(program: Program) -> None:
+    """Drop ops that hand back their operand: dropout in evaluation, casts and reshapes to what already is, …
+
+    Also a transpose or permutation that the one before it undoes, multiplication and division by 1, and relu of relu.
+    A copy is kept where memory is written to, and where an output would come to share memory with an input, a weight or
+    another output.
+
+    before:
+        %x : f32[2,4]
+        %y = aten.dropout(%x, 0.5, False)
+        %z = aten.relu(%y)
+        return %z
+    after:
+        %x : f32[2,4]
+        %z = aten.relu(%x)
+        return %z
+    """
+    touched = _written_sets(program)
+    for node in list(program.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if op_name(node) in _DROPOUT and node.args[2]:
+            program.skip(node, "train=True: removing it would change the output")
+            continue
+        source = _same_as(node)
+        if source is None:
+            continue
+        if touched and not touched.isdisjoint({node, source}):
+            program.skip(node, "the memory it copies or shares is written to in place")
+        elif _guards_output(program, node, source):
+            program.skip(node, "an output would share memory with an input, a weight or another output")
+        else:
+            program.replace(node, source)
+
+
+def _same_as(node: fx.Node) -> fx.Node | None:
+    """The node whose value this one repeats; None if it does something."""
+    name = op_name(node)
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or "val" not in node.meta or not isinstance(node.meta["val"], torch.Tensor):
+        return None
+    if name in _DROPOUT:
+        return source
+    if name in _SAME_VALUE:
+        return source if _same_strides(node, source) else None
+    if name in _CASTS:
+        return source if _same_type(node, source) and _same_strides(node, source) else None
+    if name in _SHAPES:
+        return source if _same_shape(node, source) else None
+    if name in _ONCE and op_name(source) == name:
+        return source
+    if name in ("aten.mul.Tensor", "aten.div.Tensor") and node.args[1] == 1 and not isinstance(node.args[1], fx.Node):
+        return source if _same_type(node, source) else None
+    if name == "aten.add.Tensor" and node.args[1] == 0 and not isinstance(node.args[1], fx.Node):
+        return None  # -0.0 + 0 is +0.0: not the same bits, and 1/x would tell
+    if name == "aten.pad":
+        return source if not any(arguments(node)["pad"]) else None
+    if name in ("aten.permute", "aten.transpose.int", "aten.t"):
+        return _undone(node, source)
+    return None
+
+
+def _undone(node: fx.Node, source: fx.Node) -> fx.Node | None:
+    order = _permutation(node)
+    if order == sorted(order):
+        return source
+    before = source.args[0] if source.op == "call_function" and source.args else None
+    if op_name(source) in ("aten.permute", "aten.transpose.int", "aten.t") and isinstance(before, fx.Node):
+        first = _permutation(source)
+        if [first[i] for i in order] == list(range(len(first))):
+            return before
+    return None
+
+
+def _permutation(node: fx.Node) -> list[int]:
+    rank = node.meta["val"].dim()
+    call = arguments(node)
+    if op_name(node) == "aten.permute":
+        return [d % rank for d in call["dims"]]
+    order = list(range(rank))
+    a, b = (call["dim0"] % rank, call["dim1"] % rank) if op_name(node) == "aten.transpose.int" else (0, rank - 1)
+    order[a], order[b] = order[b], order[a]
+    return order
+
+
+def _same_type(a: fx.Node, b: fx.Node) -> bool:
+    x, y = a.meta["val"], b.meta["val"]
+    return bool(x.dtype == y.dtype and x.device == y.device and x.layout == y.layout)
+
+
+def _same_shape(a: fx.Node, b: fx.Node) -> bool:
+    """Whether the shapes are the same expressions: two dynamic sizes that only may be equal are not."""
+    x, y = a.meta["val"], b.meta["val"]
+    return _expressions(x.shape) == _expressions(y.shape)
+
+
+def _same_strides(a: fx.Node, b: fx.Node) -> bool:
+    """Whether the memory is laid out alike: a view behind a copy may need the copy's strides."""
+    x, y = a.meta["val"], b.meta["val"]
+    return _same_shape(a, b) and _expressions(x.stride()) == _expressions(y.stride())
+
+
+def _expressions(sizes: Any) -> list[Any]:
+    return [s if isinstance(s, int) else s.node.expr for s in sizes]
+
+
+def _written_sets(program: Program) -> set[fx.Node]:
+    """All nodes that may share memory with something that is written to."""
+    hit = [target for node in program.graph.nodes for target in written(node)]
+    if not hit:
+        return set()
+    sets = alias_sets(program.graph)
+    roots = {sets[target] for target in hit}
+    return {node for node in program.graph.nodes if sets[node] in roots}
+
+
+def _guards_output(program: Program, node: fx.Node, source: fx.Node) -> bool:
+    """Whether dropping a copy lets an output share memory that it did not share before."""
+    sets = alias_sets(program.graph)
+    if sets[node] is sets[source]:
+        return False
+    outputs = [out for out in program.outputs() if isinstance(out, fx.Node)]
+    mine = [out for out in outputs if sets[out] is sets[node]]
+    if not mine:
+        return False
+    shared = {sets[n] for n in program.graph.nodes if n.op in ("placeholder", "get_attr")} | {
+        sets[out] for out in outputs if sets[out] is not sets[node]
+    }
+    return sets[source] in shared

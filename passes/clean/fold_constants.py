@@ -1,0 +1,97 @@
+"""Compute what depends on weights and constants alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt import Program, graph_pass
+from fxopt.aliasing import alias_sets, written
+from fxopt.ops import family
+
+_LEFT = ("quant", "random", "check", "size", "mutate")
+
+
+@graph_pass
+def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 65536) -> None:
+    """Compute the parts of the graph that depend on weights and constants alone, and store the result.
+
+    A result is stored where it is at most ``max_growth`` bytes larger than the weights it is made of; what merely
+    repeats or fills (expand, full, arange) would otherwise blow up the file. Quantize and dequantize ops of weights stay,
+    as do ops that draw random numbers.
+
+    before:
+        %x : f32[2,4]
+        %w = param "fc.weight" : f32[4,4]
+        %s = aten.mul.Tensor(%w, 2)
+        %y = aten.linear(%x, %s)
+        return %y
+    after:
+        %x : f32[2,4]
+        %w = param "mul" : f32[4,4]
+        %y = aten.linear(%x, %w)
+        return %y
+    """
+    constant = _constant_nodes(program)
+    values: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node in constant:
+            values[node] = _value(program, node, values)
+    for node in constant:
+        if node.op != "call_function" or not isinstance(values[node], torch.Tensor):
+            continue
+        if all(user in constant for user in node.users):
+            continue  # only the last of a chain is stored
+        growth = _bytes(values[node]) - sum(_bytes(program.tensor(n)) for n in _weights_of(node))
+        if growth > max_growth:
+            program.skip(node, f"storing it would add {growth:,} bytes, more than max_growth={max_growth:,}")
+            continue
+        if any(user.op == "output" for user in node.users):
+            program.skip(node, "it is an output: stored, the caller would be handed the weight itself")
+            continue
+        name = f"{node.name}_value" if not node.name.isidentifier() else node.name
+        tensor = values[node].detach().clone(memory_format=torch.contiguous_format)
+        program.replace(node, program.add_tensor(name, tensor, node))
+
+
+def _constant_nodes(program: Program) -> dict[fx.Node, None]:
+    """Calls that depend on no input, may be computed once, and whose memory nobody writes to; in order, weights too."""
+    sets = alias_sets(program.graph)
+    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    found: dict[fx.Node, None] = {}
+    for node in program.graph.nodes:
+        if sets[node] in dirty:
+            continue
+        if node.op == "get_attr":
+            if program.tensor(node) is not None:
+                found[node] = None
+            continue
+        kind = family(node)
+        if kind is not None and kind not in _LEFT and all(n in found for n in node.all_input_nodes):
+            found[node] = None
+    return found
+
+
+def _value(program: Program, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    if node.op == "get_attr":
+        return program.tensor(node)
+    swap = lambda a: values[a] if isinstance(a, fx.Node) else a  # noqa: E731
+    args, kwargs = pytree.tree_map(swap, (node.args, dict(node.kwargs)))
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _weights_of(node: fx.Node) -> set[fx.Node]:
+    seen: set[fx.Node] = set()
+    todo = [node]
+    while todo:
+        todo += [n for n in todo.pop().all_input_nodes if n not in seen and not seen.add(n)]  # type: ignore[func-returns-value]
+    return {n for n in seen if n.op == "get_attr"}
+
+
+def _bytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0

@@ -1,0 +1,70 @@
+"""Compute once what is computed twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt import Program, graph_pass
+from fxopt.aliasing import alias_sets, written
+from fxopt.ops import family
+
+
+@graph_pass
+def merge_duplicates(program: Program) -> None:
+    """Let the same op on the same operands be computed once (common subexpression elimination).
+
+    Also several reads of one tied weight become one. Ops that draw random numbers or touch memory that is written to
+    stay, and so does a duplicate that would make two outputs one and the same tensor.
+
+    before:
+        %x : f32[2,4]
+        %a = aten.relu(%x)
+        %b = aten.relu(%x)
+        %y = aten.add.Tensor(%a, %b)
+        return %y
+    after:
+        %x : f32[2,4]
+        %a = aten.relu(%x)
+        %y = aten.add.Tensor(%a, %a)
+        return %y
+    """
+    sets = alias_sets(program.graph)
+    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    outputs = [out for out in program.outputs() if isinstance(out, fx.Node)]
+    shown = {sets[out] for out in outputs}
+    seen: dict[Any, fx.Node] = {}
+    for node in list(program.graph.nodes):
+        key = _key(program, node)
+        if key is None or sets[node] in dirty:
+            continue
+        first = seen.setdefault(key, node)
+        if first is node:
+            continue
+        if sets[node] in shown and sets[first] in shown and sets[node] is not sets[first]:
+            program.skip(node, f"it and %{first.name} are both outputs, and must not share memory")
+            continue
+        program.replace(node, first)
+
+
+def _key(program: Program, node: fx.Node) -> Any:
+    """Equal for nodes that compute the same; None for one that must stay."""
+    if node.op == "get_attr":
+        tensor = program.tensor(node)
+        return None if tensor is None else ("weight", id(tensor))
+    if node.op != "call_function" or family(node) in (None, "random", "check", "mutate") or written(node):
+        return None
+    return (node.target, _frozen(node.args), _frozen(node.kwargs))
+
+
+def _frozen(value: Any) -> Any:
+    """An argument as a hashable key; 1, 1.0 and True are different."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    if isinstance(value, dict):
+        return tuple((k, _frozen(v)) for k, v in sorted(value.items()))
+    if isinstance(value, float):
+        return ("float", value.hex())  # -0.0 and 0.0 are different too
+    return value if isinstance(value, (fx.Node, torch.dtype, torch.device)) else (type(value).__name__, str(value))
