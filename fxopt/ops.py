@@ -110,8 +110,8 @@ _FAMILIES = {
     "movedim.intlist squeeze squeeze.dim squeeze.dims unsqueeze view_as reshape_as pixel_shuffle pixel_unshuffle channel_shuffle "
     "im2col col2im flip roll unfold adjoint mT",
     "copy": "expand expand_as repeat repeat_interleave.self_int tile broadcast_to broadcast_tensors",
-    "pick": "slice.Tensor select.int split.Tensor split_with_sizes split.sizes chunk tensor_split.sections tensor_split.indices unbind.int narrow "
-    "index.Tensor index_select gather getitem embedding tril triu diagonal masked_select",
+    "pick": "slice.Tensor select.int split.Tensor split_with_sizes split.sizes chunk tensor_split.sections unbind.int "
+    "narrow tensor_split.indices index.Tensor index_select gather getitem embedding tril triu diagonal masked_select",
     "join": "cat concat stack hstack vstack",
     "pad": "pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d",
     "create": "arange arange.start arange.start_step linspace zeros ones full empty.memory_format new_zeros new_ones new_full "

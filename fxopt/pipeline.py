@@ -16,7 +16,7 @@ import torch
 from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.cost import Cost, cost
-from fxopt.errors import FxoptError, PassError
+from fxopt.errors import FxoptError, PassError, VerifyError
 from fxopt.pass_base import Pass, make
 from fxopt.program import Context, Program, Skip
 from fxopt.shapes import derive_shapes
@@ -166,6 +166,7 @@ def _named(step: Step) -> Iterator[None]:
 
 def tidy(program: Program) -> None:
     """Drop nodes and weights that nothing uses any more, check the graph's form and recompile it."""
+    _check_arity(program)
     program.graph.eliminate_dead_code()
     program.graph.lint()
     used = program.tensors()
@@ -176,6 +177,16 @@ def tidy(program: Program) -> None:
                     del store[leaf]
     program.module.delete_all_unused_submodules()
     program.module.recompile()
+
+
+def _check_arity(program: Program) -> None:
+    """Hold the number of inputs and outputs against the structure that callers know."""
+    for what, spec, found in (("input", program.in_spec, program.inputs()), ("output", program.out_spec, program.outputs())):
+        if spec is not None and len(found) != spec.num_leaves:
+            raise VerifyError(
+                f"there were {spec.num_leaves} {what}(s), there are {len(found)}\n    {program.signature()}\n"
+                "  a pass may not change the inputs or outputs of the program"
+            )
 
 
 def differs(before: Program, after: Program) -> bool:

@@ -14,8 +14,8 @@ class Policy:
 
     ``convolution_output``: also quantize what a convolution (after its activation) gives, for kernels that run only
     between two Q/DQ pairs. ``chain``: op families between integer convolutions that stay in integers when all their
-    inputs are. ``pair_sum``: the largest sum of two weight codes of one sign that a kernel multiplies by 255 without
-    overflow, None where any two are safe; depthwise kernels add no pairs.
+    inputs are. ``pair_sum``: the largest sum of two neighbouring weight codes that a kernel multiplies by 255
+    without overflow, None where any two are safe; depthwise kernels add no pairs.
     """
 
     convolution_output: bool = True

@@ -19,15 +19,15 @@ def parse_calls(text: str, what: str = "pipeline") -> list[Call]:
     if not text.strip():
         return []
     try:
-        tree = ast.parse(f"[{text}\n]", mode="eval")
+        body = ast.parse(f"_({text}\n)", mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        column = (getattr(error, "offset", None) or 2) - 2
+        column = max((getattr(error, "offset", None) or 3) - 3, 0)
         raise UsageError(
             f"{what} cannot be read: {getattr(error, 'msg', error)}\n  {text}\n  {' ' * column}^"
         ) from None
-    if not isinstance(tree.body, ast.List):
-        raise _refuse(text, tree.body, what)
-    return [_call(node, text, what) for node in tree.body.elts]
+    if not isinstance(body, ast.Call) or not isinstance(body.func, ast.Name) or body.keywords:
+        raise _refuse(text, body, what)
+    return [_call(node, text, what) for node in body.args]
 
 
 def parse_call(text: str, what: str) -> Call:
@@ -58,6 +58,8 @@ def _call(node: ast.expr, text: str, what: str) -> Call:
     for keyword in node.keywords:
         if keyword.arg is None:
             raise _refuse(text, keyword.value, what)
+        if keyword.arg in options:
+            raise UsageError(f"{what}: {node.func.id} has the option {keyword.arg!r} twice\n  {text}")
         try:
             options[keyword.arg] = ast.literal_eval(keyword.value)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -67,6 +69,14 @@ def _call(node: ast.expr, text: str, what: str) -> Call:
 
 def _refuse(text: str, node: ast.expr, what: str) -> UsageError:
     return UsageError(
-        f"{what}: {ast.unparse(node)!r} is not a name or a call of literals, such as quantize(scheme='int8')\n"
+        f"{what}: {_text_of(node)!r} is not a name or a call of literals, such as quantize(scheme='int8')\n"
         f"  {text}\n  nothing was executed"
     )
+
+
+def _text_of(node: ast.expr) -> str:
+    try:
+        text = ast.unparse(node)
+        return text[1:] if text.startswith("_(") else text  # without the name that reading put before a list of calls
+    except RecursionError:
+        return "a deeply nested expression"

@@ -147,17 +147,17 @@ def _dynamic_shapes(program: Program, args: Any, kwargs: Any, *, named: bool) ->
 
 def _wide_sizes(program: Program) -> list[tuple[int, ...] | None]:
     """Sizes for the example inputs at which every dynamic size is at least 2; None for an input that is no tensor."""
-    leaves = program.example_leaves()
     values: dict[Any, int] = {}
     sizes: list[tuple[Any, ...] | None] = []
-    for node, leaf in zip(program.inputs(), leaves, strict=True):
+    for node in program.inputs():
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
             sizes.append(None)
             continue
-        sizes.append(tuple(s.node.expr if isinstance(s, torch.SymInt) else int(s) for s in value.shape))
-        for size in value.shape:
-            for symbol in size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ():
+        shape: list[Any] = list(value.shape)
+        sizes.append(tuple(s.node.expr if isinstance(s, torch.SymInt) else int(s) for s in shape))
+        for size in (s for s in shape if isinstance(s, torch.SymInt)):
+            for symbol in size.node.expr.free_symbols:
                 low = program.ranges.get(str(symbol), (0, None))[0]
                 values[symbol] = max(int(size.node.shape_env.backed_var_to_val[symbol]), 2, low)
     return [

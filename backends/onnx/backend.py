@@ -52,7 +52,7 @@ class Onnx(Backend):
         """Placement that the runtime fuses to integer kernels: Q/DQ also around a convolution's output.
 
         x86 kernels before VNNI add two products of an unsigned and a signed byte in 16 bits, with saturation; they are
-        exact only if two weights of one sign add up to at most 128 (255 * 128 < 2**15).
+        exact only if two neighbouring weights add up to at most 128 (255 * 128 < 2**15).
         """
         return Policy(pair_sum=128 if target.int8_saturates else None)
 

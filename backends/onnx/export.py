@@ -46,6 +46,7 @@ def export(program: Program, opset: int, path: Path) -> dict[str, str]:
     assert made is not None
     model = made.model_proto
     origins = {node.name: _origin(node) for node in model.graph.node}
+    _use_global_pools(model)
     _strip(model, program)
     _save(onnx, model, path)
     return origins
@@ -61,6 +62,26 @@ def _save(onnx: Any, model: Any, path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
         raise BackendError(f"ONNX's checker refuses the model: {_reason(error)}") from error
+
+
+def _use_global_pools(model: Any) -> None:
+    """Write means over height and width as GlobalAveragePool, which has an integer kernel; ReduceMean has none."""
+    import onnx
+
+    axes = {i.name: sorted(onnx.numpy_helper.to_array(i).ravel().tolist()) for i in model.graph.initializer
+            if i.data_type == onnx.TensorProto.INT64}  # fmt: skip
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in model.graph.value_info}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or ranks.get(node.input[0]) != 4:
+            continue
+        keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        if keep and axes.get(node.input[1]) in ([2, 3], [-2, -1]):
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            node.ClearField("attribute")
+    used = {name for node in model.graph.node for name in node.input}
+    for initializer in [i for i in model.graph.initializer if i.name not in used]:
+        model.graph.initializer.remove(initializer)
 
 
 def _strip(model: Any, program: Program) -> None:

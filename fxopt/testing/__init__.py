@@ -12,9 +12,10 @@ In a test of your package::
 """
 
 from fxopt.testing.backend_checks import backend_checks
+from fxopt.testing.contract import Check, CheckResult, ContractError
 from fxopt.testing.examples import Example, find_example
 from fxopt.testing.pass_checks import pass_checks
-from fxopt.testing.results import Check, CheckResult, ContractError, check_backend, check_pass, checks_of, run_checks
+from fxopt.testing.results import check_backend, check_pass, checks_of, run_checks
 from fxopt.testing.small_models import SmallModel, small_models, small_programs
 from fxopt.testing.small_workload import small_workload
 

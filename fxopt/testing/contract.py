@@ -86,8 +86,9 @@ def check_value(cls: Any) -> None:
         one, other = cls(), cls()
     except TypeError as error:
         raise ContractError(f"every option needs a default: {cls.name}() fails with: {error}") from None
+    parameters: Any = vars(cls).get("__dataclass_params__")
     require(
-        dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen,
+        bool(parameters and parameters.frozen),
         "it must be a frozen dataclass; put @dataclass(frozen=True) above the class",
     )
     require(one == other, f"two of the same options must be equal: {cls.name}() != {cls.name}()")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch.utils import _pytree as pytree
 
 from fxopt import registry
 from fxopt.backend import Backend
-from fxopt.errors import FxoptError
+from fxopt.errors import DataError, FxoptError
 from fxopt.parsing import canonical_text, parse_program
 from fxopt.pass_base import Pass
-from fxopt.pipeline import Outcome, Pipeline
+from fxopt.pipeline import Outcome, Pipeline, Watcher
 from fxopt.program import Program
 from fxopt.target import host
 from fxopt.testing.contract import (
@@ -76,6 +77,8 @@ def _check_example(cls: type[Pass]) -> str:
     before, after = parse_program(example.before), parse_program(example.after)
     outcome = _run(cls(), before)
     got, want = canonical_text(outcome.program), canonical_text(after)
+    if cls.kind == "approx":  # what it computes depends on data, so only the structure is compared
+        got, want = _without_numbers(got), _without_numbers(want)
     if got != want:
         skips = "".join(f"\n  skipped {skip}" for step in outcome.steps for skip in step.skips)
         raise ContractError(
@@ -86,15 +89,25 @@ def _check_example(cls: type[Pass]) -> str:
     return "executed and verified"
 
 
+def _without_numbers(text: str) -> str:
+    lines = (re.fullmatch(r"(.*?\()(.*)(\).*)", line) for line in text.splitlines())
+    numbers = re.compile(r"(?<![\w%.])-?\d[\w.+-]*")
+    pairs = zip(lines, text.splitlines(), strict=True)
+    return "\n".join(m[1] + numbers.sub("#", m[2]) + m[3] if m else line for m, line in pairs)
+
+
 def _check_on(cls: type[Pass], model: SmallModel) -> str:
     made = cls()
     program = model.program()
     before = program.fingerprint()
-    outcome = _run(made, program)
+    try:
+        outcome = _run(made, program)
+    except DataError as error:
+        return f"declined: {error}"
     _check_input_kept(program, before)
     _check_interface(program, outcome.program)
     require(
-        _run(made, model.program()).program.fingerprint() == outcome.program.fingerprint(),
+        _run(made, model.program(), watchers=()).program.fingerprint() == outcome.program.fingerprint(),
         "two runs on the same program gave different results; draw random numbers from a fixed seed, sort sets",
     )
     changed = any(step.changed for step in outcome.steps)
@@ -137,10 +150,10 @@ def _check_like_module(model: SmallModel, after: Program) -> None:
         except Exception as error:
             raise ContractError(f"the rewritten program fails with a batch of {size}: {error}") from error
         for i, (a, b) in enumerate(zip(want, got, strict=True)):
-            error = relative_error(a, b)
+            distance = relative_error(a, b)
             require(
-                error <= STORED_TOLERANCE,
-                f"output {i} differs from the module's by {error:.3g} relative with a batch of {size}, "
+                distance <= STORED_TOLERANCE,
+                f"output {i} differs from the module's by {distance:.3g} relative with a batch of {size}, "
                 f"allowed {STORED_TOLERANCE:g}",
             )
 
@@ -152,10 +165,10 @@ def _run_again(made: Pass, program: Program) -> None:
         raise ContractError(f"a second run on its own result fails: {error}") from error
 
 
-def _run(made: Pass, program: Program) -> Outcome:
+def _run(made: Pass, program: Program, watchers: tuple[Watcher, ...] | None = None) -> Outcome:
     backend: Backend | None = registry.get("backend", "eager")() if "eager" in registry.names("backend") else None
     workload = small_workload(program)
-    return Pipeline.of(made).run(program, workload=workload, target=host(), backend=backend)
+    return Pipeline.of(made).run(program, watchers=watchers, workload=workload, target=host(), backend=backend)
 
 
 def _indent(text: str) -> str:

@@ -30,10 +30,11 @@ class SmallModel:
             module = self.make()
             for part in module.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm):
-                    for tensor in (part.running_mean, part.bias):
-                        nn.init.normal_(tensor, 0.0, 0.3)
-                    for tensor in (part.running_var, part.weight):
-                        nn.init.uniform_(tensor, 0.5, 1.5)
+                    for name, tensor in part.state_dict().items():
+                        if name in ("running_mean", "bias"):
+                            nn.init.normal_(tensor, 0.0, 0.3)
+                        elif name in ("running_var", "weight"):
+                            nn.init.uniform_(tensor, 0.5, 1.5)
         return module.eval()
 
     def program(self) -> Program:
@@ -193,6 +194,7 @@ class _NoOps(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(8, 8)
+        self.table: torch.Tensor
         self.register_buffer("table", torch.arange(8.0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

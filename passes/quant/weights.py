@@ -8,17 +8,19 @@ import torch
 def weight_scales(weight: torch.Tensor, pair_sum: int | None) -> torch.Tensor:
     """Symmetric scales float32 [out] of ``weight`` [out, ...] such that codes lie in -127 … 127.
 
-    ``pair_sum`` bounds the sum of any two codes of one sign in a channel: kernels that add two products u8 · s8 in 16
-    bits saturate above 32767 = 255 · 128.5. Instead of giving every weight 7 bits, a channel's scale grows only as far
-    as its two largest weights of one sign ask for. A channel of zeros gets the median scale of the others.
+    ``pair_sum`` bounds the sum of two neighbouring codes of a channel: kernels that add the products u8 · s8 of two
+    neighbours in 16 bits saturate above 32767, and 255 · 128 is just below. Instead of giving every weight 7 bits, a
+    channel's scale grows only as far as its heaviest neighbours ask for. Neighbours are taken along the sum's order with
+    channels first and with channels last, as kernels pack either. A channel of zeros gets the others' median scale.
     """
-    rows = weight.detach().double().flatten(1)
-    scales = rows.abs().amax(1) / 127
-    if pair_sum is not None and rows.shape[1] > 1:
-        top = rows.topk(2, dim=1).values.clamp(min=0).sum(1)
-        bottom = (-rows).topk(2, dim=1).values.clamp(min=0).sum(1)
-        # rounding may add half a code to each of the two
-        scales = torch.maximum(scales, torch.maximum(top, bottom) / (pair_sum - 1))
+    rows = weight.detach().double()
+    scales = rows.flatten(1).abs().amax(1) / 127
+    if pair_sum is not None:
+        for order in (rows.flatten(1), rows.movedim(1, -1).flatten(1)):
+            if order.shape[1] > 1:
+                heaviest = (order[:, 1:] + order[:, :-1]).abs().amax(1)
+                # rounding may add half a code to each of the two
+                scales = torch.maximum(scales, heaviest / (pair_sum - 1))
     used = scales[scales > 0]
     fallback = used.median().item() if len(used) else 1.0 / 127
     return torch.where(scales > 0, scales, fallback).float()

@@ -1,0 +1,50 @@
+"""Shared by all tests: two threads, hypothesis without chance, goldens as text."""
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+hypothesis.settings.register_profile(
+    "fixed",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("fixed")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.txt anew; review the diff")
+
+
+def pytest_configure(config):
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def golden(request):
+    """Compare a text with ``tests/golden/NAME.txt``: ``golden(text)``, or ``golden(text, "name")`` for a second one."""
+
+    def compare(text, name=request.node.name.replace("[", "-").replace("]", "")):
+        path = GOLDEN / f"{name}.txt"
+        if request.config.getoption("--update-golden"):
+            GOLDEN.mkdir(exist_ok=True)
+            path.write_text(text.rstrip() + "\n")
+        if not path.exists():
+            pytest.fail(f"there is no {path.relative_to(GOLDEN.parent.parent)}; write it with pytest --update-golden")
+        assert text.rstrip() + "\n" == path.read_text(), f"differs from {path.name}; if right, pytest --update-golden"
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def programs():
+    """The small models captured, by name. Take ``.copy()`` before an edit in place."""
+    from fxopt.testing import small_programs
+
+    return small_programs()

@@ -1,0 +1,38 @@
+"""The contract, on everything that is registered: what is added, here or by a package, is held to it."""
+
+import pytest
+
+from fxopt import registry
+from fxopt.testing import checks_of
+
+
+def _checks(kind):
+    for name in registry.names(kind):
+        try:
+            checks = checks_of(registry.get(kind, name))
+        except Exception as error:  # a registered name that cannot load is a failure of its own, not of the collection
+            yield pytest.param(name, error, id=f"{name}-loads")
+            continue
+        yield from (pytest.param(name, check, id=f"{name}-{check.name.replace(' ', '-')}") for check in checks)
+
+
+def _run(check):
+    if isinstance(check, Exception):
+        raise check
+    check.run()
+
+
+@pytest.mark.parametrize(("name", "check"), _checks("pass"))
+def test_pass(name, check):
+    _run(check)
+
+
+@pytest.mark.xdist_group("backend")
+@pytest.mark.parametrize(("name", "check"), _checks("backend"))
+def test_backend(name, check):
+    _run(check)
+
+
+def test_the_built_ins_are_registered():
+    assert {"drop_noop", "fold_batch_norm", "fold_constants", "merge_duplicates", "quantize"} <= set(registry.names("pass"))
+    assert {"eager", "onnx"} <= set(registry.names("backend"))

@@ -1,0 +1,357 @@
+"""A wrong pass of each kind is caught, and the message says which, where, expected and got, and the way out."""
+
+import math
+import operator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxopt import Pipeline, capture, graph_pass
+from fxopt.errors import PassError, VerifyError
+from fxopt.parsing import parse_program
+from fxopt.pipeline import Outcome
+
+aten = torch.ops.aten
+LINE = next(i for i, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.endswith("# the two outputs"))
+SOURCE = f"test_verify.py:{LINE}"
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3)
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, x, y):
+        hidden = self.linear(x).relu()
+        return self.head(hidden), hidden - y  # the two outputs
+
+
+@pytest.fixture(scope="module")
+def program():
+    torch.manual_seed(0)
+    return capture(Net(), (torch.randn(2, 4), torch.randn(2, 3)))
+
+
+@pytest.fixture
+def caught(program):
+    """The message of what running a wrong pass raises, after an innocent one, with the program still as it was."""
+
+    def run(pass_, error=VerifyError, on=program):
+        before = on.fingerprint()
+        with pytest.raises(error) as info:
+            Pipeline.of(_innocent(), pass_()).run(on)
+        assert type(info.value) is error
+        assert on.fingerprint() == before
+        message = str(info.value)
+        assert f"'{pass_.name}' (step 2 of 2, after _innocent)" in message
+        return message
+
+    return run
+
+
+@graph_pass
+def _innocent(program):
+    """Do nothing."""
+
+
+def _first(program, op):
+    return next(program.find(op))
+
+
+def _add_after(program, node, number):
+    """Let all users of a node read ``node + number``."""
+    new = program.call(aten.add.Tensor, node, number, like=node)
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    return new
+
+
+def test_wrong_shape(caught):
+    @graph_pass
+    def cut_channels(program):
+        node = _first(program, "aten.sub.Tensor")
+        new = program.call(aten.slice.Tensor, node, 1, 0, 2, like=node)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+    message = caught(cut_channels)
+    assert "output 1: was float32[batch, 3], is float32[batch, 2]" in message
+    assert "%slice_tensor = aten.slice.Tensor(%sub, 1, 0, 2) : f32[batch,2]" in message
+    assert SOURCE in message  # the user's line of the node
+    assert "may not change the inputs or outputs" in message
+
+
+def test_wrong_dtype(caught):
+    @graph_pass
+    def halve(program):
+        node = _first(program, "aten.sub.Tensor")
+        new = program.call(aten.to.dtype, node, torch.float16, like=node)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+    assert "output 1: was float32[batch, 3], is float16[batch, 3]" in caught(halve)
+
+
+def test_wrong_number_by_a_millionth(caught):
+    @graph_pass
+    def nudge(program):
+        node = _first(program, "aten.relu")
+        new = program.call(aten.mul.Tensor, node, 1 + 1e-6, like=node)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+    message = caught(nudge)
+    assert "output 0 changed by" in message
+    assert "relative in float64, allowed 1e-09, on the example inputs" in message
+    assert "%linear_1 = aten.linear(" in message
+    assert SOURCE in message
+    assert "declare kind='approx'" in message
+
+
+def test_wrong_only_on_other_inputs(caught):
+    """The example's values are inside the clamp; the random inputs are not."""
+
+    @graph_pass
+    def clamp_inputs(program):
+        x = program.inputs()[0]
+        _insert_after_inputs(program, x, aten.clamp.default, -bound, bound)
+
+    on = capture(torch.nn.Linear(4, 2), (torch.randn(2, 4),))
+    bound = on.args[0].abs().max().item()
+    message = caught(clamp_inputs, on=on)
+    assert "on random inputs" in message
+
+
+def _insert_after_inputs(program, node, op, *args):
+    last = program.inputs()[-1]
+    with program.graph.inserting_after(last):
+        new = program.graph.call_function(op, (node, *args))
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+    return new
+
+
+def test_use_before_definition(caught):
+    @graph_pass
+    def move_up(program):
+        relu, linear = _first(program, "aten.relu"), _first(program, "aten.linear")
+        linear.prepend(relu)
+
+    message = caught(move_up, PassError)
+    assert "used before it has been defined" in message
+    assert "Pass developer" in message
+
+
+def test_erased_node_in_use(caught):
+    @graph_pass
+    def erase_relu(program):
+        program.graph.erase_node(_first(program, "aten.relu"))
+
+    message = caught(erase_relu, PassError)
+    assert "RuntimeError" in message
+    assert "relu" in message
+    assert "program.skip(node, reason)" in message
+
+
+def test_shapes_that_do_not_fit(caught):
+    @graph_pass
+    def transpose_hidden(program):
+        node = _first(program, "aten.relu")
+        new = program.call(aten.t.default, node, like=node)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+    message = caught(transpose_hidden, PassError)
+    assert "shapes do not fit" in message
+    assert "%linear_1 = aten.linear(" in message
+    assert SOURCE in message
+
+
+def test_dropped_output(caught):
+    @graph_pass
+    def drop_second(program):
+        output = program.graph.output_node()
+        output.args = (output.args[0][:1],)
+
+    message = caught(drop_second)
+    assert "there were 2 output(s), there are 1" in message
+
+
+def test_changed_input_order(caught):
+    @graph_pass
+    def swap_inputs(program):
+        x, y = program.inputs()
+        x.prepend(y)
+
+    message = caught(swap_inputs)
+    assert "input 0: was x: f32[batch,4], is y: f32[batch,3]" in message
+    assert "input 1: was y: f32[batch,3], is x: f32[batch,4]" in message
+
+
+def test_swapped_outputs_of_equal_type(caught):
+    on = parse_program("%x : f32[batch,4]; %y = aten.relu(%x); %z = aten.neg(%x); return %y, %z")
+
+    @graph_pass
+    def swap_outputs(program):
+        output = program.graph.output_node()
+        output.args = (tuple(reversed(output.args[0])),)
+
+    assert "output 0 changed by" in caught(swap_outputs, on=on)
+
+
+def test_output_that_becomes_the_input(caught):
+    on = parse_program("%x : f32[batch,4]; %y = aten.clone(%x); return %y")
+
+    @graph_pass
+    def drop_clone(program):
+        for node in program.find("aten.clone"):
+            program.replace(node, node.args[0])
+
+    message = caught(drop_clone, on=on)
+    assert "output 0 shares memory with input x, and did not before" in message
+    assert "keep a copy (aten.clone) at the output" in message
+
+
+def test_output_that_becomes_a_weight(caught):
+    on = parse_program('%x : f32[batch,4]; %w = param "w" : f32[4]; %y = aten.clone(%w); %z = aten.add.Tensor(%x, %w); return %y, %z')
+
+    @graph_pass
+    def drop_clone(program):
+        for node in program.find("aten.clone"):
+            program.replace(node, node.args[0])
+
+    assert "output 0 shares memory with weight w" in caught(drop_clone, on=on)
+
+
+def test_in_place_edit_of_a_weight(caught):
+    @graph_pass
+    def double_weight(program):
+        with torch.no_grad():
+            program.tensor(_first(program, "aten.linear").args[1]).mul_(2)
+
+    assert "output 0 changed by" in caught(double_weight)
+
+
+def test_a_batch_written_into_the_graph(caught):
+    on = parse_program("%x : f32[batch,4]; %n = aten.sym_size.int(%x, 0); %y = aten.view(%x, [%n, 2, 2]); %z = aten.sum.dim_IntList(%y, [1]); return %z")
+
+    @graph_pass
+    def fix_batch(program):
+        node = _first(program, "aten.view")
+        node.args = (node.args[0], [2, 2, 2])
+
+    with pytest.raises(PassError) as info:
+        Pipeline.of(_innocent(), fix_batch()).run(on)
+    assert "'fix_batch' (step 2 of 2" in str(info.value)
+    assert "view" in str(info.value) or "was float32[batch, 2], is float32[2, 2]" in str(info.value)
+
+
+def test_a_constant_of_the_batch(caught):
+    """Right for the example's batch alone, and of the right shape for every batch."""
+    on = parse_program("%x : f32[batch,4]; %n = aten.sym_size.int(%x, 0); %y = mul(%n, 3); %z = aten.mul.Tensor(%x, %y); return %z")
+
+    @graph_pass
+    def fold_size(program):
+        node = _first(program, "aten.mul.Tensor")
+        node.args = (node.args[0], 6)
+
+    message = caught(fold_size, on=on)
+    assert "output 0 changed by 0.333 relative" in message
+    assert "on random inputs" in message
+
+
+def test_nan(caught):
+    @graph_pass
+    def divide_by_zero(program):
+        node = _first(program, "aten.relu")
+        new = program.call(aten.div.Tensor, node, 0.0, like=node)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+    assert "output 0 changed by inf relative" in caught(divide_by_zero)
+
+    @graph_pass(kind="approx")
+    def divide_by_zero_roughly(program):
+        divide_by_zero().run(program)
+
+    message = caught(divide_by_zero_roughly)
+    assert "output 0 is no longer finite" in message
+    assert "%linear_1 = aten.linear(" in message
+
+
+def test_right_in_float64_and_wrong_in_float32(caught):
+    """A detour through a number that float32 cannot hold."""
+
+    @graph_pass
+    def add_and_take_away(program):
+        node = _first(program, "aten.relu")
+        _add_after(program, _add_after(program, node, 1e5), -1e5)
+
+    message = caught(add_and_take_away)
+    assert "output 0 changed by" in message
+    assert "relative in its own precision, allowed 0.0001" in message
+
+
+def test_a_weight_stored_too_coarsely(caught):
+    @graph_pass
+    def store_coarsely(program):
+        node = _first(program, "aten.linear")
+        weight = program.tensor(node.args[1])
+        if weight.dtype == torch.float32:  # in float64 it does nothing, so the proof alone would let it pass
+            new = program.add_tensor("coarse", weight.bfloat16().float(), node)
+            node.args = (node.args[0], new, *node.args[2:])
+
+    assert "relative as stored" in caught(store_coarsely)
+
+
+def test_an_approximate_pass_is_measured(program):
+    @graph_pass(kind="approx")
+    def round_weight(program):
+        node = _first(program, "aten.linear")
+        weight = program.tensor(node.args[1])
+        new = program.add_tensor("rounded", (weight * 64).round() / 64, node)
+        node.args = (node.args[0], new, *node.args[2:])
+
+    outcome = Pipeline.of(round_weight()).run(program)
+    got = outcome.steps[0].findings["sqnr_db"]
+    assert got == pytest.approx(_sqnr(program, outcome), abs=0.5)
+    assert 20 < got < 80
+
+
+def _sqnr(program, outcome: Outcome):
+    """The definition, in float32, on the inputs that the verification tries."""
+    from fxopt.verify import probe_inputs
+
+    worst = math.inf
+    for inputs in probe_inputs(program):
+        for a, b in zip(program(*inputs), outcome.program(*inputs), strict=True):
+            worst = min(worst, 10 * math.log10(float((a**2).sum() / ((a - b) ** 2).sum())))
+    return worst
+
+
+def test_an_exact_pass_has_its_error_reported(program):
+    @graph_pass
+    def swap_operands(program):
+        node = _first(program, "aten.sub.Tensor")
+        new = program.call(aten.neg.default, node.args[1], like=node)
+        added = program.call(aten.add.Tensor, new, node.args[0], like=new)
+        program.replace(node, added)
+
+    outcome = Pipeline.of(swap_operands()).run(program)
+    assert outcome.steps[0].changed
+    assert 0 <= outcome.steps[0].findings["error"] <= 1e-12
+
+
+def test_a_pass_that_only_raises_names_the_step(caught):
+    @graph_pass
+    def crash(program):
+        operator.getitem([], 3)
+
+    message = caught(crash, PassError)
+    assert "IndexError: list index out of range" in message
+
+
+def test_constant_outputs_prove_nothing():
+    on = parse_program("%x : f32[batch,4]; %z = aten.mul.Tensor(%x, 0.0); %y = aten.relu(%z); return %y")
+
+    @graph_pass
+    def drop_relu(program):
+        node = _first(program, "aten.relu")
+        program.replace(node, node.args[0])
+
+    assert "proves nothing" in Pipeline.of(drop_relu()).run(on).steps[0].findings["vacuous"]
