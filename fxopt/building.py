@@ -104,7 +104,7 @@ def build(
 
 def _rewrite(plan: Plan, program: Program, watchers: tuple[Watcher, ...]) -> Outcome:
     data = plan.workload.data
-    around: tuple[Watcher, ...] = (Verify(), *((metric_watcher(data),) if data else ()), *watchers)
+    around: tuple[Watcher, ...] = (*((metric_watcher(data),) if data else ()), Verify(), *watchers)
     return plan.pipeline.run(program, watchers=around, workload=plan.workload, target=plan.target, backend=plan.backend)
 
 

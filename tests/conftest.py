@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 import torch
 
+collect_ignore = ["plugin"]  # a package of its own: test_plugin.py installs it and runs its tests
 GOLDEN = Path(__file__).parent / "golden"
 
 hypothesis.settings.register_profile(

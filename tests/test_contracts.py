@@ -34,5 +34,7 @@ def test_backend(name, check):
 
 
 def test_the_built_ins_are_registered():
-    assert {"drop_noop", "fold_batch_norm", "fold_constants", "merge_duplicates", "quantize"} <= set(registry.names("pass"))
+    assert {"drop_noop", "fold_batch_norm", "fold_constants", "merge_duplicates", "quantize"} <= set(
+        registry.names("pass")
+    )
     assert {"eager", "onnx"} <= set(registry.names("backend"))

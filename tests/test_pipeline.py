@@ -103,7 +103,8 @@ def test_a_pass_of_several_runs_its_steps_and_says_so(program):
         ("double_neg", "both(limit=3)"),
     ]
     assert same_text(
-        outcome.program, parse_program("%x : f32[batch,4]; %a = aten.relu(%x); %b = aten.neg(%a); %c = aten.neg(%b); %d = aten.neg(%c)")
+        outcome.program,
+        parse_program("%x : f32[batch,4]; %a = aten.relu(%x); %b = aten.neg(%a); %c = aten.neg(%b); %d = aten.neg(%c)"),
     )
 
 
@@ -114,7 +115,9 @@ def test_the_program_given_stays(program):
 
 
 def test_dead_code_and_weights_behind_a_pass_are_tidied():
-    on = parse_program('%x : f32[batch,4]; %w = param "a.w" : f32[4]; %y = aten.add.Tensor(%x, %w); %z = aten.sub.Tensor(%y, %w); return %z')
+    on = parse_program(
+        '%x : f32[batch,4]; %w = param "a.w" : f32[4]; %y = aten.add.Tensor(%x, %w); %z = aten.sub.Tensor(%y, %w); return %z'
+    )
 
     @graph_pass
     def cancel(program):
@@ -128,7 +131,9 @@ def test_dead_code_and_weights_behind_a_pass_are_tidied():
 
 
 def test_figures_are_computed():
-    on = parse_program('%x : f32[batch,4]; %w = param "w" : f32[3,4]; %b = param "b" : f32[3]; %y = aten.linear(%x, %w, %b)')
+    on = parse_program(
+        '%x : f32[batch,4]; %w = param "w" : f32[3,4]; %b = param "b" : f32[3]; %y = aten.linear(%x, %w, %b)'
+    )
     cost = Pipeline().run(on).before
     assert (cost.macs, cost.parameters, cost.bytes) == (2 * 3 * 4, 15, 60)
 
@@ -140,7 +145,9 @@ def test_an_error_names_the_step_and_what_came_before(program):
 
     with pytest.raises(PassError) as caught:
         Pipeline.of(double_neg(), refuse()).run(program)
-    assert str(caught.value).startswith("in 'refuse' (step 2 of 2, after double_neg): no negation here\n    %c = aten.neg(%b)")
+    assert str(caught.value).startswith(
+        "in 'refuse' (step 2 of 2, after double_neg): no negation here\n    %c = aten.neg(%b)"
+    )
 
 
 def test_a_pass_that_needs_data_says_so(program):

@@ -44,7 +44,10 @@ def test_any_text_is_read_or_refused_as_usage(text):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("__import__('os').system('touch {mark}')", "\"__import__('os').system('touch {mark}')\" is not a name or a call of literals"),
+        (
+            "__import__('os').system('touch {mark}')",
+            "\"__import__('os').system('touch {mark}')\" is not a name or a call of literals",
+        ),
         ("drop_noop(x=__import__('os').system('touch {mark}'))", "nothing was executed"),
         ("drop_noop(x=open('{mark}', 'w'))", "open('{mark}', 'w')"),
         ("drop_noop(3)", "write options by name, drop_noop(option=value)"),
@@ -79,7 +82,9 @@ def test_refused_unexecuted_with_the_reason(text, words, tmp_path):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("text", ["a(x=" + "[" * 5000 + "]" * 5000 + ")", "a(" * 3000 + ")" * 3000, "a(x=" + "-" * 100_000 + "1)"])
+@pytest.mark.parametrize(
+    "text", ["a(x=" + "[" * 5000 + "]" * 5000 + ")", "a(" * 3000 + ")" * 3000, "a(x=" + "-" * 100_000 + "1)"]
+)
 def test_huge_nesting_is_refused(text):
     with pytest.raises(UsageError):
         parse_calls(text)

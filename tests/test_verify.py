@@ -13,7 +13,9 @@ from fxopt.parsing import parse_program
 from fxopt.pipeline import Outcome
 
 aten = torch.ops.aten
-LINE = next(i for i, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.endswith("# the two outputs"))
+LINE = next(
+    i for i, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.endswith("# the two outputs")
+)
 SOURCE = f"test_verify.py:{LINE}"
 
 
@@ -209,7 +211,9 @@ def test_output_that_becomes_the_input(caught):
 
 
 def test_output_that_becomes_a_weight(caught):
-    on = parse_program('%x : f32[batch,4]; %w = param "w" : f32[4]; %y = aten.clone(%w); %z = aten.add.Tensor(%x, %w); return %y, %z')
+    on = parse_program(
+        '%x : f32[batch,4]; %w = param "w" : f32[4]; %y = aten.clone(%w); %z = aten.add.Tensor(%x, %w); return %y, %z'
+    )
 
     @graph_pass
     def drop_clone(program):
@@ -229,7 +233,9 @@ def test_in_place_edit_of_a_weight(caught):
 
 
 def test_a_batch_written_into_the_graph(caught):
-    on = parse_program("%x : f32[batch,4]; %n = aten.sym_size.int(%x, 0); %y = aten.view(%x, [%n, 2, 2]); %z = aten.sum.dim_IntList(%y, [1]); return %z")
+    on = parse_program(
+        "%x : f32[batch,4]; %n = aten.sym_size.int(%x, 0); %y = aten.view(%x, [%n, 2, 2]); %z = aten.sum.dim_IntList(%y, [1]); return %z"
+    )
 
     @graph_pass
     def fix_batch(program):
@@ -244,7 +250,9 @@ def test_a_batch_written_into_the_graph(caught):
 
 def test_a_constant_of_the_batch(caught):
     """Right for the example's batch alone, and of the right shape for every batch."""
-    on = parse_program("%x : f32[batch,4]; %n = aten.sym_size.int(%x, 0); %y = mul(%n, 3); %z = aten.mul.Tensor(%x, %y); return %z")
+    on = parse_program(
+        "%x : f32[batch,4]; %n = aten.sym_size.int(%x, 0); %y = mul(%n, 3); %z = aten.mul.Tensor(%x, %y); return %z"
+    )
 
     @graph_pass
     def fold_size(program):

@@ -1,0 +1,1 @@
+"""An example of a package with a pass and a backend for fxopt."""
