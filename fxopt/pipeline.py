@@ -181,7 +181,10 @@ def tidy(program: Program) -> None:
 
 def _check_arity(program: Program) -> None:
     """Hold the number of inputs and outputs against the structure that callers know."""
-    for what, spec, found in (("input", program.in_spec, program.inputs()), ("output", program.out_spec, program.outputs())):
+    for what, spec, found in (
+        ("input", program.in_spec, program.inputs()),
+        ("output", program.out_spec, program.outputs()),
+    ):
         if spec is not None and len(found) != spec.num_leaves:
             raise VerifyError(
                 f"there were {spec.num_leaves} {what}(s), there are {len(found)}\n    {program.signature()}\n"

@@ -73,7 +73,7 @@ def rewrite_pass(
         )
         for place in replaced:
             for node in place.replacements:
-                node.meta["stack_trace"] = place.anchor.meta.get("stack_trace")
+                node.meta["stack_trace"] = place.nodes_map[place.anchor].meta.get("stack_trace")
 
     run.__name__ = run.__qualname__ = name
     run.__module__ = sys._getframe(1).f_globals.get("__name__", __name__)

@@ -31,8 +31,8 @@ def pytest_configure(config):
 def golden(request):
     """Compare a text with ``tests/golden/NAME.txt``: ``golden(text)``, or ``golden(text, "name")`` for a second one."""
 
-    def compare(text, name=request.node.name.replace("[", "-").replace("]", "")):
-        path = GOLDEN / f"{name}.txt"
+    def compare(text, name=None):
+        path = GOLDEN / f"{name or request.node.name.replace('[', '-').replace(']', '')}.txt"
         if request.config.getoption("--update-golden"):
             GOLDEN.mkdir(exist_ok=True)
             path.write_text(text.rstrip() + "\n")

@@ -25,7 +25,10 @@ print(find_backend("numpy"))
 def _install(source: Path, into: Path) -> None:
     pytest.importorskip("setuptools", reason="setuptools is needed to install a package without a network")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", into, source],
+        [
+            sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index",
+            "--target", into, source,
+        ],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
 

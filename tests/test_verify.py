@@ -234,7 +234,7 @@ def test_in_place_edit_of_a_weight(caught):
 
 def test_a_batch_written_into_the_graph(caught):
     on = parse_program(
-        "%x : f32[batch,4]; %n = aten.sym_size.int(%x, 0); %y = aten.view(%x, [%n, 2, 2]); %z = aten.sum.dim_IntList(%y, [1]); return %z"
+        "%x : f32[batch,4]; %n = aten.sym_size.int(%x, 0); %y = aten.view(%x, [%n, 2, 2]); %z = aten.sum.dim_IntList(%y, [1])"
     )
 
     @graph_pass

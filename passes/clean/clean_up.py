@@ -10,5 +10,21 @@ from fxopt.passes.clean.merge_duplicates import merge_duplicates
 
 @graph_pass
 def clean_up() -> tuple[Pass, ...]:
-    """Drop no-ops, fold constants, merge duplicates: drop_noop, fold_constants, merge_duplicates."""
+    """Drop no-ops, fold constants, merge duplicates.
+
+    Stands for drop_noop, fold_constants and merge_duplicates.
+
+    before:
+        %x : f32[2,4]
+        %y = aten.dropout(%x, 0.5, False)
+        %a = aten.relu(%y)
+        %b = aten.relu(%x)
+        %z = aten.add.Tensor(%a, %b)
+        return %z
+    after:
+        %x : f32[2,4]
+        %a = aten.relu(%x)
+        %z = aten.add.Tensor(%a, %a)
+        return %z
+    """
     return (drop_noop(), fold_constants(), merge_duplicates())

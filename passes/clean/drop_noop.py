@@ -25,9 +25,10 @@ _ONCE = ("aten.relu", "aten.abs", "aten.detach", "aten.contiguous")
 
 @graph_pass
 def drop_noop(program: Program) -> None:
-    """Drop ops that hand back their operand: dropout in evaluation, casts and reshapes to what already is, …
+    """Drop ops that hand back what they were given, such as dropout in evaluation mode.
 
-    Also a transpose or permutation that the one before it undoes, multiplication and division by 1, and relu of relu.
+    Also casts and reshapes to what already is, a transpose or permutation that the one before it undoes, multiplication
+    and division by 1, and relu of relu.
     A copy is kept where memory is written to, and where an output would come to share memory with an input, a weight or
     another output.
 

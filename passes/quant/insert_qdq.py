@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.errors import DataError, PassError
+from fxopt.errors import DataError
 from fxopt.ops import arguments, family, set_argument
 from fxopt.passes.quant.calibrate import calibrate
 from fxopt.passes.quant.observers import Affine
@@ -56,8 +56,8 @@ def insert_qdq(program: Program, *, images: Annotated[int, Ge(1)] = 64, keep_flo
     policy = context.backend.quant_policy(target) if context.backend else Policy()
     placement = place(program, policy, keep_float)
     if not placement.layers:
-        raise PassError("there is nothing to quantize: no convolution or linear with a stored float32 weight")
-    owners = set(placement.values.values())
+        return  # each layer that might have been has its reason
+    owners = dict.fromkeys(placement.values.values())
     observers = calibrate(program, context.workload.calibration(images, "quantize"), owners)
     ranges = {node: observers[owner].affine() for node, owner in placement.values.items()}
     stored: dict[Any, fx.Node] = {}

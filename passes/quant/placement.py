@@ -52,7 +52,7 @@ def place(program: Program, policy: Policy, keep_float: tuple[str, ...]) -> Plac
         if op_name(node) in _CONVOLUTIONS and policy.convolution_output:
             result.values[activated(node)] = activated(node)
             result.whole.add(activated(node))
-    for node in integer:
+    for node in (n for n in program.graph.nodes if n in integer):
         out = activated(node)
         result.readers.add(node)
         result.values[out] = out

@@ -21,5 +21,24 @@ def quantize(
 
     Stands for fold_batch_norm, mean_to_pool and split_silu, which are exact and bring the graph into the form that has
     integer kernels, and insert_qdq, which calibrates and quantizes; its options are explained there.
+
+    before:
+        %x : f32[2,8]
+        %w = param "fc.weight" : f32[4,8]
+        %y = aten.linear(%x, %w)
+        %z = aten.silu(%y)
+        return %z
+    after:
+        %x : f32[2,8]
+        %q = quantized_decomposed.quantize_per_tensor(%x, 1.0, 0, 0, 255, u8)
+        %d = quantized_decomposed.dequantize_per_tensor(%q, 1.0, 0, 0, 255, u8)
+        %w = param "fc.weight_int8" : i8[4,8]
+        %s = param "fc.weight_scale" : f32[4]
+        %o = param "fc.weight_zero_point" : i8[4]
+        %v = quantized_decomposed.dequantize_per_channel(%w, %s, %o, 0, -127, 127, i8)
+        %y = aten.linear(%d, %v)
+        %g = aten.sigmoid(%y)
+        %z = aten.mul.Tensor(%y, %g)
+        return %z
     """
     return (fold_batch_norm(), mean_to_pool(), split_silu(), insert_qdq(images=images, keep_float=keep_float))

@@ -2,10 +2,11 @@
 
 import torch
 
-from fxopt import Pipeline, capture
-from fxopt.testing import check_backend, check_pass
 from fxopt_example.drop_double_neg import drop_double_neg
 from fxopt_example.numpy_backend import Numpy
+
+from fxopt import Pipeline, capture
+from fxopt.testing import check_backend, check_pass
 
 
 def test_pass_contract():
