@@ -31,7 +31,7 @@ _SYMBOL = re.compile(r"_?[suz][a-z_]*\d+")
 _SYMBOL_CALL = re.compile(r"Symbol\('(_?[suz][a-z_]*\d+)'(?:, [a-z]+=(?:True|False))*\)")
 _TOKEN = re.compile(r"\s*(?:([A-Za-z_]\w*)|(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)|([-+*/%(),<>=!&|~]))")
 _FUNCTION = re.compile(
-    "FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilToInt|FloorToInt|CeilDiv|LShift|RShift|PowByNatural|"
+    "Add|Mul|Pow|Integer|Rational|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilToInt|FloorToInt|CeilDiv|LShift|RShift|PowByNatural|"
     "FloatPow|FloatTrueDiv|IntTrueDiv|TruncToFloat|TruncToInt|RoundToInt|RoundDecimal|ToFloat|Identity|Max|Min|Eq|Ne|"
     "Lt|Le|Gt|Ge|And|Or|Not|floor|ceiling|sqrt|Abs|true|false|True|False"
 )

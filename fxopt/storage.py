@@ -7,6 +7,7 @@ files. :mod:`fxopt.archive` looks through the archive before torch may read it.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import tempfile
@@ -69,14 +70,17 @@ def save_program(program: Program, path: str | Path) -> None:
     extra = {"history": program.history, "notes": program.notes}
     for node in exported.graph.nodes:  # addresses of graphs, which differ from run to run
         node.meta.pop("from_node", None)
+    # torch's own writer ends the whole process where the disk is full, so the archive is made in memory
+    archive = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(exported, archive, extra_files={_EXTRA: json.dumps(extra)})
     try:
-        # the archive holds the stem of its file's name, so the file beside has the same one
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxopt-") as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxopt-") as folder:
             beside = Path(folder) / path.name
-            torch.export.save(exported, beside, extra_files={_EXTRA: json.dumps(extra)})
+            beside.write_bytes(archive.getbuffer())
             os.replace(beside, path)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise UsageError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
 
 
