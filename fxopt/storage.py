@@ -81,7 +81,7 @@ def save_program(program: Program, path: str | Path) -> None:
             beside.write_bytes(archive.getbuffer())
             os.replace(beside, path)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def load_program(path: str | Path) -> Program:

@@ -157,6 +157,11 @@ class Attack:
         return os.mkdir, (str(self.mark),)
 
 
+def _member(path: Path, name: str) -> zipfile.ZipInfo:
+    with zipfile.ZipFile(path) as archive:
+        return next(info for info in archive.infolist() if info.filename.endswith(f"/{name}"))
+
+
 def _rewrite(path: Path, change: Callable[[str, bytes], bytes]) -> None:
     """Change members of the archive, as an attacker would."""
     with zipfile.ZipFile(path) as archive:
@@ -256,8 +261,9 @@ def test_a_pickled_weight_is_not_loaded(saved: Path, kind: str, change: dict[str
 
 
 def test_compiled_code_in_the_archive_is_not_loaded(saved: Path) -> None:
+    root = _member(saved, "models/model.json").filename.partition("/")[0]
     with zipfile.ZipFile(saved, "a") as archive:
-        archive.writestr("net/data/aotinductor/model/evil.so", b"\x7fELF")
+        archive.writestr(f"{root}/data/aotinductor/model/evil.so", b"\x7fELF")
     with pytest.raises(RecipeError, match="machine code"):
         load_program(saved)
 
@@ -284,8 +290,7 @@ def test_other_files_are_named_for_what_they_are(saved: Path, tmp_path: Path) ->
 
 def test_a_flipped_byte_in_the_weights_is_noticed(saved: Path) -> None:
     data = bytearray(saved.read_bytes())
-    with zipfile.ZipFile(saved) as archive:
-        info = archive.getinfo("net/data/weights/weight_0")
+    info = _member(saved, "data/weights/weight_0")
     names = sum(struct.unpack("<HH", data[info.header_offset + 26 : info.header_offset + 30]))
     data[info.header_offset + 30 + names + info.file_size // 2] ^= 0xFF
     saved.write_bytes(data)
@@ -297,7 +302,7 @@ def test_a_failed_save_leaves_nothing_behind(program: Program, saved: Path, tmp_
     before = saved.read_bytes()
     with pytest.raises(UsageError, match=r"\.pt2"):
         save_program(program, tmp_path / "net.pth")
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(UsageError, match="cannot write"):
         save_program(program, tmp_path / "absent" / "net.pt2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
