@@ -42,7 +42,8 @@ class Eager(Backend):
         def run(arrays: list[Any]) -> list[Any]:
             given = iter(arrays)
             leaves = [
-                constants[i] if i in constants else torch.from_numpy(next(given)) for i in range(len(manifest["inputs"]))
+                constants[i] if i in constants else torch.from_numpy(next(given))
+                for i in range(len(manifest["inputs"]))
             ]
             args, kwargs = pytree.tree_unflatten(leaves, structure)
             outputs = pytree.tree_leaves(program(*args, **kwargs))

@@ -24,9 +24,13 @@ def alias_sets(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
             node = parent[node]
         return node
 
+    weights: dict[int, fx.Node] = {}
     for node in graph.nodes:
         for source in _aliased(node):
             parent[find(node)] = find(source)
+        if node.op == "get_attr":  # a tied weight is one tensor under several names
+            tensor = operator.attrgetter(str(node.target))(graph.owning_module)
+            parent[find(node)] = find(weights.setdefault(id(tensor), node))
     return {node: find(node) for node in graph.nodes}
 
 

@@ -35,7 +35,7 @@ class Artifact:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Inputs nest as at capture; outputs are numpy arrays nested as the model nests its own.
 
-        Raises UsageError for inputs of another structure, BackendError for a wrong shape or dtype.
+        Raises UsageError for inputs of another structure, shape or dtype.
         """
         leaves = tree.flatten_as(self.manifest["in_tree"], [list(args), kwargs])
         arrays = []
@@ -74,7 +74,7 @@ def _checked(array: Any, fact: dict[str, Any]) -> Any:
                 "'", ""
             )
         )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dim
 
 
 def load(folder: str | Path) -> Artifact:
@@ -132,8 +132,13 @@ def staged(out: Path) -> Iterator[Path]:
         if out.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
             out.rename(old / "artifact")
-            stage.rename(out)
-            shutil.rmtree(old)
+            try:
+                stage.rename(out)
+            except BaseException:
+                (old / "artifact").rename(out)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             stage.rename(out)
     except OSError as error:

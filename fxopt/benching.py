@@ -22,12 +22,12 @@ def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11) -> list[dict
         args, kwargs = model.random_inputs(batch)
         runs[name] = functools.partial(model, *args, **kwargs)
     timings = interleave(runs, blocks=blocks)
-    first = timings[str(folders[0])].median_ms
+    first = timings[str(folders[0])]
     return [
         {
             "artifact": name,
-            "latency": vars(timings[name]),
-            "ratio": timings[name].median_ms / first,
+            "latency": timings[name].to_dict(),
+            "ratio": timings[name].ratio(first).median,
             "file_bytes": sum((model.folder / f).stat().st_size for f in model.manifest["files"]),
             "peak_memory_bytes": peak_memory(model.folder),
             **_metric(model),

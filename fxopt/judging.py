@@ -41,7 +41,9 @@ def metric_watcher(data: Data) -> Watcher:
 
 def _batch(program: Program) -> int:
     """32 images, or as many as a program with a fixed batch takes."""
-    sizes = [s for n in program.inputs() if isinstance(v := n.meta.get("val"), torch.Tensor) and v.dim() for s in v.shape[:1]]
+    sizes = [
+        s for n in program.inputs() if isinstance(v := n.meta.get("val"), torch.Tensor) and v.dim() for s in v.shape[:1]
+    ]
     return next((s for s in sizes if isinstance(s, int)), 32)
 
 
@@ -66,9 +68,9 @@ def compare(
                 "after": lambda: built(*arrays[0], **arrays[1]),
             }
         )
-        report["eager"] = {"latency": vars(timings["eager"]), "threads": torch.get_num_threads()}
-        before |= {"latency": vars(timings["before"]), "peak_memory_bytes": peak_memory(reference.folder)}
-        after |= {"latency": vars(timings["after"]), "peak_memory_bytes": peak_memory(built.folder)}
+        report["eager"] = {"latency": timings["eager"].to_dict(), "threads": torch.get_num_threads()}
+        before |= {"latency": timings["before"].to_dict(), "peak_memory_bytes": peak_memory(reference.folder)}
+        after |= {"latency": timings["after"].to_dict(), "peak_memory_bytes": peak_memory(built.folder)}
     return report
 
 
@@ -83,7 +85,8 @@ def agreement(program: Program, built: Artifact) -> dict[str, Any]:
         args, kwargs = torch.utils._pytree.tree_unflatten(probe, spec)
         want = torch.utils._pytree.tree_leaves(program(*args, **kwargs))
         arrays = torch.utils._pytree.tree_map(_to_numpy, (args, kwargs))
-        got = [torch.from_numpy(np.array(v)) for v in torch.utils._pytree.tree_leaves(built(*arrays[0], **arrays[1]))]
+        got = torch.utils._pytree.tree_leaves(built(*arrays[0], **arrays[1]))
+        got = [v if v is None else torch.from_numpy(np.array(v)) for v in got]
         errors += [relative_error(a, b) for a, b in zip(want, got, strict=True)]
         ratios.append(sqnr(want, got))
     return {"relative_error": plain(max(errors, default=0.0)), "sqnr_db": plain(min(ratios))}

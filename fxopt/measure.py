@@ -6,25 +6,54 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PAUSE = 0.03
 """Seconds of sleep before each block. Idle worker threads of a runtime spin for a while and would slow the next one."""
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Milliseconds a call: median, lower and upper quartile over ``blocks`` blocks."""
+class Quartiles:
+    """Median with lower and upper quartile."""
 
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    blocks: int
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Quartiles:
+        """Quartiles of one value or more."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
 
     def __str__(self) -> str:
-        return f"{self.median_ms:.3g} ms ({self.low_ms:.3g}–{self.high_ms:.3g})"
+        return f"{self.median:.3g} ({self.low:.3g}–{self.high:.3g})"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds a call, the mean of each block in the order of the rounds."""
+
+    blocks_ms: tuple[float, ...]
+
+    @property
+    def ms(self) -> Quartiles:
+        """Milliseconds a call over the blocks."""
+        return Quartiles.of(self.blocks_ms)
+
+    def ratio(self, base: Timing) -> Quartiles:
+        """Ratio to what was timed beside it, taken round by round: a machine that slows down slows both."""
+        return Quartiles.of([a / b for a, b in zip(self.blocks_ms, base.blocks_ms, strict=True)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a report."""
+        ms = self.ms
+        return {"median_ms": ms.median, "low_ms": ms.low, "high_ms": ms.high, "blocks": len(self.blocks_ms)}
 
 
 def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block_ms: float = 40.0) -> dict[str, Timing]:
@@ -32,7 +61,7 @@ def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block
 
     Each round gives every candidate one block: a pause, two warm calls, then as many timed calls as fill about
     ``block_ms``. The order turns from round to round, so that no candidate always follows the same neighbour.
-    A block's figure is its mean; the result is the median over blocks with quartiles.
+    A block's figure is its mean.
     """
     for run in runs.values():
         run()
@@ -46,7 +75,7 @@ def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block
             runs[name]()
             runs[name]()
             samples[name].append(_seconds(runs[name], calls[name]) * 1000)
-    return {name: _summary(values) for name, values in samples.items()}
+    return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 
 def _seconds(run: Callable[[], object], calls: int) -> float:
@@ -54,13 +83,6 @@ def _seconds(run: Callable[[], object], calls: int) -> float:
     for _ in range(calls):
         run()
     return (time.perf_counter() - start) / calls
-
-
-def _summary(values: list[float]) -> Timing:
-    if len(values) == 1:
-        return Timing(values[0], values[0], values[0], 1)
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Timing(median, low, high, len(values))
 
 
 _PEAK = """

@@ -178,6 +178,17 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
 
 
 def family(node: fx.Node) -> str | None:
-    """Return the family of a node's op, None if the table does not know it or the node calls nothing."""
+    """Return the family of a node's op, None if the table does not know it or the node calls nothing.
+
+    A call that drops elements at random is of the family random, whatever its op is without that.
+    """
     row = lookup(node) if node.op == "call_function" else None
-    return row.family if row else None
+    return None if row is None else "random" if _drops(node) else row.family
+
+
+def _drops(node: fx.Node) -> bool:
+    """Whether the arguments ask for dropout: of dropout itself, of a recurrent layer in training, of attention."""
+    if not hasattr(node.target, "_schema"):
+        return False
+    call = arguments(node)
+    return bool(call.get("dropout_p") or (call.get("train") and call.get("p", call.get("dropout"))))

@@ -77,4 +77,5 @@ def call_checked(function: Callable[..., Any], what: str, *args: Any, **options:
         if parameter.default is parameter.empty and name not in options:
             raise OptionError(f"{what} needs {name}: write {what}({name}=…), or {what}:{name.upper()} for the first")
     checked = {n: check_option(f"{what}({n}=…)", hints.get(n, Any), v) for n, v in options.items()}
-    return function(*args, **checked)
+    first = [check_option(f"{what}:{v}", hints.get(p.name, Any), v) for p, v in zip(positional, args, strict=False)]
+    return function(*first, **checked)

@@ -49,7 +49,9 @@ def dequantize_per_channel(
     return (q.to(torch.float64) - shift) * _along(scales.to(torch.float64), q, axis)
 
 
-_TWINS = {f.__name__: f for f in (quantize_per_tensor, dequantize_per_tensor, quantize_per_channel, dequantize_per_channel)}
+_TWINS = {
+    f.__name__: f for f in (quantize_per_tensor, dequantize_per_tensor, quantize_per_channel, dequantize_per_channel)
+}
 
 
 def wide_twin(target: Any) -> Callable[..., Any]:

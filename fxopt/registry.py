@@ -76,6 +76,11 @@ def get(kind: str, name: str) -> Any:
             f"the {kind} {name!r} of {_origin(points[name])} cannot be imported: {error}\n"
             f"  is the extra that holds {missing!r} installed? e.g. pip install 'fxopt[all]'"
         ) from error
+    except Exception as error:
+        point = points[name]
+        raise UsageError(
+            f"the {kind} {name!r} of {_origin(point)} ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     _loaded[kind][name] = value
     return value
 
@@ -98,7 +103,7 @@ def _summary_from_source(value: str) -> str:
     try:
         spec = importlib.util.find_spec(module)
         tree = ast.parse(Path(spec.origin).read_text()) if spec and spec.origin else None
-    except (ImportError, OSError, SyntaxError, ValueError):
+    except Exception:  # looking for a module imports the packages around it, and those may fail in any way
         return ""
     for node in tree.body if tree else ():
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == attribute:

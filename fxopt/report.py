@@ -26,24 +26,46 @@ def show_report(report: dict[str, Any], console: Console) -> None:
 
 
 def _steps(steps: list[dict[str, Any]], metric: str | None) -> Table:
-    table = Table(title="Passes", title_justify="left")
-    for column in ("pass", "kind", "changed", "skipped", "MACs", "parameters", "error", "s"):
-        table.add_column(column, justify="left" if column in ("pass", "kind") else "right")
+    rows: list[dict[str, str]] = []
+    group = None
     for step in steps:
         delta = step["delta"] or {}
-        if "sqnr_db" in step:
-            sqnr = step["sqnr_db"]
-            error = f"SQNR {sqnr:.1f} dB" if isinstance(sqnr, float) else "none"
-            error += f", {metric} {step['metric']:.4f}" if "metric" in step else ""
-        else:
-            error = f"{step['error']:.1e} proved" if "error" in step else ""
-        if "vacuous" in step:
-            error += " (vacuous: constant outputs)"
-        table.add_row(
-            escape(step["pass"]), step["kind"], "yes" if step["changed"] else "no", str(len(step["skips"]) or ""),
-            _signed(delta.get("macs")), _signed(delta.get("parameters")), error, f"{step['seconds']:.2f}",
-        )  # fmt: skip
+        if step["part_of"] not in (None, group):
+            rows.append({"pass": escape(step["part_of"])})
+        group = step["part_of"]
+        rows.append(
+            {
+                "pass": escape(f"  {step['pass']}" if group else step["pass"]),
+                "changed": "yes" if step["changed"] else "no",
+                "left": str(len(step["skips"]) or ""),
+                "MACs": _signed(delta.get("macs")),
+                "weights, kB": _signed(round(delta.get("weight_bytes", 0) / 1000)),
+                "outputs": _effect(step, metric),
+                "s": f"{step['seconds']:.2f}",
+            }
+        )
+    table = Table(title="Passes", title_justify="left")
+    columns = [name for name in (rows[-1] if rows else ()) if any(row.get(name) for row in rows)]
+    for name in columns:
+        wide = min(24, max(len(row.get(name, "")) for row in rows))
+        table.add_column(name, justify="left" if name in ("pass", "outputs") else "right", min_width=wide)
+    for row in rows:
+        table.add_row(*(row.get(name, "") for name in columns))
     return table
+
+
+def _effect(step: dict[str, Any], metric: str | None) -> str:
+    """What a step did to the outputs, as it was verified."""
+    if not step["changed"]:
+        return ""
+    text = ""
+    if "error" in step:
+        text = f"proved, {step['error']:.0e}" if step["error"] else "proved, the same"
+    if "sqnr_db" in step:
+        sqnr = step["sqnr_db"]
+        text = f"SQNR {sqnr:.1f} dB" if isinstance(sqnr, float) else "equal"
+        text += f", {metric} {step['metric']:.4f}" if "metric" in step else ""
+    return text + (" (but they are constant)" if "vacuous" in step else "")
 
 
 def _show_skips(step: dict[str, Any], console: Console) -> None:

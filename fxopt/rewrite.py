@@ -54,7 +54,9 @@ def rewrite_pass(
     Raises UsageError for a function that cannot be traced, or parameters that differ. The source of the matching is
     ``torch.fx``; in its graphs sizes are numbers, so a pattern with reshapes is better written in ``torch.ops.aten``.
     """
-    find, put = (_trace(f"{name}: the {role}", f, inputs) for role, f in (("pattern", pattern), ("replacement", replacement)))
+    find, put = (
+        _trace(f"{name}: the {role}", f, inputs) for role, f in (("pattern", pattern), ("replacement", replacement))
+    )
     parameters = [n.name for n in find.nodes if n.op == "placeholder"]
     if len(parameters) != sum(n.op == "placeholder" for n in put.nodes):
         raise UsageError(f"{name}: pattern and replacement take a different number of tensors")
@@ -112,7 +114,9 @@ def _record(what: str, function: Callable[..., Any]) -> fx.Graph:
     try:
         graph = fx.symbolic_trace(function).graph
     except Exception as error:
-        raise UsageError(f"{what} cannot be traced: {error}\n  give example tensors: inputs=(torch.randn(2, 3),)") from error
+        raise UsageError(
+            f"{what} cannot be traced: {error}\n  give example tensors: inputs=(torch.randn(2, 3),)"
+        ) from error
     for node in graph.nodes:
         if node.op in ("placeholder", "output"):
             continue

@@ -8,7 +8,9 @@ import platform
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Gt
 
 from fxopt.errors import UnknownNameError, UsageError
 from fxopt.options import check_option
@@ -98,7 +100,10 @@ def _from_toml(path: Path) -> Target:
     for key in values:
         if key not in known:
             raise UnknownNameError(f"key in {path}", key, known)
-    hints = {"name": str, "triple": str, "cpu": str, "features": list[str], "cores": int, "memory": int, "address": str}
+    hints: dict[str, Any] = {
+        "name": str, "triple": str, "cpu": str, "features": list[str], "cores": Annotated[int, Gt(0)],
+        "memory": Annotated[int, Gt(0)], "address": str,
+    }  # fmt: skip
     checked = {key: check_option(f"{path}: {key}", hints[key], value) for key, value in values.items()}
     if "triple" not in checked:
         raise UsageError(f"target file {path}: the key 'triple' is missing, e.g. triple = \"aarch64-linux-gnu\"")

@@ -6,7 +6,7 @@ this form: ``["tuple", [0, ["dict", {"a": 1}]]]``, where 0 and 1 are leaf number
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fxopt.errors import UsageError
@@ -46,22 +46,29 @@ def assemble(spec: Spec, leaves: list[Any]) -> Any:
 
 
 def flatten_as(spec: Spec, value: Any, where: str = "inputs") -> list[Any]:
-    """Leaves of ``value`` in the order of ``spec``. Raises UsageError where the structure differs."""
+    """Leaves of ``value`` in the order of their numbers in ``spec``. Raises UsageError where the structure differs."""
+    leaves = dict(_numbered(spec, value, where))
+    return [leaves[number] for number in sorted(leaves)]  # JSON may have sorted the keys of a dict
+
+
+def _numbered(spec: Spec, value: Any, where: str) -> Iterator[tuple[int, Any]]:
     if spec is None:
         if value is not None:
             raise UsageError(f"{where}: expected None, got {type(value).__name__}")
-        return []
+        return
     if isinstance(spec, int):
-        return [value]
+        yield spec, value
+        return
     kind, children = spec
     if kind == "dict":
         if not isinstance(value, dict) or set(map(str, value)) != set(children):
             got = sorted(map(str, value)) if isinstance(value, dict) else type(value).__name__
             raise UsageError(f"{where}: expected a dict with keys {sorted(children)}, got {got}")
-        by_name = {str(key): child for key, child in value.items()}
-        return [leaf for key in children for leaf in flatten_as(children[key], by_name[key], f"{where}[{key!r}]")]
+        for key, part in value.items():
+            yield from _numbered(children[str(key)], part, f"{where}[{str(key)!r}]")
+        return
     if not isinstance(value, (tuple, list)) or len(value) != len(children):
         got = f"{len(value)}" if isinstance(value, (tuple, list)) else type(value).__name__
         raise UsageError(f"{where}: expected {len(children)} item(s) in a {kind}, got {got}")
-    pairs = enumerate(zip(children, value, strict=True))
-    return [leaf for i, (child, part) in pairs for leaf in flatten_as(child, part, f"{where}[{i}]")]
+    for i, (child, part) in enumerate(zip(children, value, strict=True)):
+        yield from _numbered(child, part, f"{where}[{i}]")

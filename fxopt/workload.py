@@ -92,7 +92,7 @@ def find_workload(spec: str) -> Workload:
     ``module:attribute`` of the user's own code, or a ``.pt2`` file that fxopt or ``torch.export`` saved.
     Raises UnknownNameError, OptionError, UsageError, and RecipeError for a file that is not a program.
     """
-    if spec.endswith((".pt2", ".pt", ".pth", ".onnx")) or "/" in spec:
+    if spec.endswith((".pt2", ".pt", ".pth", ".onnx")) or "/" in spec.partition("(")[0]:
         return _from_file(Path(spec))
     name, options = parse_call(spec, "model")
     scheme, colon, rest = name.partition(":")

@@ -33,8 +33,10 @@ def glyphs(
         raise OptionError(f"glyphs: size={size} is too small to draw in; give 8 or more")
     if len(classes) < 2 or len(set(classes)) != len(classes):
         raise OptionError(f"glyphs: classes={classes!r} must be two or more different characters")
-    if examples < len(classes):
-        raise OptionError(f"glyphs: examples={examples} is fewer than one of each of the {len(classes)} classes")
+    if examples < max(8, len(classes)):
+        raise OptionError(
+            f"glyphs: examples={examples} is too few; give 8, and one of each of the {len(classes)} classes"
+        )
     if weights is None and (size, classes) == (32, ALPHABET):
         weights = WEIGHTS
     return Workload(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 
 from fxopt.errors import OptionError, RecipeError, UnknownNameError
 from fxopt.models.randomize import randomize
@@ -16,7 +17,7 @@ from fxopt.workload import Args, Workload
 _SEED = 0
 
 
-def timm_workload(name: str, *, weights: str | None = None, size: int | None = None) -> Workload:
+def timm_workload(name: str, *, weights: str | None = None, size: Annotated[int, Ge(1)] | None = None) -> Workload:
     """Any model of timm by its name, e.g. mobilenetv3_small_100, convnext_atto, vit_tiny_patch16_224.
 
     ``weights`` is "DEFAULT" or a tag of timm's (as in ``resnet18.a1_in1k``), and is downloaded; without it the weights are
@@ -24,25 +25,28 @@ def timm_workload(name: str, *, weights: str | None = None, size: int | None = N
     pixels. Input float32 [N,C,size,size]; classifiers carry synthetic images with the metric ``agreement``.
 
     Raises UnknownNameError for a model or tag that timm does not have, OptionError for one that takes no images,
-    UsageError without timm, and, when the model is built, RecipeError for weights that cannot be loaded.
+    UsageError without timm, and, when the model is built, OptionError for a size that the architecture cannot take and
+    RecipeError for weights that cannot be loaded.
     """
     timm = import_timm()
     if not timm.is_model(name):
         raise UnknownNameError("timm model", name, timm.list_models())
-    full = name
-    if weights not in (None, "DEFAULT"):
-        full = f"{name.partition('.')[0]}.{weights}"
-        if timm.get_pretrained_cfg(full, allow_unregistered=False) is None:
-            tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{name.partition('.')[0]}.*")]
-            raise UnknownNameError(f"weights of timm:{name}", str(weights), tags)
-    config = timm.get_pretrained_cfg(full)
+    architecture = name.partition(".")[0]
+    full = name if weights in (None, "DEFAULT") else f"{architecture}.{weights}"
+    try:
+        config = timm.get_pretrained_cfg(full)
+    except RuntimeError:
+        tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{architecture}.*")]
+        raise UnknownNameError(f"weights of timm:{architecture}", full.partition(".")[2], tags) from None
     if config is None or len(config.input_size) != 3:
         raise OptionError(f"timm:{name} has no input size of its own; wrap it in a workload that gives its inputs")
     channels, high, wide = config.input_size
     shape = (channels, size or high, size or wide)
     # a model of a fixed size has to be told of another one; the rest would not understand the option
     options = {"img_size": size} if size is not None and config.fixed_input_size else {}
-    build = functools.partial(_build, full, weights is not None, shape, config.num_classes > 0, options)
+    build = functools.partial(
+        _build, full, weights is not None, shape, config.num_classes > 0, options, size is not None
+    )
     return Workload(
         name=f"timm:{name}",
         model=build,
@@ -52,7 +56,7 @@ def timm_workload(name: str, *, weights: str | None = None, size: int | None = N
 
 
 def _build(
-    name: str, pretrained: bool, shape: tuple[int, int, int], classifies: bool, options: dict[str, Any]
+    name: str, pretrained: bool, shape: tuple[int, int, int], classifies: bool, options: dict[str, Any], resized: bool
 ) -> torch.nn.Module:
     timm = import_timm()
     if pretrained:
@@ -65,8 +69,13 @@ def _build(
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        model = timm.create_model(name, pretrained=False, **options).eval()
-        randomize(model, (synthetic_batch(4, shape),), seed=_SEED, centre=classifies)
+        try:
+            model = timm.create_model(name, pretrained=False, **options).eval()
+            randomize(model, (synthetic_batch(4, shape),), seed=_SEED, centre=classifies)
+        except Exception as error:
+            if not resized:
+                raise
+            raise OptionError(f"timm:{name}: images of {shape[1]}x{shape[2]} do not fit: {error}") from error
     return model
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 
 from fxopt.errors import OptionError, RecipeError, UnknownNameError
 from fxopt.models.randomize import randomize
@@ -19,7 +20,9 @@ _SEED = 0
 _OPTIONS_OF_SIZE = {"vit_": "image_size", "maxvit": "input_size"}
 
 
-def torchvision_workload(name: str, *, weights: str | None = None, size: int | None = None) -> Workload:
+def torchvision_workload(
+    name: str, *, weights: str | None = None, size: Annotated[int, Ge(1)] | None = None
+) -> Workload:
     """Any float model of torchvision by its builder's name, e.g. resnet18, vit_b_16, fcn_resnet50, raft_small.
 
     ``weights`` is "DEFAULT" or a name from torchvision's enum, and is downloaded; without it the weights are random,
@@ -27,8 +30,8 @@ def torchvision_workload(name: str, *, weights: str | None = None, size: int | N
     ``size`` is the side of the images in pixels; inputs are those of :func:`fxopt.models.zoo_inputs.example_args`.
     Image classifiers carry synthetic images with the metric ``agreement``; the others have no data.
 
-    Raises UnknownNameError for a model or weights that torchvision does not have, OptionError for a size that the
-    architecture cannot take, UsageError without torchvision, and, when the model is built, RecipeError for weights that
+    Raises UnknownNameError for a model or weights that torchvision does not have, UsageError without torchvision, and,
+    when the model is built, OptionError for a size that the architecture cannot take and RecipeError for weights that
     cannot be loaded.
     """
     models = import_torchvision().models
@@ -71,8 +74,13 @@ def _build(name: str, family: Family, weights: str | None, size: int | None, sid
         options["init_weights"] = True
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        model = builder(**options).eval()
-        randomize(model, example_args(family, 4, side), seed=_SEED, centre=family == "classification")
+        try:
+            model = builder(**options).eval()
+            randomize(model, example_args(family, 4, side), seed=_SEED, centre=family == "classification")
+        except Exception as error:
+            if size is None:
+                raise
+            raise OptionError(f"torchvision:{name}: size={size} does not fit: {error}") from error
     return model
 
 

@@ -115,7 +115,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=32, help="side of the images of glyphs, in pixels (%(default)s)")
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not options.out.parent.is_dir():
+        parser.error(f"--out: there is no folder {options.out.parent}")
+    return options
 
 
 if __name__ == "__main__":

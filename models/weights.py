@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,16 +13,26 @@ from fxopt.errors import RecipeError
 
 
 def save_weights(path: Path, model: torch.nn.Module, metadata: Mapping[str, str]) -> None:
-    """Write the model's state beside ``path`` and move it there, so that a reader never meets half a file."""
+    """Write the model's state beside ``path`` and move it there, so that a reader never meets half a file.
+
+    The same state and metadata give the same bytes.
+    """
     from safetensors.torch import save
 
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        partial.write_bytes(save(state, metadata=dict(metadata)))
+        partial.write_bytes(_sort_header(save(state, metadata=dict(metadata))))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sort_header(data: bytes) -> bytes:
+    """Sort the header of a safetensors file: the library writes metadata in an order that differs from run to run."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return data[:8] + header.encode().ljust(end - 8) + data[end:]
 
 
 def load_weights(path: Path, model: torch.nn.Module, *, command: str) -> None:

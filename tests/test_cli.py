@@ -23,13 +23,15 @@ def cli(monkeypatch, capsys):
 
         saved = {kind: dict(found) for kind, found in registry._loaded.items()}
         monkeypatch.setattr(sys, "argv", ["fxopt", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
+        try:
             main()
-            raise SystemExit(0)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
         for kind, found in saved.items():
             registry._loaded[kind] = found
         out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
+        return code, out, err
 
     return run
 

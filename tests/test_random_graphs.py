@@ -17,8 +17,8 @@ BATCHES = (1, 4)
 
 # One step of a network: name, and a number that chooses the variant. Every step takes and gives [N, C, 4, 4].
 STEPS = (
-    "conv_norm", "conv_norm", "grouped_norm", "transposed_norm", "norm_and_reader", "two_norms", "conv", "conv_again", "grouped", "depthwise", "transposed", "norm", "norm_twice", "affineless", "relu", "inplace_relu",
-    "unary",
+    "conv_norm", "conv_norm", "grouped_norm", "transposed_norm", "norm_and_reader", "two_norms", "conv", "conv_again",
+    "grouped", "depthwise", "transposed", "norm", "norm_twice", "affineless", "relu", "inplace_relu", "unary",
     "dropout", "identity", "residual", "cat", "split", "chunk_cat", "view", "permute", "linear", "scale_by_constant",
     "add_constants", "same_twice", "inplace_view", "clone", "slice", "write_slice", "flip", "softmax", "expand", "pool",
     "to_same",

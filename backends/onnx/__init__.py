@@ -1,6 +1,7 @@
 """The ONNX backend: export, check, and run in ONNX Runtime; its integer kernels are counted, not assumed.
 
 backend.py   the backend and its options
+refusal.py   ops that have no ONNX form
 export.py    program to a checked, reproducible ONNX model
 kernels.py   what the runtime's optimizer made of it
 runtime.py   loading and running, without torch

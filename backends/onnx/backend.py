@@ -38,7 +38,7 @@ class Onnx(Backend):
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why the exporter has no ONNX form of a node; None if it has."""
-        from fxopt.backends.onnx.export import refuses
+        from fxopt.backends.onnx.refusal import refuses
 
         return refuses(node)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import logging
 import warnings
@@ -15,10 +14,9 @@ import torch
 from torch import fx
 
 from fxopt.errors import BackendError, FxoptError
-from fxopt.ops import family
 from fxopt.program import Program
 from fxopt.storage import export_program
-from fxopt.text import op_name
+from fxopt.text import source_line
 
 _LARGE = 2_000_000_000
 """Bytes above which weights go to a file beside: a protobuf message holds at most 2 GiB."""
@@ -36,7 +34,7 @@ def export(program: Program, opset: int, path: Path) -> dict[str, str]:
     inputs = [node.name for node in program.inputs() if isinstance(node.meta.get("val"), torch.Tensor)]
     try:
         exported = export_program(program)
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(exported, (), dynamo=True, opset_version=opset, verbose=False,
                                      input_names=inputs, output_names=outputs)  # fmt: skip
     except FxoptError:
@@ -70,7 +68,8 @@ def _use_global_pools(model: Any) -> None:
 
     axes = {i.name: sorted(onnx.numpy_helper.to_array(i).ravel().tolist()) for i in model.graph.initializer
             if i.data_type == onnx.TensorProto.INT64}  # fmt: skip
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in model.graph.value_info}
+    known = [*model.graph.input, *model.graph.value_info]
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in known}
     for node in model.graph.node:
         if node.op_type != "ReduceMean" or len(node.input) < 2 or ranks.get(node.input[0]) != 4:
             continue
@@ -86,7 +85,7 @@ def _use_global_pools(model: Any) -> None:
 
 def _strip(model: Any, program: Program) -> None:
     """Drop traces, which hold paths and are larger than the code, and give dynamic dims their names."""
-    dims = {symbol: name for symbol, name in zip(_symbols(model), _names(program), strict=False)}
+    dims = dict(zip(_symbols(model), program.dims().values(), strict=False))
     model.graph.ClearField("metadata_props")
     model.ClearField("metadata_props")
     model.graph.ClearField("value_info")
@@ -108,21 +107,15 @@ def _symbols(model: Any) -> list[str]:
     return list(dict.fromkeys(dims))
 
 
-def _names(program: Program) -> list[str]:
-    return list(program.dims().values())
-
-
 def _origin(node: Any) -> str:
     facts = {p.key: p.value for p in node.metadata_props}
     trace = fx.Graph().call_function(torch.relu)  # any node: only its trace is read
-    from fxopt.text import source_line
-
     trace.meta["stack_trace"] = facts.get("pkg.torch.onnx.stack_trace", "")
     return f"{node.op_type} {node.name} {source_line(trace)}".strip()
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter prints progress and warns about optional packages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     before = [logger.level for logger in loggers]
@@ -140,25 +133,3 @@ def _quiet() -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-@functools.cache
-def _known_ops() -> tuple[Any, frozenset[Any]]:
-    """The exporter's registry of ops with an ONNX form, and the ops that torch decomposes into others."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    with _quiet():
-        registry = ONNXRegistry.from_torchlib()
-        decomposed = {*torch.export.default_decompositions(), *torch._decomp.decomposition_table}
-    return registry, frozenset(decomposed)
-
-
-def refuses(node: fx.Node) -> str | None:
-    """Why the exporter has no ONNX form of a call; None if it has, directly or through a decomposition."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or family(node) in ("check", "quant", "size"):
-        return None
-    registry, decomposed = _known_ops()
-    if registry.is_registered(target) or target in decomposed or target._can_decompose():
-        return None
-    return f"{op_name(node)} has no ONNX form and no decomposition; replace it by other ops before the build"

@@ -9,7 +9,16 @@ from typing import Any
 
 from fxopt.backends.onnx.runtime import session_options
 
-_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "NhwcMaxPool", "MatMulNBits")
+_INTEGER = (
+    "QLinear",
+    "QGemm",
+    "MatMulInteger",
+    "ConvInteger",
+    "DynamicQuantize",
+    "QAttention",
+    "NhwcMaxPool",
+    "MatMulNBits",
+)
 _CONTRACTIONS = ("Conv", "MatMul", "Gemm", "ConvTranspose", "FusedConv", "FusedMatMul", "FusedGemm")
 _INTEGER_CONTRACTIONS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger", "QAttention")
 

@@ -26,8 +26,8 @@ _BLOCK_MS = 40.0
 def tune(backend: Onnx, program: Program, target: Target, seconds: float) -> Onnx:
     """Measure candidates interleaved for about ``seconds`` and return the backend with the best.
 
-    A candidate replaces the present options only if its median beats them by more than the spread of their own blocks:
-    differences within the noise keep the options as they are.
+    A candidate replaces the present options only if it beats them in three rounds of four: differences within the noise
+    keep the options as they are.
     """
     candidates = [backend]
     for threads in sorted({1, usable_cores()}):
@@ -45,6 +45,5 @@ def tune(backend: Onnx, program: Program, target: Target, seconds: float) -> Onn
             runs[str(candidate)] = lambda run=run: run(arrays)  # type: ignore[misc]
         blocks = int(seconds / (len(runs) * (_BLOCK_MS / 1000 + PAUSE)))
         timings = interleave(runs, blocks=max(3, blocks), block_ms=_BLOCK_MS)
-    best = min(candidates, key=lambda c: timings[str(c)].median_ms)
-    now = timings[str(backend)]
-    return best if timings[str(best)].median_ms < now.low_ms else backend
+    best = min(candidates, key=lambda c: timings[str(c)].ms.median)
+    return best if timings[str(best)].ratio(timings[str(backend)]).high < 1 else backend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -46,11 +47,11 @@ def drop_noop(program: Program) -> None:
     for node in list(program.graph.nodes):
         if node.op != "call_function":
             continue
-        if op_name(node) in _DROPOUT and node.args[2]:
+        if op_name(node) in _DROPOUT and arguments(node)["train"]:
             program.skip(node, "train=True: removing it would change the output")
             continue
         source = _same_as(node)
-        if source is None:
+        if source is None or _cuts_other_sizes(program, node):
             continue
         if touched and not touched.isdisjoint({node, source}):
             program.skip(node, "the memory it copies or shares is written to in place")
@@ -76,15 +77,29 @@ def _same_as(node: fx.Node) -> fx.Node | None:
         return source if _same_shape(node, source) else None
     if name in _ONCE and op_name(source) == name:
         return source
-    if name in ("aten.mul.Tensor", "aten.div.Tensor") and node.args[1] == 1 and not isinstance(node.args[1], fx.Node):
-        return source if _same_type(node, source) else None
-    if name == "aten.add.Tensor" and node.args[1] == 0 and not isinstance(node.args[1], fx.Node):
-        return None  # -0.0 + 0 is +0.0: not the same bits, and 1/x would tell
+    if name in ("aten.mul.Tensor", "aten.div.Tensor") and arguments(node)["other"] == 1:
+        return source if _same_type(node, source) else None  # x + 0 is not listed: -0.0 + 0 is +0.0, and 1/x would tell
     if name == "aten.pad":
         return source if not any(arguments(node)["pad"]) else None
     if name in ("aten.permute", "aten.transpose.int", "aten.t"):
         return _undone(node, source)
     return None
+
+
+def _cuts_other_sizes(program: Program, node: fx.Node) -> bool:
+    """Whether it is a slice that is whole for the example, and might cut an input of another size."""
+    if op_name(node) != "aten.slice.Tensor":
+        return False
+    call = arguments(node)
+    size, end = call["self"].meta["val"].shape[call["dim"]], call["end"]
+    if isinstance(size, int):
+        return False
+    if call["start"] not in (None, 0):
+        return True
+    if isinstance(end, fx.Node):
+        return _expressions([end.meta["val"]]) != _expressions([size])
+    longest = program.ranges.get(str(size), (0, None))[1] or sys.maxsize
+    return end is not None and bool(end < longest)
 
 
 def _undone(node: fx.Node, source: fx.Node) -> fx.Node | None:
@@ -100,7 +115,7 @@ def _undone(node: fx.Node, source: fx.Node) -> fx.Node | None:
 
 
 def _permutation(node: fx.Node) -> list[int]:
-    rank = node.meta["val"].dim()
+    rank = max(node.meta["val"].dim(), 1)  # torch takes dim 0 of a scalar too
     call = arguments(node)
     if op_name(node) == "aten.permute":
         return [d % rank for d in call["dims"]]

@@ -20,9 +20,9 @@ _LEFT = ("quant", "random", "check", "size", "mutate")
 def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 65536) -> None:
     """Compute the parts of the graph that depend on weights and constants alone, and store the result.
 
-    A result is stored where it is at most ``max_growth`` bytes larger than the weights it is made of; what merely
-    repeats or fills (expand, full, arange) would otherwise blow up the file. Quantize and dequantize ops of weights stay,
-    as do ops that draw random numbers.
+    A result is stored where it is at most ``max_growth`` bytes larger than the weights it is made of and that nothing
+    else reads; what merely repeats or fills (expand, full, arange) would otherwise blow up the file. Quantize and
+    dequantize ops of weights stay, as do ops that draw random numbers.
 
     before:
         %x : f32[2,4]
@@ -36,7 +36,10 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
         %y = aten.linear(%x, %w)
         return %y
     """
-    constant = _constant_nodes(program)
+    sets = alias_sets(program.graph)
+    constant = _constant_nodes(program, sets)
+    kept = {sets[n] for n in constant if n.op == "get_attr" and any(user not in constant for user in n.users)}
+    shown = {sets[out] for out in program.outputs() if isinstance(out, fx.Node)}
     values: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node in constant:
@@ -46,21 +49,21 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
             continue
         if all(user in constant for user in node.users):
             continue  # only the last of a chain is stored
-        growth = _bytes(values[node]) - sum(_bytes(program.tensor(n)) for n in _weights_of(node))
+        weights = {sets[n]: _bytes(program.tensor(n)) for n in _weights_of(node)}
+        growth = _bytes(values[node]) - sum(size for weight, size in weights.items() if weight not in kept)
         if growth > max_growth:
             program.skip(node, f"storing it would add {growth:,} bytes, more than max_growth={max_growth:,}")
             continue
-        if any(user.op == "output" for user in node.users):
-            program.skip(node, "it is an output: stored, the caller would be handed the weight itself")
+        if sets[node] in shown:
+            program.skip(node, "an output shares its memory: stored, the caller would be handed the weight itself")
             continue
         name = f"{node.name}_value" if not node.name.isidentifier() else node.name
         tensor = values[node].detach().clone(memory_format=torch.contiguous_format)
         program.replace(node, program.add_tensor(name, tensor, node))
 
 
-def _constant_nodes(program: Program) -> dict[fx.Node, None]:
+def _constant_nodes(program: Program, sets: dict[fx.Node, fx.Node]) -> dict[fx.Node, None]:
     """Calls that depend on no input, may be computed once, and whose memory nobody writes to; in order, weights too."""
-    sets = alias_sets(program.graph)
     dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
     found: dict[fx.Node, None] = {}
     for node in program.graph.nodes:

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxopt import Program, graph_pass
 from fxopt.aliasing import alias_sets, written
-from fxopt.ops import family
+from fxopt.ops import arguments, family
 
 
 @graph_pass
@@ -34,19 +34,20 @@ def merge_duplicates(program: Program) -> None:
     sets = alias_sets(program.graph)
     dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
     outputs = [out for out in program.outputs() if isinstance(out, fx.Node)]
-    shown = {sets[out] for out in outputs}
     seen: dict[Any, fx.Node] = {}
     for node in list(program.graph.nodes):
         key = _key(program, node)
-        if key is None or sets[node] in dirty:
+        if key is None or any(sets[n] in dirty for n in (node, *node.all_input_nodes)):
             continue
         first = seen.setdefault(key, node)
         if first is node:
             continue
-        if sets[node] in shown and sets[first] in shown and sets[node] is not sets[first]:
+        old, new = sets[node], sets[first]
+        if old is not new and {old, new} <= {sets[out] for out in outputs}:
             program.skip(node, f"it and %{first.name} are both outputs, and must not share memory")
             continue
         program.replace(node, first)
+        sets = {n: new if root is old else root for n, root in sets.items()}
 
 
 def _key(program: Program, node: fx.Node) -> Any:
@@ -56,7 +57,8 @@ def _key(program: Program, node: fx.Node) -> Any:
         return None if tensor is None else ("weight", id(tensor))
     if node.op != "call_function" or family(node) in (None, "random", "check", "mutate") or written(node):
         return None
-    return (node.target, _frozen(node.args), _frozen(node.kwargs))
+    spelled = arguments(node) if hasattr(node.target, "_schema") else [node.args, dict(node.kwargs)]
+    return (node.target, _frozen(spelled))
 
 
 def _frozen(value: Any) -> Any:

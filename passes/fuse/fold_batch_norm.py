@@ -47,7 +47,11 @@ def fold_batch_norm(program: Program) -> None:
         if reason:
             program.skip(node, reason)
             continue
-        _fold(program, producer, norm)
+        weight, bias = _folded(program, producer, norm)
+        if not (weight.isfinite().all() and bias.isfinite().all()):
+            program.skip(node, f"folded, the weight or bias would be beyond the range of {weight.dtype}")
+            continue
+        _store(program, producer, weight, bias)
         program.replace(node, producer)
 
 
@@ -56,7 +60,10 @@ def _declined(program: Program, norm: dict[str, Any], producer: fx.Node) -> str 
         return "training=True: it normalises with the statistics of each batch"
     if norm["running_mean"] is None or norm["running_var"] is None:
         return "it has no running statistics"
-    if any(norm[k] is not None and program.tensor(norm[k]) is None for k in ("weight", "bias", "running_mean", "running_var")):
+    if any(
+        norm[k] is not None and program.tensor(norm[k]) is None
+        for k in ("weight", "bias", "running_mean", "running_var")
+    ):
         return "its scale, shift or statistics are computed, not stored"
     if producer.op != "call_function" or op_name(producer) not in _FOLDABLE:
         before = op_name(producer) if producer.op == "call_function" else "an input of the model"
@@ -64,14 +71,16 @@ def _declined(program: Program, norm: dict[str, Any], producer: fx.Node) -> str 
     if len(producer.users) > 1:
         return f"the result of {op_name(producer)} is also used elsewhere, without this batch norm"
     layer = arguments(producer)
-    if program.tensor(layer["weight"]) is None or (layer["bias"] is not None and program.tensor(layer["bias"]) is None):
+    weight = program.tensor(layer["weight"])
+    if weight is None or (layer["bias"] is not None and program.tensor(layer["bias"]) is None):
         return f"the weight of {op_name(producer)} is computed, not stored"
-    if op_name(producer) == "aten.linear" and producer.meta["val"].dim() != 2:
-        return "the linear's output has more than two dims, and batch norm acts on the second, not on the last"
+    got, expected = producer.meta["val"].dim(), weight.dim()
+    if got != expected:
+        return f"the result of {op_name(producer)} has {got} dims, not {expected}: the second, which is normalized, is no channel"
     return None
 
 
-def _fold(program: Program, layer: fx.Node, norm: dict[str, Any]) -> None:
+def _folded(program: Program, layer: fx.Node, norm: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     old = arguments(layer)
     weight, bias = program.tensor(old["weight"]), program.tensor(old["bias"])
     mean, var = program.tensor(norm["running_mean"]), program.tensor(norm["running_var"])
@@ -88,9 +97,14 @@ def _fold(program: Program, layer: fx.Node, norm: dict[str, Any]) -> None:
         new_weight = (grouped * scale.reshape(groups, 1, outputs, 1)).reshape(weight.shape)
     else:
         new_weight = weight.double() * scale.reshape(-1, *[1] * (weight.dim() - 1))
-    program.swap_tensor(layer, old["weight"], new_weight.to(weight.dtype))
-    if bias is not None:
-        program.swap_tensor(layer, old["bias"], new_bias.to(weight.dtype))
-        return
+    return new_weight.to(weight.dtype), new_bias.to(weight.dtype)
+
+
+def _store(program: Program, layer: fx.Node, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    old = arguments(layer)
     path = str(old["weight"].target).rpartition(".")[0]
-    set_argument(layer, "bias", program.add_tensor(f"{path}.bias".lstrip("."), new_bias.to(weight.dtype), layer))
+    program.swap_tensor(layer, old["weight"], weight)
+    if old["bias"] is not None:
+        program.swap_tensor(layer, old["bias"], bias)
+    else:
+        set_argument(layer, "bias", program.add_tensor(f"{path}.bias".lstrip("."), bias, layer))

@@ -10,9 +10,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import DataError
+from fxopt.passes.quant.observers import MinMax
 from fxopt.program import Program
 from fxopt.text import type_text
-from fxopt.passes.quant.observers import MinMax
 
 
 class _Observe(fx.Interpreter):
@@ -25,13 +25,11 @@ class _Observe(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         observer = self._observers.get(n)
-        if observer is not None:
-            if not bool(value.isfinite().all()):
-                raise DataError(
-                    f"calibration met NaN or infinity\n    {self._program.describe(n)}\n"
-                    "  look at the images, or at the layers before this one"
-                )
-            observer.see(value)
+        if observer is not None and not observer.see(value):
+            raise DataError(
+                f"calibration met NaN or infinity\n    {self._program.describe(n)}\n"
+                "  look at the images, or at the layers before this one"
+            )
         return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +23,15 @@ class MinMax:
         self.low = 0.0
         self.high = 0.0
 
-    def see(self, value: torch.Tensor) -> None:
-        """Take a tensor of any shape into account."""
-        if value.numel():
-            low, high = torch.aminmax(value)
-            self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
+    def see(self, value: torch.Tensor) -> bool:
+        """Take a tensor of any shape into account; False, and nothing taken, where it holds NaN or infinity."""
+        if not value.numel():
+            return True
+        low, high = (bound.item() for bound in torch.aminmax(value))  # NaN anywhere makes both NaN
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return False
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        return True
 
     def affine(self) -> Affine:
         """Scale and zero point of uint8 over the range seen, zero included so that padding and relu are exact.

@@ -129,7 +129,7 @@ def _stays(node: fx.Node, policy: Policy) -> bool:
         return name in policy.chain and list(size) == [1, 1]
     if name == "aten.add.Tensor" and arguments(node)["alpha"] != 1:
         return False
-    return name in policy.chain and not (name == "aten.max_pool2d")
+    return name in policy.chain and name != "aten.max_pool2d"
 
 
 def _same_numbers(node: fx.Node) -> bool:

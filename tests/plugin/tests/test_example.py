@@ -1,7 +1,6 @@
 """The contract of fxopt, and one case of its own."""
 
 import torch
-
 from fxopt_example.drop_double_neg import drop_double_neg
 from fxopt_example.numpy_backend import Numpy
 

@@ -1,0 +1,65 @@
+"""Which ops the ONNX exporter cannot write, known before it starts."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from fxopt.backends.onnx.export import quiet
+from fxopt.ops import family
+from fxopt.text import op_name
+
+
+def refuses(node: fx.Node) -> str | None:
+    """Why the exporter has no ONNX form of a call; None if it has, directly or through a decomposition."""
+    if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "quant", "size"):
+        return None
+    registry, decompositions = _known_ops()
+    if registry.is_registered(node.target):
+        return None
+    missing = [op for op in _decompose(node, decompositions) if not registry.is_registered(op)]
+    if not missing:
+        return None
+    what = (
+        "no decomposition"
+        if node.target in missing
+        else f"decomposes into {', '.join(map(str, missing))}, which have none"
+    )
+    return f"{op_name(node)} has no ONNX form and {what}; replace it by other ops before the build"
+
+
+@functools.cache
+def _known_ops() -> tuple[Any, dict[Any, Any]]:
+    """The exporter's registry of ops with an ONNX form, and how it decomposes the others."""
+    from torch.onnx._internal.exporter._decomp import (
+        create_onnx_friendly_decomposition_table,
+        get_onnx_implemented_overloads,
+    )
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with quiet():
+        registry = ONNXRegistry.from_torchlib()
+        table = create_onnx_friendly_decomposition_table(set(get_onnx_implemented_overloads(registry)))
+    return registry, table
+
+
+def _decompose(node: fx.Node, decompositions: dict[Any, Any]) -> list[Any]:
+    """The ops that a call comes down to, seen by running it on fake tensors."""
+    args, kwargs = pytree.tree_map_only(fx.Node, lambda n: n.meta["val"], (node.args, dict(node.kwargs)))
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+    def call(*given: torch.Tensor) -> Any:
+        rest = iter(given)
+        some = [next(rest) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        some_args, some_kwargs = pytree.tree_unflatten(some, spec)
+        return node.target(*some_args, **some_kwargs)  # type: ignore[operator]
+
+    traced = make_fx(call, decomposition_table=decompositions)(*tensors)
+    calls = [n.target for n in traced.graph.nodes if n.op == "call_function" and family(n) not in ("check", "size")]
+    return [target for target in dict.fromkeys(calls) if isinstance(target, torch._ops.OpOverload)]

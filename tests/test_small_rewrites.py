@@ -1,0 +1,133 @@
+"""mean_to_pool and split_silu: ops written as others that have integer kernels, held against torch in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from fxopt import Pipeline, capture
+from fxopt.parsing import parse_program
+from fxopt.text import op_name, source_line
+
+
+def rewrite(spec, program):
+    return Pipeline.parse(spec).run(program, watchers=()).program
+
+
+def ops(program):
+    return [op_name(node) for node in program.graph.nodes if node.op == "call_function"]
+
+
+# ---- mean_to_pool --------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+    st.sampled_from([[2, 3], [3, 2], [-1, -2], [2, -1], [-2, 3]]),
+    st.sampled_from(["", ", False", ", True", ", keepdim=True"]),
+    st.booleans(),
+)
+def test_a_mean_over_height_and_width_becomes_a_pool(shape, dims, keep, channels_last):
+    text = f"%x : f64[{','.join(map(str, shape))}]\n%y = aten.mean.dim(%x, {dims}{keep})"
+    program = rewrite("mean_to_pool", parse_program(text))
+    x = torch.randn(shape, dtype=torch.double)
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    assert ops(program)[0] == "aten.adaptive_avg_pool2d"
+    torch.testing.assert_close(program(x), x.mean(dims, "True" in keep), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims"),
+    [
+        ("2,3,4,4", "[1, 2]"),
+        ("2,3,4,4", "[0, 1]"),
+        ("2,3,4,4", "[3]"),
+        ("2,3,4,4", "[1, 2, 3]"),
+        ("2,3,4,4", "[]"),
+        ("2,3,4,4", "None"),
+        ("2,3,4,4", "[-3, -1]"),
+        ("2,3,4,4", "[2, 3], dtype=f64"),
+        ("2,3,4", "[1, 2]"),
+        ("2,3,4,4", "[1, 3]"),
+        ("2,3,4,4,4", "[2, 3]"),
+        ("2,3,4,4,4", "[-1, -2]"),
+    ],
+)
+def test_another_mean_is_left(shape, dims):
+    program = parse_program(f"%x : f32[{shape}]\n%y = aten.mean.dim(%x, {dims})")
+    assert rewrite("mean_to_pool", program).text() == program.text()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
+def test_the_dtype_is_kept(dtype):
+    program = rewrite("mean_to_pool", capture(Head(), (torch.randn(2, 4, 8, 8).to(dtype),)))
+    x = torch.randn(3, 4, 8, 8).to(dtype)
+    got, want = program(x), x.to(torch.complex128 if dtype.is_complex else torch.double).mean((2, 3))
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.to(want.dtype), want, rtol=1e-6 if dtype.is_complex else 1e-2, atol=1e-2)
+
+
+class Head(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+def test_a_map_of_dynamic_size_stays_dynamic():
+    sizes = {"x": {0: torch.export.Dim("n"), 2: torch.export.Dim("high"), 3: torch.export.Dim("wide")}}
+    program = rewrite("mean_to_pool", capture(Head(), (torch.randn(2, 3, 8, 6),), dynamic=sizes))
+    x = torch.randn(5, 3, 7, 9)
+    torch.testing.assert_close(program(x), x.mean((2, 3)))
+
+
+# ---- split_silu ----------------------------------------------------------------------------------------------------
+
+EXTREMES = [-torch.inf, -1e30, -800.0, -80.0, -20.0, -1e-30, -0.0, 0.0, 1e-30, 20.0, 80.0, 1e30, torch.inf, torch.nan]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_silu_is_the_same_at_the_ends_of_the_range(dtype):
+    program = rewrite("split_silu", capture(nn.SiLU(), (torch.randn(2, 3, dtype=dtype),)))
+    assert ops(program) == ["aten.sigmoid", "aten.mul.Tensor"]
+    x = torch.tensor(EXTREMES, dtype=dtype).reshape(-1, 1).expand(-1, 3)
+    got, want = program(x), F.silu(x.double()).to(dtype)
+    ulps = 2 * torch.finfo(dtype).eps  # the sigmoid is rounded, and the product
+    torch.testing.assert_close(got, want, rtol=ulps, atol=torch.finfo(dtype).tiny, equal_nan=True)
+
+
+class InPlace(nn.Module):
+    """silu_ on a result, which can be written otherwise, and on a view of one that is read after it, which cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = F.silu(self.linear(x), inplace=True)
+        z = y * 2
+        F.silu(z[:, 1:], inplace=True)
+        return F.silu(F.silu(y)) + z
+
+
+def test_every_silu_that_is_no_write_is_split():
+    module = InPlace()
+    program = rewrite("split_silu", capture(module, (torch.randn(2, 4),)))
+    assert ops(program).count("aten.sigmoid") == 3
+    assert [op for op in ops(program) if "silu" in op] == ["aten.silu_"]
+    x = torch.randn(5, 4)
+    with torch.no_grad():
+        want = module.double()(x.double())
+    torch.testing.assert_close(program(x).double(), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "model", "shape"), [("split_silu", InPlace, (2, 4)), ("mean_to_pool", Head, (2, 4, 8, 8))]
+)
+def test_the_new_ops_have_the_source_line_of_the_old(spec, model, shape):
+    program = capture(model(), (torch.randn(shape),))
+    old = next(program.find("aten.silu", "aten.mean"))
+    new = list(rewrite(spec, program).find("aten.sigmoid", "aten.mul", "aten.adaptive_avg_pool2d", "aten.flatten"))[:2]
+    assert source_line(old)
+    assert [source_line(node) for node in new] == [source_line(old)] * 2
