@@ -9,22 +9,39 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.capture_errors import cannot_run, check_outputs
-from fxopt.errors import CaptureError
+from fxopt.capture_checks import check_outputs
+from fxopt.capture_errors import cannot_run, first_line
+from fxopt.errors import CaptureError, UsageError
 from fxopt.program import Program
+
+
+def evaluate(module: torch.nn.Module) -> torch.nn.Module:
+    """Set evaluation mode and return the module; an exported graph in it keeps the mode that it was exported in."""
+    try:
+        return module.eval()
+    except NotImplementedError:  # from the exported graph, maybe before others had their turn
+        for part in module.modules():
+            part.training = False
+        return module
 
 
 @contextlib.contextmanager
 def unchanged(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every submodule's mode, buffers and the random state are as they were."""
+    """Evaluation mode inside; afterwards every submodule's mode, buffers and the random state are as they were.
+
+    torch's fast path for transformers is off inside: it writes zeros to padded rows, which no exported graph does.
+    """
     modules = list(module.modules())
     modes = [m.training for m in modules]
     buffers = [{name: (b, b.detach().clone()) for name, b in m._buffers.items() if b is not None} for m in modules]
-    module.eval()
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        evaluate(module)
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for m, mode, saved in zip(modules, modes, buffers, strict=True):
             m.training = mode
             for name, (buffer, value) in saved.items():
@@ -45,11 +62,23 @@ def run_eager(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     return pytree.tree_leaves(outputs)
 
 
+def run_program(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Outputs of a captured graph, which keeps its buffers. Raises CaptureError where it fails, UsageError by misfit."""
+    torch.manual_seed(0)
+    try:
+        with unchanged(program.module):
+            return program(*copied(args), **copied(kwargs))
+    except UsageError:
+        raise
+    except Exception as error:
+        raise CaptureError(
+            f"the captured graph fails where the module runs: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
 def check_same(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], want: list[Any]) -> None:
     """Hold the captured graph against the module's own outputs; same random state, error below the root of epsilon."""
-    torch.manual_seed(0)
-    with unchanged(program.module):
-        got = pytree.tree_leaves(program(*copied(args), **copied(kwargs)))
+    got = pytree.tree_leaves(run_program(program, args, kwargs))
     for i, (a, b) in enumerate(zip(want, got, strict=True)):
         if not close(a, b):
             raise CaptureError(

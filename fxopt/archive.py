@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch.export.pt2_archive import PT2ArchiveReader
+from torch.utils import _pytree as pytree
 
 from fxopt.errors import RecipeError
 
@@ -28,12 +29,15 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 _PATH = re.compile(r"[^\"'\\\n\r]*")  # of a weight: module names may hold dashes, but nothing that ends a string
 _OPERATOR = re.compile(r"torch\.ops\.\w+\.\w+(\.\w+)?|(_operator|math)\.\w+|torch\.(_?sym_\w+)")
 _SYMBOL = re.compile(r"_?[suz][a-z_]*\d+")
-_SYMBOL_CALL = re.compile(r"Symbol\('(_?[suz][a-z_]*\d+)'(?:, [a-z]+=(?:True|False))*\)")
+_SYMBOL_CALL = re.compile(r"\bSymbol\('(_?[suz][a-z_]*\d+)'(?:, [a-z]+=(?:True|False))*\)")
+_FLOAT_CALL = re.compile(r"\bFloat\('(-?[\d.]+(?:e[+-]?\d+)?)', precision=\d+\)")
+_NO_NUMBER = ("Infinity", "-Infinity", "NaN")  # JSON has no other way to write these floats
 _TOKEN = re.compile(r"\s*(?:([A-Za-z_]\w*)|(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)|([-+*/%(),<>=!&|~]))")
 _FUNCTION = re.compile(
     "Add|Mul|Pow|Integer|Rational|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilToInt|FloorToInt|CeilDiv|LShift|RShift|PowByNatural|"
     "FloatPow|FloatTrueDiv|IntTrueDiv|TruncToFloat|TruncToInt|RoundToInt|RoundDecimal|ToFloat|Identity|Max|Min|Eq|Ne|"
-    "Lt|Le|Gt|Ge|And|Or|Not|floor|ceiling|sqrt|Abs|true|false|True|False"
+    "Lt|Le|Gt|Ge|Equality|Unequality|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|And|Or|Not|floor|ceiling|sqrt|"
+    "Abs|true|false|True|False"
 )
 """What sympy may be asked to evaluate in a symbolic size."""
 
@@ -131,6 +135,8 @@ def _check_model(model: dict[str, Any]) -> Iterator[str]:
 
 def _check_graph(part: Any) -> Iterator[str]:
     """Walk through a graph or signature; ``as_string`` values and metadata reach no interpreter."""
+    if isinstance(part, str):
+        yield from _check_text("name", part, _NAME)
     if isinstance(part, list):
         for item in part:
             yield from _check_graph(item)
@@ -139,19 +145,29 @@ def _check_graph(part: Any) -> Iterator[str]:
     for key, value in part.items():
         if key in ("metadata", "as_string", "as_strings"):
             continue
-        if key in ("target", "as_operator"):
+        if key in ("as_float", "as_floats", "as_float_lists"):
+            yield from _check_floats(value)
+        elif key in ("target", "as_operator"):
             yield from _check_text("operator", value, _OPERATOR)
         elif key == "expr_str":
             yield from _check_expression(value)
         elif key.endswith("_name") or key == "class_fqn":
             yield from _check_text("weight", value, _PATH)
-        elif key == "name" or isinstance(value, str):
+        elif key == "name":
             yield from _check_text("name", value, _NAME)
         else:
             if key.endswith("_values") and isinstance(value, dict):
                 for name in value:
                     yield from _check_text("name", name, _NAME)
             yield from _check_graph(value)
+
+
+def _check_floats(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _check_floats(item)
+    elif not isinstance(value, (int, float)) and value not in _NO_NUMBER:
+        yield f"{value!r:.80} is no number"
 
 
 def _check_text(what: str, value: Any, form: re.Pattern[str]) -> Iterator[str]:
@@ -161,7 +177,7 @@ def _check_text(what: str, value: Any, form: re.Pattern[str]) -> Iterator[str]:
 
 def _check_expression(value: Any) -> Iterator[str]:
     """An arithmetic expression over symbols, numbers and :data:`_FUNCTION`; no attribute, string or subscript."""
-    place, text = 0, _SYMBOL_CALL.sub(r"\1", str(value)).rstrip()
+    place, text = 0, _FLOAT_CALL.sub(r"\1", _SYMBOL_CALL.sub(r"\1", str(value))).rstrip()
     while place < len(text):
         token = _TOKEN.match(text, place)
         word = token and token[1]
@@ -177,10 +193,20 @@ def _check_spec(text: str, *, keywords: bool) -> Iterator[str]:
         yield "the structure of its inputs or outputs names Python modules to import (an enum or a defaultdict)"
         return
     spec = json.loads(text)
+    for name in _classes(spec[1] if spec else None):
+        if name not in pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE:
+            yield f"its inputs or outputs hold a {name!r:.80}, a class that is not registered; import its module first"
     children = spec[1]["children_spec"] if spec else []
     if keywords and len(children) == 2 and children[1]["type"] == "builtins.dict":
         for name in json.loads(children[1]["context"]):
             yield from _check_text("keyword", name, _NAME)
+
+
+def _classes(spec: dict[str, Any] | None) -> Iterator[str]:
+    if spec and spec["type"] is not None:
+        yield spec["type"]
+        for child in spec["children_spec"]:
+            yield from _classes(child)
 
 
 def _first_line(error: BaseException) -> str:

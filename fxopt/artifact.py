@@ -39,6 +39,7 @@ class Artifact:
         """
         leaves = tree.flatten_as(self.manifest["in_tree"], [list(args), kwargs])
         arrays = []
+        sizes: dict[str, int] = {}
         for value, fact in zip(leaves, self.manifest["inputs"], strict=True):
             if "constant" in fact:
                 if value != fact["constant"]:
@@ -46,7 +47,7 @@ class Artifact:
                         f"input {fact['name']!r} was captured as the constant {fact['constant']!r}, got {value!r}"
                     )
                 continue
-            arrays.append(_checked(np.asarray(value), fact))
+            arrays.append(_checked(np.asarray(value), fact, sizes, self.manifest["dims"]))
         return tree.assemble(self.manifest["out_tree"], self._run(arrays))
 
     def random_inputs(self, batch: int = 1, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
@@ -65,16 +66,26 @@ class Artifact:
         return args, kwargs
 
 
-def _checked(array: Any, fact: dict[str, Any]) -> Any:
-    want = fact["shape"]
-    fits = len(want) == array.ndim and all(isinstance(w, str) or w == n for w, n in zip(want, array.shape, strict=True))
-    if not fits or str(array.dtype) != fact["dtype"]:
-        raise UsageError(
-            f"input {fact['name']!r}: expected {fact['dtype']}{want}, got {array.dtype}{list(array.shape)}".replace(
-                "'", ""
-            )
-        )
+def _checked(array: Any, fact: dict[str, Any], sizes: dict[str, int], dims: dict[str, list[int | None]]) -> Any:
+    """The array as the runtime takes it; ``sizes`` notes what each dynamic dim is in this call."""
+    fits = len(fact["shape"]) == array.ndim and str(array.dtype) == fact["dtype"]
+    for want, got in zip(fact["shape"], array.shape, strict=False):
+        low, high = dims.get(want, (0, None)) if isinstance(want, str) else (want, want)
+        known = sizes.setdefault(want, got) if isinstance(want, str) else got
+        fits = fits and known == got and got >= (low or 0) and (high is None or got <= high)
+    if not fits:
+        told = [
+            f"\n  {name}: {low} to {high or 'any'}, {sizes[name]} in this call"
+            for name, (low, high) in dims.items()
+            if name in fact["shape"] and name in sizes
+        ]
+        expected, got_type = _type(fact["dtype"], fact["shape"]), _type(array.dtype, array.shape)
+        raise UsageError(f"input {fact['name']!r}: expected {expected}, got {got_type}{''.join(told)}")
     return np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dim
+
+
+def _type(dtype: Any, shape: Any) -> str:
+    return f"{dtype}[{', '.join(map(str, shape))}]"
 
 
 def load(folder: str | Path) -> Artifact:
@@ -84,7 +95,7 @@ def load(folder: str | Path) -> Artifact:
     """
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST)
-    for key in ("backend", "files", "inputs", "in_tree", "out_tree"):
+    for key in ("backend", "files", "inputs", "in_tree", "out_tree", "dims"):
         if key not in manifest:
             raise BackendError(f"{folder / MANIFEST}: the key {key!r} is missing; build the artifact again")
     for name, digest in manifest["files"].items():
@@ -108,8 +119,20 @@ def describe_files(folder: Path) -> dict[str, str]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys."""
-    path.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    """Write JSON with its keys in their order, which is that of a model's outputs."""
+    path.write_text(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def _stranger(out: Path) -> Path | None:
+    """Something that building into ``out`` would destroy, and no build made; None if there is nothing."""
+    if not out.is_dir():
+        return out if out.exists() else None
+    present = [path for path in out.rglob("*") if not path.is_dir()]
+    try:
+        made = {out / name for name in (MANIFEST, REPORT, *read_json(out / MANIFEST)["files"])}
+    except (BackendError, KeyError, TypeError):
+        made = set()
+    return next((path for path in present if path not in made), None)
 
 
 @contextlib.contextmanager
@@ -117,10 +140,13 @@ def staged(out: Path) -> Iterator[Path]:
     """Yield a folder beside ``out`` that takes its place when all went well, and vanishes when anything did not.
 
     A folder that was there before stays until then. Raises UsageError where ``out`` cannot be written, or holds
-    something that is not an artifact.
+    something that is not part of an artifact.
     """
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).exists())):
-        raise UsageError(f"{out} exists and is not an artifact; choose another --out, or remove it")
+    out = out.resolve()  # of a link, the folder it leads to is replaced
+    if stranger := _stranger(out):
+        raise UsageError(
+            f"{stranger} is not part of an artifact, and would be lost; choose another --out, or remove it"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

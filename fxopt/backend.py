@@ -35,7 +35,7 @@ class Backend:
     name: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        hints = type_hints(type(self))
+        hints = type_hints(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):
             where = f"backend {self.name}({field.name}=…)"
             object.__setattr__(self, field.name, check_option(where, hints[field.name], getattr(self, field.name)))

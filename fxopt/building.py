@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fxopt.judging import agreement, budget_lines, compare, metric_watcher
 from fxopt.pipeline import Outcome, Pipeline, Watcher
 from fxopt.program import Program
 from fxopt.recipe import Recipe, read_recipe
+from fxopt.recorded import RecordedInputs, read_arrays
 from fxopt.target import Target, find_target
 from fxopt.verify import Verify
 from fxopt.workload import Workload, find_workload
@@ -35,6 +36,7 @@ class Plan:
     pipeline: Pipeline
     backend: Backend
     target: Target
+    calibration: dict[str, Any] | None
 
 
 def resolve(recipe: Recipe) -> Plan:
@@ -45,6 +47,7 @@ def resolve(recipe: Recipe) -> Plan:
         backend=find_backend(recipe.backend),
         target=find_target(recipe.target),
         workload=find_workload(recipe.model),
+        calibration=read_arrays(recipe.calibration) if recipe.calibration else None,
     )
 
 
@@ -70,6 +73,8 @@ def build(
     with artifact.staged(Path(out)) as stage, tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
         with clock("capture"):
             program = plan.workload.capture()
+        if plan.calibration is not None:
+            plan = replace(plan, workload=replace(plan.workload, data=RecordedInputs(plan.calibration, program)))
         with clock("passes"):
             outcome = _rewrite(plan, program, watchers)
         backend = plan.backend
@@ -78,12 +83,13 @@ def build(
                 backend = backend.tune(_legal(plan, outcome.program), plan.target, tune_seconds)
         with clock("build"):
             lowered, built = _lower(plan, outcome.program, backend, stage)
+            agreed = agreement(program, lowered, built)
         with clock("build before"):
             _, reference = _lower(plan, program, backend, Path(scratch))
         with clock("measure"):
             report = compare(plan.workload, program, reference, built, timed=measure)
         report |= {
-            "agreement": agreement(lowered, built),
+            "agreement": agreed,
             "recipe": plan.recipe.to_dict(),
             "backend": {"text": str(backend), **built.manifest["facts"]},
             "target": plan.target.to_dict(),
@@ -128,7 +134,7 @@ def _lower(plan: Plan, program: Program, backend: Backend, out: Path) -> tuple[P
         "facts": built_facts,
     }
     artifact.write_json(out / artifact.MANIFEST, manifest)
-    return legal, Artifact(out, manifest, backend.load(out, manifest))
+    return legal, artifact.load(out)
 
 
 class _Clock:

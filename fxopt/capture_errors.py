@@ -33,11 +33,16 @@ def is_final(error: Exception) -> bool:
     return type(error).__name__ in _MEANINGS
 
 
+def is_users(path: str) -> bool:
+    """Whether a source file is the user's own or of a package with models, rather than of torch's machinery or ours."""
+    packaged = path.startswith(f"{_SITE}/") and not path.startswith(_MACHINERY[:4])
+    return packaged or not path.startswith(_MACHINERY)
+
+
 def user_line(error: BaseException) -> str:
     """The innermost line outside torch that led to an error, as ``path:line: code``; empty if there is none."""
     for frame in reversed([f for e in _chain(error) for f in traceback.extract_tb(e.__traceback__)]):
-        packaged = frame.filename.startswith(f"{_SITE}/") and not frame.filename.startswith(_MACHINERY[:3])
-        if packaged or not frame.filename.startswith(_MACHINERY):
+        if is_users(frame.filename):
             return f"{short_path(frame.filename)}:{frame.lineno}: {frame.line}"
     return ""
 
@@ -50,13 +55,8 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
-    """The line of a message that says most."""
+    """The first line of a message, shortened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for line in lines:
-        if "specialized it to be a constant" in line:
-            return "the model fixes the batch size: " + line.lstrip("- ")
-        if line.startswith("- Not all values of"):
-            return "the model wants more of the batch size: " + line.lstrip("- ")
     line = lines[0] if lines else type(error).__name__
     return line if len(line) < 240 else line[:240] + "…"
 
@@ -94,7 +94,16 @@ def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
         lines.append(f"    {where}")
     if kind in _MEANINGS:
         lines.append(f"    {first_line(error)}")
-    parts = [name for name, child in module.named_children() if any(True for _ in child.parameters())]
+    scripted = [name for name, child in module.named_modules() if isinstance(child, torch.jit.ScriptModule)]
+    if scripted:
+        lines.append(
+            f"  it holds scripted modules, which cannot be captured: {scripted[0]!r}; put the Python module there"
+        )
+    parts = [
+        name
+        for name, child in module.named_children()
+        if not isinstance(child, torch.jit.ScriptModule) and any(True for _ in child.parameters())
+    ]
     if parts:
         lines.append(
             f"  capture a part instead: capture(model, …, at={parts[0]!r}) (parts: {', '.join(parts)}),\n"
@@ -103,24 +112,3 @@ def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
     elif where:
         lines.append("  write the line with tensor operations alone (torch.where, torch.cond, a mask)")
     return CaptureError("\n".join(lines))
-
-
-def check_outputs(module: torch.nn.Module, outputs: Any) -> None:
-    """Raise CaptureError for outputs that are not tensors, numbers and None in a known structure."""
-    leaves = pytree.tree_leaves(outputs)
-    for leaf in leaves:
-        if not isinstance(leaf, (torch.Tensor, int, float, bool, type(None))):
-            name = type(leaf).__name__
-            raise CaptureError(
-                f"{type(module).__name__} returns a {name}, and a program returns tensors\n"
-                "  wrap the model in a module that returns the tensors in it (as a tuple, list or dict)"
-                + (
-                    ""
-                    if isinstance(leaf, str)
-                    else f",\n  or make {name} known: torch.export.register_dataclass({name})"
-                )
-            )
-    if not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
-        raise CaptureError(
-            f"{type(module).__name__} returns no tensor: {outputs!r:.80}\n  a program returns at least one"
-        )

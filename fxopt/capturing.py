@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
-from fxopt.agreement import check_same, run_eager, unchanged
+from fxopt.agreement import check_same, copied, run_eager, unchanged
 from fxopt.aliasing import make_functional
-from fxopt.errors import CaptureError, UsageError
+from fxopt.capture_checks import check_inputs, check_python
+from fxopt.capture_notes import notes_of
+from fxopt.errors import CaptureError, FxoptError, PassError, UsageError
 from fxopt.exporting import export_module
 from fxopt.program import Program
 from fxopt.shapes import derive_shapes
@@ -39,12 +42,20 @@ def capture(
 
     Raises CaptureError, with the user's line and the way out, for a model that does not run on the inputs, that
     ``torch.export`` does not take, or that returns something else than tensors; UnknownNameError for ``at``.
-    The module is left as it was, buffers and train mode included; the program has weights of its own.
+    The module is left as it was, buffers and train mode included; the program has weights and example inputs of its own.
+    torch's fast path for transformers stays off: it gives zeros for padded rows, the program gives what is computed there.
     """
+    if isinstance(module, torch.export.ExportedProgram):
+        raise UsageError(
+            "capture takes an nn.Module, and this is exported already\n"
+            "  torch.export.save(exported, 'model.pt2') and fxopt.load_program('model.pt2') keep its dynamic dims;\n"
+            "  or capture(exported.module(), args)"
+        )
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"capture takes an nn.Module, got {type(module).__name__}; wrap a function in a module")
     if not isinstance(args, tuple):
         raise UsageError(f"args must be a tuple of inputs, got {type(args).__name__}; write capture(model, (x,))")
+    check_python(module)
     kwargs = dict(kwargs or {})
     notes: tuple[str, ...] = ()
     with unchanged(module), torch.no_grad():
@@ -53,6 +64,7 @@ def capture(
 
             module, args, kwargs, notes = inputs_of(module, at, args, kwargs)
         want = run_eager(module, args, kwargs)
+        check_inputs(module, args, kwargs)
         exported, found, warning = export_module(module, args, kwargs, dynamic)
         program = from_exported(exported, args, kwargs, notes=(*notes, *found))
         if isinstance(dynamic, str) and program.dims() and not _batch_of_one(module, program, args, kwargs):
@@ -77,9 +89,10 @@ def from_exported(
     *,
     notes: tuple[str, ...] = (),
 ) -> Program:
-    """Make a Program of an ExportedProgram, with weights of its own.
+    """Make a Program of an ExportedProgram, with weights and example inputs of its own.
 
-    Guards are dropped, in-place ops made functional, unused weights removed.
+    Guards are dropped, in-place ops made functional, unused weights removed. Notes of its own come behind ``notes``.
+    Raises CaptureError where the shapes of the graph cannot be derived.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -88,14 +101,20 @@ def from_exported(
     _own_tensors(module)
     ranges = {}
     for symbol, bounds in exported.range_constraints.items():
+        if free_unbacked_symbols(symbol):
+            continue  # a value of the run, not a size of the inputs
         upper = int(bounds.upper) if bounds.upper.is_finite and bounds.upper < 2**31 else None
         ranges[str(symbol)] = (int(bounds.lower), upper)
-    program = Program(module, args, kwargs, ranges=ranges, notes=notes)
+    program = Program(module, copied(args), copied(kwargs), ranges=ranges)
     make_functional(program)
     program.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
-    derive_shapes(program)
+    try:
+        derive_shapes(program)
+    except PassError as error:
+        raise CaptureError(f"the captured graph has no known shapes: {error}") from error
+    program.notes = tuple(dict.fromkeys((*notes, *notes_of(program))))
     return program
 
 
@@ -134,6 +153,6 @@ def _batch_of_one(module: torch.nn.Module, program: Program, args: Any, kwargs: 
         return True
     try:
         check_same(program, one_args, one_kwargs, run_eager(module, one_args, one_kwargs))
-    except (CaptureError, RuntimeError, ValueError):
+    except FxoptError:
         return False
     return True

@@ -1,4 +1,5 @@
-"""The command line. Exit codes: 0 done, 1 a budget or check missed, 2 usage, 3 a pass or proof failed, 4 a backend failed.
+"""The command line. Exit codes: 0 done, 1 a budget or check missed, 2 usage, 3 a pass or proof failed, 4 a backend failed,
+5 a crash; 128 and the signal's number when stopped.
 
 Each command imports what it needs when it runs, so that listing and help stay quick.
 """
@@ -6,7 +7,9 @@ Each command imports what it needs when it runs, so that listing and help stay q
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,16 +31,44 @@ Load = Annotated[list[Path] | None, typer.Option("--load", help="Python file wit
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+class _Stopped(BaseException):
+    """A signal asked the process to stop: unwinds like Ctrl-C, so that nothing half-written stays."""
+
+
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped(number)
+
+
 def main() -> None:
     """Run the command line; an error that fxopt raised on purpose is one message and an exit code, no traceback."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    before = {number: signal.signal(number, _stop) for name in names if (number := getattr(signal, name, None))}
     try:
         app()
     except FxoptError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
+    except _Stopped as stop:
+        print("stopped; nothing was written", file=sys.stderr)
+        sys.exit(128 + stop.args[0])
+    except Exception:
+        traceback.print_exc()
+        print(
+            "this is a mistake in fxopt or in code that it called, not in the command; see the trace", file=sys.stderr
+        )
+        sys.exit(5)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Print the version."""
+    if show:
+        import fxopt
+
+        print(fxopt.__version__)
 
 
 @app.command()
@@ -47,7 +78,12 @@ def build(
     passes: Annotated[str | None, typer.Option("--passes", "-p", help="Passes, instead of the recipe's.")] = None,
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="Backend, e.g. onnx(threads=2).")] = None,
     target: Annotated[str | None, typer.Option("--target", "-t", help="Target name or .toml file.")] = None,
-    tune: Annotated[float, typer.Option(help="Seconds to let the backend choose its options by measurement.")] = 0.0,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data of its own.")
+    ] = None,
+    tune: Annotated[
+        float, typer.Option(min=0, help="Seconds to let the backend choose its options by measurement.")
+    ] = 0.0,
     measure: Annotated[bool, typer.Option(help="Time the model before and after, beside eager.")] = True,
     print_after: Annotated[list[str] | None, typer.Option(help="Print the program after this pass, or 'all'.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Save the program after each pass as text here.")] = None,
@@ -63,8 +99,9 @@ def build(
     from fxopt.recipe import Recipe, read_recipe
 
     recipe = read_recipe(source) if source.endswith(".toml") else Recipe(model=source)
-    given = {"passes": (passes,) if passes is not None else None, "backend": backend, "target": target}
-    recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    given: dict[str, Any] = {"passes": (passes,) if passes is not None else None, "backend": backend, "target": target}
+    given["calibration"] = str(calibrate) if calibrate else None
+    recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
     console = Console(stderr=as_json)
     with _progress(console) as progress:
         from fxopt import watchers as w

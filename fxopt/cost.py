@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from fxopt.ops import lookup
@@ -13,7 +14,10 @@ from fxopt.shapes import concrete_shapes
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs for the example inputs, number of weight elements, bytes of all tensors, and ops that were not counted."""
+    """MACs for the example inputs, number of weight elements, bytes of all tensors, and ops that were not counted.
+
+    A size that is known only when the model runs (the rows that a mask picks) counts as 1.
+    """
 
     macs: int
     parameters: int
@@ -32,10 +36,15 @@ def macs_by_node(program: Program) -> dict[fx.Node, int]:
 
 
 def cost(program: Program) -> Cost:
-    """Cost of a whole program. Weights that are tied count once; ops that the op table lacks are named in ``unknown``."""
+    """Cost of a whole program. Weights that are tied count once.
+
+    ``unknown`` names the ops that the op table lacks, and those with a graph of their own, such as autocast and cond.
+    """
     tensors = {id(t): t for t in program.tensors().values()}.values()
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
-    unknown = sorted({str(node.target) for node in calls if lookup(node) is None and hasattr(node.target, "_schema")})
+    unknown = sorted(
+        {str(n.target) for n in calls if lookup(n) is None and isinstance(n.target, torch._ops.OperatorBase)}
+    )
     return Cost(
         macs=sum(macs_by_node(program).values()),
         parameters=sum(t.numel() for t in tensors),

@@ -27,6 +27,14 @@ class FxoptError(Exception):
     exit_code = 3
 
 
+def text_of(error: BaseException) -> str:
+    """The message of any exception, also of one whose own ``__str__`` fails."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its message cannot be shown)"
+
+
 class UsageError(FxoptError):
     """A command, a recipe, a name or an option is wrong."""
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.capture_errors import cannot_export, is_final, reason_of
+from fxopt.capture_errors import cannot_export, is_final
 from fxopt.dynamic_shapes import Dims, dynamic_shapes
 from fxopt.errors import UsageError
+from fxopt.guards import fixed_batch_reason, noted_guards
 
 _Exported = torch.export.ExportedProgram
 
@@ -28,15 +31,17 @@ def export_module(
     batched = _batched_inputs(args, kwargs) if isinstance(dynamic, str) else []
     if isinstance(dynamic, str) and dynamic != "batch":
         raise UsageError(f"dynamic must be 'batch', None or the dynamic_shapes of torch.export, got {dynamic!r}")
-    failure: Exception | None = None
+    reason = ""
     for some in [batched, batched[:1]] if len(batched) > 1 else [batched] if batched else []:
-        try:
-            exported = _export_batch(module, args, kwargs, some)
-        except Exception as error:
-            if is_final(error):
-                raise cannot_export(module, error) from error
-            failure = error
-            continue
+        with noted_guards() as guards:
+            try:
+                exported = _export_batch(module, args, kwargs, some)
+            except Exception as error:
+                if is_final(error):
+                    raise cannot_export(module, error) from error
+                # the first attempt's: in the second, inputs that fit each other were told apart
+                reason = reason or fixed_batch_reason(error, guards)
+                continue
         names = _input_names(args, kwargs)
         fixed = [name for i, name in enumerate(names) if name and i not in some]
         note = f"the batch is dynamic in input {', '.join(names[i] for i in some)} only; fixed: {', '.join(fixed)}"
@@ -45,10 +50,10 @@ def export_module(
         exported = _run_export(module, args, kwargs, None if isinstance(dynamic, str) else dynamic or None)
     except Exception as error:
         raise cannot_export(module, error) from error
-    if failure is None:
+    if not reason:
         return exported, (), ""
     size = pytree.tree_leaves((args, kwargs))[batched[0]].shape[0]
-    note = f"captured with a fixed batch of {size}: {reason_of(failure)}"
+    note = f"captured with a fixed batch of {size}: {reason}"
     return exported, (note,), note
 
 
@@ -73,7 +78,8 @@ def _export_batch(module: torch.nn.Module, args: Any, kwargs: Any, batched: list
     dims: list[Dims] = [{0: batch} if i in batched else None for i in range(len(leaves))]
     wide = [_two_or_more(v) if i in batched else v for i, v in enumerate(leaves)]
     wide_args, wide_kwargs = pytree.tree_unflatten(wide, spec)
-    return _run_export(module, wide_args, wide_kwargs, dynamic_shapes(module, wide_args, wide_kwargs, dims))
+    with _named_keywords(module, wide_kwargs):
+        return _run_export(module, wide_args, wide_kwargs, dynamic_shapes(module, wide_args, wide_kwargs, dims))
 
 
 def _two_or_more(value: torch.Tensor) -> torch.Tensor:
@@ -94,3 +100,32 @@ def _run_export(module: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) ->
             return torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
     finally:
         shapes_log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _named_keywords(module: torch.nn.Module, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Let the signature of a ``forward(self, x, **k)`` name the keywords that are given.
+
+    torch.export counts what goes into ``**k`` twice where shapes are dynamic, and then finds that they do not fit.
+    """
+    forward = module.forward
+    known = inspect.signature(forward).parameters
+    given = [p for p in known.values() if p.kind is not p.VAR_KEYWORD]
+    named = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in kwargs if n not in {p.name for p in given}]
+    if len(given) == len(known) or not named:
+        yield
+        return
+
+    def with_names(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    with_names.__signature__ = inspect.Signature([*given, *named])  # type: ignore[attr-defined]
+    own = module.__dict__.get("forward")
+    module.__dict__["forward"] = with_names
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = own

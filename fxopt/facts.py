@@ -10,12 +10,17 @@ import torch
 from torch import fx
 
 from fxopt import tree
+from fxopt.agreement import copied
 from fxopt.cost import Cost
 from fxopt.errors import BackendError
 from fxopt.pipeline import StepResult
 from fxopt.program import Program
 
 _PACKAGES = ("fxopt", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "apache-tvm", "openvino")
+
+
+_FOREIGN = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+"""Dtypes that numpy does not have."""
 
 
 def versions() -> dict[str, str]:
@@ -30,23 +35,27 @@ def versions() -> dict[str, str]:
 
 
 def interface(program: Program) -> dict[str, Any]:
-    """Inputs, outputs and their nesting, for a manifest. Raises BackendError for outputs that are not tensors."""
+    """Inputs, outputs and their nesting, for a manifest. Raises BackendError for what an artifact cannot hold."""
     dims = program.dims()
-    leaves, in_tree = tree.describe(
-        [list(program.args), program.kwargs], lambda v: not isinstance(v, (list, tuple, dict))
-    )
+    args, kwargs = copied((program.args, program.kwargs))  # a model may write into its inputs
+    leaves, in_tree = tree.describe([list(args), kwargs], lambda v: not isinstance(v, (list, tuple, dict)))
     inputs = [_input(node, leaf, dims) for node, leaf in zip(program.inputs(), leaves, strict=True)]
     try:
-        outputs, out_tree = tree.describe(
-            program(*program.args, **program.kwargs), lambda v: isinstance(v, torch.Tensor)
-        )
+        outputs, out_tree = tree.describe(program(*args, **kwargs), lambda v: isinstance(v, torch.Tensor))
     except TypeError as error:
         raise BackendError(
             f"the model returns something that an artifact cannot hold: {error}\n  {program.signature()}\n"
             "  return tensors, nested in tuples, lists or dicts"
         ) from None
+    for value in [*leaves, *outputs]:
+        if isinstance(value, torch.Tensor) and value.dtype in _FOREIGN:
+            raise BackendError(
+                f"an artifact takes and gives arrays of numpy, which has no {_dtype(value)}\n  {program.signature()}\n"
+                "  cast to float32 at the inputs and outputs of the model"
+            )
     types = [{"dtype": _dtype(t), "example": list(t.shape)} for t in outputs]
-    return {"inputs": inputs, "in_tree": in_tree, "outputs": types, "out_tree": out_tree}
+    ranges = {name: list(program.ranges.get(symbol, (0, None))) for symbol, name in dims.items()}
+    return {"inputs": inputs, "in_tree": in_tree, "outputs": types, "out_tree": out_tree, "dims": ranges}
 
 
 def _input(node: fx.Node, leaf: Any, dims: dict[str, str]) -> dict[str, Any]:

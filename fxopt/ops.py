@@ -97,7 +97,7 @@ _FAMILIES = {
     "where.ScalarSelf where.ScalarOther where.Scalar rsub.Tensor "
     "eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor ge.Tensor logical_and logical_or bitwise_and.Tensor bitwise_or.Tensor "
     "masked_fill.Tensor prelu remainder.Tensor floor_divide atan2 __and__.Tensor __or__.Tensor lerp.Scalar",
-    "norm": "batch_norm layer_norm group_norm instance_norm rms_norm _native_batch_norm_legit_no_training normalize",
+    "norm": "batch_norm layer_norm group_norm instance_norm rms_norm _weight_norm _native_batch_norm_legit_no_training normalize",
     "softmax": "softmax.int log_softmax.int _softmax _log_softmax",
     "reduce": "mean mean.dim sum sum.dim_IntList max min amax amin argmax argmin prod any all std.correction var.correction "
     "linalg_vector_norm norm.ScalarOpt_dim max.dim min.dim topk logsumexp",
@@ -126,7 +126,7 @@ _FAMILIES = {
 _CONTRACTIONS: dict[str, Callable[[fx.Node, Shape], int]] = {
     **dict.fromkeys(["conv1d", "conv2d", "conv3d", "conv2d.padding", "conv1d.padding", "convolution"], _conv),
     **dict.fromkeys(["conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input"], _conv_transpose),
-    **dict.fromkeys(["linear", "matmul", "mm", "bmm"], _last_of_first),
+    **dict.fromkeys(["linear", "matmul", "mm", "bmm", "mv", "dot", "vdot"], _last_of_first),
     **dict.fromkeys(["addmm", "baddbmm"], _last_of_second),
     "scaled_dot_product_attention": _attention,
     "einsum": _einsum,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -46,6 +47,8 @@ def type_name(hint: Any) -> str:
         base, *extras = typing.get_args(hint)
         bounds = [text for extra in extras for text in _bounds(extra)]
         return " ".join([type_name(base), *bounds])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(map(type_name, typing.get_args(hint)))
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(a) for a in typing.get_args(hint))
     if isinstance(hint, type) and not typing.get_args(hint):

@@ -1,6 +1,6 @@
 """Partial capture: one submodule, or the largest submodules that can be captured, and back into the model.
 
-A model whose post-processing depends on values (a detector's) cannot become one Program, but its backbone and heads can.
+A model whose post-processing branches on values (a detector's) cannot become one Program, but its backbone and heads can.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.agreement import close, copied, unchanged
-from fxopt.capture_errors import cannot_run, check_outputs
+from fxopt.agreement import close, copied, evaluate, run_program, unchanged
+from fxopt.capture_checks import check_outputs, check_python
+from fxopt.capture_errors import cannot_run
 from fxopt.capturing import CaptureWarning, capture
 from fxopt.errors import CaptureError, FxoptError, UnknownNameError, UsageError
+from fxopt.fitting import misfit
 from fxopt.program import Program
-from fxopt.text import type_text
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def inputs_of(
     known = dict(module.named_modules(remove_duplicate=False))
     if path not in known:
         raise UnknownNameError(f"submodule of {type(module).__name__}", path, [name for name in known if name])
+    check_python(known[path])
     calls = _record(module, [path], args, kwargs)[path]
     if not calls:
         raise CaptureError(
@@ -85,59 +87,40 @@ class Parts:
                     f"{type(module).__name__} has no submodule {path!r}: is it the model that was captured?"
                 )
             memo[id(known[path])] = Part(path, program, known[path])
-        return memo[id(module)] if id(module) in memo else copy.deepcopy(module, memo).eval()
+        return memo[id(module)] if id(module) in memo else evaluate(copy.deepcopy(module, memo))
 
 
 class Part(torch.nn.Module):
-    """A program in the place of a submodule, with that submodule's plain attributes."""
+    """A program in the place of a submodule.
+
+    What else the model asks of the submodule (a plain attribute, a weight, another method) a copy of it answers. So a
+    part may be offered whatever the model does with it, at the price of the copy's memory: what a model asks for is
+    seen only where the example inputs lead it. The copy computes with the weights that were captured, not with those
+    that passes made of them, and state that a method changes is the copy's own.
+    """
 
     def __init__(self, path: str, program: Program, original: torch.nn.Module) -> None:
         super().__init__()
-        for name, value in vars(original).items():
-            if not name.startswith("_") and name != "training":
-                setattr(self, name, value)
         self._path = path
         self._program = program
+        self._original = (evaluate(copy.deepcopy(original)),)  # in a tuple, so that it is no submodule
         self.graph_module = program.module
         self.eval()
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "_original" not in self.__dict__:  # while a copy is being made
+                raise
+            return getattr(self._original[0], name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program. Raises UsageError for inputs of other shapes than it was captured for."""
-        if problem := misfit(self._program, args, kwargs):
-            raise UsageError(f"the captured part {self._path!r}: {problem}\n  capture it with inputs like these")
-        return self._program(*args, **kwargs)
-
-
-def misfit(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Say why inputs do not fit a program's signature: structure, dtypes, fixed sizes, equal dynamic sizes, numbers."""
-    names = pytree.tree_structure((program.args, program.kwargs)).children()[1].context or []
-    ordered = {name: kwargs[name] for name in names} if set(names) == set(kwargs) else kwargs
-    leaves, spec = pytree.tree_flatten((args, ordered))
-    if spec != pytree.tree_structure((program.args, program.kwargs)):
-        return f"expected {program.signature()}, got other arguments: {spec}"
-    sizes: dict[str, int] = {}
-    for node, leaf, example in zip(program.inputs(), leaves, program.example_leaves(), strict=True):
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor):
-            if leaf != example:
-                return f"expected {node.target} = {example!r}, got {leaf!r}"
-            continue
-        fits = isinstance(leaf, torch.Tensor) and leaf.dtype == value.dtype and leaf.dim() == value.dim()
-        for want, got in zip(value.shape, leaf.shape if fits else (), strict=False):
-            fits &= _size_fits(want, int(got), sizes, program.ranges)
-        if not fits:
-            return f"expected {node.target}: {type_text(value, program.dims())}, got {type_text(leaf)}"
-    return None
-
-
-def _size_fits(want: Any, got: int, sizes: dict[str, int], ranges: dict[str, tuple[int, int | None]]) -> bool:
-    symbol = str(want)
-    if not isinstance(want, torch.SymInt):
-        return int(want) == got
-    if not symbol.isidentifier():
-        return True
-    low, high = ranges.get(symbol, (0, None))
-    return sizes.setdefault(symbol, got) == got and low <= got and (high is None or got <= high)
+        try:
+            return self._program(*args, **kwargs)
+        except UsageError as error:
+            raise UsageError(f"the captured part {self._path!r}: {error}") from None
 
 
 def capture_parts(
@@ -149,6 +132,7 @@ def capture_parts(
     answer for every call, or its children are tried too. Modules without parameters are left as they are.
     Raises CaptureError where the model itself does not run on the inputs.
     """
+    check_python(module)
     kwargs = dict(kwargs or {})
     programs: dict[str, Program] = {}
     failures: dict[str, str] = {}
@@ -176,8 +160,11 @@ def capture_parts(
 
 
 def _children(path: str, part: torch.nn.Module) -> list[str]:
-    children = [(name, child) for name, child in part.named_children() if next(child.parameters(), None) is not None]
-    return [f"{path}.{name}" if path else name for name, _ in children]
+    return [
+        f"{path}.{name}" if path else name
+        for name, child in part.named_children()
+        if not isinstance(child, torch.jit.ScriptModule) and next(child.parameters(), None) is not None
+    ]
 
 
 def _capture_part(part: torch.nn.Module, calls: list[_Call], dynamic: Any) -> Program:
@@ -191,8 +178,7 @@ def _capture_part(part: torch.nn.Module, calls: list[_Call], dynamic: Any) -> Pr
         where = f"call {number + 1} of {len(calls)}"
         if problem := misfit(program, call.args, call.kwargs):
             raise CaptureError(f"{where} does not fit the program of the first: {problem}")
-        with unchanged(program.module):
-            got = program(*copied(call.args), **copied(call.kwargs))
+        got = run_program(program, call.args, call.kwargs)
         want, spec = pytree.tree_flatten(call.output)
         if pytree.tree_structure(got) != spec or not all(map(close, want, pytree.tree_leaves(got))):
             raise CaptureError(f"{where} gives other outputs as a program: does it keep state between calls?")

@@ -27,6 +27,9 @@ if typing.TYPE_CHECKING:
 
 Kind = Literal["exact", "approx"]
 
+_TAKEN = ("name", "kind", "tolerance", "run", "steps", "options", "function")
+"""What a pass is asked for; an option of such a name would hide it, and ``kind='approx'`` in a recipe end the proof."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
@@ -37,8 +40,21 @@ class Pass:
     tolerance: ClassVar[float] = 1e-9
     """Largest relative error of an exact pass in float64. A looser one wants its reason in the docstring."""
 
+    if typing.TYPE_CHECKING:  # a type checker cannot know the options that a function's parameters become
+
+        def __init__(self, **options: Any) -> None: ...
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        fields = [name for name, hint in inspect.get_annotations(cls).items() if "ClassVar" not in str(hint)]
+        for name in set(fields) & set(_TAKEN):
+            raise TypeError(
+                f"{cls.__name__}: an option may not be called {name!r}, which every pass has; rename it, or if it is "
+                f"meant to be the attribute of the pass, annotate it as ClassVar"
+            )
+
     def __post_init__(self) -> None:
-        hints = type_hints(type(self))
+        hints = type_hints(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):
             value = check_option(f"{self.name}({field.name}=…)", hints[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
@@ -72,6 +88,7 @@ def graph_pass(
 
     The result is a frozen dataclass: ``f(option=1)`` is a value, and ``f(option=1).run(program)`` calls the function.
     A function that takes no program and is annotated to return a tuple of passes makes a pass of several.
+    Raises TypeError for an option without type or default, or of a name that every pass has, such as ``kind``.
     """
     if function is None:
         return functools.partial(_make_pass, kind=kind, tolerance=tolerance)

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.cost import Cost, cost
-from fxopt.errors import FxoptError, PassError, VerifyError
+from fxopt.errors import FxoptError, PassError, UsageError, text_of
 from fxopt.pass_base import Pass, make
 from fxopt.program import Context, Program, Skip
+from fxopt.rules import check_arity, check_calls, check_kept, lost_types, same_tensor
 from fxopt.shapes import derive_shapes
 from fxopt.spec import parse_calls
 from fxopt.target import Target
@@ -70,9 +69,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Passes, run in the order written. ``Pipeline.parse(str(p)) == p``."""
+    """Passes, run in the order written. ``Pipeline.parse(str(p)) == p``. Raises UsageError for what is no pass."""
 
     passes: tuple[Pass, ...] = ()
+
+    def __post_init__(self) -> None:
+        for value in self.passes:
+            if not isinstance(value, Pass):
+                raise UsageError(
+                    f"a pipeline is made of pass values such as fold_batch_norm(), got {value!r}\n"
+                    "  names and text are read by Pipeline.parse"
+                )
 
     @classmethod
     def of(cls, *passes: Pass) -> Pipeline:
@@ -82,7 +89,12 @@ class Pipeline:
     @classmethod
     def parse(cls, text: str | Iterable[str]) -> Pipeline:
         """Read ``fold_batch_norm, quantize(scheme='int8')``, or a list of such. Raises UsageError."""
-        parts = [text] if isinstance(text, str) else list(text)
+        parts = [text] if isinstance(text, str) else list(text) if isinstance(text, Iterable) else [None]
+        if not all(isinstance(part, str) for part in parts):
+            raise UsageError(
+                f"a pipeline is read from text such as 'fold_batch_norm, quantize', or a list of texts; got {text!r}\n"
+                "  make one of pass values by Pipeline.of"
+            )
         calls = [call for part in parts for call in parse_calls(part)]
         return cls(tuple(make(registry.get("pass", name), options) for name, options in calls))
 
@@ -100,7 +112,8 @@ class Pipeline:
     ) -> Outcome:
         """Run the passes over a copy of ``program``, which stays as it is.
 
-        ``watchers`` defaults to verification. Raises PassError with the pass and its place; the copy is then dropped.
+        ``watchers`` defaults to verification. Raises PassError with the pass and its place; another FxoptError that a
+        pass raises keeps its type and is given the place too. The copy is then dropped.
         """
         if watchers is None:
             from fxopt.verify import Verify
@@ -108,7 +121,7 @@ class Pipeline:
             watchers = (Verify(),)
         work = program.copy()
         work.context = Context(workload or program.context.workload, target or program.context.target, backend)
-        leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in p.steps()]
+        leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
         before = last = cost(work)
         results: list[StepResult] = []
         for i, (leaf, part_of) in enumerate(leaves, 1):
@@ -121,56 +134,76 @@ class Pipeline:
         return Outcome(work, tuple(results), before)
 
 
+def _steps(pass_: Pass) -> tuple[Pass, ...]:
+    with _named(repr(str(pass_)), _HINT):
+        steps = tuple(pass_.steps())
+        if not all(isinstance(step, Pass) for step in steps):
+            raise PassError(f"steps() must return passes, got {steps!r}")
+    return steps
+
+
 def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepResult:
     """Run one pass over ``program`` in place, tidy up behind it, and compute what it did."""
     result = StepResult(str(step.pass_), step.pass_.kind)
     program.skips = []
-    with contextlib.ExitStack() as stack:
+    with _named(step), contextlib.ExitStack() as stack:
         for watcher in watchers:
             stack.enter_context(watcher(step, program, result))
         start = time.perf_counter()
         apply(step, program)
-        result.changed = differs(step.before, program)
-        if result.changed:
-            with _named(step):
+        with _named(step, _HINT):
+            check_kept(step.before, program)
+            result.changed = differs(step.before, program)
+            if result.changed or lost_types(step.before, program):
                 derive_shapes(program)
-            program.history = (*program.history, result.text)
+            if result.changed:
+                program.history = (*program.history, result.text)
+            result.cost = cost(program)
         result.seconds = time.perf_counter() - start
         result.skips = program.skips
-    result.cost = cost(program)
     return result
 
 
 def apply(step: Step, program: Program) -> None:
     """Run the pass, then what every pass would have to do: drop dead code and unused weights, lint."""
-    with _named(step):
+    known = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    with _named(step, _HINT):
         step.pass_.run(program)
+        check_calls(program, known)
         tidy(program)
 
 
+_HINT = "\n  Pass developer: guard the node this came from, or decline it with program.skip(node, reason)"
+
+
 @contextlib.contextmanager
-def _named(step: Step) -> Iterator[None]:
-    """Put the pass and its place before the message of whatever goes wrong."""
+def _named(where: object, hint: str = "") -> Iterator[None]:
+    """Put the pass and its place before the message of whatever goes wrong, once; what is no FxoptError becomes one."""
     try:
         yield
-    except PassError as error:
-        raise type(error)(f"in {step}: {error}") from error
-    except (FxoptError, KeyboardInterrupt, MemoryError):
+    except MemoryError:
         raise
-    except Exception as error:
-        raise PassError(
-            f"in {step}: {type(error).__name__}: {error}\n"
-            "  Pass developer: guard the node this came from, or decline it with program.skip(node, reason)"
-        ) from error
+    except (Exception, SystemExit) as error:  # a pass that calls sys.exit() must not end the program that runs it
+        text = text_of(error)
+        if isinstance(error, FxoptError):
+            if str(where) not in text:
+                error.args = (f"in {where}: {text}",)
+            if str(where) in text_of(error):  # not so in a class with a __str__ of its own
+                raise
+        raise PassError(f"in {where}: {type(error).__name__}: {text}{hint}") from error
 
 
 def tidy(program: Program) -> None:
     """Drop nodes and weights that nothing uses any more, check the graph's form and recompile it."""
-    _check_arity(program)
+    check_arity(program)
     program.graph.eliminate_dead_code()
     program.graph.lint()
     used = program.tensors()
+    # the branches of torch.cond and the like are graphs of their own, whose constants this graph does not read
+    inner = tuple(f"{n.target}." for n in program.graph.nodes if n.op == "get_attr" and n.target not in used)
     for name, module in list(program.module.named_modules()):
+        if f"{name}.".startswith(inner):
+            continue
         for store in (module._parameters, module._buffers):
             for leaf in list(store):
                 if (f"{name}.{leaf}" if name else leaf) not in used:
@@ -179,26 +212,9 @@ def tidy(program: Program) -> None:
     program.module.recompile()
 
 
-def _check_arity(program: Program) -> None:
-    """Hold the number of inputs and outputs against the structure that callers know."""
-    for what, spec, found in (
-        ("input", program.in_spec, program.inputs()),
-        ("output", program.out_spec, program.outputs()),
-    ):
-        if spec is not None and len(found) != spec.num_leaves:
-            raise VerifyError(
-                f"there were {spec.num_leaves} {what}(s), there are {len(found)}\n    {program.signature()}\n"
-                "  a pass may not change the inputs or outputs of the program"
-            )
-
-
 def differs(before: Program, after: Program) -> bool:
     """Whether the graphs or any weight differ; a weight is compared by its bits, so an edit in place is seen."""
     if str(before.graph) != str(after.graph) or before.in_spec != after.in_spec or before.out_spec != after.out_spec:
         return True
     old, new = before.tensors(), after.tensors()
-    return any(not _same(tensor, new[name]) for name, tensor in old.items())
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+    return any(not same_tensor(tensor, new[name]) for name, tensor in old.items())

@@ -11,14 +11,17 @@ from torch.utils import _pytree as pytree
 from fxopt.program import Program
 from fxopt.shapes import fake_mode
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_WIDE = {
+    torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,
+    torch.complex64: torch.complex128, torch.complex32: torch.complex128,
+}  # fmt: skip
 
 
 def widen(value: Any) -> Any:
-    """A floating tensor or dtype as float64; anything else unchanged."""
+    """A floating tensor or dtype as float64, a complex one as complex128; anything else unchanged."""
     if isinstance(value, torch.Tensor):
-        return value.to(torch.float64) if value.dtype in _FLOATS else value
-    return torch.float64 if value in _FLOATS and isinstance(value, torch.dtype) else value
+        return value.to(_WIDE[value.dtype]) if value.dtype in _WIDE else value
+    return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
 
 def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
@@ -32,9 +35,9 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     for name, tensor in twin.tensors().items():
         path, _, leaf = name.rpartition(".")
         owner = twin.module.get_submodule(path)
-        wide = done.setdefault(id(tensor), widen(tensor.detach()))
-        if wide is tensor or not tensor.is_floating_point():
+        if tensor.dtype not in _WIDE:
             continue
+        wide = done.setdefault(id(tensor), widen(tensor.detach()))
         if leaf in owner._parameters:
             owner._parameters[leaf] = torch.nn.Parameter(wide, requires_grad=False)
         else:

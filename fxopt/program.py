@@ -14,6 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import PassError, UsageError
+from fxopt.fitting import misfit
 from fxopt.text import graph_text, node_text, op_name, source_line, type_text
 
 if TYPE_CHECKING:
@@ -68,15 +69,13 @@ class Program:
         return self.module.graph
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph without gradients. Raises UsageError for inputs of another structure."""
-        spec = self.in_spec
-        if spec is not None:
-            names = spec.children()[1].context or []
-            if set(names) == set(kwargs):
-                kwargs = {name: kwargs[name] for name in names}
-            _, got = pytree.tree_flatten((args, kwargs))
-            if got != spec:
-                raise UsageError(f"inputs do not fit the program\n  expected {self.signature()}\n  got      {got}")
+        """Run the graph without gradients; a graph that writes into an input does so in the caller's tensor.
+
+        Raises UsageError for inputs of another structure, dtype or fixed size, for a dynamic size outside its range,
+        and for numbers that are not those of the example.
+        """
+        if self.in_spec is not None and (problem := misfit(self, args, kwargs)):
+            raise UsageError(f"inputs do not fit the program: {problem}\n  capture the model with inputs like these")
         with torch.no_grad():
             return self.module(*args, **kwargs)
 
@@ -244,11 +243,17 @@ class Program:
         return PassError(f"{reason}\n    {self.describe(node)}")
 
     def copy(self) -> Program:
-        """Return a copy that shares no weight and no graph with this one."""
+        """Return a copy that shares nothing that can be changed: no weight, no graph, no example input."""
         twin = copy.copy(self)
         with warnings.catch_warnings():  # torch warns of its own class in the tree specs
             warnings.simplefilter("ignore", FutureWarning)
             twin.module = copy.deepcopy(self.module)
+        for node in twin.graph.nodes:  # fx copies the dict, not the lists and dicts in it
+            node.meta = {k: copy.copy(v) if isinstance(v, (dict, list)) else v for k, v in node.meta.items()}
+        inputs = (self.args, self.kwargs)
+        clone = lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v  # noqa: E731
+        twin.args, twin.kwargs = pytree.tree_map(clone, inputs)
+        twin.ranges = dict(self.ranges)
         twin.context = copy.copy(self.context)
         twin.skips = list(self.skips)
         return twin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +33,8 @@ class Recipe:
     passes: tuple[str, ...] = ()
     backend: str = "onnx"
     target: str = "host"
+    calibration: str | None = None
+    """Recorded inputs, .npy or .npz, for a model without data of its own."""
     budget: Budget = field(default_factory=Budget)
 
     def to_dict(self) -> dict[str, Any]:
@@ -40,7 +42,7 @@ class Recipe:
         values = asdict(self)
         values["passes"] = list(self.passes)
         values["budget"] = {k: v for k, v in values["budget"].items() if v is not None}
-        return values
+        return {k: v for k, v in values.items() if v is not None}
 
 
 _HINTS: dict[str, Any] = {
@@ -48,6 +50,7 @@ _HINTS: dict[str, Any] = {
     "passes": list[str] | str,
     "backend": str,
     "target": str,
+    "calibration": str,
     "budget": dict[str, Any],
 }
 
@@ -59,7 +62,10 @@ def _positive(kind: type) -> Any:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe file. Raises RecipeError, UnknownNameError with the nearest key, OptionError for a wrong value."""
+    """Read a recipe file; files that it names are looked for beside it.
+
+    Raises RecipeError, UnknownNameError with the nearest key, OptionError for a wrong value.
+    """
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -67,7 +73,13 @@ def read_recipe(path: str | Path) -> Recipe:
         raise RecipeError(f"there is no recipe {path}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path} is not a TOML recipe: {error}") from None
-    return make_recipe(values, str(path))
+    recipe = make_recipe(values, str(path))
+    beside: dict[str, Any] = {
+        key: str(path.parent / value)
+        for key in ("model", "target", "calibration")
+        if (value := getattr(recipe, key)) and value.endswith((".pt2", ".toml", ".npy", ".npz"))
+    }
+    return replace(recipe, **beside)
 
 
 def make_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:

@@ -149,7 +149,7 @@ def _execute(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"--load {path}: {type(error).__name__}: {error}") from error
     return module
 
@@ -163,7 +163,7 @@ def _classify(value: Any, module: ModuleType) -> tuple[str, str] | None:
     if getattr(value, "__module__", None) == module.__name__ and isinstance(value, type):
         for kind, base in (("pass", Pass), ("backend", Backend)):
             if issubclass(value, base):
-                return kind, value.name  # type: ignore[attr-defined]
+                return kind, value.name
     if isinstance(value, (Workload, Target)):
         return ("workload" if isinstance(value, Workload) else "target"), value.name
     returns = getattr(value, "__annotations__", {}).get("return") if inspect.isfunction(value) else None

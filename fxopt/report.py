@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -36,7 +37,6 @@ def _steps(steps: list[dict[str, Any]], metric: str | None) -> Table:
         rows.append(
             {
                 "pass": escape(f"  {step['pass']}" if group else step["pass"]),
-                "changed": "yes" if step["changed"] else "no",
                 "left": str(len(step["skips"]) or ""),
                 "MACs": _signed(delta.get("macs")),
                 "weights, kB": _signed(round(delta.get("weight_bytes", 0) / 1000)),
@@ -47,8 +47,7 @@ def _steps(steps: list[dict[str, Any]], metric: str | None) -> Table:
     table = Table(title="Passes", title_justify="left")
     columns = [name for name in (rows[-1] if rows else ()) if any(row.get(name) for row in rows)]
     for name in columns:
-        wide = min(24, max(len(row.get(name, "")) for row in rows))
-        table.add_column(name, justify="left" if name in ("pass", "outputs") else "right", min_width=wide)
+        table.add_column(name, justify="left" if name in ("pass", "outputs") else "right")
     for row in rows:
         table.add_row(*(row.get(name, "") for name in columns))
     return table
@@ -57,13 +56,13 @@ def _steps(steps: list[dict[str, Any]], metric: str | None) -> Table:
 def _effect(step: dict[str, Any], metric: str | None) -> str:
     """What a step did to the outputs, as it was verified."""
     if not step["changed"]:
-        return ""
+        return "unchanged"
     text = ""
     if "error" in step:
         text = f"proved, {step['error']:.0e}" if step["error"] else "proved, the same"
     if "sqnr_db" in step:
-        sqnr = step["sqnr_db"]
-        text = f"SQNR {sqnr:.1f} dB" if isinstance(sqnr, float) else "equal"
+        sqnr = float(step["sqnr_db"])
+        text = "equal" if sqnr == math.inf else f"SQNR {sqnr:.1f} dB"
         text += f", {metric} {step['metric']:.4f}" if "metric" in step else ""
     return text + (" (but they are constant)" if "vacuous" in step else "")
 
@@ -104,8 +103,8 @@ def _figures(report: dict[str, Any]) -> Table:
 def _show_backend(report: dict[str, Any], console: Console) -> None:
     facts = report["backend"]
     agreement = report["agreement"]
-    error, ratio = agreement["relative_error"], agreement["sqnr_db"]
-    ratio_text = f"{ratio:.1f} dB" if isinstance(ratio, float) else "exact"
+    error, ratio = float(agreement["relative_error"]), float(agreement["sqnr_db"])
+    ratio_text = "exact" if ratio == math.inf else f"{ratio:.1f} dB"
     console.print(f"backend {escape(facts['text'])}: agrees with eager to {error:.2g} relative, {ratio_text}")
     if facts.get("integer_nodes"):
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(facts["integer_nodes"]).most_common())

@@ -28,6 +28,7 @@ class _Derive(FakeTensorProp):
 
     def run_node(self, n: fx.Node) -> Any:
         self.at = n
+        n.meta.pop("unbacked_bindings", None)  # they name the sizes of another environment
         return super().run_node(n)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:

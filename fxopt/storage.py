@@ -6,6 +6,7 @@ files. :mod:`fxopt.archive` looks through the archive before torch may read it.
 
 from __future__ import annotations
 
+import collections
 import importlib
 import io
 import json
@@ -57,11 +58,14 @@ def save_program(program: Program, path: str | Path) -> None:
     """Save a program as a ``.pt2`` file: written beside, then renamed, so that no half-written file is left.
 
     Raises UsageError for a name that does not end in ``.pt2`` or a folder that cannot be written, and CaptureError
-    where the graph cannot be exported.
+    where the graph cannot be exported, or its inputs or outputs are of a class that has no name in a file.
     """
     path = Path(path)
     if path.suffix != ".pt2":
         raise UsageError(f"{path}: a program is saved as a .pt2 file; write {path.with_suffix('.pt2')}")
+    for what, spec in (("inputs", program.in_spec), ("outputs", program.out_spec)):
+        if spec is not None:
+            _check_classes(what, spec)
     exported = export_program(program)
     structure = (program.args, program.kwargs)
     if not _is_plain(structure):  # classes would be pickled: keep the leaves, the structure is in the file's spec
@@ -87,7 +91,9 @@ def save_program(program: Program, path: str | Path) -> None:
 def load_program(path: str | Path) -> Program:
     """Load a ``.pt2`` file that :func:`save_program` or ``torch.export.save`` wrote. No code of the file is executed.
 
-    Raises RecipeError for a file that is missing, truncated, of another format, or that holds pickled objects.
+    Batch norms and dropouts of a model that was exported in training mode stay as they are, and are named in the
+    program's notes. Raises RecipeError for a file that is missing, truncated, of another format, or that holds pickled
+    objects.
     """
     from fxopt.capturing import from_exported
 
@@ -105,15 +111,32 @@ def load_program(path: str | Path) -> Program:
         leaves = pytree.tree_leaves(exported.example_inputs)
         args, kwargs = pytree.tree_unflatten(leaves, exported.call_spec.in_spec)
         exported._example_inputs = None
-        program = from_exported(exported, args, kwargs, notes=tuple(known.get("notes", ())))
-        program.history = tuple(known.get("history", ()))
     except Exception as error:
         lines = str(error).strip().splitlines()
         raise RecipeError(
             f"{path}: torch {torch.__version__} cannot read this archive: {type(error).__name__}: {lines[0] if lines else ''}\n"
-            "  was it saved by another version of torch, or does it use ops of a package that is not imported?"
+            "  was it saved by another version of torch, or does it use ops or classes of a package that is not imported?"
         ) from error
+    program = from_exported(exported, args, kwargs, notes=tuple(known.get("notes", ())))
+    program.history = tuple(known.get("history", ()))
     return program
+
+
+def _check_classes(what: str, spec: pytree.TreeSpec) -> None:
+    """Raise CaptureError for a class that torch cannot write into a file's tree structure, the innermost one."""
+    for child in spec.children():
+        _check_classes(what, child)
+    try:
+        pytree.treespec_dumps(spec)
+    except NotImplementedError as error:
+        is_tuple = spec.type is collections.namedtuple
+        name = (spec.context if is_tuple else spec.type).__name__
+        named = f"torch.export.register_dataclass({name}, serialized_type_name={f'my_package.{name}'!r})"
+        raise CaptureError(
+            f"the {what} hold a {name}, which has no name to be saved under\n"
+            f"  {'' if is_tuple else f'register it with a name, {named}, or '}"
+            "wrap the model in a module that has a tuple or a dict there"
+        ) from error
 
 
 def _know_quantized_ops() -> None:

@@ -1,7 +1,8 @@
 """Nested inputs and outputs without torch: tuples, lists and dicts with numbered leaves, as JSON holds them.
 
 An artifact runs where torch is not installed, so its manifest keeps the structure of inputs and outputs in
-this form: ``["tuple", [0, ["dict", {"a": 1}]]]``, where 0 and 1 are leaf numbers. ``None`` has no leaf.
+this form: ``["tuple", [0, ["dict", {"a": 1}]]]``, where 0 and 1 are leaf numbers.
+``None`` has no leaf, unless it is called one.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ def describe(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Spe
     leaves: list[Any] = []
 
     def walk(part: Any) -> Spec:
-        if part is None:
-            return None
         if is_leaf(part):
             leaves.append(part)
             return len(leaves) - 1
+        if part is None:
+            return None
         if isinstance(part, dict):
             return ["dict", {str(key): walk(child) for key, child in part.items()}]
         if isinstance(part, (tuple, list)):
@@ -48,7 +49,7 @@ def assemble(spec: Spec, leaves: list[Any]) -> Any:
 def flatten_as(spec: Spec, value: Any, where: str = "inputs") -> list[Any]:
     """Leaves of ``value`` in the order of their numbers in ``spec``. Raises UsageError where the structure differs."""
     leaves = dict(_numbered(spec, value, where))
-    return [leaves[number] for number in sorted(leaves)]  # JSON may have sorted the keys of a dict
+    return [leaves[number] for number in sorted(leaves)]  # a caller may give keys in another order
 
 
 def _numbered(spec: Spec, value: Any, where: str) -> Iterator[tuple[int, Any]]:

@@ -8,13 +8,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fxopt.errors import UsageError
+from fxopt import registry
+from fxopt.errors import UnknownNameError, UsageError
 from fxopt.pipeline import Step, StepResult, Watcher
 from fxopt.program import Program
 
 
 def print_after(names: list[str], console: Console) -> Watcher:
-    """Print the program as text after the passes of these names; ``all`` stands for every pass."""
+    """Print the program as text after the passes of these names; ``all`` stands for every pass.
+
+    Raises UnknownNameError for a name that is no pass.
+    """
+    known = registry.names("pass")
+    for name in names:
+        if name not in ("all", *known):
+            raise UnknownNameError("pass", name, [*known, "all"])
 
     @contextlib.contextmanager
     def watch(step: Step, program: Program, result: StepResult) -> Iterator[None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fxopt import registry
-from fxopt.errors import DataError, UsageError
+from fxopt.errors import DataError, FxoptError, UsageError
 from fxopt.options import call_checked
 from fxopt.spec import parse_call
 
@@ -57,13 +59,16 @@ class Workload:
     """A model that is a Program already, from a file; None to capture ``model``."""
 
     def capture(self) -> Program:
-        """Capture the model on its example inputs. Raises CaptureError."""
+        """Capture the model on its example inputs. Raises CaptureError, UsageError where its factories fail."""
         if self.program is not None:
             return self.program()
         from fxopt.capturing import capture
 
-        args, kwargs = self.inputs()
-        return capture(self.model(), args, kwargs, dynamic=self.dynamic)
+        with _blamed(f"the inputs of {self.name!r}"):
+            args, kwargs = self.inputs()
+        with _blamed(f"the model of {self.name!r}"):
+            model = self.model()
+        return capture(model, args, kwargs, dynamic=self.dynamic)
 
     def need_data(self, who: str) -> Data:
         """Return the data, or raise DataError in the name of ``who`` needs it."""
@@ -75,7 +80,7 @@ class Workload:
         return self.data
 
     def calibration(self, count: int, who: str) -> Iterator[Args]:
-        """Yield the arguments of batches that hold ``count`` training examples in all, always the same ones."""
+        """Yield the arguments of whole batches, at most 32, with ``count`` training examples or more; always the same."""
         batch_size = min(32, count)
         seen = 0
         for args, _ in self.need_data(who).batches("train", batch_size=batch_size):
@@ -83,6 +88,9 @@ class Workload:
             seen += batch_size
             if seen >= count:
                 return
+
+
+_WANTED = "write a function that returns a fxopt.Workload with the model and example inputs: README, 'Your own model'"
 
 
 def find_workload(spec: str) -> Workload:
@@ -105,19 +113,37 @@ def find_workload(spec: str) -> Workload:
             raise UsageError(f"model {name!r} takes no options")
         return found
     args = (rest,) if colon and scheme in registry.names("workload") else ()
-    made = call_checked(found, scheme if args else name, *args, **options)
+    if not inspect.isroutine(found):
+        raise UsageError(f"model {name!r} is a {type(found).__name__}; {_WANTED}")
+    with _blamed(f"{name}()"):
+        made = call_checked(found, scheme if args else name, *args, **options)
     if not isinstance(made, Workload):
-        raise UsageError(f"model {name!r}: expected a Workload, got {type(made).__name__}")
+        raise UsageError(f"model {name!r}: it returned a {type(made).__name__}; {_WANTED}")
     return made
+
+
+@contextlib.contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """Say which of the user's functions failed, and at which line."""
+    try:
+        yield
+    except FxoptError:
+        raise
+    except Exception as error:
+        from fxopt.capture_errors import user_line
+
+        raise UsageError(f"{what} failed: {type(error).__name__}: {error}\n    {user_line(error)}") from error
 
 
 def _from_module(module: str, attribute: str) -> Any:
     sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         known = ", ".join(registry.names("workload"))
-        raise UsageError(f"model '{module}:{attribute}': {error}\n  or did you mean one of: {known}?") from error
+        raise UsageError(
+            f"model '{module}:{attribute}': {type(error).__name__}: {error}\n  or did you mean one of: {known}?"
+        ) from error
     finally:
         sys.path.pop(0)
 

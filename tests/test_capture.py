@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from fxopt import CaptureWarning, capture
+from fxopt import CaptureWarning, Pipeline, capture, capture_parts, load_program, save_program
+from fxopt.cost import cost
 from fxopt.errors import CaptureError, UnknownNameError, UsageError
+from fxopt.precision import to_float64
 from fxopt.program import Program
 
 Point = collections.namedtuple("Point", "x y")
@@ -75,6 +79,36 @@ def test_fixed_batch_warns_at_the_caller_with_the_users_line() -> None:
     assert caught[0].filename == __file__
     assert _line_of("# fixes the batch") in program.notes[0]
     assert program.signature() == "(x: f32[1,3]) -> (f32[1,3])"
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda self, x: self.fc(x).view(4, 3), "takes this size only"),
+        (lambda self, x: self.fc(x) if x.shape[0] < 7 else x, "unless batch < 7"),
+        (lambda self, x: self.fc(x).view(x.shape[0] // 2, 6), "unless 3*batch == "),
+        (lambda self, x, y: self.fc(x) + y.view(4, 3), "takes this size only"),
+    ],
+)
+def test_the_reason_for_a_fixed_batch_is_in_our_words(function: Callable[..., Any], reason: str) -> None:
+    x = torch.randn(4, 3)
+    with pytest.warns(CaptureWarning, match="fixed batch of 4"):
+        program = capture(Fn(function), (x,) if function.__code__.co_argcount == 2 else (x, x))
+    assert reason in program.notes[0]
+    assert f"test_capture.py:{function.__code__.co_firstlineno}: " in program.notes[0]
+    assert "mark_dynamic" not in program.notes[0]
+
+
+def test_the_batch_is_dynamic_with_variable_keywords() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor, **k: torch.Tensor) -> torch.Tensor:
+            return x * k["scale"]
+
+    module, x = Scaled(), torch.randn(1, 3)
+    program = _quiet(module, (x,), {"scale": x})
+    assert program.signature() == "(x: f32[batch,3], scale: f32[batch,3]) -> (f32[batch,3])"
+    assert torch.equal(program(torch.ones(5, 3), scale=torch.full((5, 3), 2.0)), torch.full((5, 3), 2.0))
+    assert "forward" not in vars(module)
 
 
 def test_a_batch_of_one_that_takes_another_way_is_found() -> None:
@@ -139,6 +173,132 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
 def test_integer_inputs_and_outputs() -> None:
     program = _quiet(nn.Embedding(10, 4), (torch.randint(0, 10, (1, 5)),))
     assert program.signature() == "(input: i64[batch,5]) -> (f32[batch,5,4])"
+
+
+# ---- inputs that do not fit ----------------------------------------------------------------------------------------
+
+
+def test_inputs_that_the_program_would_answer_wrongly_are_refused() -> None:
+    class Flag(nn.Module):
+        def forward(self, x: torch.Tensor, flag: bool, n: float = 1.0) -> torch.Tensor:
+            return x + n if flag else x * n
+
+    x = torch.ones(2, 3)
+    program = capture(Flag(), (x, True), {"n": 2.0})
+    assert torch.equal(program(x, True, n=2), x + 2)
+    for args, words in [
+        ((x, False), "flag = True, got False"),
+        ((x.double(), True), r"x: f32\[batch,3\], got f64\[2,3\]"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            program(*args, n=2.0)
+    with pytest.raises(UsageError, match="other arguments"):
+        program(x, True)
+
+
+def test_sizes_outside_the_range_are_refused() -> None:
+    x = torch.randn(3, 3)
+    bounded = capture(nn.Linear(3, 3), (x,), dynamic=({0: torch.export.Dim("n", min=2, max=4)},))
+    assert bounded(x[:2]).shape == (2, 3)
+    with pytest.raises(UsageError, match=r"\(batch from 2 to 4\), got f32\[9,3\]"):
+        bounded(torch.randn(9, 3))
+    several = capture(Fn(lambda self, x: self.fc(x) if x.shape[0] > 1 else x), (x,))
+    with pytest.raises(UsageError, match=r"\(batch from 2\), got f32\[1,3\]"):
+        several(x[:1])
+    with pytest.raises(UsageError, match=r"expected input: f32\[3,3\], got f32\[2,3\]"):
+        capture(nn.Linear(3, 3), (x,), dynamic=None)(x[:2])
+    with pytest.raises(UsageError, match=r"y: f32\[batch,3\] \(batch is 3 in another input\), got f32\[2,3\]"):
+        capture(Fn(lambda self, x, y: x + y), (x, x))(x, x[:2])
+
+
+def test_a_program_in_float64_takes_float64() -> None:
+    x = torch.randn(2, 3)
+    twin = to_float64(capture(nn.Linear(3, 3), (x,)))
+    assert twin(x.double()).dtype == torch.float64
+    with pytest.raises(UsageError, match="float64"):
+        twin(x)
+
+
+def test_a_dict_may_have_its_keys_in_any_order() -> None:
+    x = torch.randn(2, 3)
+    program = capture(Fn(lambda self, d: self.fc(d["x"]) - d["y"]), ({"x": x, "y": torch.ones(2, 3)},))
+    assert torch.equal(program({"y": x, "x": x}), program({"x": x, "y": x}))
+    with pytest.raises(UsageError, match="'y'"):
+        program({"x": x, "z": x})
+
+
+def test_the_examples_are_the_programs_own() -> None:
+    x, y = torch.zeros(2, 3), torch.zeros(2, 3)
+    program = capture(Fn(lambda self, x, y: x.add_(1) * y), (x,), {"y": y})
+    program(*program.args, **program.kwargs)
+    assert program.kwargs["y"] is not y
+    assert torch.equal(x, torch.zeros(2, 3))
+
+
+# ---- values as sizes and numbers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "output"),
+    [
+        pytest.param(lambda self, x: self.fc(x) * x.sum().item(), "f32[batch,3]", id="item of a float"),
+        pytest.param(lambda self, x: self.fc(x) * x.sum().long().item(), "f32[batch,3]", id="item of an integer"),
+        pytest.param(lambda self, x: self.fc(x) * x[0].long().tolist()[0], "f32[batch,3]", id="tolist"),
+        pytest.param(lambda self, x: self.fc(x)[x.sum(1) > 0].relu(), "f32[u0,3]", id="mask"),
+        pytest.param(lambda self, x: self.fc(x).sum() + x.nonzero(), "f32[u0,2]", id="nonzero"),
+        pytest.param(lambda self, x: self.fc(x).unique(), "f32[u0]", id="unique"),
+        pytest.param(lambda self, x: torch.cat([self.fc(x[x[:, 0] > 0]), x]), "f32[batch + u0,3]", id="joined"),
+    ],
+)
+def test_what_depends_on_values_is_captured(function: Callable[..., Any], output: str, tmp_path: Path) -> None:
+    module = Fn(function)
+    program = _quiet(module, (torch.randn(4, 3),))
+    assert program.signature() == f"(x: f32[batch,3]) -> ({output})"
+    save_program(program, tmp_path / "values.pt2")
+    rewritten = Pipeline.parse("fold_batch_norm, clean_up").run(load_program(tmp_path / "values.pt2")).program
+    x = torch.randn(6, 3)
+    assert torch.equal(rewritten(x), module(x))
+
+
+def test_padded_rows_of_a_transformer_are_no_difference() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+
+        def forward(self, x: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
+            return self.layers(x, src_key_padding_mask=padded)
+
+    padded = torch.tensor([[False] * 4, [False, False, True, True]])
+    module, x = Encoder().eval(), torch.randn(2, 4, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mha, "_is_fastpath_enabled", True)
+        program = capture(module, (x, padded))
+        assert torch.backends.mha.get_fastpath_enabled()
+    with torch.no_grad():
+        torch.testing.assert_close(program(x, padded)[~padded], module(x, padded)[~padded])
+
+
+# ---- notes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_graph_within_the_graph_is_named() -> None:
+    class Mixed(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return nn.functional.linear(x, self.weight)  # in autocast
+
+    program = capture(Mixed(3, 3), (torch.randn(1, 3),))
+    assert cost(program).unknown == ("wrap_with_autocast",)
+    (note,) = program.notes
+    assert "do not look into wrap_with_autocast" in note
+    assert _line_of("# in autocast") in note
+
+
+def test_dropout_that_is_always_active_is_named() -> None:
+    module = Fn(lambda self, x: nn.functional.dropout(x, 0.5))
+    (note,) = capture(module, (torch.randn(1, 3),)).notes
+    assert "in training mode: aten.dropout (" in note
 
 
 # ---- the module is left alone --------------------------------------------------------------------------------------
@@ -254,6 +414,37 @@ class Opaque:
 def test_an_output_that_is_no_tensor(output: Any, words: str) -> None:
     with pytest.raises(CaptureError, match=words):
         capture(Fn(lambda self, x: output), (torch.randn(1, 3),))
+
+
+def test_an_input_of_an_unknown_class_is_named() -> None:
+    @dataclasses.dataclass
+    class Box:
+        x: torch.Tensor
+
+    with pytest.raises(
+        CaptureError, match=r"takes a Box \(input\[1\]\)(.|\n)*register_dataclass\(Box, serialized_type_name="
+    ):
+        capture(Fn(lambda self, x, box: self.fc(x + box.x)), (torch.ones(1, 3), Box(torch.ones(1, 3))))
+
+
+def test_exported_and_scripted_models() -> None:
+    module, x = nn.Linear(3, 3), torch.randn(2, 3)
+    exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    program = _quiet(exported.module(), (x,))
+    assert program.signature() == "(input: f32[batch,3]) -> (f32[batch,3])"
+    assert torch.equal(program(x), module(x))
+    around = nn.Sequential(exported.module(), nn.Dropout(0.5))
+    assert torch.equal(capture(around, (x,))(x), module(x))
+    assert around[1].training
+    assert torch.equal(capture_parts(around, (x,)).install(around)(x), module(x))
+    with pytest.raises(UsageError, match=r"exported already(.|\n)*torch.export.save"):
+        capture(exported, (x,))  # type: ignore[arg-type]
+    scripted = torch.jit.script(module)
+    with pytest.raises(CaptureError, match=r"scripted module(.|\n)*the Python module"):
+        capture(scripted, (x,))
+    with pytest.raises(CaptureError, match="it holds scripted modules, which cannot be captured: '0'") as caught:
+        capture(nn.Sequential(scripted, module), (x,))
+    assert "at='1'" in str(caught.value)
 
 
 def test_wrong_use() -> None:

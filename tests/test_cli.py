@@ -46,7 +46,9 @@ def test_lists_name_what_is_registered(cli):
     assert rows["quantize"]["origin"] == "fxopt"
     assert all(row["summary"] for row in rows.values()), "every pass has a first line that lists can show"
     assert json.loads(cli("backends", "--json")[1])
-    assert {"digits", "glyphs", "torchvision", "timm"} <= {row["name"] for row in json.loads(cli("models", "--json")[1])}
+    assert {"digits", "glyphs", "torchvision", "timm"} <= {
+        row["name"] for row in json.loads(cli("models", "--json")[1])
+    }
     (host,) = (t for t in json.loads(cli("targets", "--json")[1]) if t["name"] == "host")
     assert host["cores"] >= 1
 
@@ -89,10 +91,24 @@ MISTAKES = {
     "missing recipe": (["missing.toml"], 2, ["missing.toml"]),
     "no data": (["no_data", "-p", "quantize", "--load", BAD], 3, ["quantize needs data", "'bad'"]),
     "nan data": (["nan_data", "-p", "fold_batch_norm, quantize", "--load", BAD], 3, ["DataError", "NaN"]),
-    "wrong shape": (["wrong_shape", "-p", "fold_batch_norm, quantize", "--load", BAD], 3, ["DataError", "[8, 3, 8, 8]"]),
+    "wrong shape": (
+        ["wrong_shape", "-p", "fold_batch_norm, quantize", "--load", BAD],
+        3,
+        ["DataError", "[8, 3, 8, 8]"],
+    ),
     "empty data": (["empty_data", "-p", "fold_batch_norm, quantize", "--load", BAD], 3, ["DataError"]),
     "text output": (["text_output", "--load", BAD], 3, ["CaptureError", "str"]),
-    "interrupt": (["digits", "-p", "interrupt", "--load", BAD], 130, []),
+    "calibration file": (["digits", "-p", "quantize", "--calibrate", "missing.npy"], 2, ["missing.npy"]),
+    "print after": (["digits", "-p", "clean_up", "--print-after", "cleanup"], 2, ["'clean_up'"]),
+    "a module": (["cases.bad:MODULE"], 2, ["is a Linear", "Workload"]),
+    "a failing factory": (["cases.bad:fails"], 2, ["ZeroDivisionError", "bad.py:"]),
+    "a failing model": (
+        ["fails_later", "--load", BAD],
+        2,
+        ["the model of 'bad' failed", "ZeroDivisionError", "bad.py:"],
+    ),
+    "interrupt": (["digits", "-p", "interrupt", "--load", BAD], 130, ["nothing was written"]),
+    "terminate": (["digits", "-p", "terminate", "--load", BAD], 143, ["nothing was written"]),
     "load": (["digits", "--load", "missing.py"], 2, ["missing.py"]),
 }
 
@@ -151,8 +167,65 @@ def test_a_folder_of_the_users_is_never_replaced(cli, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     code, _, err = cli("build", "digits", "-b", "eager", "--out", tmp_path / "mine")
     assert code == 2
-    assert "not an artifact" in err
+    assert "thesis.txt is not part of an artifact" in err
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_folder_with_a_manifest_of_somebody_else_is_never_replaced(cli, tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "manifest.json").write_text('{"files": []}')
+    (tmp_path / "app" / "index.js").write_text("code")
+    code, _, err = cli("build", "digits", "-b", "eager", "--out", tmp_path / "app")
+    assert code == 2
+    assert "index.js" in err
+    assert (tmp_path / "app" / "index.js").read_text() == "code"
+
+
+def test_a_note_beside_an_artifact_keeps_it_from_being_replaced(cli, tmp_path):
+    out = tmp_path / "out"
+    assert cli("build", "text_free", "--load", BAD, "-b", "eager", "--out", out, "--no-measure")[0] == 0
+    assert cli("build", "text_free", "--load", BAD, "-b", "eager", "--out", out, "--no-measure")[0] == 0
+    (out / "notes.txt").write_text("mine")
+    assert cli("build", "text_free", "--load", BAD, "-b", "eager", "--out", out, "--no-measure")[0] == 2
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_of_a_link_the_folder_it_leads_to_is_written(cli, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    assert cli("build", "text_free", "--load", BAD, "-b", "eager", "--out", tmp_path / "link", "--no-measure")[0] == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "manifest.json").is_file()
+
+
+def test_a_crash_has_an_exit_code_of_its_own(cli, tmp_path):
+    code, _, err = cli("build", "crashes", "--load", BAD, "-b", "eager", "--out", tmp_path / "out", "--no-measure")
+    assert code == 5
+    assert "ArithmeticError: unforeseen" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_a_backend_built_wrongly_is_no_artifact(cli, tmp_path):
+    args = ["build", "text_free", "--load", BAD, "-b", "wrong", "--out", tmp_path / "out", "--no-measure"]
+    code, _, err = cli(*args)
+    assert code == 4
+    assert "gives other numbers" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_data_is_calibrated_with_recorded_inputs(cli, tmp_path):
+    import numpy as np
+
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((40, 4), np.float32))
+    (tmp_path / "r.toml").write_text('model = "text_free"\npasses = ["quantize"]\ncalibration = "x.npy"\n')
+    code, out, err = cli(
+        "build", tmp_path / "r.toml", "--load", BAD, "--out", tmp_path / "out", "--no-measure", "--json"
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["metric"] == "agreement"
+    assert 0.95 < report["after"]["metric"] < 1
+    assert report["backend"]["integer_contractions"] == 1
 
 
 def test_a_folder_that_cannot_be_written(cli, tmp_path):
@@ -195,5 +268,7 @@ def test_new_pass_can_be_checked_at_once(cli, tmp_path, monkeypatch):
     assert code == 0, out + err
     assert cli("new", "pass", "drop_my_dropout")[0] == 2, "a file that exists is not overwritten"
     assert cli("new", "pass", "Drop-It")[0] == 2
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert "2 passed" in done.stdout, done.stdout

@@ -21,6 +21,7 @@ from fxopt import Pipeline, Program, capture, load
 from fxopt.artifact import Artifact
 from fxopt.backends.onnx import Onnx, tune
 from fxopt.building import build
+from fxopt.compare import sqnr
 from fxopt.errors import BackendError, UsageError
 from fxopt.facts import interface
 from fxopt.measure import Timing
@@ -231,9 +232,9 @@ def test_the_runtime_gets_the_options_of_the_backend(conv, tmp_path, monkeypatch
     seen = []
     original = ort.InferenceSession
 
-    def spy(path, options, providers):
+    def spy(path, options, providers, **more):
         seen.append((options.intra_op_num_threads, options.graph_optimization_level, options.enable_cpu_mem_arena))
-        return original(path, options, providers)
+        return original(path, options, providers, **more)
 
     monkeypatch.setattr(ort, "InferenceSession", spy)
     Onnx(threads=1, optimization_level="basic", arena=False).load(tmp_path, {})
@@ -278,3 +279,60 @@ def test_a_tuned_build_remembers_its_options(tmp_path):
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["backend"] == report["backend"]["text"]
     assert load(tmp_path / "out").random_inputs()
+
+
+# 8, 3, 2, 1 is not here with counted padding: ONNX has no form for that beside a border that is not counted
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), [(7, 2, 2, 0), (5, 2, 3, 0), (5, 2, 2, 1)])
+def test_windows_that_reach_over_the_border_are_averaged_as_torch_does(
+    size, kernel, stride, padding, counted, tmp_path
+):
+    torch.manual_seed(0)
+    pool = nn.AvgPool2d(kernel, stride, padding, ceil_mode=True, count_include_pad=counted)
+    program = capture(
+        nn.Sequential(nn.Conv2d(3, 8, 1), pool, nn.Conv2d(8, 4, 1)).eval(), (torch.randn(2, 3, size, size + 1),)
+    )
+    x = torch.randn(3, 3, size, size + 1)
+    for made in (program, _quantized(program)):
+        artifact, _ = _lower(made, tmp_path)
+        assert sqnr([made(x)], [torch.from_numpy(artifact(x.numpy()))]) > 60
+
+
+def test_a_layer_kept_in_float_stays_in_float(conv, tmp_path):
+    where = {"workload": small_workload(conv), "target": host(), "backend": Onnx()}
+    passes = Pipeline.parse("quantize(keep_float=('point', 'head'))")
+    kept = passes.run(conv, watchers=(), **where).program
+    artifact, facts = _lower(kept, tmp_path)
+    assert (facts["integer_contractions"], facts["float_contractions"]) == (3, 2)
+    x = torch.randn(4, 3, 8, 8)
+    assert sqnr([kept(x)], [torch.from_numpy(artifact(x.numpy()))]) > 60
+
+
+def test_what_the_runtime_has_no_kernel_for_is_an_error_of_the_backend(tmp_path):
+    class Half(nn.Module):
+        def forward(self, x):
+            return (x.bfloat16() @ x.bfloat16().mT).float()
+
+    with pytest.raises(BackendError, match=r"cannot load model\.onnx(.|\n)*\.float\(\)"):
+        _lower(capture(Half(), (torch.randn(2, 3, 3),)), tmp_path)
+
+
+def test_outputs_that_are_constants_or_share_a_name_with_an_input(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.arange(3.0))
+
+        def forward(self, output_0):
+            return self.table, output_0 * 2
+
+    artifact, _ = _lower(capture(Net(), (torch.randn(2, 3),)), tmp_path)
+    table, doubled = artifact(np.ones((2, 3), np.float32))
+    assert table.tolist() == [0, 1, 2]
+    assert (doubled == 2).all()
+
+
+def test_an_average_with_a_divisor_of_its_own_is_refused():
+    program = capture(nn.AvgPool2d(2, divisor_override=3), (torch.randn(2, 3, 4, 4),))
+    (node,) = program.find("aten.avg_pool2d")
+    assert "divisor_override" in Onnx().refuses(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 
 from fxopt import Pipeline, capture, capture_parts, graph_pass
 from fxopt.errors import CaptureError, UnknownNameError, UsageError
-from fxopt.partial import inputs_of, misfit
+from fxopt.fitting import misfit
+from fxopt.partial import inputs_of
 from fxopt.program import Program
 
 
@@ -122,6 +124,50 @@ def test_other_shapes_than_captured_are_refused_in_the_installed_model(model: De
     installed = capture_parts(model, (torch.randn(1, 3, 16, 16),)).install(model)
     with pytest.raises(UsageError, match=r"'backbone'.*\[batch,3,16,16\], got f32\[1,3,32,32\]"):
         installed(torch.randn(1, 3, 32, 32))
+
+
+def test_a_part_answers_what_else_the_model_asks_of_it() -> None:
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self._factor = 3.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x)
+
+        def extra(self) -> torch.Tensor:
+            return self.fc.bias * self._factor
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.inner(x) + self.inner.fc.weight[0]
+            return y + self.inner.extra() if y.sum() > -1e9 else y
+
+    model, x = Outer(), torch.randn(2, 4)
+    installed = capture_parts(model, (x,)).install(model)
+    want = model(x)
+    with torch.no_grad():
+        model.inner.fc.bias += 1
+    assert torch.equal(installed(x), want)
+    assert torch.equal(copy.deepcopy(installed)(x), want)
+    assert not any(isinstance(m, Inner) for m in installed.modules())
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        _ = installed.inner.absent
+
+
+def test_scripted_parts_are_left_alone() -> None:
+    x = torch.randn(1, 4)
+    scripted = torch.jit.script(nn.Linear(4, 4))
+    assert set(capture_parts(nn.Sequential(scripted, nn.Linear(4, 4)), (x,)).programs) == {"1"}
+    with pytest.raises(CaptureError, match="scripted module"):
+        capture_parts(scripted, (x,))
+    with pytest.raises(CaptureError, match="scripted module"):
+        capture(nn.Sequential(scripted), (x,), at="0")
 
 
 def test_a_model_that_can_be_captured_is_one_part() -> None:

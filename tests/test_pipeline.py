@@ -1,10 +1,14 @@
 """What the pipeline computes about each pass, whatever the pass says of itself."""
 
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 
-from fxopt import Pipeline, graph_pass
-from fxopt.errors import DataError, OptionError, PassError, UnknownNameError, UsageError
+from fxopt import Pass, Pipeline, capture, graph_pass
+from fxopt.errors import DataError, FxoptError, OptionError, PassError, UnknownNameError, UsageError, VerifyError
 from fxopt.parsing import parse_program, same_text
 from fxopt.pass_base import make
 from fxopt.testing import small_workload
@@ -191,3 +195,183 @@ def test_a_pass_function_with_a_bad_signature_is_refused_at_once():
 def test_inputs_of_another_structure_are_refused(program):
     with pytest.raises(UsageError, match=r"expected \(x: f32\[batch,4\]\) -> "):
         program(torch.ones(2, 4), torch.ones(2, 4))
+
+
+def _pass_of(function):
+    """A pass that does one thing to the program."""
+
+    @graph_pass
+    def wrong(program):
+        function(program)
+
+    return wrong()
+
+
+def test_a_copy_shares_nothing_that_can_be_changed(program):
+    program.inputs()[0].meta["notes"] = ["one"]
+    twin = program.copy()
+    twin.args[0].mul_(3)
+    twin.ranges.clear()
+    twin.inputs()[0].meta["notes"].append("two")
+    assert not torch.equal(twin.args[0], program.args[0])
+    assert program.ranges
+    assert program.inputs()[0].meta["notes"] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda p: p.ranges.clear(), "program.ranges"),
+        (lambda p: p.args[0].mul_(3), "program.args"),
+        (lambda p: setattr(p, "args", ()), "program.args"),
+        (lambda p: p.kwargs.update(more=1), "program.kwargs"),
+        (lambda p: setattr(p, "notes", ("all is well",)), "program.notes"),
+        (lambda p: setattr(p, "history", ("quantize",)), "program.history"),
+        (lambda p: p.inputs()[0].meta.clear(), "node.meta of input x"),
+    ],
+)
+@pytest.mark.parametrize("watchers", [None, ()])
+def test_what_the_capture_knows_may_not_be_changed(program, change, what, watchers):
+    before = (program.text(), program.ranges, program.args)
+    with pytest.raises(VerifyError, match=rf"in 'wrong' \(step 2 of 2.*the pass changed {what}"):
+        Pipeline.of(double_neg(), _pass_of(change)).run(program, watchers=watchers)
+    assert (program.text(), program.ranges, program.args) == before
+
+
+def test_types_that_a_pass_takes_away_are_derived_again():
+    on = parse_program('%x : f32[batch,4]; %w = param "w" : f32[3,4]; %y = aten.linear(%x, %w)')
+    clear = _pass_of(lambda p: [n.meta.clear() for n in p.graph.nodes if n.op != "placeholder"])
+    outcome = Pipeline.of(clear, double_neg()).run(on)
+    assert outcome.program.text() == on.text()
+    assert outcome.steps[1].cost.macs == 24
+
+
+def test_an_error_of_a_watcher_names_the_step(program):
+    def watch(step, program, result):
+        raise ValueError("no room")
+
+    with pytest.raises(PassError, match=r"in 'double_neg' \(step 1 of 1\): ValueError: no room$"):
+        Pipeline.of(double_neg()).run(program, watchers=(watch,))
+
+
+@pytest.mark.parametrize("name", ["kind", "tolerance", "name", "run", "steps", "options", "function"])
+def test_an_option_may_not_hide_what_a_pass_is_asked_for(name):
+    scope = {"graph_pass": graph_pass}
+    with pytest.raises(TypeError, match=f"f: an option may not be called {name!r}"):
+        exec(f"@graph_pass\ndef f(program, *, {name}: str = 'approx'): ...", scope)
+    with pytest.raises(TypeError, match=f"Mine: an option may not be called {name!r}"):
+        type("Mine", (Pass,), {"__annotations__": {name: "str"}, name: "approx"})
+
+
+def test_a_pass_class_sets_its_attributes():
+    @dataclass(frozen=True)
+    class mine(Pass):
+        name: ClassVar[str] = "mine"
+        kind = "approx"
+        limit: int = 3
+
+    assert str(mine(limit=4)) == "mine(limit=4)"
+
+
+def _replace_relu(make):
+    def change(program):
+        node = next(program.find("aten.relu"))
+        with program.graph.inserting_after(node):
+            new = make(program, node.args[0])
+        program.replace(node, new)
+
+    return change
+
+
+def _add_module(program, operand):
+    program.module.add_module("act", torch.nn.PReLU())
+    return program.graph.call_module("act", (operand,))
+
+
+@pytest.mark.parametrize(
+    ("make", "called", "instead"),
+    [
+        (lambda p, x: p.graph.call_function(torch.relu, (x,)), "Python function relu", "torch.ops.aten.relu.default"),
+        (lambda p, x: p.graph.call_function(torch.add, (x, x)), "Python function add", "torch.ops.aten.add.Tensor"),
+        (lambda p, x: p.graph.call_function(torch.ops.aten.relu, (x,)), "torch.ops.aten.relu,", "aten.relu.default"),
+        (lambda p, x: p.graph.call_function(lambda x: x, (x,)), "Python function <lambda>", "program.add_tensor"),
+        (lambda p, x: p.graph.call_method("relu", (x,)), "call_method of 'relu'", "torch.ops.aten.relu.default"),
+        (_add_module, "call_module of 'act'", "program.add_tensor"),
+    ],
+)
+def test_a_graph_holds_calls_of_ops_alone(program, make, called, instead):
+    with pytest.raises(PassError) as caught:
+        Pipeline.of(_pass_of(_replace_relu(make))).run(program)
+    message = str(caught.value)
+    assert message.startswith("in 'wrong' (step 1 of 1): a graph holds calls of ops alone, not ")
+    assert called in message.splitlines()[0]
+    assert "Pass developer: write " in message
+    assert message.splitlines()[1].endswith(instead)
+    assert "%" in message.splitlines()[-1]  # the node
+
+
+def test_the_constants_of_a_branch_stay():
+    class Branches(torch.nn.Module):
+        def forward(self, x):
+            return torch.cond(x.sum() > 0, lambda x: x * torch.tensor(2.0), lambda x: x + 1, (x,))
+
+    on = capture(Branches(), (torch.ones(2, 4),), dynamic=None)
+    outcome = Pipeline.of(double_neg(), double_neg()).run(on)
+    assert torch.equal(outcome.program(*on.args), on(*on.args))
+
+
+class OwnText(FxoptError):
+    """An error whose message cannot be set from outside."""
+
+    def __str__(self):
+        return "mine"
+
+
+class NoText(Exception):
+    def __str__(self):
+        raise RuntimeError("not even this")
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "seen", "message"),
+    [
+        (UsageError("no"), UsageError, ": no$"),
+        (UnknownNameError("op", "a", ["b"]), UnknownNameError, "unknown op 'a'"),
+        (OwnText(), PassError, "OwnText: mine"),
+        (NoText(), PassError, "NoText: .its message cannot be shown"),
+        (SystemExit(3), PassError, "SystemExit: 3"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+    ],
+)
+def test_whatever_a_pass_raises_names_it_and_keeps_its_exit_code(program, error, seen, message):
+    with pytest.raises(seen, match=message) as caught:
+        Pipeline.of(_pass_of(lambda program: _raise(error))).run(program)
+    assert type(caught.value) is seen
+    if seen is not KeyboardInterrupt:
+        assert str(caught.value).startswith("in 'wrong' (step 1 of 1): ")
+        assert caught.value.exit_code == seen.exit_code
+
+
+def test_a_pass_of_several_that_fails_is_named(program):
+    @graph_pass
+    def several() -> tuple[Pass, ...]:
+        sys.exit("no")
+
+    with pytest.raises(PassError, match="in 'several': SystemExit: no"):
+        Pipeline.of(several()).run(program)
+
+
+@pytest.mark.parametrize("text", [3, None, [drop_second_relu()], [None], b"drop_noop"])
+def test_text_is_asked_for_where_a_pipeline_is_read(text):
+    with pytest.raises(UsageError, match="a pipeline is read from text"):
+        Pipeline.parse(text)
+
+
+@pytest.mark.parametrize("value", [drop_second_relu, "drop_noop", None])
+def test_pass_values_are_asked_for_where_a_pipeline_is_made(value):
+    with pytest.raises(UsageError, match="a pipeline is made of pass values"):
+        Pipeline.of(value)

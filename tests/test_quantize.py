@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload, capture
 from fxopt.backend import Backend
+from fxopt.compare import sqnr
 from fxopt.errors import DataError, PassError
 from fxopt.passes.quant.observers import MinMax
 from fxopt.passes.quant.weights import quantize_bias, quantize_weight, weight_scales, widen_for_bias
@@ -18,7 +19,6 @@ from fxopt.qdq import Policy
 from fxopt.target import host
 from fxopt.testing import small_workload
 from fxopt.text import op_name
-from fxopt.verify import sqnr
 
 finite = st.floats(-1e4, 1e4, width=32)
 
@@ -309,3 +309,12 @@ def test_convolutions_of_any_form_lose_no_more_than_eight_bits_do(dims, bias, gr
     assert sqnr([want], [outcome.program(x)]) > 30
     dequantized = list(outcome.program.find("quantized_decomposed.dequantize_per_channel"))
     assert len(dequantized) == (4 if bias or norm else 3), "both weights, and every bias"
+
+
+def test_a_weight_that_is_normalized_on_the_way_is_quantized_as_it_comes_out():
+    torch.manual_seed(0)
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    spectral = torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 1))
+    _, outcome = _quantize(nn.Sequential(normed, nn.ReLU(), spectral), 2, 3, 6, 6)
+    assert len(list(outcome.program.find("aten.conv2d"))) == 2
+    assert not _reasons(outcome)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, capture, registry
+from fxopt.compare import relative_error
 from fxopt.pass_base import Pass
-from fxopt.verify import relative_error
 
 BATCHES = (1, 4)
 

@@ -27,22 +27,15 @@ def _run(place, command):
     return subprocess.run(["bash", "-c", command], cwd=place, env=env, capture_output=True, text=True, check=False)
 
 
-def test_every_console_command_works_in_order(place):
+def test_every_command_and_python_block_works_in_order(place):
     assert len(COMMANDS) >= 8
-    for command in COMMANDS:
-        done = _run(place, command)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert (place / "build" / "digits" / "manifest.json").is_file()
-
-
-def test_python_blocks_run(place):
-    if not (place / "build" / "digits").exists():
-        assert _run(place, "fxopt build digits -b onnx --out build/digits --no-measure").returncode == 0
     for i, (kind, body) in enumerate(BLOCKS):
-        if kind == "python":
-            (place / f"block{i}.py").write_text(body)
-            done = _run(place, f"python block{i}.py")
-            assert done.returncode == 0, f"{body}\n{done.stderr}"
+        (place / f"block{i}.py").write_text(body)
+        for command in {"console": body.strip().splitlines(), "python": [f"python block{i}.py"]}.get(kind, []):
+            done = _run(place, command)
+            assert done.returncode == 0, f"{command}\n{body}\n{done.stdout}\n{done.stderr}"
+    for name in ("digits", "r18", "mine-int8"):
+        assert (place / "build" / name / "manifest.json").is_file()
 
 
 def test_toml_blocks_are_a_recipe_and_a_target(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
+import math
 import os
 import struct
 import zipfile
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from fxopt import capture, load_program, save_program
 from fxopt.errors import CaptureError, RecipeError, UsageError
@@ -28,6 +31,17 @@ class Pair:
 
 
 torch.export.register_dataclass(Pair, serialized_type_name="fxopt.tests.Pair")
+
+
+class Calls(nn.Module):
+    """A module of one function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Any) -> Any:
+        return self.function(x)
 
 
 class Net(nn.Module):
@@ -92,6 +106,50 @@ def test_a_class_in_the_inputs_is_kept_without_a_pickle(tmp_path: Path) -> None:
     again = load_program(tmp_path / "add.pt2")
     assert type(again.args[0]) is Pair
     assert torch.equal(again(pair), pair.left + pair.right)
+
+
+@pytest.mark.parametrize("name", [None, "fxopt.tests.Named"])
+def test_a_class_without_a_name_cannot_be_saved_and_says_how(name: str | None, tmp_path: Path) -> None:
+    cls = dataclasses.make_dataclass("Box", [("x", torch.Tensor)])
+    torch.export.register_dataclass(cls, serialized_type_name=name)
+    program = capture(Calls(lambda box: cls(box.x * 2)), (cls(torch.ones(1, 3)),))
+    if name is None:
+        with pytest.raises(CaptureError, match=r"inputs hold a Box(.|\n)*serialized_type_name='my_package.Box'"):
+            save_program(program, tmp_path / "box.pt2")
+        return
+    save_program(program, tmp_path / "box.pt2")
+    assert torch.equal(load_program(tmp_path / "box.pt2")(cls(torch.ones(1, 3))).x, torch.full((1, 3), 2.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE, name)
+        with pytest.raises(RecipeError, match=r"'fxopt.tests.Named', a class that is not registered"):
+            load_program(tmp_path / "box.pt2")
+
+
+def test_a_namedtuple_cannot_be_saved_and_says_how(tmp_path: Path) -> None:
+    point = collections.namedtuple("point", "x y")
+    program = capture(Calls(lambda x: {"p": point(x, x * 2)}), (torch.ones(1, 3),))
+    with pytest.raises(CaptureError, match=r"outputs hold a point(.|\n)*a tuple or a dict"):
+        save_program(program, tmp_path / "point.pt2")
+
+
+def test_infinities_in_the_graph_survive(tmp_path: Path) -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        y = torch.clamp(x, -math.inf, math.inf).masked_fill(x > 0, -math.inf)
+        return y.softmax(-1).nan_to_num(math.nan)
+
+    program = capture(Calls(function), (x := torch.tensor([[1.0, -1.0, -2.0]]),))
+    save_program(program, tmp_path / "inf.pt2")
+    assert torch.equal(load_program(tmp_path / "inf.pt2")(x), function(x))
+
+
+def test_a_model_exported_in_training_mode_is_noted_once(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)).train()
+    torch.export.save(torch.export.export(module, (torch.randn(4, 3),)), tmp_path / "train.pt2")
+    program = load_program(tmp_path / "train.pt2")
+    (note,) = program.notes
+    assert "in training mode: aten.batch_norm (in 1), aten.dropout (in 2)" in note
+    save_program(program, tmp_path / "again.pt2")
+    assert load_program(tmp_path / "again.pt2").notes == program.notes
 
 
 def test_quantized_ops_and_tied_weights_survive(tmp_path: Path) -> None:
@@ -201,6 +259,13 @@ def _argument(model: Any, mark: Path) -> None:
     signature["forward_arg_names"][0] = f"x=__import__('os').mkdir('{mark}')"
 
 
+def _float(model: Any, mark: Path) -> None:
+    arguments = [i["arg"] for node in model["graph_module"]["graph"]["nodes"] for i in node["inputs"]]
+    argument = next(a for a in arguments if "as_ints" in a)
+    argument.clear()
+    argument["as_floats"] = [1.0, f"__import__('os').mkdir('{mark}')"]
+
+
 def _module(model: Any, mark: Path) -> None:
     signature = model["graph_module"]["module_call_graph"][0]["signature"]
     context = json.dumps(json.dumps({"default_factory_module": "antigravity", "default_factory_name": "x"}))
@@ -215,6 +280,7 @@ def _module(model: Any, mark: Path) -> None:
         pytest.param(_spec, id="keyword"),
         pytest.param(_replace('"conv2d"', '"a=__import__(\'os\').mkdir(\'MARK\')"'), id="node name"),
         pytest.param(_replace("torch.ops.aten.relu.default", "torch.os.mkdir"), id="operator"),
+        pytest.param(_float, id="number"),
         pytest.param(_module, id="module to import"),
     ],
 )  # fmt: skip

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from fxopt import Pipeline, capture, graph_pass
+from fxopt.compare import bulk_scale, relative_error, sqnr
 from fxopt.errors import PassError, VerifyError
 from fxopt.parsing import parse_program
 from fxopt.pipeline import Outcome
+from fxopt.probes import probe_inputs
 
 aten = torch.ops.aten
 LINE = next(
@@ -28,6 +30,11 @@ class Net(torch.nn.Module):
     def forward(self, x, y):
         hidden = self.linear(x).relu()
         return self.head(hidden), hidden - y  # the two outputs
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")
@@ -323,8 +330,6 @@ def test_an_approximate_pass_is_measured(program):
 
 def _sqnr(program, outcome: Outcome):
     """The definition, in float32, on the inputs that the verification tries."""
-    from fxopt.verify import probe_inputs
-
     worst = math.inf
     for inputs in probe_inputs(program):
         for a, b in zip(program(*inputs), outcome.program(*inputs), strict=True):
@@ -363,3 +368,245 @@ def test_constant_outputs_prove_nothing():
         program.replace(node, node.args[0])
 
     assert "proves nothing" in Pipeline.of(drop_relu()).run(on).steps[0].findings["vacuous"]
+
+
+class Of(torch.nn.Module):
+    """A module that is one function of its layers and inputs."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *inputs):
+        return self.function(self, *inputs)
+
+
+def _of(function, *inputs, dynamic="batch", **layers):
+    return capture(Of(function, **layers).eval(), inputs, dynamic=dynamic)
+
+
+def _normed(**more):
+    """A convolution with a batch norm that has seen data."""
+    norm = torch.nn.BatchNorm2d(8)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    return {"conv": torch.nn.Conv2d(3, 8, 3), "norm": norm} | more
+
+
+IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+FOLD = Pipeline.parse("fold_batch_norm")
+
+
+@graph_pass
+def zero_weight(program):
+    node = _first(program, "aten.linear")
+    program.swap_tensor(node, node.args[1], torch.zeros_like(program.tensor(node.args[1])))
+
+
+@graph_pass
+def forget_six(program):
+    for node in program.find("aten.relu6"):
+        program.replace(node, program.call(aten.relu.default, node.args[0], like=node))
+
+
+@graph_pass
+def drop_where(program):
+    for node in program.find("aten.where.self"):
+        program.replace(node, node.args[1])
+
+
+def test_a_huge_fill_value_hides_no_error(caught):
+    def masked(self, x, keep):
+        return self.fc(x).masked_fill(keep, torch.finfo(torch.float32).min)
+
+    keep = torch.tensor([[True, False, False, False]])
+    assert "output 0 changed by" in caught(
+        zero_weight, on=_of(masked, torch.randn(1, 4), keep, fc=torch.nn.Linear(4, 4))
+    )
+
+
+def test_an_error_is_relative_to_the_element_or_the_bulk():
+    want = torch.tensor([1.0, 2.0, 1e38, 1e-20])
+    assert bulk_scale(want) == 2.0
+    assert relative_error(want, want + torch.tensor([0.5, 0, 0, 0])) == 0.25
+    assert relative_error(want, want * torch.tensor([1, 1, 2, 1])) == pytest.approx(1.0)
+    assert bulk_scale(torch.tensor([1e-10, -1e-12])) == pytest.approx(1e-10)
+    assert 1 <= bulk_scale(torch.rand(20_000_000) + 0.01) < 1.01
+    assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
+    assert relative_error(torch.zeros(2), torch.ones(2)) == math.inf
+
+
+def test_equal_infinities_and_nans_are_equal():
+    want = torch.tensor([1.0, math.inf, -math.inf, math.nan])
+    assert relative_error(want, want.clone()) == 0
+    assert relative_error(want, torch.tensor([1.0, math.inf, math.inf, math.nan])) == math.inf
+    assert relative_error(want, torch.tensor([math.nan, math.inf, -math.inf, math.nan])) == math.inf
+
+
+def test_both_values_of_a_bool_input_are_tried(caught):
+    on = _of(lambda self, x, keep: torch.where(keep, x * 2, x), torch.randn(2, 4), torch.ones(2, 4, dtype=torch.bool))
+    assert "on random inputs" in caught(drop_where, on=on)
+
+
+def test_every_dynamic_size_is_varied_within_its_range(caught):
+    @graph_pass
+    def fold_length(program):
+        node = _first(program, "aten.mul.Tensor")
+        node.args = (node.args[0], 5)
+
+    dim = torch.export.Dim
+    on = _of(
+        lambda self, x: x * x.shape[1], torch.randn(2, 5), dynamic={"inputs": ({0: dim("n"), 1: dim("m", max=9)},)}
+    )
+    assert "on random inputs" in caught(fold_length, on=on)
+    assert [tuple(x.shape) for (x,) in probe_inputs(on)] == [(2, 5), (3, 7)]
+    on.ranges = dict.fromkeys(on.ranges, (2, 5))
+    assert tuple(probe_inputs(on)[1][0].shape) == (3, 3)
+
+
+def test_a_number_that_may_vary_is_varied():
+    on = _of(lambda self, x, n: x * n, torch.ones(3), 4, dynamic={"inputs": (None, torch.export.Dim.DYNAMIC)})
+    assert probe_inputs(on)[1][1] == 5
+
+
+def test_sizes_that_the_model_does_not_take_are_not_tried():
+    on = parse_program('%x : f32[batch,n]; %w = param "w" : f32[3,8]; %y = aten.linear(%x, %w)')
+    assert [tuple(x.shape) for (x,) in probe_inputs(on)] == [(2, 8), (3, 8)]
+    on = parse_program('%x : f32[n,m]; %w = param "w" : f32[2,8]; %y = aten.add.Tensor(%x, %w)')
+    assert [tuple(x.shape) for (x,) in probe_inputs(on)] == [(2, 8), (2, 8)]
+
+
+def test_inputs_beyond_the_example_are_tried(caught):
+    on = _of(lambda self, x: torch.nn.functional.relu6(x) * 2, torch.ones(1, 4))
+    assert "on random inputs" in caught(forget_six, on=on)
+
+
+def test_complex_outputs_are_compared(caught):
+    @graph_pass
+    def conjugate(program):
+        node = _first(program, "aten.mul.Tensor")
+        new = program.call(aten._conj_physical.default, node, like=node)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+    @graph_pass
+    def swap(program):
+        node = _first(program, "aten.mul.Tensor")
+        node.args = (node.args[1], node.args[0])
+
+    on = _of(lambda self, x: torch.fft.fft(self.fc(x)) * (1 + 2j), torch.randn(2, 4), fc=torch.nn.Linear(4, 4))
+    assert "output 0 changed by" in caught(conjugate, on=on)
+    on = _of(lambda self, x, y: x * y, *torch.randn(2, 2, 4, dtype=torch.complex64))
+    assert Pipeline.of(swap()).run(on).steps[0].changed
+
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "decibel"),
+    [
+        ([1, 2, 3], [1, 2, 3], INF),
+        ([10, 0], [10, 1], 20),
+        ([True, False], [False, True], 10 * math.log10(1 / 2)),
+        ([10 + 0j, 0j], [10 + 0j, 1j], 20),
+        ([10.0, NAN], [11.0, NAN], 20),
+        ([10.0, -INF], [11.0, -INF], 20),
+        ([10.0, 10.0, -3e38], [11.0, 10.0, -3e38], 10 * math.log10(200)),
+        ([1.0, NAN], [1.0, 2.0], -INF),
+        ([1.0, 2.0], [1.0, NAN], -INF),
+        ([1.0, INF], [1.0, -INF], -INF),
+        ([1.0, 2.0], [1.0, INF], -INF),
+        ([0.0], [1.0], -INF),
+        ([1.0, 2.0], [1.0], -INF),
+    ],
+)
+def test_sqnr_counts_every_kind_of_output(want, got, decibel):
+    assert sqnr([torch.tensor(want)], [torch.tensor(got)]) == pytest.approx(decibel)
+
+
+def test_an_approximate_pass_that_changes_integers_is_measured():
+    @graph_pass(kind="approx")
+    def add_one(program):
+        _add_after(program, _first(program, "aten.argmax"), 1)
+
+    on = parse_program("%x : f32[batch,9]; %y = aten.argmax(%x, 1)")
+    assert Pipeline.of(add_one()).run(on).steps[0].findings["sqnr_db"] < 30
+
+
+class Counting(torch.nn.Module):
+    """Counts its runs, and gives what it has counted."""
+
+    def __init__(self):
+        super().__init__()
+        for name, layer in _normed().items():
+            setattr(self, name, layer)
+        self.register_buffer("seen", torch.ones(1, dtype=torch.long))
+
+    def forward(self, x):
+        self.seen.add_(1)
+        return self.norm(self.conv(x)) * self.seen
+
+
+def test_every_run_starts_from_the_same_buffers_and_leaves_them():
+    program = capture(Counting(), (IMAGE,))
+    outcome = FOLD.run(program)
+    assert outcome.steps[0].changed
+    assert outcome.program.tensors()["seen"].item() == program.tensors()["seen"].item() == 1
+    assert torch.allclose(outcome.program(IMAGE), program(IMAGE), atol=1e-4)
+    assert outcome.program.tensors()["seen"].item() == 2  # outside of verification it counts
+
+
+def test_random_numbers_are_the_same_in_every_run_and_the_callers_stay():
+    def noisy(self, x):
+        return torch.nn.functional.dropout(self.norm(self.conv(x)), 0.5, True)
+
+    on = _of(noisy, IMAGE, **_normed())
+    state = torch.get_rng_state()
+    assert FOLD.run(on).steps[0].changed
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("last", [lambda y: (y * 1e4).to(torch.int32), lambda y: y.flatten(1).argsort()])
+def test_rounding_may_change_a_few_elements_of_a_discrete_output(last):
+    image = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    on = _of(lambda self, x: last(self.norm(self.conv(x))), image, **_normed())
+    assert FOLD.run(on).steps[0].findings["error"] == 0
+
+
+def test_a_discrete_output_that_differs_is_caught(caught):
+    on = _of(lambda self, x: self.fc(x).argmax(1), torch.randn(9, 4), fc=torch.nn.Linear(4, 4))
+    assert "as a share of its elements in float64, allowed 1e-09" in caught(zero_weight, on=on)
+
+
+def test_what_overflows_before_and_after_is_no_change():
+    on = _of(lambda self, x: (self.norm(self.conv(x)) * 40).exp(), IMAGE, **_normed())
+    assert on(IMAGE).isinf().any()
+    assert FOLD.run(on).steps[0].changed
+
+
+def test_an_approximate_pass_may_not_change_a_shape(caught):
+    on = parse_program(
+        "%x : f32[batch,4]; %n = aten.sym_size.int(%x, 0); %m = mul(%n, 2); %y = aten.expand(%x, [2, %n, 4]); "
+        "%z = aten.reshape(%y, [%m, 4])"
+    )
+
+    @graph_pass(kind="approx")
+    def add_a_third(program):
+        node = _first(program, "aten.reshape")
+        program.replace(node, program.call(aten.cat.default, program.inputs() * 3, like=node))
+
+    assert "output 0 changed its shape: was f64[4,4], is f64[6,4]" in caught(add_a_third, on=on)
+
+
+def test_a_program_without_float64_is_said_so():
+    @torch.library.custom_op("fxopt_test::only_float32", mutates_args=())
+    def only_float32(x: torch.Tensor) -> torch.Tensor:
+        assert x.dtype == torch.float32, "float32 only"
+        return x.clone()
+
+    only_float32.register_fake(torch.empty_like)
+    on = _of(lambda self, x: torch.relu(only_float32(x) * 1), torch.randn(2, 4))
+    with pytest.raises(VerifyError, match=r"does not run in float64\n.*float32 only(.|\n)*watchers=\(\)"):
+        Pipeline.parse("drop_noop").run(on)

@@ -164,7 +164,8 @@ def test_inputs_have_the_form_and_range_that_the_zoo_itself_prepares(name):
     if name != "fcn_resnet50":  # whose preset only scales
         assert example.shape == low.shape
     assert low.min() - 0.1 <= example.min() < example.max() <= high.max() + 0.1
-    assert example.std() > 0.1 * (high.max() - low.min())
+    assert abs(example.mean() - (low.mean() + high.mean()) / 2) < 0.2 * (high.mean() - low.mean())
+    assert example.std() > 0.1 * (high.mean() - low.mean())
 
 
 def test_optical_flow_gets_two_different_images():

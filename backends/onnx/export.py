@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.backends.onnx.pools import rewrite_pools
 from fxopt.errors import BackendError, FxoptError
 from fxopt.program import Program
 from fxopt.storage import export_program
@@ -30,8 +31,11 @@ def export(program: Program, opset: int, path: Path) -> dict[str, str]:
     """
     import onnx
 
-    outputs = [f"output_{i}" for i, out in enumerate(program.outputs()) if isinstance(out, fx.Node)]
     inputs = [node.name for node in program.inputs() if isinstance(node.meta.get("val"), torch.Tensor)]
+    prefix = "output"
+    while any(name.startswith(prefix) for name in inputs):
+        prefix = f"_{prefix}"
+    outputs = [f"{prefix}_{i}" for i, out in enumerate(program.outputs()) if isinstance(out, fx.Node)]
     try:
         exported = export_program(program)
         with quiet():
@@ -44,7 +48,8 @@ def export(program: Program, opset: int, path: Path) -> dict[str, str]:
     assert made is not None
     model = made.model_proto
     origins = {node.name: _origin(node) for node in model.graph.node}
-    _use_global_pools(model)
+    rewrite_pools(model)
+    _drop_unused(model)
     _strip(model, program)
     _save(onnx, model, path)
     return origins
@@ -62,23 +67,8 @@ def _save(onnx: Any, model: Any, path: Path) -> None:
         raise BackendError(f"ONNX's checker refuses the model: {_reason(error)}") from error
 
 
-def _use_global_pools(model: Any) -> None:
-    """Write means over height and width as GlobalAveragePool, which has an integer kernel; ReduceMean has none."""
-    import onnx
-
-    axes = {i.name: sorted(onnx.numpy_helper.to_array(i).ravel().tolist()) for i in model.graph.initializer
-            if i.data_type == onnx.TensorProto.INT64}  # fmt: skip
-    known = [*model.graph.input, *model.graph.value_info]
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in known}
-    for node in model.graph.node:
-        if node.op_type != "ReduceMean" or len(node.input) < 2 or ranks.get(node.input[0]) != 4:
-            continue
-        keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
-        if keep and axes.get(node.input[1]) in ([2, 3], [-2, -1]):
-            node.op_type = "GlobalAveragePool"
-            del node.input[1:]
-            node.ClearField("attribute")
-    used = {name for node in model.graph.node for name in node.input}
+def _drop_unused(model: Any) -> None:
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
     for initializer in [i for i in model.graph.initializer if i.name not in used]:
         model.graph.initializer.remove(initializer)
 

@@ -7,18 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fxopt.backends.onnx.runtime import session_options
+from fxopt.backends.onnx.runtime import open_session, session_options
 
 _INTEGER = (
-    "QLinear",
-    "QGemm",
-    "MatMulInteger",
-    "ConvInteger",
-    "DynamicQuantize",
-    "QAttention",
-    "NhwcMaxPool",
-    "MatMulNBits",
-)
+    "QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "NhwcMaxPool", "MatMulNBits",
+)  # fmt: skip
 _CONTRACTIONS = ("Conv", "MatMul", "Gemm", "ConvTranspose", "FusedConv", "FusedMatMul", "FusedGemm")
 _INTEGER_CONTRACTIONS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger", "QAttention")
 
@@ -29,15 +22,14 @@ def kernel_facts(path: Path, origins: dict[str, str]) -> dict[str, Any]:
     ``integer_nodes``: op types of the integer nodes, one entry a node. ``integer_contractions`` and
     ``float_contractions``: how many convolutions and matrix products compute in each. ``dequantized_at_run_time``: every
     convolution or matrix product that still gets its weight through a DequantizeLinear at each run, so that it is slower
-    than float, with where it comes from.
+    than float, with where it comes from. Raises BackendError where the runtime refuses the model.
     """
     import onnx
-    import onnxruntime as ort
 
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
         options = session_options(1, "all", True)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        open_session(path, options)
         graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
     stored = {value.name for value in graph.initializer}
     weights = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored}

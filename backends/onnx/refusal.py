@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from fxopt.backends.onnx.export import quiet
-from fxopt.ops import family
+from fxopt.ops import arguments, family
 from fxopt.text import op_name
 
 
@@ -19,18 +19,24 @@ def refuses(node: fx.Node) -> str | None:
     """Why the exporter has no ONNX form of a call; None if it has, directly or through a decomposition."""
     if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "quant", "size"):
         return None
+    name = op_name(node)
+    if arguments(node).get("divisor_override") is not None:
+        return f"the exporter leaves out the divisor_override of {name}; divide in an op of its own"
     registry, decompositions = _known_ops()
     if registry.is_registered(node.target):
         return None
-    missing = [op for op in _decompose(node, decompositions) if not registry.is_registered(op)]
-    if not missing:
-        return None
-    what = (
-        "no decomposition"
-        if node.target in missing
-        else f"decomposes into {', '.join(map(str, missing))}, which have none"
-    )
-    return f"{op_name(node)} has no ONNX form and {what}; replace it by other ops before the build"
+    way_out = "replace it by other ops before the build"
+    try:
+        missing = [op for op in _decompose(node, decompositions) if not registry.is_registered(op)]
+    except Exception as error:
+        return f"{name} has no ONNX form, and decomposing it fails: {type(error).__name__}: {error}; {way_out}"
+    if node.target in missing:
+        return f"{name} has no ONNX form and no decomposition; {way_out}"
+    if missing:
+        return (
+            f"{name} has no ONNX form, and decomposes into {', '.join(map(str, missing))}, without one too; {way_out}"
+        )
+    return None
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from fxopt import facts
 from fxopt.artifact import Artifact, describe_files
 from fxopt.backend import Backend, check_lowerable, find_backend
 from fxopt.capturing import capture
+from fxopt.compare import relative_error
 from fxopt.errors import BackendError
 from fxopt.program import Program
 from fxopt.target import host
@@ -35,7 +36,6 @@ from fxopt.testing.contract import (
 )
 from fxopt.testing.small_models import SmallModel, small_models
 from fxopt.testing.small_workload import other_batch, small_workload
-from fxopt.verify import relative_error
 
 AGREEMENT = 1e-4
 """Largest relative difference between eager and what a backend built of a float32 program."""

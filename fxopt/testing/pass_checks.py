@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt import registry
 from fxopt.backend import Backend
+from fxopt.compare import relative_error
 from fxopt.errors import DataError, FxoptError
 from fxopt.parsing import canonical_text, parse_program
 from fxopt.pass_base import Pass
@@ -32,7 +33,7 @@ from fxopt.testing.contract import (
 from fxopt.testing.examples import find_example
 from fxopt.testing.small_models import SmallModel, small_models
 from fxopt.testing.small_workload import other_batch, small_workload
-from fxopt.verify import STORED_TOLERANCE, relative_error
+from fxopt.verify import STORED_TOLERANCE
 
 
 def pass_checks(cls: type[Pass], models: Iterable[SmallModel] | None = None) -> list[Check]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from fxopt.probes import random_batch
 from fxopt.program import Program
-from fxopt.verify import probe_inputs
 from fxopt.workload import Args, Split, Workload
 
 _BATCHES: dict[Split, range] = {"train": range(0, 4), "validation": range(4, 6), "test": range(6, 8)}
@@ -71,14 +71,7 @@ def small_workload(program: Program, name: str = "small") -> Workload:
 
 def other_batch(program: Program, size: int) -> tuple[Args, dict[str, Any]]:
     """Random inputs like the example with another batch size, for a program whose batch is dynamic."""
-    random = probe_inputs(program)[1]
-    dims = program.dims()
-    leaves = []
-    for node, leaf in zip(program.inputs(), random, strict=True):
-        if isinstance(leaf, torch.Tensor) and leaf.dim():
-            is_batch = dims.get(str(node.meta["val"].shape[0])) == "batch"
-            leaves.append(torch.cat([leaf] * size)[:size] if is_batch else leaf)
-        else:
-            leaves.append(leaf)
-    args, kwargs = pytree.tree_unflatten(leaves, pytree.tree_structure((program.args, program.kwargs)))
+    args, kwargs = pytree.tree_unflatten(
+        random_batch(program, size), pytree.tree_structure((program.args, program.kwargs))
+    )
     return args, kwargs

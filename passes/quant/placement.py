@@ -103,7 +103,9 @@ def _declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> s
 
 def _integer_region(program: Program, policy: Policy, layers: set[fx.Node]) -> set[fx.Node]:
     """Ops of the policy's chain all of whose inputs are integers, and whose result an integer op reads."""
-    integers = {activated(node) for node in layers if op_name(node) in _CONVOLUTIONS} if policy.convolution_output else set()
+    integers = (
+        {activated(node) for node in layers if op_name(node) in _CONVOLUTIONS} if policy.convolution_output else set()
+    )
     chain: list[fx.Node] = []
     for node in program.graph.nodes:
         sources = [n for n in node.all_input_nodes if n.op != "get_attr"]

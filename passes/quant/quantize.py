@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from fxopt import Pass, graph_pass
+from fxopt.passes.clean.canonicalize_clamp import canonicalize_clamp
+from fxopt.passes.clean.fold_constants import fold_constants
 from fxopt.passes.fuse.fold_batch_norm import fold_batch_norm
 from fxopt.passes.fuse.mean_to_pool import mean_to_pool
 from fxopt.passes.quant.insert_qdq import insert_qdq
@@ -19,8 +21,9 @@ def quantize(
 ) -> tuple[Pass, ...]:
     """Quantize weights and activations to int8 after training, as the backend's integer kernels want it.
 
-    Stands for fold_batch_norm, mean_to_pool and split_silu, which are exact and bring the graph into the form that has
-    integer kernels, and insert_qdq, which calibrates and quantizes; its options are explained there.
+    Stands for fold_constants, fold_batch_norm, mean_to_pool, split_silu and canonicalize_clamp, which are exact and bring
+    the graph into the form that has integer kernels, and insert_qdq, which calibrates and quantizes; its options are
+    explained there.
 
     before:
         %x : f32[2,8]
@@ -41,4 +44,5 @@ def quantize(
         %z = aten.mul.Tensor(%y, %g)
         return %z
     """
-    return (fold_batch_norm(), mean_to_pool(), split_silu(), insert_qdq(images=images, keep_float=keep_float))
+    exact = (fold_constants(), fold_batch_norm(), mean_to_pool(), split_silu(), canonicalize_clamp())
+    return (*exact, insert_qdq(images=images, keep_float=keep_float))

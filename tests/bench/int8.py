@@ -33,9 +33,9 @@ from fxopt import Pipeline, Workload
 from fxopt.backend import find_backend
 from fxopt.backends.onnx.kernels import kernel_facts
 from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner
+from fxopt.compare import sqnr
 from fxopt.measure import interleave
 from fxopt.target import host
-from fxopt.verify import sqnr
 from fxopt.workload import find_workload
 
 MODELS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16")

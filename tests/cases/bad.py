@@ -1,10 +1,13 @@
 """Workloads and passes that go wrong, each in one way; loaded with ``--load``."""
 
 import signal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from fxopt import Program, Workload, graph_pass
+from fxopt.backends.eager import Eager
 from fxopt.models.digits import digits
 
 
@@ -59,6 +62,53 @@ class _Text(torch.nn.Module):
 def text_output() -> Workload:
     """A model that returns a string beside a tensor."""
     return Workload(name="text_output", model=_Text, inputs=lambda: ((torch.randn(1, 4),), {}))
+
+
+def text_free() -> Workload:
+    """A small model that is all right."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 2)
+    return Workload(name="small", model=lambda: model, inputs=lambda: ((torch.ones(1, 4),), {}))
+
+
+MODULE = torch.nn.Linear(4, 2)
+
+
+def fails():
+    """A factory that fails."""
+    return 1 / 0
+
+
+def fails_later() -> Workload:
+    """A workload whose model fails."""
+    return Workload(name="bad", model=lambda: 1 / 0, inputs=lambda: ((torch.ones(1, 4),), {}))
+
+
+def crashes() -> Workload:
+    """Data that fail in a way nobody foresaw."""
+
+    class Data(_Data):
+        def evaluate(self, model, split="test"):
+            raise ArithmeticError("unforeseen")
+
+    return _with(Data((torch.randn(8, 1, 8, 8),)))
+
+
+@dataclass(frozen=True)
+class Wrong(Eager):
+    """Eager, but every output is a little off."""
+
+    name: ClassVar[str] = "wrong"
+
+    def load(self, folder, manifest):
+        run = super().load(folder, manifest)
+        return lambda arrays: [out * 1.01 for out in run(arrays)]
+
+
+@graph_pass(kind="approx")
+def terminate(program: Program) -> None:
+    """Ask the process to end in the middle of a build."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 @graph_pass(kind="approx")

@@ -1,0 +1,57 @@
+"""What cannot be a program's module, inputs or outputs: checks before torch.export is asked, with the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import CaptureError
+
+_INPUTS = (
+    *(torch.Tensor, int, float, complex, bool, str, bytes, type(None)),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.ScriptObject),
+)
+"""What torch.export takes as an input."""
+
+
+def check_python(module: torch.nn.Module) -> None:
+    """Raise CaptureError for a scripted or traced module."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise CaptureError(
+            f"{module.original_name} is a scripted module, which torch.export does not take\n"
+            "  capture the Python module that it was scripted from"
+        )
+
+
+def check_inputs(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+    """Raise CaptureError for inputs of a class that is not known as a structure of tensors."""
+    for path, leaf in pytree.tree_leaves_with_path((args, kwargs)):
+        if not isinstance(leaf, _INPUTS):
+            name = type(leaf).__name__
+            raise CaptureError(
+                f"{type(module).__name__} takes a {name} (input{pytree.keystr(path[1:])}), and a program takes tensors\n"
+                f"  {_make_known(leaf)}, or wrap the model in a module that takes tensors and makes the {name} of them"
+            )
+
+
+def check_outputs(module: torch.nn.Module, outputs: Any) -> None:
+    """Raise CaptureError for outputs that are not tensors, numbers and None in a known structure."""
+    leaves = pytree.tree_leaves(outputs)
+    for leaf in leaves:
+        if not isinstance(leaf, (torch.Tensor, int, float, bool, type(None))):
+            raise CaptureError(
+                f"{type(module).__name__} returns a {type(leaf).__name__}, and a program returns tensors\n"
+                "  wrap the model in a module that returns the tensors in it (as a tuple, list or dict)"
+                + ("" if isinstance(leaf, str) else f",\n  or {_make_known(leaf)}")
+            )
+    if not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
+        raise CaptureError(
+            f"{type(module).__name__} returns no tensor: {outputs!r:.80}\n  a program returns at least one"
+        )
+
+
+def _make_known(value: Any) -> str:
+    name = type(value).__name__
+    return f"make {name} known: torch.export.register_dataclass({name}, serialized_type_name={f'my_package.{name}'!r})"

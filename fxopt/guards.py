@@ -1,0 +1,82 @@
+"""What keeps the batch from varying: the conditions on sizes that torch meets as it traces, with the user's line."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import sympy
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from fxopt.capture_errors import is_users, reason_of
+from fxopt.text import short_path
+
+_OTHER_SIZES = (3, 4, 5, 7, 64, 1000)
+"""Not 0 and 1: torch tells those apart everywhere, and a model may well work for all others."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A condition that held for the example, and the innermost line of the user's that led to it (maybe empty)."""
+
+    condition: Any
+    where: str
+
+    def holds(self, size: int) -> bool:
+        """Whether the condition is met where every symbolic size is ``size``."""
+        sizes = dict.fromkeys(self.condition.free_symbols, sympy.Integer(size))
+        return bool(self.condition.xreplace(sizes) != sympy.false)
+
+
+@contextlib.contextmanager
+def noted_guards() -> Iterator[list[Guard]]:
+    """Collect the conditions on symbolic sizes that are met inside. torch keeps no Python line with its own list."""
+    noted: list[Guard] = []
+
+    def note(env: ShapeEnv, prefix: str, condition: Any, *args: Any, **kwargs: Any) -> None:
+        if prefix == "eval" and getattr(condition, "free_symbols", None):
+            noted.append(Guard(condition, _line_here()))
+        log_guard(env, prefix, condition, *args, **kwargs)
+
+    log_guard: Any = getattr(ShapeEnv, "_log_guard", None)
+    if log_guard is None:  # it is private, and only a message depends on it
+        yield noted
+        return
+    with mock.patch.object(ShapeEnv, "_log_guard", note):
+        yield noted
+
+
+def _line_here() -> str:
+    for frame, number in traceback.walk_stack(None):
+        path = frame.f_code.co_filename
+        if path.endswith("fxopt/exporting.py"):  # further out is who asked for the capture
+            return ""
+        if is_users(path):
+            line = traceback.FrameSummary(path, number, frame.f_code.co_name).line
+            return f"{short_path(path)}:{number}: {line}"
+    return ""
+
+
+def fixed_batch_reason(error: BaseException, guards: list[Guard]) -> str:
+    """Why the batch cannot vary, on one line, with the user's line where it is known."""
+    if type(error).__name__ != "UserError" or "Constraints violated" not in str(error):
+        return re.sub(r"\bs\d+\b", "batch", reason_of(error))
+    broken = next((g for g in guards if not all(map(g.holds, _OTHER_SIZES))), None)
+    if broken is None:
+        return "the model takes some sizes only"
+    if not any(map(broken.holds, _OTHER_SIZES)):
+        reason = "the model takes this size only"
+    else:
+        reason = f"the model takes other ways, or none, unless {_text(broken.condition)}"
+    return f"{reason}  ({broken.where})" if broken.where else reason
+
+
+def _text(condition: Any) -> str:
+    related = isinstance(condition, sympy.core.relational.Relational)
+    text = f"{condition.lhs} {condition.rel_op} {condition.rhs}" if related else str(condition)
+    return re.sub(r"\bs\d+\b", "batch", text)

@@ -1,0 +1,27 @@
+"""The benches run: figures are for a quiet machine, and nothing here looks at them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+BENCH = Path(__file__).parent / "bench"
+
+
+def _run(name, *args):
+    return subprocess.run([sys.executable, BENCH / name, *args], check=True, capture_output=True, text=True).stdout
+
+
+def test_int8_has_a_row_for_each_quantizer():
+    rows = json.loads(_run("int8.py", "--models", "mobilenet_v2", "--images", "8", "--blocks", "2", "--json"))
+    assert [row["kind"] for row in rows] == ["fp32", "quantize_static", "fxopt"]
+    assert [row["float"] for row in rows] == [53, 0, 0]
+    assert rows[2]["sqnr_db"] > rows[1]["sqnr_db"] - 1
+
+
+def test_start_up_and_main_job_print_a_table():
+    assert "fxopt passes" in _run("start_up.py", "--rounds", "1")
+    assert "digits.toml" in _run("main_job.py", "--recipes", "digits.toml", "--runs", "1")

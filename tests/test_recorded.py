@@ -1,0 +1,69 @@
+"""Recorded inputs as a workload's data."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fxopt import capture
+from fxopt.errors import DataError, RecipeError
+from fxopt.recorded import RecordedInputs, read_arrays
+
+
+class _Two(nn.Module):
+    def forward(self, left, right):
+        return left @ right.mT
+
+
+PROGRAM = capture(_Two(), (torch.randn(2, 3, 4), torch.randn(2, 5, 4)))
+ARRAYS = {
+    name: np.random.default_rng(0).standard_normal((12, n, 4), np.float32) for name, n in (("left", 3), ("right", 5))
+}
+
+
+def test_arrays_go_to_the_inputs_of_their_names_and_every_example_to_one_split(tmp_path):
+    np.savez(tmp_path / "x.npz", **dict(reversed(ARRAYS.items())))
+    data = RecordedInputs(read_arrays(tmp_path / "x.npz"), PROGRAM)
+    seen = [args for split in ("train", "validation", "test") for args, _ in data.batches(split, batch_size=4)]
+    assert np.array_equal(torch.cat([left for left, _ in seen]), ARRAYS["left"])
+    assert np.array_equal(torch.cat([right for _, right in seen]), ARRAYS["right"])
+    assert [len(left) for left, _ in seen] == [4, 2, 3, 3]
+
+
+def test_a_seed_shuffles_both_inputs_alike():
+    data = RecordedInputs(ARRAYS, PROGRAM)
+    ((left, right), _) = next(data.batches("train", batch_size=6, seed=1))
+    order = [next(i for i in range(6) if np.array_equal(row, ARRAYS["left"][i])) for row in left]
+    assert order != sorted(order)
+    assert np.array_equal(right, ARRAYS["right"][order])
+
+
+def test_agreement_is_the_share_of_the_signal_that_is_not_noise():
+    data = RecordedInputs(ARRAYS, PROGRAM)
+    assert data.evaluate(PROGRAM) == 1
+    assert data.evaluate(lambda *args: PROGRAM(*args) * 0.9) == pytest.approx(1 - 0.1**2)
+    assert data.evaluate(lambda *args: PROGRAM(*args).numpy() * -5) == 0
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"": ARRAYS["left"]}, "the model takes"),
+        ({"left": ARRAYS["left"], "write": ARRAYS["right"]}, r"\['left', 'write'\]"),
+        ({"left": ARRAYS["left"], "right": ARRAYS["right"][:3]}, "same number"),
+        ({"left": ARRAYS["left"][:0], "right": ARRAYS["right"][:0]}, "one or more"),
+    ],
+)
+def test_arrays_that_are_not_the_inputs_are_refused(arrays, words):
+    with pytest.raises(DataError, match=words):
+        RecordedInputs(arrays, PROGRAM)
+
+
+def test_a_file_that_cannot_be_read_is_refused_and_never_unpickled(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "short.npy", ARRAYS["left"])
+    (tmp_path / "short.npy").write_bytes((tmp_path / "short.npy").read_bytes()[:200])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for name in ("objects.npy", "short.npy", "empty.npz", "absent.npy"):
+        with pytest.raises(RecipeError, match=name):
+            read_arrays(tmp_path / name)
