@@ -4,14 +4,15 @@ Everything below loads when it is first used, so that ``import fxopt`` and loadi
 
 ::
 
-    a model becomes a Program     capturing (exporting, dynamic_shapes, agreement, capture_errors), partial
-    what a Program is             program, ops (the table), text, shapes, aliasing, cost, canonical
+    a model becomes a Program     capturing (exporting, guards, dynamic_shapes, agreement, capture_*), partial
+    what a Program is             program (fitting), ops (the table), text, shapes, aliasing, cost, canonical
     Programs as files, as text    storage (archive), parsing (parsing_words, parsing_types)
     what a pass is                pass_base, options, rewrite, spec (the text form of options)
     running passes                pipeline (rules), watchers
     proving them                  verify (running, probes, compare), precision (reference)
     backend, target, workload     backend (qdq), target, workload (recorded), registry
-    the main job                  recipe, building, judging, measure, artifact (tree), facts, report, benching
+    the main job                  recipe, building, judging (batching), measure, artifact (tree), facts, report,
+                                  benching
     the command line              cli, explain, scaffold, errors (all of them)
     for authors of plugins        testing
 """

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.agreement import copied
 from fxopt.artifact import Artifact
+from fxopt.batching import fixed_batch, in_batches
 from fxopt.compare import relative_error, sqnr
 from fxopt.errors import BackendError
 from fxopt.facts import plain
@@ -41,21 +42,14 @@ def metric_watcher(data: Data) -> Watcher:
     def watch(step: Step, program: Program, result: StepResult) -> Iterator[None]:
         yield
         if step.pass_.kind == "approx" and result.changed:
-            (args, _) = next(iter(data.batches("validation", batch_size=_batch(program))))
+            size = fixed_batch(program)
+            (args, _) = next(iter(data.batches("validation", batch_size=32)))
             with untouched(step.before), untouched(program):
-                want, got = (pytree.tree_leaves(p(*args)) for p in (step.before, program))
+                want, got = (pytree.tree_leaves(in_batches(p, size)(*args)) for p in (step.before, program))
                 result.findings["sqnr_db"] = sqnr(want, got)
-                result.findings["metric"] = data.evaluate(program, "validation")
+                result.findings["metric"] = data.evaluate(in_batches(program, size), "validation")
 
     return watch
-
-
-def _batch(program: Program) -> int:
-    """32 images, or as many as a program with a fixed batch takes."""
-    sizes = [
-        s for n in program.inputs() if isinstance(v := n.meta.get("val"), torch.Tensor) and v.dim() for s in v.shape[:1]
-    ]
-    return next((s for s in sizes if isinstance(s, int)), 32)
 
 
 def compare(
@@ -67,10 +61,11 @@ def compare(
     report: dict[str, Any] = {"before": before, "after": after}
     if workload.data is not None:
         report["metric"] = workload.data.metric
-        before["metric"] = workload.data.evaluate(program, "test")
-        after["metric"] = workload.data.evaluate(built, "test")
+        size = fixed_batch(program)
+        before["metric"] = workload.data.evaluate(in_batches(program, size), "test")
+        after["metric"] = workload.data.evaluate(in_batches(built, size), "test")
     if timed:
-        args, kwargs = program.args, program.kwargs
+        args, kwargs = copied((program.args, program.kwargs))  # a model may write into its inputs
         arrays = pytree.tree_map(_to_numpy, (args, kwargs))
         timings = interleave(
             {

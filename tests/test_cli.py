@@ -228,6 +228,26 @@ def test_a_model_without_data_is_calibrated_with_recorded_inputs(cli, tmp_path):
     assert report["backend"]["integer_contractions"] == 1
 
 
+def test_a_model_with_a_fixed_batch_is_calibrated_and_judged_too(cli, tmp_path):
+    args = [
+        "build",
+        "fifty_at_a_time",
+        "--load",
+        BAD,
+        "-p",
+        "quantize",
+        "--out",
+        tmp_path / "out",
+        "--no-measure",
+        "--json",
+    ]
+    code, out, err = cli(*args)
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["model"]["signature"].startswith("(images: f32[50,1,8,8])")
+    assert report["after"]["metric"] > 0.98
+
+
 def test_a_folder_that_cannot_be_written(cli, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = cli("build", "digits", "-b", "eager", "--out", tmp_path / "file" / "out")

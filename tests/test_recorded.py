@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fxopt import capture
+from fxopt.batching import fixed_batch, in_batches
 from fxopt.errors import DataError, RecipeError
 from fxopt.recorded import RecordedInputs, read_arrays
 
@@ -67,3 +68,11 @@ def test_a_file_that_cannot_be_read_is_refused_and_never_unpickled(tmp_path):
     for name in ("objects.npy", "short.npy", "empty.npz", "absent.npy"):
         with pytest.raises(RecipeError, match=name):
             read_arrays(tmp_path / name)
+
+
+def test_a_fixed_batch_takes_any_number_of_examples():
+    fixed = capture(_Two(), (torch.randn(5, 3, 4), torch.randn(5, 5, 4)), dynamic=None)
+    assert (fixed_batch(fixed), fixed_batch(PROGRAM)) == (5, None)
+    left, right = (torch.from_numpy(ARRAYS[name]) for name in ("left", "right"))
+    assert torch.allclose(in_batches(fixed, 5)(left, right), left @ right.mT)
+    assert in_batches(PROGRAM, None) is PROGRAM

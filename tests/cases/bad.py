@@ -1,4 +1,4 @@
-"""Workloads and passes that go wrong, each in one way; loaded with ``--load``."""
+"""Workloads and passes that go wrong, each in one way, and some that must not; loaded with ``--load``."""
 
 import signal
 from dataclasses import dataclass
@@ -69,6 +69,13 @@ def text_free() -> Workload:
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 2)
     return Workload(name="small", model=lambda: model, inputs=lambda: ((torch.ones(1, 4),), {}))
+
+
+def fifty_at_a_time() -> Workload:
+    """Digits, captured for a batch of 50."""
+    good = digits()
+    images = torch.randn(50, 1, 8, 8)
+    return Workload(name="fixed", model=good.model, inputs=lambda: ((images,), {}), data=good.data, dynamic=None)
 
 
 MODULE = torch.nn.Linear(4, 2)
