@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,22 +18,25 @@ def fixed_batch(program: Program) -> int | None:
     return int(sizes[0]) if sizes and all(isinstance(s, int) and s == sizes[0] for s in sizes) else None
 
 
-def in_batches(run: Callable[..., Any], size: int | None) -> Callable[..., Any]:
-    """``run`` as a function of any number of examples: cut into batches of ``size``, the last one filled up.
+def cut(leaves: list[Any], size: int) -> Iterator[list[Any]]:
+    """Yield the tensors in batches of ``size``; the last one is filled up with its last example."""
+    count = len(leaves[0])
+    for start in range(0, count, size):
+        rows = torch.arange(start, start + size).clamp(max=count - 1)
+        yield [leaf[rows] for leaf in leaves]
 
-    The first dim of every input and output is taken for the batch; outputs become tensors. ``run`` itself if ``size`` is
-    None.
+
+def in_batches(run: Callable[..., Any], size: int | None) -> Callable[..., Any]:
+    """``run`` as a function of any number of examples, in batches of ``size``; itself if ``size`` is None.
+
+    The first dim of every input and output is taken for the batch. Outputs become tensors.
     """
     if size is None:
         return run
 
     def call(*args: Any) -> Any:
         leaves, spec = pytree.tree_flatten(args)
-        count = len(leaves[0])
-        parts = []
-        for start in range(0, count, size):
-            rows = torch.arange(start, start + size).clamp(max=count - 1)
-            parts.append(run(*pytree.tree_unflatten([leaf[rows] for leaf in leaves], spec)))
-        return pytree.tree_map(lambda *same: torch.cat([torch.as_tensor(v) for v in same])[:count], *parts)
+        parts = [run(*pytree.tree_unflatten(batch, spec)) for batch in cut(leaves, size)]
+        return pytree.tree_map(lambda *same: torch.cat([torch.as_tensor(v) for v in same])[: len(leaves[0])], *parts)
 
     return call

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxopt.batching import cut, fixed_batch
 from fxopt.errors import DataError
 from fxopt.passes.quant.observers import MinMax
 from fxopt.program import Program
@@ -51,7 +52,7 @@ def calibrate(program: Program, batches: Iterable[tuple[Any, ...]], wanted: Iter
 
 
 def _fitting(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
-    """Flat inputs as the program takes them: checked, and cut where it was captured with a smaller fixed batch."""
+    """Flat inputs as the program takes them: checked, and in batches of another size where its own is fixed."""
     leaves = pytree.tree_leaves((args, {}))
     nodes = program.inputs()
     got = ", ".join(f"{v.dtype}{list(v.shape)}".replace("torch.", "") for v in leaves if isinstance(v, torch.Tensor))
@@ -60,11 +61,11 @@ def _fitting(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
     for node, leaf in zip(nodes, leaves, strict=True):
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not bool(leaf.isfinite().all()):
             raise DataError(f"calibration gives NaN or infinity in input {node.target!r}; clean the data")
-    fixed = {n.meta["val"].shape[0] for n in nodes if _fixed_batch(n)}
-    size = fixed.pop() if len(fixed) == 1 and all(_fixed_batch(n) for n in nodes) else None
-    if size and all(len(v) > size for v in leaves):
-        parts = [leaf.split(size) for leaf in leaves]
-        yield from ([*part] for part in zip(*parts, strict=True) if len(part[0]) == size)
+    size = fixed_batch(program)
+    count = len(leaves[0]) if isinstance(leaves[0], torch.Tensor) and leaves[0].dim() else None
+    if size and count != size and all(isinstance(v, torch.Tensor) and v.dim() and len(v) == count for v in leaves):
+        for batch in cut(leaves, size):
+            yield from _fitting(program, tuple(batch))
         return
     for node, leaf in zip(nodes, leaves, strict=True):
         want = node.meta["val"]
@@ -74,11 +75,6 @@ def _fitting(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
                 f"the program takes {type_text(want, program.dims())}"
             )
     yield leaves
-
-
-def _fixed_batch(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and isinstance(value.shape[0], int)
 
 
 def _fits(want: torch.Tensor, got: Any) -> bool:
