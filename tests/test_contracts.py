@@ -22,13 +22,13 @@ def _run(check):
     check.run()
 
 
-@pytest.mark.parametrize(("name", "check"), _checks("pass"))
+@pytest.mark.parametrize(("name", "check"), list(_checks("pass")))
 def test_pass(name, check):
     _run(check)
 
 
 @pytest.mark.xdist_group("backend")
-@pytest.mark.parametrize(("name", "check"), _checks("backend"))
+@pytest.mark.parametrize(("name", "check"), list(_checks("backend")))
 def test_backend(name, check):
     _run(check)
 
