@@ -92,7 +92,7 @@ _FAMILIES = {
     "logical_not bitwise_not isnan threshold log_sigmoid softsign dropout feature_dropout alpha_dropout "
     "clone contiguous detach alias lift_fresh_copy to.dtype to.dtype_layout to.device to.other type_as _to_copy "
     "add.Scalar sub.Scalar mul.Scalar div.Scalar rsub.Scalar eq.Scalar ne.Scalar lt.Scalar gt.Scalar le.Scalar ge.Scalar "
-    "masked_fill.Scalar nan_to_num identity cumsum log1p expm1",
+    "masked_fill.Scalar nan_to_num cumsum log1p expm1",
     "binary": "add.Tensor sub.Tensor mul.Tensor div.Tensor div.Tensor_mode pow.Tensor_Tensor maximum minimum where.self "
     "where.ScalarSelf where.ScalarOther where.Scalar rsub.Tensor "
     "eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor ge.Tensor logical_and logical_or bitwise_and.Tensor bitwise_or.Tensor "

@@ -14,13 +14,13 @@ from fxopt.ops import arguments
 from fxopt.text import op_name
 
 _DROPOUT = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
-_SAME_VALUE = ("aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy", "aten.identity")
+_SAME_VALUE = ("aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy")
 _CASTS = ("aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.type_as", "aten._to_copy")
 _SHAPES = (
     "aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten.using_ints", "aten.expand", "aten.squeeze",
     "aten.squeeze.dim", "aten.squeeze.dims", "aten.slice.Tensor", "aten.expand_as", "aten.view_as",
 )  # fmt: skip
-_ONCE = ("aten.relu", "aten.abs", "aten.detach", "aten.contiguous")
+_ONCE = ("aten.relu", "aten.abs")
 """Doing it twice is doing it once."""
 
 

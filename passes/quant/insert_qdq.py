@@ -71,16 +71,12 @@ def _quantize_value(program: Program, node: fx.Node, affine: Affine, placement: 
     ops = torch.ops.quantized_decomposed
     readers = [u for u in node.users if node in placement.whole or u in placement.readers]
     code = (affine.scale, affine.zero_point, 0, 255, torch.uint8)
-    with program.graph.inserting_after(_last_input(program) if node.op == "placeholder" else node):
+    with program.graph.inserting_after(program.inputs()[-1] if node.op == "placeholder" else node):
         quantized = program.graph.call_function(ops.quantize_per_tensor.default, (node, *code))
     quantized.meta["stack_trace"] = node.meta.get("stack_trace")
     real = program.call(ops.dequantize_per_tensor.default, quantized, *code, like=quantized)
     for reader in readers:
         reader.replace_input_with(node, real)
-
-
-def _last_input(program: Program) -> fx.Node:
-    return program.inputs()[-1]
 
 
 def _quantize_layer(
@@ -96,7 +92,7 @@ def _quantize_layer(
     name = str(call["weight"].target)
     key = (id(weight), scales.numpy().tobytes())
     real = stored.get(key)
-    if real is None or not _comes_before(program, real, layer):
+    if real is None or not real < layer:
         real = _dequantized(program, name, quantize_weight(weight, scales), scales, (-127, 127), layer)
         stored[key] = real
     set_argument(layer, "weight", real)
@@ -105,10 +101,6 @@ def _quantize_layer(
         limits = (-(2**31) + 1, 2**31 - 1)
         path = str(call["bias"].target)
         set_argument(layer, "bias", _dequantized(program, path, quantize_bias(bias, both), both, limits, layer))
-
-
-def _comes_before(program: Program, node: fx.Node, other: fx.Node) -> bool:
-    return node < other
 
 
 def _dequantized(
