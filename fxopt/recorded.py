@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
+from fxopt.batching import fixed_batch, in_batches
 from fxopt.errors import DataError, RecipeError
 from fxopt.program import Program
 from fxopt.workload import Args, Split
@@ -76,9 +77,10 @@ class RecordedInputs:
 
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
         """Agreement of ``model`` with the program, 0 to 1, over every floating output."""
+        original = in_batches(self._program, fixed_batch(self._program))
         signal = noise = 0.0
         for args, _ in self.batches(split, batch_size=16):
-            pairs = zip(*(pytree.tree_leaves(run(*args)) for run in (self._program, model)), strict=True)
+            pairs = zip(*(pytree.tree_leaves(run(*args)) for run in (original, model)), strict=True)
             for want, got in pairs:
                 if isinstance(want, torch.Tensor) and want.is_floating_point():
                     signal += want.double().pow(2).sum().item()

@@ -49,3 +49,12 @@ def programs():
     from fxopt.testing import small_programs
 
     return small_programs()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small layers gain nothing from a second thread, and lose much where another process has its core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -34,13 +34,7 @@ SPLITS = ("train", "validation", "test")
 SHIPPED = {"digits": digits_module, "glyphs": glyphs_module}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small layers gain nothing from a second thread, and lose much where another process has its core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _whole(data, split):

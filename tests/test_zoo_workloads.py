@@ -25,13 +25,7 @@ for package in ("torchvision", "timm"):
         pytest.skip(f"{package} is not installed", allow_module_level=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small layers gain nothing from a second thread, and lose much where another process has its core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
