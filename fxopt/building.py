@@ -12,9 +12,10 @@ from typing import Any
 
 from fxopt import artifact, facts
 from fxopt.artifact import Artifact
-from fxopt.backend import Backend, check_lowerable, find_backend
+from fxopt.backend import Backend, find_backend
 from fxopt.cost import cost
 from fxopt.judging import agreement, budget_lines, compare, metric_watcher
+from fxopt.lowering import legalized, lower
 from fxopt.pipeline import Outcome, Pipeline, Watcher
 from fxopt.program import Program
 from fxopt.recipe import Recipe, read_recipe
@@ -80,7 +81,9 @@ def build(
         backend = plan.backend
         if tune_seconds:
             with clock("tune"):
-                backend = backend.tune(_legal(plan, outcome.program), plan.target, tune_seconds)
+                backend = backend.tune(
+                    legalized(outcome.program, backend, plan.target, plan.workload), plan.target, tune_seconds
+                )
         with clock("build"):
             lowered, built = _lower(plan, outcome.program, backend, stage)
             agreed = agreement(program, lowered, built)
@@ -114,27 +117,8 @@ def _rewrite(plan: Plan, program: Program, watchers: tuple[Watcher, ...]) -> Out
     return plan.pipeline.run(program, watchers=around, workload=plan.workload, target=plan.target, backend=plan.backend)
 
 
-def _legal(plan: Plan, program: Program) -> Program:
-    legal = plan.backend.legalize().run(program, workload=plan.workload, target=plan.target, backend=plan.backend)
-    check_lowerable(plan.backend, legal.program)
-    return legal.program
-
-
 def _lower(plan: Plan, program: Program, backend: Backend, out: Path) -> tuple[Program, Artifact]:
-    legal = _legal(plan, program)
-    interface = facts.interface(legal)
-    built_facts = backend.build(legal, plan.target, out)
-    manifest = interface | {
-        "backend": str(backend),
-        "target": plan.target.to_dict(),
-        "recipe": plan.recipe.to_dict(),
-        "history": list(program.history),
-        "versions": facts.versions(),
-        "files": artifact.describe_files(out),
-        "facts": built_facts,
-    }
-    artifact.write_json(out / artifact.MANIFEST, manifest)
-    return legal, artifact.load(out)
+    return lower(program, backend, plan.target, out, workload=plan.workload, recipe=plan.recipe.to_dict())
 
 
 class _Clock:

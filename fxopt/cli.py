@@ -157,13 +157,24 @@ def targets(load: Load = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def explain(name: str, load: Load = None, as_json: Json = False) -> None:
-    """Show the manual of a pass, a backend or a workload: what it does, its options, before and after."""
-    _load_files(load)
-    from fxopt.explain import explain as find
+def analyses(load: Load = None, as_json: Json = False) -> None:
+    """List the analyses: `fxopt explain NAME MODEL` shows what one finds in a model."""
+    _list("analysis", load, as_json)
 
-    manual = find(name)
-    print(json.dumps(manual.to_dict()) if as_json else manual.text())
+
+@app.command()
+def explain(
+    name: str,
+    model: Annotated[str | None, typer.Argument(help="For an analysis: the model to look into.")] = None,
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
+    """Show the manual of a pass, a backend or a workload; or what an analysis, such as groups, finds in a model."""
+    _load_files(load)
+    from fxopt import explain as explaining
+
+    shown = explaining.explain(name) if model is None else explaining.analyse(name, model)
+    print(json.dumps(shown.to_dict()) if as_json else shown.text())
 
 
 @app.command()

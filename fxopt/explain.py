@@ -1,11 +1,11 @@
-"""The manual of a pass, a backend or a workload, made of its docstring and its options."""
+"""The manual of whatever is registered, made of its docstring and its options; and what an analysis finds."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from fxopt import registry
 from fxopt.errors import UnknownNameError
@@ -37,13 +37,34 @@ class Manual:
         return "\n".join(lines)
 
 
+_KINDS = ("pass", "backend", "workload", "analysis")
+
+
+class Finding(Protocol):
+    """What an analysis returns."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+
+    def text(self) -> str:
+        """Lines for a console."""
+
+
 def explain(name: str) -> Manual:
-    """Find a name among passes, backends and workloads. Raises UnknownNameError."""
-    for kind in ("pass", "backend", "workload"):
+    """Find a name among passes, backends, workloads and analyses. Raises UnknownNameError."""
+    for kind in _KINDS:
         if name in registry.names(kind):
             return _manual(name, kind, registry.get(kind, name))
-    known = [n for kind in ("pass", "backend", "workload") for n in registry.names(kind)]
-    raise UnknownNameError("pass, backend or workload", name, known)
+    raise UnknownNameError("pass, backend, workload or analysis", name, [n for k in _KINDS for n in registry.names(k)])
+
+
+def analyse(name: str, model: str) -> Finding:
+    """Capture a model and run an analysis over it. Raises UnknownNameError, UsageError, CaptureError."""
+    from fxopt.workload import find_workload
+
+    analysis = registry.get("analysis", name)
+    found: Finding = analysis(find_workload(model).capture())
+    return found
 
 
 def _manual(name: str, kind: str, thing: Any) -> Manual:

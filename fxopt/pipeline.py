@@ -166,6 +166,7 @@ def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepR
 
 def apply(step: Step, program: Program) -> None:
     """Run the pass, then what every pass would have to do: drop dead code and unused weights, lint."""
+    program.claims = {}
     known = {node.target for node in program.graph.nodes if node.op == "call_function"}
     with _named(step, _HINT):
         step.pass_.run(program)

@@ -62,6 +62,8 @@ class Program:
     notes: tuple[str, ...] = ()
     context: Context = field(default_factory=Context)
     skips: list[Skip] = field(default_factory=list)
+    claims: dict[str, tuple[str, dict[int, torch.Tensor]]] = field(default_factory=dict)
+    """What a pass leaves of values, see :mod:`fxopt.claims`: by node name, the name before and indices kept by dim."""
 
     @property
     def graph(self) -> fx.Graph:
@@ -200,6 +202,24 @@ class Program:
         user.replace_input_with(old, node)
         return node
 
+    def set_tensor(self, name: str, tensor: torch.Tensor) -> None:
+        """Let every reader of the weight ``name``, and of the names tied to it, read ``tensor``.
+
+        A parameter stays a parameter, and goes on asking for gradients if it did; a buffer stays a buffer.
+        """
+        old, new = _attribute(self.module, name), tensor.detach()
+        if isinstance(old, torch.nn.Parameter):
+            new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+        tied = {other for other, value in self.tensors().items() if value is old}
+        for other in tied:
+            path, _, leaf = other.rpartition(".")
+            owner = self.module.get_submodule(path)
+            (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = new
+        fake = self._fake(new)
+        for node in self.graph.nodes:
+            if node.op == "get_attr" and node.target in tied:
+                node.meta["val"] = fake
+
     def _store(self, name: str, tensor: torch.Tensor) -> None:
         path, _, leaf = name.rpartition(".")
         owner: torch.nn.Module = self.module
@@ -256,6 +276,7 @@ class Program:
         twin.ranges = dict(self.ranges)
         twin.context = copy.copy(self.context)
         twin.skips = list(self.skips)
+        twin.claims = dict(self.claims)
         return twin
 
 

@@ -20,11 +20,14 @@ from typing import Any
 
 from fxopt.errors import UnknownNameError, UsageError
 
-GROUPS = {"pass": "passes", "backend": "backends", "workload": "models", "target": "targets"}
+GROUPS = {
+    "pass": "passes", "backend": "backends", "workload": "models", "target": "targets", "analysis": "analyses",
+}  # fmt: skip
 """What can be registered, and the command that lists it. The entry-point groups are ``fxopt.passes``, …"""
 
 _ENTRY_GROUPS = {
     "pass": "fxopt.passes", "backend": "fxopt.backends", "workload": "fxopt.workloads", "target": "fxopt.targets",
+    "analysis": "fxopt.analyses",
 }  # fmt: skip
 _loaded: dict[str, dict[str, Any]] = {kind: {} for kind in GROUPS}
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.claims import first_wrong
 from fxopt.compare import is_constant, is_discrete, relative_error, sqnr
 from fxopt.errors import VerifyError, text_of
 from fxopt.ops import family
@@ -100,6 +101,7 @@ def _prove(step: Step, wide: Program, old: _Runs, new: _Runs, where: str) -> flo
     """Replay an exact pass on ``wide``, the old program in float64; return the largest relative error."""
     apply(step, wide)
     proof = _try_runs(wide, old.probes, where)
+    _check_claims(step, wide, old.probes[-1], where)
     exactly = [step.pass_.tolerance] * len(old.wide[0].outputs)
     error = _check_close(old.wide, proof, exactly, old, new, where, "in float64")
     if old.own is None:
@@ -111,6 +113,20 @@ def _prove(step: Step, wide: Program, old: _Runs, new: _Runs, where: str) -> flo
         # not against float64: what overflows in the program's own precision may do so before and after
         _check_close(old.own, new.own, room, old, new, where, "in its own precision")
     return error
+
+
+def _check_claims(step: Step, wide: Program, inputs: list[Any], where: str) -> None:
+    """Compare every value of which the pass says what is left, so that nothing behind it can hide an error."""
+    if not wide.claims:
+        return
+    inputs = [widen(v) for v in inputs]
+    found = first_wrong(to_float64(step.before), wide, inputs, step.pass_.tolerance)
+    if found is not None:
+        node, error = found
+        raise VerifyError(
+            f"{where}\n  a value changed by {error:.3g} relative in float64, allowed {step.pass_.tolerance:.3g}; "
+            f"the first one is\n    {wide.describe(node)}\n  the pass said that it only lost indices"
+        )
 
 
 def _room(pass_: Pass, wide: list[Run], own: list[Run]) -> list[float]:

@@ -1,0 +1,48 @@
+"""From a program to a loaded artifact: legalize, ask the backend, build, load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxopt import artifact, facts
+from fxopt.artifact import Artifact
+from fxopt.backend import Backend, check_lowerable
+from fxopt.program import Program
+from fxopt.target import Target
+
+if TYPE_CHECKING:
+    from fxopt.workload import Workload
+
+
+def legalized(program: Program, backend: Backend, target: Target, workload: Workload | None = None) -> Program:
+    """The program in the form that the backend takes. Raises BackendError that lists every node it refuses."""
+    legal = backend.legalize().run(program, workload=workload, target=target, backend=backend)
+    check_lowerable(backend, legal.program)
+    return legal.program
+
+
+def lower(
+    program: Program,
+    backend: Backend,
+    target: Target,
+    out: Path,
+    *,
+    workload: Workload | None = None,
+    recipe: dict[str, Any] | None = None,
+) -> tuple[Program, Artifact]:
+    """Build a program into the folder ``out``; return it as legalized, and the artifact, loaded. Raises BackendError."""
+    legal = legalized(program, backend, target, workload)
+    interface = facts.interface(legal)
+    built_facts = backend.build(legal, target, out)
+    manifest = interface | {
+        "backend": str(backend),
+        "target": target.to_dict(),
+        "recipe": recipe,
+        "history": list(program.history),
+        "versions": facts.versions(),
+        "files": artifact.describe_files(out),
+        "facts": built_facts,
+    }
+    artifact.write_json(out / artifact.MANIFEST, manifest)
+    return legal, artifact.load(out)

@@ -1,0 +1,1 @@
+"""Pruning: criteria, sparsity of single weights, removal of channels."""

@@ -1,0 +1,140 @@
+"""Which atoms must live: those that an output can be influenced by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt import Program
+from fxopt.passes.prune.coupling import axes as ax
+from fxopt.passes.prune.coupling.atoms import Rows
+from fxopt.passes.prune.coupling.sweep import Contraction, Sweep
+
+Known = Callable[[fx.Node], torch.Tensor | None]
+"""What is known of a value whatever the inputs: see :mod:`fxopt.passes.prune.known_values`; None if nothing is."""
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """``live[atom]``, and why: ``cause[atom]`` is a reason (positive), a contraction (negative), or 0."""
+
+    live: NDArray[np.bool_]
+    cause: NDArray[np.int64]
+
+
+@dataclass
+class _Site:
+    """A contraction, its atoms resolved: ``nonzero[block, row, index]`` or None if every index counts."""
+
+    index: Rows
+    rows: Rows | None
+    nonzero: NDArray[np.bool_] | None
+    counts: NDArray[np.bool_]
+    seen: NDArray[np.bool_] | None = None
+
+
+def liveness(sweep: Sweep, known: Known) -> Liveness:
+    """Least set of live atoms: the pinned ones, and whatever a live row of a contraction reads with a weight not zero.
+
+    What is not in it feeds, through all of the graph, only what is not in it either. One index of every dim is kept.
+    """
+    cause = sweep.atoms.pinned()
+    live = cause != 0
+    live[0] = True
+    sites = [_site(sweep, c, known) for c in sweep.contractions]
+    arrays = _all_arrays(sweep)
+    while True:
+        _spread(sites, live, cause)
+        empty = next((rows for rows in arrays if not live[rows].all(1).any()), None)
+        if empty is None:
+            return Liveness(live, cause)
+        live[empty[0]] = True
+
+
+def _spread(sites: list[_Site], live: NDArray[np.bool_], cause: NDArray[np.int64]) -> None:
+    changed = True
+    while changed:
+        changed = False
+        for number in range(len(sites) - 1, -1, -1):  # what is needed flows from the outputs to the inputs
+            site = sites[number]
+            needed = site.index[_needed(site, live)]
+            if not (new := needed[~live[needed]]).size:
+                continue
+            live[new] = True
+            cause[new] = -1 - number
+            changed = True
+
+
+def _needed(site: _Site, live: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Indices that some row asks for which has come to life since the last time."""
+    if site.nonzero is None:
+        return site.counts
+    blocks, rows, n = site.nonzero.shape
+    alive = np.ones(blocks * rows, np.bool_) if site.rows is None else live[site.rows].all(1)
+    new = alive if site.seen is None else alive & ~site.seen
+    site.seen = alive
+    if not new.any():
+        return np.zeros(blocks * n, np.bool_)
+    if blocks == 1:
+        read = site.nonzero[0][new].any(0)
+    else:
+        read = (site.nonzero & new.reshape(blocks, rows, 1)).any(1).ravel()
+    return read & site.counts
+
+
+def _site(sweep: Sweep, c: Contraction, known: Known) -> _Site:
+    index = sweep.resolve(c.rows)
+    counts = np.ones(len(index), np.bool_)
+    for node, dim in c.operands:
+        counts &= _may_be_nonzero(known(node), dim, len(index))
+    if c.weight is None or c.blocks is None:
+        return _Site(index, None, None, counts)
+    weight = weight_value(sweep.program, c.weight)
+    nonzero = c.blocks((weight != 0).to(torch.uint8)).numpy().astype(np.bool_)
+    rows = None if c.weight_rows is None else sweep.resolve(c.weight_rows)
+    return _Site(index, rows, nonzero, counts)
+
+
+def _may_be_nonzero(value: torch.Tensor | None, dim: int, n: int) -> NDArray[np.bool_]:
+    if value is None:
+        return np.ones(n, np.bool_)
+    zero = (value == 0).movedim(dim, 0).flatten(1).all(1) if value.dim() > 1 else value == 0
+    return ~zero.expand(n).numpy()
+
+
+def weight_value(program: Program, node: fx.Node) -> torch.Tensor:
+    """The value of a node that depends on weights alone."""
+    values: dict[fx.Node, torch.Tensor] = {}
+
+    def value(at: fx.Node) -> torch.Tensor:
+        if at not in values:
+            tensor = program.tensor(at)
+            if tensor is None:
+                args, kwargs = pytree.tree_map(
+                    lambda a: value(a) if isinstance(a, fx.Node) else a, (at.args, at.kwargs)
+                )
+                with torch.no_grad():
+                    tensor = at.target(*args, **kwargs)  # type: ignore[operator]
+            values[at] = tensor
+        return values[at]
+
+    return value(node).detach()
+
+
+def _all_arrays(sweep: Sweep) -> list[Rows]:
+    """The monomials of every dim of every value, each array once, resolved."""
+    found: dict[int, Rows] = {}
+    todo = list(sweep.axes.values())
+    while todo:
+        item = todo.pop()
+        if isinstance(item, list):
+            todo += item
+        else:
+            found |= {id(rows): rows for rows in ax.arrays(item)}
+    return [sweep.resolve(rows) for rows in found.values()]

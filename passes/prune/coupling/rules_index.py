@@ -1,0 +1,92 @@
+"""Elements picked by numbers, which are constants or data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxopt.ops import arguments
+from fxopt.passes.prune.coupling import axes as ax
+from fxopt.passes.prune.coupling.axes import Axis
+from fxopt.passes.prune.coupling.cut import Cut
+from fxopt.passes.prune.coupling.sweep import Axes, Sweep
+from fxopt.passes.prune.coupling.table import rule
+
+
+def _injective(sweep: Sweep, index: Any) -> np.ndarray[Any, Any] | None:
+    """The values of a constant 1-D index tensor without repeats."""
+    values = sweep.program.tensor(index)
+    if values is None or values.dim() != 1 or values.dtype not in (torch.int64, torch.int32):
+        return None
+    numbers = values.numpy()
+    return numbers if len(np.unique(numbers)) == len(numbers) and (numbers >= 0).all() else None
+
+
+def _index(cut: Cut, node: fx.Node) -> None:
+    if node not in cut.sweep.notes:
+        return
+    source, picked, numbers, old = cut.sweep.notes[node]
+    if not cut.shrinks(source):
+        return
+    kept, wanted = cut.kept(source), cut.kept(picked)
+    chosen = numbers if wanted is None else numbers[wanted]
+    new = cut.index_tensor(np.searchsorted(kept, chosen), node, f"{node.name}_index")
+    node.replace_input_with(old, new)
+
+
+@rule("index_select", rewrite=_index)
+def index_select(sweep: Sweep, node: fx.Node) -> Axes:
+    """Indices in the order of a constant, or by data."""
+    call, axes = arguments(node), sweep.of(node.args[0])
+    axes[call["dim"]] = _picked(sweep, axes[call["dim"]], call["index"], node)
+    return axes
+
+
+def _picked(sweep: Sweep, axis: Axis, index: fx.Node, node: fx.Node) -> Axis:
+    rows, numbers = None if ax.is_fixed(axis) else ax.rows_of(axis), _injective(sweep, index)
+    if rows is None or numbers is None:
+        sweep.pin([axis, *sweep.of(index)], node, "indices of this dim are picked by data")
+        return (math.prod(ax.sizes_of(index.meta["val"])),)
+    sweep.pin(sweep.of(index), node, "a list of indices")
+    sweep.notes[node] = (axis, (rows[numbers],), numbers, index)
+    return (rows[numbers],)
+
+
+@rule("index", rewrite=_index)
+def index(sweep: Sweep, node: fx.Node) -> Axes:
+    """``x[:, i]``: dims that no tensor indexes stay as they are, the others must."""
+    axes, indices = sweep.of(node.args[0]), arguments(node)["indices"]
+    used = [i for i, n in enumerate(indices) if n is not None]
+    if len(used) == 1 and _injective(sweep, indices[used[0]]) is not None:
+        axes[used[0]] = _picked(sweep, axes[used[0]], indices[used[0]], node)
+        return axes
+    for i in used:
+        sweep.pin(sweep.of(indices[i]), node, "a list of indices")
+    spans = [max(1, indices[i].meta["val"].dim()) if indices[i].meta["val"].dtype == torch.bool else 1 for i in used]
+    gone = {i + k for i, span in zip(used, spans, strict=True) for k in range(span)}
+    sweep.pin([axes[i] for i in gone], node, "indices of this dim are picked by data")
+    fixed = sweep.fixed(node.meta["val"])
+    width = len(fixed) - (len(axes) - len(gone))  # dims of the broadcast index tensors
+    at = used[0] if used == list(range(used[0], used[0] + len(used))) else 0
+    rest = [axis for i, axis in enumerate(axes) if i not in gone]
+    return [*rest[:at], *fixed[at : at + width], *rest[at:]]
+
+
+@rule("embedding")
+def embedding(sweep: Sweep, node: fx.Node) -> Axes:
+    """Rows of a table by number; its columns are the channels."""
+    table, numbers = sweep.of(node.args[0]), sweep.of(node.args[1])
+    sweep.pin(table[:1], node, "rows of the table are looked up by number")
+    return [*numbers, table[1]]
+
+
+@rule("gather", "family:pick")
+def by_data(sweep: Sweep, node: fx.Node) -> Any:
+    """Elements picked by numbers: everything stays."""
+    for operand in node.all_input_nodes:
+        sweep.pin(sweep.of(operand), node, "elements are picked by their position")
+    return sweep.fixed(node.meta["val"])

@@ -1,0 +1,110 @@
+"""Drop additions of a branch that is zero for all inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt import Program, graph_pass
+from fxopt.aliasing import alias_sets, written
+from fxopt.ops import arguments
+from fxopt.passes.prune.dead_code import remove_dead
+from fxopt.passes.prune.known_values import known_values
+from fxopt.text import op_name, type_text
+
+_SUMS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.add_.Tensor", "aten.sub_.Tensor")
+_BY_STRIDE = ("aten.view", "aten.view_as", "aten.as_strided", "aten.unflatten.int", "aten.view.dtype")
+"""Views that memory laid out in another way may not allow."""
+
+
+@graph_pass
+def drop_zero_branches(program: Program) -> None:
+    """Let users of a sum read one operand where the other is zero for all inputs.
+
+    What is zero is computed from the weights: a residual branch whose last weight and bias, or batch norm's gamma and
+    beta, are zero. The branch itself, which nothing reads then, goes with it: zeroing it prunes a block of the network.
+    A zero may change its sign. A sum that broadcasts or casts stays, and so does one that keeps outputs or written memory
+    apart.
+
+    before:
+        %x : f32[2,4]
+        %w = param "fc.weight" : f32[4,4]
+        %h = aten.linear(%x, %w)
+        %zero = aten.mul.Tensor(%h, 0)
+        %branch = aten.relu(%zero)
+        %y = aten.add.Tensor(%x, %branch)
+        %z = aten.relu(%y)
+        return %z
+    after:
+        %x : f32[2,4]
+        %z = aten.relu(%x)
+        return %z
+    """
+    sums = list(program.find(*_SUMS))
+    known = known_values(program) if sums else {}
+    dropped = False
+    for node in sums:
+        other = _left_alone(node, known)
+        if other is None:
+            continue
+        reason = _declined(program, node, other)
+        if reason:
+            program.skip(node, f"an operand is zero, but {reason}")
+            continue
+        if written(node):  # readers of the sum now read ``other``, at times when its memory may hold something else
+            known.pop(other, None)
+        program.replace(node, other)
+        dropped = True
+    if dropped:
+        remove_dead(program)
+
+
+def _left_alone(node: fx.Node, known: dict[fx.Node, torch.Tensor]) -> fx.Node | None:
+    """The operand that a sum is equal to, as the other one is zero; None where neither is."""
+    call = arguments(node)
+    first, second = call["self"], call["other"]
+    if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
+        return None
+    if _is_zero(second, known):
+        return first
+    exact = op_name(node).startswith("aten.add") and call["alpha"] == 1
+    return second if exact and _is_zero(first, known) else None
+
+
+def _is_zero(node: fx.Node, known: dict[fx.Node, torch.Tensor]) -> bool:
+    return node in known and not bool(known[node].count_nonzero())  # an unknown cell is NaN, which counts
+
+
+def _declined(program: Program, node: fx.Node, other: fx.Node) -> str | None:
+    result, value = node.meta["val"], other.meta["val"]
+    if _sizes(result.shape) != _sizes(value.shape):
+        return f"the sum broadcasts the other one, {type_text(value)}, to {type_text(result)}"
+    if (result.dtype, result.device, result.layout) != (value.dtype, value.device, value.layout):
+        return f"the sum casts the other one, {type_text(value)}, to {type_text(result)}"
+    if written(node):
+        return None if other is node.args[0] else "it is the one that the sum is written into"
+    sets = alias_sets(program.graph)
+    dirty = {sets[target] for n in program.graph.nodes for target in written(n)}
+    if sets[node] in dirty or sets[other] in dirty:
+        return "the memory of the other one or of the sum is written to in place"
+    if _joins_output(program, sets, node, other):
+        return "an output would share memory with an input, a weight or another output"
+    views = any(sets[n] is sets[node] and op_name(n) in _BY_STRIDE for n in program.graph.nodes)
+    if views and _sizes(result.stride()) != _sizes(value.stride()):
+        return "a view reads the sum, and the other one's memory is laid out differently"
+    return None
+
+
+def _joins_output(program: Program, sets: dict[fx.Node, fx.Node], node: fx.Node, other: fx.Node) -> bool:
+    """Whether an output that now has memory of its own would come to share it."""
+    roots = [sets[out] for out in program.outputs() if isinstance(out, fx.Node)]
+    if sets[node] not in roots:
+        return False
+    shared = {sets[n] for n in program.graph.nodes if n.op in ("placeholder", "get_attr")}
+    return sets[other] in shared | set(roots)
+
+
+def _sizes(sizes: Any) -> list[Any]:
+    return [s if isinstance(s, int) else s.node.expr for s in sizes]

@@ -1,0 +1,166 @@
+"""Gradients of the training loss by weight, for criteria that are driven by data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt.aliasing import alias_sets, make_functional, written
+from fxopt.batching import cut, fixed_batch, in_batches
+from fxopt.errors import DataError, FxoptError
+from fxopt.fitting import misfit
+from fxopt.ops import arguments, set_argument
+from fxopt.program import Program
+from fxopt.workload import Data
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Tensors by weight name, of the weight's shape, float32 or wider; tied weights have one tensor under several names.
+
+    ``mean`` is the mean of the gradient g over examples, ``squared`` that of g², the diagonal of the empirical Fisher
+    information (Martens 2020, "New insights and perspectives on the natural gradient method").
+    """
+
+    mean: dict[str, torch.Tensor]
+    squared: dict[str, torch.Tensor]
+
+
+def gradients(program: Program, who: str, *, samples: int = 64, seed: int = 0) -> Gradients:
+    """Gradients of the workload's training loss by every floating weight, over ``samples`` training examples at most.
+
+    The examples come one at a time, shuffled by ``seed``: squares of a batch's mean gradient would be no Fisher
+    information, and memory holds one example. A program whose batch is larger is filled up with copies, and the loss is
+    that of the one. Batch norm and dropout are in evaluation mode. All runs on a copy: ``program`` stays as it is.
+    Buffers that are statistics or that the graph writes to are not among the weights; a weight without influence has
+    zeros. Raises DataError in the name of ``who`` without data, where an example does not fit, or where loss or
+    gradient cannot be had or is not finite, and PassError for a graph that writes into a parameter.
+    """
+    workload = program.context.workload
+    if workload is None:
+        raise DataError(f"{who} needs training data: run the pipeline with workload=…")
+    data = workload.need_data(who)
+    if not callable(getattr(data, "loss", None)):
+        raise DataError(f"{who} needs a training loss, and the data of {workload.name!r} have no loss(output, target)")
+    twin = _differentiable(program)
+    weights = {id(t): t for t in twin.tensors().values() if t.requires_grad}
+    mean = {key: _zeros(t) for key, t in weights.items()}
+    squared = {key: _zeros(t) for key, t in weights.items()}
+    count = 0
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), _keeping_what_is_written_over(twin):
+        torch.default_generator.manual_seed(seed)  # data or a graph may draw from it
+        batches = data.batches("train", batch_size=1, seed=seed)
+        for count, (args, target) in enumerate(islice(batches, samples), 1):
+            where = f"{who}: training batch {count} of {workload.name!r}"
+            loss = _loss(twin, data, args, target, where)
+            for key, gradient in zip(weights, _backward(twin, loss, list(weights.values()), where), strict=True):
+                mean[key] += gradient
+                squared[key] += gradient.to(squared[key].dtype) ** 2
+    if not count:
+        raise DataError(f"{who}: the workload {workload.name!r} gave no training batch")
+    for total in (*mean.values(), *squared.values()):
+        total /= count
+    names = {name: id(t) for name, t in twin.tensors().items() if t.requires_grad}
+    return Gradients({n: mean[key] for n, key in names.items()}, {n: squared[key] for n, key in names.items()})
+
+
+def _zeros(weight: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
+
+
+def _differentiable(program: Program) -> Program:
+    """A copy in evaluation mode whose weights ask for gradients. Raises PassError where it writes into a parameter."""
+    twin = program.copy()
+    make_functional(twin)
+    sets = alias_sets(twin.graph)
+    dirty = {sets[target]: node for node in twin.graph.nodes for target in written(node)}
+    state = set(_statistics(twin))
+    for node in twin.graph.find_nodes(op="get_attr"):
+        tensor = twin.tensor(node)
+        if tensor is None:
+            continue
+        writer = dirty.get(sets[node])
+        if writer is not None and isinstance(tensor, torch.nn.Parameter):
+            raise twin.fail(writer, f"it writes into the weight {str(node.target)!r}, which can have no gradient then")
+        tensor.requires_grad_(tensor.is_floating_point() and writer is None and node not in state)
+    twin.module.recompile()
+    return twin
+
+
+def _statistics(twin: Program) -> Iterator[fx.Node]:
+    """Switch batch norm and dropout to evaluation; yield the nodes that are running statistics."""
+    for node in twin.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        call = arguments(node)
+        yield from (call[name] for name in _STATISTICS if call.get(name) is not None)
+        for flag in ("training", "train", "use_input_stats"):
+            if call.get(flag) and call.get("running_mean", node) is not None:  # without statistics it needs the batch's
+                set_argument(node, flag, False)
+        if call.get("dropout_p"):
+            set_argument(node, "dropout_p", 0.0)
+
+
+def _keeping_what_is_written_over(twin: Program) -> contextlib.AbstractContextManager[Any]:
+    """Autograd needs values that an op in place may write over: it is given copies, at a price, where there is one."""
+    if any(written(node) for node in twin.graph.nodes):
+        return torch.autograd.graph.allow_mutation_on_saved_tensors()
+    return contextlib.nullcontext()
+
+
+def _loss(twin: Program, data: Data, args: tuple[Any, ...], target: Any, where: str) -> torch.Tensor:
+    run = _fitting(twin, args, where)
+    try:
+        output = run(*args)
+    except Exception as error:
+        raise DataError(f"{where}: the program failed: {type(error).__name__}: {error}") from error
+    try:
+        loss = data.loss(output, target)
+    except FxoptError:
+        raise
+    except Exception as error:
+        raise DataError(f"{where}: its loss failed: {type(error).__name__}: {error}") from error
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        raise DataError(
+            f"{where}: the loss must be one number that depends on the weights (not detached), got {loss!r}"
+        )
+    if not bool(loss.isfinite()):
+        raise DataError(f"{where}: the loss is {loss.item()}; look at the data, or at the weights")
+    return loss
+
+
+def _fitting(twin: Program, args: tuple[Any, ...], where: str) -> Any:
+    """What to call with ``args``: the module, in batches of the size it takes where these are of another."""
+    problem = misfit(twin, args, {})
+    if problem is None:
+        return twin.module
+    least = (twin.ranges.get(symbol, (1, None))[0] for symbol, name in twin.dims().items() if name == "batch")
+    size = fixed_batch(twin) or next(least, None)
+    leaves, spec = pytree.tree_flatten(args)
+    rows = bool(leaves) and all(
+        isinstance(v, torch.Tensor) and v.dim() and len(v) == len(leaves[0]) > 0 for v in leaves
+    )
+    if size and rows and misfit(twin, pytree.tree_unflatten(next(cut(leaves, size)), spec), {}) is None:
+        return in_batches(twin.module, size)
+    raise DataError(f"{where} does not fit the program: {problem}")
+
+
+def _backward(twin: Program, loss: torch.Tensor, weights: list[torch.Tensor], where: str) -> list[torch.Tensor]:
+    try:
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+    except RuntimeError as error:
+        raise DataError(f"{where}: the program has no gradient: {error}") from error
+    names = {id(tensor): name for name, tensor in twin.tensors().items()}
+    for weight, gradient in zip(weights, found, strict=True):
+        if gradient is not None and not bool(gradient.isfinite().all()):
+            raise DataError(f"{where}: the gradient by the weight {names[id(weight)]!r} is not finite")
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]

@@ -1,0 +1,170 @@
+"""How important every atom is: a criterion gives each place where atoms lie a score, a group's places become one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fxopt.errors import FxoptError, UnknownNameError, UsageError
+from fxopt.passes.prune.coupling.analysis import needed
+from fxopt.passes.prune.coupling.groups import Group
+from fxopt.passes.prune.coupling.sweep import Sweep
+from fxopt.passes.prune.importance_criteria import CRITERIA, l2
+from fxopt.passes.prune.importance_places import Question, Scored, cells_by_atom
+from fxopt.passes.prune.user_function import find_function
+from fxopt.program import Program
+
+Reduce = Literal["mean", "sum", "max"]
+Normalize = Literal["mean", "max", "none"]
+Scores = NDArray[np.float64]
+
+NAMES = (*CRITERIA, "lamp", "random")
+"""The built-in criteria."""
+
+_REDUCE = ("mean", "sum", "max")
+_NORMALIZE = ("mean", "max", "none")
+_WITHOUT = {
+    "batch_norm": "no batch norm scales these channels",
+    "activation": "no layer sums over these channels",
+    "fpgm": "no layer makes these channels from weights of its own",
+}
+
+
+def score(
+    program: Program,
+    sweep: Sweep,
+    groups: Sequence[Group],
+    *,
+    by: str,
+    reduce: Reduce = "mean",
+    normalize: Normalize = "mean",
+    samples: int = 64,
+    seed: int = 0,
+    who: str = "score",
+) -> Scores:
+    """A score float64 ``[len(sweep.atoms)]``, at least 0, higher for more important; +inf for atoms in no group.
+
+    Each *place*, a dim of a weight that makes the channels or reads them, gives every atom one number; a head that
+    covers many indices gets their sum. ``reduce`` makes one of an atom's numbers, the group importance of Fang et al. 2023
+    (DepGraph, section 3.4), and ``normalize`` divides a group's scores by their mean or largest, so that groups can be
+    compared. Atoms that no output hangs on any more, which shrink would remove, score 0 and do not count for that.
+
+    ``by``, with w the cells of an atom in a place, biases and running statistics aside:
+
+    - ``l1`` Σ|w|, ``l2`` Σw² (Li et al. 2017, section 3.1; Fang et al. 2023)
+    - ``batch_norm`` |γ| (Liu et al. 2017, section 3)
+    - ``taylor`` |Σ w·dL/dw| (Molchanov et al. 2019, eq. 8 without the square, which would weigh places unevenly)
+    - ``hessian`` ½ Σ w²·E[(dL/dw)²] (LeCun et al. 1990, eq. 5, with the Fisher information for the diagonal)
+    - ``activation`` mean |x| of what the layers read that sum over the channel (Molchanov et al. 2017, section 2.2)
+    - ``fpgm`` Σ of the distances to all other filters of the layer (He et al. 2019, eq. 4)
+    - ``lamp`` s / Σ of all s in the group that are not smaller, with s of ``l2`` (Lee et al. 2021, eq. 3); not normalised
+    - ``random`` uniform in [0, 1) by ``seed``; not normalised
+    - ``module:function`` or ``file.py:function`` of your own. It is called once for every group with a list of float32
+      matrices ``[atoms, cells]``, copies, one for each place, and returns the scores ``[atoms]``, finite and not negative.
+
+    taylor, hessian and activation are over ``samples`` training examples. Where batch_norm, activation or fpgm has nothing
+    to go by, the group is ranked by l2 and that is reported; normalised, such scores can still be compared.
+
+    Raises UnknownNameError for an unknown criterion, PassError for weights that are not finite, DataError in the name of
+    ``who`` without usable data, UsageError where the user's function cannot be found, fails or gives no such scores.
+    """
+    own = find_function(by, f"{who}(by={by!r})") if ":" in by else None
+    _check(by, NAMES if own is None else (by,), "importance criterion", "or give module:function of your own")
+    _check(reduce, _REDUCE, "way to reduce importance")
+    _check(normalize, _NORMALIZE, "way to normalize importance")
+    asked = Question(program, sweep, groups, samples, seed, f"{who}(by={by!r})")
+    asked.check_finite()
+    if own is not None:
+        found = _own(own, asked)
+    elif by == "random":
+        found = (_random(group, seed) for group in groups)
+    else:
+        found = CRITERIA["l2" if by == "lamp" else by](asked)
+    totals = _reduced(found, reduce, len(sweep.atoms))
+    _fill_in(asked, totals, by, reduce)
+    live = needed(sweep).live
+    scores = np.full(len(totals), np.inf)
+    for group in groups:
+        scores[group.atoms] = _finished(totals[group.atoms], live[group.atoms], by, normalize)
+    return scores
+
+
+def _check(name: str, known: Sequence[str], what: str, hint: str = "") -> None:
+    if name not in known:
+        raise UnknownNameError(what, name, known, hint)
+
+
+def _finished(totals: Scores, live: NDArray[np.bool_], by: str, normalize: Normalize) -> Scores:
+    """The scores of one group: comparable with others, and 0 for what is dead."""
+    totals = np.where(live, totals, 0)
+    if by == "lamp":
+        return _lamp(totals)
+    if by == "random" or normalize == "none" or not live.any():
+        return totals
+    size = totals[live].mean() if normalize == "mean" else totals[live].max()
+    return totals / size if size > 0 else totals
+
+
+def _reduced(found: Iterable[Scored], reduce: Reduce, n: int) -> Scores:
+    """One number for every atom, NaN where no place has any."""
+    totals, counts = np.zeros(n), np.zeros(n)
+    for atoms, values in found:  # no atom comes twice in one place
+        totals[atoms] = np.maximum(totals[atoms], values) if reduce == "max" else totals[atoms] + values
+        counts[atoms] += 1
+    if reduce == "mean":
+        totals /= np.maximum(counts, 1)
+    totals[counts == 0] = np.nan
+    return totals
+
+
+def _fill_in(asked: Question, totals: Scores, by: str, reduce: Reduce) -> None:
+    """Rank groups by l2 that the criterion says nothing about."""
+    bare = [group for group in asked.groups if np.isnan(totals[group.atoms]).any()]
+    if not bare:
+        return
+    instead = _reduced(l2(asked), reduce, len(totals))
+    for group in bare:
+        totals[group.atoms] = np.nan_to_num(instead[group.atoms])
+        reason = f"{_WITHOUT.get(by, 'it says nothing about these channels')}, so l2 ranks {group.name}"
+        asked.program.skip(group.places[0].node, f"by={by!r}: {reason}")
+
+
+def _lamp(squares: Scores) -> Scores:
+    """Each over the sum of those that are not smaller, itself among them; of equal ones the first counts as smaller."""
+    order = np.argsort(squares, kind="stable")
+    rest = np.cumsum(squares[order][::-1])[::-1]
+    scores = np.zeros_like(squares)
+    scores[order] = np.divide(squares[order], rest, out=np.zeros_like(rest), where=rest > 0)
+    return scores
+
+
+def _random(group: Group, seed: int) -> Scored:
+    """Numbers of a stream of the group's own, whatever other groups there are."""
+    digest = hashlib.sha256(f"{seed} {group.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return group.atoms, torch.rand(len(group.atoms), generator=generator, dtype=torch.float64).numpy()
+
+
+def _own(function: Callable[[list[torch.Tensor]], Any], asked: Question) -> Iterator[Scored]:
+    """Ask the user's function about every group."""
+    for group in asked.groups:
+        cells = [cells_by_atom(asked.weight(p), p, group.atoms).float() for p in asked.places_of(group)]
+        where = f"{asked.who}: group {group.name}, {len(group.atoms)} {group.unit}"
+        try:
+            values = torch.as_tensor(function(cells)).detach().double()
+        except FxoptError:
+            raise
+        except Exception as error:
+            raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
+        if values.shape != (len(group.atoms),):
+            shape = list(values.shape)
+            raise UsageError(f"{where}: expected scores [{len(group.atoms)}], one for each, got {shape}")
+        if not bool((values.isfinite() & (values >= 0)).all()):
+            worst = values[~(values.isfinite() & (values >= 0))][0].item()
+            raise UsageError(f"{where}: scores are finite and not negative, got {worst:g}")
+        yield group.atoms, values.numpy()

@@ -1,0 +1,84 @@
+"""Criteria of importance: each gives, place by place, a number for every atom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import fx
+
+from fxopt.passes.prune.gradients import gradients
+from fxopt.passes.prune.importance_activation import activation
+from fxopt.passes.prune.importance_places import (
+    Place,
+    Question,
+    Scored,
+    cells_by_atom,
+    is_scale_of_batch_norm,
+    summed_by_atom,
+)
+
+Criterion = Callable[[Question], Iterator[Scored]]
+
+_CHUNK = 512
+
+
+def l1(asked: Question) -> Iterator[Scored]:
+    """Σ|w| (Li et al. 2017, section 3.1)."""
+    for place in asked.places:
+        yield summed_by_atom(place.rows, _norm(asked.weight(place), place.dim, 1))
+
+
+def l2(asked: Question) -> Iterator[Scored]:
+    """Σw² (Fang et al. 2023, section 3.4)."""
+    for place in asked.places:
+        yield summed_by_atom(place.rows, _norm(asked.weight(place), place.dim, 2).double() ** 2)
+
+
+def batch_norm(asked: Question) -> Iterator[Scored]:
+    """|γ| (Liu et al. 2017, section 3)."""
+    for place in filter(is_scale_of_batch_norm, asked.places):
+        yield summed_by_atom(place.rows, asked.weight(place).abs())
+
+
+def taylor(asked: Question) -> Iterator[Scored]:
+    """|Σ w·g|, with g the mean gradient of the loss (Molchanov et al. 2019, eq. 8, without the square)."""
+    slopes = gradients(asked.program, asked.who, samples=asked.samples, seed=asked.seed).mean
+    for place in asked.places:
+        if place.weight in slopes:
+            atoms, sums = summed_by_atom(place.rows, _sum(asked.weight(place) * slopes[place.weight], place.dim))
+            yield atoms, abs(sums)
+
+
+def hessian(asked: Question) -> Iterator[Scored]:
+    """½ Σ w²·E[g²]: the saliency of LeCun et al. 1990 (eq. 5), with the Fisher information for the curvature."""
+    curvature = gradients(asked.program, asked.who, samples=asked.samples, seed=asked.seed).squared
+    for place in asked.places:
+        if place.weight in curvature:
+            saliency = asked.weight(place) ** 2 * curvature[place.weight] / 2
+            yield summed_by_atom(place.rows, _sum(saliency, place.dim))
+
+
+def fpgm(asked: Question) -> Iterator[Scored]:
+    """Sum of the Euclidean distances to the filters of all other atoms of the group (He et al. 2019, eq. 4)."""
+    for group in asked.groups:
+        for place in asked.places_of(group):
+            if not place.consumes and asked.tensors[place.weight].dim() > 1:
+                cells = cells_by_atom(asked.weight(place), place, group.atoms).double()
+                yield group.atoms, torch.cat([torch.cdist(part, cells).sum(1) for part in cells.split(_CHUNK)]).numpy()
+
+
+def _norm(weight: torch.Tensor, dim: int, order: int) -> torch.Tensor:
+    """Norm [n] of the cells of every index."""
+    return torch.linalg.vector_norm(weight, order, _others(weight, dim)) if weight.dim() > 1 else weight.abs()
+
+
+def _sum(cells: torch.Tensor, dim: int) -> torch.Tensor:
+    return cells.sum(_others(cells, dim), dtype=torch.float64) if cells.dim() > 1 else cells
+
+
+def _others(weight: torch.Tensor, dim: int) -> list[int]:
+    return [i for i in range(weight.dim()) if i != dim]
+
+
+CRITERIA: dict[str, Criterion] = {f.__name__: f for f in (l1, l2, batch_norm, taylor, hessian, activation, fpgm)}

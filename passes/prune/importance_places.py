@@ -1,0 +1,108 @@
+"""The weights that a criterion of importance looks at, and their cells by atom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from fxopt.ops import arguments
+from fxopt.passes.prune.coupling.atoms import Rows
+from fxopt.passes.prune.coupling.groups import Group, Place
+from fxopt.passes.prune.coupling.sweep import Sweep
+from fxopt.program import Program
+from fxopt.text import op_name
+
+Scored = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""What one place says: atoms, none of them twice, and a number for each."""
+
+_ASIDE = {"bias", "running_mean", "running_var"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whose importance is asked for, and what data may be used."""
+
+    program: Program
+    sweep: Sweep
+    groups: Sequence[Group]
+    samples: int
+    seed: int
+    who: str
+
+    @cached_property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All weights by name."""
+        return self.program.tensors()
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """The places of all groups whose cells count, each once."""
+        every = {id(place): place for group in self.groups for place in self.places_of(group)}
+        return list(every.values())
+
+    def places_of(self, group: Group) -> list[Place]:
+        """A group's places whose cells count: no biases, no running statistics, nothing but floating-point numbers."""
+        return [p for p in group.places if self.tensors[p.weight].is_floating_point() and not _roles(p.node) & _ASIDE]
+
+    def weight(self, place: Place) -> torch.Tensor:
+        """The weight of a place, float32 or wider."""
+        tensor = self.tensors[place.weight].detach()
+        return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+    def check_finite(self) -> None:
+        """Raise PassError that names a weight of a group that holds NaN or infinity."""
+        nodes = {place.weight: place.node for group in self.groups for place in group.places}
+        for name, node in nodes.items():
+            tensor = self.tensors[name]
+            # the sum is quick and finite almost always; an overflow of it is none of the cells'
+            if not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()):
+                continue
+            reader = next(iter(node.users), node)
+            raise self.program.fail(reader, f"{self.who}: the weight {name!r} holds NaN or infinity")
+
+
+def _roles(node: fx.Node) -> set[str]:
+    """Names of the arguments that a weight is."""
+    return {role for user in node.users for role in _arguments_of(user, node)}
+
+
+def _arguments_of(user: fx.Node, node: fx.Node) -> Iterator[str]:
+    if not hasattr(user.target, "_schema"):
+        return
+    for name, value in arguments(user).items():
+        if value is node:
+            yield "bias" if (op_name(user), name) == ("aten.addmm", "self") else name
+
+
+def is_scale_of_batch_norm(place: Place) -> bool:
+    """Whether it is the weight γ of a batch norm."""
+    return any(op_name(u) == "aten.batch_norm" and "weight" in _arguments_of(u, place.node) for u in place.node.users)
+
+
+def summed_by_atom(rows: Rows, values: torch.Tensor) -> Scored:
+    """Sum numbers ``[n]`` of the indices over those that each atom covers, by the monomials ``[n, k]`` of the indices."""
+    atoms, where = np.unique(rows, return_inverse=True)
+    weights = np.repeat(values.double().numpy(), rows.shape[1])
+    sums = np.bincount(where.ravel(), weights, len(atoms))
+    return atoms[atoms != 0], sums[atoms != 0]
+
+
+def cells_by_atom(weight: torch.Tensor, place: Place, atoms: NDArray[np.int64]) -> torch.Tensor:
+    """A copy of the cells as ``[atoms, cells]``; atoms that cover fewer indices than others are filled up with zeros."""
+    cells = weight.movedim(place.dim, 0).flatten(1) if weight.dim() > 1 else weight[:, None]
+    position = np.full(max(place.rows.max(), atoms.max()) + 1, -1)
+    position[atoms] = np.arange(len(atoms))
+    index, column = np.nonzero(position[place.rows] >= 0)
+    owner = position[place.rows[index, column]]
+    order = np.argsort(owner, kind="stable")
+    index, owner = index[order], owner[order]
+    turn = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    made = cells.new_zeros(len(atoms), int(turn.max(initial=0)) + 1, cells.shape[1])
+    made[torch.from_numpy(owner), torch.from_numpy(turn)] = cells[torch.from_numpy(index)]
+    return made.flatten(1)

@@ -1,0 +1,82 @@
+"""The rule of each op for :mod:`fxopt.passes.prune.known_values`; of an op without one, nothing is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from fxopt.ops import TRANSPOSED
+from fxopt.passes.prune import known_elementwise as element
+from fxopt.passes.prune import known_layout as layout
+from fxopt.passes.prune import known_sums as sums
+from fxopt.passes.prune.cells import Known, Of
+from fxopt.text import op_name
+
+Rule = Callable[[fx.Node, dict[str, Any], Of], Known]
+"""What is known of a call, from its arguments by name and what is known of them. None for nothing."""
+
+_NAMES: dict[Rule, str] = {
+    # continuous functions alone: the constants are not exact, and rounding them would be a step
+    element.unary: "relu relu6 gelu elu selu celu silu mish sigmoid hardswish hardsigmoid hardtanh tanh softplus leaky_relu "
+    "exp log sqrt rsqrt abs neg sin cos erf reciprocal clamp clamp_min clamp_max pow.Tensor_Scalar square log_sigmoid "
+    "softsign log1p expm1",
+    element.same: "clone contiguous detach alias lift_fresh_copy to.dtype to.dtype_layout to.device to.other type_as _to_copy",
+    element.dropout: "dropout feature_dropout",
+    element.fill: "zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like scalar_tensor zero_ fill_.Scalar",
+    element.copy: "copy_",
+    element.add: "add.Tensor add.Scalar",
+    element.sub: "sub.Tensor sub.Scalar",
+    element.rsub: "rsub.Tensor rsub.Scalar",
+    element.mul: "mul.Tensor mul.Scalar",
+    element.div: "div.Tensor div.Scalar",
+    element.extreme: "maximum minimum",
+    element.where: "where.self where.ScalarSelf where.ScalarOther where.Scalar",
+    element.masked_fill: "masked_fill.Scalar masked_fill.Tensor",
+    element.prelu: "prelu",
+    element.batch_norm: "batch_norm _native_batch_norm_legit_no_training",
+    element.layer_norm: "layer_norm",
+    element.rms_norm: "rms_norm",
+    element.channel_norm: "group_norm instance_norm",
+    layout.reshape: "view reshape flatten.using_ints unflatten.int _unsafe_view view_as reshape_as squeeze squeeze.dim "
+    "squeeze.dims unsqueeze",
+    layout.permute: "permute transpose.int t numpy_T swapaxes movedim.int movedim.intlist adjoint mT",
+    layout.move: "flip roll",
+    layout.shuffle: "pixel_shuffle pixel_unshuffle",
+    layout.expand: "expand expand_as broadcast_to",
+    layout.repeat: "repeat tile",
+    layout.repeat_interleave: "repeat_interleave.self_int",
+    layout.pick: "slice.Tensor select.int split.Tensor split_with_sizes split.sizes chunk tensor_split.sections "
+    "tensor_split.indices unbind.int narrow",
+    layout.index: "index.Tensor index_select embedding",
+    layout.triangle: "tril triu",
+    layout.join: "cat concat stack",
+    layout.pad: "pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d",
+    sums.linear: "linear",
+    sums.matmul: "matmul mm bmm mv",
+    sums.addmm: "addmm baddbmm",
+    sums.attention: "scaled_dot_product_attention",
+    sums.einsum: "einsum",
+    sums.reduce: "sum sum.dim_IntList mean mean.dim amax amin max min max.dim min.dim",
+    sums.pool: "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d",
+    sums.resample: "upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_bilinear2d.vec "
+    "upsample_bicubic2d.vec upsample_trilinear3d.vec _upsample_bilinear2d_aa.vec upsample_nearest2d upsample_bilinear2d "
+    "grid_sampler",
+}
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": rule for rule, names in _NAMES.items() for name in names.split()},
+    **dict.fromkeys((*sums.CONVOLUTION_NAMES, *TRANSPOSED), sums.convolution),
+}
+
+
+def rule_of(node: fx.Node) -> Rule | None:
+    """The rule of a call; an in-place op has that of its functional twin."""
+    name = op_name(node)
+    packet, dot, overload = name.removeprefix("aten.").partition(".")
+    if name in RULES or not packet.endswith("_"):
+        return RULES.get(name)
+    rule = RULES.get(f"aten.{packet[:-1]}{dot}{overload}")
+    return rule if rule is not None and rule.__module__ == element.__name__ else None  # none that changes the shape

@@ -1,0 +1,74 @@
+"""What is read as zero and cannot be removed all the same, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from fxopt import Program
+from fxopt.passes.prune.coupling.liveness import Liveness
+from fxopt.passes.prune.coupling.sweep import Reason, Sweep
+
+
+def report_leftover(program: Program, sweep: Sweep, liveness: Liveness) -> None:
+    """Report the channels that a layer reads as zero, or makes as zero, and that stay."""
+    for contraction in sweep.contractions:
+        weight = program.tensor(contraction.weight)
+        if weight is None or contraction.blocks is None or contraction.weight is None:
+            continue
+        nonzero = contraction.blocks((weight.detach() != 0).float())
+        read = nonzero.amax(1).flatten().numpy() != 0
+        rows = sweep.resolve(contraction.rows)
+        _report(program, sweep, liveness, rows[~read], contraction.node, "that are read as zero")
+        if contraction.weight_rows is not None:
+            made = nonzero.amax(2).flatten().numpy() != 0
+            rows = sweep.resolve(contraction.weight_rows)
+            _report(program, sweep, liveness, rows[~made], contraction.node, "whose weights are zero")
+
+
+def _report(program: Program, sweep: Sweep, liveness: Liveness, rows: np.ndarray, node: object, which: str) -> None:
+    staying = rows[liveness.live[rows].all(1)]
+    if not len(staying):
+        return
+    causes = Counter(int(liveness.cause[row[row != 0]].max(initial=0)) or _reader(liveness, row) for row in staying)
+    for cause, count in causes.items():
+        reason = why(sweep, cause)
+        at = f" (at {reason.node.name})" if reason.node is not node else ""
+        program.skip(node, f"{count} channels {which} stay: {reason.text}{at}")  # type: ignore[arg-type]
+
+
+def _reader(liveness: Liveness, row: np.ndarray) -> int:
+    return int(liveness.cause[row].min(initial=0))
+
+
+def why(sweep: Sweep, cause: int) -> Reason:
+    """A cause of liveness as a sentence about a node."""
+    if cause > 0:
+        return sweep.reasons[cause - 1]
+    if cause < 0:
+        contraction = sweep.contractions[-1 - cause]
+        what = (
+            "its weights for them are not zero"
+            if contraction.weight is not None
+            else "it sums over them, and they are not known to be zero"
+        )
+        return Reason(contraction.node, what)
+    first = next(iter(sweep.axes))
+    return Reason(first, "one index of every dim is kept")
+
+
+def report_pinned(program: Program, sweep: Sweep) -> None:
+    """Report the channels that layers make and that can never go, whatever the weights are."""
+    pinned = sweep.atoms.pinned()
+    for contraction in sweep.contractions:
+        if contraction.weight_rows is None:
+            continue
+        rows = sweep.resolve(contraction.weight_rows)
+        free = ((rows != 0) & (pinned[rows] == 0)).any(1)
+        causes = Counter(int(c) for c in pinned[rows[~free]].max(1))
+        for cause, count in causes.items():
+            if cause:
+                reason = sweep.reasons[cause - 1]
+                text = f"{count} of {len(rows)} channels stay: {reason.text} (at {reason.node.name})"
+                program.skip(contraction.node, text)

@@ -1,0 +1,83 @@
+"""Remove every channel that cannot influence an output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt import Program, graph_pass
+from fxopt.passes.prune.coupling.analysis import couple, needed
+from fxopt.passes.prune.coupling.cut import Cut
+from fxopt.passes.prune.coupling.table import find_rule
+from fxopt.passes.prune.leftover import report_leftover
+
+
+@graph_pass
+def shrink(program: Program) -> None:
+    """Remove every channel, head and group that cannot influence an output, through all of the graph.
+
+    A channel goes if all that read it multiply it by zero, or if it is zero itself wherever that counts; however the
+    zeros came about: zero_channels, a mask file, a penalty in training. Weights are cut, and so are the sizes, sections,
+    bounds, groups and scales that the graph holds as constants. At least one index of every dim stays. What is read as
+    zero and stays all the same is reported with the reason, such as a layer norm over the channels.
+
+    In float64 every remaining number of every value is compared with what it was before.
+
+    before:
+        %x : f32[2,4]
+        %w = param "fc.weight" : f32[6,4]
+        %h = aten.linear(%x, %w)
+        %y = aten.slice.Tensor(%h, 1, 2, 5)
+        return %y
+    after:
+        %x : f32[2,4]
+        %w = param "fc.weight" : f32[3,4]
+        %h = aten.linear(%x, %w)
+        %y = aten.slice.Tensor(%h, 1, 0, 3)
+        return %y
+    """
+    sweep = couple(program)
+    liveness = needed(sweep)
+    report_leftover(program, sweep, liveness)
+    cut = Cut(program, sweep, liveness.live)
+    if not cut.changes():
+        return
+    _cut_weights(cut)
+    for node in list(program.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if "_assert_tensor_metadata" in str(node.target):  # it holds sizes
+            program.graph.erase_node(node)
+        elif (rule := find_rule(node)) and rule.rewrite:
+            rule.rewrite(cut, node)
+    for node in sweep.axes:
+        if node.op == "call_function" and not node._erased:
+            _claim(cut, node)
+
+
+def _cut_weights(cut: Cut) -> None:
+    weights = cut.program.tensors()
+    done: set[int] = set()
+    for node in cut.program.graph.nodes:
+        tensor = weights.get(str(node.target)) if node.op == "get_attr" else None
+        if tensor is None or id(tensor) in done:
+            continue
+        small = tensor.detach()
+        for dim, axis in enumerate(cut.sweep.of(node)):
+            if (kept := cut.kept(axis)) is not None:
+                small = small.index_select(dim, torch.from_numpy(kept))
+        done.add(id(tensor))
+        if small.shape != tensor.shape:
+            cut.program.set_tensor(str(node.target), small.contiguous())
+
+
+def _claim(cut: Cut, node: fx.Node) -> None:
+    """Say what is left of a value; of one that is several, or has a dynamic size merged in, its readers say so."""
+    axes: Any = cut.sweep.axes[node]
+    if not isinstance(node.meta.get("val"), torch.Tensor) or not all(cut.is_listed(axis) for axis in axes):
+        return
+    kept = {dim: indices for dim, axis in enumerate(axes) if (indices := cut.kept(axis)) is not None}
+    now = cut.replaced.get(node, node)
+    cut.program.claims[now.name] = (node.name, {dim: torch.from_numpy(indices) for dim, indices in kept.items()})

@@ -1,0 +1,101 @@
+"""Zero the least important channels, heads or groups."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from fxopt import Program, graph_pass
+from fxopt.errors import OptionError, PassError
+from fxopt.passes.prune.budget import Budget, within
+from fxopt.passes.prune.candidates import candidates
+from fxopt.passes.prune.channel_multiple import channel_multiple
+from fxopt.passes.prune.choose import Chooser, Scope
+from fxopt.passes.prune.coupling.analysis import couple
+from fxopt.passes.prune.coupling.groups import Unit
+from fxopt.passes.prune.importance import score
+from fxopt.passes.prune.leftover import report_pinned
+from fxopt.passes.prune.reconstruct import reconstruct as refit
+from fxopt.passes.prune.zeroing import zero
+from fxopt.target import host
+
+_WHO = "zero_channels"
+_HALF = 0.5
+
+
+@graph_pass(kind="approx")
+def zero_channels(
+    program: Program,
+    *,
+    ratio: Annotated[float, Ge(0), Lt(1)] | None = None,
+    macs: Annotated[float, Gt(0)] | None = None,
+    params: Annotated[float, Gt(0)] | None = None,
+    latency_ms: Annotated[float, Gt(0)] | None = None,
+    by: str = "l2",
+    scope: Scope = "layer",
+    reduce: Literal["mean", "sum", "max"] = "mean",
+    normalize: Literal["mean", "max", "none"] = "mean",
+    units: tuple[Unit, ...] = (),
+    keep: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    min_channels: Annotated[int, Ge(1)] = 1,
+    multiple: Annotated[int, Ge(1)] | Literal["target"] = 1,
+    reconstruct: bool = False,
+    samples: Annotated[int, Ge(1)] = 64,
+    seed: int = 0,
+) -> None:
+    """Zero what is read of the least important channels, so that shrink can remove them.
+
+    How much goes is a ``ratio`` of the channels, or whatever meets budgets: ``macs`` and ``params`` as a share of what
+    there is (up to 1) or as a number, ``latency_ms`` as measured on the target by the backend. By default half goes.
+
+    Channels that live and die together, through residual additions and the like, are one group. ``scope`` says where
+    they compete: each group for itself ("layer"), all ("global"), or groups of one form ("isomorphic").
+    ``by`` is the importance: l1, l2, batch_norm, taylor, hessian, activation, fpgm, lamp, random, or ``module:function``
+    of your own; see passes/prune/importance.py. ``reduce`` and ``normalize`` say how the weights of a group become one score.
+
+    ``units`` are channels, heads (also key/value groups, groups of convolutions) or head_dims; without, the larger
+    factor of each dim. ``keep`` and ``only`` name weights or modules by pattern. What a group keeps is at least
+    ``min_channels`` and a ``multiple``; "target" measures which one this machine's kernels like.
+    ``reconstruct`` refits what reads the channels by least squares on ``samples`` training examples (He et al. 2017).
+
+    Raises OptionError, BudgetError for a budget that cannot be met, DataError where data is needed and absent, and
+    PassError for a program with nothing to remove.
+
+    before:
+        %x : f32[2,4]
+        %w = param "up.weight" : f32[2,4]
+        %v = param "down.weight" : f32[2,2]
+        %h = aten.linear(%x, %w)
+        %y = aten.linear(%h, %v)
+        return %y
+    after:
+        %x : f32[2,4]
+        %w = param "up.weight" : f32[2,4]
+        %v = param "down.weight" : f32[2,2]
+        %h = aten.linear(%x, %w)
+        %y = aten.linear(%h, %v)
+        return %y
+    """
+    budget = Budget(macs, params, latency_ms)
+    if budget != Budget(None, None, None) and ratio is not None:
+        raise OptionError(f"{_WHO}: give either ratio= or budgets (macs=, params=, latency_ms=), not both")
+    sweep = couple(program)
+    groups = candidates(program, sweep, units, keep, _WHO, only=only)
+    report_pinned(program, sweep)
+    if not groups:
+        reasons = "\n".join(f"    {skip}" for skip in program.skips[:8])
+        raise PassError(f"{_WHO}: no channel of this program can be removed\n{reasons}")
+    scores = score(
+        program, sweep, groups, by=by, reduce=reduce, normalize=normalize, samples=samples, seed=seed, who=_WHO
+    )
+    if multiple == "target":
+        multiple = channel_multiple(program.context.target or host(), program.context.backend).value
+    chooser = Chooser(groups, scores, scope, min_channels, multiple)
+    unbound = budget == Budget(None, None, None)
+    dead = chooser.dead(_HALF if ratio is None else ratio) if unbound else within(budget, program, sweep, chooser, _WHO)
+    before = program.copy() if reconstruct else None
+    zero(program, sweep, dead)
+    if before is not None:
+        refit(before, program, sweep, dead, samples=samples, who=_WHO)

@@ -1,0 +1,28 @@
+"""One small model of each of timm's families, as workloads behind ``timm:``, at a size of image that it takes."""
+
+FAMILIES = (
+    "beit_base_patch16_224(size=64)", "botnet26t_256(size=64)", "caformer_s18(size=64)", "cait_xxs24_224(size=64)",
+    "coat_lite_tiny(size=64)", "coatnet_nano_rw_224(size=64)", "convit_tiny(size=64)", "convmixer_768_32(size=64)",
+    "convnext_atto(size=64)", "convnextv2_atto(size=64)", "crossvit_tiny_240", "cs3darknet_s(size=64)",
+    "davit_tiny(size=64)", "densenet121(size=64)", "dla34(size=64)", "dpn68(size=64)", "eca_nfnet_l0(size=64)",
+    "edgenext_xx_small(size=64)", "efficientformer_l1", "efficientformerv2_s0(size=64)", "efficientnet_b0(size=64)",
+    "efficientvit_b0(size=64)", "efficientvit_m0(size=64)", "ese_vovnet19b_dw(size=64)",
+    "eva02_tiny_patch14_224(size=64)", "fasternet_t0(size=64)", "fastvit_t8(size=64)", "focalnet_tiny_srf(size=64)",
+    "gcvit_xxtiny(size=64)", "ghostnet_100(size=64)", "gmixer_12_224(size=64)", "gmlp_ti16_224(size=64)",
+    "halonet26t", "hgnetv2_b0(size=64)", "hiera_tiny_224(size=64)", "hrnet_w18_small(size=64)",
+    "inception_next_atto(size=64)", "inception_v3(size=96)", "lambda_resnet26t(size=64)", "lcnet_035(size=64)",
+    "levit_128s(size=64)", "mambaout_femto(size=64)", "maxvit_pico_rw_256(size=64)",
+    "maxxvit_rmlp_nano_rw_256(size=64)", "mixer_s32_224(size=64)", "mixnet_s(size=64)", "mobilenetv2_035(size=64)",
+    "mobilenetv3_small_050(size=64)", "mobilenetv4_conv_small(size=64)", "mobileone_s0(size=64)",
+    "mobilevit_xxs(size=64)", "mobilevitv2_050(size=64)", "mvitv2_tiny(size=64)", "nest_tiny(size=64)",
+    "nextvit_small(size=64)", "pit_ti_224(size=64)", "poolformer_s12(size=64)", "pvt_v2_b0(size=64)",
+    "rdnet_tiny(size=64)", "regnety_002(size=64)", "regnetz_005(size=64)", "repghostnet_050(size=64)",
+    "repvgg_a0(size=64)", "repvit_m0_9(size=64)", "res2net50_14w_8s(size=64)", "resmlp_12_224(size=64)",
+    "resnest14d(size=64)", "resnet18(size=64)", "resnetv2_18(size=64)", "rexnet_100(size=64)",
+    "selecsls42(size=64)", "sequencer2d_s(size=64)", "shvit_s1(size=64)", "skresnet18(size=64)",
+    "starnet_s1(size=64)", "swiftformer_xs(size=64)", "swin_s3_tiny_224(size=64)",
+    "swin_tiny_patch4_window7_224(size=64)", "tiny_vit_5m_224(size=64)", "tinynet_e(size=64)",
+    "tnt_s_patch16_224(size=64)", "tresnet_m(size=64)", "twins_svt_small(size=64)", "visformer_tiny(size=64)",
+    "vit_tiny_patch16_224(size=64)", "vitamin_small_224(size=64)", "volo_d1_224(size=64)", "xception41(size=64)",
+    "xcit_nano_12_p16_224(size=64)",
+)  # fmt: skip
