@@ -169,9 +169,9 @@ def arguments(node: fx.Node) -> dict[str, Any]:
 
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
     """Set one argument of an ATen call by its schema name; the others keep their values."""
-    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
-    place = names.index(name)
-    if name in node.kwargs or place > len(node.args):
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    place = [a.name for a in schema].index(name)
+    if name in node.kwargs or place > len(node.args) or schema[place].kwarg_only:
         node.update_kwarg(name, value)
     else:
         node.args = (*node.args[:place], value, *node.args[place + 1 :])

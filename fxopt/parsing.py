@@ -4,6 +4,7 @@
 
     %x : f32[batch,3,8,8]                       an input; a name for a size makes it dynamic
     %w = param "conv.weight" : f32[8,3,3,3]     a weight, with values drawn from the seed and its name
+    %m = param "mask" : f32[2,2] = [[1, 0], [0, 1]]   a weight with these values
     %y = aten.conv2d(%x, %w, None, [1, 1])      an op; the overload is written where it is not `default`
     return %y                                   the outputs; the last value if there is no such line
 
@@ -13,6 +14,7 @@ it is there, it is checked. A source line behind it is passed over. The text is 
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -152,14 +154,16 @@ class _Reader:
         colon = place.text.find(":", match.end())
         if colon < 0 or place.text[match.end() : colon].strip():
             raise place.error("':' and the type of the weight", match.end())
-        kind, _ = read_type(place, colon + 1)
+        kind, end = read_type(place, colon + 1)
         if isinstance(kind, str) or any(isinstance(size, str) for size in kind.shape):
             raise place.error("a tensor type of numbers, such as f32[8,3,3,3]", colon + 1)
         shape = [int(size) for size in kind.shape]
         target, given = match[1], str(kind)
         if self.weights.setdefault(target, given) != given:
             raise place.error(f"the type that {target!r} has already, {self.weights[target]}", colon + 1)
-        _store(self.root, target, example_weight(shape, kind.dtype, self.seed, target), place)
+        value = _literal(place, end, shape, kind.dtype)
+        value = example_weight(shape, kind.dtype, self.seed, target) if value is None else value
+        _store(self.root, target, value, place)
         self._add(place, name, self.graph.create_node("get_attr", target, name=name))
 
     def _call(self, place: Place, name: str, start: int) -> None:
@@ -186,6 +190,20 @@ class _Reader:
             known = isinstance(value, torch.Tensor) and all(isinstance(s, int) or str(s) in dims for s in value.shape)
             if known and got != str(want):
                 raise place.error(f"the type that follows from the operands, {got}, got {want}", place.text.rindex(":"))
+
+
+def _literal(place: Place, start: int, shape: list[int], dtype: torch.dtype) -> torch.Tensor | None:
+    """The values behind a weight's type; None if there are none."""
+    rest = place.text[start:].strip()
+    if not rest.startswith("="):
+        return None
+    try:
+        value = torch.tensor(ast.literal_eval(rest[1:].strip()), dtype=dtype)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise place.error(f"values such as [[1, 0], [0, 1]] ({error})", start) from None
+    if list(value.shape) != shape:
+        raise place.error(f"values of the shape {shape}, got {list(value.shape)}", start)
+    return value
 
 
 def statements(text: str) -> Iterator[Place]:

@@ -14,6 +14,7 @@ from typing import Any
 from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.cost import Cost, cost
+from fxopt.dead_code import remove_dead
 from fxopt.errors import FxoptError, PassError, UsageError, text_of
 from fxopt.pass_base import Pass, make
 from fxopt.program import Context, Program, Skip
@@ -154,7 +155,7 @@ def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepR
         with _named(step, _HINT):
             check_kept(step.before, program)
             result.changed = differs(step.before, program)
-            if result.changed or lost_types(step.before, program):
+            if (result.changed and _reshaped(step.before, program)) or lost_types(step.before, program):
                 derive_shapes(program)
             if result.changed:
                 program.history = (*program.history, result.text)
@@ -197,7 +198,7 @@ def _named(where: object, hint: str = "") -> Iterator[None]:
 def tidy(program: Program) -> None:
     """Drop nodes and weights that nothing uses any more, check the graph's form and recompile it."""
     check_arity(program)
-    program.graph.eliminate_dead_code()
+    remove_dead(program)
     program.graph.lint()
     used = program.tensors()
     # the branches of torch.cond and the like are graphs of their own, whose constants this graph does not read
@@ -211,6 +212,14 @@ def tidy(program: Program) -> None:
                     del store[leaf]
     program.module.delete_all_unused_submodules()
     program.module.recompile()
+
+
+def _reshaped(before: Program, after: Program) -> bool:
+    """Whether the graphs differ, or the form of any weight; other numbers in the same form have the same shapes."""
+    if str(before.graph) != str(after.graph):
+        return True
+    old, new = before.tensors(), after.tensors()
+    return any(t.shape != new[name].shape or t.dtype != new[name].dtype for name, t in old.items())
 
 
 def differs(before: Program, after: Program) -> bool:

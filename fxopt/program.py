@@ -203,22 +203,29 @@ class Program:
         return node
 
     def set_tensor(self, name: str, tensor: torch.Tensor) -> None:
-        """Let every reader of the weight ``name``, and of the names tied to it, read ``tensor``.
+        """As :meth:`set_tensors`, for one weight."""
+        self.set_tensors({name: tensor})
+
+    def set_tensors(self, changed: dict[str, torch.Tensor]) -> None:
+        """Let every reader of a weight, and of the names tied to it, read another tensor; given by the weight's name.
 
         A parameter stays a parameter, and goes on asking for gradients if it did; a buffer stays a buffer.
         """
-        old, new = _attribute(self.module, name), tensor.detach()
-        if isinstance(old, torch.nn.Parameter):
-            new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
-        tied = {other for other, value in self.tensors().items() if value is old}
-        for other in tied:
-            path, _, leaf = other.rpartition(".")
-            owner = self.module.get_submodule(path)
-            (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = new
-        fake = self._fake(new)
+        known = self.tensors()
+        new: dict[int, torch.Tensor] = {}
+        for name, tensor in changed.items():
+            old, value = known[name], tensor.detach()
+            keeps = isinstance(old, torch.nn.Parameter)
+            new[id(old)] = torch.nn.Parameter(value, requires_grad=old.requires_grad) if keeps else value
+        for name, old in known.items():
+            if id(old) in new:
+                path, _, leaf = name.rpartition(".")
+                owner = self.module.get_submodule(path)
+                (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = new[id(old)]
         for node in self.graph.nodes:
-            if node.op == "get_attr" and node.target in tied:
-                node.meta["val"] = fake
+            old = known.get(str(node.target)) if node.op == "get_attr" else None
+            if old is not None and id(old) in new and new[id(old)].shape != old.shape:
+                node.meta["val"] = self._fake(new[id(old)])
 
     def _store(self, name: str, tensor: torch.Tensor) -> None:
         path, _, leaf = name.rpartition(".")

@@ -121,43 +121,45 @@ each(f"{X}; %other : f32[7]", 19, "to.other(%x, %other)\ntype_as(%x, %other)")
 each("%x : f64[3,4,5]; %v : f64[]", 12, "fill_.Tensor(%x, %v)\nmul.Tensor(%x, %v)")
 case("%x : f64[3,4,5]; %y = aten.relu_(%x); %z = aten.add.Tensor(%x, 1); return %y, %z, %x", 12)
 
-for pair in ("%a : f64[3,4,5]; %b : f64[3,4,5]", "%a : f64[3,4,5]; %b : f64[4,1]", "%a : f64[4,5]; %b : f64[3,1,5]"):
-    each(pair, 12, """
-        add.Tensor(%a, %b)
-        add.Tensor(%a, %b, alpha=2)
-        sub.Tensor(%a, %b)
-        mul.Tensor(%a, %b)
-        div.Tensor(%a, %b)
-        div.Tensor_mode(%a, %b, rounding_mode='floor')
-        pow.Tensor_Tensor(%a, %b)
-        maximum(%a, %b)
-        minimum(%a, %b)
-        rsub.Tensor(%a, %b)
-        eq.Tensor(%a, %b)
-        ne.Tensor(%a, %b)
-        lt.Tensor(%a, %b)
-        gt.Tensor(%a, %b)
-        le.Tensor(%a, %b)
-        ge.Tensor(%a, %b)
-        logical_and(%a, %b)
-        logical_or(%a, %b)
-        remainder.Tensor(%a, %b)
-        floor_divide(%a, %b)
-        atan2(%a, %b)
-        lerp.Scalar(%a, %b, 0.3)
-        max.other(%a, %b)
-    """)  # fmt: skip
+for pair in ("%a : f64[3,4,5]; %b : f64[3,4,5]", "%a : f64[4,5]; %b : f64[3,1,5]"):
+    each(pair, 12, "add.Tensor(%a, %b)")
+each("%a : f64[3,4,5]; %b : f64[4,1]", 12, """
+    add.Tensor(%a, %b)
+    add.Tensor(%a, %b, alpha=2)
+    sub.Tensor(%a, %b)
+    mul.Tensor(%a, %b)
+    div.Tensor(%a, %b)
+    div.Tensor_mode(%a, %b, rounding_mode='floor')
+    pow.Tensor_Tensor(%a, %b)
+    maximum(%a, %b)
+    minimum(%a, %b)
+    rsub.Tensor(%a, %b)
+    eq.Tensor(%a, %b)
+    ne.Tensor(%a, %b)
+    lt.Tensor(%a, %b)
+    gt.Tensor(%a, %b)
+    le.Tensor(%a, %b)
+    ge.Tensor(%a, %b)
+    logical_and(%a, %b)
+    logical_or(%a, %b)
+    remainder.Tensor(%a, %b)
+    floor_divide(%a, %b)
+    atan2(%a, %b)
+    lerp.Scalar(%a, %b, 0.3)
+    max.other(%a, %b)
+    min.other(%a, %b)
+""")  # fmt: skip
 each("%a : bool[3,4,5]; %b : bool[4,1]", 12, """
     bitwise_and.Tensor(%a, %b)
     bitwise_or.Tensor(%a, %b)
     __and__.Tensor(%a, %b)
     __or__.Tensor(%a, %b)
 """)  # fmt: skip
-each("%x : f64[3,4,5]; %m : bool[4,1]; %z : f64[1,5]; %v : f64[]", 12, """
+each("%x : f64[3,4,5]; %m : bool[4,1]; %z : f64[1,5]", 12, "where.self(%m, %x, %z)")
+each("%x : f64[3,4,5]; %m : bool[4,1]; %v : f64[]", 12, """
     masked_fill.Scalar(%x, %m, -1.0)
     masked_fill.Tensor(%x, %m, %v)
     masked_fill_.Scalar(%x, %m, -1.0)
-    where.self(%m, %x, %z)
     where.ScalarSelf(%m, 2.0, %x)
     where.ScalarOther(%m, %x, 2.0)
 """)  # fmt: skip
@@ -332,32 +334,34 @@ parts(X, 12, "tensor_split.sections(%x, 3, 2)", 0, 1, 2)
 parts(X, 12, "tensor_split.sections(%x, 3, 1)", 2, 1, 0)
 parts(X, 12, "tensor_split.indices(%x, [1, 4], -1)", 0, 1, 2)
 parts(X, 8, "unbind.int(%x, 1)", 0, 3)
+each(X, 10, "glu(%x, 1)\nglu(%x, -2)")
 parts(X, 9, "unbind.int(%x)", 2)
-I = '%x : f64[3,4,5]; %i = param "i" : i64[4]'
-each(I, 12, "index.Tensor(%x, [None, %i])\nindex_select(%x, 1, %i)\nindex_select(%x, -2, %i)", i=[2, 0, 3, 1])
-each(I, 12, "index.Tensor(%x, [None, None, %i])\nindex_select(%x, 2, %i)", i=[4, 0, 3, 1])
-each(I, 9, "index.Tensor(%x, [%i])\nindex_select(%x, 0, %i)", i=[2, 0, 2, 1])
-each(I.replace("i64", "bool"), 8, "index.Tensor(%x, [None, %i])", i=[True, False, True, True])
-J = "%x : f64[3,4,5,6]; %i : i64[2,2]; %j : i64[2]"
-each(J, 14, "index.Tensor(%x, [None, %i])")
-each(J, 9, "index.Tensor(%x, [None, %i, %j])\nindex.Tensor(%x, [None, None, None, %i])".split("\n")[0])
-each(J, 12, "index.Tensor(%x, [None, None, None, %i])")
+ROW = '%x : f64[3,4,5]; %i = param "i" : i64[4]'
+each(ROW, 12, "index.Tensor(%x, [None, %i])\nindex_select(%x, 1, %i)\nindex_select(%x, -2, %i)", i=[2, 0, 3, 1])
+each(ROW, 12, "index.Tensor(%x, [None, None, %i])\nindex_select(%x, 2, %i)", i=[4, 0, 3, 1])
+each(ROW, 9, "index.Tensor(%x, [%i])\nindex_select(%x, 0, %i)", i=[2, 0, 2, 1])
+each(ROW.replace("i64", "bool"), 8, "index.Tensor(%x, [None, %i])", i=[True, False, True, True])
+ALONE = "%x : f64[3,4,5,6]; %i : i64[2,2]"
+J = f"{ALONE}; %j : i64[2]"
+each(ALONE, 14, "index.Tensor(%x, [None, %i])")
+each(J, 9, "index.Tensor(%x, [None, %i, %j])")
+each(ALONE, 12, "index.Tensor(%x, [None, None, None, %i])")
 each(J, 10, "index.Tensor(%x, [%i, None, %j])")
-each(J, 8, "index.Tensor(%x, [%i, %j, None, %j])".replace("%i, %j, None, %j", "None, %j, %i, None"))
+each(J, 9, "index.Tensor(%x, [None, %j, %i, None])")
 each(J, 5, "index.Tensor(%x, [%j, %i, None, %j])")
-B = '%x : f64[3,4,5,6]; %m = param "m" : bool[3,4]; %j : i64[7]'
-each(B, 11, "index.Tensor(%x, [%m])", m=[[1, 0, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0]])
-each(B, 6, "index.Tensor(%x, [%m, %j])", m=[[1, 0, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0]])
+MASK = '%x : f64[3,4,5,6]; %m = param "m" : bool[{}]'
+each(MASK.format("3,4"), 11, "index.Tensor(%x, [%m])", m=[[1, 0, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0]])
+each(MASK.format("4,5"), 9, "index.Tensor(%x, [None, %m])", m=[[1, 0, 1, 0, 1], [0, 0, 1, 1, 1], [1] * 5, [0] * 5])
 each('%t = param "t" : f64[9,4]; %i : i64[2,3]', 9, "embedding(%t, %i)\nembedding(%t, %i, 0)")
 each('%t = param "t" : f64[9,4]; %i : i64[]', 4, "embedding(%t, %i)")
 each("%x : f64[3,4]; %i : i64[2,4]", 0, "gather(%x, 0, %i)")
 each("%x : f64[3,4]; %m : bool[4]", 0, "masked_select(%x, %m)")
 each(X, 0, "diagonal(%x, 0, 1, 2)")
 each("%x : f64[3,4]; %i : i64[2]; %v : f64[4]", 0, "index_put_(%x, [%i], %v)")
-ABC = "%a : f64[3,4,5]; %b : f64[3,2,5]; %c : f64[3,1,5]"
+ABC = "%a : f64[3,4,5]; %b : f64[3,2,5]; %c : f64[3,3,5]"
 each(
     ABC,
-    15,
+    17,
     "cat([%a, %b, %c], 1)\ncat([%c, %a, %b], -2)\nconcat([%b, %c, %a], 1)\nhstack([%b, %a, %c])\nconcatenate([%b, %a, %c], 1)",
 )
 each("%a : f64[3,4]; %b : f64[2,4]", 9, "cat([%a, %b])\ncat([%b, %a, %b])\nvstack([%a, %b])")
@@ -492,7 +496,7 @@ GQA = "%q : f64[2,6,5,4]; %k : f64[2,3,6,4]; %v : f64[2,3,6,7]"
 each(
     GQA,
     23,
-    "scaled_dot_product_attention(%q, %k, %v, enable_gqa=True)\nscaled_dot_product_attention(%q, %k, %v, scale=0.3, enable_gqa=True)",
+    "scaled_dot_product_attention(%q, %k, %v, enable_gqa=True)",
 )
 each(GQA + "; %m : f64[6,5,6]", 23, "scaled_dot_product_attention(%q, %k, %v, %m, enable_gqa=True)")
 each(Q, 21, "scaled_dot_product_attention(%q, %k, %v, enable_gqa=True)")
@@ -508,14 +512,8 @@ parts(RNN.format(n=5).replace("%c : f64[1,2,5]; ", ""), 0, f"rnn_relu.input(%x, 
 
 # ---- statistics ----------------------------------------------------------------------------------------------------
 
-BN = '%x : f64[3,4,5,6]; %w : f64[4]; %b : f64[4]; %m : f64[4]; %var = param "var" : f64[4]'
-each(
-    BN,
-    18,
-    "batch_norm(%x, %w, %b, %m, %var, False, 0.1, 1e-5, False)\nbatch_norm(%x, None, None, %m, %var, False, 0.1, 1e-5, False)".split(
-        "\n"
-    )[0],
-)
+BN = '%x : f64[3,4,5,6]; %w : f64[4]; %b : f64[4]; %m : f64[4]; %var = param "running_var" : f64[4]'
+each(BN, 18, "batch_norm(%x, %w, %b, %m, %var, False, 0.1, 1e-5, False)")
 each(BN.replace("%w : f64[4]; %b : f64[4]; ", ""), 18, "batch_norm(%x, None, None, %m, %var, False, 0.1, 1e-5, False)")
 each(BN, 4, "batch_norm(%x, %w, %b, %m, %var, True, 0.1, 1e-5, False)")
 each(BN.replace("[3,4,5,6]", "[3,4]"), 7, "batch_norm(%x, %w, %b, %m, %var, False, 0.1, 1e-5, False)")
@@ -523,12 +521,13 @@ parts(BN, 18, "_native_batch_norm_legit_no_training(%x, %w, %b, %m, %var, 0.1, 1
 each(
     "%x : f64[3,4,5,6]; %w : f64[4]; %b : f64[4]",
     7,
-    "instance_norm(%x, %w, %b, None, None, True, 0.1, 1e-5, False)\ninstance_norm(%x, %w, %b, None, None, True, 0.1, 1e-3, False)",
+    "instance_norm(%x, %w, %b, None, None, True, 0.1, 1e-5, False)",
 )
 each("%x : f64[3,4,5]", 7, "instance_norm(%x, None, None, None, None, True, 0.1, 1e-5, False)")
 each(BN, 18, "instance_norm(%x, %w, %b, %m, %var, False, 0.1, 1e-5, False)")
 each(BN, 4, "instance_norm(%x, %w, %b, %m, %var, True, 0.1, 1e-5, False)")
-each("%x : f64[3,4,5]; %w : f64[5]; %b : f64[5]", 7, "layer_norm(%x, [5], %w, %b)\nlayer_norm(%x, [5], %w)")
+each("%x : f64[3,4,5]; %w : f64[5]; %b : f64[5]", 7, "layer_norm(%x, [5], %w, %b)")
+each("%x : f64[3,4,5]", 7, "layer_norm(%x, [5])")
 each("%x : f64[3,4,5]; %w : f64[4,5]; %b : f64[4,5]", 3, "layer_norm(%x, [4, 5], %w, %b)")
 each(
     "%x : f64[3,4,5]; %w : f64[5]",
@@ -542,8 +541,8 @@ each("%x : f64[5,12,2,3]; %w : f64[12]; %b : f64[12]", 5, "group_norm(%x, 1, %w,
 each("%x : f64[5,12,2,3]; %w : f64[12]; %b : f64[12]", 17, "group_norm(%x, 12, %w, %b)")
 each("%x : f64[5,12,2,3]", 8, "group_norm(%x, 3)")
 each("%x : f64[5,12]; %w : f64[12]; %b : f64[12]", 8, "group_norm(%x, 3, %w, %b)")
-for way in ("", 'param "v" :'):
-    VG = f"%v {'= param ' + chr(34) + 'v' + chr(34) + ' ' if way else ''}: f64[6,4,3]; %g : f64[6,1,1]"
+for v in ("%v", '%v = param "v"'):
+    VG = f"{v} : f64[6,4,3]; %g : f64[6,1,1]"
     each(VG, 13, "_weight_norm(%v, %g, 0)\n_weight_norm(%v, %g)")
     each(VG.replace("%g : f64[6,1,1]", "%g : f64[1,1,3]"), 13, "_weight_norm(%v, %g, 2)")
 each(X, 8, """
@@ -552,8 +551,7 @@ each(X, 8, """
     log_softmax.int(%x, 1)
     _softmax(%x, 1, False)
     _log_softmax(%x, -2, False)
-    max_pool1d(%x, 2)
-""".replace("    max_pool1d(%x, 2)\n", ""))  # fmt: skip
+""")  # fmt: skip
 for x in ("%x : f64[3,4,5]", '%x = param "x" : f64[3,4,5]'):
     each(x, 12, """
         mean.dim(%x, [1])
@@ -574,7 +572,6 @@ for x in ("%x : f64[3,4,5]", '%x = param "x" : f64[3,4,5]'):
         norm.ScalarOpt_dim(%x, None, [1, 2], True)
     """)  # fmt: skip
 each(X, 8, """
-    max.dim(%x, 1)
     amax(%x, [1])
     amin(%x, [-2], True)
     argmax(%x, 1)
@@ -586,12 +583,15 @@ each(X, 8, """
     prod.dim_int(%x, 1)
     any.dim(%x, 1)
     all.dim(%x, 1)
-""".replace("    max.dim(%x, 1)\n", ""))  # fmt: skip
+""")  # fmt: skip
 each(X, 0, "max(%x)\nmin(%x)\nargmax(%x)\nprod(%x)\nany(%x)\nall(%x)\nstd.correction(%x)\namax(%x)")
 parts(X, 8, "max.dim(%x, 1)", 0, 1)
 parts(X, 8, "min.dim(%x, -2, True)", 0, 1)
 parts(X, 8, "topk(%x, 2, 1)", 0, 1)
 parts(X, 7, "topk(%x, 2)", 1, 0)
+parts(X, 8, "sort(%x, 1)", 1, 0)
+each(X, 7, "argsort(%x)")
+parts(X, 8, "var_mean.correction(%x, [1])", 0, 1)
 
 # ---- windows -------------------------------------------------------------------------------------------------------
 

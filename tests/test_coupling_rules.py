@@ -20,7 +20,7 @@ from fxopt.text import op_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TRIES = 12
+TRIES = 4
 ELSEWHERE = {
     **dict.fromkeys(["aten.sym_size.int", "aten.sym_numel", "aten.sym_stride.int"], "gives a size: test_sizes_are_kept"),
     **dict.fromkeys(["aten.item", "aten._local_scalar_dense", "aten.tensor"], "no dims"),
@@ -28,10 +28,9 @@ ELSEWHERE = {
     **dict.fromkeys(["aten.softsign", "aten.normalize", "aten.lp_pool2d", "aten.zero_pad2d"], "no such op in torch"),
     **{f"quantized_decomposed.{way}_per_{grain}{overload}": "no such overload in torch"
        for way in ("quantize", "dequantize") for grain in ("channel", "token") for overload in (".tensor", ".tensor2")},
-    "aten.empty.memory_format": "its numbers are whatever is in memory",
-    "aten.channel_shuffle": "",
+    "aten.getitem": "no op of aten; getitem has cases",
+    **dict.fromkeys(["aten.empty.memory_format", "aten.new_empty", "aten.empty_like"], "whatever is in memory"),
 }  # fmt: skip
-del ELSEWHERE["aten.channel_shuffle"]
 
 
 def free_sweep(program):
@@ -44,8 +43,14 @@ def free_sweep(program):
             state.computed |= {node} if node.op == "placeholder" else set()
         elif node.op == "call_function":
             state.computed |= {node} if state.computed & set(node.all_input_nodes) else set()
-            state.axes[node] = find_rule(node).couple(state, node)
+            state.axes[node] = find_rule(node).couple(state, node) if find_rule(node) else declined(state, node)
     return state
+
+
+def declined(state, node):
+    for operand in node.all_input_nodes:
+        state.pin(state.of(operand), node, "no rule")
+    return state.fixed(node.meta["val"])
 
 
 def dims(state):
@@ -117,7 +122,7 @@ def read(case):
 
 
 def square(case, seed):
-    """Go both ways round; return how many indices of inputs went."""
+    """Go both ways round; return how many dims shrank."""
     program, values = read(case)
     state, random = free_sweep(program), np.random.default_rng(seed)
     live = choose(state, random)
@@ -127,11 +132,12 @@ def square(case, seed):
     want = [gather(v, state.of(node), cut) for node, v in zip(outputs, run(program, values), strict=True)]
     small = {node: gather(value, state.of(node), cut) for node, value in values.items()}
     for node in list(program.graph.nodes):
-        if node.op == "call_function" and (rewrite := find_rule(node).rewrite):
-            rewrite(cut, node)
+        if node.op == "call_function" and (rule := find_rule(node)) and rule.rewrite:
+            rule.rewrite(cut, node)
     for a, b in zip(want, run(program, small), strict=True):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-10, equal_nan=True, msg=lambda m: f"{m}\n{program.text()}")
-    return sum(v.numel() - small[n].numel() for n, v in values.items())
+    cells = [*values, *(n for n in outputs if isinstance(n.meta["val"], torch.Tensor))]
+    return sum(cut.shrinks(axis) for node in cells for axis in state.of(node))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: " ".join(c.text.split("; ")[-2:])[:100])
@@ -140,18 +146,37 @@ def test_square(case):
     why = {state.reasons[n - 1].text for n in state.atoms.pinned() if n}
     assert len(free_atoms(state)) == case.free, f"pinned: {why}"
     gone = sum(square(case, seed) for seed in range(TRIES if case.free else 1))
-    assert (gone > 0) == (case.free > 0 and "%x" in case.text), "nothing was removed"
-    # an op of which one forgot the contraction would have no cells zeroed: its numbers are off above
+    assert (gone > 0) == (case.free > 0), "nothing was removed"
 
 
-def test_every_op_has_a_case():
-    seen = {op_name(n) for case in CASES for n in parse_program(case.text).graph.nodes}
+def names_in_cases():
+    names = {op_name(n) for case in CASES for n in parse_program(case.text).graph.nodes}
+    return names | {without_overload(name) for name in names}
+
+
+def without_overload(name):
+    return name.rsplit(".", 1)[0] if name.count(".") > 1 else name
+
+
+def test_every_op_and_rule_has_a_case():
+    seen = names_in_cases()
     assert not set(TABLE) - seen - set(ELSEWHERE), "add cases for these ops"
     assert not seen & set(ELSEWHERE), "these are in the list of exceptions, and have cases"
-
-
-def test_every_rule_has_a_case():
-    seen = {op_name(n) for case in CASES for n in parse_program(case.text).graph.nodes}
-    seen |= {name.rsplit(".", 1)[0] for name in seen if name.count(".") > 1}
+    find_rule(next(iter(parse_program(CASES[0].text).graph.nodes)))  # reads the files of rules
     rules = {name for name in RULES if not name.startswith("family:")}
-    assert not rules - seen - set(ELSEWHERE), "add cases for these rules"
+    assert not rules - seen - {without_overload(name) for name in ELSEWHERE}, "add cases for these rules"
+
+
+def test_sizes_are_kept():
+    """What reads the size of a dim that shrinks goes on computing with the old one, on which rewrites build."""
+    for read, size in (("sym_size.int(%x, 1)", 12), ("sym_size.int(%x, -1)", 4), ("sym_numel(%x)", 2 * 12 * 4)):
+        program = parse_program(f"%x : f64[b,12,4]; %s = aten.{read}; %y = aten.full([%s], 1.0); return %y")
+        assert run(program, {program.inputs()[0]: torch.zeros(2, 12, 4)})[0].shape == (size,)
+        state = free_sweep(program)
+        live = np.arange(len(state.atoms)) % 4 != 1
+        cut = Cut(program, state, live)
+        for node in list(program.find("aten.sym_size", "aten.sym_numel")):
+            find_rule(node).rewrite(cut, node)
+        assert run(program, {program.inputs()[0]: torch.zeros(2, 9, 3)})[0].shape == (size,)
+    state = free_sweep(parse_program("%x : f64[b,12,4]; %s = aten.sym_stride.int(%x, 0); %y = aten.full([%s], 1.0)"))
+    assert all(state.atoms.pinned()[1:17])

@@ -153,3 +153,14 @@ def test_batch_norm_beta_of_filters_that_are_zero():
     after = Pipeline.parse("fold_constant_channels").run(program).program
     zero = (after.tensors()["k"] == 0).flatten(1).all(0)
     assert zero.tolist() == [False, True, False, False]  # channel 2 is zero behind relu: nothing to move
+
+
+def test_a_weight_times_itself_is_left_alone():
+    program = parse_program(
+        '%x : f32[batch,4]\n%k = param "k" : f32[4,4]; %s = aten.matmul(%k, %k); %y = aten.matmul(%x, %s)'
+    )
+    with torch.no_grad():
+        program.tensors()["k"][:, 0] = 2.0  # the first channel is constant, the others are not
+    after = Pipeline.parse("fold_constant_channels").run(program, watchers=()).program
+    x = torch.randn(3, 4)
+    assert torch.equal(after(x), program(x))

@@ -5,7 +5,6 @@ Each model writes a row; the table of all rows is ``build/capture_table.md`` (``
 
 from __future__ import annotations
 
-import functools
 import gc
 import importlib.util
 import json
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases.zoo import DETECTORS, OTHERS, build
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,65 +39,6 @@ FIXED_BATCH = {"raft_large", "raft_small"}
 """RAFT stacks both images into one batch and halves it again, which torch cannot follow for a dynamic size."""
 
 
-@functools.cache
-def _names() -> dict[str, str]:
-    from fxopt.models.vision_import import import_torchvision
-
-    models = import_torchvision().models
-    names = [n for n in models.list_models() if not n.startswith("quantized_")]
-    return {n: models.get_model_builder(n).__module__ for n in names}
-
-
-DETECTORS = [name for name, module in _names().items() if ".detection." in module]
-OTHERS = [name for name in _names() if name not in DETECTORS]
-
-
-def _shape(name: str) -> tuple[int, ...]:
-    """One example, as small as the family allows."""
-    module = _names()[name]
-    if name.startswith("mvit") or name == "s3d":
-        return (1, 3, 16, 224, 224)
-    if ".video." in module:
-        return (1, 3, 8, 64, 64) if "swin" in name else (1, 3, 8, 32, 32)
-    if name.startswith("maxvit"):
-        return (1, 3, 224, 224)
-    if name.startswith("vit"):
-        side = 4 * int(name.rpartition("_")[2])
-        return (1, 3, side, side)
-    if ".optical_flow." in module:
-        return (1, 3, 128, 128)
-    side = 96 if name in ("googlenet", "inception_v3") else 64
-    return (1, 3, side, side)
-
-
-def _build(name: str) -> tuple[torch.nn.Module, tuple[Any, ...]]:
-    from fxopt.models.vision_import import import_torchvision
-
-    options: dict[str, Any] = {"weights": None}
-    if name in DETECTORS:
-        options |= {"weights_backbone": None, "min_size": 128, "max_size": 160}
-        options = {k: v for k, v in options.items() if not (name.startswith("ssd") and k in ("min_size", "max_size"))}
-    elif ".segmentation." in _names()[name]:
-        options["weights_backbone"] = None
-    elif name.startswith("vit"):
-        options["image_size"] = _shape(name)[-1]
-    elif name in ("googlenet", "inception_v3"):
-        options["init_weights"] = False
-    torch.manual_seed(0)
-    model = import_torchvision().models.get_model_builder(name)(**options).eval()
-    for module in model.modules():  # a batch norm that does nothing would hide a mistake
-        if isinstance(getattr(module, "running_mean", None), torch.Tensor):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-        for threshold in ("score_thresh", "objectness_thresh"):  # untrained: let some boxes through
-            if hasattr(module, threshold):
-                setattr(module, threshold, 0.0)
-    if name in DETECTORS:
-        return model, ([torch.rand(3, 128, 128)],)
-    x = torch.randn(_shape(name))
-    return model, (x, x.roll(2, -1)) if ".optical_flow." in _names()[name] else (x,)
-
-
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(2)
@@ -117,7 +58,7 @@ def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_captured(name: str, row: dict[str, Any]) -> None:
-    model, args = _build(name)
+    model, args = build(name)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CaptureWarning)
@@ -149,7 +90,7 @@ def _facts(program: Program) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detector_in_parts(name: str, row: dict[str, Any]) -> None:
-    model, args = _build(name)
+    model, args = build(name)
     start = time.perf_counter()
     parts = capture_parts(model, args)
     row |= {"captured": False, "seconds": round(time.perf_counter() - start, 1), "parts": ", ".join(parts.programs)}
@@ -166,7 +107,7 @@ def test_detector_in_parts(name: str, row: dict[str, Any]) -> None:
 
 
 def test_a_detector_as_a_whole_is_refused_with_the_way_out() -> None:
-    model, args = _build("ssdlite320_mobilenet_v3_large")
+    model, args = build("ssdlite320_mobilenet_v3_large")
     with pytest.raises(CaptureError, match=r"torchvision/.*:\d+(.|\n)*at='backbone'"):
         capture(model, args, dynamic=None)
 

@@ -48,7 +48,7 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
         if node.op != "call_function" or not isinstance(values[node], torch.Tensor):
             continue
         if all(user in constant for user in node.users):
-            continue  # only the last of a chain is stored
+            continue  # only the last of a chain is stored; a node that is written into has users that are
         weights = {sets[n]: _bytes(program.tensor(n)) for n in _weights_of(node)}
         growth = _bytes(values[node]) - sum(size for weight, size in weights.items() if weight not in kept)
         if growth > max_growth:
@@ -63,8 +63,13 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
 
 
 def _constant_nodes(program: Program, sets: dict[fx.Node, fx.Node]) -> dict[fx.Node, None]:
-    """Calls that depend on no input, may be computed once, and whose memory nobody writes to; in order, weights too."""
+    """Calls that depend on no input and may be computed once; in order, weights too.
+
+    Memory that is written to counts if the graph makes it anew and nobody reads it between the writes, such as a mask
+    that is filled piece by piece.
+    """
     dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    dirty -= _filled_first(program, sets, dirty)
     found: dict[fx.Node, None] = {}
     for node in program.graph.nodes:
         if sets[node] in dirty:
@@ -74,9 +79,32 @@ def _constant_nodes(program: Program, sets: dict[fx.Node, fx.Node]) -> dict[fx.N
                 found[node] = None
             continue
         kind = family(node)
-        if kind is not None and kind not in _LEFT and all(n in found for n in node.all_input_nodes):
+        left = kind is None or (kind in _LEFT and not (kind == "mutate" and written(node)))
+        if not left and all(n in found for n in node.all_input_nodes):
             found[node] = None
     return found
+
+
+def _filled_first(program: Program, sets: dict[fx.Node, fx.Node], dirty: set[fx.Node]) -> set[fx.Node]:
+    """Of the memory that is written to, that which depends on no input and is complete before anybody reads it."""
+    constant: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        known = node.op == "get_attr" or (node.op == "call_function" and family(node) not in (None, "random", "check"))
+        if known and all(n in constant for n in node.all_input_nodes):
+            constant.add(node)
+    filled = set(dirty)
+    last = {}
+    for i, node in enumerate(program.graph.nodes):
+        for target in written(node):
+            last[sets[target]] = i
+    for i, node in enumerate(program.graph.nodes):
+        root = sets[node]
+        if root in filled and (node not in constant or node.op != "call_function"):
+            filled.discard(root)
+        for operand in node.all_input_nodes:
+            if sets[operand] in filled and root is not sets[operand] and i < last[sets[operand]]:
+                filled.discard(sets[operand])
+    return filled
 
 
 def _value(program: Program, node: fx.Node, values: dict[fx.Node, Any]) -> Any:

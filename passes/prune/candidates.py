@@ -45,6 +45,9 @@ def matches(name: str, pattern: str) -> bool:
 def _larger_factors(groups: list[Group]) -> Iterator[Group]:
     owner = {int(atom): i for i, group in enumerate(groups) for atom in group.atoms}
     for i, group in enumerate(groups):
+        if group.unit == "channels":
+            yield group
+            continue
         partners = {
             owner[int(a)]
             for p in group.places

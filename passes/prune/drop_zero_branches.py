@@ -10,7 +10,7 @@ from torch import fx
 from fxopt import Program, graph_pass
 from fxopt.aliasing import alias_sets, written
 from fxopt.ops import arguments
-from fxopt.passes.prune.dead_code import remove_dead
+from fxopt.dead_code import remove_dead
 from fxopt.passes.prune.known_values import known_values
 from fxopt.text import op_name, type_text
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import fx
 
 from fxopt.errors import FxoptError, UnknownNameError, UsageError
 from fxopt.passes.prune.coupling.analysis import needed
@@ -127,11 +128,22 @@ def _fill_in(asked: Question, totals: Scores, by: str, reduce: Reduce) -> None:
     bare = [group for group in asked.groups if np.isnan(totals[group.atoms]).any()]
     if not bare:
         return
+    if len(bare) == len(asked.groups) and by in _WITHOUT:
+        hint = "; prune before fold_batch_norm" if by == "batch_norm" else ""
+        raise asked.program.fail(
+            _reader(bare[0]), f"{asked.who}: for all channels it holds that {_WITHOUT[by]}{hint}, or take by='l2'"
+        )
     instead = _reduced(l2(asked), reduce, len(totals))
     for group in bare:
         totals[group.atoms] = np.nan_to_num(instead[group.atoms])
         reason = f"{_WITHOUT.get(by, 'it says nothing about these channels')}, so l2 ranks {group.name}"
-        asked.program.skip(group.places[0].node, f"by={by!r}: {reason}")
+        asked.program.skip(_reader(group), f"by={by!r}: {reason}")
+
+
+def _reader(group: Group) -> fx.Node:
+    """The layer that the first weight of a group belongs to, for messages."""
+    weight = group.places[0].node
+    return next(iter(weight.users), weight)
 
 
 def _lamp(squares: Scores) -> Scores:

@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from fxopt.errors import DataError
+from fxopt.passes.prune.calibration_batches import calibration_batches
 from fxopt.passes.prune.coupling.sweep import Contraction
 from fxopt.passes.prune.importance_places import Question, Scored, summed_by_atom
-from fxopt.passes.quant.calibrate import _fitting as fitting
 from fxopt.program import Program
 
 _Key = tuple[int, int]
@@ -23,16 +23,10 @@ def activation(asked: Question) -> Iterator[Scored]:
 
     What a head or another block of channels gets is the sum over them. Memory does not grow with the examples.
     """
-    workload = asked.program.context.workload
-    if workload is None:
-        raise DataError(f"{asked.who} needs data: run the pipeline with workload=…")
     means = _Means(asked.program, asked.sweep.contractions, asked.who)
     with torch.no_grad():
-        for args in workload.calibration(asked.samples, asked.who):
-            for leaves in fitting(asked.program, args):
-                means.run(*leaves, enable_io_processing=False)
-    if not means.counts:
-        raise DataError(f"{asked.who}: the workload {workload.name!r} gave no calibration batch")
+        for leaves in calibration_batches(asked.program, asked.samples, asked.who):
+            means.run(*leaves, enable_io_processing=False)
     for (site, operand), total in means.sums.items():
         rows = asked.sweep.resolve(asked.sweep.contractions[site].rows)
         yield summed_by_atom(rows, total / means.counts[site, operand])

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import fx
 
 from fxopt.passes.prune.gradients import gradients
 from fxopt.passes.prune.importance_activation import activation
 from fxopt.passes.prune.importance_places import (
-    Place,
     Question,
     Scored,
     cells_by_atom,

@@ -45,14 +45,15 @@ def shrink(program: Program) -> None:
     if not cut.changes():
         return
     _cut_weights(cut)
-    for node in list(program.graph.nodes):
+    nodes = list(program.graph.nodes)
+    for node in nodes:
         if node.op != "call_function":
             continue
         if "_assert_tensor_metadata" in str(node.target):  # it holds sizes
             program.graph.erase_node(node)
         elif (rule := find_rule(node)) and rule.rewrite:
             rule.rewrite(cut, node)
-    for node in sweep.axes:
+    for node in nodes:
         if node.op == "call_function" and not node._erased:
             _claim(cut, node)
 
@@ -60,6 +61,7 @@ def shrink(program: Program) -> None:
 def _cut_weights(cut: Cut) -> None:
     weights = cut.program.tensors()
     done: set[int] = set()
+    changed: dict[str, torch.Tensor] = {}
     for node in cut.program.graph.nodes:
         tensor = weights.get(str(node.target)) if node.op == "get_attr" else None
         if tensor is None or id(tensor) in done:
@@ -70,7 +72,8 @@ def _cut_weights(cut: Cut) -> None:
                 small = small.index_select(dim, torch.from_numpy(kept))
         done.add(id(tensor))
         if small.shape != tensor.shape:
-            cut.program.set_tensor(str(node.target), small.contiguous())
+            changed[str(node.target)] = small.contiguous()
+    cut.program.set_tensors(changed)
 
 
 def _claim(cut: Cut, node: fx.Node) -> None:

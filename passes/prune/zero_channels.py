@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Lt
 
 from fxopt import Program, graph_pass
-from fxopt.errors import OptionError, PassError
+from fxopt.errors import BudgetError, OptionError
 from fxopt.passes.prune.budget import Budget, within
 from fxopt.passes.prune.candidates import candidates
 from fxopt.passes.prune.channel_multiple import channel_multiple
@@ -60,8 +60,8 @@ def zero_channels(
     ``min_channels`` and a ``multiple``; "target" measures which one this machine's kernels like.
     ``reconstruct`` refits what reads the channels by least squares on ``samples`` training examples (He et al. 2017).
 
-    Raises OptionError, BudgetError for a budget that cannot be met, DataError where data is needed and absent, and
-    PassError for a program with nothing to remove.
+    Raises OptionError, BudgetError for a budget that cannot be met, DataError where data is needed and absent,. A program
+    without anything to remove stays as it is, and the reasons are reported.
 
     before:
         %x : f32[2,4]
@@ -81,21 +81,27 @@ def zero_channels(
     budget = Budget(macs, params, latency_ms)
     if budget != Budget(None, None, None) and ratio is not None:
         raise OptionError(f"{_WHO}: give either ratio= or budgets (macs=, params=, latency_ms=), not both")
+    unbound = budget == Budget(None, None, None)
     sweep = couple(program)
     groups = candidates(program, sweep, units, keep, _WHO, only=only)
     report_pinned(program, sweep)
     if not groups:
-        reasons = "\n".join(f"    {skip}" for skip in program.skips[:8])
-        raise PassError(f"{_WHO}: no channel of this program can be removed\n{reasons}")
+        if unbound:
+            return  # with the reasons reported
+        raise BudgetError(_nothing(program))
     scores = score(
         program, sweep, groups, by=by, reduce=reduce, normalize=normalize, samples=samples, seed=seed, who=_WHO
     )
     if multiple == "target":
         multiple = channel_multiple(program.context.target or host(), program.context.backend).value
     chooser = Chooser(groups, scores, scope, min_channels, multiple)
-    unbound = budget == Budget(None, None, None)
     dead = chooser.dead(_HALF if ratio is None else ratio) if unbound else within(budget, program, sweep, chooser, _WHO)
     before = program.copy() if reconstruct else None
     zero(program, sweep, dead)
     if before is not None:
         refit(before, program, sweep, dead, samples=samples, who=_WHO)
+
+
+def _nothing(program: Program) -> str:
+    reasons = "\n".join(f"    {skip}" for skip in program.skips[:8])
+    return f"{_WHO}: no channel of this program can be removed, so that no budget can be met\n{reasons}"

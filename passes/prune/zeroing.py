@@ -45,8 +45,7 @@ def zero(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> None:
     if (producers := producers & dead).any():
         for tensor, mask in _produced(program, sweep, producers):
             multiply(tensor, mask)
-    for name, tensor in changed.items():
-        program.set_tensor(name, tensor)
+    program.set_tensors(changed)
 
 
 def _produced(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -138,6 +138,8 @@ def split(atoms: Atoms, factor: Factor, outer: int, reason: int) -> tuple[Factor
 
 def reshape(atoms: Atoms, axes: list[Axis], sizes: list[int], reason: int) -> list[Axis]:
     """The axes of the same elements in another shape; pins everything where the shapes have no common refinement."""
+    if 0 in sizes:
+        return _all_fixed(atoms, axes, sizes, reason)
     queue: list[Factor] = [f for axis in axes for f in axis]
     made: list[Axis] = []
     for size in sizes:

@@ -8,7 +8,6 @@ from fxopt.ops import arguments
 from fxopt.passes.prune.coupling.sweep import Axes, Sweep
 from fxopt.passes.prune.coupling.table import rule
 
-
 _LIKE = ("zeros_like", "ones_like", "full_like", "empty_like", "copy_", "zero_", "fill_", "masked_fill_")
 _EXTREMES = ("aten.max.other", "aten.min.other")  # other overloads of these reduce
 _TOKENS = ("quantized_decomposed.quantize_per_token", "quantized_decomposed.dequantize_per_token")
@@ -78,7 +77,7 @@ def per_channel(sweep: Sweep, node: fx.Node) -> Axes:
     return axes
 
 
-@rule("family:check")
+@rule("family:check", "family:size")
 def nothing(sweep: Sweep, node: fx.Node) -> Axes:
-    """Reads no elements."""
+    """Of no dims; it asserts something, or reads a single element."""
     return []

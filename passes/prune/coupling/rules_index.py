@@ -64,10 +64,17 @@ def index(sweep: Sweep, node: fx.Node) -> Axes:
     if len(used) == 1 and _injective(sweep, indices[used[0]]) is not None:
         axes[used[0]] = _picked(sweep, axes[used[0]], indices[used[0]], node)
         return axes
-    for i in used:
-        sweep.pin(sweep.of(indices[i]), node, "a list of indices")
-    spans = [max(1, indices[i].meta["val"].dim()) if indices[i].meta["val"].dtype == torch.bool else 1 for i in used]
-    gone = {i + k for i, span in zip(used, spans, strict=True) for k in range(span)}
+    gone: list[int] = []
+    dim = 0
+    for i in indices:
+        if i is None:
+            dim += 1
+            continue
+        sweep.pin(sweep.of(i), node, "a list of indices")
+        value = i.meta["val"]
+        span = value.dim() if value.dtype in (torch.bool, torch.uint8) else 1  # a mask covers all of its dims
+        gone += range(dim, dim + span)
+        dim += span
     sweep.pin([axes[i] for i in gone], node, "indices of this dim are picked by data")
     fixed = sweep.fixed(node.meta["val"])
     width = len(fixed) - (len(axes) - len(gone))  # dims of the broadcast index tensors

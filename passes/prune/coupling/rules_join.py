@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import fx
 
 from fxopt.ops import arguments, set_argument
@@ -17,9 +16,32 @@ from fxopt.passes.prune.coupling.table import rule
 @rule("cat", "concat", "concatenate")
 def cat(sweep: Sweep, node: fx.Node) -> Axes:
     """One after the other along a dim, united along the others."""
-    call = arguments(node)
-    parts = [sweep.of(n) for n in call["tensors"] if n.meta["val"].dim() > 1 or n.meta["val"].shape[0] != 0]
-    dim = call["dim"] % len(parts[0])
+    return _joined(sweep, node, _filled(sweep, node), arguments(node)["dim"])
+
+
+@rule("hstack")
+def hstack(sweep: Sweep, node: fx.Node) -> Axes:
+    """Along dim 1; of one dim, along that."""
+    parts = [axes or [(1,)] for axes in _filled(sweep, node)]
+    return _joined(sweep, node, parts, min(1, len(parts[0]) - 1))
+
+
+@rule("vstack")
+def vstack(sweep: Sweep, node: fx.Node) -> Axes:
+    """Along dim 0; what has one dim is a row."""
+    parts = _filled(sweep, node)
+    return _joined(sweep, node, [axes if len(axes) > 1 else [(1,), *(axes or [(1,)])] for axes in parts], 0)
+
+
+def _filled(sweep: Sweep, node: fx.Node) -> list[Axes]:
+    """Axes of the operands, but for empty ones of one dim, which go with any shape."""
+    values = {n: n.meta["val"] for n in node.all_input_nodes}
+    operands: list[fx.Node] = list(arguments(node)["tensors"])
+    return [sweep.of(n) for n in operands if values[n].dim() != 1 or values[n].shape[0] != 0]
+
+
+def _joined(sweep: Sweep, node: fx.Node, parts: list[Axes], dim: int) -> Axes:
+    dim %= len(parts[0])
     axes = [parts[0][i] if i == dim else _all(sweep, [p[i] for p in parts], node) for i in range(len(parts[0]))]
     along = [p[dim] for p in parts]
     if all(ax.is_fixed(axis) for axis in along):

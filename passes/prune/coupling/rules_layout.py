@@ -18,7 +18,7 @@ _CLASH = "its dims are factored in another way elsewhere"
 
 
 def _resize(name: str) -> Any:
-    return lambda cut, node: cut.resize(node, name)
+    return lambda cut, node: cut.resize(node, name) if name in arguments(node) else None
 
 
 @rule("view", "_unsafe_view", rewrite=_resize("size"))
@@ -98,41 +98,19 @@ def flip(sweep: Sweep, node: fx.Node) -> Axes:
     return axes
 
 
-@rule("pixel_shuffle")
-def pixel_shuffle(sweep: Sweep, node: fx.Node) -> Axes:
-    """``[*, C r r, H, W] -> [*, C, H r, W r]``: the two factors r become positions."""
-    axes, r = sweep.of(node.args[0]), arguments(node)["upscale_factor"]
-    fixed = sweep.fixed(node.meta["val"])
-    parts = ax.reshape(sweep.atoms, axes[-3:-2], [ax.length(fixed[-3]), r * r], sweep.because(node, _CLASH))
-    sweep.pin([parts[1], *axes[-2:]], node, "positions in the image")
-    return [*axes[:-3], parts[0], *fixed[-2:]]
+def _group_count(cut: Cut, node: fx.Node) -> None:
+    old, new = cut.count(cut.sweep.notes[node])
+    set_argument(node, "groups", arguments(node)["groups"] // old * new)
 
 
-@rule("pixel_unshuffle")
-def pixel_unshuffle(sweep: Sweep, node: fx.Node) -> Axes:
-    """``[*, C, H r, W r] -> [*, C r r, H, W]``."""
-    axes, r = sweep.of(node.args[0]), arguments(node)["downscale_factor"]
-    sweep.pin(axes[-2:], node, "positions in the image")
-    return [*axes[:-3], ax.merged(axes[-3], (r * r,)), *sweep.fixed(node.meta["val"])[-2:]]
-
-
-@rule("channel_shuffle", "native_channel_shuffle")
+@rule("channel_shuffle", "native_channel_shuffle", rewrite=_group_count)
 def channel_shuffle(sweep: Sweep, node: fx.Node) -> Axes:
-    """``[N, g c, *] -> [N, c g, *]``; the groups stay."""
+    """``[N, g c, *] -> [N, c g, *]``."""
     axes, groups = sweep.of(node.args[0]), arguments(node)["groups"]
     parts = ax.reshape(sweep.atoms, [axes[1]], [groups, ax.length(axes[1]) // groups], sweep.because(node, _CLASH))
-    sweep.pin(parts[:1], node, "channels are shuffled between these groups")
+    sweep.notes[node] = parts[0]
     axes[1] = ax.merged(parts[1], parts[0])
     return axes
-
-
-@rule("im2col")
-def im2col(sweep: Sweep, node: fx.Node) -> Axes:
-    """``[N, C, H, W] -> [N, C k k, L]``, channel first."""
-    axes = sweep.of(node.args[0])
-    sweep.pin(axes[-2:], node, "positions in the image")
-    kernel = arguments(node)["kernel_size"]
-    return [*axes[:-3], ax.merged(axes[-3], (kernel[0] * kernel[1],)), sweep.fixed(node.meta["val"])[-1]]
 
 
 @rule("meshgrid")

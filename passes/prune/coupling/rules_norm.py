@@ -12,6 +12,7 @@ from fxopt.ops import arguments, set_argument
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.rules_contraction import contract
+from fxopt.passes.prune.coupling.rules_reduce import scale_result
 from fxopt.passes.prune.coupling.sweep import Axes, Sweep
 from fxopt.passes.prune.coupling.table import rule
 
@@ -20,13 +21,16 @@ _NORMALIZED = "it is normalised over this dim"
 
 @rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training")
 def per_channel(sweep: Sweep, node: fx.Node) -> Any:
-    """Statistics and parameters belong to dim 1."""
+    """Statistics and parameters belong to dim 1; those of the input itself are taken over other dims."""
     call = arguments(node)
     axes = sweep.of(call["input"])
     for name in ("weight", "bias", "running_mean", "running_var"):
         if parameters := sweep.of(call[name]):
             axes[1] = sweep.unite(axes[1], parameters[0], node)
-    sweep.pin(axes[2:], node, _NORMALIZED)
+    if call.get("training"):
+        sweep.pin([axes[0], *axes[2:]], node, _NORMALIZED)
+    if call.get("use_input_stats"):  # of each image alone, but their mean over the batch is written
+        sweep.pin(axes[2:] if call["running_mean"] is None else [axes[0], *axes[2:]], node, _NORMALIZED)
     value = node.meta["val"]
     return axes if isinstance(value, torch.Tensor) else [axes, *sweep.fixed(value[1:])]
 
@@ -68,8 +72,20 @@ def rms_norm(sweep: Sweep, node: fx.Node) -> Axes:
     axes, rank = sweep.of(call["input"]), len(call["normalized_shape"])
     if sweep.of(call["weight"]):
         axes[-rank:] = sweep.broadcast([axes[-rank:], sweep.of(call["weight"])], node)
-    for i in range(rank):
-        contract(sweep, node, axes[-1 - i], (call["input"], -1 - i))
+    summed = range(len(axes) - rank, len(axes))
+    for i in summed:
+        contract(sweep, node, axes[i], (call["input"], i), also=summed)
+    return axes
+
+
+@rule("_weight_norm")
+def weight_norm(sweep: Sweep, node: fx.Node) -> Axes:
+    """``g * v / |v|``, the norm over all dims but one; what is zero in v may go."""
+    call = arguments(node)
+    axes = sweep.broadcast([sweep.of(call["v"]), sweep.of(call["g"])], node)
+    summed = [i for i in range(len(axes)) if call["dim"] == -1 or i != call["dim"]]
+    for i in summed:
+        contract(sweep, node, axes[i], (call["v"], i), also=summed)
     return axes
 
 

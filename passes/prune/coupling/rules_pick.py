@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import fx
 
 from fxopt.ops import arguments, set_argument
 from fxopt.passes.prune.coupling import axes as ax
-from fxopt.passes.prune.coupling.atoms import concatenated
 from fxopt.passes.prune.coupling.axes import Axis
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.sweep import Axes, Sweep
@@ -40,7 +39,8 @@ def slice_(sweep: Sweep, node: fx.Node) -> Axes:
     dim = call["dim"] % len(axes)
     rows = None if ax.is_fixed(axes[dim]) else ax.rows_of(axes[dim])
     start, end = call.get("start") or 0, call.get("end")
-    if rows is None or call.get("step", 1) != 1 or any(isinstance(n, (fx.Node, torch.SymInt)) for n in node.args[2:]):
+    computed = any(isinstance(n, fx.Node) for n in (start, end, call.get("length")))
+    if rows is None or computed or call.get("step", 1) != 1:
         sweep.pin([axes[dim]], node, _BY_POSITION)
         axes[dim] = sweep.fixed(node.meta["val"])[dim]
         return axes
@@ -93,11 +93,19 @@ def split(sweep: Sweep, node: fx.Node) -> list[Axes]:
     values, dim = node.meta["val"], dim % len(axes)
     ends = np.cumsum([0] + [ax.length(sweep.fixed(v)[dim]) for v in values])
     rows = sweep.rows(axes[dim], node)
-    parts: list[Axis] = [
-        (int(b - a),) if rows is None else ax.axis_of(rows[a:b]) for a, b in zip(ends, ends[1:], strict=False)
-    ]
+    parts: list[Axis] = [(int(b - a),) if rows is None else ax.axis_of(rows[a:b]) for a, b in itertools.pairwise(ends)]
     sweep.notes[node] = (parts, dim)
     return [[*axes[:dim], p, *axes[dim + 1 :]] for p in parts]
+
+
+@rule("glu")
+def glu(sweep: Sweep, node: fx.Node) -> Axes:
+    """The first half of a dim times a function of the other half."""
+    axes, dim = sweep.of(node.args[0]), arguments(node)["dim"]
+    rows = sweep.rows(axes[dim], node)
+    half = ax.length(axes[dim]) // 2
+    axes[dim] = (half,) if rows is None else sweep.unite(ax.axis_of(rows[:half]), ax.axis_of(rows[half:]), node)
+    return axes
 
 
 @rule("unbind")

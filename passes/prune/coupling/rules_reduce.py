@@ -45,8 +45,8 @@ def total(sweep: Sweep, node: fx.Node) -> Axes:
     call, dims = arguments(node), _reduced(sweep, node)
     order = call.get("ord", call.get("p", 2))
     for d in dims:
-        if order in (None, 1, 2):
-            contract(sweep, node, sweep.of(node.args[0])[d], (node.args[0], d))  # type: ignore[arg-type]
+        if order is None or order >= 0:
+            contract(sweep, node, sweep.of(node.args[0])[d], (node.args[0], d), also=dims)  # type: ignore[arg-type]
         else:
             sweep.pin([sweep.of(node.args[0])[d]], node, f"a norm of order {order} over this dim")
     return _without(sweep, node, dims)
@@ -66,14 +66,19 @@ def mean(sweep: Sweep, node: fx.Node) -> Axes:
     return total(sweep, node)
 
 
-@rule("family:reduce")
+@rule("topk", "sort", "argsort")
+def ordered(sweep: Sweep, node: fx.Node) -> Any:
+    """In the order of the elements along a dim."""
+    axes, dim = sweep.of(node.args[0]), arguments(node)["dim"]
+    value = node.meta["val"]
+    sweep.pin([axes[dim]], node, "elements are ordered along this dim")
+    axes[dim] = sweep.fixed(value if isinstance(value, torch.Tensor) else value[0])[dim]
+    return axes if isinstance(value, torch.Tensor) else [list(axes) for _ in value]
+
+
+@rule("family:reduce", "prod", "any", "all", "std", "var", "var_mean")
 def reduce(sweep: Sweep, node: fx.Node) -> Any:
     """Extremes, deviations and the like look at every index."""
     dims = _reduced(sweep, node)
     sweep.pin([sweep.of(node.args[0])[d] for d in dims], node, "it is reduced over this dim")
-    made, fixed = _without(sweep, node, dims), sweep.fixed(node.meta["val"])
-    first, like = (made[0], fixed[0]) if isinstance(node.meta["val"], (tuple, list)) else (made, fixed)
-    if len(first) == len(like):
-        return made
-    sweep.pin(sweep.of(node.args[0]), node, "it picks elements by their order")  # topk and the like
-    return fixed
+    return _without(sweep, node, dims)

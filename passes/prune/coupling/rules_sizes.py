@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import Any
 
 from torch import fx
 
 from fxopt.ops import arguments, set_argument
 from fxopt.passes.prune.coupling import axes as ax
-from fxopt.passes.prune.coupling.atoms import concatenated
 from fxopt.passes.prune.coupling.axes import Axis
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.sweep import Axes, Sweep
@@ -89,6 +90,33 @@ def repeat_interleave(sweep: Sweep, node: fx.Node) -> Axes:
 def create(sweep: Sweep, node: fx.Node) -> Axes:
     """One number everywhere."""
     return [_copies(sweep, n) for n in node.meta["val"].shape]
+
+
+def _old_size(cut: Cut, node: fx.Node) -> None:
+    """The graph goes on computing with the size that was, for that is what other rewrites start from."""
+    axes, dim = cut.sweep.of(node.args[0]), arguments(node).get("dim")
+    counts = [cut.count(axis) for axis in (axes if dim is None else [axes[dim]])]
+    old, new = math.prod(n for n, _ in counts), math.prod(n for _, n in counts)
+    if old == new:
+        return
+    users = list(node.users)
+    per_index = cut.program.call(operator.floordiv, node, new, like=node)
+    size = cut.program.call(operator.mul, per_index, old, like=per_index)
+    for user in users:
+        user.replace_input_with(node, size)
+
+
+@rule("sym_size", "sym_numel", rewrite=_old_size)
+def size(sweep: Sweep, node: fx.Node) -> Axes:
+    """A number."""
+    return []
+
+
+@rule("sym_stride")
+def stride(sweep: Sweep, node: fx.Node) -> Axes:
+    """How elements lie in memory depends on all sizes."""
+    sweep.pin(sweep.of(node.args[0]), node, "the graph reads its stride")
+    return []
 
 
 @rule("family:create")

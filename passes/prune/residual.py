@@ -1,0 +1,154 @@
+"""Residual branches: what is computed from a stream of values and added to it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import torch
+from torch import fx
+
+from fxopt.aliasing import written
+from fxopt.ops import arguments, family
+from fxopt.passes.prune import known_elementwise as element
+from fxopt.passes.prune.drop_zero_branches import _sizes
+from fxopt.passes.prune.known_rules import rule_of
+from fxopt.passes.prune.stream_graph import SOURCE, stream_graph
+from fxopt.program import Program
+from fxopt.text import type_text
+
+_SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """``total = stream + end``, where ``end`` is computed from the stream alone, by ``nodes`` (``end`` is the last).
+
+    ``weights`` are the names of the parameters that the nodes read. A branch may hold others.
+    """
+
+    total: fx.Node
+    stream: fx.Node
+    end: fx.Node
+    nodes: frozenset[fx.Node]
+    weights: tuple[str, ...]
+
+    def holds(self, other: Branch) -> bool:
+        """Whether the other one is a part of this one, and goes with it."""
+        return other.total in self.nodes
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """The branches in the order of their sums, and sums that look like one and are none, with the reason."""
+
+    branches: tuple[Branch, ...]
+    others: tuple[tuple[fx.Node, str], ...]
+
+
+def find_residuals(program: Program) -> Residuals:
+    """Find every sum of a stream and what dominators prove to be computed from it alone.
+
+    A value dominates another if all ways from the inputs to that one lead through it (Lengauer and Tarjan 1979; here
+    Cooper, Harvey and Kennedy 2001, as networkx has it). What has no parameters, such as the sum in a GELU that is
+    written out, is no layer and left out. No module and no name is looked at.
+    """
+    graph = stream_graph(program)
+    search = _Search(program, graph, nx.immediate_dominators(graph, SOURCE))
+    branches: list[Branch] = []
+    others: list[tuple[fx.Node, str]] = []
+    for node in program.find(*_SUMS):
+        found = search.at(node)
+        if isinstance(found, Branch):
+            branches.append(found)
+        elif found is not None:
+            others.append((node, found))
+    inside = {node for branch in branches for node in branch.nodes}  # a part of a layer is not held against anybody
+    return Residuals(tuple(branches), tuple((node, reason) for node, reason in others if node not in inside))
+
+
+@dataclass(frozen=True)
+class _Search:
+    program: Program
+    graph: nx.DiGraph
+    dominators: dict[Any, Any]
+
+    def at(self, node: fx.Node) -> Branch | str | None:
+        """The branch that a sum ends, the reason why there is none, or None for a sum that is nothing of the kind."""
+        call = arguments(node)
+        first, second = call["self"], call["other"]
+        if call["alpha"] != 1 or first not in self.graph or second not in self.graph or first is second:
+            return None
+        for stream, end in ((first, second), (second, first)):
+            origin = _origin(stream)
+            if origin in self._dominators_of(end):
+                nodes = self._between([origin], end)
+                weights = _weights(self.program, self.graph, nodes)
+                branch = Branch(node, stream, end, nodes, weights)
+                return (_unequal(branch) or branch) if weights else None
+        return self._reason(node, first, second)
+
+    def _dominators_of(self, node: fx.Node) -> Iterator[Any]:
+        """The strict dominators, nearest first."""
+        while (above := self.dominators.get(node)) not in (None, node):
+            yield above
+            node = above
+
+    def _between(self, stop: Iterable[Any], end: fx.Node) -> frozenset[fx.Node]:
+        """``end`` and what leads to it, as far as ``stop``."""
+        seen, todo = set(stop), [end]
+        found = set()
+        while todo:
+            node = todo.pop()
+            if node not in seen:
+                seen.add(node)
+                found.add(node)
+                todo += self.graph.predecessors(node)
+        return frozenset(found - {SOURCE})
+
+    def _reason(self, node: fx.Node, first: fx.Node, second: fx.Node) -> str | None:
+        for stream, end in ((first, second), (second, first)):
+            if nx.has_path(self.graph, stream, end):
+                aside = self._between([stream], end) - nx.descendants(self.graph, stream)
+                joins = (n for n in self.program.graph.nodes if n in aside and not aside.issuperset(self.graph[n]))
+                return f"%{end.name} comes from %{stream.name}, but from %{next(joins).name} as well, around it"
+        above = next(self._dominators_of(node))
+        sides = [self._between([above], operand) for operand in (first, second)]
+        if above == SOURCE or not all(_weights(self.program, self.graph, side) for side in sides):
+            return None
+        return f"neither operand is %{above.name}, which both are computed from: the stream is projected, not passed on"
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """What a value is a cast, a copy or an idle dropout of: a norm may read that, and the sum the other."""
+    while rule_of(node) in (element.same, element.dropout) and family(node) != "random":
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _unequal(branch: Branch) -> str | None:
+    """Why the sum without the branch would not be the stream as it is."""
+    node, stream, end = (n.meta["val"] for n in (branch.total, branch.stream, branch.end))
+    for operand in (stream, end):
+        if _sizes(operand.shape) != _sizes(node.shape) or operand.dtype != node.dtype:
+            return f"an operand, {type_text(operand)}, becomes {type_text(node)} in the sum"
+    if written(branch.total) and branch.total.args[0] is not branch.stream:
+        return "the sum is written into the memory of the branch"
+    return None
+
+
+def _weights(program: Program, graph: nx.DiGraph, nodes: Iterable[fx.Node]) -> tuple[str, ...]:
+    """Names of the parameters that nodes read, by way of constants too."""
+    found, todo = [], [operand for node in nodes for operand in node.all_input_nodes]
+    seen: set[fx.Node] = set()
+    while todo:
+        node = todo.pop()
+        if node in graph or node in seen or family(node) == "size":
+            continue
+        seen.add(node)
+        todo += node.all_input_nodes
+        if isinstance(program.tensor(node), torch.nn.Parameter):
+            found.append(str(node.target))
+    return tuple(sorted(set(found)))

@@ -1,0 +1,257 @@
+"""Reconstruction against numpy's least squares on all rows, and on images that were not seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fxopt import Program, Workload, capture
+from fxopt.errors import DataError
+from fxopt.passes.prune.coupling.analysis import couple
+from fxopt.passes.prune.coupling.groups import find_groups
+from fxopt.passes.prune.reconstruct import reconstruct
+from fxopt.passes.prune.zeroing import zero
+from fxopt.program import Context
+from fxopt.workload import find_workload
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+_ALL = {"positions": 10**6, "ridge": 1e-12}
+
+
+class Data:
+    metric = "none"
+
+    def __init__(self, *shape: int, count: int = 64) -> None:
+        self.x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(5))
+        self.x = self.x + self.x.roll(1, 1) + 0.5  # channels that tell of one another
+
+    def batches(self, split, *, batch_size, seed=None):
+        for some in self.x.split(batch_size):
+            yield (some,), None
+
+
+def pruned(model: nn.Module, data: Data, gone: dict[int, list[int]]):
+    """The dense program, the one with these atoms zeroed (by group, then number), its sweep, and the dead atoms."""
+    program = capture(model.eval(), (data.x[:2],))
+    program.context = Context(Workload(name="mine", model=lambda: model, inputs=lambda: (program.args, {}), data=data))
+    sweep = couple(program)
+    groups = find_groups(sweep)
+    dead = np.zeros(len(sweep.atoms), bool)
+    for group, atoms in gone.items():
+        dead[groups[group].atoms[atoms]] = True
+    before = program.copy()
+    zero(program, sweep, dead)
+    return before, program, sweep, dead
+
+
+def values(program: Program, x: torch.Tensor, *names: str) -> list[torch.Tensor]:
+    """Values of nodes in one run."""
+    found = {}
+
+    class Tap(torch.fx.Interpreter):
+        def run_node(self, n):
+            found[n.name] = super().run_node(n)
+            return found[n.name]
+
+    with torch.no_grad():
+        Tap(program.module).run(x, enable_io_processing=False)
+    return [found[name].double() for name in names]
+
+
+def oracle(x: torch.Tensor, y: torch.Tensor, bias: bool) -> tuple[np.ndarray, np.ndarray]:
+    ones = np.ones((len(x), 1)) if bias else np.zeros((len(x), 0))
+    solved = np.linalg.lstsq(np.hstack([x.numpy(), ones]), y.numpy(), rcond=None)[0]
+    return solved[: x.shape[1]].T, solved[x.shape[1] :]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_is_the_least_squares_solution(bias):
+    torch.manual_seed(0)
+    data = Data(9, 6, count=128)
+    net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5, bias=bias))
+    before, program, sweep, dead = pruned(net, data, {0: [1, 3, 6]})
+    (refit,) = reconstruct(before, program, sweep, dead, samples=128, who="me", **_ALL)
+    (y,), (x,) = values(before, data.x, "linear_1"), values(program, data.x, "gelu")
+    left = [0, 2, 4, 5, 7]
+    weight, shift = oracle(x.flatten(0, 1)[:, left], y.flatten(0, 1), bias)
+    got = program.tensors()["2.weight"].detach()
+    np.testing.assert_allclose(got[:, left], weight, rtol=1e-3, atol=1e-4)
+    assert not got[:, [1, 3, 6]].any()
+    if bias:
+        np.testing.assert_allclose(program.tensors()["2.bias"].detach(), shift[0], rtol=1e-3, atol=1e-4)
+    assert refit.refitted < refit.zeroed
+    assert torch.equal(before.tensors()["2.weight"], net[2].weight)
+
+
+@pytest.mark.parametrize(
+    ("groups", "options"),
+    [
+        (1, {"padding": 1}),
+        (1, {"padding": "same", "dilation": 2}),
+        (1, {"stride": 2, "padding": (0, 2)}),
+        (2, {"padding": 1, "stride": (1, 2), "bias": False}),
+    ],
+)
+def test_a_convolution_is_the_least_squares_solution(groups, options):
+    torch.manual_seed(0)
+    data = Data(3, 8, 8)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, groups=groups, **options))
+    gone = {0: [2]} if groups > 1 else {0: [2, 5]}
+    before, program, sweep, dead = pruned(net, data, gone)
+    (refit,) = reconstruct(before, program, sweep, dead, samples=64, who="me", **_ALL)
+    (y,), (read,) = values(before, data.x, "conv2d_1"), values(program, data.x, "relu")
+    got = program.tensors()["2.weight"].detach()
+    zeroed = (got == 0).flatten(2).all(2)  # [out, in / groups]
+    assert zeroed.any()
+    assert torch.equal(zeroed.sum(0) % (4 // groups), torch.zeros(8 // groups, dtype=torch.long))
+    conv = net[2]
+    pad = {"same": (2, 2, 2, 2), 1: (1, 1, 1, 1), (0, 2): (2, 2, 0, 0)}[options["padding"]]
+    patches = F.unfold(F.pad(read, pad), 3, dilation=conv.dilation, stride=conv.stride)  # [n, in * 9, positions]
+    for group in range(groups):
+        out = slice(group * 4 // groups, (group + 1) * 4 // groups)
+        left = (~zeroed[out][0]).nonzero()[:, 0]
+        x = patches.unflatten(1, (groups, 8 // groups, 9))[:, group][:, left].flatten(1, 2)
+        rows, wanted = x.transpose(1, 2).flatten(0, 1), y.movedim(1, -1).flatten(0, -2)[:, out]
+        weight, _ = oracle(rows, wanted, "bias" not in options)
+        np.testing.assert_allclose(got[out][:, left].flatten(1), weight, rtol=2e-3, atol=2e-4)
+    assert refit.refitted < refit.zeroed
+
+
+def test_drawn_rows_are_those_of_the_layer():
+    """With the dense weight nothing is lacking; patches at other positions than the outputs' would show."""
+    from fxopt.passes.prune.reconstruct_rows import layer_of
+
+    for layer, shape in (
+        (nn.Conv1d(4, 6, 3, stride=2, padding=2, groups=2), (3, 4, 11)),
+        (nn.Conv3d(2, 4, (1, 3, 2), padding=1), (2, 2, 4, 5, 6)),
+        (nn.Conv2d(2, 3, (2, 3), padding="same"), (2, 5, 6)),
+    ):
+        x = torch.randn(*shape)
+        program = capture(layer, (x,), dynamic=None)
+        node = next(program.find("aten.conv1d", "aten.conv2d", "aten.conv3d"))
+        found = layer_of(node, node.args[1])
+        y = layer(x).detach()
+        rows, given = found.rows(x, y, 20, torch.Generator().manual_seed(0))
+        made = torch.einsum("gnik,goik->ngo", rows, found.matrix(layer.weight.detach()))
+        made += layer.bias.detach().reshape(found.groups, -1)
+        torch.testing.assert_close(made, given)
+
+
+def test_rows_that_were_zeroed_stay_zero():
+    """Query and key have no weight that reads them: their rows are zeroed, and their layers read dead channels too."""
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.Linear(6, 8)
+            self.q, self.k, self.v, self.o = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 4)
+
+        def forward(self, x):
+            x = self.up(x).relu()
+            q, k, v = (f(x).unflatten(-1, (3, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+            return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    data = Data(9, 6, count=64)
+    program = capture(Block(), (data.x[:2],))
+    groups = find_groups(couple(program))
+    qk = next(
+        i for i, g in enumerate(groups) if g.unit == "head_dims" and any("q.weight" in p.weight for p in g.places)
+    )
+    up = next(i for i, g in enumerate(groups) if g.unit == "channels")
+    before, program, sweep, dead = pruned(Block(), data, {qk: [1], up: [0, 5]})
+    zeroed = {name: tensor == 0 for name, tensor in program.tensors().items()}
+    assert zeroed["q.bias"].sum() == 3
+    done = reconstruct(before, program, sweep, dead, samples=64, who="me")
+    assert {"linear_1", "linear_2", "linear_3"} <= {refit.node for refit in done}
+    for name, tensor in program.tensors().items():
+        assert torch.equal(tensor == 0, zeroed[name]), name
+
+
+def test_earlier_layers_feed_later_ones():
+    """Two layers in a row: the second is fitted to what comes through the first as it is refitted."""
+    torch.manual_seed(0)
+    data = Data(9, 6, count=128)
+    net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 5))
+    before, program, sweep, dead = pruned(net, data, {0: [1, 3], 1: [0, 7]})
+    first, second = reconstruct(before, program, sweep, dead, samples=128, who="me", **_ALL)
+    assert (first.node, second.node) == ("linear_1", "linear_2")
+    (y,), (x,) = values(before, data.x, "linear_2"), values(program, data.x, "gelu_1")
+    weight, _ = oracle(x.flatten(0, 1)[:, 1:7], y.flatten(0, 1), True)
+    np.testing.assert_allclose(program.tensors()["4.weight"].detach()[:, 1:7], weight, rtol=2e-3, atol=2e-4)
+
+
+def test_shared_and_sparse_weights_are_left_alone():
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 5), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.b(self.a(x).relu()) + self.b(self.c(x).relu())
+
+    data = Data(6, count=64)
+    before, program, sweep, dead = pruned(Twice(), data, {0: [2]})
+    kept = program.fingerprint()
+    assert reconstruct(before, program, sweep, dead, samples=64, who="me") == []
+    assert program.fingerprint() == kept
+    assert any("several places" in skip.reason for skip in program.skips)
+
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
+    with torch.no_grad():
+        net[2].weight[::2, ::2] = 0
+    before, program, sweep, dead = pruned(net, data, {0: [1]})
+    assert reconstruct(before, program, sweep, dead, samples=64, who="me") == []
+    assert "single zeros" in program.skips[-1].reason
+
+
+def test_a_fit_that_is_no_better_on_other_rows_is_not_taken():
+    """The channel that goes is independent of the others, and the rows are few."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 4, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(40))
+        net[0].bias.zero_()
+    data = Data(40, count=24)
+    data.x = torch.randn(24, 40, generator=torch.Generator().manual_seed(1))
+    before, program, sweep, dead = pruned(net, data, {0: [3]})
+    kept = program.fingerprint()
+    assert reconstruct(before, program, sweep, dead, samples=24, who="me", ridge=1e-9) == []
+    assert program.fingerprint() == kept
+    assert "left out" in program.skips[-1].reason
+
+
+def test_images_that_were_not_seen_come_out_nearer():
+    workload = find_workload("digits")
+    program = workload.capture()
+    program.context = Context(workload)
+    sweep = couple(program)
+    dead = np.zeros(len(sweep.atoms), bool)
+    for group in find_groups(sweep):
+        if group.unit != "heads":
+            dead[group.atoms[: len(group.atoms) // 3]] = True
+    before = program.copy()
+    zero(program, sweep, dead)
+    images = torch.cat([args[0] for args, _ in workload.data.batches("test", batch_size=64)])
+    wanted, zeroed = before(images), program(images)
+    done = reconstruct(before, program, sweep, dead, samples=128, who="me")
+    assert len(done) > 10
+    assert (program(images) - wanted).norm() < 0.5 * (zeroed - wanted).norm()
+    for contraction in sweep.contractions:  # what was zeroed is zero still
+        gone = torch.from_numpy(dead[sweep.resolve(contraction.rows)].any(1))
+        weight = program.tensor(contraction.weight)
+        assert not contraction.blocks((weight != 0).to(torch.uint8)).amax(1).ravel()[gone].any()
+
+
+def test_without_data_the_error_names_who_asked():
+    before, program, sweep, dead = pruned(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5)), Data(6), {0: [1]})
+    program.context = Context()
+    with pytest.raises(DataError, match="zero_channels needs data"):
+        reconstruct(before, program, sweep, dead, samples=8, who="zero_channels")
+    dead[:] = False
+    assert reconstruct(before, program, sweep, dead, samples=8, who="zero_channels") == []

@@ -1,0 +1,123 @@
+"""Half of the channels of every model, proved in float64 value by value, and run in ONNX Runtime.
+
+torchvision's 97 float models that capture, the parts of its 12 detectors, families of timm and of transformers. Each
+model writes a row; the table is ``build/prune_table.md`` (``FXOPT_PRUNE_TABLE`` for another path).
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fxopt import Pipeline, Program, capture, capture_parts
+from fxopt.cost import cost
+from fxopt.lowering import lower
+from fxopt.passes.prune.coupling.analysis import couple
+from fxopt.passes.prune.coupling.groups import find_groups
+from fxopt.target import host
+from fxopt.workload import find_workload
+
+for name in ("torchvision", "onnxruntime", "timm", "transformers"):
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed", allow_module_level=True)
+pytestmark = pytest.mark.slow
+
+from cases.timm_families import FAMILIES  # noqa: E402
+from cases.zoo import DETECTORS, OTHERS, build  # noqa: E402
+
+TABLE = Path(os.environ.get("FXOPT_PRUNE_TABLE", "build/prune_table.md"))
+COLUMNS = ("model", "groups", "requested", "removed", "MACs left", "weights left", "error", "ORT", "seconds", "what stays")
+TRANSFORMERS = ("bert", "vit", "llama", "swin", "convnext", "t5", "whisper", "segformer")
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    found: dict[str, Any] = {"model": request.node.callspec.params["name"]}
+    yield found
+    gc.collect()
+    rows = TABLE.with_suffix("")
+    rows.mkdir(parents=True, exist_ok=True)
+    (rows / f"{re.sub(r'[^a-z0-9_]+', '_', found['model'])}.json").write_text(json.dumps(found))
+    lines = [json.loads(path.read_text()) for path in sorted(rows.glob("*.json"))]
+    table = [[str(line.get(column, "")).replace("|", "/") for column in COLUMNS] for line in lines]
+    text = [f"| {' | '.join(cells)} |" for cells in [COLUMNS, ["---"] * len(COLUMNS), *table]]
+    TABLE.write_text("\n".join(text) + "\n")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_torchvision(name: str, row: dict[str, Any], tmp_path: Path) -> None:
+    model, args = build(name)
+    _prune(capture(model, args), row, tmp_path)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detector_in_parts(name: str, row: dict[str, Any], tmp_path: Path) -> None:
+    model, args = build(name)
+    parts = capture_parts(model, args)
+    for part, program in parts.programs.items():
+        found: dict[str, Any] = {}
+        pruned = _prune(program, found, tmp_path / part.replace(".", "_"))
+        for key, value in found.items():
+            row[key] = f"{row[key]}, {value}" if key in row else f"{value}"
+        assert pruned.signature() == program.signature()
+
+
+@pytest.mark.parametrize("name", [f"timm:{spec}" for spec in FAMILIES])
+def test_timm(name: str, row: dict[str, Any], tmp_path: Path) -> None:
+    _prune(find_workload(name).capture(), row, tmp_path)
+
+
+@pytest.mark.parametrize("name", [f"transformers:{kind}" for kind in TRANSFORMERS])
+def test_transformers(name: str, row: dict[str, Any], tmp_path: Path) -> None:
+    _prune(find_workload(name).capture(), row, tmp_path)
+
+
+def _prune(program: Program, row: dict[str, Any], folder: Path) -> Program:
+    """Prune, prove, lower, compare; fill the row."""
+    torch.set_num_threads(2)
+    sizes = {group.name: len(group.atoms) for group in find_groups(couple(program)) if len(group.atoms) > 1}
+    dense = cost(program)
+    start = time.perf_counter()
+    outcome = Pipeline.parse("fold_constants, prune_channels(ratio=0.5)").run(program)
+    row["seconds"] = round(time.perf_counter() - start, 1)
+    pruned, left = outcome.program, cost(outcome.program)
+    now = {group.name: len(group.atoms) for group in find_groups(couple(pruned))}
+    removed = {name: n - now.get(name, 1) for name, n in sizes.items()}
+    chosen = {name: n for name, n in sizes.items() if removed[name] or n == 2}
+    row |= {"groups": len(sizes), "requested": sum(n // 2 for n in chosen.values()), "removed": sum(removed.values())}
+    row |= {"MACs left": round(left.macs / dense.macs, 3), "weights left": round(left.parameters / dense.parameters, 3)}
+    stays = Counter(re.sub(r"^.*stay: | \(at .*$", "", s.reason) for step in outcome.steps for s in step.skips)
+    row["what stays"] = "; ".join(f"{count}x {reason}" for reason, count in stays.most_common(4))
+    row["error"] = outcome.steps[-1].findings["error"]
+    assert row["error"] < 1e-9
+    assert left.macs < dense.macs, "nothing was removed"
+    del program, outcome
+    _run_in_onnx(pruned, row, folder)
+    return pruned
+
+
+def _run_in_onnx(program: Program, row: dict[str, Any], folder: Path) -> None:
+    from fxopt.compare import relative_error
+    from fxopt.registry import get
+
+    folder.mkdir(exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        legal, built = lower(program, get("backend", "onnx")(), host(), folder)
+    want = torch.utils._pytree.tree_leaves(legal(*program.args, **program.kwargs))
+    got = torch.utils._pytree.tree_leaves(built(*program.args, **program.kwargs))
+    errors = [relative_error(a.double(), torch.as_tensor(b).double()) for a, b in zip(want, got, strict=True)]
+    row["ORT"] = f"{max(errors):.1e}"
+    assert max(errors) < 1e-2, errors
