@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fxopt.storage import load_program as load_program
     from fxopt.storage import save_program as save_program
     from fxopt.target import Target as Target
+    from fxopt.trainable import as_module as as_module
     from fxopt.workload import Workload as Workload
 
 __version__ = "0.1.0"
@@ -48,7 +49,7 @@ _HOME = {
     "CaptureWarning": "capturing", "capture": "capturing", "capture_parts": "partial", "Pass": "pass_base",
     "graph_pass": "pass_base", "Pipeline": "pipeline", "Program": "program", "Recipe": "recipe",
     "rewrite_pass": "rewrite", "load_program": "storage", "save_program": "storage", "Target": "target",
-    "Workload": "workload",
+    "as_module": "trainable", "Workload": "workload",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -210,7 +210,8 @@ def test_shared_and_sparse_weights_are_left_alone():
     assert "single zeros" in program.skips[-1].reason
 
 
-def test_a_fit_that_is_no_better_on_other_rows_is_not_taken():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_fit_that_is_no_better_on_other_rows_is_not_taken(dtype):
     """The channel that goes is independent of the others, and the rows are few."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 4, bias=False))
@@ -218,8 +219,8 @@ def test_a_fit_that_is_no_better_on_other_rows_is_not_taken():
         net[0].weight.copy_(torch.eye(40))
         net[0].bias.zero_()
     data = Data(40, count=24)
-    data.x = torch.randn(24, 40, generator=torch.Generator().manual_seed(1))
-    before, program, sweep, dead = pruned(net, data, {0: [3]})
+    data.x = torch.randn(24, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
+    before, program, sweep, dead = pruned(net.to(dtype), data, {0: [3]})
     kept = program.fingerprint()
     assert reconstruct(before, program, sweep, dead, samples=24, who="me", ridge=1e-9) == []
     assert program.fingerprint() == kept

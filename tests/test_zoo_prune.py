@@ -38,7 +38,18 @@ from cases.timm_families import FAMILIES  # noqa: E402
 from cases.zoo import DETECTORS, OTHERS, build  # noqa: E402
 
 TABLE = Path(os.environ.get("FXOPT_PRUNE_TABLE", "build/prune_table.md"))
-COLUMNS = ("model", "groups", "requested", "removed", "MACs left", "weights left", "error", "ORT", "seconds", "what stays")
+COLUMNS = (
+    "model",
+    "groups",
+    "requested",
+    "removed",
+    "MACs left",
+    "weights left",
+    "error",
+    "ORT",
+    "seconds",
+    "what stays",
+)
 TRANSFORMERS = ("bert", "vit", "llama", "swin", "convnext", "t5", "whisper", "segformer")
 
 

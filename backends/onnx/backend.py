@@ -46,7 +46,7 @@ class Onnx(Backend):
         """Bring global averages and clamps into the form that the exporter takes and the integer kernels know."""
         from fxopt.pipeline import Pipeline
 
-        return Pipeline.parse("mean_to_pool, canonicalize_clamp")
+        return Pipeline.parse("mean_to_pool, pool_to_mean, canonicalize_clamp")
 
     def quant_policy(self, target: Target) -> Policy:
         """Placement that the runtime fuses to integer kernels: Q/DQ also around a convolution's output.

@@ -11,8 +11,13 @@ from torch.utils import _pytree as pytree
 
 from fxopt import Program, graph_pass
 from fxopt.aliasing import alias_sets, written
-from fxopt.ops import family
+from fxopt.ops import arguments, family
+from fxopt.text import op_name
 
+_FILLS = {
+    "aten.new_zeros": 0, "aten.zeros_like": 0, "aten.new_ones": 1, "aten.ones_like": 1, "aten.new_full": None,
+    "aten.full_like": None,
+}  # fmt: skip
 _LEFT = ("quant", "random", "check", "size", "mutate")
 
 
@@ -36,8 +41,10 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
         %y = aten.linear(%x, %w)
         return %y
     """
+    _fill_without_example(program)
     sets = alias_sets(program.graph)
-    constant = _constant_nodes(program, sets)
+    filled = _filled_first(program, sets)
+    constant = _constant_nodes(program, sets, filled)
     kept = {sets[n] for n in constant if n.op == "get_attr" and any(user not in constant for user in n.users)}
     shown = {sets[out] for out in program.outputs() if isinstance(out, fx.Node)}
     values: dict[fx.Node, Any] = {}
@@ -48,7 +55,7 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
         if node.op != "call_function" or not isinstance(values[node], torch.Tensor):
             continue
         if all(user in constant for user in node.users):
-            continue  # only the last of a chain is stored; a node that is written into has users that are
+            continue  # only the last of a chain is stored
         weights = {sets[n]: _bytes(program.tensor(n)) for n in _weights_of(node)}
         growth = _bytes(values[node]) - sum(size for weight, size in weights.items() if weight not in kept)
         if growth > max_growth:
@@ -60,16 +67,37 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
         name = f"{node.name}_value" if not node.name.isidentifier() else node.name
         tensor = values[node].detach().clone(memory_format=torch.contiguous_format)
         program.replace(node, program.add_tensor(name, tensor, node))
+    for node in [n for n in constant if sets[n] in filled and not n._erased]:
+        readers = [user for user in node.users if sets[user] is not sets[node]]
+        if readers:  # whatever it adds: writes in place are what backends cannot have
+            stored = program.add_tensor(node.name, values[node].detach().clone(), readers[0])
+            for user in readers:
+                user.replace_input_with(node, stored)
 
 
-def _constant_nodes(program: Program, sets: dict[fx.Node, fx.Node]) -> dict[fx.Node, None]:
+def _fill_without_example(program: Program) -> None:
+    """Let a tensor of one number depend on its size alone, where only its dtype is that of a computed one."""
+    for node in program.find(*_FILLS):
+        value, call = node.meta["val"], arguments(node)
+        number = _FILLS[op_name(node)]
+        if any(not isinstance(n, int) for n in value.shape) or call.get("layout") not in (None, torch.strided):
+            continue
+        fill = call["fill_value"] if number is None else number
+        if isinstance(fill, fx.Node):
+            continue
+        options = {"dtype": value.dtype, "device": value.device}
+        with program.graph.inserting_before(node):
+            full = program.graph.call_function(torch.ops.aten.full.default, (list(value.shape), fill), options)
+        full.meta["val"] = value
+        program.replace(node, full)
+
+
+def _constant_nodes(program: Program, sets: dict[fx.Node, fx.Node], filled: set[fx.Node]) -> dict[fx.Node, None]:
     """Calls that depend on no input and may be computed once; in order, weights too.
 
-    Memory that is written to counts if the graph makes it anew and nobody reads it between the writes, such as a mask
-    that is filled piece by piece.
+    Memory that is written to counts if it is one of the ``filled``.
     """
-    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
-    dirty -= _filled_first(program, sets, dirty)
+    dirty = {sets[target] for node in program.graph.nodes for target in written(node)} - filled
     found: dict[fx.Node, None] = {}
     for node in program.graph.nodes:
         if sets[node] in dirty:
@@ -85,8 +113,12 @@ def _constant_nodes(program: Program, sets: dict[fx.Node, fx.Node]) -> dict[fx.N
     return found
 
 
-def _filled_first(program: Program, sets: dict[fx.Node, fx.Node], dirty: set[fx.Node]) -> set[fx.Node]:
-    """Of the memory that is written to, that which depends on no input and is complete before anybody reads it."""
+def _filled_first(program: Program, sets: dict[fx.Node, fx.Node]) -> set[fx.Node]:
+    """Memory that is written to, depends on no input and is complete before anybody reads it, by its alias set.
+
+    Such as a mask that is filled piece by piece.
+    """
+    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
     constant: set[fx.Node] = set()
     for node in program.graph.nodes:
         known = node.op == "get_attr" or (node.op == "call_function" and family(node) not in (None, "random", "check"))

@@ -101,7 +101,9 @@ def _permute(program: Program, sweep: Sweep, blocks: _Ints, places: _Ints, order
         for dim, axis in enumerate(sweep.of(node)):
             for rows in (sweep.resolve(r) for r in ax.arrays(axis)):
                 if np.isin(rows, places).any():
-                    changed[str(node.target)] = _permuted(sweep, node, tensor.detach(), dim, rows, (blocks, places, order))
+                    changed[str(node.target)] = _permuted(
+                        sweep, node, tensor.detach(), dim, rows, (blocks, places, order)
+                    )
     program.set_tensors(changed)
 
 
@@ -112,7 +114,9 @@ def _permuted(
     blocks, places, order = what
     if np.isin(rows, blocks).any():
         return tensor.index_select(dim, torch.from_numpy(_new_order(rows, blocks, places, order)))
-    other = next(d for d, axis in enumerate(sweep.of(node)) for r in ax.arrays(axis) if np.isin(blocks, sweep.resolve(r)).all())
+    other = next(
+        d for d, axis in enumerate(sweep.of(node)) for r in ax.arrays(axis) if np.isin(blocks, sweep.resolve(r)).all()
+    )
     block_rows = sweep.resolve(ax.arrays(sweep.of(node)[other])[0])
     result = tensor.clone()
     for block in blocks:

@@ -138,7 +138,7 @@ def _refit(
 ) -> Refit | None:
     """Fit one layer and store its new weight in both the program and its twin; None, with the reason, where that fails."""
     old = program.tensors()[str(layer.weight.target)].detach()
-    matrix = layer.matrix(old).double()  # [groups, out, in, kernel]
+    matrix = layer.matrix(old).to(torch.float64, copy=True)  # [groups, out, in, kernel]
     rows = matrix.flatten(2).any(2)
     if gone is not None:
         rows &= ~torch.from_numpy(gone).reshape(rows.shape)

@@ -87,7 +87,7 @@ class _Search:
                 nodes = self._between([origin], end)
                 weights = _weights(self.program, self.graph, nodes)
                 branch = Branch(node, stream, end, nodes, weights)
-                return (_unequal(branch) or branch) if weights else None
+                return (_unequal(self.program, branch) or branch) if weights else None
         return self._reason(node, first, second)
 
     def _dominators_of(self, node: fx.Node) -> Iterator[Any]:
@@ -111,8 +111,9 @@ class _Search:
     def _reason(self, node: fx.Node, first: fx.Node, second: fx.Node) -> str | None:
         for stream, end in ((first, second), (second, first)):
             if nx.has_path(self.graph, stream, end):
-                aside = self._between([stream], end) - nx.descendants(self.graph, stream)
-                joins = (n for n in self.program.graph.nodes if n in aside and not aside.issuperset(self.graph[n]))
+                below = nx.descendants(self.graph, stream)
+                aside = self._between([stream], end) - below
+                joins = (n for n in self.program.graph.nodes if n in aside and not below.isdisjoint(self.graph[n]))
                 return f"%{end.name} comes from %{stream.name}, but from %{next(joins).name} as well, around it"
         above = next(self._dominators_of(node))
         sides = [self._between([above], operand) for operand in (first, second)]
@@ -123,17 +124,18 @@ class _Search:
 
 def _origin(node: fx.Node) -> fx.Node:
     """What a value is a cast, a copy or an idle dropout of: a norm may read that, and the sum the other."""
-    while rule_of(node) in (element.same, element.dropout) and family(node) != "random":
+    while node.op == "call_function" and rule_of(node) in (element.same, element.dropout) and family(node) != "random":
         node = node.all_input_nodes[0]
     return node
 
 
-def _unequal(branch: Branch) -> str | None:
+def _unequal(program: Program, branch: Branch) -> str | None:
     """Why the sum without the branch would not be the stream as it is."""
     node, stream, end = (n.meta["val"] for n in (branch.total, branch.stream, branch.end))
     for operand in (stream, end):
         if _sizes(operand.shape) != _sizes(node.shape) or operand.dtype != node.dtype:
-            return f"an operand, {type_text(operand)}, becomes {type_text(node)} in the sum"
+            types = [type_text(value, program.dims()) for value in (operand, node)]
+            return f"an operand, {types[0]}, becomes {types[1]} in the sum"
     if written(branch.total) and branch.total.args[0] is not branch.stream:
         return "the sum is written into the memory of the branch"
     return None

@@ -118,7 +118,7 @@ class Atoms:
         other = np.where((np.count_nonzero(a, 1) == 1)[:, None], _wide(b, a), _wide(a, b))
         lone, first = np.unique(lone, return_index=True)
         other = other[first]
-        safe = ~np.isin(other, lone).any(1)
+        safe = np.asarray(~np.isin(other, lone).any(1))
         if not safe.any():
             safe[0] = True
         self.bind(lone[safe], other[safe])
@@ -171,8 +171,8 @@ class Atoms:
                 return False
             rest = rest.max(2, keepdims=True)
         ids = rest[:, :, 0]
-        _, row_first, row_class = np.unique(ids, axis=0, return_index=True, return_inverse=True)
-        _, column_first, column_class = np.unique(ids, axis=1, return_index=True, return_inverse=True)
+        _, row_first = np.unique(ids, axis=0, return_index=True)
+        _, column_first = np.unique(ids, axis=1, return_index=True)
         core = ids[np.ix_(row_first, column_first)]
         if (core == 0).any() or len(np.unique(core)) != core.size or min(core.shape) < 2:
             return False
@@ -225,7 +225,7 @@ def _compact(rows: Rows) -> Rows:
     """Without columns that are all zeros; at least one stays."""
     if rows.shape[1] == 1:
         return rows
-    used = rows.any(0)
+    used = np.asarray(rows.any(0))
     used[0] |= not used.any()
     return rows if used.all() else rows[:, used]
 

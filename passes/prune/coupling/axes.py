@@ -92,7 +92,7 @@ def rows_of(axis: Axis) -> Rows | None:
     rows = np.zeros((1, 1), np.int64)
     for factor in axis:
         rows = product(rows, np.zeros((factor, 1), np.int64) if isinstance(factor, int) else factor)
-    used = rows.any(0)
+    used = np.asarray(rows.any(0))
     used[0] |= not used.any()
     return rows[:, used]
 
@@ -110,9 +110,9 @@ def unite(atoms: Atoms, a: Axis, b: Axis, reason: int) -> Axis:
     if a is b:
         return a
     if _shape(a) == _shape(b):
-        for x, y in zip(arrays(a), arrays(b), strict=True):
-            if x is not y:
-                atoms.unite(x, y, reason)
+        for left, right in zip(arrays(a), arrays(b), strict=True):
+            if left is not right:
+                atoms.unite(left, right, reason)
         return a
     x, y = rows_of(a), rows_of(b)
     if x is None or y is None:

@@ -34,7 +34,7 @@ class Cut:
     def mask(self, rows: Rows) -> NDArray[np.bool_]:
         """Which indices of a dim stay."""
         if id(rows) not in self._masks:  # the sweep holds the arrays, so that no other array gets an id
-            self._masks[id(rows)] = self.live[self.sweep.resolve(rows)].all(1)
+            self._masks[id(rows)] = np.asarray(self.live[self.sweep.resolve(rows)].all(1))
         return self._masks[id(rows)]
 
     def kept(self, axis: Axis) -> NDArray[np.int64] | None:

@@ -54,7 +54,7 @@ def liveness(sweep: Sweep, known: Known) -> Liveness:
         empty = next((rows for rows in arrays if not live[rows].all(1).any()), None)
         if empty is None:
             return Liveness(live, cause)
-        live[empty[0]] = True
+        live[empty[(~live[empty]).sum(1).argmin()]] = True  # the one that brings back the least
 
 
 def _spread(sites: list[_Site], live: NDArray[np.bool_], cause: NDArray[np.int64]) -> None:
@@ -76,7 +76,7 @@ def _needed(site: _Site, live: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if site.nonzero is None:
         return site.counts
     blocks, rows, n = site.nonzero.shape
-    alive = np.ones(blocks * rows, np.bool_) if site.rows is None else live[site.rows].all(1)
+    alive = np.ones(blocks * rows, np.bool_) if site.rows is None else np.asarray(live[site.rows].all(1))
     new = alive if site.seen is None else alive & ~site.seen
     site.seen = alive
     if not new.any():

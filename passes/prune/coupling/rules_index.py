@@ -30,11 +30,12 @@ def _index(cut: Cut, node: fx.Node) -> None:
     if node not in cut.sweep.notes:
         return
     source, picked, numbers, old = cut.sweep.notes[node]
-    if not cut.shrinks(source):
-        return
     kept, wanted = cut.kept(source), cut.kept(picked)
+    if kept is None:
+        return
     chosen = numbers if wanted is None else numbers[wanted]
-    new = cut.index_tensor(np.searchsorted(kept, chosen), node, f"{node.name}_index")
+    places = np.searchsorted(kept, chosen).astype(np.int64)
+    new = cut.index_tensor(places, node, f"{node.name}_index")
     node.replace_input_with(old, new)
 
 

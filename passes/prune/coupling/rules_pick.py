@@ -119,4 +119,4 @@ def unbind(sweep: Sweep, node: fx.Node) -> list[Axes]:
 @rule("getitem")
 def getitem(sweep: Sweep, node: fx.Node) -> Any:
     """One of several results."""
-    return sweep.axes[node.args[0]][node.args[1]]
+    return sweep.axes[node.all_input_nodes[0]][node.args[1]]

@@ -46,14 +46,13 @@ def _repeat(cut: Cut, node: fx.Node) -> None:
 def repeat(sweep: Sweep, node: fx.Node) -> Axes:
     """The whole dim again and again: the copy is the slower factor."""
     call = arguments(node)
-    repeats = call.get("repeats", call.get("dims"))
+    given: list[Any] = list(call["repeats"] if "repeats" in call else call["dims"])
     axes = sweep.of(node.args[0])
-    if len(repeats) < len(axes):
-        repeats = [1] * (len(axes) - len(repeats)) + list(repeats)
+    repeats = [1] * (len(axes) - len(given)) + given  # tile may name the last dims alone
     axes = [(1,)] * (len(repeats) - len(axes)) + axes
     counts = [n.meta["val"] if isinstance(n, fx.Node) else n for n in repeats]
     copies = [_copies(sweep, n) for n in counts]
-    sweep.notes[node] = copies[len(repeats) - len(call.get("repeats", call.get("dims"))) :]
+    sweep.notes[node] = copies[len(repeats) - len(given) :]
     return [ax.merged(copy, axis) for copy, axis in zip(copies, axes, strict=True)]
 
 

@@ -33,10 +33,10 @@ class Reason:
 class Contraction:
     """A place that sums over indices ``rows``; ``operands`` are computed values with the dim that holds these.
 
-    With a ``weight`` (a value that depends on weights alone), whose dim ``dim`` is summed over, ``blocks`` gives its magnitudes as ``[block, row, index]``,
-    each block having indices and rows of its own, ``spread`` gives one number an index the shape that multiplies the
-    weight, and ``weight_rows`` are the monomials of all rows, None if these always live. Without a weight, every
-    index counts whose operands are not known to be zero.
+    With a ``weight`` (a value that depends on weights alone), whose dim ``dim`` is summed over, ``blocks`` gives its
+    magnitudes as ``[block, row, index]``, each block having indices and rows of its own, ``spread`` gives one number
+    an index the shape that multiplies the weight, and ``weight_rows`` are the monomials of all rows, None if these
+    always live. Without a weight, every index counts whose operands are not known to be zero.
     """
 
     node: fx.Node

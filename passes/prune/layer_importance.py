@@ -1,0 +1,149 @@
+"""How important every residual branch is for the program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+
+from fxopt.errors import DataError, FxoptError
+from fxopt.passes.prune.branch_weights import Site
+from fxopt.passes.prune.gradients import _fitting, gradients
+from fxopt.passes.prune.layer_influence import influences
+from fxopt.passes.prune.residual import Branch
+from fxopt.program import Program
+from fxopt.running import untouched
+from fxopt.workload import Data
+
+By = Literal["similarity", "magnitude", "taylor", "loss", "random"]
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A branch, and the weights that make it zero."""
+
+    branch: Branch
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whose importance is asked for, and what data may be used."""
+
+    program: Program
+    layers: tuple[Layer, ...]
+    samples: int
+    seed: int
+    who: str
+
+
+def layer_scores(asked: Asked, by: By) -> list[float]:
+    """One number for every layer, higher for more important.
+
+    - ``similarity``: 1 - cosine of the stream before and after the sum, see :mod:`fxopt.passes.prune.layer_influence`
+    - ``magnitude``: mean |w| of the weights that are zeroed (the criterion of Kim et al. 2024, "Shortened LLaMA", is the
+      sum over the whole block; the mean over the last layer can be compared between layers of different widths)
+    - ``taylor``: |Σ w·dL/dw| of the weights that are zeroed: to first order what zeroing them adds to the loss
+      (Molchanov et al. 2019, eq. 8, before the square)
+    - ``loss``: what the loss rises by when this branch alone is zeroed (Kim et al. 2024 take the perplexity so)
+    - ``random``: uniform in [0, 1) by ``seed``
+
+    taylor and loss are over ``samples`` training examples shuffled by ``seed``. Raises DataError without usable data.
+    """
+    return _CRITERIA[by](asked)
+
+
+def _similarity(asked: Asked) -> list[float]:
+    pairs = [(layer.branch, layer.sites) for layer in asked.layers]
+    return influences(asked.program, pairs, asked.samples, asked.who)
+
+
+def _magnitude(asked: Asked) -> list[float]:
+    twin, names = _own_weights(asked)
+    weights = twin.tensors()
+    return [_sum(weights[n].abs() for n in own) / sum(weights[n].numel() for n in own) for own in names]
+
+
+def _taylor(asked: Asked) -> list[float]:
+    twin, names = _own_weights(asked)
+    slopes = gradients(twin, asked.who, samples=asked.samples, seed=asked.seed).mean
+    weights = twin.tensors()
+    return [abs(_sum(weights[n] * slopes[n] for n in own)) for own in names]
+
+
+def _sum(tensors: Iterator[torch.Tensor]) -> float:
+    return sum(tensor.detach().sum(dtype=torch.float64).item() for tensor in tensors)
+
+
+def _random(asked: Asked) -> list[float]:
+    generator = torch.Generator().manual_seed(asked.seed)
+    return torch.rand(len(asked.layers), generator=generator, dtype=torch.float64).tolist()
+
+
+def _loss(asked: Asked) -> list[float]:
+    workload = asked.program.context.workload
+    if workload is None:
+        raise DataError(f"{asked.who} needs training data: run the pipeline with workload=…")
+    data = workload.need_data(asked.who)
+    size = min(_BATCH, asked.samples)
+    batches = list(islice(data.batches("train", batch_size=size, seed=asked.seed), -(-asked.samples // size)))
+    if not batches:
+        raise DataError(f"{asked.who}: the workload {workload.name!r} gave no training batch")
+    twin, names = _own_weights(asked)
+    weights = twin.tensors()
+    whole = _mean_loss(twin, data, batches, asked.who)
+    rises = []
+    for own in names:
+        saved = {name: weights[name].detach().clone() for name in own}
+        with torch.no_grad():
+            for name in own:
+                weights[name].zero_()
+            rises.append(_mean_loss(twin, data, batches, asked.who) - whole)
+            for name, tensor in saved.items():
+                weights[name].copy_(tensor)
+    return rises
+
+
+def _mean_loss(twin: Program, data: Data, batches: list[tuple[Any, Any]], who: str) -> float:
+    """Mean of the batches' losses; random numbers are the same in every call."""
+    total = 0.0
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), untouched(twin):
+        torch.default_generator.manual_seed(0)
+        for count, (args, target) in enumerate(batches, 1):
+            where = f"{who}: training batch {count}"
+            run = _fitting(twin, args, where)
+            try:
+                loss = float(data.loss(run(*args), target))
+            except FxoptError:
+                raise
+            except Exception as error:
+                raise DataError(f"{where}: its loss failed: {type(error).__name__}: {error}") from error
+            if not math.isfinite(loss):
+                raise DataError(f"{where}: the loss is {loss}; look at the data, or at the weights")
+            total += loss
+    return total / len(batches)
+
+
+def _own_weights(asked: Asked) -> tuple[Program, list[list[str]]]:
+    """A copy where each weight to be zeroed has no other reader, as in a layer that runs twice; its names by layer."""
+    twin = asked.program.copy()
+    nodes = {node.name: node for node in twin.graph.nodes}
+    names: dict[Site, str] = {}
+    for user, weight in (site for layer in asked.layers for site in layer.sites):
+        if (user, weight) not in names:
+            tensor = asked.program.tensor(weight)
+            own = twin.swap_tensor(nodes[user.name], nodes[weight.name], tensor.detach().clone())  # type: ignore[union-attr]
+            names[user, weight] = str(own.target)
+    twin.module.recompile()
+    return twin, [[names[site] for site in layer.sites] for layer in asked.layers]
+
+
+_CRITERIA: dict[By, Callable[[Asked], list[float]]] = {
+    "similarity": _similarity, "magnitude": _magnitude, "taylor": _taylor, "loss": _loss, "random": _random,
+}  # fmt: skip

@@ -1,0 +1,118 @@
+"""Zero the least important residual branches."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Lt
+
+from fxopt import Program, graph_pass
+from fxopt.errors import OptionError, PassError
+from fxopt.passes.prune.branch_weights import zero_sites, zeroing_sites
+from fxopt.passes.prune.candidates import matches
+from fxopt.passes.prune.choose_layers import LayerChooser
+from fxopt.passes.prune.layer_importance import Asked, By, Layer, layer_scores
+from fxopt.passes.prune.residual import find_residuals
+
+_WHO = "zero_layers"
+_QUARTER = 0.25
+
+
+@graph_pass(kind="approx")
+def zero_layers(
+    program: Program,
+    *,
+    ratio: Annotated[float, Ge(0), Lt(1)] | None = None,
+    macs: Annotated[float, Gt(0)] | None = None,
+    by: By = "similarity",
+    keep: tuple[str, ...] = (),
+    samples: Annotated[int, Ge(1)] = 64,
+    seed: int = 0,
+) -> None:
+    """Zero the least important residual branches, so that drop_zero_branches can remove them.
+
+    A branch is whatever is computed from a stream of values and added to it: a block of a ResNet that keeps its shape,
+    attention or the MLP of a transformer. What ends it is zeroed: weight and bias of the last layer, gamma and beta of a
+    norm, the scale of a layer. A sum with a projection is no such branch; it stays, and is reported with the reason.
+
+    How much goes is a ``ratio`` of the branches, at most, or what brings the MACs down to ``macs``, a share up to 1 or a
+    number. By default a quarter goes. A branch inside another goes with it, and counts.
+
+    ``by`` is the importance: similarity (how little the stream is turned; Men et al. 2024, eq. 1), magnitude, taylor, loss,
+    random; see passes/prune/layer_importance.py. taylor and loss need data, and similarity takes them where there are any;
+    ``samples`` is the number of training examples. ``keep`` names weights or modules, by pattern, whose branches stay.
+
+    Raises OptionError, BudgetError for MACs that cannot be met, DataError where data is needed and absent, and PassError
+    where a ratio or budget is asked of a program without a branch that can go, or the ratio is less than one branch.
+
+    before:
+        %x : f32[2,4]
+        %a = param "a.weight" : f32[4,4]
+        %b = param "b.weight" : f32[4,4]
+        %c = param "c.weight" : f32[4,4]
+        %d = param "d.weight" : f32[4,4]
+        %f = aten.linear(%x, %a); %x1 = aten.add.Tensor(%x, %f)
+        %g = aten.linear(%x1, %b); %x2 = aten.add.Tensor(%x1, %g)
+        %h = aten.linear(%x2, %c); %x3 = aten.add.Tensor(%x2, %h)
+        %i = aten.linear(%x3, %d); %x4 = aten.add.Tensor(%x3, %i)
+        return %x4
+    after:
+        %x : f32[2,4]
+        %a = param "a.weight" : f32[4,4]
+        %b = param "b.weight" : f32[4,4]
+        %c = param "c.weight" : f32[4,4]
+        %d = param "d.weight" : f32[4,4]
+        %f = aten.linear(%x, %a); %x1 = aten.add.Tensor(%x, %f)
+        %g = aten.linear(%x1, %b); %x2 = aten.add.Tensor(%x1, %g)
+        %h = aten.linear(%x2, %c); %x3 = aten.add.Tensor(%x2, %h)
+        %i = aten.linear(%x3, %d); %x4 = aten.add.Tensor(%x3, %i)
+        return %x4
+    """
+    if ratio is not None and macs is not None:
+        raise OptionError(f"{_WHO}: give either ratio= or macs=, not both")
+    layers = _layers(program, keep)
+    share = _QUARTER if ratio is None else ratio
+    asked = ratio or macs is not None  # of what was not asked for, a report is enough
+    if not layers:
+        if asked:
+            reasons = "\n".join(f"    {skip}" for skip in program.skips[:8])
+            raise PassError(f"{_WHO}: this program has no residual branch that can go\n{reasons}".rstrip())
+        return
+    if macs is None and share * len(layers) + 1e-9 < 1:
+        _too_few(program, layers, share, error=bool(asked))
+        return
+    scores = layer_scores(Asked(program, layers, samples, seed, f"{_WHO}(by={by!r})"), by)
+    chooser = LayerChooser(program, [layer.branch for layer in layers], _WHO)
+    taken = chooser.by_ratio(scores, share) if macs is None else chooser.by_macs(scores, macs)
+    zero_sites(program, [site for i in taken for site in layers[i].sites])
+
+
+def _layers(program: Program, keep: tuple[str, ...]) -> tuple[Layer, ...]:
+    """The branches that may go. Raises OptionError for a name in ``keep`` that nothing has."""
+    for pattern in keep:
+        if not any(matches(name, pattern) for name in program.tensors()):
+            near = difflib.get_close_matches(pattern, sorted(program.tensors()), n=3, cutoff=0.3)
+            raise OptionError(f"{_WHO}: no weight or module is called {pattern!r}; near: {', '.join(near) or 'none'}")
+    found = find_residuals(program)
+    for node, reason in found.others:
+        program.skip(node, reason)
+    layers = []
+    for branch in found.branches:
+        sites = zeroing_sites(program, branch)
+        if isinstance(sites, str):
+            program.skip(branch.total, sites)
+        elif not any(matches(name, pattern) for name in branch.weights for pattern in keep):
+            layers.append(Layer(branch, sites))
+    return tuple(layers)
+
+
+def _too_few(program: Program, layers: tuple[Layer, ...], ratio: float, *, error: bool) -> None:
+    """Say that the ratio is less than one branch; nothing to say where nothing was to go."""
+    if not ratio:
+        return
+    count = f"{len(layers)} residual branch{'es' * (len(layers) > 1)}"
+    reason = f"ratio {ratio:g} of {count} is less than one"
+    if error:
+        raise PassError(f"{_WHO}: {reason}; from {1 / len(layers):.2g} on one goes")
+    program.skip(layers[0].branch.total, reason)
