@@ -221,11 +221,12 @@ class Program:
             if id(old) in new:
                 path, _, leaf = name.rpartition(".")
                 owner = self.module.get_submodule(path)
-                (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = new[id(old)]
+                store: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+                store[leaf] = new[id(old)]
         for node in self.graph.nodes:
-            old = known.get(str(node.target)) if node.op == "get_attr" else None
-            if old is not None and id(old) in new and new[id(old)].shape != old.shape:
-                node.meta["val"] = self._fake(new[id(old)])
+            was = known.get(str(node.target)) if node.op == "get_attr" else None
+            if was is not None and id(was) in new and new[id(was)].shape != was.shape:
+                node.meta["val"] = self._fake(new[id(was)])
 
     def _store(self, name: str, tensor: torch.Tensor) -> None:
         path, _, leaf = name.rpartition(".")

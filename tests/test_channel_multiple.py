@@ -16,8 +16,8 @@ import pytest
 from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.errors import BackendError
-from fxopt.passes.prune import channel_multiple as module
-from fxopt.passes.prune.channel_multiple import CANDIDATES, channel_multiple, granularity
+from fxopt.passes.prune.choice import channel_multiple as module
+from fxopt.passes.prune.choice.channel_multiple import CANDIDATES, channel_multiple, granularity
 from fxopt.target import Target, host
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fxopt import Program, Workload, capture
 from fxopt.errors import DataError, PassError
-from fxopt.passes.prune.gradients import gradients
+from fxopt.passes.prune.importance.gradients import gradients
 from fxopt.program import Context
 from fxopt.testing import small_programs, small_workload
 from fxopt.workload import find_workload

@@ -13,7 +13,7 @@ from fxopt import Program, Workload, capture
 from fxopt.errors import DataError, PassError, UnknownNameError, UsageError
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import find_groups
-from fxopt.passes.prune.importance import NAMES, score
+from fxopt.passes.prune.importance.score import NAMES, score
 from fxopt.passes.prune.zeroing import zero
 from fxopt.program import Context
 

@@ -15,7 +15,7 @@ from torch import fx
 from fxopt import capture
 from fxopt.models.vision_import import import_torchvision
 from fxopt.parsing import parse_program
-from fxopt.passes.prune.known_values import known_values
+from fxopt.passes.prune.known.values import known_values
 from fxopt.precision import to_float64
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,9 +12,9 @@ from fxopt import Pipeline, Program, Workload, capture
 from fxopt.cost import cost, macs_by_node
 from fxopt.errors import BudgetError, DataError, OptionError, PassError
 from fxopt.parsing import canonical_text, parse_program
-from fxopt.passes.prune.branch_weights import zero_sites, zeroing_sites
-from fxopt.passes.prune.known_values import known_values
-from fxopt.passes.prune.residual import find_residuals
+from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
+from fxopt.passes.prune.depth.residual import find_residuals
+from fxopt.passes.prune.known.values import known_values
 from fxopt.workload import find_workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -85,8 +85,9 @@ def _obstacle(sweep: Sweep, blocks: _Ints, places: _Ints) -> str | None:
             if len(found) and (len(found) != len(places) or len(set(counts.tolist())) != 1):
                 return f"{node.name} takes some of the places in a block"
         if node.op == "get_attr" and any(np.isin(r, places).any() for r in axes):
-            if not any(np.isin(blocks, r).all() for r in axes):
-                return f"{node.target} has the same numbers for all blocks"
+            if any(np.isin(blocks, r).all() for r in axes):
+                continue
+            return f"{node.target} has the same numbers for all blocks"
     return None
 
 

@@ -9,9 +9,9 @@ from torch import fx
 
 from fxopt import Program, graph_pass
 from fxopt.aliasing import alias_sets, written
-from fxopt.ops import arguments
 from fxopt.dead_code import remove_dead
-from fxopt.passes.prune.known_values import known_values
+from fxopt.ops import arguments
+from fxopt.passes.prune.known.values import known_values
 from fxopt.text import op_name, type_text
 
 _SUMS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.add_.Tensor", "aten.sub_.Tensor")

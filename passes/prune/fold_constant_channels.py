@@ -10,9 +10,9 @@ from torch import fx
 from fxopt import Program, graph_pass
 from fxopt.aliasing import alias_sets, written
 from fxopt.ops import CONVOLUTIONS, TRANSPOSED, arguments, set_argument
-from fxopt.passes.prune.cells import settle
-from fxopt.passes.prune.known_sums import pads
-from fxopt.passes.prune.known_values import known_values
+from fxopt.passes.prune.known.cells import settle
+from fxopt.passes.prune.known.sums import pads
+from fxopt.passes.prune.known.values import known_values
 from fxopt.text import op_name
 
 _CONVOLUTIONS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRANSPOSED)

@@ -10,7 +10,7 @@ from fxopt.passes.prune.zero_channels import zero_channels
 
 
 @dataclasses.dataclass(frozen=True)
-class prune_channels(zero_channels):  # type: ignore[misc,valid-type]  # noqa: N801
+class prune_channels(zero_channels):  # type: ignore[misc,valid-type]
     """Remove the least important channels, heads or groups: zero_channels, then shrink.
 
     The options are those of zero_channels. The first step changes numbers, and its error is measured; the second changes

@@ -11,7 +11,7 @@ from fxopt.passes.prune.zero_layers import zero_layers
 
 
 @dataclasses.dataclass(frozen=True)
-class prune_layers(zero_layers):
+class prune_layers(zero_layers):  # type: ignore[misc,valid-type]
     """Remove the least important residual branches: zero_layers, then drop_zero_branches and shrink.
 
     The options are those of zero_layers. The first step changes numbers, and its error is measured; the others change

@@ -10,8 +10,8 @@ from torch import fx
 from fxopt import Program, graph_pass
 from fxopt.passes.prune.coupling.analysis import couple, needed
 from fxopt.passes.prune.coupling.cut import Cut
+from fxopt.passes.prune.coupling.leftover import report_leftover
 from fxopt.passes.prune.coupling.table import find_rule
-from fxopt.passes.prune.leftover import report_leftover
 
 
 @graph_pass

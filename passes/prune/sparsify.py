@@ -14,10 +14,10 @@ from annotated_types import Ge, Lt
 from fxopt import Pass, Program
 from fxopt.errors import OptionError, UnknownNameError
 from fxopt.pass_base import Kind
-from fxopt.passes.prune.gradients import gradients
-from fxopt.passes.prune.layer_weights import LayerWeight, layer_weights
-from fxopt.passes.prune.masks import store_masked
-from fxopt.passes.prune.sparse_choice import lowest, lowest_in_groups, summed_groups
+from fxopt.passes.prune.importance.gradients import gradients
+from fxopt.passes.prune.sparse.choice import lowest, lowest_in_groups, summed_groups
+from fxopt.passes.prune.sparse.layer_weights import LayerWeight, layer_weights
+from fxopt.passes.prune.sparse.masks import store_masked
 
 
 @dataclass(frozen=True)

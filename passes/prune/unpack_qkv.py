@@ -24,8 +24,9 @@ _MOVES = {
 def unpack_qkv(program: Program) -> None:
     """Give query, key and value linear layers of their own, where one layer makes them.
 
-    Packed as [3, heads, width], the three must keep the same places in their heads; on their own, those of the value are free. Any linear
-    layer whose output is viewed with a dim of which every reader takes one index by its number is unpacked so.
+    Packed as [3, heads, width], the three must keep the same places in their heads; on their own, those of the value
+    are free. Any linear layer whose output is viewed with a dim of which every reader takes one index by its number is
+    unpacked so.
 
     before:
         %x : f32[2,5,8]
@@ -72,7 +73,7 @@ def _chain(linear: fx.Node) -> tuple[list[fx.Node], int, int, list[fx.Node]] | N
     picks = {_picked_dim(user) for user in readers}
     if not path or len(picks) != 1 or None in picks:
         return None
-    end = next(iter(picks)) % at.meta["val"].dim()  # type: ignore[operator]
+    end = next(iter(picks)) % at.meta["val"].dim()
     for dim in _made_by_features(linear, path[0]):
         if _where(path, dim) == end:
             return path, dim, end, readers

@@ -8,15 +8,15 @@ from annotated_types import Ge, Gt, Lt
 
 from fxopt import Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
-from fxopt.passes.prune.budget import Budget, within
-from fxopt.passes.prune.candidates import candidates
-from fxopt.passes.prune.channel_multiple import channel_multiple
-from fxopt.passes.prune.choose import Chooser, Scope
+from fxopt.passes.prune.choice.budget import Budget, within
+from fxopt.passes.prune.choice.candidates import candidates
+from fxopt.passes.prune.choice.channel_multiple import channel_multiple
+from fxopt.passes.prune.choice.chooser import Chooser, Scope
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Unit
-from fxopt.passes.prune.importance import score
-from fxopt.passes.prune.leftover import report_pinned
-from fxopt.passes.prune.reconstruct import reconstruct as refit
+from fxopt.passes.prune.coupling.leftover import report_pinned
+from fxopt.passes.prune.importance.score import score
+from fxopt.passes.prune.refit.reconstruct import reconstruct as refit
 from fxopt.passes.prune.zeroing import zero
 from fxopt.target import host
 
@@ -53,7 +53,7 @@ def zero_channels(
     Channels that live and die together, through residual additions and the like, are one group. ``scope`` says where
     they compete: each group for itself ("layer"), all ("global"), or groups of one form ("isomorphic").
     ``by`` is the importance: l1, l2, batch_norm, taylor, hessian, activation, fpgm, lamp, random, or ``module:function``
-    of your own; see passes/prune/importance.py. ``reduce`` and ``normalize`` say how the weights of a group become one score.
+    of your own; see passes/prune/importance. ``reduce`` and ``normalize`` say how the weights of a group become one score.
 
     ``units`` are channels, heads (also key/value groups, groups of convolutions) or head_dims; without, the larger
     factor of each dim. ``keep`` and ``only`` name weights or modules by pattern. What a group keeps is at least

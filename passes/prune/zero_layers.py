@@ -9,11 +9,11 @@ from annotated_types import Ge, Gt, Lt
 
 from fxopt import Program, graph_pass
 from fxopt.errors import OptionError, PassError
-from fxopt.passes.prune.branch_weights import zero_sites, zeroing_sites
-from fxopt.passes.prune.candidates import matches
-from fxopt.passes.prune.choose_layers import LayerChooser
-from fxopt.passes.prune.layer_importance import Asked, By, Layer, layer_scores
-from fxopt.passes.prune.residual import find_residuals
+from fxopt.passes.prune.choice.candidates import matches
+from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
+from fxopt.passes.prune.depth.choose_layers import LayerChooser
+from fxopt.passes.prune.depth.layer_importance import Asked, By, Layer, layer_scores
+from fxopt.passes.prune.depth.residual import find_residuals
 
 _WHO = "zero_layers"
 _QUARTER = 0.25

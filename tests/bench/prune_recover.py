@@ -34,8 +34,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, help="of training after each round (%(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(2)
-    header = "| model | dense | pruned, not trained | pruned, trained | int8 in ORT | MACs left | file ÷ dense fp32 | latency ÷ dense fp32 | seconds |"
-    lines = [header, "| --- " * 9 + "|"]
+    columns = ("model", "dense", "pruned, not trained", "pruned, trained", "int8 in ORT", "MACs left")
+    columns += ("file ÷ dense fp32", "latency ÷ dense fp32", "seconds")
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for name in options.models:
         lines.append(run(name, options.macs, options.rounds, options.epochs))
         print(lines[-1], flush=True)

@@ -8,7 +8,7 @@ from fxopt import Program
 from fxopt.passes.prune.coupling.liveness import Liveness, liveness
 from fxopt.passes.prune.coupling.sweep import Couple, Sweep, sweep
 from fxopt.passes.prune.coupling.table import find_rule
-from fxopt.passes.prune.known_values import known_values
+from fxopt.passes.prune.known.values import known_values
 
 
 def couple(program: Program) -> Sweep:

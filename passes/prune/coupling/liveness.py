@@ -17,7 +17,7 @@ from fxopt.passes.prune.coupling.atoms import Rows
 from fxopt.passes.prune.coupling.sweep import Contraction, Sweep
 
 Known = Callable[[fx.Node], torch.Tensor | None]
-"""What is known of a value whatever the inputs: see :mod:`fxopt.passes.prune.known_values`; None if nothing is."""
+"""What is known of a value whatever the inputs: see :mod:`fxopt.passes.prune.known.values`; None if nothing is."""
 
 
 @dataclass(frozen=True)

@@ -95,18 +95,11 @@ def einsum(sweep: Sweep, node: fx.Node) -> Axes:
             letters[letter] = sweep.broadcast([[letters[letter]], [axis]], node)[0] if letter in letters else axis
     for letter in sorted(letters.keys() - set(result)):
         wide = ax.length(letters[letter])  # a dim of 1 gives way, and has no index to be zero at
-        found = [(o, t.index(letter), t) for o, t in zip(operands, terms, strict=True) if letter in t]
-        found = [(o, dim, t) for o, dim, t in found if ax.length(sweep.of(o)[dim]) == wide]
-        for operand, _, term in [f for f in found if f[0] not in sweep.computed][-1:] or found[-1:]:
-            summed = [i for i, other in enumerate(term) if other not in result]
-            rest = [f for f in found if f[0] is not operand]
-            contract(
-                sweep,
-                node,
-                letters[letter],
-                *((o, d) for o, d, _ in [*rest, (operand, term.index(letter), term)]),
-                also=summed,
-            )
+        found = [(o, t) for o, t in zip(operands, terms, strict=True) if letter in t]
+        found = [(o, t) for o, t in found if ax.length(sweep.of(o)[t.index(letter)]) == wide]
+        found.sort(key=lambda f: f[0] not in sweep.computed)  # a weight last
+        also = [i for i, other in enumerate(found[-1][1]) if other not in result]
+        contract(sweep, node, letters[letter], *((o, t.index(letter)) for o, t in found), also=also)
     return [letters[letter] for letter in result]
 
 

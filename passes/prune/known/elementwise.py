@@ -1,4 +1,4 @@
-"""Rules of :mod:`fxopt.passes.prune.known_values` for ops element by element, norms and constants."""
+"""Rules of :mod:`fxopt.passes.prune.known.values` for ops element by element, norms and constants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.passes.prune.cells import LIMIT, Cells, Known, Of, apply, fit, nothing, product, total, zeros_of
+from fxopt.passes.prune.known.cells import LIMIT, Cells, Known, Of, apply, fit, nothing, product, total, zeros_of
 
 
 def unary(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:

@@ -1,4 +1,4 @@
-"""The rule of each op for :mod:`fxopt.passes.prune.known_values`; of an op without one, nothing is known."""
+"""The rule of each op for :mod:`fxopt.passes.prune.known.values`; of an op without one, nothing is known."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from torch import fx
 
 from fxopt.ops import TRANSPOSED
-from fxopt.passes.prune import known_elementwise as element
-from fxopt.passes.prune import known_layout as layout
-from fxopt.passes.prune import known_sums as sums
-from fxopt.passes.prune.cells import Known, Of
+from fxopt.passes.prune.known import elementwise as element
+from fxopt.passes.prune.known import layout as layout
+from fxopt.passes.prune.known import sums as sums
+from fxopt.passes.prune.known.cells import Known, Of
 from fxopt.text import op_name
 
 Rule = Callable[[fx.Node, dict[str, Any], Of], Known]

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 
 from fxopt.errors import DataError, FxoptError
-from fxopt.passes.prune.branch_weights import Site
-from fxopt.passes.prune.gradients import _fitting, gradients
-from fxopt.passes.prune.layer_influence import influences
-from fxopt.passes.prune.residual import Branch
+from fxopt.passes.prune.depth.branch_weights import Site
+from fxopt.passes.prune.depth.layer_influence import influences
+from fxopt.passes.prune.depth.residual import Branch
+from fxopt.passes.prune.importance.gradients import _fitting, gradients
 from fxopt.program import Program
 from fxopt.running import untouched
 from fxopt.workload import Data
@@ -46,7 +46,7 @@ class Asked:
 def layer_scores(asked: Asked, by: By) -> list[float]:
     """One number for every layer, higher for more important.
 
-    - ``similarity``: 1 - cosine of the stream before and after the sum, see :mod:`fxopt.passes.prune.layer_influence`
+    - ``similarity``: 1 - cosine of the stream before and after the sum, see :mod:`fxopt.passes.prune.depth.layer_influence`
     - ``magnitude``: mean |w| of the weights that are zeroed (the criterion of Kim et al. 2024, "Shortened LLaMA", is the
       sum over the whole block; the mean over the last layer can be compared between layers of different widths)
     - ``taylor``: |Σ w·dL/dw| of the weights that are zeroed: to first order what zeroing them adds to the loss

@@ -11,7 +11,7 @@ from fxopt.aliasing import alias_sets, written
 from fxopt.cost import macs_by_node
 from fxopt.dead_code import _has_effect
 from fxopt.errors import BudgetError
-from fxopt.passes.prune.residual import Branch
+from fxopt.passes.prune.depth.residual import Branch
 from fxopt.program import Program
 
 LARGEST = 0.5

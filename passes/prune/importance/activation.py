@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from fxopt.errors import DataError
-from fxopt.passes.prune.calibration_batches import calibration_batches
 from fxopt.passes.prune.coupling.sweep import Contraction
-from fxopt.passes.prune.importance_places import Question, Scored, summed_by_atom
+from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.passes.prune.importance.cells_of_atoms import Question, Scored, summed_by_atom
 from fxopt.program import Program
 
 _Key = tuple[int, int]

@@ -10,9 +10,9 @@ import torch
 from torch import fx
 
 from fxopt.ops import arguments
-from fxopt.passes.prune.known_rules import rule_of
-from fxopt.passes.prune.residual import Branch
-from fxopt.passes.prune.stream_graph import made_of_weights, reads_values
+from fxopt.passes.prune.depth.residual import Branch
+from fxopt.passes.prune.depth.stream_graph import made_of_weights, reads_values
+from fxopt.passes.prune.known.rules import rule_of
 from fxopt.program import Program
 
 Site = tuple[fx.Node, fx.Node]
@@ -24,7 +24,7 @@ _STATISTICS = ("running_mean", "running_var")
 def zeroing_sites(program: Program, branch: Branch) -> tuple[Site, ...] | str:
     """The fewest weights, from the end of a branch back, that make it zero for all inputs; or why there are none.
 
-    What makes a call zero is asked of the rules of :mod:`fxopt.passes.prune.known_values`, with which
+    What makes a call zero is asked of the rules of :mod:`fxopt.passes.prune.known.values`, with which
     drop_zero_branches will look for zeros. They are asked first for the weights of the call (weight and bias of a
     layer, gamma and beta of a norm, the scale of a layer), then for one operand, and last for all of them, as for a sum.
     """

@@ -1,4 +1,4 @@
-"""Rules of :mod:`fxopt.passes.prune.known_values` for ops that move, repeat, pick and join elements."""
+"""Rules of :mod:`fxopt.passes.prune.known.values` for ops that move, repeat, pick and join elements."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from fxopt.passes.prune.cells import LIMIT, Cells, Known, Of, collapse, extents, nothing, settle, spread, symbolic
-from fxopt.passes.prune.known_reshape import reshape as reshape_cells
+from fxopt.passes.prune.known.cells import LIMIT, Cells, Known, Of, collapse, extents, nothing, settle, spread, symbolic
+from fxopt.passes.prune.known.reshape import reshape as reshape_cells
 from fxopt.text import op_name
 
 

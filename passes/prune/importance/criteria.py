@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from fxopt.passes.prune.gradients import gradients
-from fxopt.passes.prune.importance_activation import activation
-from fxopt.passes.prune.importance_places import (
+from fxopt.passes.prune.importance.activation import activation
+from fxopt.passes.prune.importance.cells_of_atoms import (
     Question,
     Scored,
     cells_by_atom,
     is_scale_of_batch_norm,
     summed_by_atom,
 )
+from fxopt.passes.prune.importance.gradients import gradients
 
 Criterion = Callable[[Question], Iterator[Scored]]
 

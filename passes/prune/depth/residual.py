@@ -12,10 +12,10 @@ from torch import fx
 
 from fxopt.aliasing import written
 from fxopt.ops import arguments, family
-from fxopt.passes.prune import known_elementwise as element
+from fxopt.passes.prune.depth.stream_graph import SOURCE, stream_graph
 from fxopt.passes.prune.drop_zero_branches import _sizes
-from fxopt.passes.prune.known_rules import rule_of
-from fxopt.passes.prune.stream_graph import SOURCE, stream_graph
+from fxopt.passes.prune.known import elementwise as element
+from fxopt.passes.prune.known.rules import rule_of
 from fxopt.program import Program
 from fxopt.text import type_text
 

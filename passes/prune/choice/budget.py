@@ -13,10 +13,10 @@ from fxopt import Program
 from fxopt.errors import BudgetError, UsageError
 from fxopt.lowering import lower
 from fxopt.measure import interleave
-from fxopt.passes.prune.choose import Chooser, Dead, ratio_for
+from fxopt.passes.prune.choice.chooser import Chooser, Dead, ratio_for
+from fxopt.passes.prune.choice.plan import Plan
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.passes.prune.plan import Plan
 from fxopt.passes.prune.shrink import shrink
 from fxopt.passes.prune.zeroing import zero
 from fxopt.pipeline import Pipeline

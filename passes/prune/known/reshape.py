@@ -1,4 +1,4 @@
-"""Rule of :mod:`fxopt.passes.prune.known_values` for the same elements, in the same order, in another shape."""
+"""Rule of :mod:`fxopt.passes.prune.known.values` for the same elements, in the same order, in another shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import sympy
 import torch
 
-from fxopt.passes.prune.cells import Cells, collapse, extents, settle, spread, symbolic
+from fxopt.passes.prune.known.cells import Cells, collapse, extents, settle, spread, symbolic
 
 
 def reshape(cells: torch.Tensor, before: Iterable[Any], after: Iterable[Any]) -> Cells:

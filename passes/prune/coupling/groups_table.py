@@ -9,7 +9,7 @@ from typing import Any
 from fxopt import Program
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Group, find_groups
-from fxopt.passes.prune.leftover import report_pinned
+from fxopt.passes.prune.coupling.leftover import report_pinned
 
 
 @dataclass(frozen=True)

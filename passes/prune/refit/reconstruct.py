@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt.errors import DataError
-from fxopt.passes.prune.calibration_batches import calibration_batches
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.passes.prune.least_squares import RIDGES, fitted
-from fxopt.passes.prune.lockstep import Lockstep
-from fxopt.passes.prune.reconstruct_rows import Layer, layer_of
+from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.passes.prune.refit.least_squares import RIDGES, fitted
+from fxopt.passes.prune.refit.lockstep import Lockstep
+from fxopt.passes.prune.refit.rows import Layer, layer_of
 from fxopt.program import Program
 
 _SINGLE_ZEROS = 0.01
@@ -84,7 +84,7 @@ def _layers(
         if tensor is not None:
             readers.setdefault(id(tensor), []).extend(node.users)
     nodes = {node.name: node for node in program.graph.nodes}
-    found = {}
+    found: dict[str, tuple[Layer, NDArray[np.bool_] | None]] = {}
     for contraction in sweep.contractions:
         if contraction.weight is None or not dead[sweep.resolve(contraction.rows)].any():
             continue
@@ -99,7 +99,9 @@ def _layers(
             continue
         if layer.bias is not None and readers.get(id(program.tensor(layer.bias))) != [node]:
             layer = Layer(node, layer.data, weight, None, layer.groups, layer.transposed)
-        rows = None if contraction.weight_rows is None else dead[sweep.resolve(contraction.weight_rows)].any(1)
+        rows = (
+            None if contraction.weight_rows is None else np.asarray(dead[sweep.resolve(contraction.weight_rows)].any(1))
+        )
         found[node.name] = layer, rows
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from fxopt.passes.prune.layer_weights import layer_weights
+from fxopt.passes.prune.sparse.layer_weights import layer_weights
 from fxopt.program import Program
 
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from fxopt.aliasing import written
 from fxopt.errors import DataError
-from fxopt.passes.prune.branch_weights import Site
-from fxopt.passes.prune.calibration_batches import calibration_batches
-from fxopt.passes.prune.residual import Branch
+from fxopt.passes.prune.depth.branch_weights import Site
+from fxopt.passes.prune.depth.residual import Branch
+from fxopt.passes.prune.importance.calibration_batches import calibration_batches
 from fxopt.probes import probe_inputs
 from fxopt.program import Program
 from fxopt.running import untouched

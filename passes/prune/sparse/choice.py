@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxopt.ops import arguments
-from fxopt.passes.prune.layer_weights import LayerWeight, element_numbers
+from fxopt.passes.prune.sparse.layer_weights import LayerWeight, element_numbers
 
 
 def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:

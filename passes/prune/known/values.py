@@ -11,8 +11,8 @@ from torch import fx
 
 from fxopt.aliasing import alias_sets, written
 from fxopt.ops import arguments
-from fxopt.passes.prune.cells import LIMIT, Cells, Known, extents, settle, symbolic
-from fxopt.passes.prune.known_rules import rule_of
+from fxopt.passes.prune.known.cells import LIMIT, Cells, Known, extents, settle, symbolic
+from fxopt.passes.prune.known.rules import rule_of
 from fxopt.program import Program
 
 

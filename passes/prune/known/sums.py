@@ -1,4 +1,4 @@
-"""Rules of :mod:`fxopt.passes.prune.known_values` for sums: layers with weights, attention, pooling, means."""
+"""Rules of :mod:`fxopt.passes.prune.known.values` for sums: layers with weights, attention, pooling, means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxopt.ops import CONVOLUTIONS
-from fxopt.passes.prune.cells import (
+from fxopt.passes.prune.known.cells import (
     Cells,
     Known,
     Of,

@@ -15,9 +15,9 @@ from fxopt.errors import FxoptError, UnknownNameError, UsageError
 from fxopt.passes.prune.coupling.analysis import needed
 from fxopt.passes.prune.coupling.groups import Group
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.passes.prune.importance_criteria import CRITERIA, l2
-from fxopt.passes.prune.importance_places import Question, Scored, cells_by_atom
-from fxopt.passes.prune.user_function import find_function
+from fxopt.passes.prune.importance.cells_of_atoms import Question, Scored, cells_by_atom
+from fxopt.passes.prune.importance.criteria import CRITERIA, l2
+from fxopt.passes.prune.importance.user_function import find_function
 from fxopt.program import Program
 
 Reduce = Literal["mean", "sum", "max"]

@@ -1,0 +1,1 @@
+"""Which channels go: candidates, scopes and budgets."""

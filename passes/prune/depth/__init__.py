@@ -1,0 +1,1 @@
+"""Residual branches: where they are, what they weigh, how to zero them."""

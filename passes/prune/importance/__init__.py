@@ -1,0 +1,1 @@
+"""How important a channel is: the criteria, and the data they need."""

@@ -1,0 +1,1 @@
+"""Values that are constant whatever the inputs are."""

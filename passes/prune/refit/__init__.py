@@ -1,0 +1,1 @@
+"""Least-squares refitting of layers after a lossy pass."""
