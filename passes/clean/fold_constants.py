@@ -56,7 +56,7 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
             continue
         if all(user in constant for user in node.users):
             continue  # only the last of a chain is stored
-        weights = {sets[n]: _bytes(program.tensor(n)) for n in _weights_of(node)}
+        weights = {sets.get(n, n): _bytes(program.tensor(n)) for n in _weights_of(node)}  # some were stored just now
         growth = _bytes(values[node]) - sum(size for weight, size in weights.items() if weight not in kept)
         if growth > max_growth:
             program.skip(node, f"storing it would add {growth:,} bytes, more than max_growth={max_growth:,}")

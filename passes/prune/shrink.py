@@ -12,6 +12,7 @@ from fxopt.passes.prune.coupling.analysis import couple, needed
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.leftover import report_leftover
 from fxopt.passes.prune.coupling.table import find_rule
+from fxopt.shapes import derive_shapes
 
 
 @graph_pass
@@ -38,12 +39,20 @@ def shrink(program: Program) -> None:
         %y = aten.slice.Tensor(%h, 1, 0, 3)
         return %y
     """
-    sweep = couple(program)
-    liveness = needed(sweep)
-    report_leftover(program, sweep, liveness)
-    cut = Cut(program, sweep, liveness.live)
-    if not cut.changes():
-        return
+    while True:  # what went may have been all that a channel fed; mostly the second look finds nothing more
+        sweep = couple(program)
+        liveness = needed(sweep)
+        cut = Cut(program, sweep, liveness.live)
+        if not cut.changes():
+            report_leftover(program, sweep, liveness)
+            return
+        _apply(cut)
+        derive_shapes(program)
+
+
+def _apply(cut: Cut) -> None:
+    """Cut the weights, rewrite the ops, and claim what is left of every value."""
+    program = cut.program
     _cut_weights(cut)
     nodes = list(program.graph.nodes)
     for node in nodes:
@@ -80,7 +89,11 @@ def _claim(cut: Cut, node: fx.Node) -> None:
     """Say what is left of a value; of one that is several, or has a dynamic size merged in, its readers say so."""
     axes: Any = cut.sweep.axes[node]
     if not isinstance(node.meta.get("val"), torch.Tensor) or not all(cut.is_listed(axis) for axis in axes):
+        cut.program.claims.pop(node.name, None)
         return
-    kept = {dim: indices for dim, axis in enumerate(axes) if (indices := cut.kept(axis)) is not None}
-    now = cut.replaced.get(node, node)
-    cut.program.claims[now.name] = (node.name, {dim: torch.from_numpy(indices) for dim, indices in kept.items()})
+    was, kept = cut.program.claims.pop(node.name, (node.name, {}))
+    for dim, axis in enumerate(axes):
+        if (indices := cut.kept(axis)) is not None:
+            index = torch.from_numpy(indices)
+            kept[dim] = kept[dim][index] if dim in kept else index
+    cut.program.claims[cut.replaced.get(node, node).name] = (was, kept)
