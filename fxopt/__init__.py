@@ -8,10 +8,11 @@ Everything below loads when it is first used, so that ``import fxopt`` and loadi
     what a Program is             program (fitting), ops (the table), text, shapes, aliasing, cost, canonical
     Programs as files, as text    storage (archive), parsing (parsing_words, parsing_types)
     what a pass is                pass_base, options, rewrite, spec (the text form of options)
-    running passes                pipeline (rules), watchers
-    proving them                  verify (running, probes, compare), precision (reference)
+    running passes                pipeline (rules, dead_code), watchers
+    proving them                  verify (running, probes, compare, claims), precision (reference)
     backend, target, workload     backend (qdq), target, workload (recorded), registry
-    the main job                  recipe, building, judging (batching), measure, artifact (tree), facts, report,
+    training on                   trainable (a Program as a plain module)
+    the main job                  recipe, building, lowering, judging (batching), measure, artifact (tree), facts, report,
                                   benching
     the command line              cli, explain, scaffold, errors (all of them)
     for authors of plugins        testing

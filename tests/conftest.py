@@ -24,7 +24,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if hasattr(config, "workerinput") else 2)  # one a worker: two cores, two workers
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ groups, liveness) and of shrink, the peak memory of its arrays, and the exponent
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 import tracemalloc
 
@@ -57,7 +58,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 3000, 10000, 30000])
     counts, seconds = [], []
-    print("| nodes | atoms | coupling s | groups s | liveness s | all s | peak MB of its arrays |\n" + "| --- " * 7 + "|")
+    print(
+        "| nodes | atoms | coupling s | groups s | liveness s | all s | peak MB of its arrays |\n" + "| --- " * 7 + "|"
+    )
     for size in parser.parse_args().sizes:
         program = net(size)
         times = [time.perf_counter()]
@@ -75,7 +78,7 @@ def main() -> None:
         tracemalloc.stop()
         counts.append(len(program.graph.nodes))
         seconds.append(times[-1] - times[0])
-        parts = " | ".join(f"{b - a:.2f}" for a, b in zip(times, times[1:], strict=False))
+        parts = " | ".join(f"{b - a:.2f}" for a, b in itertools.pairwise(times))
         print(f"| {counts[-1]} | {len(sweep.atoms)} | {parts} | {seconds[-1]:.2f} | {peak:.0f} |", flush=True)
     exponent = np.polyfit(np.log(counts), np.log(seconds), 1)[0]
     print(f"\nseconds grow with nodes to the power of {exponent:.2f}")
