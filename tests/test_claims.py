@@ -1,0 +1,66 @@
+"""Every value that is left is compared, so that nothing behind a wrong cut can hide it."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fxopt import Pipeline, capture
+from fxopt.errors import VerifyError
+from fxopt.pass_base import graph_pass
+from fxopt.passes.prune.coupling.axes import length
+from fxopt.passes.prune.coupling.cut import Cut
+from fxopt.passes.prune.shrink import shrink
+
+
+def beside(indices, n):
+    return None if indices is None else np.sort((indices + 1) % n)
+
+
+class Hidden(nn.Module):
+    """A head of zeros, as untrained models have, and a layer scale of 1e-12 before it: the output shows nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 6), nn.Linear(6, 4), nn.Linear(4, 2)
+        nn.init.zeros_(self.head.weight)
+        with torch.no_grad():
+            self.b.weight[:, [0, 3]] = 0
+
+    def forward(self, x):
+        return self.head(x + 1e-12 * self.b(self.a(x).tanh())) + 0.0 * x.sum()
+
+
+def test_a_wrong_cut_behind_a_head_of_zeros_is_found_and_named(monkeypatch):
+    torch.manual_seed(0)
+    program = capture(Hidden().eval(), (torch.randn(3, 4),))
+    assert Pipeline.of(shrink()).run(program).steps[0].changed
+    module = importlib.import_module("fxopt.passes.prune.shrink")
+    cut_weights, kept = module._cut_weights, Cut.kept
+
+    def cut_elsewhere(cut):
+        """Keep the indices beside those that are to be kept."""
+        with monkeypatch.context() as patched:
+            patched.setattr(Cut, "kept", lambda self, axis: beside(kept(self, axis), length(axis)))
+            cut_weights(cut)
+
+    monkeypatch.setattr(module, "_cut_weights", cut_elsewhere)
+    with pytest.raises(VerifyError, match=r"a value changed by(.|\n)*%linear = aten.linear\(.*test_claims.py"):
+        Pipeline.of(shrink()).run(program)
+
+
+def test_the_first_wrong_value_is_named():
+    @graph_pass
+    def halve_and_claim(program):
+        """Claim that a value is what it was."""
+        for node in program.find("aten.tanh"):
+            program.replace(node, program.call(torch.ops.aten.relu.default, node.args[0], like=node))
+        for node in program.graph.nodes:
+            if node.op == "call_function":
+                program.claims[node.name] = ("tanh" if "relu" in node.name else node.name, {})
+
+    program = capture(Hidden().eval(), (torch.randn(3, 4),))
+    with pytest.raises(VerifyError, match=r"the first one is\n +%relu\w* = aten.relu\(%linear\).*test_claims.py"):
+        Pipeline.of(halve_and_claim()).run(program)
