@@ -28,7 +28,7 @@ def remove_dead(program: Program) -> None:
             writers[sets[target]].append(node)
     inner = {node for root, nodes in writers.items() if root not in outside for node in nodes}
     live: set[fx.Node] = set()
-    todo = [node for node in program.graph.nodes if node not in inner and _has_effect(node)]
+    todo = [node for node in program.graph.nodes if node not in inner and has_effect(node)]
     while todo:
         node = todo.pop()
         if node not in live:
@@ -39,5 +39,6 @@ def remove_dead(program: Program) -> None:
             program.graph.erase_node(node)
 
 
-def _has_effect(node: fx.Node) -> bool:
+def has_effect(node: fx.Node) -> bool:
+    """Whether a node does more than compute its value: an input, an output, a write, a draw of random numbers."""
     return op_name(node) != _CHECK and node.is_impure(impure_random=family(node) in (None, "random"))

@@ -144,6 +144,11 @@ def derive_shapes(program: Program) -> None:
             logger.setLevel(level)
 
 
+def size_expressions(sizes: Any) -> list[Any]:
+    """Sizes or strides as ints and sympy expressions: two dynamic ones that only may be equal are not."""
+    return [s if isinstance(s, int) else s.node.expr for s in sizes]
+
+
 def concrete_shapes(program: Program) -> Shape:
     """Return a function that gives a node's shape with the example inputs' sizes put in for the dynamic dims."""
     known: dict[Any, int] = {}

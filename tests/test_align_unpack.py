@@ -30,7 +30,12 @@ class Grouped(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.a, self.norm, self.b, self.c = nn.Conv2d(2, 12, 3), nn.BatchNorm2d(12), nn.Conv2d(12, 6, 3, groups=3), nn.Conv2d(6, 2, 1)
+        self.a, self.norm, self.b, self.c = (
+            nn.Conv2d(2, 12, 3),
+            nn.BatchNorm2d(12),
+            nn.Conv2d(12, 6, 3, groups=3),
+            nn.Conv2d(6, 2, 1),
+        )
         with torch.no_grad():
             for group, places in enumerate([(0,), (2,), (3,)]):
                 self.b.weight[2 * group : 2 * group + 2, places] = 0

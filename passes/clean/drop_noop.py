@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import torch
 from torch import fx
@@ -11,6 +10,7 @@ from torch import fx
 from fxopt import Program, graph_pass
 from fxopt.aliasing import alias_sets, written
 from fxopt.ops import arguments
+from fxopt.shapes import size_expressions
 from fxopt.text import op_name
 
 _DROPOUT = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
@@ -97,7 +97,7 @@ def _cuts_other_sizes(program: Program, node: fx.Node) -> bool:
     if call["start"] not in (None, 0):
         return True
     if isinstance(end, fx.Node):
-        return _expressions([end.meta["val"]]) != _expressions([size])
+        return size_expressions([end.meta["val"]]) != size_expressions([size])
     longest = program.ranges.get(str(size), (0, None))[1] or sys.maxsize
     return end is not None and bool(end < longest)
 
@@ -133,17 +133,13 @@ def _same_type(a: fx.Node, b: fx.Node) -> bool:
 def _same_shape(a: fx.Node, b: fx.Node) -> bool:
     """Whether the shapes are the same expressions: two dynamic sizes that only may be equal are not."""
     x, y = a.meta["val"], b.meta["val"]
-    return _expressions(x.shape) == _expressions(y.shape)
+    return size_expressions(x.shape) == size_expressions(y.shape)
 
 
 def _same_strides(a: fx.Node, b: fx.Node) -> bool:
     """Whether the memory is laid out alike: a view behind a copy may need the copy's strides."""
     x, y = a.meta["val"], b.meta["val"]
-    return _same_shape(a, b) and _expressions(x.stride()) == _expressions(y.stride())
-
-
-def _expressions(sizes: Any) -> list[Any]:
-    return [s if isinstance(s, int) else s.node.expr for s in sizes]
+    return _same_shape(a, b) and size_expressions(x.stride()) == size_expressions(y.stride())
 
 
 def _written_sets(program: Program) -> set[fx.Node]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
@@ -12,6 +10,7 @@ from fxopt.aliasing import alias_sets, written
 from fxopt.dead_code import remove_dead
 from fxopt.ops import arguments
 from fxopt.passes.prune.known.values import known_values
+from fxopt.shapes import size_expressions
 from fxopt.text import op_name, type_text
 
 _SUMS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.add_.Tensor", "aten.sub_.Tensor")
@@ -79,7 +78,7 @@ def _is_zero(node: fx.Node, known: dict[fx.Node, torch.Tensor]) -> bool:
 
 def _declined(program: Program, node: fx.Node, other: fx.Node) -> str | None:
     result, value = node.meta["val"], other.meta["val"]
-    if _sizes(result.shape) != _sizes(value.shape):
+    if size_expressions(result.shape) != size_expressions(value.shape):
         return f"the sum broadcasts the other one, {type_text(value)}, to {type_text(result)}"
     if (result.dtype, result.device, result.layout) != (value.dtype, value.device, value.layout):
         return f"the sum casts the other one, {type_text(value)}, to {type_text(result)}"
@@ -92,7 +91,7 @@ def _declined(program: Program, node: fx.Node, other: fx.Node) -> str | None:
     if _joins_output(program, sets, node, other):
         return "an output would share memory with an input, a weight or another output"
     views = any(sets[n] is sets[node] and op_name(n) in _BY_STRIDE for n in program.graph.nodes)
-    if views and _sizes(result.stride()) != _sizes(value.stride()):
+    if views and size_expressions(result.stride()) != size_expressions(value.stride()):
         return "a view reads the sum, and the other one's memory is laid out differently"
     return None
 
@@ -104,7 +103,3 @@ def _joins_output(program: Program, sets: dict[fx.Node, fx.Node], node: fx.Node,
         return False
     shared = {sets[n] for n in program.graph.nodes if n.op in ("placeholder", "get_attr")}
     return sets[other] in shared | set(roots)
-
-
-def _sizes(sizes: Any) -> list[Any]:
-    return [s if isinstance(s, int) else s.node.expr for s in sizes]

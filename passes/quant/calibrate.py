@@ -43,7 +43,7 @@ def calibrate(program: Program, batches: Iterable[tuple[Any, ...]], wanted: Iter
     seen = 0
     with torch.no_grad():
         for args in batches:
-            for leaves in _fitting(program, args):
+            for leaves in fitting_batches(program, args):
                 _Observe(program, observers).run(*leaves, enable_io_processing=False)
                 seen += 1
     if not seen:
@@ -51,7 +51,7 @@ def calibrate(program: Program, batches: Iterable[tuple[Any, ...]], wanted: Iter
     return observers
 
 
-def _fitting(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
+def fitting_batches(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
     """Flat inputs as the program takes them: checked, and in batches of another size where its own is fixed."""
     leaves = pytree.tree_leaves((args, {}))
     nodes = program.inputs()
@@ -65,7 +65,7 @@ def _fitting(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
     count = len(leaves[0]) if isinstance(leaves[0], torch.Tensor) and leaves[0].dim() else None
     if size and count != size and all(isinstance(v, torch.Tensor) and v.dim() and len(v) == count for v in leaves):
         for batch in cut(leaves, size):
-            yield from _fitting(program, tuple(batch))
+            yield from fitting_batches(program, tuple(batch))
         return
     for node, leaf in zip(nodes, leaves, strict=True):
         want = node.meta["val"]

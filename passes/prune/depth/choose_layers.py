@@ -9,7 +9,7 @@ from torch import fx
 
 from fxopt.aliasing import alias_sets, written
 from fxopt.cost import macs_by_node
-from fxopt.dead_code import _has_effect
+from fxopt.dead_code import has_effect
 from fxopt.errors import BudgetError
 from fxopt.passes.prune.depth.residual import Branch
 from fxopt.program import Program
@@ -81,7 +81,7 @@ class LayerChooser:
         instead = {self._branches[i].total: self._branches[i].stream for i in taken}
         live: set[fx.Node] = set()
         inner = {node for nodes in self._writes.values() for node in nodes}
-        todo = [node for node in self._program.graph.nodes if node not in inner and _has_effect(node)]
+        todo = [node for node in self._program.graph.nodes if node not in inner and has_effect(node)]
         while todo:
             node = todo.pop()
             while node in instead:

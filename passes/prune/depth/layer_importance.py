@@ -14,7 +14,7 @@ from fxopt.errors import DataError, FxoptError
 from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.layer_influence import influences
 from fxopt.passes.prune.depth.residual import Branch
-from fxopt.passes.prune.importance.gradients import _fitting, gradients
+from fxopt.passes.prune.importance.gradients import gradients, runner_for
 from fxopt.program import Program
 from fxopt.running import untouched
 from fxopt.workload import Data
@@ -117,7 +117,7 @@ def _mean_loss(twin: Program, data: Data, batches: list[tuple[Any, Any]], who: s
         torch.default_generator.manual_seed(0)
         for count, (args, target) in enumerate(batches, 1):
             where = f"{who}: training batch {count}"
-            run = _fitting(twin, args, where)
+            run = runner_for(twin, args, where)
             try:
                 loss = float(data.loss(run(*args), target))
             except FxoptError:

@@ -13,10 +13,10 @@ from torch import fx
 from fxopt.aliasing import written
 from fxopt.ops import arguments, family
 from fxopt.passes.prune.depth.stream_graph import SOURCE, stream_graph
-from fxopt.passes.prune.drop_zero_branches import _sizes
 from fxopt.passes.prune.known import elementwise as element
 from fxopt.passes.prune.known.rules import rule_of
 from fxopt.program import Program
+from fxopt.shapes import size_expressions
 from fxopt.text import type_text
 
 _SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
@@ -133,7 +133,7 @@ def _unequal(program: Program, branch: Branch) -> str | None:
     """Why the sum without the branch would not be the stream as it is."""
     node, stream, end = (n.meta["val"] for n in (branch.total, branch.stream, branch.end))
     for operand in (stream, end):
-        if _sizes(operand.shape) != _sizes(node.shape) or operand.dtype != node.dtype:
+        if size_expressions(operand.shape) != size_expressions(node.shape) or operand.dtype != node.dtype:
             types = [type_text(value, program.dims()) for value in (operand, node)]
             return f"an operand, {types[0]}, becomes {types[1]} in the sum"
     if written(branch.total) and branch.total.args[0] is not branch.stream:

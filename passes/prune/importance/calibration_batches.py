@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fxopt.errors import DataError
-from fxopt.passes.quant.calibrate import _fitting
+from fxopt.passes.quant.calibrate import fitting_batches
 from fxopt.program import Program
 
 
@@ -20,7 +20,7 @@ def calibration_batches(program: Program, samples: int, who: str) -> Iterator[li
         raise DataError(f"{who} needs data: run the pipeline with workload=…")
     seen = False
     for args in workload.calibration(samples, who):
-        for leaves in _fitting(program, args):
+        for leaves in fitting_batches(program, args):
             seen = True
             yield leaves
     if not seen:

@@ -118,7 +118,7 @@ def _keeping_what_is_written_over(twin: Program) -> contextlib.AbstractContextMa
 
 
 def _loss(twin: Program, data: Data, args: tuple[Any, ...], target: Any, where: str) -> torch.Tensor:
-    run = _fitting(twin, args, where)
+    run = runner_for(twin, args, where)
     try:
         output = run(*args)
     except Exception as error:
@@ -138,7 +138,7 @@ def _loss(twin: Program, data: Data, args: tuple[Any, ...], target: Any, where: 
     return loss
 
 
-def _fitting(twin: Program, args: tuple[Any, ...], where: str) -> Any:
+def runner_for(twin: Program, args: tuple[Any, ...], where: str) -> Any:
     """What to call with ``args``: the module, in batches of the size it takes where these are of another."""
     problem = misfit(twin, args, {})
     if problem is None:
