@@ -33,7 +33,7 @@ from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling import rules_conv
 from fxopt.passes.prune.coupling.atoms import Atoms
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.passes.prune.coupling.table import RULES
+from fxopt.passes.prune.coupling.table import all_rules
 from fxopt.passes.prune.shrink import shrink
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,9 +83,9 @@ class Change:
 
     def __call__(self, patch):
         for op in self.ops:
-            rule = RULES[op]
+            rule = all_rules()[op]
             changes = {"couple": self.couple(rule.couple)} if self.couple else {"rewrite": self.rewrite}
-            patch.setitem(RULES, op, dataclasses.replace(rule, **changes))
+            patch.setitem(all_rules(), op, dataclasses.replace(rule, **changes))
 
 
 def as_operand(old):
@@ -173,7 +173,7 @@ def unsorted_index(old):
 
 
 def swapped_pad(cut, node):
-    RULES["aten.constant_pad_nd"].rewrite(cut, node)
+    all_rules()["aten.constant_pad_nd"].rewrite(cut, node)
     amounts = list(arguments(node)["pad"])
     set_argument(node, "pad", [n for i in range(0, len(amounts), 2) for n in amounts[i : i + 2][::-1]])
 

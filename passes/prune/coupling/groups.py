@@ -51,7 +51,7 @@ class Group:
 
 def places(sweep: Sweep) -> list[Place]:
     """Every dim of every weight that has atoms, tied weights once."""
-    eaten = {(c.weight, c.dim) for c in sweep.contractions if c.weight is not None}
+    eaten = {(id(sweep.program.tensor(c.weight)), c.dim) for c in sweep.contractions if c.weight is not None}
     seen: set[int] = set()
     found = []
     for node in sweep.program.graph.nodes:
@@ -61,7 +61,7 @@ def places(sweep: Sweep) -> list[Place]:
         seen.add(id(tensor))
         for dim, axis in enumerate(sweep.of(node)):
             for rows in ax.arrays(axis):
-                found.append(Place(str(node.target), node, dim, sweep.resolve(rows), (node, dim) in eaten))
+                found.append(Place(str(node.target), node, dim, sweep.resolve(rows), (id(tensor), dim) in eaten))
     return found
 
 

@@ -50,7 +50,7 @@ def layer_norm(sweep: Sweep, node: fx.Node) -> Axes:
 def _rms(cut: Cut, node: fx.Node) -> None:
     """With n channels left of m, the mean of squares is n / m of what it was: eps and the weight make up for it.
 
-    rsqrt(s / m + eps) = sqrt(m / n) ... with s the sum: s / m + eps = (n / m) (s / n + eps m / n).
+    With s the sum of squares, s / m + eps = (n / m) (s / n + eps m / n), so that the result is larger by sqrt(m / n).
     """
     call = arguments(node)
     last = cut.sweep.of(node)[-len(call["normalized_shape"]) :]

@@ -6,6 +6,7 @@ A rule is found by the op's name with its overload, by its name without, by its 
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,8 +32,7 @@ class Rule:
     rewrite: Rewrite | None = None
 
 
-RULES: dict[str, Rule] = {}
-"""By op name, or by ``family:NAME``."""
+_RULES: dict[str, Rule] = {}
 
 _THEMES = (
     "elementwise", "layout", "sizes", "pick", "index", "join", "contraction", "conv", "attention", "norm", "reduce", "window",
@@ -45,20 +45,26 @@ def rule(*ops: str, rewrite: Rewrite | None = None) -> Callable[[Couple], Couple
     def register(couple: Couple) -> Couple:
         for op in ops:
             name = op if "." in op or ":" in op or op == "getitem" else f"aten.{op}"
-            RULES[name] = Rule(couple, rewrite)
+            _RULES[name] = Rule(couple, rewrite)
         return couple
 
     return register
 
 
+@functools.cache
+def all_rules() -> dict[str, Rule]:
+    """Every rule by op name, or by ``family:NAME``."""
+    for theme in _THEMES:  # they import this file
+        importlib.import_module(f"fxopt.passes.prune.coupling.rules_{theme}")
+    return _RULES
+
+
 def find_rule(node: fx.Node) -> Rule | None:
     """The rule of a node's op, None if there is none."""
-    for theme in _THEMES:
-        importlib.import_module(f"fxopt.passes.prune.coupling.rules_{theme}")
-    name = op_name(node)
+    rules, name = all_rules(), op_name(node)
     packet, _, overload = name.removeprefix("aten.").partition(".")
     twin = f"aten.{packet[:-1]}" if packet.endswith("_") else name
     for key in (name, name.rsplit(".", 1)[0] if name.count(".") > 1 else name, f"{twin}.{overload}", twin):
-        if key in RULES:
-            return RULES[key]
-    return RULES.get(f"family:{family(node)}")
+        if key in rules:
+            return rules[key]
+    return rules.get(f"family:{family(node)}")
