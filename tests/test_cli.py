@@ -292,3 +292,16 @@ def test_new_pass_can_be_checked_at_once(cli, tmp_path, monkeypatch):
         [sys.executable, "-m", "pytest", "-q"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert "2 passed" in done.stdout, done.stdout
+
+
+def test_explain_runs_an_analysis_over_a_model(cli):
+    code, out, _ = cli("explain", "groups", "digits")
+    assert code == 0
+    assert "groups can lose members" in out
+    assert "it is an output of the model" in out
+    code, _, err = cli("explain", "group", "digits")
+    assert code == 2
+    assert "groups" in err
+    code, out, _ = cli("analyses")
+    assert code == 0
+    assert "groups" in out

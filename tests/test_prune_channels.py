@@ -226,3 +226,16 @@ def test_chooser_takes_the_least_of_all_as_far_as_each_group_may():
 def test_bisection_finds_the_least_ratio():
     assert ratio_for(lambda r: 100 * (1 - r), 40, steps=20)[0] == pytest.approx(0.6, abs=1e-5)
     assert ratio_for(lambda r: 100 - r, 40, steps=20) == (1.0, 99)
+
+
+def test_groups_are_shown_with_their_weights_and_what_stays(program):
+    from fxopt.passes.prune.coupling.groups_table import groups
+
+    table = groups(program)
+    assert [(row.unit, row.count, row.read_by) for row in table.rows] == [
+        ("channels", 24, ("second.weight[1]",)),
+        ("channels", 40, ("last.weight[1]",)),
+    ]
+    assert table.rows[0].made_by == ("first.weight[0]", "first.bias[0]")
+    assert any("5 of 5 channels stay: it is an output of the model" in line for line in table.stays)
+    assert "40 channels   second.weight[0]" in table.text()
