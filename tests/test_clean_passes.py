@@ -12,6 +12,7 @@ from torch import nn
 from fxopt import Pipeline, capture
 from fxopt.parsing import canonical_text as text_of
 from fxopt.parsing import parse_program
+from fxopt.text import op_name
 
 
 def clean(spec, program):
@@ -389,3 +390,44 @@ def test_reads_of_a_tied_weight_are_one_and_of_equal_weights_two():
     after, _ = clean("merge_duplicates", program)
     assert list(after.tensors()) == ["a", "c"]
     assert len(list(after.find("aten.linear"))) == 2
+
+
+def test_memory_that_is_filled_in_place_is_folded_as_it_is_when_read():
+    class Filled(torch.nn.Module):
+        """A mask filled piece by piece, and a bias of which a copy is partly zeroed, as in window attention."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 6)
+
+        def forward(self, x):
+            mask = x.new_zeros(4, 4)
+            mask[:2, :2] = 1.0
+            mask[2:, 2:] = -2.0
+            bias = self.layer.bias.clone()
+            bias[2:4].zero_()
+            return torch.nn.functional.linear(x + mask.view(2, 8).reshape(4, 4), self.layer.weight, bias)
+
+    model = Filled().eval()
+    x = torch.randn(3, 4, 4)
+    outcome = Pipeline.parse("fold_constants").run(capture(model, (x,)))
+    assert [op_name(n) for n in outcome.program.graph.nodes if n.op == "call_function"] == [
+        "aten.add.Tensor",
+        "aten.linear",
+    ]
+    assert torch.equal(outcome.program(x), model(x))
+    assert torch.equal(model.layer.bias[2:4] != 0, torch.tensor([True, True])), "the weight itself was not written to"
+
+
+def test_memory_that_is_read_between_writes_is_left():
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            mask = torch.zeros(4)
+            mask[:2] = 1.0
+            y = x + mask
+            mask[2:] = 3.0
+            return y * mask
+
+    x = torch.randn(3, 4)
+    outcome = Pipeline.parse("fold_constants").run(capture(Twice(), (x,)))
+    assert torch.equal(outcome.program(x), Twice()(x))

@@ -54,7 +54,7 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
     for node in constant:
         if node.op != "call_function" or not isinstance(values[node], torch.Tensor):
             continue
-        if all(user in constant for user in node.users):
+        if sets[node] in filled or all(user in constant for user in node.users):
             continue  # only the last of a chain is stored
         weights = {sets.get(n, n): _bytes(program.tensor(n)) for n in _weights_of(node)}  # some were stored just now
         growth = _bytes(values[node]) - sum(size for weight, size in weights.items() if weight not in kept)
@@ -67,7 +67,7 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
         name = f"{node.name}_value" if not node.name.isidentifier() else node.name
         tensor = values[node].detach().clone(memory_format=torch.contiguous_format)
         program.replace(node, program.add_tensor(name, tensor, node))
-    for node in [n for n in constant if sets[n] in filled and not n._erased]:
+    for node in [n for n in constant if sets[n] in filled and sets[n] not in shown and not n._erased]:
         readers = [user for user in node.users if sets[user] is not sets[node]]
         if readers:  # whatever it adds: writes in place are what backends cannot have
             stored = program.add_tensor(node.name, values[node].detach().clone(), readers[0])
