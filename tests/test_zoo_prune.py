@@ -41,6 +41,8 @@ IN_CI = {
     "regnet_y_400mf", "efficientnet_b0", "raft_small", "r3d_18", "swin3d_t", "lraspp_mobilenet_v3_large", "googlenet",
     "ssdlite320_mobilenet_v3_large", "resnext50_32x4d", "maxvit_t",
     "timm:crossvit_tiny_240", "timm:levit_128s(size=64)", "timm:res2net50_14w_8s(size=64)", "timm:xcit_nano_12_p16_224(size=64)",
+    "transformers:bert", "transformers:vit", "transformers:llama", "transformers:swin", "transformers:convnext",
+    "transformers:whisper", "transformers:segformer",
     "timm:hrnet_w18_small(size=64)", "timm:coat_lite_tiny(size=64)",
 }  # fmt: skip
 """One of each kind is run by CI; the others by hand: ``pytest -m "slow or zoo" tests/test_zoo_prune.py``."""
@@ -104,8 +106,7 @@ def test_timm(name: str, row: dict[str, Any], tmp_path: Path) -> None:
     _prune(find_workload(name).capture(), row, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [f"transformers:{kind}" for kind in TRANSFORMERS])
+@pytest.mark.parametrize("name", cases([f"transformers:{kind}" for kind in TRANSFORMERS]))
 def test_transformers(name: str, row: dict[str, Any], tmp_path: Path) -> None:
     _prune(find_workload(name).capture(), row, tmp_path)
 
