@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from torch import fx
 
@@ -14,31 +16,45 @@ from fxopt.text import op_name
 _CHECK = "aten._assert_tensor_metadata"
 
 
-def remove_dead(program: Program) -> None:
-    """Erase every node that no output and no side effect depends on.
+class LiveCode:
+    """Which nodes an output or a side effect depends on.
 
     fx keeps dead attention and dropout, which might draw random numbers, and a check of a dtype keeps all that it reads.
-    A write into memory that the graph made itself, and that nothing alive reads, is dead too.
+    A write into memory that the graph made itself lives as long as somebody reads that memory.
     """
-    sets = alias_sets(program.graph)
-    outside = {sets[node] for node in program.graph.nodes if node.op in ("placeholder", "get_attr")}
-    writers: dict[fx.Node, list[fx.Node]] = defaultdict(list)
-    for node in program.graph.nodes:
-        for target in written(node):
-            writers[sets[target]].append(node)
-    inner = {node for root, nodes in writers.items() if root not in outside for node in nodes}
-    live: set[fx.Node] = set()
-    todo = [node for node in program.graph.nodes if node not in inner and has_effect(node)]
-    while todo:
-        node = todo.pop()
-        if node not in live:
-            live.add(node)
-            todo += [*node.all_input_nodes, *writers.get(sets[node], ())]
+
+    def __init__(self, program: Program) -> None:
+        self._sets = alias_sets(program.graph)
+        outside = {self._sets[node] for node in program.graph.nodes if node.op in ("placeholder", "get_attr")}
+        self._writers: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+        for node in program.graph.nodes:
+            for target in written(node):
+                self._writers[self._sets[target]].append(node)
+        inner = {node for root, nodes in self._writers.items() if root not in outside for node in nodes}
+        self._roots = [node for node in program.graph.nodes if node not in inner and _has_effect(node)]
+
+    def nodes(self, instead: Mapping[fx.Node, fx.Node] = MappingProxyType({})) -> set[fx.Node]:
+        """The live nodes, where every reader of a key of ``instead`` is to read its value."""
+        live: set[fx.Node] = set()
+        todo = list(self._roots)
+        while todo:
+            node = todo.pop()
+            while node in instead:
+                node = instead[node]
+            if node not in live:
+                live.add(node)
+                todo += [*node.all_input_nodes, *self._writers.get(self._sets[node], ())]
+        return live
+
+
+def remove_dead(program: Program) -> None:
+    """Erase every node that no output and no side effect depends on, see :class:`LiveCode`."""
+    live = LiveCode(program).nodes()
     for node in reversed(list(program.graph.nodes)):
         if node not in live and not (op_name(node) == _CHECK and live.issuperset(node.all_input_nodes)):
             program.graph.erase_node(node)
 
 
-def has_effect(node: fx.Node) -> bool:
+def _has_effect(node: fx.Node) -> bool:
     """Whether a node does more than compute its value: an input, an output, a write, a draw of random numbers."""
     return op_name(node) != _CHECK and node.is_impure(impure_random=family(node) in (None, "random"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import json
 import os
 import time
 import warnings
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases.table import write_row
 from cases.zoo import DETECTORS, OTHERS, build
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
@@ -47,13 +47,7 @@ def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     yield found
     torch.backends.mha.set_fastpath_enabled(True)
     gc.collect()
-    rows = TABLE.with_suffix("")
-    rows.mkdir(parents=True, exist_ok=True)
-    (rows / f"{found['model']}.json").write_text(json.dumps(found))
-    lines = [json.loads(path.read_text()) for path in sorted(rows.glob("*.json"))]
-    table = [[str(line.get(column, "")).replace("|", "/") for column in COLUMNS] for line in lines]
-    text = [f"| {' | '.join(cells)} |" for cells in [COLUMNS, ["---"] * len(COLUMNS), *table]]
-    TABLE.write_text("\n".join(text) + "\n")
+    write_row(TABLE, COLUMNS, found)
 
 
 @pytest.mark.parametrize("name", OTHERS)

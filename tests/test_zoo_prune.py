@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import json
 import os
 import re
 import time
@@ -33,6 +32,7 @@ for name in ("torchvision", "onnxruntime", "timm", "transformers"):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed", allow_module_level=True)
 
+from cases.table import write_row  # noqa: E402
 from cases.timm_families import FAMILIES  # noqa: E402
 from cases.zoo import DETECTORS, OTHERS, build  # noqa: E402
 
@@ -73,13 +73,7 @@ def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {"model": request.node.callspec.params["name"]}
     yield found
     gc.collect()
-    rows = TABLE.with_suffix("")
-    rows.mkdir(parents=True, exist_ok=True)
-    (rows / f"{re.sub(r'[^a-z0-9_]+', '_', found['model'])}.json").write_text(json.dumps(found))
-    lines = [json.loads(path.read_text()) for path in sorted(rows.glob("*.json"))]
-    table = [[str(line.get(column, "")).replace("|", "/") for column in COLUMNS] for line in lines]
-    text = [f"| {' | '.join(cells)} |" for cells in [COLUMNS, ["---"] * len(COLUMNS), *table]]
-    TABLE.write_text("\n".join(text) + "\n")
+    write_row(TABLE, COLUMNS, found)
 
 
 @pytest.mark.parametrize("name", cases(OTHERS))

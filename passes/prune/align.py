@@ -75,7 +75,7 @@ def _table(sweep: Sweep, contraction: Contraction) -> tuple[_Ints, _Ints, NDArra
 
 def _obstacle(sweep: Sweep, blocks: _Ints, places: _Ints) -> str | None:
     """Why the places in a block cannot change their order; None if they can."""
-    pinned = sweep.atoms.pinned()
+    pinned = sweep.pinned
     if pinned[places].any():
         return sweep.reasons[int(pinned[places].max()) - 1].text
     for node in sweep.axes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 
 from fxopt import Program, graph_pass
 from fxopt.errors import OptionError, PassError
-from fxopt.passes.prune.choice.candidates import matches
+from fxopt.passes.prune.choice.candidates import check_patterns, matches
 from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
 from fxopt.passes.prune.depth.choose_layers import LayerChooser
 from fxopt.passes.prune.depth.layer_importance import Asked, By, Layer, layer_scores
@@ -40,7 +39,7 @@ def zero_layers(
     number. By default a quarter goes. A branch inside another goes with it, and counts.
 
     ``by`` is the importance: similarity (how little the stream is turned; Men et al. 2024, eq. 1), magnitude, taylor, loss,
-    random; see passes/prune/layer_importance.py. taylor and loss need data, and similarity takes them where there are any;
+    random; see passes/prune/depth/layer_importance.py. taylor and loss need data, and similarity takes them where there are any;
     ``samples`` is the number of training examples. ``keep`` names weights or modules, by pattern, whose branches stay.
 
     Raises OptionError, BudgetError for MACs that cannot be met, DataError where data is needed and absent, and PassError
@@ -90,10 +89,7 @@ def zero_layers(
 
 def _layers(program: Program, keep: tuple[str, ...]) -> tuple[Layer, ...]:
     """The branches that may go. Raises OptionError for a name in ``keep`` that nothing has."""
-    for pattern in keep:
-        if not any(matches(name, pattern) for name in program.tensors()):
-            near = difflib.get_close_matches(pattern, sorted(program.tensors()), n=3, cutoff=0.3)
-            raise OptionError(f"{_WHO}: no weight or module is called {pattern!r}; near: {', '.join(near) or 'none'}")
+    check_patterns(keep, program.tensors(), _WHO)
     found = find_residuals(program)
     for node, reason in found.others:
         program.skip(node, reason)

@@ -92,7 +92,7 @@ def _missed(
 
 
 def _blocks(sweep: Sweep, node: object) -> str:
-    pinned = sweep.atoms.pinned()
+    pinned = sweep.pinned
     rows = [sweep.resolve(r) for axis in sweep.of(node) for r in ax.arrays(axis)]
     causes = Counter(int(c) for r in rows for c in np.unique(pinned[r]) if c)
     if not causes:

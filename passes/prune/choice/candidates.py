@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -23,10 +23,7 @@ def candidates(
     """
     groups = [g for g in find_groups(sweep) if len(g.atoms) > 1]
     names = {place.weight for group in groups for place in group.places} | set(program.tensors())
-    for pattern in (*keep, *only):
-        if not any(matches(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0.3)
-            raise OptionError(f"{who}: no weight or module is called {pattern!r}; near: {', '.join(near) or 'none'}")
+    check_patterns((*keep, *only), names, who)
     chosen = [g for g in groups if g.unit in units] if units else list(_larger_factors(groups))
     for group in chosen[:] if keep or only else ():
         producers = {p.weight for p in group.places if not p.consumes}
@@ -34,6 +31,14 @@ def candidates(
         if kept or (only and not any(matches(name, pattern) for name in producers for pattern in only)):
             chosen.remove(group)
     return chosen
+
+
+def check_patterns(patterns: Iterable[str], names: Collection[str], who: str) -> None:
+    """Raise OptionError, with the nearest names, for a pattern that nothing has."""
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0.3)
+            raise OptionError(f"{who}: no weight or module is called {pattern!r}; near: {', '.join(near) or 'none'}")
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -41,9 +41,12 @@ class Cut:
         """The indices of an axis that stay; None if all do. A dim with a dynamic size inside cannot be listed."""
         if not self.shrinks(axis):
             return None
-        rows = ax.rows_of(axis)
-        assert rows is not None, "a dynamic size is part of it"
-        return np.flatnonzero(self.live[self.sweep.atoms.resolve(rows)].all(1))
+        assert ax.length(axis) < ax.SYMBOLIC, "a dynamic size is part of it"
+        kept = np.ones(1, np.bool_)
+        for factor in axis:
+            stays = np.ones(factor, np.bool_) if isinstance(factor, int) else self.mask(factor)
+            kept = np.logical_and.outer(kept, stays).ravel()
+        return np.flatnonzero(kept)
 
     def changes(self) -> bool:
         """Whether any index of any weight or value goes."""

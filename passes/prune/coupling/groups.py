@@ -67,7 +67,7 @@ def places(sweep: Sweep) -> list[Place]:
 
 def find_groups(sweep: Sweep) -> list[Group]:
     """All groups of a program, in the order of the graph. Atoms that must live whatever the weights are in none."""
-    free = sweep.atoms.pinned() == 0
+    free = sweep.pinned == 0
     free[0] = False
     everywhere = places(sweep)
     label = _labels(sweep, free)

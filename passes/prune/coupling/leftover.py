@@ -60,7 +60,7 @@ def why(sweep: Sweep, cause: int) -> Reason:
 
 def report_pinned(program: Program, sweep: Sweep) -> None:
     """Report the channels that layers make and that can never go, whatever the weights are."""
-    pinned = sweep.atoms.pinned()
+    pinned = sweep.pinned
     for contraction in sweep.contractions:
         if contraction.weight_rows is None:
             continue

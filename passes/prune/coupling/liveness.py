@@ -44,7 +44,7 @@ def liveness(sweep: Sweep, known: Known) -> Liveness:
 
     What is not in it feeds, through all of the graph, only what is not in it either. One index of every dim is kept.
     """
-    cause = sweep.atoms.pinned()
+    cause = sweep.pinned.copy()
     live = cause != 0
     live[0] = True
     sites = [_site(sweep, c, known) for c in sweep.contractions]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from fxopt import Program
@@ -93,11 +96,6 @@ class Sweep:
             if not ax.is_fixed(axis):
                 ax.pin(self.atoms, axis, self.because(node, text))
 
-    def pinned(self, axis: Axis, node: fx.Node, text: str) -> Axis:
-        """The same axis, pinned."""
-        self.pin([axis], node, text)
-        return axis
-
     def unite(self, a: Axis, b: Axis, node: fx.Node) -> Axis:
         """Let two axes of one length keep the same indices."""
         return ax.unite(
@@ -121,6 +119,11 @@ class Sweep:
         if id(rows) not in self._resolved:
             self._resolved[id(rows)] = (rows, self.atoms.resolve(rows))  # held, so that no other array gets its id
         return self._resolved[id(rows)][1]
+
+    @functools.cached_property
+    def pinned(self) -> NDArray[np.int64]:
+        """The reason of every atom, 0 where it is free; to be asked when the sweep is done."""
+        return self.atoms.pinned()
 
     def rows(self, axis: Axis, node: fx.Node) -> Rows | None:
         """Monomials of an axis; None (and pinned) where a dynamic size is part of it or nothing can go."""

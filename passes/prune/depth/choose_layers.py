@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import fx
 
-from fxopt.aliasing import alias_sets, written
 from fxopt.cost import macs_by_node
-from fxopt.dead_code import has_effect
+from fxopt.dead_code import LiveCode
 from fxopt.errors import BudgetError
 from fxopt.passes.prune.depth.residual import Branch
 from fxopt.program import Program
@@ -24,7 +23,7 @@ class LayerChooser:
     def __init__(self, program: Program, branches: Sequence[Branch], who: str) -> None:
         self._program, self._branches, self._who = program, branches, who
         self._macs = macs_by_node(program)
-        self._writes = _writes_inside(program)
+        self._code = LiveCode(program)
         self._parts = [{j for j, other in enumerate(branches) if branch.holds(other)} for branch in branches]
 
     def by_ratio(self, scores: Sequence[float], ratio: float) -> list[int]:
@@ -79,17 +78,7 @@ class LayerChooser:
 
     def _live(self, taken: Iterable[int]) -> set[fx.Node]:
         instead = {self._branches[i].total: self._branches[i].stream for i in taken}
-        live: set[fx.Node] = set()
-        inner = {node for nodes in self._writes.values() for node in nodes}
-        todo = [node for node in self._program.graph.nodes if node not in inner and has_effect(node)]
-        while todo:
-            node = todo.pop()
-            while node in instead:
-                node = instead[node]
-            if node not in live:
-                live.add(node)
-                todo += [*node.all_input_nodes, *self._writes.get(node, ())]
-        return live
+        return self._code.nodes(instead)
 
     def _largest(self, taken: Iterable[int]) -> str:
         live = self._live(taken)
@@ -97,18 +86,6 @@ class LayerChooser:
         total = sum(left.values()) or 1
         worst = sorted(left, key=left.__getitem__, reverse=True)[:5]
         return "\n".join(f"    {left[n] / total:.0%} of the MACs left: {self._program.describe(n)}" for n in worst)
-
-
-def _writes_inside(program: Program) -> dict[fx.Node, list[fx.Node]]:
-    """By node the writes into its memory, for memory that the graph makes itself: they live as long as somebody reads it."""
-    sets = alias_sets(program.graph)
-    outside = {sets[node] for node in program.graph.nodes if node.op in ("placeholder", "get_attr")}
-    writes: dict[fx.Node, list[fx.Node]] = {}
-    for node in program.graph.nodes:
-        for target in written(node):
-            if sets[target] not in outside:
-                writes.setdefault(sets[target], []).append(node)
-    return {node: writes[root] for node, root in sets.items() if root in writes}
 
 
 def _ascending(scores: Sequence[float]) -> list[int]:
