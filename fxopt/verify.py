@@ -89,12 +89,20 @@ def _first_runs(program: Program, wide: Program, exact: bool, where: str) -> _Ru
     scales = SCALES if exact else (1.0,)
     try:
         tried = try_probes(program, lambda inputs: run(wide, inputs, wide=True), scales)
+        if exact and _overflows(*(result for _, result in tried)):  # 0 * inf is NaN before a pass, and 0 after it
+            tried = try_probes(program, lambda inputs: run(wide, inputs, wide=True))
     except Exception as error:
         raise VerifyError(
             f"{where}: nothing can be compared, the program before it does not run in float64\n"
             f"  {_reason(error)}\n  leave verification out with Pipeline.run(…, watchers=())"
         ) from error
     return _Runs(program, exact, [inputs for inputs, _ in tried], [result for _, result in tried])
+
+
+def _overflows(example: Run, *others: Run) -> bool:
+    """Whether some other run has numbers that are not finite in an output that is finite on the example."""
+    finite = [isinstance(o, torch.Tensor) and bool(o.isfinite().all()) for o in example.outputs]
+    return any(ok and not o.isfinite().all() for r in others for ok, o in zip(finite, r.outputs, strict=True))
 
 
 def _prove(step: Step, wide: Program, old: _Runs, new: _Runs, where: str) -> float:

@@ -64,3 +64,24 @@ def test_the_first_wrong_value_is_named():
     program = capture(Hidden().eval(), (torch.randn(3, 4),))
     with pytest.raises(VerifyError, match=r"the first one is\n +%relu\w* = aten.relu\(%linear\).*test_claims.py"):
         Pipeline.of(halve_and_claim()).run(program)
+
+
+class Overflows(nn.Module):
+    """Finite on its example, not on inputs ten times as large; there 0 * inf is NaN, and gone after the cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Linear(4, 6, bias=False), nn.Linear(6, 2)
+        with torch.no_grad():
+            self.head.weight[:, [1, 2, 4]] = 0
+
+    def forward(self, x):
+        return self.head(self.a(x).square().exp().exp())
+
+
+def test_inputs_beyond_the_example_that_overflow_prove_nothing_and_refuse_nothing():
+    torch.manual_seed(0)
+    program = capture(Overflows().eval(), (torch.randn(8, 4),))
+    step = Pipeline.of(shrink()).run(program).steps[0]
+    assert step.changed
+    assert step.findings["error"] < 1e-9

@@ -237,8 +237,5 @@ def test_random_networks():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=False, reason="split, nested_cat, split with seed 1: verification refuses a second look of shrink"
-)
 def test_more_random_networks():
     shrink_random(150)

@@ -39,15 +39,18 @@ def shrink(program: Program) -> None:
         %y = aten.slice.Tensor(%h, 1, 0, 3)
         return %y
     """
-    while True:  # what went may have been all that a channel fed; mostly the second look finds nothing more
+    while True:
         sweep = couple(program)
         liveness = needed(sweep)
         cut = Cut(program, sweep, liveness.live)
-        if not cut.changes():
+        changes = cut.changes()
+        if last := liveness.settled or not changes:
             report_leftover(program, sweep, liveness)
+        if changes:
+            _apply(cut)
+        if last:
             return
-        _apply(cut)
-        derive_shapes(program)
+        derive_shapes(program)  # for another look: what went may have been all that a channel fed
 
 
 def _apply(cut: Cut) -> None:

@@ -28,6 +28,8 @@ class Atoms:
         self._product = np.zeros((1, 2), np.int64)  # what an atom was bound to; a row of zeros if it is free
         self._count = 1
         self._pins: list[tuple[Rows, int]] = []
+        self.clashed = False
+        """Whether some dims were tied or pinned more than they need be, as they are made up in ways that do not fit."""
 
     def __len__(self) -> int:
         return self._count
@@ -93,6 +95,7 @@ class Atoms:
                 self._bind_rows(a[half], b[half])
             elif not self._match(a, b):
                 break
+        self.clashed = True
         self.pin(np.concatenate([_one(a), _one(b)]), reason)
 
     def _rest(self, a: Rows, b: Rows) -> tuple[Rows, Rows]:
@@ -160,6 +163,7 @@ class Atoms:
                 self.pin(_one(rest), reason)
                 return _compact(major), _compact(minor)
             if not self._factor(rest):
+                self.clashed = True
                 first = np.broadcast_to(rest[:1] if inner >= outer else rest[:, :1], rest.shape)
                 self.unite(rest.reshape(outer * inner, -1), first.reshape(outer * inner, -1), reason)
                 tied = True

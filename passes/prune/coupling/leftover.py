@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import torch
 
 from fxopt import Program
 from fxopt.passes.prune.coupling.liveness import Liveness
@@ -17,14 +18,15 @@ def report_leftover(program: Program, sweep: Sweep, liveness: Liveness) -> None:
         weight = program.tensor(contraction.weight)
         if weight is None or contraction.blocks is None or contraction.weight is None:
             continue
-        nonzero = contraction.blocks((weight.detach() != 0).float())
-        read = nonzero.amax(1).flatten().numpy() != 0
-        rows = sweep.resolve(contraction.rows)
-        _report(program, sweep, liveness, rows[~read], contraction.node, "that are read as zero")
-        if contraction.weight_rows is not None:
-            made = nonzero.amax(2).flatten().numpy() != 0
+        nonzero = contraction.blocks((weight.detach() != 0).to(torch.uint8)).numpy().astype(np.bool_)
+        blocks, made, read = nonzero.shape
+        index = sweep.resolve(contraction.rows)
+        if contraction.weight_rows is not None:  # of what goes nothing is said, nor is it counted as a reader
             rows = sweep.resolve(contraction.weight_rows)
-            _report(program, sweep, liveness, rows[~made], contraction.node, "whose weights are zero")
+            nonzero &= liveness.live[rows].all(1).reshape(blocks, made, 1)
+            fed = (nonzero & liveness.live[index].all(1).reshape(blocks, 1, read)).any(2).ravel()
+            _report(program, sweep, liveness, rows[~fed], contraction.node, "whose weights are zero")
+        _report(program, sweep, liveness, index[~nonzero.any(1).ravel()], contraction.node, "that are read as zero")
 
 
 def _report(program: Program, sweep: Sweep, liveness: Liveness, rows: np.ndarray, node: object, which: str) -> None:

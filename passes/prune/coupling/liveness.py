@@ -22,10 +22,14 @@ Known = Callable[[fx.Node], torch.Tensor | None]
 
 @dataclass(frozen=True)
 class Liveness:
-    """``live[atom]``, and why: ``cause[atom]`` is a reason (positive), a contraction (negative), or 0."""
+    """``live[atom]``, and why: ``cause[atom]`` is a reason (positive), a contraction (negative), or 0.
+
+    ``settled`` says that once the dead is gone, another look at the program finds nothing more.
+    """
 
     live: NDArray[np.bool_]
     cause: NDArray[np.int64]
+    settled: bool
 
 
 @dataclass
@@ -36,6 +40,7 @@ class _Site:
     rows: Rows | None
     nonzero: NDArray[np.bool_] | None
     counts: NDArray[np.bool_]
+    reads_constants: bool
     seen: NDArray[np.bool_] | None = None
 
 
@@ -49,11 +54,14 @@ def liveness(sweep: Sweep, known: Known) -> Liveness:
     live[0] = True
     sites = [_site(sweep, c, known) for c in sweep.contractions]
     arrays = _all_arrays(sweep)
+    settled = not sweep.atoms.clashed and not any(site.reads_constants for site in sites)
     while True:
         _spread(sites, live, cause)
-        empty = next((rows for rows in arrays if not live[rows].all(1).any()), None)
-        if empty is None:
-            return Liveness(live, cause)
+        left = [int(live[rows].all(1).sum()) for rows in arrays]
+        empty = next((rows for rows, n in zip(arrays, left, strict=True) if n == 0), None)
+        if empty is None:  # a dim of one index hangs on nothing, so that what it was tied to is free
+            settled &= not any(n == 1 < len(rows) for rows, n in zip(arrays, left, strict=True))
+            return Liveness(live, cause, settled)
         live[empty[(~live[empty]).sum(1).argmin()]] = True  # the one that brings back the least
 
 
@@ -91,19 +99,20 @@ def _needed(site: _Site, live: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _site(sweep: Sweep, c: Contraction, known: Known) -> _Site:
     index = sweep.resolve(c.rows)
     counts = np.ones(len(index), np.bool_)
+    constant = False
     for node, dim in c.operands:
-        counts &= _may_be_nonzero(known(node), dim, len(index))
+        if (value := known(node)) is not None:
+            counts &= _may_be_nonzero(value, dim, len(index))
+            constant = True
     if c.weight is None or c.blocks is None:
-        return _Site(index, None, None, counts)
+        return _Site(index, None, None, counts, constant)
     weight = weight_value(sweep.program, c.weight)
     nonzero = c.blocks((weight != 0).to(torch.uint8)).numpy().astype(np.bool_)
     rows = None if c.weight_rows is None else sweep.resolve(c.weight_rows)
-    return _Site(index, rows, nonzero, counts)
+    return _Site(index, rows, nonzero, counts, constant)
 
 
-def _may_be_nonzero(value: torch.Tensor | None, dim: int, n: int) -> NDArray[np.bool_]:
-    if value is None:
-        return np.ones(n, np.bool_)
+def _may_be_nonzero(value: torch.Tensor, dim: int, n: int) -> NDArray[np.bool_]:
     zero = (value == 0).movedim(dim, 0).flatten(1).all(1) if value.dim() > 1 else value == 0
     return ~zero.expand(n).numpy()
 
