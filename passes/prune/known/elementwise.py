@@ -73,12 +73,13 @@ def mul(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def div(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """Zero by something unknown may be zero by zero, so it is unknown."""
+    """Zero by whatever is unknown is zero, as it would not be finite otherwise."""
     a, b = _pair(node, call, of)
     if a is None or b is None:
-        return None
+        return None if a is None else zeros_of(a)
     result = a.double() / b.double()
-    return torch.where((result == 0) & (a != 0), math.nan, result)
+    result = torch.where((result == 0) & (a != 0), math.nan, result)
+    return torch.where((a == 0) & b.isnan(), 0.0, result)
 
 
 def extreme(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
