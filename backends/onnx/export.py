@@ -38,7 +38,8 @@ def export(program: Program, opset: int, path: Path) -> dict[str, str]:
     outputs = [f"{prefix}_{i}" for i, out in enumerate(program.outputs()) if isinstance(out, fx.Node)]
     try:
         exported = export_program(program)
-        with quiet():
+        # with gradients, attention under a learned mask would be taken apart into other strides than it was exported with
+        with quiet(), torch.no_grad():
             made = torch.onnx.export(exported, (), dynamo=True, opset_version=opset, verbose=False,
                                      input_names=inputs, output_names=outputs)  # fmt: skip
     except FxoptError:
