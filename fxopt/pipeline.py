@@ -6,6 +6,7 @@ Nothing a pass says about itself is believed: whether it changed something, and 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -126,7 +127,8 @@ class Pipeline:
         before = last = cost(work)
         results: list[StepResult] = []
         for i, (leaf, part_of) in enumerate(leaves, 1):
-            step = Step(leaf, i, len(leaves), results[-1].text if results else "", work.copy())
+            old = work.copy() if results else dataclasses.replace(program, context=work.context)
+            step = Step(leaf, i, len(leaves), results[-1].text if results else "", old)
             result = run_step(step, work, watchers)
             result.part_of = part_of
             result.delta, last = (result.cost - last, result.cost) if result.cost else (None, last)

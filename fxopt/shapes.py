@@ -18,13 +18,17 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from fxopt.errors import PassError
 from fxopt.ops import Shape
-from fxopt.program import Program
+from fxopt.program import Program, fake_like
 
 
 class _Derive(FakeTensorProp):
     """Runs the graph on fake tensors, from the symbolic shapes of the placeholders; remembers where it stands."""
 
     at: fx.Node | None = None
+
+    def __init__(self, program: Program, mode: FakeTensorMode) -> None:
+        super().__init__(program.module, mode)
+        self.weights = {name: fake_like(mode, tensor) for name, tensor in program.tensors().items()}
 
     def run_node(self, n: fx.Node) -> Any:
         self.at = n
@@ -36,8 +40,7 @@ class _Derive(FakeTensorProp):
         return args[0] if _keeps_operand(target, args) else super().call_function(target, args, kwargs)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        value = super().get_attr(target, args, kwargs)
-        return self._mode.from_tensor(value, static_shapes=True) if isinstance(value, torch.Tensor) else value
+        return self.weights[target] if target in self.weights else super().get_attr(target, args, kwargs)
 
 
 _RELU = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
@@ -118,7 +121,7 @@ def _new_size(env: ShapeEnv, symbol: sympy.Symbol, old: torch.SymInt, bounds: tu
 def derive_shapes(program: Program) -> None:
     """Set ``meta["val"]`` of every node anew. Raises PassError at the node whose inputs do not fit."""
     mode, values = fresh_inputs(program)
-    run = _Derive(program.module, mode)
+    run = _Derive(program, mode)
     loggers = [logging.getLogger(name) for name in ("torch.fx.interpreter", "torch._subclasses.fake_tensor")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

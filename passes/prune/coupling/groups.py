@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,25 +104,28 @@ def _labels(sweep: Sweep, free: NDArray[np.bool_]) -> NDArray[np.int64]:
     Atoms belong together if they lie on one dim that a contraction, an embedding or the like makes, each as often as
     the other, and in the same column of its monomials: in a dim of 12 heads of 64, a head occurs 64 times.
     """
-    pairs: list[tuple[int, int]] = []
+    pairs: list[NDArray[np.int64]] = []
+    done: set[int] = set()
     for node in sweep.program.graph.nodes:
         if node.op != "call_function" or (family(node) != "contraction" and op_name(node) != "aten.embedding"):
             continue
         for axis in sweep.of(node):
             for rows in map(sweep.resolve, ax.arrays(axis)):
-                pairs += _alike(rows, free)
+                if id(rows) not in done:
+                    done.add(id(rows))
+                    pairs += _alike(rows, free)
     n = len(sweep.atoms)
-    edges = np.array(pairs, np.int64).reshape(-1, 2)
+    edges = np.concatenate([np.zeros((0, 2), np.int64), *pairs])
     graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def _alike(rows: Rows, free: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    counts = Counter(rows[rows != 0].tolist())
-    first: dict[tuple[int, int], int] = {}
+def _alike(rows: Rows, free: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """For each column, pairs ``[n, 2]`` of an atom and one that occurs as often as it does."""
+    counts = np.bincount(rows.ravel())
     pairs = []
-    for column in range(rows.shape[1]):
-        for atom in dict.fromkeys(rows[:, column].tolist()):
-            if atom and free[atom]:
-                pairs.append((first.setdefault((column, counts[atom]), atom), atom))
+    for column in rows.T:
+        atoms = np.unique(column[free[column]])
+        _, first, same = np.unique(counts[atoms], return_index=True, return_inverse=True)
+        pairs.append(np.stack([atoms[first[same]], atoms], 1))
     return pairs

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-import torch
 
 from fxopt import Program
 from fxopt.passes.prune.coupling.liveness import Liveness
@@ -14,16 +13,14 @@ from fxopt.passes.prune.coupling.sweep import Reason, Sweep
 
 def report_leftover(program: Program, sweep: Sweep, liveness: Liveness) -> None:
     """Report the channels that a layer reads as zero, or makes as zero, and that stay."""
-    for contraction in sweep.contractions:
-        weight = program.tensor(contraction.weight)
-        if weight is None or contraction.blocks is None or contraction.weight is None:
+    for contraction, nonzero in zip(sweep.contractions, liveness.nonzero, strict=True):
+        if nonzero is None or program.tensor(contraction.weight) is None:
             continue
-        nonzero = contraction.blocks((weight.detach() != 0).to(torch.uint8)).numpy().astype(np.bool_)
         blocks, made, read = nonzero.shape
         index = sweep.resolve(contraction.rows)
         if contraction.weight_rows is not None:  # of what goes nothing is said, nor is it counted as a reader
             rows = sweep.resolve(contraction.weight_rows)
-            nonzero &= liveness.live[rows].all(1).reshape(blocks, made, 1)
+            nonzero = nonzero & liveness.live[rows].all(1).reshape(blocks, made, 1)
             fed = (nonzero & liveness.live[index].all(1).reshape(blocks, 1, read)).any(2).ravel()
             _report(program, sweep, liveness, rows[~fed], contraction.node, "whose weights are zero")
         _report(program, sweep, liveness, index[~nonzero.any(1).ravel()], contraction.node, "that are read as zero")

@@ -24,11 +24,13 @@ Known = Callable[[fx.Node], torch.Tensor | None]
 class Liveness:
     """``live[atom]``, and why: ``cause[atom]`` is a reason (positive), a contraction (negative), or 0.
 
+    ``nonzero`` says of every contraction which of its weights are not zero, ``[block, row, index]``, None without any.
     ``settled`` says that once the dead is gone, another look at the program finds nothing more.
     """
 
     live: NDArray[np.bool_]
     cause: NDArray[np.int64]
+    nonzero: list[NDArray[np.bool_] | None]
     settled: bool
 
 
@@ -61,7 +63,7 @@ def liveness(sweep: Sweep, known: Known) -> Liveness:
         empty = next((rows for rows, n in zip(arrays, left, strict=True) if n == 0), None)
         if empty is None:  # a dim of one index hangs on nothing, so that what it was tied to is free
             settled &= not any(n == 1 < len(rows) for rows, n in zip(arrays, left, strict=True))
-            return Liveness(live, cause, settled)
+            return Liveness(live, cause, [site.nonzero for site in sites], settled)
         live[empty[(~live[empty]).sum(1).argmin()]] = True  # the one that brings back the least
 
 

@@ -24,13 +24,13 @@ _CHUNK = 512
 def l1(asked: Question) -> Iterator[Scored]:
     """Σ|w| (Li et al. 2017, section 3.1)."""
     for place in asked.places:
-        yield summed_by_atom(place.rows, _norm(asked.weight(place), place.dim, 1))
+        yield summed_by_atom(place.rows, _mass(asked.weight(place).abs(), place.dim))
 
 
 def l2(asked: Question) -> Iterator[Scored]:
     """Σw² (Fang et al. 2023, section 3.4)."""
     for place in asked.places:
-        yield summed_by_atom(place.rows, _norm(asked.weight(place), place.dim, 2).double() ** 2)
+        yield summed_by_atom(place.rows, _mass(asked.weight(place).square(), place.dim))
 
 
 def batch_norm(asked: Question) -> Iterator[Scored]:
@@ -66,9 +66,11 @@ def fpgm(asked: Question) -> Iterator[Scored]:
                 yield group.atoms, torch.cat([torch.cdist(part, cells).sum(1) for part in cells.split(_CHUNK)]).numpy()
 
 
-def _norm(weight: torch.Tensor, dim: int, order: int) -> torch.Tensor:
-    """Norm [n] of the cells of every index."""
-    return torch.linalg.vector_norm(weight, order, _others(weight, dim)) if weight.dim() > 1 else weight.abs()
+def _mass(cells: torch.Tensor, dim: int) -> torch.Tensor:
+    """Sums [n] over the cells of every index, none of them negative, in the order in which they lie in memory."""
+    before, after = tuple(range(dim)), tuple(range(1, cells.dim() - dim))
+    sums = cells.sum(before) if before else cells
+    return sums.sum(after, dtype=torch.float64) if after else sums
 
 
 def _sum(cells: torch.Tensor, dim: int) -> torch.Tensor:

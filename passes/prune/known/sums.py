@@ -26,6 +26,7 @@ from fxopt.passes.prune.known.cells import (
 from fxopt.text import op_name
 
 _ROWS = 256
+_FEW = 64
 
 
 def linear(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
@@ -147,7 +148,7 @@ def _weighted(x: torch.Tensor, kernel: torch.Tensor, *, uniform: bool) -> Cells:
     """Sums over inputs x[G, I] and weights kernel[G, O, I, K]; only zeros contribute alike where it is not uniform."""
     blocked = x.isnan() if uniform else x != 0
     if blocked.all():
-        bad = (kernel.flatten(2) != 0).any(-1)
+        bad = _any(kernel.flatten(2))
     else:
         bad = ((kernel != 0).any(-1) & blocked[:, None]).any(-1)
     if bad.all():
@@ -160,6 +161,13 @@ def _weighted(x: torch.Tensor, kernel: torch.Tensor, *, uniform: bool) -> Cells:
     result = torch.full(bad.shape, math.nan, dtype=torch.float64)
     result[group, output] = reliable(sums, size)
     return result
+
+
+def _any(cells: torch.Tensor) -> torch.Tensor:
+    """Whether any along the last dim is not zero; mostly the first few tell."""
+    found = (cells[..., :_FEW] != 0).any(-1)
+    found[~found] = (cells[~found] != 0).any(-1)
+    return found
 
 
 def _filled(cells: torch.Tensor) -> torch.Tensor:
