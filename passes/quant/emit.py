@@ -1,0 +1,57 @@
+"""Write the decisions of quantization into the graph: quantize and dequantize ops, and stored codes."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+from torch import fx
+
+from fxopt import Program
+from fxopt.ops import set_argument
+from fxopt.passes.quant.encode import Codes, LayerCodes
+from fxopt.passes.quant.observers import Affine
+from fxopt.passes.quant.placement import Placement
+
+importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
+
+
+def emit_value(program: Program, node: fx.Node, affine: Affine, placement: Placement) -> None:
+    """Let the readers of a value that the placement names read it through a quantize and a dequantize op."""
+    ops = torch.ops.quantized_decomposed
+    readers = [u for u in node.users if node in placement.whole or u in placement.readers]
+    code = (affine.scale, affine.zero_point, 0, 255, torch.uint8)
+    with program.graph.inserting_after(program.inputs()[-1] if node.op == "placeholder" else node):
+        quantized = program.graph.call_function(ops.quantize_per_tensor.default, (node, *code))
+    quantized.meta["stack_trace"] = node.meta.get("stack_trace")
+    real = program.call(ops.dequantize_per_tensor.default, quantized, *code, like=quantized)
+    for reader in readers:
+        reader.replace_input_with(node, real)
+
+
+def emit_layers(program: Program, codes: dict[fx.Node, LayerCodes]) -> None:
+    """Let every layer read its weight and bias from stored codes; layers that share codes share the node."""
+    stored: dict[int, fx.Node] = {}
+    for layer, found in codes.items():
+        real = stored.get(id(found.weight))
+        if real is None or not real < layer:
+            real = stored[id(found.weight)] = _dequantized(program, found.weight, layer)
+        set_argument(layer, "weight", real)
+        if found.bias is not None:
+            set_argument(layer, "bias", _dequantized(program, found.bias, layer))
+
+
+def _dequantized(program: Program, codes: Codes, before: fx.Node) -> fx.Node:
+    """Store codes with their scales and return the node that gives the real numbers back."""
+    integers, scales = codes.integers, codes.scales
+    kind = str(integers.dtype).removeprefix("torch.")
+    parts = [
+        program.add_tensor(f"{codes.name}_{kind}", integers, before),
+        program.add_tensor(f"{codes.name}_scale", scales, before),
+        program.add_tensor(f"{codes.name}_zero_point", torch.zeros(len(scales), dtype=integers.dtype), before),
+    ]
+    with program.graph.inserting_before(before):
+        target = torch.ops.quantized_decomposed.dequantize_per_channel.default
+        node = program.graph.call_function(target, (*parts, 0, *codes.limits, integers.dtype))
+    node.meta["stack_trace"] = before.meta.get("stack_trace")
+    return node

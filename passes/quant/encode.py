@@ -1,0 +1,71 @@
+"""The integers that stand for a layer's weight and bias."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from fxopt import Program
+from fxopt.ops import arguments
+from fxopt.passes.quant.observers import Affine
+from fxopt.passes.quant.weights import quantize_bias, quantize_weight, weight_scales, widen_for_bias
+from fxopt.qdq import Policy
+
+_WEIGHT_LIMITS = (-127, 127)
+_BIAS_LIMITS = (-(2**31) + 1, 2**31 - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Integers ``[out, ...]`` within ``limits``, worth ``scales`` float32 ``[out]`` each; ``name`` is the weight's."""
+
+    name: str
+    integers: torch.Tensor
+    scales: torch.Tensor
+    limits: tuple[int, int]
+
+    def real(self) -> torch.Tensor:
+        """The numbers that the codes stand for, float32, as the dequantize op computes them."""
+        return self.integers.float() * self.scales.reshape([-1] + [1] * (self.integers.dim() - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCodes:
+    """What a convolution or linear will read instead of its weight and bias."""
+
+    weight: Codes
+    bias: Codes | None
+
+
+def encode_layers(
+    program: Program, layers: Iterable[fx.Node], inputs: dict[fx.Node, Affine], policy: Policy
+) -> dict[fx.Node, LayerCodes]:
+    """Codes of every layer; ``inputs`` gives the code of the value that a layer reads.
+
+    Weights are symmetric int8 per output channel. A bias is int32 at the scale of the products that it is added to, for
+    which a weight's scale is widened where need be. Layers that share a weight share its codes if the scales are equal.
+    """
+    found: dict[fx.Node, LayerCodes] = {}
+    known: dict[tuple[int, bytes], Codes] = {}
+    for layer in layers:
+        call = arguments(layer)
+        weight, bias = program.tensor(call["weight"]), program.tensor(call["bias"])
+        assert weight is not None
+        input_scale = inputs[call["input"]].scale
+        depthwise = weight.dim() > 2 and weight.shape[1] == 1
+        scales = weight_scales(weight, None if depthwise else policy.pair_sum)
+        if bias is not None:
+            scales = widen_for_bias(scales, bias, input_scale)
+        key = (id(weight), scales.numpy().tobytes())
+        if key not in known:
+            integers = quantize_weight(weight, scales)
+            known[key] = Codes(str(call["weight"].target), integers, scales, _WEIGHT_LIMITS)
+        codes = None
+        if bias is not None:
+            both = (scales.double() * input_scale).float()
+            codes = Codes(str(call["bias"].target), quantize_bias(bias, both), both, _BIAS_LIMITS)
+        found[layer] = LayerCodes(known[key], codes)
+    return found
