@@ -18,6 +18,12 @@ def fixed_batch(program: Program) -> int | None:
     return int(sizes[0]) if sizes and all(isinstance(s, int) and s == sizes[0] for s in sizes) else None
 
 
+def examples(inputs: Any) -> int:
+    """How many examples a batch holds: the first size of its first tensor, 1 for one without any."""
+    sizes = (len(v) for v in pytree.tree_leaves(inputs) if isinstance(v, torch.Tensor) and v.dim())
+    return next(sizes, 1)
+
+
 def cut(leaves: list[Any], size: int) -> Iterator[list[Any]]:
     """Yield the tensors in batches of ``size``; the last one is filled up with its last example."""
     count = len(leaves[0])

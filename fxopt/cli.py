@@ -166,14 +166,16 @@ def analyses(load: Load = None, as_json: Json = False) -> None:
 def explain(
     name: str,
     model: Annotated[str | None, typer.Argument(help="For an analysis: the model to look into.")] = None,
+    backend: Annotated[str, typer.Option("--backend", "-b", help="For an analysis.")] = "onnx",
+    target: Annotated[str, typer.Option("--target", "-t", help="For an analysis.")] = "host",
     load: Load = None,
     as_json: Json = False,
 ) -> None:
-    """Show the manual of a pass, a backend or a workload; or what an analysis, such as groups, finds in a model."""
+    """Show the manual of a pass, a backend or a workload; or what an analysis, such as groups or quant, finds in a model."""
     _load_files(load)
     from fxopt import explain as explaining
 
-    shown = explaining.explain(name) if model is None else explaining.analyse(name, model)
+    shown = explaining.explain(name) if model is None else explaining.analyse(name, model, backend, target)
     print(json.dumps(shown.to_dict()) if as_json else shown.text())
 
 
@@ -257,12 +259,14 @@ def _list(kind: str, load: list[Path] | None, as_json: bool) -> None:
 def _progress(console: Any) -> Any:
     import contextlib
 
+    from fxopt.progress import shown_on
+
     @contextlib.contextmanager
     def running() -> Any:
         if not console.is_terminal:
             yield lambda stage: None
             return
-        with console.status("starting") as status:
+        with shown_on(console), console.status("starting") as status:
             yield lambda stage: status.update(stage)
 
     return running()

@@ -58,12 +58,21 @@ def explain(name: str) -> Manual:
     raise UnknownNameError("pass, backend, workload or analysis", name, [n for k in _KINDS for n in registry.names(k)])
 
 
-def analyse(name: str, model: str) -> Finding:
-    """Capture a model and run an analysis over it. Raises UnknownNameError, UsageError, CaptureError."""
+def analyse(name: str, model: str, backend: str, target: str) -> Finding:
+    """Capture a model and run an analysis over it, for a backend and a target.
+
+    Raises UnknownNameError, UsageError, CaptureError, and what the analysis raises.
+    """
+    from fxopt.backend import find_backend
+    from fxopt.program import Context
+    from fxopt.target import find_target
     from fxopt.workload import find_workload
 
     analysis = registry.get("analysis", name)
-    found: Finding = analysis(find_workload(model).capture())
+    workload, context = find_workload(model), Context(None, find_target(target), find_backend(backend))
+    program = workload.capture()
+    program.context = dataclasses.replace(context, workload=workload)
+    found: Finding = analysis(program)
     return found
 
 

@@ -78,6 +78,18 @@ def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 
+def fastest(runs: dict[str, Callable[[], object]], seconds: float) -> str:
+    """Name of the fastest candidate, timed side by side for about ``seconds``; the first unless another wins clearly.
+
+    Another wins if it beats the first in three rounds of four: differences within the noise change nothing.
+    """
+    block_ms = 40.0
+    blocks = int(seconds / (len(runs) * (block_ms / 1000 + PAUSE)))
+    timings = interleave(runs, blocks=max(3, blocks), block_ms=block_ms)
+    first, best = next(iter(runs)), min(runs, key=lambda name: timings[name].ms.median)
+    return best if timings[best].ratio(timings[first]).high < 1 else first
+
+
 def _seconds(run: Callable[[], object], calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):

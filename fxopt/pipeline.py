@@ -122,7 +122,7 @@ class Pipeline:
 
             watchers = (Verify(),)
         work = program.copy()
-        work.context = Context(workload or program.context.workload, target or program.context.target, backend)
+        work.context = Context(workload or program.context.workload, target or program.context.target, backend, program)
         leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
         before = last = cost(work)
         results: list[StepResult] = []

@@ -43,6 +43,8 @@ class Context:
     workload: Workload | None = None
     target: Target | None = None
     backend: Backend | None = None
+    original: Program | None = None
+    """The program as it was when the pipeline began."""
 
 
 @dataclass

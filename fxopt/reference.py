@@ -49,9 +49,23 @@ def dequantize_per_channel(
     return (q.to(torch.float64) - shift) * _along(scales.to(torch.float64), q, axis)
 
 
+def dequantize_per_channel_group(
+    q: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor | None, lo: int, hi: int, dtype: torch.dtype,
+    group_size: int, output_dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:  # fmt: skip
+    """Dequantize a matrix to float64 with a scale for each ``group_size`` neighbours of a row."""
+    shift = 0 if zero_points is None else zero_points.reshape(-1, 1)
+    groups = q.to(torch.float64).reshape(-1, group_size) - shift
+    return (groups * scales.to(torch.float64).reshape(-1, 1)).reshape(q.shape)
+
+
 _TWINS = {
-    f.__name__: f for f in (quantize_per_tensor, dequantize_per_tensor, quantize_per_channel, dequantize_per_channel)
-}
+    f.__name__: f
+    for f in (
+        quantize_per_tensor, dequantize_per_tensor, quantize_per_channel, dequantize_per_channel,
+        dequantize_per_channel_group,
+    )
+}  # fmt: skip
 
 
 def wide_twin(target: Any) -> Callable[..., Any]:

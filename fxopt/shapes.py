@@ -36,23 +36,29 @@ class _Derive(FakeTensorProp):
         return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """As torch does, but for two ops whose value has the form of their operand, half the time of a convolutional net."""
+        """As torch does, but where the value has the form of its operand: half the time of a convolutional net."""
         return args[0] if _keeps_operand(target, args) else super().call_function(target, args, kwargs)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self.weights[target] if target in self.weights else super().get_attr(target, args, kwargs)
 
 
-_RELU = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+_ACTIVATIONS = {
+    getattr(torch.ops.aten, name).default
+    for name in ("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "relu6_", "silu", "silu_", "hardswish", "hardswish_",
+                 "hardsigmoid", "hardsigmoid_", "sigmoid", "sigmoid_", "gelu", "gelu_", "tanh", "tanh_")
+}  # fmt: skip
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
 def _keeps_operand(target: Any, args: Any) -> bool:
-    """Whether it is relu, or batch norm in evaluation with statistics that fit, of a contiguous tensor."""
-    if target in _RELU:
-        return bool(args[0].is_contiguous())
-    if target is not _BATCH_NORM or not args[0].is_contiguous():
+    """Whether it is an activation, or batch norm in evaluation with statistics that fit, of a contiguous float tensor."""
+    if target not in _ACTIVATIONS and target is not _BATCH_NORM:
         return False
+    if not args[0].is_floating_point() or not args[0].is_contiguous():
+        return False
+    if target is not _BATCH_NORM:
+        return True
     x, *parameters, training = args[:6]
     fits = all(p is not None and tuple(p.shape) == (x.shape[1],) and p.dtype == x.dtype for p in parameters)
     return len(args) == 9 and not training and fits

@@ -80,14 +80,29 @@ class Workload:
         return self.data
 
     def calibration(self, count: int, who: str) -> Iterator[Args]:
-        """Yield the arguments of whole batches, at most 32, with ``count`` training examples or more; always the same."""
-        batch_size = min(32, count)
+        """Yield the arguments of whole batches, at most 32, with ``count`` training examples or more; always the same.
+
+        Fewer where the training split has no more.
+        """
+        from fxopt.batching import examples
+
         seen = 0
-        for args, _ in self.need_data(who).batches("train", batch_size=batch_size):
+        for args, _ in self.need_data(who).batches("train", batch_size=min(32, count)):
             yield args
-            seen += batch_size
+            seen += examples(args)
             if seen >= count:
                 return
+
+
+def training_data(program: Program, who: str) -> Data:
+    """The data that a program in a pipeline may be trained on. Raises DataError in the name of ``who`` without any."""
+    workload = program.context.workload
+    if workload is None:
+        raise DataError(f"{who} needs training data: run the pipeline with workload=…")
+    data = workload.need_data(who)
+    if not callable(getattr(data, "loss", None)):
+        raise DataError(f"{who} needs a training loss, and the data of {workload.name!r} have no loss(output, target)")
+    return data
 
 
 _WANTED = "write a function that returns a fxopt.Workload with the model and example inputs: README, 'Your own model'"

@@ -199,6 +199,10 @@ each(
     12,
     "quantized_decomposed.dequantize_per_channel(%x, %s, %z, 1, -128, 127, i8)",
 )
+for shape, free in (("4,2", 4), ("8", 0)):
+    each(f'%x : i8[4,6]; %s = param "scale" : f32[{shape}]; %z = param "zero_point" : i32[{shape}]', free, """
+        quantized_decomposed.dequantize_per_channel_group(%x, %s, %z, -8, 7, i8, 3, f32)
+    """)  # fmt: skip
 ONE = '%x : f32[3,4,5]; %s = param "scale" : f32[]; %z = param "zero_point" : i64[]'
 each(ONE, 12, """
     quantized_decomposed.quantize_per_tensor(%x, 0.02, 3, -128, 127, i8)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture, load
 from fxopt.artifact import Artifact
-from fxopt.backends.onnx import Onnx, tune
+from fxopt.backends.onnx import Onnx
 from fxopt.building import build
 from fxopt.compare import sqnr
 from fxopt.errors import BackendError, UsageError
@@ -270,7 +270,7 @@ def test_tuning_takes_other_options_only_where_they_win_clearly(conv, monkeypatc
         times[str(fast)] = tuple(quick * n for n in (1.0, 1.1, 0.9, 1.05, 1.0))
         return {name: Timing(values) for name, values in times.items()}
 
-    monkeypatch.setattr(tune, "interleave", timed)
+    monkeypatch.setattr("fxopt.measure.interleave", timed)
     assert given.tune(conv, host(), 0.1) == (given if kept else fast)
 
 

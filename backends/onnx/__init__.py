@@ -3,6 +3,7 @@
 backend.py   the backend and its options
 refusal.py   ops that have no ONNX form
 export.py    program to a checked, reproducible ONNX model
+block_weights.py  weights with a scale for each block
 pools.py     pools as the integer kernels want them
 kernels.py   what the runtime's optimizer made of it
 runtime.py   loading and running, without torch

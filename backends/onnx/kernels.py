@@ -13,7 +13,9 @@ _INTEGER = (
     "QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "NhwcMaxPool", "MatMulNBits",
 )  # fmt: skip
 _CONTRACTIONS = ("Conv", "MatMul", "Gemm", "ConvTranspose", "FusedConv", "FusedMatMul", "FusedGemm")
-_INTEGER_CONTRACTIONS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger", "QAttention")
+_INTEGER_CONTRACTIONS = (
+    "QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger", "QAttention", "MatMulNBits",
+)  # fmt: skip
 
 
 def kernel_facts(path: Path, origins: dict[str, str]) -> dict[str, Any]:

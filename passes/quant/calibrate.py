@@ -9,17 +9,18 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.batching import cut, fixed_batch
+from fxopt.batching import cut, examples, fixed_batch
 from fxopt.errors import DataError
-from fxopt.passes.quant.observers import MinMax
+from fxopt.passes.quant.observers import OBSERVERS, Calibration, Observer
 from fxopt.program import Program
+from fxopt.progress import progress_bar
 from fxopt.text import type_text
 
 
 class _Observe(fx.Interpreter):
     """Runs the graph node by node, frees each value after its last use, and shows the wanted ones to their observers."""
 
-    def __init__(self, program: Program, observers: dict[fx.Node, MinMax]) -> None:
+    def __init__(self, program: Program, observers: dict[fx.Node, Observer]) -> None:
         super().__init__(program.module)
         self._program, self._observers = program, observers
 
@@ -34,20 +35,42 @@ class _Observe(fx.Interpreter):
         return value
 
 
-def calibrate(program: Program, batches: Iterable[tuple[Any, ...]], wanted: Iterable[fx.Node]) -> dict[fx.Node, MinMax]:
+def calibrate(
+    program: Program,
+    batches: Iterable[tuple[Any, ...]],
+    wanted: Iterable[fx.Node],
+    *,
+    calibration: Calibration = "min_max",
+    images: int | None = None,
+) -> dict[fx.Node, Observer]:
     """Observe ``wanted`` nodes over batches of positional arguments; memory does not grow with their number.
 
-    Raises DataError for no batch, a shape or dtype that the program does not take, or values that are not finite.
+    Reports a skip for a node that had the same number everywhere, and for batches that held fewer examples than
+    ``images``. Raises DataError for no batch, a shape or dtype that the program does not take, or values that are not
+    finite.
     """
-    observers = {node: MinMax() for node in wanted}
+    observers = {node: OBSERVERS[calibration]() for node in wanted}
     seen = 0
-    with torch.no_grad():
+    with torch.no_grad(), progress_bar("calibrating", images) as advance:
         for args in batches:
             for leaves in fitting_batches(program, args):
                 _Observe(program, observers).run(*leaves, enable_io_processing=False)
-                seen += 1
+            seen += examples(args)
+            advance(examples(args))
     if not seen:
         raise DataError("the workload gave no calibration batch; its Data.batches('train', …) is empty")
+    if images is not None and seen < images:
+        program.skip(
+            program.inputs()[0],
+            f"calibrated with {seen} images, {images} were asked for: the training split of the workload has no more",
+        )
+    for node, observer in observers.items():
+        if observer.lowest == observer.highest:
+            program.skip(
+                node,
+                f"calibration saw nothing but {observer.lowest:g} here, so its range is a guess; "
+                "look at the images, or at the layers before it",
+            )
     return observers
 
 

@@ -20,7 +20,7 @@ def emit_value(program: Program, node: fx.Node, affine: Affine, placement: Place
     """Let the readers of a value that the placement names read it through a quantize and a dequantize op."""
     ops = torch.ops.quantized_decomposed
     readers = [u for u in node.users if node in placement.whole or u in placement.readers]
-    code = (affine.scale, affine.zero_point, 0, 255, torch.uint8)
+    code = (affine.scale, affine.zero_point, *affine.form.limits, affine.form.dtype)
     with program.graph.inserting_after(program.inputs()[-1] if node.op == "placeholder" else node):
         quantized = program.graph.call_function(ops.quantize_per_tensor.default, (node, *code))
     quantized.meta["stack_trace"] = node.meta.get("stack_trace")

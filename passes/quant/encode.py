@@ -11,11 +11,10 @@ from torch import fx
 from fxopt import Program
 from fxopt.ops import arguments
 from fxopt.passes.quant.observers import Affine
-from fxopt.passes.quant.weights import quantize_bias, quantize_weight, weight_scales, widen_for_bias
+from fxopt.passes.quant.weights import largest_code, quantize_bias, quantize_weight, weight_scales, widen_for_bias
 from fxopt.qdq import Policy
 
-_WEIGHT_LIMITS = (-127, 127)
-_BIAS_LIMITS = (-(2**31) + 1, 2**31 - 1)
+BIAS_LIMITS = (-(2**31) + 1, 2**31 - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +40,13 @@ class LayerCodes:
 
 
 def encode_layers(
-    program: Program, layers: Iterable[fx.Node], inputs: dict[fx.Node, Affine], policy: Policy
+    program: Program, layers: Iterable[fx.Node], inputs: dict[fx.Node, Affine], policy: Policy, *, bits: int = 8
 ) -> dict[fx.Node, LayerCodes]:
     """Codes of every layer; ``inputs`` gives the code of the value that a layer reads.
 
-    Weights are symmetric int8 per output channel. A bias is int32 at the scale of the products that it is added to, for
-    which a weight's scale is widened where need be. Layers that share a weight share its codes if the scales are equal.
+    Weights are symmetric per output channel, of ``bits`` bits in int8. A bias is int32 at the scale of the products that
+    it is added to, for which a weight's scale is widened where need be. Layers that share a weight share its codes if
+    the scales are equal.
     """
     found: dict[fx.Node, LayerCodes] = {}
     known: dict[tuple[int, bytes], Codes] = {}
@@ -55,17 +55,27 @@ def encode_layers(
         weight, bias = program.tensor(call["weight"]), program.tensor(call["bias"])
         assert weight is not None
         input_scale = inputs[call["input"]].scale
-        depthwise = weight.dim() > 2 and weight.shape[1] == 1
-        scales = weight_scales(weight, None if depthwise else policy.pair_sum)
+        scales = weight_scales(weight, pair_limit(weight, policy), bits)
         if bias is not None:
             scales = widen_for_bias(scales, bias, input_scale)
         key = (id(weight), scales.numpy().tobytes())
         if key not in known:
-            integers = quantize_weight(weight, scales)
-            known[key] = Codes(str(call["weight"].target), integers, scales, _WEIGHT_LIMITS)
+            integers, largest = quantize_weight(weight, scales, bits), largest_code(bits)
+            known[key] = Codes(str(call["weight"].target), integers, scales, (-largest, largest))
         codes = None
         if bias is not None:
-            both = (scales.double() * input_scale).float()
-            codes = Codes(str(call["bias"].target), quantize_bias(bias, both), both, _BIAS_LIMITS)
+            codes = encode_bias(str(call["bias"].target), bias, scales, input_scale)
         found[layer] = LayerCodes(known[key], codes)
     return found
+
+
+def encode_bias(name: str, bias: torch.Tensor, scales: torch.Tensor, input_scale: float) -> Codes:
+    """int32 codes of ``bias`` ``[out]`` at the scale of the products of the weight, of ``scales``, and the input."""
+    both = (scales.double() * input_scale).float()
+    return Codes(name, quantize_bias(bias, both), both, BIAS_LIMITS)
+
+
+def pair_limit(weight: torch.Tensor, policy: Policy) -> int | None:
+    """The policy's bound for neighbouring codes of ``weight``; None for a depthwise one, whose kernels add no pairs."""
+    depthwise = weight.dim() > 2 and weight.shape[1] == 1
+    return None if depthwise else policy.pair_sum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any
@@ -18,29 +19,36 @@ _CONVOLUTIONS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS))
 _ABSORBED = ("aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min")
 _SAME_NUMBERS = ("aten.max_pool2d", "aten.dropout")
 """Beside layout ops: what comes out is among what went in, so it has the same scale."""
+_LEFT = "left in float, so that the budget of quantization holds"
 
 
 @dataclass
 class Placement:
     """``layers``: contractions to quantize. ``values``: nodes whose result is quantized, with the node whose scale they
     share (often themselves). ``whole``: those that every reader sees quantized; the rest only integer readers do.
-    ``readers``: nodes that read quantized inputs."""
+    ``readers``: nodes that read quantized inputs. ``declined``: contractions that stay in float, and why."""
 
     layers: list[fx.Node] = field(default_factory=list)
     values: dict[fx.Node, fx.Node] = field(default_factory=dict)
     whole: set[fx.Node] = field(default_factory=set)
     readers: set[fx.Node] = field(default_factory=set)
+    declined: dict[fx.Node, str] = field(default_factory=dict)
 
 
-def place(program: Program, policy: Policy, keep_float: tuple[str, ...]) -> Placement:
-    """Decide what is quantized. Every convolution, linear and matrix product that is not gets a skip with the reason."""
+def place(
+    program: Program, policy: Policy, keep_float: tuple[str, ...], left: Collection[str] = frozenset()
+) -> Placement:
+    """Decide what is quantized; nothing is changed.
+
+    ``keep_float`` are patterns of weights or modules, ``left`` names of nodes that stay in float too.
+    """
     result = Placement()
     for node in program.graph.nodes:
         if family(node) != "contraction":
             continue
-        reason = _declined(program, node, keep_float)
+        reason = _LEFT if node.name in left else _declined(program, node, keep_float)
         if reason:
-            program.skip(node, reason)
+            result.declined[node] = reason
         else:
             result.layers.append(node)
     integer = _integer_region(program, policy, set(result.layers))

@@ -12,12 +12,32 @@ from fxopt.passes.clean.fold_constants import fold_constants
 from fxopt.passes.fuse.fold_batch_norm import fold_batch_norm
 from fxopt.passes.fuse.mean_to_pool import mean_to_pool
 from fxopt.passes.quant.insert_qdq import insert_qdq
+from fxopt.passes.quant.mixed.choose import Leave
+from fxopt.passes.quant.observers import Calibration
 from fxopt.passes.quant.split_silu import split_silu
+
+PREPARATION: tuple[Pass, ...] = (
+    fold_constants(),
+    fold_batch_norm(),
+    mean_to_pool(),
+    split_silu(),
+    canonicalize_clamp(),
+)
+"""Exact passes that bring a graph into the form that has integer kernels."""
 
 
 @graph_pass(kind="approx")
 def quantize(
-    *, scheme: Literal["int8"] = "int8", images: Annotated[int, Ge(1)] = 64, keep_float: tuple[str, ...] = ()
+    *,
+    scheme: Literal["int8"] = "int8",
+    images: Annotated[int, Ge(1)] = 64,
+    calibration: Calibration = "min_max",
+    keep_float: tuple[str, ...] = (),
+    rounding: Literal["nearest", "adaround"] = "nearest",
+    correct_bias: Literal["none", "empirical", "analytic"] = "none",
+    metric_drop: Annotated[float, Ge(0)] | None = None,
+    sqnr_db: float | None = None,
+    leave: Leave = "greedy",
 ) -> tuple[Pass, ...]:
     """Quantize weights and activations to int8 after training, as the backend's integer kernels want it.
 
@@ -44,5 +64,14 @@ def quantize(
         %z = aten.mul.Tensor(%y, %g)
         return %z
     """
-    exact = (fold_constants(), fold_batch_norm(), mean_to_pool(), split_silu(), canonicalize_clamp())
-    return (*exact, insert_qdq(images=images, keep_float=keep_float))
+    insert = insert_qdq(
+        images=images,
+        calibration=calibration,
+        keep_float=keep_float,
+        rounding=rounding,
+        correct_bias=correct_bias,
+        metric_drop=metric_drop,
+        sqnr_db=sqnr_db,
+        leave=leave,
+    )
+    return (*PREPARATION, insert)

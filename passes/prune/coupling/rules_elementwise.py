@@ -77,6 +77,22 @@ def per_channel(sweep: Sweep, node: fx.Node) -> Axes:
     return axes
 
 
+@rule("quantized_decomposed.dequantize_per_channel_group")
+def per_channel_group(sweep: Sweep, node: fx.Node) -> Axes:
+    """A row has its own scales; the blocks along it stay as they are."""
+    call = arguments(node)
+    axes = sweep.of(call["input"])
+    sweep.pin(axes[1:], node, "blocks along this dim share a scale")
+    for name in ("scales", "zero_points"):
+        if parameters := sweep.of(call[name]):
+            if len(parameters) == 2:
+                axes[0] = sweep.unite(axes[0], parameters[0], node)
+                sweep.pin(parameters[1:], node, "one for each block")
+            else:
+                sweep.pin([*axes, *parameters], node, "scales of all rows stand in one dim")
+    return axes
+
+
 @rule("family:check", "family:size")
 def nothing(sweep: Sweep, node: fx.Node) -> Axes:
     """Of no dims; it asserts something, or reads a single element."""

@@ -18,7 +18,7 @@ from fxopt.errors import DataError, FxoptError
 from fxopt.fitting import misfit
 from fxopt.ops import arguments, set_argument
 from fxopt.program import Program
-from fxopt.workload import Data
+from fxopt.workload import Data, training_data
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -45,12 +45,8 @@ def gradients(program: Program, who: str, *, samples: int = 64, seed: int = 0) -
     zeros. Raises DataError in the name of ``who`` without data, where an example does not fit, or where loss or
     gradient cannot be had or is not finite, and PassError for a graph that writes into a parameter.
     """
-    workload = program.context.workload
-    if workload is None:
-        raise DataError(f"{who} needs training data: run the pipeline with workload=…")
-    data = workload.need_data(who)
-    if not callable(getattr(data, "loss", None)):
-        raise DataError(f"{who} needs a training loss, and the data of {workload.name!r} have no loss(output, target)")
+    data = training_data(program, who)
+    name = program.context.workload.name if program.context.workload else ""
     twin = _differentiable(program)
     weights = {id(t): t for t in twin.tensors().values() if t.requires_grad}
     mean = {key: _zeros(t) for key, t in weights.items()}
@@ -60,13 +56,13 @@ def gradients(program: Program, who: str, *, samples: int = 64, seed: int = 0) -
         torch.default_generator.manual_seed(seed)  # data or a graph may draw from it
         batches = data.batches("train", batch_size=1, seed=seed)
         for count, (args, target) in enumerate(islice(batches, samples), 1):
-            where = f"{who}: training batch {count} of {workload.name!r}"
+            where = f"{who}: training batch {count} of {name!r}"
             loss = _loss(twin, data, args, target, where)
             for key, gradient in zip(weights, _backward(twin, loss, list(weights.values()), where), strict=True):
                 mean[key] += gradient
                 squared[key] += gradient.to(squared[key].dtype) ** 2
     if not count:
-        raise DataError(f"{who}: the workload {workload.name!r} gave no training batch")
+        raise DataError(f"{who}: the workload {name!r} gave no training batch")
     for total in (*mean.values(), *squared.values()):
         total /= count
     names = {name: id(t) for name, t in twin.tensors().items() if t.requires_grad}

@@ -1,0 +1,12 @@
+"""The OpenVINO backend: the ONNX export as OpenVINO's own format, run by its CPU kernels.
+
+backend.py   the backend and its options
+convert.py   program to a reproducible OpenVINO model
+kernels.py   what the runtime's optimizer made of it
+runtime.py   loading and running, without torch and onnx
+tune.py      options chosen by measurement
+"""
+
+from fxopt.backends.openvino.backend import Openvino
+
+__all__ = ["Openvino"]

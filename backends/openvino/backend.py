@@ -1,0 +1,82 @@
+"""The OpenVINO backend and its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
+
+from fxopt.backend import Backend, Runner
+from fxopt.backends.onnx import Onnx
+from fxopt.backends.openvino.runtime import MODEL_FILE, make_runner, properties
+from fxopt.qdq import Policy
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxopt.pipeline import Pipeline
+    from fxopt.program import Program
+    from fxopt.target import Target
+
+Precision = Literal["auto", "f32", "bf16"]
+Hint = Literal["latency", "throughput"]
+
+
+@dataclass(frozen=True)
+class Openvino(Backend):
+    """Lower to OpenVINO and run on the processor, with integer kernels for quantized programs.
+
+    ``threads`` is None for OpenVINO's own choice. ``precision`` is that of layers in float: ``f32``, ``bf16``, or ``auto``
+    for OpenVINO's choice, which is bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16). That is faster
+    and keeps 8 bits of each number, so a build of a program in float does not hold its agreement with eager then; between
+    integer layers it is within the noise. ``hint`` is what OpenVINO tunes itself for; calls run one at a time in any case.
+    Integers of 64 bits are computed in 32, and inputs that do not fit are refused.
+    """
+
+    name: ClassVar[str] = "openvino"
+    threads: Annotated[int, Ge(1)] | None = None
+    precision: Precision = "f32"
+    hint: Hint = "latency"
+
+    def refuses(self, node: fx.Node) -> str | None:
+        """Why a node cannot be written as ONNX, which is the way to OpenVINO; None if it can."""
+        from fxopt.backends.openvino.convert import need_exporter
+
+        need_exporter()
+        return Onnx().refuses(node)
+
+    def legalize(self) -> Pipeline:
+        """Bring the program into the form that the ONNX exporter takes."""
+        return Onnx().legalize()
+
+    def quant_policy(self, target: Target) -> Policy:
+        """Placement that the runtime fuses to integer kernels: Q/DQ at the inputs and weights of layers are enough.
+
+        Q/DQ at the outputs too is a little faster in chains of convolution and relu, and much slower around silu.
+        Weights are bounded as for ONNX Runtime: on x86 before VNNI both add products of bytes in 16 bits.
+        """
+        return Policy(convolution_output=False, pair_sum=Onnx().quant_policy(target).pair_sum)
+
+    def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
+        """Write ``model.xml`` and ``model.bin``; return what the runtime made of them. Raises BackendError."""
+        from fxopt.backends.openvino.convert import convert
+        from fxopt.backends.openvino.kernels import kernel_facts
+
+        origins = convert(program, out / MODEL_FILE)
+        return kernel_facts(out / MODEL_FILE, self.properties(), origins)
+
+    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+        """Compile the model for this machine. Raises BackendError where OpenVINO refuses it."""
+        return make_runner(folder / MODEL_FILE, self.properties())
+
+    def tune(self, program: Program, target: Target, seconds: float) -> Openvino:
+        """Return a copy with the precision and threads that measured fastest on this machine."""
+        from fxopt.backends.openvino.tune import tune
+
+        return tune(self, program, seconds)
+
+    def properties(self) -> dict[str, Any]:
+        """The options as OpenVINO's properties."""
+        return properties(self.threads, self.precision, self.hint)

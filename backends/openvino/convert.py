@@ -1,0 +1,85 @@
+"""A program as an OpenVINO model: exported to ONNX, converted, and the same bytes each time."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fxopt.backends.onnx.export import export
+from fxopt.backends.openvino.runtime import new_core, reason_of
+from fxopt.errors import BackendError
+from fxopt.program import Program
+
+_OPSET = 20
+"""Version of the ONNX operators on the way; nothing of it is left in the result."""
+
+
+def need_exporter() -> None:
+    """Raise BackendError where a package is missing that the way through ONNX needs."""
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise BackendError(f"{package} is not installed, which building needs: pip install 'fxopt[openvino]'")
+
+
+def convert(program: Program, path: Path) -> dict[str, str]:
+    """Write ``program`` as ``path`` and the weights beside it; return ``{node: op and user's line}`` of its ONNX nodes.
+
+    Weights keep their dtype. Raises BackendError where the export fails, or OpenVINO has no form of an op.
+    """
+    core = new_core()
+    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+        between = Path(folder) / "model.onnx"
+        origins = export(program, _OPSET, between)
+        try:
+            model = core.read_model(between)
+        except Exception as error:
+            raise BackendError(_refusal(error, origins)) from error
+        origins |= _origins_of_outputs(between, origins)
+        _name_by_position(model)
+        _save(model, path)
+    return origins
+
+
+def _save(model: Any, path: Path) -> None:
+    import openvino
+
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except Exception as error:
+        raise BackendError(f"OpenVINO cannot write {path.name}: {reason_of(error)}") from error
+
+
+def _name_by_position(model: Any) -> None:
+    """Rename what has no name of its own: OpenVINO numbers such nodes through the whole process."""
+    model.set_friendly_name("model")
+    for i, node in enumerate(model.get_ordered_ops()):
+        if node.get_friendly_name() == node.get_name():
+            node.set_friendly_name(f"{node.get_type_name()}/{i}")
+
+
+def _refusal(error: Exception, origins: dict[str, str]) -> str:
+    """OpenVINO names the kinds of ONNX ops that it cannot convert, ``Det-20``; add where each comes from."""
+    listed = re.search(r"No conversion rule found for operations: (.+)", str(error))
+    kinds = dict.fromkeys(re.findall(r"([\w.]+)-\d+", listed[1])) if listed else {}
+    if not kinds:
+        return f"OpenVINO cannot convert the model: {reason_of(error)}"
+    places = [origin for origin in origins.values() if origin.split()[0] in {kind.split(".")[-1] for kind in kinds}]
+    lines = "".join(f"\n    {place}" for place in places)
+    return f"OpenVINO cannot convert {', '.join(kinds)}:{lines}\n  replace it by other ops before the build"
+
+
+def _origins_of_outputs(path: Path, origins: dict[str, str]) -> dict[str, str]:
+    """Origins by the name of an output of the model, which OpenVINO gives to the node that makes it."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    results = {value.name for value in graph.output}
+    return {
+        name: origins[node.name]
+        for node in graph.node
+        if node.name in origins
+        for name in results.intersection(node.output)
+    }

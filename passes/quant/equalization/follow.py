@@ -1,0 +1,130 @@
+"""How channels go through ops that keep, move, gather or meet them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt.ops import arguments
+from fxopt.text import op_name
+
+if TYPE_CHECKING:
+    from fxopt.passes.quant.equalization.channels import Channels
+
+_KEEP = (
+    "relu relu6 leaky_relu prelu hardtanh clamp clamp_min abs dropout feature_dropout alpha_dropout clone contiguous detach "
+    "alias lift_fresh_copy mul.Scalar div.Scalar mul.Tensor div.Tensor"
+)
+_MEET = "add.Tensor sub.Tensor maximum minimum"
+_WINDOW = (
+    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d adaptive_max_pool2d upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec "
+    "upsample_bilinear2d.vec"
+)
+_REDUCE = "mean.dim sum.dim_IntList amax amin"
+_PAD = "pad constant_pad_nd"
+_MOVE = (
+    "view reshape flatten.using_ints unflatten.int _unsafe_view permute transpose.int t numpy_T swapaxes movedim.int "
+    "movedim.intlist squeeze squeeze.dim squeeze.dims unsqueeze view_as reshape_as pixel_shuffle pixel_unshuffle "
+    "channel_shuffle flip adjoint mT expand expand_as repeat slice.Tensor select.int split.Tensor split_with_sizes "
+    "split.sizes chunk tensor_split.sections unbind.int narrow tensor_split.indices cat concat stack hstack vstack"
+)
+
+_Rule = Callable[["Channels", fx.Node], str | None]
+
+
+def follow(found: Channels, node: fx.Node) -> str | None:
+    """Number the channels of a node's value, or say why they cannot be followed."""
+    rule = _RULES.get(op_name(node))
+    return rule(found, node) if rule else f"channels cannot be followed through {op_name(node)}"
+
+
+def _keep(found: Channels, node: fx.Node) -> None:
+    found.ids[node] = found.ids[node.args[0]]  # type: ignore[index]
+
+
+def _meet(found: Channels, node: fx.Node) -> str | None:
+    if any(not isinstance(operand, fx.Node) for operand in node.args[:2]):
+        return f"{op_name(node)} has a number for an operand"
+    first, second = (found.ids[n] for n in node.args[:2])  # type: ignore[index]
+    found.ids[node] = found.unite(first, second, f"in {op_name(node)} it meets channels that stay as they are")
+    return None
+
+
+def _window(found: Channels, node: fx.Node) -> str | None:
+    ids = found.ids[node.args[0]]  # type: ignore[index]
+    spatial = int(next(letter for letter in op_name(node) if letter.isdigit()))
+    if any(size != 1 for size in ids.shape[-spatial:]):
+        return f"{op_name(node)} mixes channels"
+    found.ids[node] = ids
+    return None
+
+
+def _reduce(found: Channels, node: fx.Node) -> str | None:
+    call = arguments(node)
+    ids, dims = found.ids[call["input"] if "input" in call else call["self"]], call["dim"]
+    dims = [dims] if isinstance(dims, int) else list(dims or range(ids.dim()))
+    if any(ids.shape[dim] != 1 for dim in dims):
+        return f"{op_name(node)} mixes channels"
+    found.ids[node] = ids.amax(dims, call["keepdim"])
+    return None
+
+
+def _pad(found: Channels, node: fx.Node) -> str | None:
+    ids, sizes = found.ids[node.args[0]], node.args[1]  # type: ignore[index]
+    if any(size != 1 for size in ids.shape[ids.dim() - len(sizes) // 2 :]):  # type: ignore[arg-type]
+        return f"{op_name(node)} adds channels"
+    found.ids[node] = ids
+    return None
+
+
+def _move(found: Channels, node: fx.Node) -> str | None:
+    """The numbers themselves go the way of the elements, at the sizes of the example."""
+    args, kwargs = pytree.tree_map_only(fx.Node, lambda n: _operand(found, n), (node.args, dict(node.kwargs)))
+    if any(value is None for value in pytree.tree_leaves([_operand(found, n) for n in node.all_input_nodes])):
+        return f"the sizes of {op_name(node)} depend on values"
+    found.ids[node] = pytree.tree_map_only(torch.Tensor, _narrowed, node.target(*args, **kwargs))  # type: ignore[operator]
+    return None
+
+
+def _item(found: Channels, node: fx.Node) -> str | None:
+    values, place = found.ids[node.args[0]], node.args[1]  # type: ignore[index]
+    if isinstance(values, torch.Tensor):
+        return "channels cannot be followed through an index"
+    found.ids[node] = values[place]
+    return None
+
+
+def _operand(found: Channels, node: fx.Node) -> Any:
+    """Numbers at the full size of the value, or a size; None where that depends on values."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return _size(value)
+    sizes = [_size(size) for size in value.shape]
+    return None if None in sizes else found.ids[node].expand(sizes).contiguous()
+
+
+def _size(size: Any) -> Any:
+    return size.node.hint if isinstance(size, torch.SymInt) else size
+
+
+def _narrowed(ids: torch.Tensor) -> torch.Tensor:
+    for dim in range(ids.dim()):
+        if ids.shape[dim] > 1 and bool((ids == ids.narrow(dim, 0, 1)).all()):
+            ids = ids.narrow(dim, 0, 1)
+    return ids
+
+
+_BY_NAMES: tuple[tuple[str, _Rule], ...] = (
+    (_KEEP, _keep),
+    (_MEET, _meet),
+    (_WINDOW, _window),
+    (_REDUCE, _reduce),
+    (_PAD, _pad),
+    (_MOVE, _move),
+)
+_RULES = {"getitem": _item} | {f"aten.{name}": rule for names, rule in _BY_NAMES for name in names.split()}

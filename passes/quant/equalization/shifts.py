@@ -1,0 +1,40 @@
+"""Which ops a constant that is taken from a channel passes: f(x - c) = f(x) - c, where x stays above c."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from fxopt.ops import TRANSPOSED, arguments, family
+from fxopt.passes.prune.known.sums import pads
+from fxopt.passes.quant.equalization.layers import LAYERS
+from fxopt.text import op_name
+
+_ALWAYS = (
+    "aten.relu", "aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy", "aten.mean.dim",
+    "aten.amax", "aten.amin",
+)  # fmt: skip
+_FAMILIES = ("resample", "layout", "copy", "pick", "join")
+
+
+def not_shifting(node: fx.Node) -> str | None:
+    """Why a constant per channel does not pass an op, or a layer cannot take it up; None where it does or can."""
+    name = op_name(node)
+    call = arguments(node) if hasattr(node.target, "_schema") else {}
+    if name in LAYERS:
+        return _not_taken(node)
+    if name.startswith("aten.avg_pool"):
+        padded = call["padding"] not in (0, [0] * len(call["kernel_size"])) and call["count_include_pad"]
+        whole = not padded and call.get("divisor_override") is None
+        return None if whole else f"{name} counts the zeros beyond the border"
+    if name in _ALWAYS or family(node) in (*_FAMILIES, "pool") or ("dropout" in name and family(node) == "unary"):
+        return None
+    return f"a constant does not pass {name}"
+
+
+def _not_taken(node: fx.Node) -> str | None:
+    call = arguments(node)
+    if op_name(node) in TRANSPOSED:
+        return "a transposed convolution does not spread a constant evenly"
+    if op_name(node) != "aten.linear" and pads(call):
+        return "pads with zeros: at the border it would read these instead of the constant"
+    return "has no bias to take it up" if call["bias"] is None else None

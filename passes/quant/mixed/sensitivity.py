@@ -1,0 +1,119 @@
+"""Which layer hurts: every layer quantized alone, and what it would cost to leave the worst ones in float."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fxopt.lowering import lower
+from fxopt.measure import interleave
+from fxopt.ops import arguments
+from fxopt.passes.quant.mixed.trials import Trials
+from fxopt.program import Program
+from fxopt.target import host
+from fxopt.text import op_name, source_line
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """A layer: the SQNR of the outputs in dB with it alone quantized, and with all but it quantized.
+
+    ``slower`` is the latency with this layer left in float over that with all quantized, None where it was not measured.
+    """
+
+    node: str
+    layer: str
+    op: str
+    source: str
+    alone_db: float
+    without_db: float | None = None
+    slower: float | None = None
+
+
+def alone(trials: Trials) -> list[LayerSensitivity]:
+    """Every layer quantized on its own, the worst first."""
+    every = frozenset(trials.layers)
+    nodes = {node.name: node for node in trials.program.graph.nodes}
+    rows = []
+    for name in trials.layers:
+        node = nodes[name]
+        weight = str(arguments(node)["weight"].target)
+        found = trials.sqnr(trials.quantized(every - {name}))
+        rows.append(
+            LayerSensitivity(name, weight.rpartition(".")[0] or weight, op_name(node), source_line(node), found)
+        )
+    return sorted(rows, key=lambda row: row.alone_db)
+
+
+def left_in_float(trials: Trials, rows: Sequence[LayerSensitivity], worst: int) -> list[LayerSensitivity]:
+    """The rows, of which the first ``worst`` say what leaving that one layer in float gains in dB and costs in latency."""
+    chosen = [row.node for row in rows[:worst]]
+    models = {name: trials.quantized(frozenset([name])) for name in chosen}
+    gains = {name: trials.sqnr(model) for name, model in models.items()}
+    slower = slowdowns(trials, {frozenset([name]): model for name, model in models.items()})
+    return [
+        dataclasses.replace(row, without_db=gains[row.node], slower=slower.get(frozenset([row.node])))
+        if row.node in gains
+        else row
+        for row in rows
+    ]
+
+
+def slowdowns(trials: Trials, models: dict[frozenset[str], Program]) -> dict[frozenset[str], float]:
+    """Latency of trials over that with all layers quantized, as the backend builds them, timed side by side.
+
+    Empty where no backend is given, or the target is not this machine.
+    """
+    context = trials.program.context
+    target = context.target or host()
+    if context.backend is None or target.address is not None:
+        return {}
+    runs = {}
+    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+        for i, (left, model) in enumerate({frozenset[str](): trials.quantized(frozenset()), **models}.items()):
+            place = Path(folder) / str(i)
+            place.mkdir()
+            _, built = lower(model, context.backend, target, place, workload=context.workload)
+            args, kwargs = built.random_inputs()
+            runs[left] = functools.partial(built, *args, **kwargs)
+        names = {str(sorted(left)): left for left in runs}
+        times = interleave({name: runs[left] for name, left in names.items()})
+    base = times[str([])]
+    return {left: times[name].ratio(base).median for name, left in names.items() if left}
+
+
+@dataclass(frozen=True)
+class SensitivityTable:
+    """All layers, the worst first, and the whole quantized model."""
+
+    rows: tuple[LayerSensitivity, ...]
+    all_db: float
+    stays: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """Lines for a console."""
+        lines = [
+            f"all {len(self.rows)} layers quantized: {_decibels(self.all_db)} dB at the outputs; each alone, worst first:"
+        ]
+        lines += ["", f"{'alone':>7} {'without':>8} {'slower':>7}  layer"]
+        for row in self.rows:
+            without = "" if row.without_db is None else _decibels(row.without_db)
+            slower = "" if row.slower is None else f"{row.slower - 1:+.1%}"
+            lines.append(f"{_decibels(row.alone_db):>7} {without:>8} {slower:>7}  {row.layer} ({row.op})  {row.source}")
+        lines += ["", "without: dB of the model if this one layer stays in float; slower: what that costs in latency"]
+        lines += ["", "these stay in float:" if self.stays else "no other layer stays in float"]
+        return "\n".join([*lines, *(f"    {line}" for line in self.stays)])
+
+
+def _decibels(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else str(value)

@@ -1,0 +1,48 @@
+"""What every observer does: it takes values one by one, refuses what is not finite, and gives a range in the end."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from fxopt.passes.quant.observers.affine import UINT8, Affine, Format
+
+
+class Observer:
+    """Remembers of all that it sees the least and the largest number, and what a subclass keeps.
+
+    Its memory does not depend on how much it sees. ``lowest`` and ``highest`` are exact, and equal where every number
+    was the same; before anything was seen they are infinity and minus infinity.
+    """
+
+    def __init__(self) -> None:
+        self.lowest = math.inf
+        self.highest = -math.inf
+
+    def see(self, value: torch.Tensor) -> bool:
+        """Take a tensor of any shape into account; False, and nothing taken, where it holds NaN or infinity.
+
+        Numbers are taken as float32, so larger ones of a wider dtype are infinite.
+        """
+        if not value.numel():
+            return True
+        value = value.detach().float()
+        low, high = (bound.item() for bound in torch.aminmax(value))  # NaN anywhere makes both NaN
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return False
+        self.take(value, low, high)
+        self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
+        return True
+
+    def take(self, value: torch.Tensor, low: float, high: float) -> None:
+        """Remember a finite float32 tensor of one number at least, whose least and largest are ``low`` and ``high``."""
+
+    def bounds(self, form: Format) -> tuple[float, float]:
+        """The range that a code of ``form`` should cover; asked after something was seen."""
+        raise NotImplementedError
+
+    def affine(self, form: Format = UINT8) -> Affine:
+        """Scale and zero point over the observer's range and zero; an observer that saw nothing gives those of zero."""
+        low, high = self.bounds(form) if self.lowest <= self.highest else (0.0, 0.0)
+        return Affine.over(low, high, form)

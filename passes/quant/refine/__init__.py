@@ -1,0 +1,1 @@
+"""What makes the integer codes better than rounding alone: it runs the float program beside its quantized form."""

@@ -1,0 +1,76 @@
+"""AdaRound: learn for each weight whether it is rounded down or up, so that the layer gives what it gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+_GAMMA, _ZETA = -0.1, 1.1
+_ITERATIONS, _FREE = 500, 0.2
+_BATCH, _RATE = 128, 3e-2
+_PRESSURE, _BETA = 20.0, (20.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a layer is judged by.
+
+    ``x`` float32 ``[groups, rows, in]`` is what the quantized layer reads, ``wanted`` float32 ``[groups, rows, out]`` what
+    the float layer gives there behind its activation, ``bias`` float32 ``[groups, 1, out]``. ``activation`` is a clamp.
+    """
+
+    x: torch.Tensor
+    wanted: torch.Tensor
+    bias: torch.Tensor
+    activation: Callable[[torch.Tensor], torch.Tensor]
+
+    def part(self, rows: slice | torch.Tensor) -> Rows:
+        """Some of the rows."""
+        return Rows(self.x[:, rows], self.wanted[:, rows], self.bias, self.activation)
+
+    def difference(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Given minus wanted ``[groups, rows, out]`` with a weight ``[groups, out, in]``, and where the clamp is open."""
+        plain = self.bias + self.x @ weight.mT
+        given = self.activation(plain)
+        return given - self.wanted, given == plain
+
+    def error(self, weight: torch.Tensor) -> torch.Tensor:
+        """Mean square of the difference over the rows, ``[groups, out]``."""
+        return self.difference(weight)[0].square().mean(1)
+
+
+def learn_rounding(
+    weight: torch.Tensor, scales: torch.Tensor, limits: tuple[int, int], rows: Rows, generator: torch.Generator
+) -> torch.Tensor:
+    """Codes float32 of ``weight`` ``[groups, out, in]`` at ``scales`` ``[groups, out, 1]``: of each, the one below or above.
+
+    Minimises, by Adam over V on random rows, ‖f(Wx) - f(W̃x̃)‖² + λ·Σ(1 - |2h(V) - 1|^β), W̃ = s·(⌊W/s⌋ + h(V)), with the
+    rectified sigmoid h = clip(1.2·σ(V) - 0.1, 0, 1) (Nagel et al. 2020, "Up or Down?", eq. 21 to 25). The second term
+    starts after a fifth of the steps, and β falls from 20 to 2, so that h ends at 0 or 1. Output channels are independent
+    problems, and the error of each is measured in that of nearest rounding: λ then is one number for all layers, scales
+    and bits. A weight that the rows do not tell about ends at the nearest code.
+    """
+    exact = weight.double() / scales.double()
+    low = exact.floor().clamp(*limits)
+    step = ((low + 1).clamp(*limits) - low).float()
+    low, part = low.float(), (exact - low).float()
+    nearest = rows.error((low + step * (part >= 0.5)) * scales)[..., None]
+    share = torch.where(nearest > 0, weight.shape[-1] / nearest, 0.0) * (2 / _BATCH)
+    v = torch.logit((part.clamp(0, 1) - _GAMMA) / (_ZETA - _GAMMA))
+    adam = torch.optim.Adam([v], lr=_RATE, fused=True)
+    for i in range(_ITERATIONS):
+        sigmoid = v.sigmoid()
+        h = (sigmoid * (_ZETA - _GAMMA) + _GAMMA).clamp_(0, 1)
+        some = rows.part(torch.randint(rows.x.shape[1], (_BATCH,), generator=generator))
+        difference, opened = some.difference((low + step * h) * scales)
+        slope = ((difference * opened).mT @ some.x) * (share * scales) * step
+        if i >= _FREE * _ITERATIONS:
+            progress = (i / _ITERATIONS - _FREE) / (1 - _FREE)
+            beta = _BETA[0] + progress * (_BETA[1] - _BETA[0])
+            side = 2 * h - 1
+            slope -= _PRESSURE * 2 * beta * side.sign() * side.abs().pow(beta - 1)
+        v.grad = slope * sigmoid * (1 - sigmoid) * ((h > 0) & (h < 1))
+        adam.step()
+    return low + step * (v.sigmoid() >= 0.5)

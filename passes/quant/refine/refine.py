@@ -1,0 +1,99 @@
+"""Refine the codes of all layers, in graph order, while the float program is still whole."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import fx
+
+from fxopt.errors import DataError
+from fxopt.ops import arguments
+from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.passes.quant.encode import LayerCodes, pair_limit
+from fxopt.passes.quant.observers import Affine
+from fxopt.passes.quant.placement import Placement
+from fxopt.passes.quant.refine.correct_bias import analytic_bias, empirical_bias, with_bias
+from fxopt.passes.quant.refine.round_layer import round_layer
+from fxopt.passes.quant.refine.twins import Twins
+from fxopt.program import Program
+from fxopt.qdq import Policy
+
+Rounding = Literal["nearest", "adaround"]
+Correction = Literal["none", "empirical", "analytic"]
+
+
+def refine(
+    program: Program,
+    placement: Placement,
+    ranges: dict[fx.Node, Affine],
+    codes: dict[fx.Node, LayerCodes],
+    policy: Policy,
+    *,
+    rounding: Rounding,
+    correct_bias: Correction,
+    images: int,
+) -> dict[fx.Node, LayerCodes]:
+    """The codes with weights rounded by ``rounding`` and biases corrected by ``correct_bias``; the program stays as it is.
+
+    One sweep over the graph, for ``images`` examples in float and quantized side by side: each layer is rounded, then
+    corrected, for what it reads behind layers that are done. Raises DataError, which names the option, without usable
+    data or where a layer gives NaN or infinity.
+    """
+    asked = [f"rounding={rounding!r}"] * (rounding != "nearest") + [f"correct_bias={correct_bias!r}"] * (
+        correct_bias != "none"
+    )
+    if not asked:
+        return codes
+    who = f"insert_qdq({', '.join(asked)})"
+    with torch.no_grad():
+        twins = Twins(program, placement, ranges, codes, list(calibration_batches(program, images, who)))
+        for node in program.graph.nodes:
+            if node.op == "output":
+                break
+            twins.run(node)
+            if node in codes:
+                _check_finite(program, twins, node, who)
+                if rounding == "adaround":
+                    _round(program, twins, node, policy)
+                if correct_bias != "none":
+                    _correct(program, twins, node, ranges, correct_bias)
+            twins.free(node)
+    return twins.codes
+
+
+def _round(program: Program, twins: Twins, layer: fx.Node, policy: Policy) -> None:
+    weight = program.tensor(arguments(layer)["weight"])
+    assert weight is not None
+    if sum(other.weight is twins.codes[layer].weight for other in twins.codes.values()) > 1:
+        program.skip(layer, "rounded to nearest: other layers share its weight")
+        return
+    found = round_layer(twins, layer, weight, pair_limit(weight, policy))
+    if isinstance(found, str):
+        program.skip(layer, f"rounded to nearest: {found}")
+    else:
+        twins.exchange(layer, found)
+
+
+def _correct(program: Program, twins: Twins, layer: fx.Node, ranges: dict[fx.Node, Affine], kind: Correction) -> None:
+    call = arguments(layer)
+    weight = program.tensor(call["weight"])
+    assert weight is not None
+    if kind == "empirical":
+        bias = empirical_bias(twins, layer)
+    else:
+        bias = analytic_bias(twins, layer, weight, program.tensor(call["bias"]))
+    name = f"{str(call['weight'].target).rpartition('.')[0]}.bias".lstrip(".")
+    found = with_bias(twins.codes[layer], name, bias, ranges[call["input"]].scale)
+    if isinstance(found, str):
+        program.skip(layer, f"its bias is not corrected: {found}")
+    else:
+        twins.exchange(layer, found)
+
+
+def _check_finite(program: Program, twins: Twins, layer: fx.Node, who: str) -> None:
+    for values in twins.values(layer):
+        if not all(bool(value.isfinite().all()) for value in values):
+            raise DataError(
+                f"{who} met NaN or infinity\n    {program.describe(layer)}\n  look at the data, or at the layers before it"
+            )

@@ -1,0 +1,72 @@
+"""Round one layer's weight by AdaRound: collect its rows, learn, and keep nearest rounding where that is no worse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from fxopt.ops import arguments
+from fxopt.passes.prune.refit.rows import Layer
+from fxopt.passes.quant.encode import LayerCodes
+from fxopt.passes.quant.placement import activated
+from fxopt.passes.quant.refine.adaround import Rows, learn_rounding
+from fxopt.passes.quant.refine.twins import Twins
+from fxopt.passes.quant.weights import within_pair_sum
+
+_ROWS, _ELEMENTS = 8192, 2**22
+_FEWEST_ROWS = 10
+
+
+def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, pair_sum: int | None) -> LayerCodes | str:
+    """Codes of ``layer`` whose ``weight`` is rounded by AdaRound, or the reason why the nearest codes are kept.
+
+    Rows are drawn at random from all that the layer computes over the calibration batches, 8192 or 4 million elements at
+    most. The last fifth of them, from the last examples, is not learned from: codes that are no better there than nearest
+    ones are dropped. A channel whose codes leave ``pair_sum`` keeps its nearest ones.
+    """
+    old = twins.codes[layer]
+    form, scales, generator = _layer(layer), old.weight.scales, torch.Generator().manual_seed(0)
+    nearest = form.matrix(old.weight.integers).flatten(2).float()
+    groups, out, _ = nearest.shape
+    scales = scales.reshape(groups, out, 1)
+    rows = _rows(twins, form, old, generator)
+    held = max(1, rows.x.shape[1] // 5)
+    if rows.x.shape[1] < _FEWEST_ROWS:
+        return f"there are only {rows.x.shape[1]} rows of data for it, {_FEWEST_ROWS} are needed"
+    learned, unseen = rows.part(slice(-held)), rows.part(slice(-held, None))
+    matrix = form.matrix(weight.detach()).flatten(2)
+    found = learn_rounding(matrix, scales, old.weight.limits, learned, generator)
+    if pair_sum is not None:
+        safe = within_pair_sum(form.stored(found, old.weight.integers), pair_sum)
+        found = torch.where(safe.reshape(groups, out, 1), found, nearest)
+    without, error = (float(unseen.error(codes * scales).sum()) for codes in (nearest, found))
+    if not error < without:
+        return "on examples that were left out it would be no better"
+    return replace(old, weight=replace(old.weight, integers=form.stored(found, old.weight.integers)))
+
+
+def _layer(node: fx.Node) -> Layer:
+    call = arguments(node)
+    return Layer(node, call["input"], call["weight"], call["bias"], call.get("groups", 1))
+
+
+def _rows(twins: Twins, form: Layer, codes: LayerCodes, generator: torch.Generator) -> Rows:
+    """What the quantized layer reads, and what the float layer gives behind its activation, at the same positions."""
+    elements = codes.weight.integers[0].numel() * form.groups
+    read, given = twins.read(form.node), twins.values(form.node)
+    count = max(1, min(_ROWS, _ELEMENTS // elements) // len(read))
+    parts = [form.rows(x, y, count, generator) for (_, x), (y, _) in zip(read, given, strict=True)]
+    x = torch.cat([x.flatten(2) for x, _ in parts], 1)
+    activation = activated(form.node)
+
+    def clamp(y: torch.Tensor) -> torch.Tensor:
+        if activation is form.node:
+            return y
+        args, kwargs = fx.node.map_arg((activation.args, activation.kwargs), lambda _: y)
+        return activation.target(*args, **kwargs)  # type: ignore[operator]
+
+    wanted = clamp(torch.cat([y for _, y in parts]).movedim(1, 0))
+    bias = torch.zeros(1) if codes.bias is None else codes.bias.real()
+    return Rows(x, wanted, bias.expand(codes.weight.scales.shape).reshape(form.groups, 1, -1), clamp)

@@ -1,0 +1,100 @@
+"""The float program and its quantized form, run side by side before anything is written into the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.ops import arguments
+from fxopt.passes.quant.encode import LayerCodes
+from fxopt.passes.quant.observers import Affine
+from fxopt.passes.quant.placement import Placement
+from fxopt.program import Program
+
+
+class Twins:
+    """Values of both for every batch, node by node, each freed after its last reader.
+
+    The quantized one gives bit for bit what the graph will give once the quantize and dequantize ops are in it. Codes of
+    a layer may be exchanged on the way, so that what comes behind it is refined for what it will really read.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        placement: Placement,
+        ranges: dict[fx.Node, Affine],
+        codes: dict[fx.Node, LayerCodes],
+        batches: list[list[Any]],
+    ) -> None:
+        self.codes = dict(codes)
+        self._float = [_started(fx.Interpreter(program.module, garbage_collect_values=False), b) for b in batches]
+        self._quantized = [_started(_Quantized(program, placement, ranges, self.codes), b) for b in batches]
+        self._freed: dict[fx.Node, list[fx.Node]] = {}
+        order = {node: i for i, node in enumerate(program.graph.nodes)}
+        for node in program.graph.nodes:
+            self._freed.setdefault(max([node, *node.users], key=lambda n: order[n]), []).append(node)
+
+    def run(self, node: fx.Node) -> None:
+        """Run one node in both."""
+        for run in (*self._float, *self._quantized):
+            run.env[node] = run.run_node(node)
+
+    def exchange(self, layer: fx.Node, codes: LayerCodes) -> None:
+        """Give a layer other codes from now on, and run it again with them."""
+        self.codes[layer] = codes
+        for run in self._quantized:
+            run.env[layer] = run.run_node(layer)
+
+    def free(self, node: fx.Node) -> None:
+        """Forget what nothing after this node reads."""
+        for run in (*self._float, *self._quantized):
+            for gone in self._freed.get(node, ()):
+                run.env.pop(gone, None)
+
+    def values(self, node: fx.Node) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The value of a node in float and in the quantized form, for each batch."""
+        return [(a.env[node], b.env[node]) for a, b in zip(self._float, self._quantized, strict=True)]
+
+    def read(self, layer: fx.Node) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What a layer reads as its input in float and in the quantized form, for each batch."""
+        data = arguments(layer)["input"]
+        return [(a.env[data], b.seen(layer, data)) for a, b in zip(self._float, self._quantized, strict=True)]
+
+
+class _Quantized(fx.Interpreter):
+    """Runs the graph as it will be: operands through their codes, layers with the weights that their codes stand for."""
+
+    def __init__(
+        self, program: Program, placement: Placement, ranges: dict[fx.Node, Affine], codes: dict[fx.Node, LayerCodes]
+    ) -> None:
+        super().__init__(program.module, garbage_collect_values=False)
+        self._placement, self._ranges, self._codes = placement, ranges, codes
+
+    def seen(self, reader: fx.Node, node: fx.Node) -> Any:
+        """The value of ``node`` as ``reader`` gets it."""
+        value = self.env[node]
+        if node not in self._ranges or not (node in self._placement.whole or reader in self._placement.readers):
+            return value
+        ops, affine = torch.ops.quantized_decomposed, self._ranges[node]
+        code = (affine.scale, affine.zero_point, *affine.form.limits, affine.form.dtype)
+        return ops.dequantize_per_tensor(ops.quantize_per_tensor(value, *code), *code)
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        return fx.node.map_arg((n.args, n.kwargs), lambda node: self.seen(n, node))
+
+    def run_node(self, n: fx.Node) -> Any:
+        codes = self._codes.get(n)
+        if codes is None:
+            return super().run_node(n)
+        call = fx.node.map_arg(arguments(n), lambda node: self.seen(n, node))
+        bias = None if codes.bias is None else codes.bias.real()
+        return n.target(**call | {"weight": codes.weight.real(), "bias": bias})  # type: ignore[operator]
+
+
+def _started(run: Any, leaves: list[Any]) -> Any:
+    # a model may write into its inputs
+    run.args_iter = iter([leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
+    return run

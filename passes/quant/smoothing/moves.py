@@ -1,0 +1,87 @@
+"""Ops that only move elements: where each element of the result comes from, found by moving numbered elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt.ops import TABLE, arguments, family
+from fxopt.passes.quant.smoothing.needs import FREE, Needs, is_tensor
+from fxopt.text import op_name
+
+_OTHERS = {
+    "aten.im2col", "aten.col2im", "aten.index.Tensor", "aten.index_select", "aten.gather", "aten.embedding",
+    "aten.tril", "aten.triu", "aten.masked_select", "aten.broadcast_tensors", "getitem",
+}  # fmt: skip
+"""Of the families below: they add numbers, or their indices are known only when the model runs."""
+_PADS = ("aten.pad", "aten.constant_pad_nd")
+"""With zeros, which are zeros when they are divided."""
+_FAMILIES = ("layout", "copy", "pick", "join")
+MOVES = {*_PADS, *(n for n, row in TABLE.items() if row.family in _FAMILIES and n not in _OTHERS)}
+
+
+def operands(needs: Needs, node: fx.Node) -> list[fx.Node]:
+    """The tensors whose elements the result of ``node`` is made of; none where it does more, or sizes are unknown."""
+    op = maker(node)
+    if op_name(op) not in MOVES or any(needs.numbers.get(n) is None for n in op.all_input_nodes if not is_tensor(n)):
+        return []
+    if op_name(op) in _PADS and (arguments(op)["value"] or arguments(op).get("mode", "constant") != "constant"):
+        return []
+    first = op.args[0]
+    return [first] if isinstance(first, fx.Node) else list(first)  # type: ignore[arg-type]
+
+
+def divide_moved(needs: Needs, node: fx.Node, need: torch.Tensor) -> Iterator[tuple[fx.Node, torch.Tensor]]:
+    """What the tensors whose elements ``node`` is made of must be divided by."""
+    parts = list(dict.fromkeys(operands(needs, node)))
+    if need.numel() == 1 and family(maker(node)) != "pick":
+        yield from ((part, need.reshape(())) for part in parts)
+        return
+    sizes = [math.prod(needs.shape(part)) for part in parts]
+    starts = [sum(sizes[:i]) for i in range(len(parts))]
+    numbered = {
+        part: torch.arange(start + 1, start + size + 1).reshape(needs.shape(part))
+        for part, start, size in zip(parts, starts, sizes, strict=True)
+    }
+    index = _moved(needs, node, numbered) - 1  # numbered from 1, as 0 is padding
+    for part, start in zip(parts, starts, strict=True):
+        yield part, send_back(needs, need, index - start, needs.shape(part))
+
+
+def send_back(needs: Needs, need: torch.Tensor, index: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The need of a value of ``shape``, where a result that needs ``need`` is made of its elements ``index``.
+
+    An index outside the value is an element of another one.
+    """
+    back = torch.full((math.prod(shape),), FREE)
+    labels, places = need.expand(index.shape).reshape(-1), index.reshape(-1)
+    read = (labels != FREE) & (places >= 0) & (places < len(back))
+    labels, places = labels[read], places[read]
+    back[places] = labels
+    needs.unite(back[places], labels, "a part of what it reads is needed as it is")
+    return back.reshape(shape)
+
+
+def _moved(needs: Needs, node: fx.Node, numbered: dict[fx.Node, torch.Tensor]) -> torch.Tensor:
+    op = maker(node)
+
+    def stand_in(value: Any) -> Any:
+        if not isinstance(value, fx.Node):
+            return value
+        if value in needs.numbers:
+            return needs.numbers[value]
+        return numbered[value] if value in numbered else torch.zeros(needs.shape(value), dtype=torch.int64)
+
+    args, kwargs = pytree.tree_map(stand_in, (op.args, dict(op.kwargs)))
+    value: Any = op.target(*args, **kwargs)  # type: ignore[operator]
+    return value if op is node else value[node.args[1]]
+
+
+def maker(node: fx.Node) -> fx.Node:
+    """The op that made the value of ``node``, which may pick one of several results."""
+    return node.args[0] if op_name(node) == "getitem" else node  # type: ignore[return-value]

@@ -1,0 +1,79 @@
+"""Which weights are quantized in blocks: matrices that only linears and products with them on the right read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import torch
+from torch import fx
+
+from fxopt.ops import arguments, family
+from fxopt.passes.prune.sparse.layer_weights import LayerWeight, layer_weights
+from fxopt.program import Program
+from fxopt.text import op_name
+
+OPERANDS = {
+    "aten.linear": ("input", "weight"), "aten.matmul": ("self", "other"), "aten.mm": ("self", "mat2"),
+    "aten.addmm": ("mat1", "mat2"),
+}  # fmt: skip
+"""By op, what it reads and what it multiplies that with. A linear stores ``[out, in]``, the others ``[in, out]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class BlockWeight:
+    """A weight to quantize, the layers that read it in order, and whether it is stored as ``[in, out]``."""
+
+    name: str
+    tensor: torch.Tensor
+    layers: list[fx.Node]
+    transposed: bool
+
+    def rows(self) -> torch.Tensor:
+        """The weight as ``[out, in]``."""
+        return self.tensor.detach().T if self.transposed else self.tensor.detach()
+
+
+def choose_weights(program: Program, keep_float: tuple[str, ...]) -> list[BlockWeight]:
+    """Weights in the order in which they are read first. Every contraction that is left gets a skip with the reason."""
+    weights, reasons = layer_weights(program)
+    chosen = []
+    for weight in weights:
+        layers = list(dict.fromkeys(reader.layer for reader in weight.readers))
+        reason = _declined(program, weight, keep_float)
+        if reason:
+            reasons |= dict.fromkeys(layers, reason)
+            continue
+        if not bool(weight.tensor.isfinite().all()):
+            raise program.fail(layers[0], f"the weight {weight.names[0]!r} holds NaN or infinity")
+        chosen.append(BlockWeight(weight.names[0], weight.tensor, layers, op_name(layers[0]) != "aten.linear"))
+    done = {layer for weight in chosen for layer in weight.layers}
+    for node in program.graph.nodes:
+        if node in reasons or (family(node) == "contraction" and node not in done):
+            program.skip(node, reasons.get(node, "it has no stored weight"))
+    return chosen
+
+
+def _declined(program: Program, weight: LayerWeight, keep_float: tuple[str, ...]) -> str | None:
+    for reader in weight.readers:
+        operands = OPERANDS.get(op_name(reader.layer))
+        if operands is None or weight.tensor.dim() != 2:
+            return "only linears, and products with a stored matrix on the right, are quantized in blocks"
+        if reader.operand.op != "get_attr":
+            return f"its weight is rearranged by {op_name(reader.operand)} first: run fold_constants before"
+        if arguments(reader.layer)[operands[1]] is not reader.operand:
+            return "its weight is on the left: only a weight on the right has blocks along its inputs"
+    layers = [reader.layer for reader in weight.readers]
+    nodes = [node for node in program.graph.nodes if program.tensor(node) is weight.tensor]
+    other = next((user for node in nodes for user in node.users if user not in layers), None)
+    if other is not None:
+        return f"%{other.name} reads its weight too, so that codes would be stored beside it"
+    if len({op_name(layer) == "aten.linear" for layer in layers}) > 1:
+        return "its weight is read by rows here and by columns there"
+    if weight.tensor.dtype != torch.float32:
+        return f"its weight is {weight.tensor.dtype}, not float32"
+    if not weight.tensor.numel() or weight.tensor.shape[0 if op_name(layers[0]) != "aten.linear" else 1] < 2:
+        return "it has no two inputs that could share a scale"
+    if any(fnmatch(n, p) or fnmatch(n.rpartition(".")[0], p) for n in weight.names for p in keep_float):
+        return f"kept in float by keep_float={keep_float!r}"
+    return None

@@ -1,0 +1,75 @@
+"""GPTQ through a graph: each weight is rounded for what its layer reads behind the weights that are rounded already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.errors import DataError
+from fxopt.ops import arguments
+from fxopt.passes.quant.weight_only.blocks import BlockCodes, Grid
+from fxopt.passes.quant.weight_only.choose_weights import OPERANDS, BlockWeight
+from fxopt.passes.quant.weight_only.gptq import gptq
+from fxopt.program import Program
+from fxopt.text import op_name
+
+
+def gptq_codes(
+    program: Program, weights: list[BlockWeight], grids: list[Grid], batches: list[list[Any]]
+) -> list[BlockCodes]:
+    """Codes of each weight, by :func:`gptq` on all that its first layer reads. ``program`` stays as it is.
+
+    The graph runs once, node by node over all batches, so memory holds the living values of all of them, and the
+    products of one layer. Raises DataError where a layer reads NaN or infinity.
+    """
+    twin = program.copy()
+    runs = [_started(twin, leaves) for leaves in batches]
+    first = {weight.layers[0].name: i for i, weight in enumerate(weights)}
+    found: dict[int, BlockCodes] = {}
+    with torch.no_grad():
+        for node in twin.graph.nodes:
+            if len(found) == len(weights):
+                break
+            if node.name in first:
+                number = first[node.name]
+                weight = weights[number]
+                codes = found[number] = gptq(weight.rows(), _products(twin, node, runs), grids[number])
+                _set_weight(twin, runs, weight.name, codes.real().T if weight.transposed else codes.real())
+            for run in runs:
+                run.env[node] = run.run_node(node)
+                for gone in run.user_to_last_uses.get(node, ()):
+                    del run.env[gone]
+    return [found[i] for i in range(len(weights))]
+
+
+def _products(program: Program, layer: fx.Node, runs: list[fx.Interpreter]) -> torch.Tensor:
+    """Sum of x·xᵀ float64 [in, in] over everything that a layer reads; each batch is summed in float32."""
+    source = arguments(layer)[OPERANDS[op_name(layer)][0]]
+    total: torch.Tensor | None = None
+    for run in runs:
+        rows = run.env[source].reshape(-1, run.env[source].shape[-1])
+        product = (rows.T @ rows).double()
+        total = product if total is None else total + product
+    assert total is not None
+    if not bool(total.isfinite().all()):
+        raise DataError(
+            f"quantize_weights: calibration met NaN or infinity in what this reads\n    {program.describe(layer)}"
+        )
+    return total
+
+
+def _set_weight(program: Program, runs: list[fx.Interpreter], name: str, tensor: torch.Tensor) -> None:
+    program.set_tensor(name, tensor.contiguous())
+    for run in runs:
+        for node in run.env:
+            if node.op == "get_attr" and (now := program.tensor(node)) is not None:
+                run.env[node] = now
+
+
+def _started(program: Program, leaves: list[Any]) -> fx.Interpreter:
+    run = fx.Interpreter(program.module)
+    # a model may write into its inputs
+    run.args_iter = iter([leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
+    return run

@@ -1,0 +1,69 @@
+"""Quantize weights alone, in blocks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from fxopt import Program, graph_pass
+from fxopt.ops import family
+from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.passes.quant.weight_only.blocks import Grid, nearest
+from fxopt.passes.quant.weight_only.choose_weights import choose_weights
+from fxopt.passes.quant.weight_only.emit_blocks import emit_blocks
+from fxopt.passes.quant.weight_only.gptq_codes import gptq_codes
+
+
+@graph_pass(kind="approx")
+def quantize_weights(
+    program: Program,
+    *,
+    bits: Literal[4, 8] = 4,
+    block: Literal[0, 16, 32, 64, 128, 256] = 32,
+    rounding: Literal["nearest", "gptq"] = "nearest",
+    images: Annotated[int, Ge(1)] = 128,
+    keep_float: tuple[str, ...] = (),
+) -> None:
+    """Store the weights of linears as int4 or int8 with a scale a block; activations stay float.
+
+    ``block`` neighbouring inputs of an output share a float32 scale; 0 is a scale for each output. A shorter row is one
+    block, and the last block of a row that does not come out even is filled up with zeros. There is no zero point; scales
+    may be negative, so that the largest weight of a block always has the code -8 (or -128).
+
+    ``rounding='nearest'`` needs no data. ``'gptq'`` runs ``images`` training examples of the workload through the graph
+    and rounds so that each layer's output changes little on them (Frantar et al. 2023, algorithm 1). It costs one run of
+    the model, and a Cholesky factor of [in, in] a layer.
+
+    Quantized are linears, and products with a stored matrix on the right. A weight that something else reads too, such as
+    an embedding, stays, as both forms would have to be stored. Codes are int8 tensors in the program; a backend packs them.
+    ONNX Runtime multiplies by 4-bit codes as they are; 8-bit codes make the file small, and it unpacks them as it loads.
+    ``keep_float`` names weights or modules, with wildcards, that stay in float.
+    Raises DataError without usable data for gptq, PassError for a program that is quantized or a weight that is not finite.
+
+    before:
+        %x : f32[2,64]
+        %w = param "fc.weight" : f32[4,64]
+        %y = aten.linear(%x, %w)
+        return %y
+    after:
+        %x : f32[2,64]
+        %w = param "fc.weight_int4" : i8[4,64]
+        %s = param "fc.weight_scale" : f32[4,2]
+        %d = quantized_decomposed.dequantize_per_channel_group(%w, %s, None, -8, 7, i8, 32, f32)
+        %y = aten.linear(%x, %d)
+        return %y
+    """
+    quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
+    if quantized is not None:
+        raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
+    weights = choose_weights(program, keep_float)
+    if not weights:
+        return  # each layer has its reason
+    grids = [Grid.of(bits, block, weight.rows().shape[1]) for weight in weights]
+    if rounding == "gptq":
+        codes = gptq_codes(program, weights, grids, list(calibration_batches(program, images, "quantize_weights")))
+    else:
+        codes = [nearest(weight.rows(), grid) for weight, grid in zip(weights, grids, strict=True)]
+    for weight, found in zip(weights, codes, strict=True):
+        emit_blocks(program, weight, found, f"{weight.name}_int{bits}")

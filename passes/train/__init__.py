@@ -1,0 +1,1 @@
+"""Training on the captured graph: fine-tuning, and what is built on its loop."""

@@ -1,0 +1,114 @@
+"""Train on the captured graph with a teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Ge, Gt, Le
+
+from fxopt import Program
+from fxopt.errors import DataError
+from fxopt.passes.train.features import Features, Transfer, find_pairs
+from fxopt.passes.train.finetune import finetune
+from fxopt.passes.train.loop import train
+from fxopt.passes.train.objective import Objective
+from fxopt.passes.train.soft_labels import soft_loss
+from fxopt.passes.train.supervised import Supervised, are_classes
+from fxopt.passes.train.teachers import Teacher, find_teachers
+from fxopt.trainable import TrainableModule
+from fxopt.workload import Data
+
+
+@dataclasses.dataclass(frozen=True)
+class distill(finetune):
+    """Train the weights to answer as a teacher does.
+
+    The teacher is the program as the pipeline was given it, before all lossy steps, or ``teachers``, named as models are.
+    The loss is (1 - soft) · that of the labels + soft · that of the teacher's soft labels at ``temperature`` (Hinton et al.
+    2015), the mean over several of them. With soft=1 no label is looked at, so that
+    recorded inputs do. ``features`` adds ``feature_weight`` times the distance of inner values of student and first teacher:
+    "hint" (Romero et al. 2015) or "attention" (Zagoruyko & Komodakis 2017), between values of the same resolution; which
+    ones is reported. All other options are those of finetune.
+
+    Raises DataError as finetune does, and for a teacher with other inputs or outputs.
+
+    before:
+        %x : f32[2,2]
+        %w = param "fc.weight" : f32[2,2] = [[1, 0], [0, 1]]
+        %y = aten.linear(%x, %w)
+        return %y
+    after:
+        %x : f32[2,2]
+        %w = param "fc.weight" : f32[2,2]
+        %y = aten.linear(%x, %w)
+        return %y
+    """
+
+    name: ClassVar[str] = "distill"
+
+    teachers: tuple[str, ...] = ()
+    temperature: Annotated[float, Gt(0)] = 4.0
+    soft: Annotated[float, Gt(0), Le(1)] = 0.9
+    features: Transfer = "none"
+    feature_weight: Annotated[float, Ge(0)] = 1.0
+
+    def run(self, program: Program) -> None:
+        """Train, and store the weights that did best."""
+        workload = program.context.workload
+        if workload is None:
+            raise DataError(f"{self.name} needs training data: run the pipeline with workload=…")
+        data = workload.need_data(self.name)
+        teachers = find_teachers(program, self.teachers, self.name)
+        train(program, data, self, Distilled(program, data, teachers, self))
+
+
+class Distilled(Objective):
+    """The loss of labels, of soft labels, and of inner values."""
+
+    def __init__(self, program: Program, data: Data, teachers: list[Teacher], how: distill) -> None:
+        super().__init__()
+        self._how, self._teachers, self._data = how, teachers, data
+        self._labels = Supervised(program, how) if how.soft < 1 else None
+        self.features: Features | None = None
+        if how.features != "none":
+            pairs = find_pairs(program, teachers[0].program)
+            output = program.graph.output_node().all_input_nodes[0]
+            if not pairs:
+                raise program.fail(
+                    output, f"{how.name}: {teachers[0].name} has no value of a resolution of the student's"
+                )
+            program.skip(output, f"{how.features} transfer between {', '.join(map(str, pairs))}")
+            self.features = Features(pairs, how.features)
+            self.watched = tuple(pair.student for pair in pairs)
+            teachers[0].watched = tuple(pair.teacher for pair in pairs)
+
+    def forward(self, output: Any, args: tuple[Any, ...], target: Any, module: TrainableModule) -> torch.Tensor:
+        """The weighted sum over one batch."""
+        loss, seen = self._soft(output, args, target)
+        loss = self._how.soft * loss
+        if self._labels is not None:
+            loss = loss + (1 - self._how.soft) * self._labels.smoothed(output, target)
+        if self.features is not None:
+            ours = [module.seen[name] for name in self.watched]
+            loss = loss + self._how.feature_weight * self.features(ours, seen)
+        return loss
+
+    def validation(self, output: Any, args: tuple[Any, ...], target: Any) -> torch.Tensor:
+        """The loss of the labels, or of the soft ones where no others are looked at."""
+        if self._labels is not None:
+            return self._labels.validation(output, args, target)
+        return self._soft(output, args, target)[0]
+
+    def _soft(self, output: Any, args: tuple[Any, ...], target: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        classes = are_classes(output, target) or (
+            target is None and isinstance(output, torch.Tensor) and output.dim() == 2
+        )
+        losses: list[torch.Tensor] = []
+        seen: list[torch.Tensor] = []
+        for teacher in self._teachers:
+            answer, values = teacher(args)
+            losses.append(soft_loss(output, answer, self._how.temperature, classes=classes, who=self._how.name))
+            seen = seen or values
+        return torch.stack(losses).mean(), seen

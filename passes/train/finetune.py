@@ -1,0 +1,72 @@
+"""Train on the captured graph, to win back what lossy steps cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from fxopt import Pass, Program
+from fxopt.passes.train.loop import train
+from fxopt.passes.train.supervised import Supervised
+from fxopt.workload import training_data
+
+
+@dataclasses.dataclass(frozen=True)
+class finetune(Pass):
+    """Train the weights on the workload's training data, and keep the best by its validation metric.
+
+    The graph stays as it is: what was removed stays removed, and weights of layers that are exactly zero stay zero, as
+    masks of sparsify are. Every batch norm and dropout keeps its own momentum, eps and probability; with
+    batch_norm="frozen" the statistics, and the scale and shift, stay what they are.
+
+    ``epochs`` over the data in batches of ``batch_size``, shuffled by ``seed``; ``rate`` is the highest learning rate,
+    reached after ``warmup`` (a share of all steps) and let down to zero along a cosine (Loshchilov & Hutter 2017, eq. 5).
+    ``weight_decay`` is for weights of two dims or more. ``label_smoothing`` is for losses on classes (Szegedy et al. 2016,
+    section 7). ``clip`` bounds the norm of the gradient. ``ema`` averages the weights over steps with that decay, and the
+    average is what is judged and kept. ``patience`` stops after so many epochs without a better metric. ``sparsity`` is
+    what gradual magnitude pruning ends at, three quarters of the way (Zhu & Gupta 2017, eq. 1). ``precision`` "bf16" computes
+    in bfloat16 where that is safe, and keeps the weights in float32. ``checkpoint`` names a folder: each epoch is saved there,
+    and the same pass on the same program goes on where it was stopped, to the same weights.
+
+    Started by torchrun, each process trains on its share of every batch; see README, "Train what was cut".
+
+    The metric is never worse than it was by validation: the weights as they came are a candidate too. Raises DataError for
+    a workload without training data or with labels that do not fit, and for a loss that is not finite before the first epoch
+    ends; later, the best weights so far are kept and that is reported.
+
+    before:
+        %x : f32[2,2]
+        %w = param "fc.weight" : f32[2,2] = [[1, 0], [0, 1]]
+        %y = aten.linear(%x, %w)
+        return %y
+    after:
+        %x : f32[2,2]
+        %w = param "fc.weight" : f32[2,2]
+        %y = aten.linear(%x, %w)
+        return %y
+    """
+
+    name: ClassVar[str] = "finetune"
+    kind: ClassVar[Literal["exact", "approx"]] = "approx"
+
+    epochs: Annotated[int, Ge(1)] = 5
+    rate: Annotated[float, Gt(0)] = 1e-3
+    batch_size: Annotated[int, Ge(1)] = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: Annotated[float, Ge(0)] = 0.02
+    warmup: Annotated[float, Ge(0), Lt(1)] = 0.1
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    clip: Annotated[float, Gt(0)] | None = None
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    batch_norm: Literal["live", "frozen"] = "live"
+    patience: Annotated[int, Ge(1)] | None = None
+    sparsity: Annotated[float, Gt(0), Lt(1)] | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+    seed: Annotated[int, Ge(0)] = 0
+    checkpoint: str | None = None
+
+    def run(self, program: Program) -> None:
+        """Train, and store the weights that did best."""
+        train(program, training_data(program, self.name), self, Supervised(program, self))

@@ -1,0 +1,207 @@
+"""The training loop: epochs over the data, each judged by the validation metric, the best weights kept."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from fxopt.aliasing import make_functional, written
+from fxopt.batching import fixed_batch, in_batches
+from fxopt.errors import DataError, FxoptError
+from fxopt.passes.train.average import Average
+from fxopt.passes.train.checkpoint import Checkpoint
+from fxopt.passes.train.objective import Objective
+from fxopt.passes.train.optimizer import make_optimizer, make_schedule
+from fxopt.passes.train.processes import Processes
+from fxopt.passes.train.zeros import Zeros
+from fxopt.program import Program
+from fxopt.trainable import TrainableModule, as_module
+from fxopt.workload import Data
+
+if TYPE_CHECKING:
+    from fxopt.passes.train.finetune import finetune
+
+Score = tuple[float, float]
+"""Validation metric, and minus the validation loss, by which equal metrics are told apart."""
+
+
+def train(program: Program, data: Data, how: finetune, objective: Objective) -> None:
+    """Train the weights of a program and store those of the epoch that did best in validation.
+
+    Equal options, data, versions and numbers of threads and processes give equal weights. Raises DataError without data
+    that fit, and where the loss is not finite in the first epoch.
+    """
+    if not any(t.is_floating_point() for t in program.tensors().values() if isinstance(t, torch.nn.Parameter)):
+        program.skip(program.graph.output_node().all_input_nodes[0], "the model has no weights to train")
+        return
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(how.seed)
+        training = _Training(program, data, how, objective)
+        training.run()
+    training.store()
+
+
+class _Training:
+    """Everything that changes from step to step, and how it is saved."""
+
+    def __init__(self, program: Program, data: Data, how: finetune, objective: Objective) -> None:
+        self.program, self.how, self.objective = program, how, objective
+        self.data = data
+        self.processes = Processes(how)
+        self.size = fixed_batch(program)
+        per_epoch = sum(1 for _ in self._batches(0))
+        if not per_epoch:
+            raise DataError(
+                f"{how.name}: the workload gives no training batch of {self.size or how.batch_size} examples"
+            )
+        self.steps = per_epoch * how.epochs
+        twin = program.copy()
+        make_functional(twin)  # a gradient wants what an op in place writes over
+        self.module: TrainableModule = as_module(twin, batch_norm=how.batch_norm)
+        self.saving = _copying(twin)
+        self.module.watched = objective.watched
+        optimizer = make_optimizer([*self.module.parameters(), *objective.parameters()], how)
+        self.schedule = make_schedule(optimizer, how, self.steps)
+        self.model, self.optimizer = self.processes.setup(self.module, optimizer)
+        self.zeros = Zeros(program, self.module.graph_module, how, self.steps)
+        self.average = Average(self.module.graph_module, how.ema)
+        self.checkpoint = Checkpoint(program, how)
+        self.epoch, self.step, self.waited = 0, 0, 0
+        self.best: dict[str, torch.Tensor] | None = None
+        self.score: Score = (-float("inf"), -float("inf"))
+
+    def run(self) -> None:
+        """All epochs, from where a checkpoint stands."""
+        if (saved := self.checkpoint.read()) is not None:
+            self._load(saved)
+        elif self.how.sparsity is None:
+            self._judge()  # what training does not improve stays as it was
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task(self.how.name, total=self.steps, completed=self.step)
+            while self.epoch < self.how.epochs and not self._is_patience_over():
+                if not self._train_epoch(lambda: progress.advance(task)):
+                    return
+                self.epoch += 1
+                self._judge()
+                progress.update(task, description=f"{self.how.name}: best {self.data.metric} {self.score[0]:.4f}")
+                if self.processes.is_first:
+                    self.checkpoint.write(self._state())
+
+    def store(self) -> None:
+        """Write the best weights into the program, and say so where these are the old ones."""
+        best = self.processes.agreed(self.best)
+        assert best is not None
+        new = {name: best[name] for name in self.program.tensors() if name in best}
+        self.program.set_tensors({n: t for n, t in new.items() if not torch.equal(t, self.program.tensors()[n])})
+
+    def _train_epoch(self, advance: Callable[[], None]) -> bool:
+        """One pass over the data; False where the loss stopped being a number, and training ends with the best so far."""
+        self.module.train()
+        for args, target in self._batches(self.epoch):
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.saving():
+                loss = self._loss(*self.processes.share(args, target))
+                if not bool(loss.detach().isfinite()):
+                    self._not_finite(float(loss.detach()))
+                    return False
+                self.processes.backward(loss)
+            if self.how.clip is not None:
+                self.processes.clip(self.model, self.optimizer, self.how.clip)
+            self.optimizer.step()
+            self.schedule.step()
+            self.zeros.keep(self.step)
+            self.average.update()
+            self.step += 1
+            advance()
+        return True
+
+    def _loss(self, args: tuple[Any, ...], target: Any) -> torch.Tensor:
+        try:
+            loss = self.objective(self.model(*args, **self.program.kwargs), args, target, self.module)
+        except FxoptError:
+            raise
+        except Exception as error:
+            where = f"{self.how.name}: step {self.step + 1} of {self.steps}"
+            raise DataError(f"{where}: the model or its loss failed: {type(error).__name__}: {error}") from error
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise DataError(
+                f"{self.how.name}: the loss must be one number that depends on the weights (not detached), got {loss!r}"
+            )
+        return loss
+
+    def _not_finite(self, loss: float) -> None:
+        problem = f"{self.how.name}: the loss is {loss} in step {self.step + 1} of {self.steps}"
+        hint = f"take a lower rate than {self.how.rate:g}, or bound the gradient by clip=1.0"
+        if not self.epoch or self.best is None:
+            raise DataError(f"{problem}, in the first epoch; {hint}")
+        output = self.program.graph.output_node().all_input_nodes[0]
+        self.program.skip(output, f"{problem}: training stopped, the best weights until then are kept; {hint}")
+
+    def _judge(self) -> None:
+        """Let the weights as they are, or their average, compete with the best so far."""
+        if self.how.sparsity is not None and not self.zeros.is_done(self.step):
+            return
+        self.module.eval()
+        with self.average.in_place(), torch.no_grad():
+            model = in_batches(self.module, self.size)
+            loss = self._validation_loss()
+            found = self.processes.agreed((self.data.evaluate(model, "validation"), -loss))
+            self.waited += 1
+            if found > self.score:
+                self.score, self.waited = found, 0
+                self.best = {name: t.detach().clone() for name, t in self.module.state_dict().items()}
+
+    def _validation_loss(self) -> float:
+        size = self.size or self.how.batch_size
+        losses = []
+        for args, target in self.data.batches("validation", batch_size=size):
+            if self.size is None or _rows(args) == self.size:
+                losses.append(float(self.objective.validation(self.module(*args, **self.program.kwargs), args, target)))
+        return sum(losses) / max(1, len(losses))
+
+    def _is_patience_over(self) -> bool:
+        return self.how.patience is not None and self.waited >= self.how.patience
+
+    def _batches(self, epoch: int) -> Iterator[tuple[tuple[Any, ...], Any]]:
+        """Batches of an epoch, shuffled anew; a program of a fixed batch passes over what is left at the end."""
+        size = self.size or self.how.batch_size
+        for args, target in self.data.batches("train", batch_size=size, seed=self.how.seed * 10_000 + epoch):
+            if self.size is None or _rows(args) == self.size:
+                yield args, target
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "module": self.module.state_dict(), "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.last_epoch,
+            "zeros": self.zeros.state_dict(), "average": self.average.state_dict(),
+            "best": self.best, "score": self.score, "waited": self.waited,
+            "epoch": self.epoch, "step": self.step, "random": torch.get_rng_state(),
+        }  # fmt: skip
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.zeros.load_state_dict(state["zeros"])
+        self.average.load_state_dict(state["average"])
+        self.best, self.score = state["best"], tuple(state["score"])
+        self.epoch, self.step, self.waited = state["epoch"], state["step"], state["waited"]
+        self.schedule.last_epoch = state["schedule"]
+        torch.set_rng_state(state["random"])
+
+
+def _copying(program: Program) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """Around a step: keeps copies of what is written over, at a price, where there is any such op."""
+    if any(written(node) for node in program.graph.nodes):
+        return torch.autograd.graph.allow_mutation_on_saved_tensors
+    return contextlib.nullcontext
+
+
+def _rows(args: tuple[Any, ...]) -> int:
+    return next((len(a) for a in args if isinstance(a, torch.Tensor) and a.dim()), 0)

@@ -1,0 +1,24 @@
+"""What training minimises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fxopt.trainable import TrainableModule
+
+
+class Objective(torch.nn.Module):
+    """The mean loss of a program over one batch; parameters of its own are trained along, and are not part of the result."""
+
+    watched: tuple[str, ...] = ()
+    """Nodes of the program whose values it looks at, see :class:`fxopt.trainable.TrainableModule`."""
+
+    def forward(self, output: Any, args: tuple[Any, ...], target: Any, module: TrainableModule) -> torch.Tensor:
+        """The loss of the ``output`` that ``module`` just gave for ``args``, with gradients."""
+        raise NotImplementedError
+
+    def validation(self, output: Any, args: tuple[Any, ...], target: Any) -> torch.Tensor:
+        """The loss by which epochs of the same metric are told apart."""
+        raise NotImplementedError

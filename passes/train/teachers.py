@@ -1,0 +1,54 @@
+"""Teachers: programs, in evaluation, whose outputs and inner values a student learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.batching import fixed_batch, in_batches
+from fxopt.errors import DataError
+from fxopt.program import Program
+from fxopt.trainable import Watching
+from fxopt.workload import find_workload
+
+
+def find_teachers(program: Program, names: Sequence[str], who: str) -> list[Teacher]:
+    """The workloads of these names; without any, the program as it was when the pipeline began.
+
+    Raises UnknownNameError, and DataError where there is no such program, or a teacher takes other inputs.
+    """
+    if names:
+        found = [(name, find_workload(name).capture()) for name in names]
+    elif program.context.original is not None:
+        found = [("the program as it was before", program.context.original)]
+    else:
+        raise DataError(
+            f"{who} has no teacher: run it in a pipeline behind what changes the model, or name teachers=('digits',)"
+        )
+    return [Teacher(name, teacher, who) for name, teacher in found]
+
+
+class Teacher:
+    """A program that answers without gradients, with the values of some of its nodes."""
+
+    def __init__(self, name: str, program: Program, who: str) -> None:
+        self.name, self.program, self._who = name, program, who
+        self._run = in_batches(self._once, fixed_batch(program))
+        self.watched: tuple[str, ...] = ()
+
+    def __call__(self, args: tuple[Any, ...]) -> tuple[Any, list[torch.Tensor]]:
+        """Outputs in their structure, and the values of the watched nodes in order. Raises DataError where it fails."""
+        try:
+            with torch.no_grad():
+                output, *seen = self._run(*args)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise DataError(f"{self._who}: {self.name} does not take the student's inputs: {error}") from error
+        return output, seen
+
+    def _once(self, *args: Any) -> tuple[Any, ...]:
+        watching = Watching(self.program.module, self.watched)
+        output = watching.run(*pytree.arg_tree_leaves(*args), enable_io_processing=False)
+        return self.program.graph.process_outputs(output), *(watching.seen[name] for name in self.watched)

@@ -1,0 +1,345 @@
+"""Fine-tuning on the captured graph: the numbers of plain torch, and nothing lost on the way."""
+
+import copy
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fxopt import Pipeline, Workload
+from fxopt.errors import DataError, UsageError
+from fxopt.passes.train import loop
+from fxopt.passes.train.finetune import finetune
+from fxopt.passes.train.optimizer import make_optimizer, make_schedule
+from fxopt.passes.train.supervised import Supervised
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CLASSES = 4
+
+
+class Blobs:
+    """Four clouds of points in 6 dims that overlap; labels may be shifted out of range."""
+
+    metric = "top-1"
+
+    def __init__(self, shift=0, bad_epoch=None):
+        generator = torch.Generator().manual_seed(0)
+        self.labels = torch.arange(240) % CLASSES + shift
+        centers = torch.randn(CLASSES, 6, generator=generator)
+        self.points = centers[self.labels % CLASSES] + 0.8 * torch.randn(240, 6, generator=generator)
+        self.bad_epoch, self.calls = bad_epoch, 0
+
+    def batches(self, split, *, batch_size, seed=None):
+        order = torch.arange(160) if split == "train" else torch.arange(160, 240)
+        if seed is not None:
+            order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))]
+        for rows in order.split(batch_size):
+            yield (self.points[rows],), self.labels[rows]
+
+    def loss(self, output, target):
+        self.calls += output.requires_grad
+        loss = F.cross_entropy(output, target)
+        return loss * math.nan if self.bad_epoch and self.calls > 5 * self.bad_epoch and output.requires_grad else loss
+
+    def evaluate(self, model, split="test"):
+        (args, target) = next(self.batches(split, batch_size=500))
+        return float((torch.as_tensor(model(*args)).argmax(1) == target).float().mean())
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(6, 16), nn.Linear(16, CLASSES)
+        self.norm, self.drop = nn.BatchNorm1d(16, momentum=0.3), nn.Dropout(0.2)
+
+    def forward(self, x):
+        return self.b(self.drop(F.relu(self.norm(self.a(x)))))
+
+
+class Plain(Net):
+    def forward(self, x):
+        return self.b(F.relu(self.a(x)))
+
+
+def workload(net=Net, **options):
+    inputs = lambda: ((torch.zeros(2, 6),), {})  # noqa: E731
+    return Workload(name="blobs", model=lambda: net().eval(), inputs=inputs, data=Blobs(**options))
+
+
+def run(passes, given=None, program=None):
+    given = given or workload()
+    return Pipeline.parse(passes).run(program or given.capture(), workload=given, watchers=())
+
+
+def weights(outcome):
+    return {name: tensor.detach().clone() for name, tensor in outcome.program.tensors().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+FAST = "finetune(epochs=4, rate=0.02, batch_size=32"
+
+
+def test_the_numbers_are_those_of_a_loop_in_plain_torch():
+    given = workload(Plain)
+    trained = weights(run("finetune(epochs=3, rate=0.05, batch_size=32, seed=7, clip=0.5)", given))
+    net, data = Plain(), Blobs()
+    decayed = [p for p in net.parameters() if p.dim() > 1]
+    rest = [p for p in net.parameters() if p.dim() == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0}], lr=0.05
+    )
+    states, step, warm = [(data.evaluate(net, "validation"), copy.deepcopy(net.state_dict()))], 0, 2  # 10 % of 15
+    for epoch in range(3):
+        for args, target in data.batches("train", batch_size=32, seed=70_000 + epoch):
+            factor = (step + 1) / (warm + 1) if step < warm else (1 + math.cos(math.pi * (step - warm) / 13)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * factor
+            optimizer.zero_grad()
+            data.loss(net(*args), target).backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            optimizer.step()
+            step += 1
+        states.append((data.evaluate(net, "validation"), copy.deepcopy(net.state_dict())))
+    best = max(range(4), key=lambda i: states[i][0])
+    assert best > 0
+    assert max(s[0] for s in states) > states[0][0] + 0.2, "nothing was learned"
+    candidates = [state for metric, state in states if metric == states[best][0]]
+    assert any(all(torch.allclose(trained[n], state[n], atol=1e-6) for n in trained) for state in candidates)
+
+
+def test_the_graph_stays_with_every_probability_momentum_and_eps():
+    given = workload()
+    program = given.capture()
+    outcome = run(f"{FAST})", given, program)
+    assert outcome.steps[0].changed
+    assert outcome.program.text() == program.text()
+    assert "0.2, False" in program.text(), "the dropout"
+    assert "False, 0.3" in program.text(), "the batch norm"
+
+
+def test_equal_seeds_give_equal_weights_and_the_callers_random_state_is_kept():
+    given = workload()
+    program = given.capture()
+    torch.manual_seed(3)
+    first = weights(run(f"{FAST}, seed=1)", given, program))
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(1), drawn)
+    assert same(first, weights(run(f"{FAST}, seed=1)")))
+    assert not same(first, weights(run(f"{FAST}, seed=2)")))
+
+
+def test_a_frozen_batch_norm_keeps_statistics_scale_and_shift():
+    before = {name: t.clone() for name, t in workload().capture().tensors().items()}
+    frozen, live = weights(run(f"{FAST}, batch_norm='frozen')")), weights(run(f"{FAST})"))
+    norm = [name for name in before if name.startswith("norm")]
+    assert len(norm) == 4
+    assert all(torch.equal(frozen[name], before[name]) for name in norm)
+    assert all(not torch.equal(live[name], before[name]) for name in norm)
+    assert not torch.equal(frozen["a.weight"], before["a.weight"])
+
+
+def test_zeros_stay_and_no_other_weight_becomes_zero():
+    pruned = run("sparsify(ratio=0.6)")
+    tuned = run(f"{FAST})", program=pruned.program)
+    assert tuned.steps[0].changed
+    for name in ("a.weight", "b.weight"):
+        assert torch.equal(pruned.program.tensors()[name] == 0, tuned.program.tensors()[name] == 0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_gradual_pruning_ends_at_its_share(share):
+    tuned = weights(run(f"finetune(epochs=8, rate=0.02, batch_size=32, sparsity={share})"))
+    zero = sum(int((tuned[name] == 0).sum()) for name in ("a.weight", "b.weight"))
+    assert zero == round(share * (6 * 16 + 16 * CLASSES))
+
+
+def test_what_training_makes_worse_stays_as_it_was():
+    given = workload()
+    good = run("finetune(epochs=20, rate=0.02, batch_size=32)", given).program
+    outcome = run("finetune(epochs=2, rate=50.0, batch_size=32)", given, good)
+    assert given.data.evaluate(outcome.program, "validation") >= given.data.evaluate(good, "validation")
+    assert not outcome.steps[0].changed
+
+
+def test_patience_stops_before_the_last_epoch():
+    given = workload()
+    given.data.calls = 0
+    run("finetune(epochs=60, rate=1e-9, batch_size=32, patience=2)", given)
+    assert given.data.calls <= 5 * 4
+
+
+def test_the_average_is_that_of_the_definition():
+    from fxopt.passes.train.average import Average
+
+    layer, random = nn.Linear(2, 2), torch.Generator().manual_seed(0)
+    average, mean = Average(layer, 0.9), layer.weight.detach().clone()
+    for t in range(1, 30):
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn(2, 2, generator=random))
+        average.update()
+        decay = min(0.9, (1 + t) / (10 + t))
+        mean = decay * mean + (1 - decay) * layer.weight.detach()
+    now = layer.weight.detach().clone()
+    with average.in_place():
+        assert torch.allclose(layer.weight, mean, atol=1e-6)
+    assert torch.equal(layer.weight, now)
+
+
+def test_smoothed_labels_are_those_of_torch():
+    given, random = workload(), torch.Generator().manual_seed(0)
+    program = given.capture()
+    program.context.workload = given
+    scores, labels = torch.randn(9, CLASSES, generator=random), torch.arange(9) % CLASSES
+    found = Supervised(program, finetune(label_smoothing=0.2)).smoothed(scores, labels)
+    assert torch.allclose(found, nn.CrossEntropyLoss(label_smoothing=0.2)(scores, labels))
+
+
+def test_the_rate_rises_in_the_warm_up_and_falls_to_zero_along_a_cosine():
+    how = finetune(rate=0.5, warmup=0.25)
+    optimizer = make_optimizer(nn.Linear(2, 2).parameters(), how)
+    schedule, rates = make_schedule(optimizer, how, 20), []
+    for _ in range(21):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:5] == pytest.approx([0.5 * k / 6 for k in range(1, 6)])
+    assert max(rates) == rates[5] == 0.5
+    assert rates[5:] == pytest.approx([0.25 * (1 + math.cos(math.pi * k / 15)) for k in range(16)])
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_labels_out_of_range_are_named():
+    with pytest.raises(DataError, match=r"labels run from 1 to 4, the model has 4 classes, 0 to 3"):
+        run(f"{FAST})", workload(shift=1))
+
+
+def test_a_loss_that_is_no_number_in_the_first_epoch_is_an_error_with_the_way_out():
+    with pytest.raises(
+        DataError, match=r"loss is nan in step 1 of 20, in the first epoch; take a lower rate than 0.02"
+    ):
+        run(f"{FAST})", workload(bad_epoch=1e-9))
+
+
+def test_a_loss_that_is_no_number_later_ends_training_with_the_best_weights():
+    given = workload(bad_epoch=2)
+    before = given.data.evaluate(given.capture(), "validation")
+    outcome = run(f"{FAST})", given)
+    assert "training stopped, the best weights until then are kept" in outcome.steps[0].skips[0].reason
+    assert given.data.evaluate(outcome.program, "validation") > before
+    assert all(bool(t.isfinite().all()) for t in outcome.program.tensors().values())
+
+
+def test_without_data_it_says_what_is_missing():
+    bare = Workload(name="bare", model=lambda: Net().eval(), inputs=lambda: ((torch.zeros(2, 6),), {}))
+    with pytest.raises(DataError, match="finetune needs data, and the workload 'bare' has none"):
+        run(f"{FAST})", bare)
+
+
+def test_smoothing_without_classes_is_refused():
+    given = workload()
+    given.data.loss = lambda output, target: output.square().mean()
+    given.data.batches = lambda split, **_: iter([((torch.zeros(4, 6),), torch.zeros(4, CLASSES))])
+    with pytest.raises(DataError, match="label_smoothing is for class labels"):
+        run(f"{FAST}, label_smoothing=0.1)", given)
+
+
+# ---- stopped and resumed -------------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("options", ["", ", ema=0.9", ", sparsity=0.5", ", optimizer='sgd'"])
+def test_resumed_after_any_epoch_it_comes_to_the_same_weights(tmp_path, monkeypatch, options):
+    passes = f"{FAST}{options}, checkpoint={str(tmp_path)!r})"
+    whole = weights(run(f"{FAST}{options})"))
+    write, seen = loop.Checkpoint.write, []
+
+    def stop_after(self, state):
+        write(self, state)
+        seen.append(state["epoch"])
+        if state["epoch"] in (1, 3):
+            raise Stopped
+
+    monkeypatch.setattr(loop.Checkpoint, "write", stop_after)
+    for _ in range(2):
+        with pytest.raises(Exception, match="Stopped"):
+            run(passes)
+    resumed = weights(run(passes))
+    assert seen == [1, 2, 3, 4], "no epoch is trained twice"
+    assert same(resumed, whole)
+    assert same(weights(run(passes)), whole), "what is finished is not trained again"
+    assert seen == [1, 2, 3, 4]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    passes = f"{FAST}, checkpoint={str(tmp_path)!r})"
+    run(passes)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(UsageError, match=r"finetune: checkpoint .*: it cannot be read: .*\n  delete it to begin anew"):
+        run(passes)
+
+
+SCRIPT = """
+import os, sys, time
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from test_finetune import Net, Plain, run, weights, workload
+from fxopt.passes.train import loop
+write = loop.Checkpoint.write
+def slowly(self, state):
+    write(self, state)
+    print("epoch", state["epoch"], flush=True)
+    time.sleep({pause})
+loop.Checkpoint.write = slowly
+torch.save(weights(run({passes!r}, workload({net}))), {out!r} + os.environ.get("RANK", ""))
+"""
+
+
+def script(passes, out, net="Net", pause=0.0):
+    return SCRIPT.format(tests=os.path.dirname(__file__), passes=passes, out=str(out), net=net, pause=pause)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on(tmp_path):
+    passes = f"finetune(epochs=6, rate=0.02, batch_size=32, checkpoint={str(tmp_path / 'c')!r})"
+    command = [sys.executable, "-c", script(passes, tmp_path / "out", pause=0.3)]
+    for pause in (0.05, 0.25, 0.4):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline().startswith("epoch"), "it came to a checkpoint"
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, check=True)
+    whole = weights(run("finetune(epochs=6, rate=0.02, batch_size=32)"))
+    assert same(torch.load(tmp_path / "out"), whole)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path):
+    passes = "finetune(epochs=4, rate=0.02, batch_size=32, optimizer='sgd')"
+    (tmp_path / "two.py").write_text(script(passes, tmp_path / "out", net="Plain"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launch, str(tmp_path / "two.py")], check=True, timeout=300)
+    one, two = torch.load(tmp_path / "out0"), torch.load(tmp_path / "out1")
+    assert same(one, two), "both processes end with the same weights"
+    alone = weights(run(passes, workload(Plain)))
+    assert one.keys() == alone.keys()
+    assert all(torch.allclose(one[name], alone[name], atol=1e-5) for name in alone)

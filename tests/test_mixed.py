@@ -1,0 +1,131 @@
+"""Which layer hurts, by name; and as few of them in float as the budget asks for."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fxopt import Pipeline, capture
+from fxopt.passes.quant.mixed import choose
+from fxopt.passes.quant.mixed.choose import QuantBudget, cheapest, left_in_float
+from fxopt.passes.quant.mixed.quant import quant
+from fxopt.passes.quant.mixed.sensitivity import LayerSensitivity, alone
+from fxopt.passes.quant.mixed.trials import Trials, observed_ranges
+from fxopt.program import Context
+from fxopt.qdq import Policy
+from fxopt.testing import small_workload
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class OneBad(nn.Module):
+    """Six layers; what the fourth reads has one channel a hundred times as large as the others, to no end."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 8) for _ in range(6)])
+        with torch.no_grad():
+            self.layers[2].weight[3] *= 100
+            self.layers[3].weight[:, 3] /= 1000
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.tanh(x) if layer is not self.layers[3] else x
+            x = layer(x)
+        return x
+
+
+@pytest.fixture(scope="module")
+def program():
+    torch.manual_seed(0)
+    program = capture(OneBad().eval(), (torch.randn(8, 8),))
+    program.context = Context(workload=small_workload(program))
+    return program
+
+
+@pytest.fixture(scope="module")
+def trials(program):
+    policy = Policy()
+    return Trials(program, policy, observed_ranges(program, policy, 64, "a test"), "a test")
+
+
+def decibels(program, model):
+    """By the definition, on the validation batch."""
+    args, _ = next(iter(program.context.workload.data.batches("validation", batch_size=32)))
+    want, got = program(*args).double().numpy(), model(*args).double().numpy()
+    return 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum())
+
+
+def test_the_bad_layer_comes_first_by_name_and_line(program):
+    table = quant(program)
+    first = table.rows[0]
+    assert first.layer == "layers.3"
+    assert "test_mixed.py" in first.source
+    assert first.alone_db < table.rows[1].alone_db - 10
+    assert first.without_db > table.all_db + 5, "leaving it in float is what helps"
+    assert all(row.without_db < table.all_db + 5 for row in table.rows[1:])
+    assert "layers.3 (aten.linear)" in table.text().splitlines()[3]
+
+
+def test_alone_means_that_everything_else_is_float(program, trials):
+    for row in alone(trials):
+        others = tuple(f"layers.{i}" for i in range(6) if f"layers.{i}" != row.layer)
+        model = Pipeline.parse(f"insert_qdq(keep_float={others!r})").run(program, watchers=()).program
+        assert decibels(program, model) == pytest.approx(row.alone_db, abs=0.01)
+
+
+def test_greedy_leaves_no_more_than_it_takes(program, trials):
+    rows = alone(trials)
+    whole = trials.sqnr(trials.quantized(frozenset()))
+    for budget in (whole - 1, whole + 1, whole + 12, 200.0):
+        left = left_in_float(QuantBudget(None, budget), trials, "greedy", "a test")
+        assert trials.sqnr(trials.quantized(left)) >= budget
+        assert left == {row.node for row in rows[: len(left)]}
+        if left:
+            fewer = frozenset(row.node for row in rows[: len(left) - 1])
+            assert trials.sqnr(trials.quantized(fewer)) < budget
+    assert left == set(trials.layers), "200 dB is float alone"
+
+
+def test_a_knapsack_is_the_best_of_all_subsets(monkeypatch, trials):
+    random = np.random.default_rng(0)
+    rows = [LayerSensitivity(f"n{i}", "", "", "", float(db)) for i, db in enumerate(random.uniform(20, 40, 9))]
+    cost = {frozenset([row.node]): 1 + float(c) for row, c in zip(rows, random.uniform(0.01, 0.1, 9), strict=True)}
+    noise = {row.node: 10 ** (-row.alone_db / 10) for row in rows}
+    monkeypatch.setattr(choose, "slowdowns", lambda *_: cost)
+    monkeypatch.setattr(Trials, "quantized", lambda self, left: None)
+    total = sum(noise.values())
+    for limit in (total / 2.0, total / 3, total / 9):
+
+        def holds(left, limit=limit):
+            return sum(n for name, n in noise.items() if name not in left) <= limit
+
+        left = cheapest(rows, trials, holds, "a test")
+        assert holds(left)
+        subsets = [set(s) for k in range(10) for s in itertools.combinations(noise, k)]
+        price = lambda s: sum(cost[frozenset([n])] - 1 for n in s)  # noqa: E731
+        tightened = total / 2 ** np.ceil(np.log2(total / limit) - 1e-9)  # the limit that the search comes to
+        assert price(left) == pytest.approx(
+            min(price(s) for s in subsets if sum(noise[n] for n in noise.keys() - s) <= tightened), rel=1e-3
+        )
+
+
+@pytest.mark.parametrize("leave", ["greedy", "knapsack"])
+def test_quantize_holds_its_budget_and_names_what_it_left(program, leave):
+    from fxopt.backends.onnx import Onnx
+
+    whole = Pipeline.parse("quantize").run(program, watchers=()).program
+    budget = decibels(program, whole) + 8
+    passes = Pipeline.parse(f"quantize(sqnr_db={budget}, leave={leave!r})")
+    outcome = passes.run(program, watchers=(), backend=Onnx(), workload=program.context.workload)
+    assert decibels(program, outcome.program) >= budget
+    left = [skip for skip in outcome.steps[-1].skips if "left in float, so that the budget" in skip.reason]
+    assert len(left) == 1
+    assert "layers_3_weight" in left[0].node
+
+
+def test_a_budget_that_holds_anyway_leaves_nothing(program):
+    outcome = Pipeline.parse("quantize(metric_drop=0.5)").run(program, watchers=())
+    assert not any("left in float" in skip.reason for skip in outcome.steps[-1].skips)
