@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.compare import relative_error
+from fxopt.compare import clearly_close, relative_error
 from fxopt.program import Program
 from fxopt.running import untouched
 
@@ -34,9 +34,10 @@ def first_wrong(before: Program, after: Program, inputs: list[Any], tolerance: f
             if isinstance(expected, torch.Tensor) and isinstance(value, torch.Tensor):
                 for dim, indices in kept.items():
                     expected = expected.index_select(dim, indices)
-                error = relative_error(expected, value)
-                if not error <= tolerance:
-                    return node, error
+                if not clearly_close(expected, value, tolerance):
+                    error = relative_error(expected, value)
+                    if not error <= tolerance:
+                        return node, error
     return None
 
 

@@ -35,6 +35,17 @@ def relative_error(want: Any, got: Any, like: Any = None) -> float:
     return math.inf if math.isnan(worst) else worst
 
 
+def clearly_close(want: torch.Tensor, got: torch.Tensor, tolerance: float) -> bool:
+    """Whether a glance says that the :func:`relative_error` of floating tensors is within ``tolerance``; if not, ask it.
+
+    The largest difference is held against the scale of a sample, which is no larger than that of all.
+    """
+    if want.shape != got.shape or not want.is_floating_point() or not got.is_floating_point() or not want.numel():
+        return False
+    scale = bulk_scale(want.flatten()[:: 1 + want.numel() // _SAMPLE])
+    return torch.dist(want, got, math.inf).item() <= tolerance * scale
+
+
 def bulk_scale(values: torch.Tensor) -> float:
     """Largest magnitude of the bulk of ``values``, which small elements are measured by; 0 where there is none.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fxopt import Pipeline, capture, graph_pass
-from fxopt.compare import bulk_scale, relative_error, sqnr
+from fxopt.compare import bulk_scale, clearly_close, relative_error, sqnr
 from fxopt.errors import PassError, VerifyError
 from fxopt.parsing import parse_program
 from fxopt.pipeline import Outcome
@@ -610,3 +610,17 @@ def test_a_program_without_float64_is_said_so():
     on = _of(lambda self, x: torch.relu(only_float32(x) * 1), torch.randn(2, 4))
     with pytest.raises(VerifyError, match=r"does not run in float64\n.*float32 only(.|\n)*watchers=\(\)"):
         Pipeline.parse("drop_noop").run(on)
+
+
+@pytest.mark.parametrize("special", [0.0, -3e38, math.inf, math.nan, 1e-12])
+@pytest.mark.parametrize("off", [0.0, 1e-13, 1e-10, 1e-8, 1.0])
+@pytest.mark.parametrize("size", [1, 7, 250_000])
+def test_a_glance_never_accepts_what_a_look_does_not(special, off, size):
+    random = torch.Generator().manual_seed(0)
+    want = torch.randn(size, generator=random, dtype=torch.float64) * torch.rand(size, generator=random) ** 9
+    want[:: 1 + size // 3] = special
+    got = want.clone()
+    got[size // 2] += off
+    if clearly_close(want, got, 1e-9):
+        assert relative_error(want, got) <= 1e-9
+    assert clearly_close(want, got, 1e-9) or off > 0 or not math.isfinite(special) or not want.any(), "it is of use"
