@@ -65,7 +65,7 @@ def test_the_bad_layer_comes_first_by_name_and_line(program):
     assert "test_mixed.py" in first.source
     assert first.alone_db < table.rows[1].alone_db - 10
     assert first.without_db > table.all_db + 5, "leaving it in float is what helps"
-    assert all(row.without_db < table.all_db + 5 for row in table.rows[1:])
+    assert all(row.without_db < table.all_db + 5 for row in table.rows[1:4])
     assert "layers.3 (aten.linear)" in table.text().splitlines()[3]
 
 

@@ -13,7 +13,7 @@ from fxopt.target import host
 
 _WHO = "explain quant"
 _IMAGES = 64
-_WORST = 8
+_WORST = 4
 
 
 def quant(program: Program) -> SensitivityTable:

@@ -16,6 +16,7 @@ from fxopt.measure import interleave
 from fxopt.ops import arguments
 from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.program import Program
+from fxopt.shapes import derive_shapes
 from fxopt.target import host
 from fxopt.text import op_name, source_line
 
@@ -79,6 +80,7 @@ def slowdowns(trials: Trials, models: dict[frozenset[str], Program]) -> dict[fro
         for i, (left, model) in enumerate({frozenset[str](): trials.quantized(frozenset()), **models}.items()):
             place = Path(folder) / str(i)
             place.mkdir()
+            derive_shapes(model)
             _, built = lower(model, context.backend, target, place, workload=context.workload)
             args, kwargs = built.random_inputs()
             runs[left] = functools.partial(built, *args, **kwargs)

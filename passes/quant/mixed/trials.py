@@ -19,7 +19,6 @@ from fxopt.passes.quant.placement import place
 from fxopt.pipeline import tidy
 from fxopt.program import Program
 from fxopt.qdq import Policy
-from fxopt.shapes import derive_shapes
 from fxopt.workload import Data
 
 _JUDGED = 32
@@ -47,7 +46,7 @@ class Trials:
         self.layers = tuple(node.name for node in place(program, policy, keep_float).layers)
 
     def quantized(self, left: frozenset[str]) -> Program:
-        """A copy in which all layers are quantized but those ``left`` in float."""
+        """A copy in which all layers are quantized but those ``left`` in float; shapes of new nodes are not derived."""
         twin = self.program.copy()
         placement = place(twin, self.policy, self.keep_float, left)
         ranges = {node: self.ranges[node.name] for node in placement.values}
@@ -56,7 +55,6 @@ class Trials:
             emit_value(twin, node, affine, placement)
         emit_layers(twin, codes)
         tidy(twin)
-        derive_shapes(twin)
         return twin
 
     def sqnr(self, program: Program) -> float:
