@@ -40,13 +40,19 @@ class LayerCodes:
 
 
 def encode_layers(
-    program: Program, layers: Iterable[fx.Node], inputs: dict[fx.Node, Affine], policy: Policy, *, bits: int = 8
+    program: Program,
+    layers: Iterable[fx.Node],
+    inputs: dict[fx.Node, Affine],
+    policy: Policy,
+    *,
+    bits: int = 8,
+    learned: dict[fx.Node, torch.Tensor] | None = None,
 ) -> dict[fx.Node, LayerCodes]:
     """Codes of every layer; ``inputs`` gives the code of the value that a layer reads.
 
     Weights are symmetric per output channel, of ``bits`` bits in int8. A bias is int32 at the scale of the products that
     it is added to, for which a weight's scale is widened where need be. Layers that share a weight share its codes if
-    the scales are equal.
+    the scales are equal. ``learned`` gives scales ``[out]`` that training came to; the kernels' limits hold for them too.
     """
     found: dict[fx.Node, LayerCodes] = {}
     known: dict[tuple[int, bytes], Codes] = {}
@@ -55,7 +61,10 @@ def encode_layers(
         weight, bias = program.tensor(call["weight"]), program.tensor(call["bias"])
         assert weight is not None
         input_scale = inputs[call["input"]].scale
-        scales = weight_scales(weight, pair_limit(weight, policy), bits)
+        limit = pair_limit(weight, policy)
+        scales = weight_scales(weight, limit, bits)
+        if learned is not None:
+            scales = learned[layer] if limit is None else torch.maximum(learned[layer], scales)
         if bias is not None:
             scales = widen_for_bias(scales, bias, input_scale)
         key = (id(weight), scales.numpy().tobytes())

@@ -25,7 +25,8 @@ _SUMMED: dict[str, dict[str, int | None]] = {
 """By op, the operands that may be a weight, and the dim of each that is summed over: input channels, without groups."""
 
 _SAME = {f"aten.{name}" for name in ("clone", "contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy")}
-"""Beside layout, pick and copy: the same elements come out, in another dtype perhaps."""
+_SAME.add("fxopt.fake_quantize")
+"""Beside layout, pick and copy: the same elements come out, in another dtype or rounded perhaps."""
 
 
 @dataclass(frozen=True)

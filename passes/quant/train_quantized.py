@@ -1,0 +1,110 @@
+"""Quantization-aware training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+from torch import fx
+
+from fxopt import Pass, Program
+from fxopt.errors import DataError
+from fxopt.ops import family
+from fxopt.passes.quant.aware.simulate import Simulated, simulate
+from fxopt.passes.quant.calibrate import calibrate
+from fxopt.passes.quant.emit import emit_layers, emit_value
+from fxopt.passes.quant.encode import encode_layers
+from fxopt.passes.quant.observers import Affine, Calibration
+from fxopt.passes.quant.placement import place
+from fxopt.passes.quant.quantize import PREPARATION
+from fxopt.passes.train.finetune import finetune
+from fxopt.passes.train.loop import train
+from fxopt.passes.train.supervised import Supervised
+from fxopt.qdq import Policy
+from fxopt.target import host
+from fxopt.workload import training_data
+
+
+@dataclasses.dataclass(frozen=True)
+class train_quantized(finetune):
+    """Train with the rounding of quantization in the loop, step sizes included, and quantize.
+
+    Begins where quantize would end, with the same placement and calibration, and trains weights, biases and step sizes on
+    the graph in which values and weights are rounded: gradients pass straight through, and the steps are learned (LSQ, Esser
+    et al. 2020, by their logarithms). Batch norms are folded first, with the statistics they have. What is written in the end
+    is the graph that quantize writes; it gives bit for bit what was trained.
+
+    ``weight_bits`` 4 leaves 15 codes for each weight, which are stored as int8. The other options are those of finetune and
+    of insert_qdq. Raises DataError as they do, PassError for a program that is quantized.
+
+    before:
+        %x : f32[2,8]
+        %w = param "fc.weight" : f32[4,8]
+        %y = aten.linear(%x, %w)
+        return %y
+    after:
+        %x : f32[2,8]
+        %q = quantized_decomposed.quantize_per_tensor(%x, 1.0, 0, 0, 255, u8)
+        %d = quantized_decomposed.dequantize_per_tensor(%q, 1.0, 0, 0, 255, u8)
+        %w = param "fc.weight_int8" : i8[4,8]
+        %s = param "fc.weight_scale" : f32[4]
+        %z = param "fc.weight_zero_point" : i8[4]
+        %v = quantized_decomposed.dequantize_per_channel(%w, %s, %z, 0, -127, 127, i8)
+        %y = aten.linear(%d, %v)
+        return %y
+    """
+
+    name: ClassVar[str] = "train_quantized"
+
+    rate: Annotated[float, Gt(0)] = 5e-4
+    weight_bits: Literal[4, 8] = 8
+    images: Annotated[int, Ge(1)] = 64
+    calibration: Calibration = "min_max"
+    keep_float: tuple[str, ...] = ()
+
+    def steps(self) -> tuple[Pass, ...]:
+        """The exact preparation, and this."""
+        return (*PREPARATION, self)
+
+    def run(self, program: Program) -> None:
+        """Calibrate, train the simulation, write what it came to."""
+        quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
+        if quantized is not None:
+            raise program.fail(quantized, "the program is quantized already; train it before, and quantize once")
+        context = program.context
+        if context.workload is None:
+            raise DataError(f"{self.name} needs training data: run the pipeline with workload=…")
+        data = training_data(program, self.name)
+        target = context.target or host()
+        policy = context.backend.quant_policy(target) if context.backend else Policy()
+        placement = place(program, policy, self.keep_float)
+        for node, reason in placement.declined.items():
+            program.skip(node, reason)
+        if not placement.layers:
+            return
+        owners = dict.fromkeys(placement.values.values())
+        batches = context.workload.calibration(self.images, self.name)
+        observers = calibrate(program, batches, owners, calibration=self.calibration, images=self.images)
+        ranges = {node: observers[owner].affine() for node, owner in placement.values.items()}
+        codes = encode_layers(program, placement.layers, ranges, policy, bits=self.weight_bits)
+        made = simulate(program, placement, ranges, codes)
+        train(made.program, data, self, Supervised(made.program, self))
+        program.skips += made.program.skips
+        ranges = _learned(program, made, ranges)
+        steps = made.program.tensors()
+        scales = {layer: steps[made.weights[layer.name]].detach().exp() for layer in placement.layers}
+        codes = encode_layers(program, placement.layers, ranges, policy, bits=self.weight_bits, learned=scales)
+        for node, affine in ranges.items():
+            emit_value(program, node, affine, placement)
+        emit_layers(program, codes)
+
+
+def _learned(program: Program, made: Simulated, ranges: dict[fx.Node, Affine]) -> dict[fx.Node, Affine]:
+    """Take over the weights; return the codes of values with the steps that were learned."""
+    trained = made.program.tensors()
+    program.set_tensors({name: trained[name].detach() for name in program.tensors() if name in trained})
+    return {
+        node: dataclasses.replace(affine, scale=float(trained[made.values[node.name]].detach().exp()))
+        for node, affine in ranges.items()
+    }
