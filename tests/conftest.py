@@ -27,6 +27,12 @@ def pytest_configure(config):
     torch.set_num_threads(1 if hasattr(config, "workerinput") else 2)  # one a worker: two cores, two workers
 
 
+def pytest_collection_modifyitems(items):
+    items.sort(
+        key=lambda item: "test_readme" not in item.nodeid
+    )  # minutes long: no worker should be left alone with it
+
+
 @pytest.fixture
 def golden(request):
     """Compare a text with ``tests/golden/NAME.txt``: ``golden(text)``, or ``golden(text, "name")`` for a second one."""
