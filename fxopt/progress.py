@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class Advance(Protocol):
+    """So many more are done; ``what`` takes the place of the bar's text."""
+
+    def __call__(self, count: int, what: str | None = None) -> None:
+        """Move the bar on."""
+
 
 _CONSOLE: ContextVar[Console | None] = ContextVar("console", default=None)
 
@@ -24,8 +32,8 @@ def shown_on(console: Console) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Give a function that says how many more are done; the bar goes away at the end.
+def progress_bar(what: str, total: int | None) -> Iterator[Advance]:
+    """Give a function that says how many more are done, and perhaps what else is known by now; the bar goes away at the end.
 
     Shown on standard error, or on the console of :func:`shown_on`, and only where that is a terminal. ``total`` is None
     where nobody knows how many there will be.
@@ -36,4 +44,8 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
     console = _CONSOLE.get() or Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+
+        def advance(count: int, what: str | None = None) -> None:
+            bar.update(task, advance=count, description=what)
+
+        yield advance

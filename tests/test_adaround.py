@@ -13,7 +13,7 @@ from fxopt import Pipeline, Program, Workload, capture
 from fxopt.compare import sqnr
 from fxopt.errors import DataError
 from fxopt.passes.quant.calibrate import calibrate
-from fxopt.passes.quant.emit import emit_layers, emit_value
+from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.placement import place
 from fxopt.passes.quant.quantize import PREPARATION
@@ -69,9 +69,7 @@ def refined(program: Program, *parts, rounding="adaround", correct_bias="none", 
 
 def emitted(program: Program, placement, ranges, codes) -> Program:
     """The program with these codes in it; the one given is used up."""
-    for node, affine in ranges.items():
-        emit_value(program, node, affine, placement)
-    emit_layers(program, codes)
+    emit(program, placement, ranges, codes)
     program.module.recompile()
     return program
 

@@ -15,7 +15,7 @@ from fxopt.compare import sqnr
 from fxopt.errors import DataError
 from fxopt.facts import interface
 from fxopt.passes.quant.calibrate import calibrate
-from fxopt.passes.quant.emit import emit_layers, emit_value
+from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.placement import place
 from fxopt.passes.quant.quantize import PREPARATION
@@ -134,9 +134,7 @@ def test_biases_correct_the_digits_at_four_bits():
         encoded = refine(
             work, placement, ranges, encoded, Policy(), rounding="nearest", correct_bias=kind, images=64
         )  # fmt: skip
-        for node, affine in ranges.items():
-            emit_value(work, node, affine, placement)
-        emit_layers(work, encoded)
+        emit(work, placement, ranges, encoded)
         work.module.recompile()
         found[kind] = sqnr([wanted], [work(images)])
     assert found["empirical"] > found["none"] + 2

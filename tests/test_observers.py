@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Workload, capture
 from fxopt.passes.quant.calibrate import calibrate
-from fxopt.passes.quant.emit import emit_value
+from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.observers import OBSERVERS, Affine, Format
 from fxopt.passes.quant.observers.entropy import divergence
 from fxopt.passes.quant.observers.histogram import Histogram
@@ -288,7 +288,7 @@ def test_a_value_is_written_in_the_format_of_its_code(form):
     (node,) = program.inputs()
     code = _observe("min_max", program.args[0]).affine(form)
     (reader,) = node.users
-    emit_value(program, node, code, Placement(readers={reader}))
+    emit(program, Placement(readers={reader}), {node: code}, {})
     program.module.recompile()
     assert (program(*program.args) - F.relu(program.args[0])).abs().max() <= 0.5001 * 4 / 2**form.bits * (1 + 0.01)
     (quantized,) = program.find("quantized_decomposed.quantize_per_tensor")

@@ -16,7 +16,16 @@ from fxopt.passes.quant.placement import Placement
 importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
 
 
-def emit_value(program: Program, node: fx.Node, affine: Affine, placement: Placement) -> None:
+def emit(
+    program: Program, placement: Placement, ranges: dict[fx.Node, Affine], codes: dict[fx.Node, LayerCodes]
+) -> None:
+    """Write the codes of all values and layers of a placement into the graph."""
+    for node, affine in ranges.items():
+        _emit_value(program, node, affine, placement)
+    _emit_layers(program, codes)
+
+
+def _emit_value(program: Program, node: fx.Node, affine: Affine, placement: Placement) -> None:
     """Let the readers of a value that the placement names read it through a quantize and a dequantize op."""
     ops = torch.ops.quantized_decomposed
     readers = [u for u in node.users if node in placement.whole or u in placement.readers]
@@ -29,7 +38,7 @@ def emit_value(program: Program, node: fx.Node, affine: Affine, placement: Place
         reader.replace_input_with(node, real)
 
 
-def emit_layers(program: Program, codes: dict[fx.Node, LayerCodes]) -> None:
+def _emit_layers(program: Program, codes: dict[fx.Node, LayerCodes]) -> None:
     """Let every layer read its weight and bias from stored codes; layers that share codes share the node."""
     stored: dict[int, fx.Node] = {}
     for layer, found in codes.items():

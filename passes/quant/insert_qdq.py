@@ -9,16 +9,14 @@ from annotated_types import Ge
 from fxopt import Program, graph_pass
 from fxopt.errors import DataError
 from fxopt.ops import family
-from fxopt.passes.quant.calibrate import calibrate
-from fxopt.passes.quant.emit import emit_layers, emit_value
+from fxopt.passes.quant.decide import decide, policy_of
+from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.mixed.choose import Leave, QuantBudget, left_in_float
 from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.observers import Calibration
 from fxopt.passes.quant.placement import place
 from fxopt.passes.quant.refine.refine import refine
-from fxopt.qdq import Policy
-from fxopt.target import host
 
 
 @graph_pass(kind="approx")
@@ -84,20 +82,14 @@ def insert_qdq(
     quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
     if quantized is not None:
         raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
-    context = program.context
-    if context.workload is None:
+    if program.context.workload is None:
         raise DataError("insert_qdq needs calibration data: run the pipeline with workload=…")
-    target = context.target or host()
-    policy = context.backend.quant_policy(target) if context.backend else Policy()
-    placement = place(program, policy, keep_float)
-    for node, reason in placement.declined.items():
-        program.skip(node, reason)
+    policy = policy_of(program)
+    placement, ranges = decide(
+        program, policy, images=images, calibration=calibration, keep_float=keep_float, who="quantize"
+    )
     if not placement.layers:
         return
-    owners = dict.fromkeys(placement.values.values())
-    batches = context.workload.calibration(images, "quantize")
-    observers = calibrate(program, batches, owners, calibration=calibration, images=images)
-    ranges = {node: observers[owner].affine() for node, owner in placement.values.items()}
     if metric_drop is not None or sqnr_db is not None:
         known = {node.name: affine for node, affine in ranges.items()}
         trials = Trials(program, policy, known, "insert_qdq", keep_float)
@@ -110,6 +102,4 @@ def insert_qdq(
     codes = refine(
         program, placement, ranges, codes, policy, rounding=rounding, correct_bias=correct_bias, images=images
     )
-    for node, affine in ranges.items():
-        emit_value(program, node, affine, placement)
-    emit_layers(program, codes)
+    emit(program, placement, ranges, codes)

@@ -9,20 +9,16 @@ from annotated_types import Ge, Gt
 from torch import fx
 
 from fxopt import Pass, Program
-from fxopt.errors import DataError
 from fxopt.ops import family
 from fxopt.passes.quant.aware.simulate import Simulated, simulate
-from fxopt.passes.quant.calibrate import calibrate
-from fxopt.passes.quant.emit import emit_layers, emit_value
+from fxopt.passes.quant.decide import decide, policy_of
+from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.observers import Affine, Calibration
-from fxopt.passes.quant.placement import place
 from fxopt.passes.quant.quantize import PREPARATION
 from fxopt.passes.train.finetune import finetune
 from fxopt.passes.train.loop import train
 from fxopt.passes.train.supervised import Supervised
-from fxopt.qdq import Policy
-from fxopt.target import host
 from fxopt.workload import training_data
 
 
@@ -72,21 +68,18 @@ class train_quantized(finetune):
         quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
         if quantized is not None:
             raise program.fail(quantized, "the program is quantized already; train it before, and quantize once")
-        context = program.context
-        if context.workload is None:
-            raise DataError(f"{self.name} needs training data: run the pipeline with workload=…")
         data = training_data(program, self.name)
-        target = context.target or host()
-        policy = context.backend.quant_policy(target) if context.backend else Policy()
-        placement = place(program, policy, self.keep_float)
-        for node, reason in placement.declined.items():
-            program.skip(node, reason)
+        policy = policy_of(program)
+        placement, ranges = decide(
+            program,
+            policy,
+            images=self.images,
+            calibration=self.calibration,
+            keep_float=self.keep_float,
+            who=self.name,
+        )
         if not placement.layers:
             return
-        owners = dict.fromkeys(placement.values.values())
-        batches = context.workload.calibration(self.images, self.name)
-        observers = calibrate(program, batches, owners, calibration=self.calibration, images=self.images)
-        ranges = {node: observers[owner].affine() for node, owner in placement.values.items()}
         codes = encode_layers(program, placement.layers, ranges, policy, bits=self.weight_bits)
         made = simulate(program, placement, ranges, codes)
         train(made.program, data, self, Supervised(made.program, self))
@@ -95,9 +88,7 @@ class train_quantized(finetune):
         steps = made.program.tensors()
         scales = {layer: steps[made.weights[layer.name]].detach().exp() for layer in placement.layers}
         codes = encode_layers(program, placement.layers, ranges, policy, bits=self.weight_bits, learned=scales)
-        for node, affine in ranges.items():
-            emit_value(program, node, affine, placement)
-        emit_layers(program, codes)
+        emit(program, placement, ranges, codes)
 
 
 def _learned(program: Program, made: Simulated, ranges: dict[fx.Node, Affine]) -> dict[fx.Node, Affine]:

@@ -18,7 +18,6 @@ from fxopt.passes.train.soft_labels import soft_loss
 from fxopt.passes.train.supervised import Supervised, are_classes
 from fxopt.passes.train.teachers import Teacher, find_teachers
 from fxopt.trainable import TrainableModule
-from fxopt.workload import Data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +60,15 @@ class distill(finetune):
             raise DataError(f"{self.name} needs training data: run the pipeline with workload=…")
         data = workload.need_data(self.name)
         teachers = find_teachers(program, self.teachers, self.name)
-        train(program, data, self, Distilled(program, data, teachers, self))
+        train(program, data, self, Distilled(program, teachers, self))
 
 
 class Distilled(Objective):
     """The loss of labels, of soft labels, and of inner values."""
 
-    def __init__(self, program: Program, data: Data, teachers: list[Teacher], how: distill) -> None:
+    def __init__(self, program: Program, teachers: list[Teacher], how: distill) -> None:
         super().__init__()
-        self._how, self._teachers, self._data = how, teachers, data
+        self._how, self._teachers = how, teachers
         self._labels = Supervised(program, how) if how.soft < 1 else None
         self.features: Features | None = None
         if how.features != "none":

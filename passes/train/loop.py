@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from fxopt.aliasing import make_functional, written
-from fxopt.batching import fixed_batch, in_batches
+from fxopt.batching import examples, fixed_batch, in_batches
 from fxopt.errors import DataError, FxoptError
 from fxopt.passes.train.average import Average
 from fxopt.passes.train.checkpoint import Checkpoint
@@ -20,6 +18,7 @@ from fxopt.passes.train.optimizer import make_optimizer, make_schedule
 from fxopt.passes.train.processes import Processes
 from fxopt.passes.train.zeros import Zeros
 from fxopt.program import Program
+from fxopt.progress import Advance, progress_bar
 from fxopt.trainable import TrainableModule, as_module
 from fxopt.workload import Data
 
@@ -81,15 +80,14 @@ class _Training:
             self._load(saved)
         elif self.how.sparsity is None:
             self._judge()  # what training does not improve stays as it was
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(self.how.name, total=self.steps, completed=self.step)
+        with progress_bar(self.how.name, self.steps) as advance:
+            advance(self.step)
             while self.epoch < self.how.epochs and not self._is_patience_over():
-                if not self._train_epoch(lambda: progress.advance(task)):
+                if not self._train_epoch(advance):
                     return
                 self.epoch += 1
                 self._judge()
-                progress.update(task, description=f"{self.how.name}: best {self.data.metric} {self.score[0]:.4f}")
+                advance(0, f"{self.how.name}: best {self.data.metric} {self.score[0]:.4f}")
                 if self.processes.is_first:
                     self.checkpoint.write(self._state())
 
@@ -100,7 +98,7 @@ class _Training:
         new = {name: best[name] for name in self.program.tensors() if name in best}
         self.program.set_tensors({n: t for n, t in new.items() if not torch.equal(t, self.program.tensors()[n])})
 
-    def _train_epoch(self, advance: Callable[[], None]) -> bool:
+    def _train_epoch(self, advance: Advance) -> bool:
         """One pass over the data; False where the loss stopped being a number, and training ends with the best so far."""
         self.module.train()
         for args, target in self._batches(self.epoch):
@@ -118,7 +116,7 @@ class _Training:
             self.zeros.keep(self.step)
             self.average.update()
             self.step += 1
-            advance()
+            advance(1)
         return True
 
     def _loss(self, args: tuple[Any, ...], target: Any) -> torch.Tensor:
@@ -161,7 +159,7 @@ class _Training:
         size = self.size or self.how.batch_size
         losses = []
         for args, target in self.data.batches("validation", batch_size=size):
-            if self.size is None or _rows(args) == self.size:
+            if self.size is None or examples(args) == self.size:
                 losses.append(float(self.objective.validation(self.module(*args, **self.program.kwargs), args, target)))
         return sum(losses) / max(1, len(losses))
 
@@ -172,7 +170,7 @@ class _Training:
         """Batches of an epoch, shuffled anew; a program of a fixed batch passes over what is left at the end."""
         size = self.size or self.how.batch_size
         for args, target in self.data.batches("train", batch_size=size, seed=self.how.seed * 10_000 + epoch):
-            if self.size is None or _rows(args) == self.size:
+            if self.size is None or examples(args) == self.size:
                 yield args, target
 
     def _state(self) -> dict[str, Any]:
@@ -201,7 +199,3 @@ def _copying(program: Program) -> Callable[[], contextlib.AbstractContextManager
     if any(written(node) for node in program.graph.nodes):
         return torch.autograd.graph.allow_mutation_on_saved_tensors
     return contextlib.nullcontext
-
-
-def _rows(args: tuple[Any, ...]) -> int:
-    return next((len(a) for a in args if isinstance(a, torch.Tensor) and a.dim()), 0)

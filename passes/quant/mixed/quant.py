@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from fxopt.passes.quant.decide import policy_of
 from fxopt.passes.quant.mixed.sensitivity import SensitivityTable, alone, left_in_float
 from fxopt.passes.quant.mixed.trials import Trials, observed_ranges
 from fxopt.passes.quant.placement import place
 from fxopt.passes.quant.quantize import PREPARATION
 from fxopt.pipeline import Pipeline
 from fxopt.program import Program
-from fxopt.qdq import Policy
-from fxopt.target import host
 
 _WHO = "explain quant"
 _IMAGES = 64
@@ -22,10 +21,8 @@ def quant(program: Program) -> SensitivityTable:
     The workload's data calibrate and judge; with a backend, the placement is the one its kernels want, and the worst
     layers are built and timed. Raises DataError for a workload without data.
     """
-    context = program.context
     ready = Pipeline.of(*PREPARATION).run(program, watchers=()).program
-    ready.context = context
-    policy = context.backend.quant_policy(context.target or host()) if context.backend else Policy()
+    policy = policy_of(ready)
     trials = Trials(ready, policy, observed_ranges(ready, policy, _IMAGES, _WHO), _WHO)
     rows = left_in_float(trials, alone(trials), _WORST)
     whole = trials.sqnr(trials.quantized(frozenset()))

@@ -12,7 +12,7 @@ from fxopt.batching import fixed_batch, in_batches
 from fxopt.compare import sqnr
 from fxopt.errors import DataError
 from fxopt.passes.quant.calibrate import calibrate, fitting_batches
-from fxopt.passes.quant.emit import emit_layers, emit_value
+from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.placement import place
@@ -51,9 +51,7 @@ class Trials:
         placement = place(twin, self.policy, self.keep_float, left)
         ranges = {node: self.ranges[node.name] for node in placement.values}
         codes = encode_layers(twin, placement.layers, ranges, self.policy)
-        for node, affine in ranges.items():
-            emit_value(twin, node, affine, placement)
-        emit_layers(twin, codes)
+        emit(twin, placement, ranges, codes)
         tidy(twin)
         return twin
 
