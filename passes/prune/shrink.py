@@ -39,6 +39,7 @@ def shrink(program: Program) -> None:
         %y = aten.slice.Tensor(%h, 1, 0, 3)
         return %y
     """
+    program.claims = {node.name: (node.name, {}) for node in program.graph.nodes if node.op == "call_function"}
     while True:
         sweep = couple(program)
         liveness = needed(sweep)
@@ -89,12 +90,16 @@ def _cut_weights(cut: Cut) -> None:
 
 
 def _claim(cut: Cut, node: fx.Node) -> None:
-    """Say what is left of a value; of one that is several, or has a dynamic size merged in, its readers say so."""
+    """Say what is left of a value; of one that is several, or has a dynamic size merged in, its readers say so.
+
+    A node without a claim gets none: an earlier look added it, or gave its claim to another node.
+    """
+    claim = cut.program.claims.pop(node.name, None)
     axes: Any = cut.sweep.axes[node]
-    if not isinstance(node.meta.get("val"), torch.Tensor) or not all(cut.is_listed(axis) for axis in axes):
-        cut.program.claims.pop(node.name, None)
+    listed = isinstance(node.meta.get("val"), torch.Tensor) and all(cut.is_listed(axis) for axis in axes)
+    if claim is None or not listed:
         return
-    was, kept = cut.program.claims.pop(node.name, (node.name, {}))
+    was, kept = claim
     for dim, axis in enumerate(axes):
         if (indices := cut.kept(axis)) is not None:
             index = torch.from_numpy(indices)
