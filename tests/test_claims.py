@@ -85,3 +85,31 @@ def test_inputs_beyond_the_example_that_overflow_prove_nothing_and_refuse_nothin
     step = Pipeline.of(shrink()).run(program).steps[0]
     assert step.changed
     assert step.findings["error"] < 1e-9
+
+
+class Chaotic(nn.Module):
+    """The logistic map, again and again, on sums whose order a cut changes: rounding ends up far above 1e-9."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.a, self.head, self.steps = nn.Linear(64, 96), nn.Linear(3, 2), steps
+        self.scale = nn.Parameter(torch.randn(3, 1, 96) * (torch.rand(96) < 0.5))
+
+    def forward(self, x):
+        y = (self.a(x).tanh() * self.scale).sum(-1).t().sigmoid()
+        for _ in range(self.steps):
+            y = 3.9 * y * (1 - y)
+        return 1e-12 * self.head(y) + x.mean()
+
+
+def test_a_model_that_amplifies_rounding_gets_room_for_it():
+    torch.manual_seed(0)
+    program = capture(Chaotic(36).eval(), (torch.randn(3, 64),))
+    assert Pipeline.of(shrink()).run(program).steps[0].changed
+
+
+def test_a_model_that_drowns_in_rounding_proves_nothing():
+    torch.manual_seed(0)
+    program = capture(Chaotic(90).eval(), (torch.randn(3, 64),))
+    with pytest.raises(VerifyError, match="a value changed by"):
+        Pipeline.of(shrink()).run(program)
