@@ -4,7 +4,7 @@ Everything below loads when it is first used, so that ``import fxopt`` and loadi
 
 ::
 
-    a model becomes a Program     capturing (exporting, guards, dynamic_shapes, agreement, capture_*), partial
+    a model becomes a Program     capturing (exporting, guards, dynamic_shapes, agreement, autocast_regions, capture_*), partial
     what a Program is             program (fitting), ops (the table), text, shapes, aliasing, cost, canonical
     Programs as files, as text    storage (archive), parsing (parsing_words, parsing_types)
     what a pass is                pass_base, options, rewrite, spec (the text form of options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from typing import Any
 
 import torch
@@ -75,8 +76,13 @@ def make_functional(program: Program) -> None:
     before: %y = aten.relu_(%x); %z = aten.add(%x, %y)
     after:  %y = aten.relu(%x);  %z = aten.add(%y, %y)
 
-    A write stays where another view of the same memory is read after it, or where it reaches an input or a weight.
+    A write stays where another view of the same memory is read after it, or where it reaches an input or a weight. A
+    slice of everything, which ``x[:, 0:] += y`` makes, is no other view.
     """
+    for node in list(program.graph.nodes):
+        if _is_whole(node):
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
     order = {node: i for i, node in enumerate(program.graph.nodes)}
     sets = alias_sets(program.graph)
     members: dict[fx.Node, list[fx.Node]] = {}
@@ -94,10 +100,36 @@ def make_functional(program: Program) -> None:
         if outside or seen or twin is None:
             continue
         node.target = twin
+        replacement = node
+        if (source := _copied(node)) is not None:
+            others = members[sets[source]]
+            kept = any(m.op in ("placeholder", "get_attr") or any(order[u] > at for u in m.users) for m in others)
+            replacement = node if kept and source is not operand else source
         for user in list(operand.users):
             if order[user] > at:
-                user.replace_input_with(operand, node)
+                user.replace_input_with(operand, replacement)
+        if replacement is not node:
+            node.replace_all_uses_with(replacement)
+            program.graph.erase_node(node)
     program.module.recompile()
+
+
+def _is_whole(node: fx.Node) -> Any:
+    if node.op != "call_function" or node.target is not torch.ops.aten.slice.Tensor:
+        return False
+    given: list[Any] = [*node.args[2:], *(None, None, 1)[len(node.args) - 2 :]]
+    start, end, step = given
+    return start in (None, 0) and (end is None or (isinstance(end, int) and end >= sys.maxsize)) and step == 1
+
+
+def _copied(node: fx.Node) -> fx.Node | None:
+    """What a copy into memory of the same form leaves there; None for any other call."""
+    if node.target is not torch.ops.aten.copy.default or not isinstance(node.args[1], fx.Node):
+        return None
+    into, source = (n.meta.get("val") for n in node.args[:2])  # type: ignore[union-attr]
+    if not isinstance(into, torch.Tensor) or not isinstance(source, torch.Tensor):
+        return None
+    return node.args[1] if into.shape == source.shape and into.dtype == source.dtype else None
 
 
 def _functional_twin(target: Any) -> torch._ops.OpOverload | None:

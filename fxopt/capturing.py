@@ -12,8 +12,10 @@ from torch.utils import _pytree as pytree
 
 from fxopt.agreement import check_same, copied, run_eager, unchanged
 from fxopt.aliasing import make_functional
+from fxopt.autocast_regions import inline_idle_autocast
 from fxopt.capture_checks import check_inputs, check_python
 from fxopt.capture_notes import notes_of
+from fxopt.dead_code import drop_unused
 from fxopt.errors import CaptureError, FxoptError, PassError, UsageError
 from fxopt.exporting import export_module
 from fxopt.program import Program
@@ -91,7 +93,8 @@ def from_exported(
 ) -> Program:
     """Make a Program of an ExportedProgram, with weights and example inputs of its own.
 
-    Guards are dropped, in-place ops made functional, unused weights removed. Notes of its own come behind ``notes``.
+    Guards are dropped, idle autocast regions inlined, in-place ops made functional, unused weights removed. Notes of its
+    own come behind ``notes``.
     Raises CaptureError where the shapes of the graph cannot be derived.
     """
     with warnings.catch_warnings():
@@ -106,9 +109,10 @@ def from_exported(
         upper = int(bounds.upper) if bounds.upper.is_finite and bounds.upper < 2**31 else None
         ranges[str(symbol)] = (int(bounds.lower), upper)
     program = Program(module, copied(args), copied(kwargs), ranges=ranges)
+    inline_idle_autocast(program.module)
     make_functional(program)
     program.graph.eliminate_dead_code()
-    module.delete_all_unused_submodules()
+    drop_unused(module, set(program.tensors()))
     module.recompile()
     try:
         derive_shapes(program)

@@ -40,20 +40,25 @@ def first_wrong(before: Program, after: Program, inputs: list[Any], tolerance: f
             was, kept = claim
             expected = old.value_of(was)
             if isinstance(expected, torch.Tensor) and isinstance(value, torch.Tensor):
-                for dim, indices in kept.items():
-                    expected = expected.index_select(dim, indices)
+                expected = _selected(expected, kept)
                 if not clearly_close(expected, value, tolerance):
                     error = relative_error(expected, value)
                     if error <= tolerance:
                         continue
-                    noise = noise or _amplified(before, inputs)
+                    noise = noise or _amplified(before, inputs, dict(after.claims.values()))
                     if not error <= (_ROUNDING * noise[was] if noise[was] <= _CHAOS else 0.0):
                         return node, error
     return None
 
 
-def _amplified(program: Program, inputs: list[Any]) -> dict[str, float]:
-    """How far one unit in the last place of every floating input moves each value, relatively, by node name."""
+def _selected(value: torch.Tensor, kept: dict[int, torch.Tensor]) -> torch.Tensor:
+    for dim, indices in kept.items():
+        value = value.index_select(dim, indices)
+    return value
+
+
+def _amplified(program: Program, inputs: list[Any], claims: dict[str, dict[int, torch.Tensor]]) -> dict[str, float]:
+    """How far one unit in the last place of every floating input moves what is claimed of each value, by node name."""
     flips = torch.Generator().manual_seed(0)
     moved = [_next(v, flips) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in inputs]
     change = {}
@@ -61,7 +66,9 @@ def _amplified(program: Program, inputs: list[Any]) -> dict[str, float]:
         one, other = _Steps(program, inputs), _Steps(program, moved)
         for node in program.graph.nodes:
             a, b = one.run(node), other.run(node)
-            change[node.name] = relative_error(a, b) if isinstance(a, torch.Tensor) else 0.0
+            if node.name in claims and isinstance(a, torch.Tensor):
+                kept = claims[node.name]
+                change[node.name] = relative_error(_selected(a, kept), _selected(b, kept))
     return change
 
 

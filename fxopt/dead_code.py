@@ -58,3 +58,21 @@ def remove_dead(program: Program) -> None:
 def _has_effect(node: fx.Node) -> bool:
     """Whether a node does more than compute its value: an input, an output, a write, a draw of random numbers."""
     return op_name(node) != _CHECK and node.is_impure(impure_random=family(node) in (None, "random"))
+
+
+def drop_unused(module: fx.GraphModule, tensors: set[str]) -> None:
+    """Delete the weights that are not among ``tensors``, by name, and the modules that the graph does not use.
+
+    What a region or a branch of ``torch.cond`` holds stays: a graph of its own, whose constants this graph does not read.
+    """
+    read = {str(node.target) for node in module.graph.nodes if node.op in ("get_attr", "call_module")}
+    regions = tuple(f"{name}." for name in read - tensors)
+    for name, owner in list(module.named_modules()):
+        if name and f"{name}.".startswith(regions):
+            continue
+        for store in (owner._parameters, owner._buffers):
+            for leaf in list(store):
+                if (f"{name}.{leaf}" if name else leaf) not in tensors:
+                    del store[leaf]
+        if name and not any(target.startswith(f"{name}.") for target in read):
+            module.delete_submodule(name)

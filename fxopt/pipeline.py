@@ -15,7 +15,7 @@ from typing import Any
 from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.cost import Cost, cost
-from fxopt.dead_code import remove_dead
+from fxopt.dead_code import drop_unused, remove_dead
 from fxopt.errors import FxoptError, PassError, UsageError, text_of
 from fxopt.pass_base import Pass, make
 from fxopt.program import Context, Program, Skip
@@ -202,17 +202,7 @@ def tidy(program: Program) -> None:
     check_arity(program)
     remove_dead(program)
     program.graph.lint()
-    used = program.tensors()
-    # the branches of torch.cond and the like are graphs of their own, whose constants this graph does not read
-    inner = tuple(f"{n.target}." for n in program.graph.nodes if n.op == "get_attr" and n.target not in used)
-    for name, module in list(program.module.named_modules()):
-        if f"{name}.".startswith(inner):
-            continue
-        for store in (module._parameters, module._buffers):
-            for leaf in list(store):
-                if (f"{name}.{leaf}" if name else leaf) not in used:
-                    del store[leaf]
-    program.module.delete_all_unused_submodules()
+    drop_unused(program.module, set(program.tensors()))
     program.module.recompile()
 
 

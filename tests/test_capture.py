@@ -468,3 +468,76 @@ def test_a_graph_that_differs_from_the_module_is_refused() -> None:
 
     with pytest.raises(CaptureError, match=r"differs from the module(.|\n)*state between calls"):
         capture(Stateful(), (torch.ones(2, 3),), dynamic=None)
+
+
+class MixedPrecision(nn.Module):
+    """Regions as models write them: off inside on, off, and for a device that is not there."""
+
+    def __init__(self, on):
+        super().__init__()
+        self.a, self.on = nn.Linear(4, 4), on
+        self.a.weight.data.normal_()
+
+    def forward(self, x):
+        with torch.autocast("cuda", dtype=torch.float16):
+            x = self.a(x)
+        with torch.autocast("cpu", enabled=False):
+            x, y = self.a(x.float()).chunk(2, -1)
+            x = x.clone().mul_(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.on):
+            with torch.autocast("cpu", enabled=False):
+                y = torch.cat([x.float(), y.float()], -1)
+            return y @ y.t()
+
+
+def test_autocast_regions_that_change_nothing_are_part_of_the_graph():
+    program = capture(MixedPrecision(False), (torch.randn(3, 4),), dynamic=None)
+    assert "autocast" not in program.text()
+    assert not any("mul_" in str(node.target) for node in program.graph.nodes)
+    assert [str(n.target) for n in program.graph.nodes].count("aten.linear.default") == 2
+
+
+def test_autocast_that_is_on_stays_a_call_and_computes_what_it_did():
+    model = MixedPrecision(True)
+    program = capture(model, (x := torch.randn(3, 4),), dynamic=None)
+    assert program.text().count("wrap_with_autocast") == 1
+    assert program(x).dtype is torch.bfloat16
+    torch.testing.assert_close(program(x), model(x), rtol=0, atol=0)
+
+
+def _copies(program):
+    return [str(n.target) for n in program.graph.nodes if "copy" in str(n.target)]
+
+
+def test_a_write_into_a_slice_of_everything_is_a_write_into_the_whole():
+    class Whole(nn.Module):
+        def forward(self, x):
+            y = x * 2
+            y[:, 0:, :] += y.exp().view(-1, 12).view(y.shape)
+            y[:, :] = y.cos()
+            return y.relu()
+
+    x = torch.randn(2, 3, 4)
+    program = capture(Whole(), (x,))
+    assert not _copies(program)
+    assert not any("slice" in str(n.target) for n in program.graph.nodes)
+    torch.testing.assert_close(program(x), Whole()(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("later", ["read", "write", "input"])
+def test_a_copy_whose_source_lives_on_stays_a_copy(later):
+    class Kept(nn.Module):
+        def forward(self, x):
+            y, v = x * 2, x + 1
+            y.copy_(x if later == "input" else v)
+            if later == "write":
+                v.add_(1)
+            return (y, v) if later != "input" else y
+
+    x = torch.randn(2, 3)
+    program = capture(Kept(), (x,))
+    assert _copies(program)
+    got, want = program(x), Kept()(x)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    first = got if later == "input" else got[0]
+    assert first.data_ptr() not in (x.data_ptr(), got[-1].data_ptr() if later != "input" else 0)

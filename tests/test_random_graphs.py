@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fxopt import Pipeline, capture, registry
 from fxopt.compare import relative_error
 from fxopt.pass_base import Pass
+from fxopt.testing import small_workload
 
 BATCHES = (1, 4)
 
@@ -163,7 +164,7 @@ def test_outputs_are_kept():
         network.eval()
         pipeline = Pipeline(tuple(order[:count]))
         program = capture(network, (torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0)),))
-        outcome = pipeline.run(program)
+        outcome = pipeline.run(program, workload=small_workload(program))
         at_work.update(step.text for step in outcome.steps if step.changed)
         _compare(network.double(), outcome.program, f"{program.text()}\n-- {pipeline}\n{outcome.program.text()}")
 

@@ -245,7 +245,13 @@ def test_second_look_behind_an_rms_norm():
     """A value that has got a factor behind it has the claim of that product, in every further look."""
     steps = [("transposed", 0), ("rms_norm", 0), ("center", 0), ("attention", 9), ("einsum", 3)]
     program = capture(Random(steps, 15, 0).eval(), (torch.randn(2, 3, 4, 4),))
-    zero_names = ["stem.weight", "stem.bias", "layers.0.bias", "layers.4.0", *(f"layers.3.{i}.weight" for i in range(4))]
+    zero_names = [
+        "stem.weight",
+        "stem.bias",
+        "layers.0.bias",
+        "layers.4.0",
+        *(f"layers.3.{i}.weight" for i in range(4)),
+    ]
     tensors = program.tensors()
     changed = {name: tensors[name] * 0 for name in zero_names}
     keep = torch.tensor([0, 1, 1, 0, 1, 1, 1, 1, 1])  # ragged over heads: the first look leaves work for the second

@@ -1,4 +1,4 @@
-"""mean_to_pool and split_silu: ops written as others that have integer kernels, held against torch in float64."""
+"""mean_to_pool, split_silu and attention_to_4d: ops written as others that have kernels, held against torch in float64."""
 
 import pytest
 import torch
@@ -131,3 +131,49 @@ def test_the_new_ops_have_the_source_line_of_the_old(spec, model, shape):
     new = list(rewrite(spec, program).find("aten.sigmoid", "aten.mul", "aten.adaptive_avg_pool2d", "aten.flatten"))[:2]
     assert source_line(old)
     assert [source_line(node) for node in new] == [source_line(old)] * 2
+
+
+# ---- attention_to_4d -----------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    def forward(self, q, k, mask=None):
+        return F.scaled_dot_product_attention(q, k, k, mask, enable_gqa=q.dim() > 2 and q.shape[-3] != k.shape[-3])
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "mask"),
+    [
+        ((6, 8), (5, 8), None),
+        ((4, 6, 8), (4, 5, 8), None),
+        ((4, 6, 8), (4, 5, 8), (6, 5)),
+        ((4, 6, 8), (4, 5, 8), (4, 6, 5)),
+        ((2, 3, 4, 6, 8), (2, 3, 4, 5, 8), None),
+        ((2, 3, 4, 6, 8), (2, 3, 2, 5, 8), None),
+        ((2, 3, 4, 6, 8), (2, 3, 4, 5, 8), (4, 1, 5)),
+        ((2, 3, 4, 6, 8), (2, 3, 4, 5, 8), (2, 3, 1, 6, 5)),
+        ((2, 3, 1, 4, 6, 8), (2, 3, 1, 4, 5, 8), (6, 1)),
+    ],
+)
+def test_attention_of_any_rank_becomes_one_of_four_dims(q, k, mask):
+    args = tuple(torch.randn(s, dtype=torch.double) for s in (q, k, mask) if s)
+    program = rewrite("attention_to_4d", capture(Attention(), args, dynamic=None))
+    (call,) = program.find("aten.scaled_dot_product_attention")
+    assert all(operand.meta["val"].dim() == 4 for operand in call.args[:3])
+    torch.testing.assert_close(program(*args), Attention()(*args), rtol=1e-12, atol=1e-12)
+
+
+def test_attention_with_a_dynamic_batch_becomes_one_of_four_dims():
+    program = rewrite("attention_to_4d", capture(Attention(), (torch.randn(2, 3, 4, 6, 8), torch.randn(2, 3, 4, 5, 8))))
+    args = torch.randn(5, 3, 4, 6, 8), torch.randn(5, 3, 4, 5, 8)
+    torch.testing.assert_close(program(*args), Attention()(*args))
+
+
+@pytest.mark.parametrize(
+    ("k", "mask"), [((1, 3, 4, 5, 8), None), ((2, 3, 4, 5, 8), (3, 1, 6, 5)), ((3, 4, 5, 8), None)]
+)
+def test_attention_with_broadcast_leading_sizes_stays_with_the_reason(k, mask):
+    args = tuple(torch.randn(s) for s in ((2, 3, 4, 6, 8), k, mask) if s)
+    step = Pipeline.parse("attention_to_4d").run(capture(Attention(), args, dynamic=None)).steps[0]
+    assert not step.changed
+    assert "are broadcast" in step.skips[0].reason

@@ -1,1 +1,1 @@
-"""Exact folding of one op into another."""
+"""Exact folding of one op into another, or into the form that runtimes have kernels for."""
