@@ -6,19 +6,21 @@ Policy (what is quantized, and how) is data from backend and target; mechanism (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Policy:
     """Placement and number formats. Activations are uint8 per tensor, weights symmetric int8 per output channel.
 
-    ``convolution_output``: also quantize what a convolution (after its activation) gives, for kernels that run only
-    between two Q/DQ pairs. ``chain``: op families between integer convolutions that stay in integers when all their
-    inputs are. ``pair_sum``: the largest sum of two neighbouring weight codes that a kernel multiplies by 255
+    ``convolution_output``: whether what a convolution gives, after the activation that its kernel absorbs, is quantized
+    too: ``always``, for kernels that run only between two Q/DQ pairs; ``between_integers``, where every reader takes
+    integers, for kernels that write either; or ``never``. ``chain``: op families between integer convolutions that stay
+    in integers when all their inputs are. ``pair_sum``: the largest sum of two neighbouring weight codes that a kernel multiplies by 255
     without overflow, None where any two are safe; depthwise kernels add no pairs.
     """
 
-    convolution_output: bool = True
+    convolution_output: Literal["always", "between_integers", "never"] = "always"
     chain: tuple[str, ...] = (
         "aten.add.Tensor", "aten.mul.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d",
         "aten.adaptive_avg_pool2d", "aten.sigmoid", "aten.leaky_relu",

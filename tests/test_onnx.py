@@ -181,7 +181,7 @@ def test_a_layer_that_the_runtime_leaves_in_float_is_named_with_its_line(conv, t
 
     class Halfway(Onnx):
         def quant_policy(self, target):
-            return Policy(convolution_output=False)
+            return Policy(convolution_output="never")
 
     _, facts = _lower(_quantized(conv, Halfway()), tmp_path)
     kinds = _optimized(tmp_path / "model.onnx")

@@ -174,6 +174,36 @@ def test_a_layer_kept_in_float_stays_in_float(conv, tmp_path):
     assert facts["dequantized_at_run_time"] == []
 
 
+class _Residual(nn.Module):
+    """A residual block with relu, and one with silu."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("stem", "first", "second", "gate", "third", "head"):
+            setattr(self, name, nn.Conv2d(3 if name == "stem" else 8, 8, 3, padding=1))
+
+    def forward(self, x):
+        y = F.relu(self.stem(x))
+        y = F.relu(self.second(F.relu(self.first(y))) + y)
+        y = self.third(F.silu(self.gate(y))) + y
+        return self.head(y)
+
+
+def test_bytes_flow_through_residual_sums_and_not_into_silu(tmp_path):
+    """Whatever is left of quantize ops in the compiled model runs by itself: that of the input, and that behind silu."""
+    torch.manual_seed(0)
+    program = _quantized(capture(_Residual().eval(), (torch.randn(1, 3, 16, 16),)))
+    sources = {node.args[0].name for node in program.find("quantized_decomposed.quantize_per_tensor")}
+    assert sources == {"x", "relu", "relu_1", "conv2d_2", "relu_2", "mul_tensor", "conv2d_4", "add_1"}
+    assert "conv2d_5" in {node.name for node in program.graph.output_node().all_input_nodes}, "floats are given back"
+    artifact, facts = _lower(program, tmp_path)
+    told = openvino.Core().compile_model(artifact.folder / MODEL_FILE, "CPU").get_runtime_model().get_ordered_ops()
+    kinds = [node.get_rt_info()["layerType"].astype(str) for node in told]
+    assert facts["integer_contractions"] == 6
+    assert kinds.count("Eltwise") == 0, "sums and silu are part of the convolutions"
+    assert kinds.count("FakeQuantize") == 1, "only the input is quantized by a node of its own"
+
+
 def test_attention_is_counted_in_float_beside_its_integer_linears(tmp_path):
     class Attention(nn.Module):
         def __init__(self):

@@ -121,7 +121,7 @@ def test_what_only_repeats_numbers_has_the_scale_of_its_input():
 
 
 def test_without_integer_outputs_only_inputs_and_weights_are_quantized():
-    _, outcome = _quantize(_Net(), 2, 4, 8, 8, policy=Policy(convolution_output=False))
+    _, outcome = _quantize(_Net(), 2, 4, 8, 8, policy=Policy(convolution_output="never"))
     assert _quantized(outcome.program) == ["placeholder", "relu", "relu", "flatten.using_ints"]
 
 

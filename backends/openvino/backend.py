@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "f32", "bf16"]
 Hint = Literal["latency", "throughput"]
+_CHAIN = (
+    "aten.add.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d", "aten.leaky_relu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,13 @@ class Openvino(Backend):
         return Onnx().legalize()
 
     def quant_policy(self, target: Target) -> Policy:
-        """Placement that the runtime fuses to integer kernels: Q/DQ at the inputs and weights of layers are enough.
+        """Placement that the runtime fuses to integer kernels: inputs and weights of layers, and convolutions in chains.
 
-        Q/DQ at the outputs too is a little faster in chains of convolution and relu, and much slower around silu.
+        A convolution writes bytes as well as floats, so its output is quantized only where all that read it take bytes:
+        layers, residual sums, pools and concatenations. Q/DQ around silu and gates would cost more than they save.
         Weights are bounded as for ONNX Runtime: on x86 before VNNI both add products of bytes in 16 bits.
         """
-        return Policy(convolution_output=False, pair_sum=Onnx().quant_policy(target).pair_sum)
+        return Policy("between_integers", chain=_CHAIN, pair_sum=Onnx().quant_policy(target).pair_sum)
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Write ``model.xml`` and ``model.bin``; return what the runtime made of them. Raises BackendError."""

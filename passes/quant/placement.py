@@ -51,13 +51,13 @@ def place(
             result.declined[node] = reason
         else:
             result.layers.append(node)
-    integer = _integer_region(program, policy, set(result.layers))
+    outputs, integer = _integer_region(program, policy, set(result.layers))
     for node in result.layers:
         result.readers.add(node)
         source = node.args[0]
         assert isinstance(source, fx.Node)
         result.values.setdefault(source, source)
-        if op_name(node) in _CONVOLUTIONS and policy.convolution_output:
+        if op_name(node) in _CONVOLUTIONS and activated(node) in outputs:
             result.values[activated(node)] = activated(node)
             result.whole.add(activated(node))
     for node in (n for n in program.graph.nodes if n in integer):
@@ -109,11 +109,24 @@ def _declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> s
     return None
 
 
-def _integer_region(program: Program, policy: Policy, layers: set[fx.Node]) -> set[fx.Node]:
+def _integer_region(
+    program: Program, policy: Policy, layers: set[fx.Node]
+) -> tuple[set[fx.Node], set[fx.Node]]:
+    """What convolutions give in integers, and the ops of the policy's chain that take and give integers."""
+    outputs = {activated(node) for node in layers if op_name(node) in _CONVOLUTIONS}
+    if policy.convolution_output == "never":
+        outputs.clear()
+    region = _chain(program, policy, layers, outputs)
+    if policy.convolution_output == "between_integers":
+        while floats := {node for node in outputs if not node.users.keys() <= layers | region}:
+            outputs -= floats
+            region = _chain(program, policy, layers, outputs)
+    return outputs, region
+
+
+def _chain(program: Program, policy: Policy, layers: set[fx.Node], outputs: set[fx.Node]) -> set[fx.Node]:
     """Ops of the policy's chain all of whose inputs are integers, and whose result an integer op reads."""
-    integers = (
-        {activated(node) for node in layers if op_name(node) in _CONVOLUTIONS} if policy.convolution_output else set()
-    )
+    integers = set(outputs)
     chain: list[fx.Node] = []
     for node in program.graph.nodes:
         sources = [n for n in node.all_input_nodes if n.op != "get_attr"]
