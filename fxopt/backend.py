@@ -7,6 +7,7 @@ must import without torch, so that an artifact loads where only the backend's ru
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,18 @@ class Backend:
         """Return a runner of what :meth:`build` wrote into ``folder``. Must work without torch."""
         raise NotImplementedError
 
+    def missing(self) -> str | None:
+        """What is not installed that building and running here needs, with the way out; None if everything is there."""
+        return None
+
+    def candidates(self, target: Target) -> tuple[Backend, ...]:
+        """The backends that a build tries its whole recipe with, to keep the fastest; only itself by default."""
+        return (self,)
+
+    def variants(self) -> tuple[Backend, ...]:
+        """Copies that run what this backend built with other options of the runtime, itself first; options that are set stay."""
+        return (self,)
+
     def tune(self, program: Program, target: Target, seconds: float) -> Backend:
         """Return a copy with the options that measured best on the target within about ``seconds``; itself by default."""
         return self
@@ -86,6 +99,12 @@ def find_backend(spec: str) -> Backend:
         if option not in known:
             raise UnknownNameError(f"option of the backend {name}", option, known)
     return cls(**options)
+
+
+def not_installed(packages: tuple[str, ...], extra: str) -> str | None:
+    """The first of the packages that is not installed, with the extra of fxopt that has it; None if all are."""
+    absent = next((name for name in packages if importlib.util.find_spec(name) is None), None)
+    return f"{absent} is not installed: pip install 'fxopt[{extra}]'" if absent else None
 
 
 def check_lowerable(backend: Backend, program: Program) -> None:

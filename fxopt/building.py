@@ -6,50 +6,24 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fxopt import artifact, facts
-from fxopt.artifact import Artifact
-from fxopt.backend import Backend, find_backend
+from fxopt.candidates import Candidate
+from fxopt.choosing import choose
 from fxopt.cost import cost
-from fxopt.judging import agreement, budget_lines, compare, metric_watcher
-from fxopt.lowering import legalized, lower
-from fxopt.pipeline import Outcome, Pipeline, Watcher
-from fxopt.program import Program
+from fxopt.fidelity import Fidelity
+from fxopt.judging import budget_lines, compare
+from fxopt.lowering import legalized
+from fxopt.pipeline import Watcher
+from fxopt.plan import resolve
 from fxopt.recipe import Recipe, read_recipe
-from fxopt.recorded import RecordedInputs, read_arrays
-from fxopt.target import Target, find_target
-from fxopt.verify import Verify
-from fxopt.workload import Workload, find_workload
+from fxopt.recorded import RecordedInputs
 
 Progress = Callable[[str], None]
 """Told the name of each stage as it begins."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A recipe with every name resolved: whatever is misspelt fails before any work is done."""
-
-    recipe: Recipe
-    workload: Workload
-    pipeline: Pipeline
-    backend: Backend
-    target: Target
-    calibration: dict[str, Any] | None
-
-
-def resolve(recipe: Recipe) -> Plan:
-    """Look up everything a recipe names. Raises the UsageError of what cannot be found."""
-    return Plan(
-        recipe,
-        pipeline=Pipeline.parse(recipe.passes),
-        backend=find_backend(recipe.backend),
-        target=find_target(recipe.target),
-        workload=find_workload(recipe.model),
-        calibration=read_arrays(recipe.calibration) if recipe.calibration else None,
-    )
 
 
 def build(
@@ -64,31 +38,37 @@ def build(
     """Build a recipe into the folder ``out`` and return the report, which is also in the folder.
 
     With ``measure`` the model before and after is timed side by side, beside eager; ``tune_seconds`` above 0 lets
-    the backend choose its options by measurement. Extra ``watchers`` run inside verification and the metric.
+    the backend choose its options by measurement. A backend that chooses among others has the recipe tried with each
+    of them: ``report["choice"]``, also in the manifest. Extra ``watchers`` run inside verification and the metric.
     The folder appears when all is done, or not at all. A missed budget is in the report: ``report["missed"]``.
 
     Raises UsageError, CaptureError, PassError, BackendError.
     """
     plan = resolve(recipe if isinstance(recipe, Recipe) else read_recipe(recipe))
     clock = _Clock(progress)
+    account: dict[str, Any] = {}
     with artifact.staged(Path(out)) as stage, tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
         with clock("capture"):
             program = plan.workload.capture()
         if plan.calibration is not None:
             plan = replace(plan, workload=replace(plan.workload, data=RecordedInputs(plan.calibration, program)))
-        with clock("passes"):
-            outcome = _rewrite(plan, program, watchers)
-        backend = plan.backend
+        if plan.candidates == (plan.backend,):
+            with clock("passes"):
+                chosen = Candidate(plan.backend, outcome=plan.rewrite(program, plan.backend, watchers))
+        else:
+            with clock("choose"):
+                chosen, account = choose(plan, program, watchers, Path(scratch) / "candidates")
+        backend, outcome = chosen.backend, chosen.outcome
+        assert outcome is not None
         if tune_seconds:
             with clock("tune"):
-                backend = backend.tune(
-                    legalized(outcome.program, backend, plan.target, plan.workload), plan.target, tune_seconds
-                )
+                legal = legalized(outcome.program, backend, plan.target, plan.workload)
+                backend = backend.tune(legal, plan.target, tune_seconds)
         with clock("build"):
-            lowered, built = _lower(plan, outcome.program, backend, stage)
-            agreed = agreement(program, lowered, built)
+            lowered, built = plan.lower(outcome.program, backend, stage)
+            agreed = Fidelity(program, lowered, chosen.noise_db).check(built)
         with clock("build before"):
-            _, reference = _lower(plan, program, backend, Path(scratch))
+            _, reference = plan.lower(program, backend, Path(scratch) / "before")
         with clock("measure"):
             report = compare(plan.workload, program, reference, built, timed=measure)
         report |= {
@@ -101,6 +81,8 @@ def build(
             "steps": [facts.step_dict(step) for step in outcome.steps],
             "seconds": clock.seconds,
         }
+        if account:
+            report["choice"] = built.manifest["choice"] = account
         report["before"] |= facts.cost_dict(outcome.before)
         report["after"] |= facts.cost_dict(cost(outcome.program))
         report["budget"] = budget_lines(plan.recipe.budget, report)
@@ -109,16 +91,6 @@ def build(
         built.manifest["measured"] = {key: report[key] for key in ("before", "after", "agreement")}
         artifact.write_json(stage / artifact.MANIFEST, built.manifest)
     return report
-
-
-def _rewrite(plan: Plan, program: Program, watchers: tuple[Watcher, ...]) -> Outcome:
-    data = plan.workload.data
-    around: tuple[Watcher, ...] = (*((metric_watcher(data),) if data else ()), Verify(), *watchers)
-    return plan.pipeline.run(program, watchers=around, workload=plan.workload, target=plan.target, backend=plan.backend)
-
-
-def _lower(plan: Plan, program: Program, backend: Backend, out: Path) -> tuple[Program, Artifact]:
-    return lower(program, backend, plan.target, out, workload=plan.workload, recipe=plan.recipe.to_dict())
 
 
 class _Clock:

@@ -1,34 +1,25 @@
-"""Before against after: metric, size, latency, memory, agreement with eager, and the budget."""
+"""Before against after: metric, size, latency, memory, and the budget."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.agreement import copied
 from fxopt.artifact import Artifact
 from fxopt.batching import fixed_batch, in_batches
-from fxopt.compare import relative_error, sqnr
-from fxopt.errors import BackendError
-from fxopt.facts import plain
+from fxopt.compare import sqnr
 from fxopt.measure import interleave, peak_memory
-from fxopt.ops import family
 from fxopt.pipeline import Step, StepResult, Watcher
-from fxopt.probes import probe_inputs
 from fxopt.program import Program
 from fxopt.recipe import Budget
 from fxopt.running import untouched
-from fxopt.text import type_text
 from fxopt.workload import Data, Workload
-
-_AGREEMENT = 1e-3
-"""Largest relative difference between a program in float and what a backend built of it."""
 
 
 def metric_watcher(data: Data) -> Watcher:
@@ -56,8 +47,8 @@ def compare(
     workload: Workload, program: Program, reference: Artifact, built: Artifact, *, timed: bool
 ) -> dict[str, Any]:
     """Figures of the model as captured (``before``, built by the same backend) and as built (``after``)."""
-    before: dict[str, Any] = {"file_bytes": _model_bytes(reference)}
-    after: dict[str, Any] = {"file_bytes": _model_bytes(built)}
+    before: dict[str, Any] = {"file_bytes": model_bytes(reference)}
+    after: dict[str, Any] = {"file_bytes": model_bytes(built)}
     report: dict[str, Any] = {"before": before, "after": after}
     if workload.data is not None:
         report["metric"] = workload.data.metric
@@ -66,7 +57,7 @@ def compare(
         after["metric"] = workload.data.evaluate(in_batches(built, size), "test")
     if timed:
         args, kwargs = copied((program.args, program.kwargs))  # a model may write into its inputs
-        arrays = pytree.tree_map(_to_numpy, (args, kwargs))
+        arrays = pytree.tree_map(to_numpy, (args, kwargs))
         timings = interleave(
             {
                 "eager": lambda: program(*args, **kwargs),
@@ -80,52 +71,13 @@ def compare(
     return report
 
 
-def agreement(captured: Program, program: Program, built: Artifact) -> dict[str, Any]:
-    """How the artifact agrees with ``program``, which it was built of, on the example inputs and on random ones.
-
-    ``relative_error`` is the largest over the outputs; ``sqnr_db`` the lowest, in dB. Raises BackendError where the
-    artifact gives something else: an error above 1e-3, or for a quantized program more noise than quantization itself
-    made, against the program as ``captured``.
-    """
-    errors, ratios, own = [0.0], [], []
-    for probe in probe_inputs(program):
-        want, original, got = (_outputs(run, program, probe) for run in (program, captured, built))
-        for i, (a, b) in enumerate(zip(want, got, strict=True)):
-            if _type(a) != _type(b):
-                raise BackendError(f"the backend built a model whose output {i} is {_type(b)}, expected {_type(a)}")
-        errors += [relative_error(a, b) for a, b in zip(want, got, strict=True)]
-        ratios.append(sqnr(want, got))
-        own.append(sqnr(original, want))
-    quantized = any(family(node) == "quant" for node in program.graph.nodes)
-    if min(ratios) < min(own) if quantized else max(errors) > _AGREEMENT:
-        limit = f"{min(own):.1f} dB, as quantization itself" if quantized else f"{_AGREEMENT:g} relative"
-        raise BackendError(
-            f"what {built.manifest['backend']} built gives other numbers than the program: off by {max(errors):.2g} relative, "
-            f"{min(ratios):.1f} dB; allowed {limit}\n  an op is exported or run wrongly; leave passes or parts out to find it, "
-            "or try an option of the backend such as onnx(optimization_level='basic')"
-        )
-    return {"relative_error": plain(max(errors)), "sqnr_db": plain(min(ratios))}
-
-
-def _outputs(run: Callable[..., Any], program: Program, probe: list[Any]) -> list[Any]:
-    """Flat outputs as tensors, from copies of flat inputs: a model may write into them."""
-    leaves = [_to_numpy(v) if isinstance(run, Artifact) else v for v in copied(probe)]
-    args, kwargs = pytree.tree_unflatten(leaves, pytree.tree_structure((program.args, program.kwargs)))
-    return [
-        torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v
-        for v in pytree.tree_leaves(run(*args, **kwargs))
-    ]
-
-
-def _type(value: Any) -> str:
-    return type_text(value) if isinstance(value, torch.Tensor) else repr(value)
-
-
-def _to_numpy(value: Any) -> Any:
+def to_numpy(value: Any) -> Any:
+    """A tensor as an array of numpy; anything else unchanged."""
     return value.detach().numpy() if isinstance(value, torch.Tensor) else value
 
 
-def _model_bytes(built: Artifact) -> int:
+def model_bytes(built: Artifact) -> int:
+    """Size of the compiled model in bytes."""
     return sum((Path(built.folder) / name).stat().st_size for name in built.manifest["files"])
 
 

@@ -16,8 +16,8 @@ class Policy:
     ``convolution_output``: whether what a convolution gives, after the activation that its kernel absorbs, is quantized
     too: ``always``, for kernels that run only between two Q/DQ pairs; ``between_integers``, where every reader takes
     integers, for kernels that write either; or ``never``. ``chain``: op families between integer convolutions that stay
-    in integers when all their inputs are. ``pair_sum``: the largest sum of two neighbouring weight codes that a kernel multiplies by 255
-    without overflow, None where any two are safe; depthwise kernels add no pairs.
+    in integers when all their inputs are. ``pair_sum``: the largest sum of two neighbouring weight codes that a kernel
+    multiplies by 255 without overflow, None where any two are safe; depthwise kernels add no pairs.
     """
 
     convolution_output: Literal["always", "between_integers", "never"] = "always"

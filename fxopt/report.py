@@ -19,6 +19,9 @@ def show_report(report: dict[str, Any], console: Console) -> None:
     console.print(_steps(report["steps"], report.get("metric")))
     for step in report["steps"]:
         _show_skips(step, console)
+    if "choice" in report:
+        console.print(_candidates(report["choice"]))
+        console.print(f"  chosen: {escape(report['choice']['chosen'])}: {escape(report['choice']['why'])}")
     console.print(_figures(report))
     _show_backend(report, console)
     for line in report["budget"]:
@@ -76,6 +79,23 @@ def _show_skips(step: dict[str, Any], console: Console) -> None:
         where = f"   {first['source']}" if first["source"] else ""
         console.print(f"  [dim]{escape(step['pass'])} left {len(skips)}: {escape(reason)}[/]")
         console.print(f"    [dim]{escape(first['node'])}{escape(where)}[/]", soft_wrap=True)
+
+
+def _candidates(choice: dict[str, Any]) -> Table:
+    """What was tried, the fastest first; blocks tell how long a candidate stayed in the race."""
+    table = Table(title="Candidates", title_justify="left")
+    for column in ("", "latency, ms", "blocks", "SQNR, dB", "refused"):
+        table.add_column(column, justify="left" if column in ("", "refused") else "right")
+    for row in choice["tried"]:
+        latency, agreement = row.get("latency"), row.get("agreement")
+        table.add_row(
+            escape(row["candidate"]),
+            _timing(latency) if latency else "",
+            str(latency["blocks"]) if latency else "",
+            f"{float(agreement['sqnr_db']):.1f}" if agreement else "",
+            escape(row.get("refused", "").split("\n")[0]),
+        )
+    return table
 
 
 def _figures(report: dict[str, Any]) -> Table:

@@ -71,6 +71,22 @@ def host() -> Target:
     )
 
 
+def not_here(target: Target) -> str | None:
+    """Why what is measured on this machine says nothing about a target; None where the target is this machine."""
+    if target.address is not None:
+        return f"it is at {target.address}"
+    here = host().to_dict()
+    there = target.to_dict()
+    for key in ("triple", "features", "cores"):
+        if there[key] != here[key]:
+            return f"its {key}: {_shown(there[key])}; here: {_shown(here[key])}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) or "none" if isinstance(value, list) else str(value)
+
+
 def _cpu_flags() -> set[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from fxopt.backend import Backend, Runner
-from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner
+from fxopt.backend import Backend, Runner, not_installed
+from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner, usable_cores
 from fxopt.qdq import Policy
 
 if TYPE_CHECKING:
@@ -67,6 +67,18 @@ class Onnx(Backend):
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
         """Open the model in ONNX Runtime. Raises BackendError where the runtime refuses it."""
         return make_runner(folder / MODEL_FILE, self.threads, self.optimization_level, self.arena)
+
+    def missing(self) -> str | None:
+        """The package that building or running needs and that is not installed."""
+        return not_installed(("onnx", "onnxscript", "onnxruntime"), "onnx")
+
+    def variants(self) -> tuple[Onnx, ...]:
+        """All cores or one, and the optimizer with and without layouts of its own for memory."""
+        threads = (None, 1) if self.threads is None and usable_cores() > 1 else (self.threads,)
+        levels: tuple[Level, ...] = (
+            ("all", "extended") if self.optimization_level == "all" else (self.optimization_level,)
+        )
+        return tuple(replace(self, threads=t, optimization_level=level) for level in levels for t in threads)
 
     def tune(self, program: Program, target: Target, seconds: float) -> Onnx:
         """Return a copy with the threads, level and arena that measured fastest on this machine."""

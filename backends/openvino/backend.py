@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
-from fxopt.backend import Backend, Runner
+from fxopt.backend import Backend, Runner, not_installed
 from fxopt.backends.onnx import Onnx
-from fxopt.backends.openvino.runtime import MODEL_FILE, make_runner, properties
+from fxopt.backends.onnx.runtime import usable_cores
+from fxopt.backends.openvino.runtime import MODEL_FILE, Precision, make_runner, native_precisions, properties
 from fxopt.qdq import Policy
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from fxopt.program import Program
     from fxopt.target import Target
 
-Precision = Literal["auto", "f32", "bf16"]
 Hint = Literal["latency", "throughput"]
 _CHAIN = (
     "aten.add.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d", "aten.leaky_relu",
@@ -31,8 +31,8 @@ _CHAIN = (
 class Openvino(Backend):
     """Lower to OpenVINO and run on the processor, with integer kernels for quantized programs.
 
-    ``threads`` is None for OpenVINO's own choice. ``precision`` is that of layers in float: ``f32``, ``bf16``, or ``auto``
-    for OpenVINO's choice, which is bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16). That is faster
+    ``threads`` is None for OpenVINO's own choice. ``precision`` is that of layers in float: ``f32``, ``bf16``, ``f16``, or
+    ``auto`` for OpenVINO's choice, which is bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16). That is faster
     and keeps 8 bits of each number, so a build of a program in float does not hold its agreement with eager then; between
     integer layers it is within the noise. ``hint`` is what OpenVINO tunes itself for; calls run one at a time in any case.
     Integers of 64 bits are computed in 32, and inputs that do not fit are refused.
@@ -74,6 +74,16 @@ class Openvino(Backend):
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
         """Compile the model for this machine. Raises BackendError where OpenVINO refuses it."""
         return make_runner(folder / MODEL_FILE, self.properties())
+
+    def missing(self) -> str | None:
+        """The package that building or running needs and that is not installed."""
+        return not_installed(("onnx", "onnxscript", "openvino"), "openvino")
+
+    def variants(self) -> tuple[Openvino, ...]:
+        """All cores or one, and every precision that this processor has instructions for."""
+        threads = (None, 1) if self.threads is None and usable_cores() > 1 else (self.threads,)
+        precisions = native_precisions() if self.precision == "f32" else (self.precision,)
+        return tuple(replace(self, threads=t, precision=p) for p in precisions for t in threads)
 
     def tune(self, program: Program, target: Target, seconds: float) -> Openvino:
         """Return a copy with the precision and threads that measured fastest on this machine."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from fxopt.backend import Runner
 from fxopt.errors import BackendError, UsageError
 
 MODEL_FILE = "model.xml"
+Precision = Literal["auto", "f32", "bf16", "f16"]
+_CAPABILITIES: dict[str, Precision] = {"BF16": "bf16", "FP16": "f16"}
+"""Names of precisions in the properties of OpenVINO's device."""
 
 
 def new_core() -> Any:
@@ -36,6 +39,12 @@ def properties(threads: int | None, precision: str, hint: str) -> dict[str, Any]
     if precision != "auto":
         chosen["INFERENCE_PRECISION_HINT"] = precision
     return chosen
+
+
+def native_precisions() -> tuple[Precision, ...]:
+    """Precisions of float that this processor computes in: f32 first. Raises BackendError without OpenVINO."""
+    told = new_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("f32", *(precision for name, precision in _CAPABILITIES.items() if name in told))
 
 
 def compile_model(path: Path, chosen: dict[str, Any]) -> Any:

@@ -65,8 +65,10 @@ def backend_checks(cls: type[Backend], models: Iterable[SmallModel] | None = Non
         ("imports without torch", _check_import),
         ("an unknown op is refused, or run", _check_unknown_op),
     ]
-    checks = [Check(name, functools.partial(check, cls)) for name, check in form]
+    if cls.candidates is not Backend.candidates:  # it builds nothing itself
+        return [Check(name, functools.partial(check, cls)) for name, check in (*form[:-1], _CHOICE)]
     chosen = list(small_models() if models is None else models)
+    checks = [Check(name, functools.partial(check, cls)) for name, check in form]
     built: set[str] = set()
     for model in chosen:
         checks.append(Check(f"builds {model.name} as eager runs it", functools.partial(_check_on, cls, model, built)))
@@ -74,6 +76,16 @@ def backend_checks(cls: type[Backend], models: Iterable[SmallModel] | None = Non
         checks.append(Check("builds the same files twice", functools.partial(_check_twice, cls, chosen, built)))
         checks.append(Check("builds at least one of the models", functools.partial(_check_any, chosen, built)))
     return checks
+
+
+def _check_candidates(cls: type[Backend]) -> str:
+    found = cls().candidates(host())
+    nested = [b for b in found if b.candidates(host()) != (b,)]
+    require(bool(found) and not nested, f"candidates() must give backends that build themselves, got {found!r}")
+    return ", ".join(map(str, found))
+
+
+_CHOICE = ("gives backends to choose among", _check_candidates)
 
 
 def _check_import(cls: type[Backend]) -> None:

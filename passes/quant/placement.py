@@ -109,9 +109,7 @@ def _declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> s
     return None
 
 
-def _integer_region(
-    program: Program, policy: Policy, layers: set[fx.Node]
-) -> tuple[set[fx.Node], set[fx.Node]]:
+def _integer_region(program: Program, policy: Policy, layers: set[fx.Node]) -> tuple[set[fx.Node], set[fx.Node]]:
     """What convolutions give in integers, and the ops of the policy's chain that take and give integers."""
     outputs = {activated(node) for node in layers if op_name(node) in _CONVOLUTIONS}
     if policy.convolution_output == "never":

@@ -1,0 +1,58 @@
+"""The backend that chooses among backends by measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fxopt.backend import Backend, find_backend
+from fxopt.errors import BackendError, UsageError
+
+if TYPE_CHECKING:
+    from fxopt.program import Program
+    from fxopt.target import Target
+
+_REFERENCE = "eager"
+"""It runs everything and is quick at nothing, so it is no candidate while there is another."""
+
+
+@dataclass(frozen=True)
+class Fastest(Backend):
+    """Build with whichever backend, precision and options measure fastest on this machine.
+
+    Every backend that is installed, or those of ``among`` with their options, runs the whole recipe, with what is
+    quantized as its own kernels want it; so does the program that the recipe leaves in float. All are timed side by side
+    with the options of their runtimes, and the fastest is built that holds the budget. A precision below float32 is a
+    candidate for a program in float where the budget has a ``metric_drop`` and keeps it, or where the recipe quantizes
+    and it adds less noise than that. The artifact is that of the backend chosen, and the report has all that was tried.
+    """
+
+    name: ClassVar[str] = "fastest"
+    among: tuple[str, ...] = ()
+
+    def candidates(self, target: Target) -> tuple[Backend, ...]:
+        """The backends to try. Raises UsageError for a target that is not this machine, and UnknownNameError."""
+        from fxopt import registry
+        from fxopt.target import not_here
+
+        if reason := not_here(target):
+            raise UsageError(
+                f"{self} measures on this machine, and the target {target.name!r} is another: {reason}\n"
+                "  run the build on the device itself with -t host, or name a backend such as -b onnx"
+            )
+        if self.among:
+            found = tuple(dict.fromkeys(map(find_backend, self.among)))
+            if nested := next((b for b in found if isinstance(b, Fastest)), None):
+                raise UsageError(f"{self}: {nested} cannot be among its own candidates; name backends such as 'onnx'")
+            return found
+        names = [name for name in registry.names("backend") if name not in (self.name, _REFERENCE)]
+        others = tuple(map(find_backend, names))
+        return others if any(b.missing() is None for b in others) else (*others, find_backend(_REFERENCE))
+
+    def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
+        """Refuse: a choice is made for a whole recipe, and another backend builds. Raises BackendError."""
+        raise BackendError(
+            f"{self} chooses a backend for a whole recipe: fxopt build MODEL -b fastest, or fxopt.build(Recipe(…), out)"
+            "\n  to build or analyse a single program, name a backend such as onnx"
+        )
