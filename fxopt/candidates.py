@@ -61,7 +61,7 @@ def candidates_of(
     allowed = ROUNDED_DB if plan.recipe.budget.metric_drop is not None and plan.workload.data is not None else None
     if allowed is None and "float" in outcomes:
         quantized, original = outcomes["recipe"].program, outcomes["float"].program
-        allowed = Fidelity(original, quantized).sqnr_to(original)
+        allowed = Fidelity(original, quantized).noise_db
     made: list[Candidate] = []
     for form, outcome in outcomes.items():
         first = Candidate(backend, form, outcome, allowed)

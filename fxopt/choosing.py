@@ -69,7 +69,10 @@ class _Budget:
     def __call__(self, candidate: Candidate) -> bool:
         assert candidate.artifact is not None
         assert candidate.outcome is not None
-        after = {"file_bytes": model_bytes(candidate.artifact), "macs": cost(candidate.outcome.program).macs}
+        after: dict[str, Any] = {
+            "file_bytes": model_bytes(candidate.artifact),
+            "macs": cost(candidate.outcome.program).macs,
+        }
         if self._data is not None:
             candidate.metric = after["metric"] = self._metric(candidate.artifact)
         lines = budget_lines(self._budget, {"before": self._before, "after": after})
