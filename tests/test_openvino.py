@@ -219,6 +219,26 @@ def test_attention_is_counted_in_float_beside_its_integer_linears(tmp_path):
     assert facts["precisions"] == {"f32": 2, "i8": 2}
 
 
+class _Chunked(nn.Module):
+    """Attention whose query, key and value are chunks of one linear, each an output of one split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.out((q @ k.transpose(-1, -2)).softmax(-1) @ v)
+
+
+def test_products_of_the_outputs_of_a_split_are_counted(tmp_path):
+    torch.manual_seed(0)
+    program = _quantized(capture(_Chunked().eval(), (torch.randn(2, 5, 8),)))
+    _, facts = _lower(program, tmp_path)
+    assert (facts["integer_contractions"], facts["float_contractions"]) == (2, 2)
+    assert facts["dequantized_at_run_time"] == []
+
+
 def test_weights_are_bounded_where_the_kernels_would_overflow():
     old = Target("old", "x86_64-linux-gnu", features=frozenset({"avx2"}))
     new = Target("new", "x86_64-linux-gnu", features=frozenset({"avx2", "avx512-vnni"}))

@@ -73,5 +73,7 @@ def _stored_as(node: Any) -> str | None:
     source = node.input_value(1).get_node()
     while source.get_type_name() in _DEQUANTIZING:
         source = source.input_value(0).get_node()
+    if source.get_type_name() != "Constant":  # of several outputs, such as a split's, the node has no one dtype
+        return None
     kind = str(source.get_element_type().get_type_name())
-    return kind if source.get_type_name() == "Constant" and kind in _INTEGERS else None
+    return kind if kind in _INTEGERS else None
