@@ -1,0 +1,85 @@
+"""Mean and variance of what batch norms read, over all examples and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt import Program
+from fxopt.errors import DataError
+from fxopt.ops import arguments
+from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+
+
+class _Moments:
+    """Count, mean and sum of squared deviations, float64 [channels], merged batch by batch.
+
+    Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1: no large squares are subtracted, so
+    channels far from zero keep their variance.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(channels, dtype=torch.float64)
+        self.squares = torch.zeros(channels, dtype=torch.float64)
+
+    def add(self, value: torch.Tensor) -> bool:
+        """Take ``value`` [N, channels, ...] into account; False, and nothing taken, where it is not finite."""
+        rows = value.double().movedim(1, 0).flatten(1)
+        if not bool(rows.isfinite().all()):
+            return False
+        count = rows.shape[1]
+        if not count:
+            return True
+        mean = rows.mean(1)
+        total, moved = self.count + count, mean - self.mean
+        self.squares += (rows - mean[:, None]).square().sum(1) + moved.square() * (self.count * count / total)
+        self.mean += moved * (count / total)
+        self.count = total
+        return True
+
+    def result(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and unbiased variance; of a single number the variance is zero."""
+        return self.mean, self.squares / max(1, self.count - 1)
+
+
+def population(
+    program: Program, images: int, norms: Collection[fx.Node], who: str
+) -> dict[fx.Node, tuple[torch.Tensor, torch.Tensor]]:
+    """Mean and unbiased variance float64 [channels] of what each norm reads, over ``images`` training examples.
+
+    Runs the graph as far as the last of the norms. A program of a fixed batch size sees the last example of a batch again
+    where that fills it up. Raises DataError in the name of ``who`` without usable data or at values that are not finite.
+    """
+    found: dict[fx.Node, _Moments] = {}
+    with torch.no_grad():
+        for leaves in calibration_batches(program, images, who):
+            _run(program, leaves, norms, found, who)
+    if not all(moments.count for moments in found.values()):
+        raise DataError(f"{who}: the batches that the workload gave hold no example")
+    return {norm: moments.result() for norm, moments in found.items()}
+
+
+def _run(
+    program: Program, leaves: list[Any], norms: Collection[fx.Node], found: dict[fx.Node, _Moments], who: str
+) -> None:
+    run, left = fx.Interpreter(program.module), set(norms)
+    # a model may write into its inputs
+    run.args_iter = iter([leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
+    for node in program.graph.nodes:
+        if node in left:
+            value = run.env[arguments(node)["input"]]
+            if not found.setdefault(node, _Moments(value.shape[1])).add(value):
+                raise DataError(
+                    f"{who} met NaN or infinity in what this reads\n    {program.describe(node)}\n"
+                    "  look at the data, or at the layers before it"
+                )
+            left.remove(node)
+            if not left:
+                return
+        run.env[node] = run.run_node(node)
+        for gone in run.user_to_last_uses.get(node, ()):
+            del run.env[gone]
