@@ -25,3 +25,13 @@ def test_int8_has_a_row_for_each_quantizer():
 def test_start_up_and_main_job_print_a_table():
     assert "fxopt passes" in _run("start_up.py", "--rounds", "1")
     assert "digits.toml" in _run("main_job.py", "--recipes", "digits.toml", "--runs", "1")
+
+
+def test_quant_accuracy_has_a_row_for_each_side_and_says_why_one_failed():
+    one = ("accuracy", "--models", "digits", "--images", "32", "--sides")
+    row = next(line for line in _run("quant_accuracy.py", *one, "fxopt").splitlines() if "| fxopt |" in line)
+    _, _, _, _, before, after, _, ratio, integer, in_float, late, _, _ = (cell.strip() for cell in row.split("|"))
+    assert float(after) > float(before) - 0.02
+    assert float(ratio) > 30
+    assert (integer, in_float, late) == ("24", "0", "0")
+    assert "failed: not done after 0 s" in _run("quant_accuracy.py", *one, "ort", "--limit", "0.1")
