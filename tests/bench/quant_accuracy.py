@@ -73,6 +73,7 @@ SECTIONS: dict[str, tuple[tuple[str, ...], dict[str, Side]]] = {
             "fxopt gptq": fxopt("quantize_weights(rounding='gptq', images={images})"),
             "ort": sides.ort_weights,
             "nncf": sides.nncf_weights,
+            "nncf gptq": sides.nncf_gptq,
             "torchao": sides.torchao_weights,
         },
     ),

@@ -71,14 +71,14 @@ def nncf(workload: Workload, images: int, folder: Path, **options: Any) -> Quant
     return _compiled(peer.quantize(model, dataset, subset_size=images, **options), folder)
 
 
-def nncf_weights(workload: Workload, images: int, folder: Path) -> Quantized:
-    """``nncf.compress_weights``: symmetric int4 in blocks of 32, every linear, with GPTQ."""
+def nncf_weights(workload: Workload, images: int, folder: Path, *, gptq: bool = False) -> Quantized:
+    """``nncf.compress_weights``: symmetric int4 in blocks of 32, every linear."""
     import nncf as peer
 
     model, dataset = _openvino(workload, images, folder)
     made = peer.compress_weights(
-        model, mode=peer.CompressWeightsMode.INT4_SYM, group_size=32, all_layers=True, dataset=dataset,
-        subset_size=images, gptq=True,
+        model, mode=peer.CompressWeightsMode.INT4_SYM, group_size=32, all_layers=True,
+        dataset=dataset if gptq else None, subset_size=images, gptq=gptq or None,
     )  # fmt: skip
     return _compiled(made, folder)
 
@@ -91,7 +91,8 @@ def torchao(workload: Workload, images: int, folder: Path) -> Quantized:
     args, _ = workload.inputs()
     example = (args[0].repeat(2, 1, 1, 1),)
     batch = ({0: torch.export.Dim("batch")},)
-    exported = torch.export.export(workload.model(), example, dynamic_shapes=batch).module()
+    # a relu that a block calls twice cannot be annotated in a graph that was exported otherwise
+    exported = torch.export.export(workload.model(), example, dynamic_shapes=batch, strict=True).module()
     quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(exported, quantizer)
     with torch.no_grad():
@@ -101,11 +102,15 @@ def torchao(workload: Workload, images: int, folder: Path) -> Quantized:
 
 
 def torchao_weights(workload: Workload, images: int, folder: Path) -> Quantized:
-    """``Int4WeightOnlyConfig`` in blocks of 32, in the packing that it has for processors."""
-    from torchao.quantization import Int4WeightOnlyConfig, quantize_
+    """``PrototypeInt4WeightOnlyConfig`` in blocks of 32, torchao's int4 for processors; outputs must come in sixteens there."""
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+    from torchao.quantization import quantize_
+
+    def fits(module: torch.nn.Module, name: str) -> bool:
+        return isinstance(module, torch.nn.Linear) and module.out_features % 16 == 0
 
     model = workload.model().bfloat16()  # its kernels take bfloat16
-    quantize_(model, Int4WeightOnlyConfig(group_size=32, int4_packing_format="opaque"))
+    quantize_(model, PrototypeInt4WeightOnlyConfig(group_size=32), filter_fn=fits)
     return Quantized(lambda x: model(x.bfloat16()).float())
 
 
@@ -115,6 +120,7 @@ def torch_float(workload: Workload, images: int, folder: Path) -> Quantized:
 
 
 nncf_transformer: Side = functools.partial(nncf, transformer=True)
+nncf_gptq: Side = functools.partial(nncf_weights, gptq=True)
 
 
 def _session(path: Path) -> Quantized:
