@@ -15,20 +15,22 @@ from fxopt.compare import relative_error, sqnr
 from fxopt.errors import BackendError
 from fxopt.facts import plain
 from fxopt.ops import family
+from fxopt.precision import coarsest
 from fxopt.probes import probe_inputs
 from fxopt.program import Program
 from fxopt.text import type_text
 
 _AGREEMENT = 1e-3
-"""Largest relative difference between a program in float and what a backend built of it."""
+"""Largest relative difference between a program in float32 and what a backend built of it."""
 
 
 class Fidelity:
     """What ``program`` gives on the example inputs and on random ones, for artifacts to be held against.
 
     ``captured`` is the program before any pass: an artifact of a quantized program may add no more noise than
-    quantization itself made. A program in float must be met to 1e-3 relative; where ``noise_db`` is given, a
-    signal-to-noise ratio of that many dB is enough, which is for runtimes that compute in fewer bits.
+    quantization itself made. A program in float must be met to 1e-3 relative, or the root of its largest epsilon where that
+    is more, as in half precision, whose roundings a backend may leave out; where ``noise_db`` is given, a signal-to-noise
+    ratio of that many dB is enough, which is for runtimes that compute in fewer bits.
     """
 
     def __init__(self, captured: Program, program: Program, noise_db: float | None = None) -> None:
@@ -36,6 +38,7 @@ class Fidelity:
         self._probes = probe_inputs(program)
         self._want = [_outputs(program, program, probe) for probe in self._probes]
         self.noise_db, self._quantized = noise_db, is_quantized(program)
+        self._room = max(_AGREEMENT, coarsest(program) ** 0.5)
         if self._quantized:
             self.noise_db = self.sqnr_to(captured)
 
@@ -59,7 +62,7 @@ class Fidelity:
                     raise BackendError(f"the backend built a model whose output {i} is {_type(b)}, expected {_type(a)}")
             errors += [relative_error(a, b) for a, b in zip(want, got, strict=True)]
             ratios.append(sqnr(want, got))
-        close = not self._quantized and max(errors) <= _AGREEMENT
+        close = not self._quantized and max(errors) <= self._room
         if not close and (self.noise_db is None or min(ratios) < self.noise_db):
             raise BackendError(
                 f"what {built.manifest['backend']} built gives other numbers than the program: off by "
@@ -72,7 +75,7 @@ class Fidelity:
     def _limit(self) -> str:
         if self._quantized:
             return f"{self.noise_db:.1f} dB, as quantization itself"
-        return f"{_AGREEMENT:g} relative" + ("" if self.noise_db is None else f" or {self.noise_db:.1f} dB")
+        return f"{self._room:.2g} relative" + ("" if self.noise_db is None else f" or {self.noise_db:.1f} dB")
 
 
 def is_quantized(program: Program) -> bool:

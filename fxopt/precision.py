@@ -24,6 +24,13 @@ def widen(value: Any) -> Any:
     return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
 
+def coarsest(program: Program) -> float:
+    """The largest epsilon among the floating dtypes of a program's values: 2**-23 in float32, 2**-7 with bfloat16; 0 without."""
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    dtypes = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    return max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+
+
 def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     """Return a copy that computes in float64: weights, buffers, example inputs and dtypes written into the graph.
 

@@ -37,10 +37,10 @@ class Onnx(Backend):
     opset: Annotated[int, Interval(ge=18, le=23)] = 20
 
     def refuses(self, node: fx.Node) -> str | None:
-        """Why the exporter has no ONNX form of a node; None if it has."""
-        from fxopt.backends.onnx.refusal import refuses
+        """Why the exporter has no ONNX form of a node, or the runtime no kernel for its dtype; None if they have."""
+        from fxopt.backends.onnx.refusal import refuses, without_kernel
 
-        return refuses(node)
+        return without_kernel(node, self.opset) or refuses(node)
 
     def legalize(self) -> Pipeline:
         """Bring attention, global averages and clamps into the form that the exporter takes and the integer kernels know."""

@@ -1,4 +1,4 @@
-"""Which ops the ONNX exporter cannot write, known before it starts."""
+"""Which ops the ONNX exporter cannot write, or the runtime has no kernel for, known before the export starts."""
 
 from __future__ import annotations
 
@@ -37,6 +37,38 @@ def refuses(node: fx.Node) -> str | None:
             f"{name} has no ONNX form, and decomposes into {', '.join(map(str, missing))}, without one too; {way_out}"
         )
     return None
+
+
+_MOVES = ("layout", "copy", "pick", "join", "size", "check")
+_CASTS = ("aten.to.dtype", "aten._to_copy", "aten.clone", "aten.contiguous", "aten.detach", "aten.dropout")
+
+
+def without_kernel(node: fx.Node, opset: int) -> str | None:
+    """Why ONNX Runtime has no kernel on a processor for the dtypes of a call; None if it has.
+
+    bfloat16 is moved and cast there, and nothing else. Q/DQ of 16 bits came with opset 21.
+    """
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    if torch.bfloat16 in _dtypes(node) and family(node) not in _MOVES and op_name(node) not in _CASTS:
+        return (
+            f"ONNX Runtime has no kernel of {op_name(node)} for bfloat16 on a processor; use "
+            "float16 or float32, or the backend openvino"
+        )
+    if has_16_bits(node) and opset < 21:
+        return f"codes of 16 bits need opset 21, this is {opset}: onnx(opset=21)"
+    return None
+
+
+def has_16_bits(node: fx.Node) -> bool:
+    """Whether a node quantizes to 16 bits, or dequantizes from there."""
+    return family(node) == "quant" and not _dtypes(node).isdisjoint((torch.uint16, torch.int16))
+
+
+def _dtypes(node: fx.Node) -> set[torch.dtype]:
+    """Dtypes of all that a node reads and gives."""
+    values = pytree.tree_leaves([n.meta.get("val") for n in (node, *node.all_input_nodes)])
+    return {value.dtype for value in values if isinstance(value, torch.Tensor)}
 
 
 @functools.cache

@@ -44,11 +44,17 @@ class Openvino(Backend):
     hint: Hint = "latency"
 
     def refuses(self, node: fx.Node) -> str | None:
-        """Why a node cannot be written as ONNX, which is the way to OpenVINO; None if it can."""
+        """Why a node cannot be written as ONNX, which is the way to OpenVINO, or would not be run as it says; None if it can.
+
+        OpenVINO takes quantization to 16 bits for none: it leaves the clipping out with the rounding.
+        """
+        from fxopt.backends.onnx.refusal import has_16_bits, refuses
         from fxopt.backends.openvino.convert import need_exporter
 
         need_exporter()
-        return Onnx().refuses(node)
+        if has_16_bits(node):
+            return "OpenVINO does not clip codes of 16 bits; quantize to 8 bits, or take the backend onnx(opset=21)"
+        return refuses(node)
 
     def legalize(self) -> Pipeline:
         """Bring the program into the form that the ONNX exporter takes."""

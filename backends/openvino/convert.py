@@ -13,8 +13,8 @@ from fxopt.backends.openvino.runtime import new_core, reason_of
 from fxopt.errors import BackendError
 from fxopt.program import Program
 
-_OPSET = 20
-"""Version of the ONNX operators on the way; nothing of it is left in the result."""
+_OPSET = 22
+"""Version of the ONNX operators on the way, the first whose convolutions take bfloat16; nothing of it is left in the result."""
 
 
 def need_exporter() -> None:
