@@ -142,6 +142,7 @@ TABLE: dict[str, Op] = {
         for grain in ("tensor", "channel", "token")
         for overload in ("", ".tensor", ".tensor2")
     },
+    "quantized_decomposed.choose_qparams.tensor": Op("quant"),
     "quantized_decomposed.dequantize_per_channel_group": Op("quant"),
 }
 

@@ -18,19 +18,30 @@ def _along(values: torch.Tensor, like: torch.Tensor, axis: int) -> torch.Tensor:
     return values.reshape(shape)
 
 
+def choose_qparams(
+    x: torch.Tensor, lo: int, hi: int, eps: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale float64 [1], ``eps`` or more, and zero point int64 [1] over the range of ``x`` and zero."""
+    low, high = (bound.reshape(1).to(torch.float64) for bound in torch.aminmax(x))
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    scale = ((high - low) / (hi - lo)).clamp(min=eps)
+    return scale, (lo - torch.round(low / scale)).clamp(lo, hi).to(torch.int64)
+
+
 def quantize_per_tensor(
-    x: torch.Tensor, scale: float, zero_point: int, lo: int, hi: int, dtype: torch.dtype
+    x: torch.Tensor, scale: float | torch.Tensor, zero_point: int | torch.Tensor, lo: int, hi: int, dtype: torch.dtype
 ) -> torch.Tensor:
     """Quantize with one scale; the scale is rounded to float32, as the real op and every runtime store it."""
-    scale = float(torch.tensor(scale, dtype=torch.float32))
+    scale = float(torch.as_tensor(scale, dtype=torch.float32))
     return (torch.round(x / scale) + zero_point).clamp(lo, hi).to(dtype)
 
 
 def dequantize_per_tensor(
-    q: torch.Tensor, scale: float, zero_point: int, lo: int, hi: int, dtype: torch.dtype, **_: Any
-) -> torch.Tensor:
+    q: torch.Tensor, scale: float | torch.Tensor, zero_point: int | torch.Tensor, lo: int, hi: int, dtype: torch.dtype,
+    **_: Any,
+) -> torch.Tensor:  # fmt: skip
     """Dequantize with one scale to float64."""
-    return (q.to(torch.float64) - zero_point) * float(torch.tensor(scale, dtype=torch.float32))
+    return (q.to(torch.float64) - zero_point) * float(torch.as_tensor(scale, dtype=torch.float32))
 
 
 def quantize_per_channel(
@@ -62,7 +73,7 @@ def dequantize_per_channel_group(
 _TWINS = {
     f.__name__: f
     for f in (
-        quantize_per_tensor, dequantize_per_tensor, quantize_per_channel, dequantize_per_channel,
+        choose_qparams, quantize_per_tensor, dequantize_per_tensor, quantize_per_channel, dequantize_per_channel,
         dequantize_per_channel_group,
     )
 }  # fmt: skip
@@ -70,5 +81,5 @@ _TWINS = {
 
 def wide_twin(target: Any) -> Callable[..., Any]:
     """The float64 twin of a ``quantized_decomposed`` op; the op itself if there is none."""
-    name = str(target).removeprefix("quantized_decomposed.").removesuffix(".default")
+    name = str(target).removeprefix("quantized_decomposed.").removesuffix(".default").removesuffix(".tensor")
     return _TWINS.get(name, target)

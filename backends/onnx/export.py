@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from fxopt.backends.onnx.block_weights import use_block_kernels
+from fxopt.backends.onnx.dynamic_kernels import use_dynamic_kernels
 from fxopt.backends.onnx.pools import rewrite_pools
 from fxopt.errors import BackendError, FxoptError
 from fxopt.program import Program
@@ -38,7 +39,7 @@ def export(program: Program, opset: int, path: Path) -> dict[str, str]:
         prefix = f"_{prefix}"
     outputs = [f"{prefix}_{i}" for i, out in enumerate(program.outputs()) if isinstance(out, fx.Node)]
     try:
-        exported = export_program(use_block_kernels(program))
+        exported = export_program(use_dynamic_kernels(use_block_kernels(program)))
         # with gradients, attention under a learned mask would be taken apart into other strides than it was exported with
         with quiet(), torch.no_grad():
             made = torch.onnx.export(exported, (), dynamo=True, opset_version=opset, verbose=False,

@@ -15,6 +15,7 @@ _INTEGER = (
 _CONTRACTIONS = ("Conv", "MatMul", "Gemm", "ConvTranspose", "FusedConv", "FusedMatMul", "FusedGemm")
 _INTEGER_CONTRACTIONS = (
     "QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger", "QAttention", "MatMulNBits",
+    "DynamicQuantizeMatMul",
 )  # fmt: skip
 
 

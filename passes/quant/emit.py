@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 import torch
 from torch import fx
@@ -17,12 +18,20 @@ importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the
 
 
 def emit(
-    program: Program, placement: Placement, ranges: dict[fx.Node, Affine], codes: dict[fx.Node, LayerCodes]
+    program: Program,
+    placement: Placement,
+    ranges: dict[fx.Node, Affine],
+    codes: dict[fx.Node, LayerCodes],
+    *,
+    per_channel: bool = True,
 ) -> None:
-    """Write the codes of all values and layers of a placement into the graph."""
+    """Write the codes of all values and layers of a placement into the graph.
+
+    Without ``per_channel`` the channels of a layer have one scale, and are dequantized as a whole.
+    """
     for node, affine in ranges.items():
         _emit_value(program, node, affine, placement)
-    _emit_layers(program, codes)
+    _emit_layers(program, codes, dequantized if per_channel else _dequantized_whole)
 
 
 def _emit_value(program: Program, node: fx.Node, affine: Affine, placement: Placement) -> None:
@@ -38,20 +47,22 @@ def _emit_value(program: Program, node: fx.Node, affine: Affine, placement: Plac
         reader.replace_input_with(node, real)
 
 
-def _emit_layers(program: Program, codes: dict[fx.Node, LayerCodes]) -> None:
+def _emit_layers(
+    program: Program, codes: dict[fx.Node, LayerCodes], put: Callable[[Program, Codes, fx.Node], fx.Node]
+) -> None:
     """Let every layer read its weight and bias from stored codes; layers that share codes share the node."""
     stored: dict[int, fx.Node] = {}
     for layer, found in codes.items():
         real = stored.get(id(found.weight))
         if real is None or not real < layer:
-            real = stored[id(found.weight)] = _dequantized(program, found.weight, layer)
+            real = stored[id(found.weight)] = put(program, found.weight, layer)
         set_argument(layer, "weight", real)
         if found.bias is not None:
-            set_argument(layer, "bias", _dequantized(program, found.bias, layer))
+            set_argument(layer, "bias", put(program, found.bias, layer))
 
 
-def _dequantized(program: Program, codes: Codes, before: fx.Node) -> fx.Node:
-    """Store codes with their scales and return the node that gives the real numbers back."""
+def dequantized(program: Program, codes: Codes, before: fx.Node, axis: int = 0) -> fx.Node:
+    """Store codes with their scales along ``axis`` and return the node that gives the real numbers back."""
     integers, scales = codes.integers, codes.scales
     kind = str(integers.dtype).removeprefix("torch.")
     parts = [
@@ -61,6 +72,19 @@ def _dequantized(program: Program, codes: Codes, before: fx.Node) -> fx.Node:
     ]
     with program.graph.inserting_before(before):
         target = torch.ops.quantized_decomposed.dequantize_per_channel.default
-        node = program.graph.call_function(target, (*parts, 0, *codes.limits, integers.dtype))
+        node = program.graph.call_function(target, (*parts, axis, *codes.limits, integers.dtype))
+    node.meta["stack_trace"] = before.meta.get("stack_trace")
+    return node
+
+
+def _dequantized_whole(program: Program, codes: Codes, before: fx.Node) -> fx.Node:
+    """As :func:`dequantized`, with the scale that all channels have as a number in the graph."""
+    integers = codes.integers
+    kind = str(integers.dtype).removeprefix("torch.")
+    stored = program.add_tensor(f"{codes.name}_{kind}", integers, before)
+    with program.graph.inserting_before(before):
+        target = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+        args = (stored, codes.scales[0].item(), 0, *codes.limits, integers.dtype)
+        node = program.graph.call_function(target, args)
     node.meta["stack_trace"] = before.meta.get("stack_trace")
     return node

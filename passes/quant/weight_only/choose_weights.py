@@ -1,4 +1,4 @@
-"""Which weights are quantized in blocks: matrices that only linears and products with them on the right read."""
+"""Which weights are quantized without their activations: matrices that only linears and products with them on the right read."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def _declined(program: Program, weight: LayerWeight, keep_float: tuple[str, ...]
     for reader in weight.readers:
         operands = OPERANDS.get(op_name(reader.layer))
         if operands is None or weight.tensor.dim() != 2:
-            return "only linears, and products with a stored matrix on the right, are quantized in blocks"
+            return "only linears, and products with a stored matrix on the right, are quantized"
         if reader.operand.op != "get_attr":
             return f"its weight is rearranged by {op_name(reader.operand)} first: run fold_constants before"
         if arguments(reader.layer)[operands[1]] is not reader.operand:
-            return "its weight is on the left: only a weight on the right has blocks along its inputs"
+            return "its weight is on the left: only weights on the right are quantized"
     layers = [reader.layer for reader in weight.readers]
     nodes = [node for node in program.graph.nodes if program.tensor(node) is weight.tensor]
     other = next((user for node in nodes for user in node.users if user not in layers), None)

@@ -1,0 +1,58 @@
+"""Dynamic quantization: weights stored in int8, activations quantized as the model runs."""
+
+from __future__ import annotations
+
+from fxopt import Program, graph_pass
+from fxopt.ops import family
+from fxopt.passes.quant.decide import policy_of
+from fxopt.passes.quant.dynamic.emit_dynamic import emit_dynamic
+from fxopt.passes.quant.encode import Codes
+from fxopt.passes.quant.weight_only.choose_weights import choose_weights
+from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_scales
+
+
+@graph_pass(kind="approx")
+def quantize_dynamic(program: Program, *, keep_float: tuple[str, ...] = ()) -> None:
+    """Quantize weights of linears to int8, and their inputs at run time; no data is needed.
+
+    Weights are symmetric int8 with a scale for each output channel, of the range that the backend's policy for the target
+    allows. What a layer reads becomes uint8, with one scale and zero point for the whole tensor that are taken from its
+    least and largest number as the model runs (ONNX's DynamicQuantizeLinear has the same formula). Products are summed in
+    int32; biases and everything else stay in float. As the range is that of a batch, an example's result depends a little
+    on what else is in its batch.
+
+    Good where linears dominate and there is no data: transformers, recurrent heads. With data, quantize takes the ranges
+    once and for all, which is faster, and quantizes convolutions too. Quantized are linears, and products with a stored
+    matrix on the right; a weight that something else reads too, such as an embedding, stays. ``keep_float`` names weights
+    or modules, with wildcards, that stay in float. Raises PassError for a program that is quantized or a weight that is
+    not finite.
+
+    before:
+        %x : f32[2,8]
+        %w = param "fc.weight" : f32[4,8]
+        %y = aten.linear(%x, %w)
+        return %y
+    after:
+        %x : f32[2,8]
+        %w = param "fc.weight_int8" : i8[4,8]
+        %t = param "fc.weight_scale" : f32[4]
+        %o = param "fc.weight_zero_point" : i8[4]
+        %v = quantized_decomposed.dequantize_per_channel(%w, %t, %o, 0, -127, 127, i8)
+        %p = quantized_decomposed.choose_qparams.tensor(%x, 0, 255, 1e-38, u8)
+        %s = getitem(%p, 0)
+        %z = getitem(%p, 1)
+        %q = quantized_decomposed.quantize_per_tensor.tensor(%x, %s, %z, 0, 255, u8)
+        %d = quantized_decomposed.dequantize_per_tensor.tensor(%q, %s, %z, 0, 255, u8)
+        %y = aten.linear(%d, %v)
+        return %y
+    """
+    quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
+    if quantized is not None:
+        raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
+    pair_sum, largest = policy_of(program).pair_sum, largest_code(8)
+    chosen = {}
+    for weight in choose_weights(program, keep_float):
+        rows = weight.rows()
+        scales = weight_scales(rows, pair_sum)
+        chosen[weight] = Codes(weight.name, quantize_weight(rows, scales), scales, (-largest, largest))
+    emit_dynamic(program, chosen)
