@@ -8,16 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Activations = Literal["uint8", "int8", "uint16", "int16"]
+"""Integers of activations: unsigned ones with a zero point, signed ones symmetric around zero."""
+
 
 @dataclass(frozen=True)
 class Policy:
-    """Placement and number formats. Activations are uint8 per tensor, weights symmetric int8 per output channel.
+    """Placement and number formats. Activations have a scale per tensor; weights are symmetric int8.
 
     ``convolution_output``: whether what a convolution gives, after the activation that its kernel absorbs, is quantized
     too: ``always``, for kernels that run only between two Q/DQ pairs; ``between_integers``, where every reader takes
     integers, for kernels that write either; or ``never``. ``chain``: op families between integer convolutions that stay
     in integers when all their inputs are. ``pair_sum``: the largest sum of two neighbouring weight codes that a kernel
     multiplies by 255 without overflow, None where any two are safe; depthwise kernels add no pairs.
+    ``per_channel``: a scale for each output channel of a weight, or one for all.
     """
 
     convolution_output: Literal["always", "between_integers", "never"] = "always"
@@ -26,3 +30,5 @@ class Policy:
         "aten.adaptive_avg_pool2d", "aten.sigmoid", "aten.leaky_relu",
     )  # fmt: skip
     pair_sum: int | None = None
+    activations: Activations = "uint8"
+    per_channel: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from fxopt.passes.quant.calibrate import calibrate
-from fxopt.passes.quant.observers import Affine, Calibration
+from fxopt.passes.quant.observers import FORMATS, Affine, Calibration
 from fxopt.passes.quant.placement import Placement, place
 from fxopt.program import Program
 from fxopt.qdq import Policy
@@ -35,4 +35,6 @@ def decide(
     owners = dict.fromkeys(placement.values.values())
     batches = program.context.workload.calibration(images, who)
     observers = calibrate(program, batches, owners, calibration=calibration, images=images)
-    return placement, {node: observers[owner].affine() for node, owner in placement.values.items()}
+    return placement, {
+        node: observers[owner].affine(FORMATS[policy.activations]) for node, owner in placement.values.items()
+    }

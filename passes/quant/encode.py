@@ -50,7 +50,8 @@ def encode_layers(
 ) -> dict[fx.Node, LayerCodes]:
     """Codes of every layer; ``inputs`` gives the code of the value that a layer reads.
 
-    Weights are symmetric per output channel, of ``bits`` bits in int8. A bias is int32 at the scale of the products that
+    Weights are symmetric per output channel, of ``bits`` bits in int8; without the policy's ``per_channel`` all channels of
+    a weight have the largest scale. A bias is int32 at the scale of the products that
     it is added to, for which a weight's scale is widened where need be. Layers that share a weight share its codes if
     the scales are equal. ``learned`` gives scales ``[out]`` that training came to; the kernels' limits hold for them too.
     """
@@ -67,6 +68,8 @@ def encode_layers(
             scales = learned[layer] if limit is None else torch.maximum(learned[layer], scales)
         if bias is not None:
             scales = widen_for_bias(scales, bias, input_scale)
+        if not policy.per_channel:
+            scales = scales.amax().expand_as(scales).contiguous()
         key = (id(weight), scales.numpy().tobytes())
         if key not in known:
             integers, largest = quantize_weight(weight, scales, bits), largest_code(bits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -17,6 +18,7 @@ from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.observers import Calibration
 from fxopt.passes.quant.placement import place
 from fxopt.passes.quant.refine.refine import refine
+from fxopt.qdq import Activations
 
 
 @graph_pass(kind="approx")
@@ -24,6 +26,8 @@ def insert_qdq(
     program: Program,
     *,
     images: Annotated[int, Ge(1)] = 64,
+    activations: Activations = "uint8",
+    per_channel: bool = True,
     calibration: Calibration = "min_max",
     keep_float: tuple[str, ...] = (),
     rounding: Literal["nearest", "adaround"] = "nearest",
@@ -35,9 +39,15 @@ def insert_qdq(
     """Insert calibrated quantize/dequantize ops, and store weights as int8 and biases as int32.
 
     ``images`` training examples of the workload are run through the graph to see the range of each activation. What is
-    quantized is the backend's policy for the target: activations uint8 per tensor, weights symmetric int8 per output
+    quantized is the backend's policy for the target: activations per tensor, weights symmetric int8 per output
     channel, biases int32 at activation scale times weight scale. ``keep_float`` names weights or modules, with
     wildcards, that stay in float. Raises DataError without usable data, PassError for a program that is quantized.
+
+    ``activations`` other than uint8, and ``per_channel=False``, one scale for all of a weight, are for devices that have
+    nothing else; they are not faster in ONNX Runtime or OpenVINO. Signed integers are symmetric, zero point 0. Those of int8
+    lose a bit where numbers have one sign; ONNX Runtime computes convolutions on them in float, as its report says. It has
+    no integer kernels at all for 16 bits: the artifact shows what accuracy a device will have, not its speed, and the build
+    wants onnx(opset=21). OpenVINO refuses them. One scale a weight costs 5 dB or more where channels differ.
 
     ``calibration`` chooses the range from what the images give; numbers beyond it are clipped, and zero is always in it:
 
@@ -84,7 +94,7 @@ def insert_qdq(
         raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
     if program.context.workload is None:
         raise DataError("insert_qdq needs calibration data: run the pipeline with workload=…")
-    policy = policy_of(program)
+    policy = dataclasses.replace(policy_of(program), activations=activations, per_channel=per_channel)
     placement, ranges = decide(
         program, policy, images=images, calibration=calibration, keep_float=keep_float, who="quantize"
     )
@@ -102,4 +112,4 @@ def insert_qdq(
     codes = refine(
         program, placement, ranges, codes, policy, rounding=rounding, correct_bias=correct_bias, images=images
     )
-    emit(program, placement, ranges, codes)
+    emit(program, placement, ranges, codes, per_channel=per_channel)

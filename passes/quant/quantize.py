@@ -15,6 +15,7 @@ from fxopt.passes.quant.insert_qdq import insert_qdq
 from fxopt.passes.quant.mixed.choose import Leave
 from fxopt.passes.quant.observers import Calibration
 from fxopt.passes.quant.split_silu import split_silu
+from fxopt.qdq import Activations
 
 PREPARATION: tuple[Pass, ...] = (
     fold_constants(),
@@ -31,6 +32,8 @@ def quantize(
     *,
     scheme: Literal["int8"] = "int8",
     images: Annotated[int, Ge(1)] = 64,
+    activations: Activations = "uint8",
+    per_channel: bool = True,
     calibration: Calibration = "min_max",
     keep_float: tuple[str, ...] = (),
     rounding: Literal["nearest", "adaround"] = "nearest",
@@ -66,6 +69,8 @@ def quantize(
     """
     insert = insert_qdq(
         images=images,
+        activations=activations,
+        per_channel=per_channel,
         calibration=calibration,
         keep_float=keep_float,
         rounding=rounding,

@@ -14,7 +14,7 @@ from fxopt.errors import DataError
 from fxopt.passes.quant.calibrate import calibrate, fitting_batches
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
-from fxopt.passes.quant.observers import Affine
+from fxopt.passes.quant.observers import FORMATS, Affine
 from fxopt.passes.quant.placement import place
 from fxopt.pipeline import tidy
 from fxopt.program import Program
@@ -51,7 +51,7 @@ class Trials:
         placement = place(twin, self.policy, self.keep_float, left)
         ranges = {node: self.ranges[node.name] for node in placement.values}
         codes = encode_layers(twin, placement.layers, ranges, self.policy)
-        emit(twin, placement, ranges, codes)
+        emit(twin, placement, ranges, codes, per_channel=self.policy.per_channel)
         tidy(twin)
         return twin
 
@@ -75,7 +75,7 @@ def observed_ranges(program: Program, policy: Policy, images: int, who: str) -> 
     assert program.context.workload is not None
     batches = program.context.workload.calibration(images, who)
     observers = calibrate(program, batches, dict.fromkeys(owners.values()), images=images)
-    return {node.name: observers[owner].affine() for node, owner in owners.items()}
+    return {node.name: observers[owner].affine(FORMATS[policy.activations]) for node, owner in owners.items()}
 
 
 def _outputs(program: Program, inputs: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fxopt.passes.quant.observers.affine import UINT8, Affine, Format
+from fxopt.passes.quant.observers.affine import FORMATS, UINT8, Affine, Format
 from fxopt.passes.quant.observers.entropy import Entropy
 from fxopt.passes.quant.observers.min_max import MinMax
 from fxopt.passes.quant.observers.moving_average import MovingAverage
@@ -23,4 +23,4 @@ OBSERVERS: dict[Calibration, type[Observer]] = {
     "entropy": Entropy,
 }
 
-__all__ = ["OBSERVERS", "UINT8", "Affine", "Calibration", "Format", "MinMax", "Observer"]
+__all__ = ["FORMATS", "OBSERVERS", "UINT8", "Affine", "Calibration", "Format", "MinMax", "Observer"]

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 import torch
 
+from fxopt.qdq import Activations
+
 _DTYPES = {(8, False): torch.uint8, (8, True): torch.int8, (16, False): torch.uint16, (16, True): torch.int16}
 
 
 @dataclass(frozen=True)
 class Format:
-    """An integer format of 8 or 16 bits."""
+    """An integer format of 8 or 16 bits; codes of a ``symmetric`` one have their zero at 0, whatever the range."""
 
     bits: int = 8
     signed: bool = False
+    symmetric: bool = False
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -29,6 +32,13 @@ class Format:
 
 
 UINT8 = Format()
+
+FORMATS: dict[Activations, Format] = {
+    "uint8": UINT8,
+    "int8": Format(8, signed=True, symmetric=True),
+    "uint16": Format(16),
+    "int16": Format(16, signed=True, symmetric=True),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,12 @@ class Affine:
         first, last = form.limits
         steps = last - first
         spread = high - low
+        zero = 0 if form.symmetric else first
+        if form.symmetric:
+            spread, steps = max(-low, high), last
         if spread < 1e-12:
-            return cls(1.0 / steps, first, form)  # all zeros: any scale holds them
+            return cls(1.0 / steps, zero, form)  # all zeros: any scale holds them
         scale = float(torch.tensor(spread / steps, dtype=torch.float32))
+        if form.symmetric:
+            return cls(scale, zero, form)
         return cls(scale, min(last, max(first, first + round(-low / scale))), form)
