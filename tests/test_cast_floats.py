@@ -276,6 +276,14 @@ def test_float16_runs_in_onnx_runtime_at_half_the_size(tmp_path):
     assert all(t.data_type != onnx.TensorProto.FLOAT or math.prod(t.dims) <= 64 for t in stored), "only the norm's"
 
 
+def test_attention_in_float16_runs_in_onnx_runtime(tmp_path):
+    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, norm_first=True, activation="gelu")
+    program = _captured(nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), 1, 16, 64)
+    legal, artifact = lower(_cast(program)[0], Onnx(threads=1), host(), tmp_path)  # a crash ends the process
+    assert artifact.manifest["facts"]["float16"]
+    assert agreement(program, legal, artifact)["sqnr_db"] > 55
+
+
 def test_bfloat16_is_refused_before_the_export_with_every_node(tmp_path):
     with pytest.raises(BackendError) as refused:
         _built(("cast_floats(dtype='bfloat16')",), "onnx", tmp_path)

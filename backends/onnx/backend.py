@@ -66,7 +66,8 @@ class Onnx(Backend):
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
         """Open the model in ONNX Runtime. Raises BackendError where the runtime refuses it."""
-        return make_runner(folder / MODEL_FILE, self.threads, self.optimization_level, self.arena)
+        float16 = manifest.get("facts", {}).get("float16", False)
+        return make_runner(folder / MODEL_FILE, self.threads, self.optimization_level, self.arena, float16=float16)
 
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed."""

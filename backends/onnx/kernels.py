@@ -19,9 +19,20 @@ _INTEGER_CONTRACTIONS = (
 )  # fmt: skip
 
 
+def has_float16(path: Path) -> bool:
+    """Whether anything in a model is stored in float16, or cast to it."""
+    import onnx
+
+    half, graph = onnx.TensorProto.FLOAT16, onnx.load(path, load_external_data=False).graph
+    casts = (a.i for node in graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to")
+    inputs = (value.type.tensor_type.elem_type for value in graph.input)
+    return half in {*casts, *inputs, *(tensor.data_type for tensor in graph.initializer)}
+
+
 def kernel_facts(path: Path, origins: dict[str, str]) -> dict[str, Any]:
     """Facts about the optimized graph of ``path``.
 
+    ``float16``: whether the model has numbers in it, on which the runtime's optimizer hangs.
     ``integer_nodes``: op types of the integer nodes, one entry a node. ``integer_contractions`` and
     ``float_contractions``: how many convolutions and matrix products compute in each. ``dequantized_at_run_time``: every
     convolution or matrix product that still gets its weight through a DequantizeLinear at each run, so that it is slower
@@ -30,9 +41,10 @@ def kernel_facts(path: Path, origins: dict[str, str]) -> dict[str, Any]:
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+        float16 = has_float16(path)
         options = session_options(1, "all", True)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        open_session(path, options)
+        open_session(path, options, float16=float16)
         graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
     stored = {value.name for value in graph.initializer}
     weights = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored}
@@ -40,6 +52,7 @@ def kernel_facts(path: Path, origins: dict[str, str]) -> dict[str, Any]:
     late = [node for node in floats if weights.intersection(node.input)]
     integer = [node.op_type for node in graph.node if node.op_type.startswith(_INTEGER)]
     return {
+        "float16": float16,
         "integer_nodes": integer,
         "integer_contractions": sum(op.startswith(_INTEGER_CONTRACTIONS) for op in integer),
         "float_contractions": len(floats),

@@ -34,17 +34,21 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_session(path: Path, options: Any) -> Any:
-    """Open a model. Raises BackendError where the runtime refuses it.
+def open_session(path: Path, options: Any, *, float16: bool = False) -> Any:
+    """Open a model, which holds numbers in ``float16`` or does not. Raises BackendError where the runtime refuses it.
 
     The runtime's own quantization of weights that stand between quantized activations is off: a layer that a recipe keeps
-    in float stays in float.
+    in float stays in float. So is, in a model with float16, the fusion of a transpose into the product behind it: in
+    version 1.32 the process ends of it, as NchwcTransformer reads a shape that the cast moved past the transpose lacks.
     """
     import onnxruntime as ort
 
     try:
         return ort.InferenceSession(
-            str(path), options, ["CPUExecutionProvider"], disabled_optimizers=["WeightBiasQuantization"]
+            str(path),
+            options,
+            ["CPUExecutionProvider"],
+            disabled_optimizers=["WeightBiasQuantization"] + ["MatmulTransposeFusion"] * float16,
         )
     except Exception as error:
         reason = str(error).strip()
@@ -54,9 +58,9 @@ def open_session(path: Path, options: Any) -> Any:
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {path.name}: {reason}{hint}") from error
 
 
-def make_runner(path: Path, threads: int | None, level: str, arena: bool) -> Runner:
+def make_runner(path: Path, threads: int | None, level: str, arena: bool, *, float16: bool = False) -> Runner:
     """Open a model and return what runs it, on numpy arrays in the order of its inputs. Raises BackendError."""
-    session = open_session(path, session_options(threads, level, arena))
+    session = open_session(path, session_options(threads, level, arena), float16=float16)
     names = [value.name for value in session.get_inputs()]
 
     def run(arrays: list[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.backends.onnx.export import export
+from fxopt.backends.onnx.kernels import has_float16
 from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner, usable_cores
 from fxopt.measure import fastest
 
@@ -36,8 +37,9 @@ def tune(backend: Onnx, program: Program, target: Target, seconds: float) -> Onn
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
         path = Path(folder) / MODEL_FILE
         export(program, backend.opset, path)
+        float16 = has_float16(path)
         runs: dict[str, Callable[[], object]] = {}
         for name, candidate in candidates.items():
-            run = make_runner(path, candidate.threads, candidate.optimization_level, candidate.arena)
+            run = make_runner(path, candidate.threads, candidate.optimization_level, candidate.arena, float16=float16)
             runs[name] = lambda run=run: run(arrays)  # type: ignore[misc]
         return candidates[fastest(runs, seconds)]
