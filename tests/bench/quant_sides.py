@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -109,7 +110,7 @@ def torchao_weights(workload: Workload, images: int, folder: Path) -> Quantized:
     def fits(module: torch.nn.Module, name: str) -> bool:
         return isinstance(module, torch.nn.Linear) and module.out_features % 16 == 0
 
-    model = workload.model().bfloat16()  # its kernels take bfloat16
+    model = copy.deepcopy(workload.model()).bfloat16()  # its kernels take bfloat16
     quantize_(model, PrototypeInt4WeightOnlyConfig(group_size=32), filter_fn=fits)
     return Quantized(lambda x: model(x.bfloat16()).float())
 
