@@ -16,7 +16,7 @@ from fxopt.errors import BackendError
 from fxopt.pipeline import StepResult
 from fxopt.program import Program
 
-_PACKAGES = ("fxopt", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "apache-tvm", "openvino")
+_PACKAGES = ("fxopt", "torch", "numpy", "tensorly", "onnx", "onnxscript", "onnxruntime", "apache-tvm", "openvino")
 
 
 _FOREIGN = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)

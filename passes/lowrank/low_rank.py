@@ -1,0 +1,37 @@
+"""Split layers into chains of low rank."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fxopt import Pass
+from fxopt.passes.lowrank.factorize import factorize
+from fxopt.passes.lowrank.truncate_rank import truncate_rank
+
+
+@dataclasses.dataclass(frozen=True)
+class low_rank(truncate_rank):  # type: ignore[misc,valid-type]
+    """Split layers into chains of low rank: truncate_rank, then factorize.
+
+    The options are those of truncate_rank. The first step changes numbers, and its error is measured; the second changes
+    the graph, and is proved.
+
+    before:
+        %x : f32[2,8]
+        %w = param "fc.weight" : f32[8,8]
+        %y = aten.linear(%x, %w)
+        return %y
+    after:
+        %x : f32[2,8]
+        %v = param "fc.weight_0" : f32[2,8]
+        %h = aten.linear(%x, %v)
+        %u = param "fc.weight_1" : f32[8,2]
+        %y = aten.linear(%h, %u)
+        return %y
+    """
+
+    name = "low_rank"
+
+    def steps(self) -> tuple[Pass, ...]:
+        """The lossy step and the exact one."""
+        return (truncate_rank(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}), factorize())

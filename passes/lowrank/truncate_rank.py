@@ -1,0 +1,128 @@
+"""Replace weights by approximations of low rank."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from fxopt import Program, graph_pass
+from fxopt.passes.lowrank.approximate import approximate, approximate_cp
+from fxopt.passes.lowrank.chain import Price
+from fxopt.passes.lowrank.choose_ranks import Rule
+from fxopt.passes.lowrank.find_weights import find_weights, not_finite
+from fxopt.passes.lowrank.rank_points import Choices, Form, choices
+from fxopt.passes.lowrank.split_weight import SplitWeight
+from fxopt.passes.lowrank.whitening import Whitening, whitenings
+from fxopt.passes.prune.choice.candidates import check_patterns, matches
+from fxopt.passes.prune.choice.channel_multiple import channel_multiple
+from fxopt.progress import progress_bar
+from fxopt.shapes import concrete_shapes
+from fxopt.target import host
+
+_WHO = "truncate_rank"
+
+
+@graph_pass(kind="approx")
+def truncate_rank(
+    program: Program,
+    *,
+    form: Form = "tucker",
+    rank: Annotated[int, Ge(1)] | None = None,
+    ratio: Annotated[float, Gt(0), Lt(1)] | None = None,
+    energy: Annotated[float, Gt(0), Le(1)] | None = None,
+    vbmf: bool = False,
+    macs: Annotated[float, Gt(0)] | None = None,
+    params: Annotated[float, Gt(0)] | None = None,
+    multiple: Annotated[int, Ge(1)] | Literal["target"] = 1,
+    data_aware: bool = False,
+    samples: Annotated[int, Ge(1)] = 64,
+    keep: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+) -> None:
+    """Replace weights by approximations of low rank, so that factorize can split their layers.
+
+    Linears, products with a stored matrix and embeddings lose singular values. ``form`` says how convolutions, transposed
+    and grouped ones too, are to be split: "channel" (3x3, 1x1), "spatial" (3x1, 1x3), "tucker" (1x1, 3x3, 1x1), "train"
+    (1x1, 3x1, 1x3, 1x1) or "cp" (1x1, depthwise 3x1 and 1x3, 1x1); passes/lowrank/split_weight has the papers. A kernel
+    of one pixel has one form. CP is found by alternating least squares; where that diverges, Tucker takes its place.
+
+    How low is one of: a fixed ``rank``; a ``ratio`` of each layer's MACs that goes; the ``energy``, a share of the squared
+    singular values, that is kept; ``vbmf``, by variational Bayes (Nakajima et al. 2013); ``macs`` or ``params`` of the whole
+    program, as a share up to 1 or as a number, where singular values go in the order of what they lose for what they save.
+    By default half of each layer goes. The CP form takes rank or ratio. Ranks are rounded up to a ``multiple``; "target"
+    measures which one this machine's kernels like.
+
+    ``data_aware`` minimises the error of what layers give on ``samples`` training examples, instead of that of the weights
+    (Wang et al. 2024): of all that an output reads for linears and the channel form, of the input channels for the others.
+
+    ``keep`` and ``only`` name weights or modules by pattern. A layer that would not get smaller is left, with the reason.
+    A tied weight is replaced once for all that read it. Raises OptionError, BudgetError for a budget that cannot be met,
+    DataError where data is needed and absent, PassError for weights that are not finite and for a quantized program, and
+    UsageError where tensorly is not installed.
+
+    before:
+        %x : f32[2,8]
+        %w = param "fc.weight" : f32[8,8]
+        %y = aten.linear(%x, %w)
+        return %y
+    after:
+        %x : f32[2,8]
+        %w = param "fc.weight" : f32[8,8]
+        %y = aten.linear(%x, %w)
+        return %y
+
+    The graph stays as it is: the weight has rank 2.
+    """
+    rule = Rule(rank, ratio, energy, vbmf, macs, params)
+    rule.check(form, _WHO)
+    weights = _wanted(program, keep, only)
+    if multiple == "target":
+        multiple = channel_multiple(program.context.target or host(), program.context.backend).value
+    shape = concrete_shapes(program)
+    white: list[Whitening | None] = [None] * len(weights)
+    if data_aware and weights:
+        white = whitenings(program, weights, form == "channel", samples=samples, who=_WHO)
+    tensors = {
+        weight: whitening.apply(weight.canonical()) if whitening else weight.canonical()
+        for weight, whitening in zip(weights, white, strict=True)
+    }
+    whitening_of = dict(zip(weights, white, strict=True))
+    with progress_bar(_WHO, len(weights)) as advance:
+        every: list[Choices] = []
+        for weight, tensor in tensors.items():
+            price = Price(weight, shape)
+            if form == "cp" and weight.wide:
+                approximate_cp(program, price, tensor, whitening_of[weight], rank, rule.share, multiple)
+                advance(1)
+            elif isinstance(found := choices(weight, price, tensor, form, multiple), str):
+                program.skip(weight.readers[0], found)
+            else:
+                every.append(found)
+        for option, point in zip(every, rule.chosen(program, every, _WHO), strict=True):
+            weight = option.weight
+            if isinstance(point, str):
+                program.skip(weight.readers[0], point)
+            else:
+                approximate(program, weight, tensors[weight], whitening_of[weight], point.chain, form)
+            advance(1)
+
+
+def _wanted(program: Program, keep: tuple[str, ...], only: tuple[str, ...]) -> list[SplitWeight]:
+    """The weights that may be replaced."""
+    weights = find_weights(program)
+    check_patterns((*keep, *only), set(program.tensors()), _WHO)
+    named = lambda weight, patterns: any(matches(name, p) for name in weight.names for p in patterns)  # noqa: E731
+    wanted = []
+    for weight in weights:
+        if only and not named(weight, only):
+            program.skip(weight.readers[0], f"only={only!r} does not name its weight")
+        elif named(weight, keep):
+            program.skip(weight.readers[0], f"kept as it is by keep={keep!r}")
+        elif not bool(weight.tensor.isfinite().all()):
+            raise not_finite(program, weight)
+        elif not bool(weight.tensor.any()):
+            program.skip(weight.readers[0], "its weight is zero")
+        else:
+            wanted.append(weight)
+    return wanted
