@@ -74,7 +74,7 @@ def approximate_cp(
 
 
 def cp_factors(program: Program, weight: SplitWeight) -> list[torch.Tensor] | None:
-    """The factors of a weight that was given a CP form in this session of the program, if there are any."""
+    """The factors of a weight that truncate_rank gave a CP form, if its node has them; a file does not keep them."""
     found = [node.meta[CP_FACTORS] for node in program.graph.nodes
              if program.tensor(node) is weight.tensor and CP_FACTORS in node.meta]  # fmt: skip
     return found[0] if found else None
