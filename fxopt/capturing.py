@@ -15,7 +15,7 @@ from fxopt.aliasing import make_functional
 from fxopt.autocast_regions import inline_idle_autocast
 from fxopt.capture_checks import check_inputs, check_python
 from fxopt.capture_notes import notes_of
-from fxopt.dead_code import drop_unused
+from fxopt.dead_code import drop_unused_modules
 from fxopt.errors import CaptureError, FxoptError, PassError, UsageError
 from fxopt.exporting import export_module
 from fxopt.program import Program
@@ -112,7 +112,7 @@ def from_exported(
     inline_idle_autocast(program.module)
     make_functional(program)
     program.graph.eliminate_dead_code()
-    drop_unused(module, set(program.tensors()))
+    drop_unused_modules(module, set(program.tensors()))
     module.recompile()
     try:
         derive_shapes(program)

@@ -65,14 +65,29 @@ def drop_unused(module: fx.GraphModule, tensors: set[str]) -> None:
 
     What a region or a branch of ``torch.cond`` holds stays: a graph of its own, whose constants this graph does not read.
     """
-    read = {str(node.target) for node in module.graph.nodes if node.op in ("get_attr", "call_module")}
-    regions = tuple(f"{name}." for name in read - tensors)
+    regions = _regions(module, tensors)
     for name, owner in list(module.named_modules()):
-        if name and f"{name}.".startswith(regions):
+        if f"{name}.".startswith(regions):
             continue
         for store in (owner._parameters, owner._buffers):
             for leaf in list(store):
                 if (f"{name}.{leaf}" if name else leaf) not in tensors:
                     del store[leaf]
-        if name and not any(target.startswith(f"{name}.") for target in read):
+    drop_unused_modules(module, tensors)
+
+
+def drop_unused_modules(module: fx.GraphModule, tensors: set[str]) -> None:
+    """Delete the modules that hold nothing the graph uses; ``tensors`` are the names of the weights it reads."""
+    read, regions = _read(module), _regions(module, tensors)
+    for name, _ in list(module.named_modules()):
+        used = f"{name}.".startswith(regions) or any(target.startswith(f"{name}.") for target in read)
+        if name and not used:
             module.delete_submodule(name)
+
+
+def _read(module: fx.GraphModule) -> set[str]:
+    return {str(node.target) for node in module.graph.nodes if node.op in ("get_attr", "call_module")}
+
+
+def _regions(module: fx.GraphModule, tensors: set[str]) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in _read(module) - tensors)
