@@ -298,7 +298,7 @@ def test_the_runtime_gets_the_options_of_the_backend(built):
 
 @pytest.mark.parametrize(
     ("text", "error"),
-    [("openvino(treads=2)", UnknownNameError), ("openvino(precision='f16')", OptionError), ("openvino(threads=0)", OptionError)],
+    [("openvino(treads=2)", UnknownNameError), ("openvino(precision='f8')", OptionError), ("openvino(threads=0)", OptionError)],
 )  # fmt: skip
 def test_options_that_do_not_exist_are_refused(text, error):
     with pytest.raises(error):
