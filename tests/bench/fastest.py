@@ -79,7 +79,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> list[str]:
         "OpenVINO float": openvino_runner(plain, properties(options.threads, "auto", "latency")),
         "NNCF → OpenVINO int8": nncf_int8(workload, options, plain),
     }
-    ours, chosen = fastest(workload, options, folder / "ours")
+    ours, chosen = fastest(f"torchvision:{name}", options, folder / "ours")
     runs = {"ours": ours, **peers}
     fp32 = onnx_runner(plain, options.threads, "all", True)
     ratios = sqnr_on_held_out(workload, {"fp32": fp32, **runs})
@@ -95,11 +95,11 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> list[str]:
     return lines
 
 
-def fastest(workload: Workload, options: argparse.Namespace, out: Path) -> tuple[Run, str]:
+def fastest(model: str, options: argparse.Namespace, out: Path) -> tuple[Run, str]:
     """What fxopt builds and its choice; candidates are bound to the threads that the peers have."""
     among = tuple(f"{name}(threads={options.threads})" for name in ("onnx", "openvino"))
     passes = (f"fold_batch_norm, quantize(images={options.images})",)
-    report = build(Recipe(workload.name, passes, f"fastest(among={among!r})"), out, measure=False)
+    report = build(Recipe(model, passes, f"fastest(among={among!r})"), out, measure=False)
     artifact = fxopt.load(out)
     return lambda arrays: [artifact(*arrays)], report["choice"]["chosen"]
 
