@@ -16,7 +16,7 @@ from fxopt.backends.onnx import Onnx
 from fxopt.backends.openvino import Openvino
 from fxopt.compare import sqnr
 from fxopt.errors import BackendError, OptionError
-from fxopt.judging import agreement
+from fxopt.fidelity import Fidelity
 from fxopt.lowering import lower
 from fxopt.passes.quant.observers import FORMATS, Affine
 from fxopt.target import host
@@ -144,7 +144,7 @@ def test_onnx_runtime_gives_the_numbers_and_counts_what_is_integer(net, options,
     backend = Onnx(opset=21)
     made = _quantize(net, options, backend)
     legal, artifact = lower(made, backend, host(), tmp_path)
-    assert agreement(net, legal, artifact)["sqnr_db"] > 60
+    assert Fidelity(net, legal).check(artifact)["sqnr_db"] > 60
     facts = artifact.manifest["facts"]
     assert facts["integer_contractions"] + facts["float_contractions"] == 4
     if integer is not None:
@@ -168,5 +168,5 @@ def test_openvino_has_integer_kernels_for_symmetric_activations(net, tmp_path):
     backend = Openvino(threads=1)
     made = _quantize(net, "activations='int8', per_channel=False", backend)
     legal, artifact = lower(made, backend, host(), tmp_path)
-    assert agreement(net, legal, artifact)["sqnr_db"] > 60
+    assert Fidelity(net, legal).check(artifact)["sqnr_db"] > 60
     assert artifact.manifest["facts"]["integer_contractions"] == 4
