@@ -37,18 +37,12 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     Checks of dtypes are dropped; the quantize and dequantize ops get twins that work in float64. The nodes' fake
     tensors become float64 only with ``to_run_passes``: that takes longer than all the rest.
     """
-    twin = program.copy()
-    done: dict[int, torch.Tensor] = {}
-    for name, tensor in twin.tensors().items():
-        path, _, leaf = name.rpartition(".")
-        owner = twin.module.get_submodule(path)
-        if tensor.dtype not in _WIDE:
-            continue
-        wide = done.setdefault(id(tensor), widen(tensor.detach()))
-        if leaf in owner._parameters:
-            owner._parameters[leaf] = torch.nn.Parameter(wide, requires_grad=False)
-        else:
-            owner._buffers[leaf] = wide
+    wide: dict[int, torch.Tensor] = {}
+    for tensor in program.tensors().values():
+        if tensor.dtype in _WIDE and id(tensor) not in wide:
+            value = widen(tensor.detach())
+            wide[id(tensor)] = torch.nn.Parameter(value, False) if isinstance(tensor, torch.nn.Parameter) else value
+    twin = program.copy(instead=wide)
     for node in list(twin.graph.nodes):
         if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
             twin.graph.erase_node(node)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -273,12 +274,15 @@ class Program:
         """Return a PassError about ``node``, to be raised."""
         return PassError(f"{reason}\n    {self.describe(node)}")
 
-    def copy(self) -> Program:
-        """Return a copy that shares nothing that can be changed: no weight, no graph, no example input."""
+    def copy(self, instead: Mapping[int, torch.Tensor] = MappingProxyType({})) -> Program:
+        """Return a copy that shares nothing that can be changed: no weight, no graph, no example input.
+
+        ``instead`` has tensors for the copy to have in place of weights, by the ``id`` of the weight.
+        """
         twin = copy.copy(self)
         with warnings.catch_warnings():  # torch warns of its own class in the tree specs
             warnings.simplefilter("ignore", FutureWarning)
-            twin.module = copy.deepcopy(self.module)
+            twin.module = copy.deepcopy(self.module, dict(instead))
         for node in twin.graph.nodes:  # fx copies the dict, not the lists and dicts in it
             node.meta = {k: copy.copy(v) if isinstance(v, (dict, list)) else v for k, v in node.meta.items()}
         inputs = (self.args, self.kwargs)

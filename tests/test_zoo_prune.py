@@ -78,8 +78,7 @@ def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", cases(OTHERS))
 def test_torchvision(name: str, row: dict[str, Any], tmp_path: Path) -> None:
-    model, args = build(name)
-    _prune(capture(model, args), row, tmp_path)
+    _prune(capture(*build(name)), row, tmp_path)
 
 
 @pytest.mark.parametrize("name", cases(DETECTORS))
