@@ -291,7 +291,7 @@ def test_who_is_far_behind_drops_out_early():
 
     timings = race({"a": run("a", 3), "b": run("b", 30), "c": run("c", 6)})
     assert [len(timings[name].blocks_ms) for name in "abc"] == [11, 3, 5]
-    assert calls["b"] == 5
+    assert calls["b"] < calls["c"] < calls["a"]
 
 
 # ---- options of the runtimes ---------------------------------------------------------------------------------------
