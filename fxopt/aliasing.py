@@ -96,7 +96,7 @@ def make_functional(program: Program) -> None:
         shared = [m for m in members[sets[operand]] if order[m] < at]
         outside = any(m.op in ("placeholder", "get_attr") for m in shared)
         seen = any(m is not operand and any(order[u] > at for u in m.users) for m in shared)
-        twin = _functional_twin(node.target)
+        twin = functional_twin(node.target)
         if outside or seen or twin is None:
             continue
         node.target = twin
@@ -132,7 +132,8 @@ def _copied(node: fx.Node) -> fx.Node | None:
     return node.args[1] if into.shape == source.shape and into.dtype == source.dtype else None
 
 
-def _functional_twin(target: Any) -> torch._ops.OpOverload | None:
+def functional_twin(target: Any) -> torch._ops.OpOverload | None:
+    """The op that gives as a new tensor what an in-place op writes; None if there is none with the same arguments."""
     namespace, _, name = target._schema.name.partition("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
     twin = getattr(packet, target._overloadname, None) if packet is not None else None

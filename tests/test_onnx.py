@@ -24,6 +24,7 @@ from fxopt.building import build
 from fxopt.compare import sqnr
 from fxopt.errors import BackendError, UsageError
 from fxopt.facts import interface
+from fxopt.lowering import lower
 from fxopt.measure import Timing
 from fxopt.qdq import Policy
 from fxopt.recipe import Recipe
@@ -336,3 +337,15 @@ def test_an_average_with_a_divisor_of_its_own_is_refused():
     program = capture(nn.AvgPool2d(2, divisor_override=3), (torch.randn(2, 3, 4, 4),))
     (node,) = program.find("aten.avg_pool2d")
     assert "divisor_override" in Onnx().refuses(node)
+
+
+def test_writes_into_slices_run_in_onnx_runtime(tmp_path):
+    class Writes(nn.Module):
+        def forward(self, x):
+            y = x.exp()
+            y[:, 1:, 2:] += x.cos()[:, 1:, 2:]
+            return y.softmax(-1)
+
+    x = torch.randn(2, 4, 5)
+    _, built = lower(capture(Writes(), (x,)), Onnx(), host(), tmp_path)
+    np.testing.assert_allclose(built(x.numpy()), Writes()(x).numpy(), rtol=1e-5)

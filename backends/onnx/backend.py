@@ -43,10 +43,10 @@ class Onnx(Backend):
         return without_kernel(node, self.opset) or refuses(node)
 
     def legalize(self) -> Pipeline:
-        """Bring attention, global averages and clamps into the form that the exporter takes and the integer kernels know."""
+        """Bring writes, attention, averages and clamps into the form that the exporter takes and integer kernels know."""
         from fxopt.pipeline import Pipeline
 
-        return Pipeline.parse("attention_to_4d, mean_to_pool, pool_to_mean, canonicalize_clamp")
+        return Pipeline.parse("functionalize_writes, attention_to_4d, mean_to_pool, pool_to_mean, canonicalize_clamp")
 
     def quant_policy(self, target: Target) -> Policy:
         """Placement that the runtime fuses to integer kernels: Q/DQ also around a convolution's output.

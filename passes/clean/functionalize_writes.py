@@ -1,0 +1,81 @@
+"""Write in-place ops on slices as ops that give a new tensor."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt import Program, graph_pass
+from fxopt.aliasing import alias_sets, functional_twin, written
+
+
+@graph_pass
+def functionalize_writes(program: Program) -> None:
+    """Write an in-place op on a slice of what the graph made as a ``slice_scatter`` into a new tensor.
+
+    Runtimes have no memory that is written in place. Writes that a caller can see stay: into inputs, weights and buffers;
+    so do writes while another view of the same memory is read after them, and views that are no slices.
+
+    before:
+        %x : f32[2,6]
+        %y = aten.relu(%x)
+        %s = aten.slice.Tensor(%y, 1, 0, 3)
+        %w = aten.mul_.Scalar(%s, 2.0)
+        return %y
+    after:
+        %x : f32[2,6]
+        %y = aten.relu(%x)
+        %s = aten.slice.Tensor(%y, 1, 0, 3)
+        %w = aten.mul.Scalar(%s, 2.0)
+        %z = aten.slice_scatter(%y, %w, 1, 0, 3)
+        return %z
+    """
+    for node in list(program.graph.nodes):
+        targets = written(node)
+        if len(targets) != 1 or targets[0] is not node.args[0]:
+            continue
+        chain = _slices(targets[0])
+        twin = functional_twin(node.target)
+        if twin is None or not _is_private(program, node, chain):
+            continue
+        _rewrite(program, node, chain, twin)
+
+
+def _slices(view: fx.Node) -> list[fx.Node]:
+    """A view and what it is a slice of, down to the memory itself."""
+    chain = [view]
+    while chain[-1].target is torch.ops.aten.slice.Tensor:
+        source: Any = chain[-1].args[0]
+        chain.append(source)
+    return chain
+
+
+def _is_private(program: Program, node: fx.Node, chain: list[fx.Node]) -> bool:
+    """Whether nobody sees the write but readers of the memory as a whole, and of the slice itself."""
+    order = {n: i for i, n in enumerate(program.graph.nodes)}
+    sets = alias_sets(program.graph)
+    at = order[node]
+    earlier = [n for n, root in sets.items() if root is sets[node] and order[n] < at]
+    if any(n.op in ("placeholder", "get_attr") for n in earlier):
+        return False
+    others = [n for n in earlier if n not in (chain[0], chain[-1])]
+    return not any(order[user] > at for n in others for user in n.users)
+
+
+def _rewrite(program: Program, node: fx.Node, chain: list[fx.Node], twin: Any) -> None:
+    order = {n: i for i, n in enumerate(program.graph.nodes)}
+    view, whole = chain[0], chain[-1]
+    later = {n: [user for user in n.users if order[user] > order[node]] for n in (view, whole)}
+    new: fx.Node = program.call(twin, *node.args, like=node, **node.kwargs)
+    made = new
+    for part, source in itertools.pairwise(chain):
+        made = program.call(torch.ops.aten.slice_scatter.default, source, made, *part.args[1:], like=made)
+    for user in later[whole]:
+        user.replace_input_with(whole, made)
+    if view is not whole:
+        for user in later[view]:
+            user.replace_input_with(view, new)
+    program.replace(node, new)
