@@ -14,7 +14,7 @@ from fxopt.artifact import Artifact
 from fxopt.compare import relative_error, sqnr
 from fxopt.errors import BackendError
 from fxopt.facts import plain
-from fxopt.ops import family
+from fxopt.ops import find_quantized
 from fxopt.precision import coarsest
 from fxopt.probes import probe_inputs
 from fxopt.program import Program
@@ -80,7 +80,7 @@ class Fidelity:
 
 def is_quantized(program: Program) -> bool:
     """Whether any op of the program quantizes or dequantizes."""
-    return any(family(node) == "quant" for node in program.graph.nodes)
+    return find_quantized(program.graph) is not None
 
 
 def _outputs(run: Callable[..., Any], program: Program, probe: list[Any]) -> list[Any]:

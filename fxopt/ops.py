@@ -152,6 +152,12 @@ CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
 TRANSPOSED = ("aten.conv_transpose1d", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
 """Transposed convolutions; weight ``[in, out / groups, *kernel]``."""
 
+PRODUCT_OPERANDS = {
+    "aten.linear": ("input", "weight"), "aten.matmul": ("self", "other"), "aten.mm": ("self", "mat2"),
+    "aten.addmm": ("mat1", "mat2"),
+}  # fmt: skip
+"""By product, what it reads and what it multiplies that with. A linear stores ``[out, in]``, the others ``[in, out]``."""
+
 
 def lookup(node: fx.Node) -> Op | None:
     """Return the row of a node's op, None if the table does not know it. An in-place op has the row of its twin."""
@@ -194,3 +200,8 @@ def _drops(node: fx.Node) -> bool:
         return False
     call = arguments(node)
     return bool(call.get("dropout_p") or (call.get("train") and call.get("p", call.get("dropout"))))
+
+
+def find_quantized(graph: fx.Graph) -> fx.Node | None:
+    """The first node that quantizes or dequantizes; None for a graph in float."""
+    return next((node for node in graph.nodes if family(node) == "quant"), None)

@@ -20,7 +20,7 @@ from torch import fx
 from fxopt.claims import first_wrong
 from fxopt.compare import is_constant, is_discrete, relative_error, sqnr
 from fxopt.errors import VerifyError, text_of
-from fxopt.ops import family
+from fxopt.ops import find_quantized
 from fxopt.pass_base import Pass
 from fxopt.pipeline import Step, StepResult, apply
 from fxopt.precision import coarsest, to_float64, widen
@@ -121,7 +121,7 @@ def _prove(step: Step, wide: Program, old: _Runs, new: _Runs, where: str) -> flo
         old.own = [run(step.before, inputs, wide=False) for inputs in old.probes]
     room = _room(step.pass_, old.wide, old.own)
     _check_close(old.wide, new.wide, room, old, new, where, "as stored")
-    if not any(family(node) == "quant" for node in new.program.graph.nodes):  # rounding makes a step of any noise
+    if find_quantized(new.program.graph) is None:  # rounding makes a step of any noise
         new.own = _try_runs(new.program, old.probes, where, wide=False)
         # not against float64: what overflows in the program's own precision may do so before and after
         _check_close(old.own, new.own, room, old, new, where, "in its own precision")

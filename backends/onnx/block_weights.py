@@ -14,15 +14,11 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from fxopt.ops import arguments
+from fxopt.ops import PRODUCT_OPERANDS, arguments
 from fxopt.program import Program
 from fxopt.text import op_name
 
 _GROUPED = "quantized_decomposed.dequantize_per_channel_group"
-_OPERANDS = {
-    "aten.linear": ("input", "weight"), "aten.matmul": ("self", "other"), "aten.mm": ("self", "mat2"),
-    "aten.addmm": ("mat1", "mat2"),
-}  # fmt: skip
 _KERNEL_BLOCKS = (16, 32, 64, 128, 256)
 """Block sizes of the runtime's 4-bit kernels."""
 
@@ -48,8 +44,8 @@ def use_block_kernels(program: Program) -> Program:
         return program
     twin = program.copy()
     stored: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
-    for layer in twin.find(*_OPERANDS):
-        source = arguments(layer)[_OPERANDS[op_name(layer)][1]]
+    for layer in twin.find(*PRODUCT_OPERANDS):
+        source = arguments(layer)[PRODUCT_OPERANDS[op_name(layer)][1]]
         packed = _packed(twin, layer, source) if _is_plain(layer) else None
         if packed is not None:
             if source not in stored:
@@ -66,7 +62,7 @@ def use_block_kernels(program: Program) -> Program:
 def _is_plain(layer: fx.Node) -> bool:
     call = arguments(layer)
     plain = (call.get("alpha", 1), call.get("beta", 1)) == (1, 1)
-    return plain and bool(call[_OPERANDS[op_name(layer)][0]].meta["val"].dim() > 1)
+    return plain and bool(call[PRODUCT_OPERANDS[op_name(layer)][0]].meta["val"].dim() > 1)
 
 
 def _packed(program: Program, layer: fx.Node, source: fx.Node) -> _Packed | None:
@@ -107,7 +103,7 @@ def _pack(name: str, codes: torch.Tensor, scales: torch.Tensor, group: int, inpu
 
 def _call_kernel(program: Program, layer: fx.Node, packed: _Packed, codes: fx.Node, scales: fx.Node) -> None:
     call, graph = arguments(layer), program.graph
-    x, bias = call[_OPERANDS[op_name(layer)][0]], call.get("bias")
+    x, bias = call[PRODUCT_OPERANDS[op_name(layer)][0]], call.get("bias")
     outputs = len(packed.codes)
     numbers = {
         "K": packed.inputs, "N": outputs, "bits": 4, "block_size": packed.block, "accuracy_level": 0,

@@ -8,17 +8,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ops import PRODUCT_OPERANDS, arguments
 from fxopt.program import Program
 from fxopt.text import op_name
 
 _RANGE = "quantized_decomposed.choose_qparams.tensor"
 _QUANTIZE = "quantized_decomposed.quantize_per_tensor.tensor"
 _DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor.tensor"
-_OPERANDS = {
-    "aten.linear": ("input", "weight"), "aten.matmul": ("self", "other"), "aten.mm": ("self", "mat2"),
-    "aten.addmm": ("mat1", "mat2"),
-}  # fmt: skip
 
 
 def use_dynamic_kernels(program: Program) -> Program:
@@ -32,8 +28,8 @@ def use_dynamic_kernels(program: Program) -> Program:
     twin = program.copy()
     integers = {node: _Integers(twin, node) for node in twin.find(_RANGE) if _is_byte(node)}
     codes: dict[fx.Node, fx.Node] = {}
-    for layer in twin.find(*_OPERANDS):
-        call, (input_name, weight_name) = arguments(layer), _OPERANDS[op_name(layer)]
+    for layer in twin.find(*PRODUCT_OPERANDS):
+        call, (input_name, weight_name) = arguments(layer), PRODUCT_OPERANDS[op_name(layer)]
         source = integers.get(_range_of(call[input_name]))  # type: ignore[arg-type]
         weight = call[weight_name]
         by_rows = op_name(layer) == "aten.linear"

@@ -6,15 +6,14 @@ import torch
 from torch import fx
 
 from fxopt.errors import PassError
-from fxopt.ops import CONVOLUTIONS, TRANSPOSED, arguments, family
+from fxopt.ops import CONVOLUTIONS, PRODUCT_OPERANDS, TRANSPOSED, arguments, family, find_quantized
 from fxopt.passes.lowrank.split_weight import Kind, SplitWeight
 from fxopt.passes.prune.sparse.layer_weights import layer_weights
 from fxopt.program import Program
 from fxopt.text import op_name
 
 OPERANDS = {
-    "aten.linear": ("input", "weight"), "aten.matmul": ("self", "other"), "aten.mm": ("self", "mat2"),
-    "aten.addmm": ("mat1", "mat2"), "aten.embedding": ("indices", "weight"),
+    **PRODUCT_OPERANDS, "aten.embedding": ("indices", "weight"),
     **dict.fromkeys((*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRANSPOSED), ("input", "weight")),
 }  # fmt: skip
 """By op, what it reads and the weight."""
@@ -28,7 +27,7 @@ def find_weights(program: Program) -> list[SplitWeight]:
 
     A tied weight comes once, with all that read it. Raises PassError for a program that is quantized.
     """
-    quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
+    quantized = find_quantized(program.graph)
     if quantized is not None:
         raise program.fail(
             quantized,

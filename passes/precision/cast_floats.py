@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import family
+from fxopt.ops import family, find_quantized
 from fxopt.passes.precision.choose_half import HalfChoice, choose_half
 from fxopt.text import op_name
 
@@ -48,7 +48,7 @@ def cast_floats(
         %z = aten.softmax.int(%f, 1)
         return %z
     """
-    quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
+    quantized = find_quantized(program.graph)
     if quantized is not None:
         raise program.fail(quantized, "the program is quantized: its numbers in float belong to its scales")
     choice = choose_half(program, _DTYPES[dtype], keep_float)

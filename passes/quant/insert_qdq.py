@@ -9,7 +9,7 @@ from annotated_types import Ge
 
 from fxopt import Program, graph_pass
 from fxopt.errors import DataError
-from fxopt.ops import family
+from fxopt.ops import find_quantized
 from fxopt.passes.quant.decide import decide, policy_of
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
@@ -89,7 +89,7 @@ def insert_qdq(
         %y = aten.linear(%d, %v)
         return %y
     """
-    quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
+    quantized = find_quantized(program.graph)
     if quantized is not None:
         raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
     if program.context.workload is None:

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt
 from torch import fx
 
 from fxopt import Pass, Program
-from fxopt.ops import family
+from fxopt.ops import find_quantized
 from fxopt.passes.quant.aware.simulate import Simulated, simulate
 from fxopt.passes.quant.decide import decide, policy_of
 from fxopt.passes.quant.emit import emit
@@ -65,7 +65,7 @@ class train_quantized(finetune):
 
     def run(self, program: Program) -> None:
         """Calibrate, train the simulation, write what it came to."""
-        quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
+        quantized = find_quantized(program.graph)
         if quantized is not None:
             raise program.fail(quantized, "the program is quantized already; train it before, and quantize once")
         data = training_data(program, self.name)

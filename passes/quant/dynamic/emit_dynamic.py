@@ -9,10 +9,10 @@ import torch
 from torch import fx
 
 from fxopt.aliasing import written
-from fxopt.ops import arguments, set_argument
+from fxopt.ops import PRODUCT_OPERANDS, arguments, set_argument
 from fxopt.passes.quant.emit import dequantized
 from fxopt.passes.quant.encode import Codes
-from fxopt.passes.quant.weight_only.choose_weights import OPERANDS, BlockWeight
+from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
 from fxopt.program import Program
 from fxopt.text import op_name
 
@@ -34,7 +34,7 @@ def emit_dynamic(program: Program, chosen: dict[BlockWeight, Codes]) -> None:
     may_share = not any(written(node) for node in program.graph.nodes)
     known: dict[fx.Node, fx.Node] = {}
     for layer in [node for node in program.graph.nodes if node in stored]:
-        operands = OPERANDS[op_name(layer)]
+        operands = PRODUCT_OPERANDS[op_name(layer)]
         source = arguments(layer)[operands[0]]
         if source not in known or not may_share:
             known[source] = _through_codes(program, source, layer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxopt import Program, graph_pass
-from fxopt.ops import family
+from fxopt.ops import find_quantized
 from fxopt.passes.quant.decide import policy_of
 from fxopt.passes.quant.dynamic.emit_dynamic import emit_dynamic
 from fxopt.passes.quant.encode import Codes
@@ -46,7 +46,7 @@ def quantize_dynamic(program: Program, *, keep_float: tuple[str, ...] = ()) -> N
         %y = aten.linear(%d, %v)
         return %y
     """
-    quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
+    quantized = find_quantized(program.graph)
     if quantized is not None:
         raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
     pair_sum, largest = policy_of(program).pair_sum, largest_code(8)

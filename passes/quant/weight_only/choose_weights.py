@@ -8,16 +8,10 @@ from fnmatch import fnmatch
 import torch
 from torch import fx
 
-from fxopt.ops import arguments, family
+from fxopt.ops import PRODUCT_OPERANDS, arguments, family
 from fxopt.passes.prune.sparse.layer_weights import LayerWeight, layer_weights
 from fxopt.program import Program
 from fxopt.text import op_name
-
-OPERANDS = {
-    "aten.linear": ("input", "weight"), "aten.matmul": ("self", "other"), "aten.mm": ("self", "mat2"),
-    "aten.addmm": ("mat1", "mat2"),
-}  # fmt: skip
-"""By op, what it reads and what it multiplies that with. A linear stores ``[out, in]``, the others ``[in, out]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +50,7 @@ def choose_weights(program: Program, keep_float: tuple[str, ...]) -> list[BlockW
 
 def _declined(program: Program, weight: LayerWeight, keep_float: tuple[str, ...]) -> str | None:
     for reader in weight.readers:
-        operands = OPERANDS.get(op_name(reader.layer))
+        operands = PRODUCT_OPERANDS.get(op_name(reader.layer))
         if operands is None or weight.tensor.dim() != 2:
             return "only linears, and products with a stored matrix on the right, are quantized"
         if reader.operand.op != "get_attr":

@@ -6,9 +6,9 @@ import importlib
 
 import torch
 
-from fxopt.ops import set_argument
+from fxopt.ops import PRODUCT_OPERANDS, set_argument
 from fxopt.passes.quant.weight_only.blocks import BlockCodes
-from fxopt.passes.quant.weight_only.choose_weights import OPERANDS, BlockWeight
+from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
 from fxopt.program import Program
 from fxopt.text import op_name
 
@@ -30,4 +30,4 @@ def emit_blocks(program: Program, weight: BlockWeight, codes: BlockCodes, name: 
     if weight.transposed:
         real = program.call(torch.ops.aten.transpose.int, real, 0, 1, like=real)
     for layer in weight.layers:
-        set_argument(layer, OPERANDS[op_name(layer)][1], real)
+        set_argument(layer, PRODUCT_OPERANDS[op_name(layer)][1], real)

@@ -8,9 +8,9 @@ import torch
 from torch import fx
 
 from fxopt.errors import DataError
-from fxopt.ops import arguments
+from fxopt.ops import PRODUCT_OPERANDS, arguments
 from fxopt.passes.quant.weight_only.blocks import BlockCodes, Grid
-from fxopt.passes.quant.weight_only.choose_weights import OPERANDS, BlockWeight
+from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
 from fxopt.passes.quant.weight_only.gptq import gptq
 from fxopt.program import Program
 from fxopt.text import op_name
@@ -46,7 +46,7 @@ def gptq_codes(
 
 def _products(program: Program, layer: fx.Node, runs: list[fx.Interpreter]) -> torch.Tensor:
     """Sum of x·xᵀ float64 [in, in] over everything that a layer reads; each batch is summed in float32."""
-    source = arguments(layer)[OPERANDS[op_name(layer)][0]]
+    source = arguments(layer)[PRODUCT_OPERANDS[op_name(layer)][0]]
     total: torch.Tensor | None = None
     for run in runs:
         rows = run.env[source].reshape(-1, run.env[source].shape[-1])

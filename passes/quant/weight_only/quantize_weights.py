@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from fxopt import Program, graph_pass
-from fxopt.ops import family
+from fxopt.ops import find_quantized
 from fxopt.passes.prune.importance.calibration_batches import calibration_batches
 from fxopt.passes.quant.weight_only.blocks import Grid, nearest
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
@@ -54,7 +54,7 @@ def quantize_weights(
         %y = aten.linear(%x, %d)
         return %y
     """
-    quantized = next((n for n in program.graph.nodes if family(n) == "quant"), None)
+    quantized = find_quantized(program.graph)
     if quantized is not None:
         raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
     weights = choose_weights(program, keep_float)
