@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -93,18 +94,14 @@ def make_functional(program: Program) -> None:
         if len(targets) != 1 or targets[0] is not node.args[0]:
             continue
         operand, at = targets[0], order[node]
-        shared = [m for m in members[sets[operand]] if order[m] < at]
-        outside = any(m.op in ("placeholder", "get_attr") for m in shared)
-        seen = any(m is not operand and any(order[u] > at for u in m.users) for m in shared)
         twin = functional_twin(node.target)
-        if outside or seen or twin is None:
+        if twin is None or not is_private(node, members[sets[operand]], order, (operand,)):
             continue
         node.target = twin
         replacement = node
         if (source := _copied(node)) is not None:
-            others = members[sets[source]]
-            kept = any(m.op in ("placeholder", "get_attr") or any(order[u] > at for u in m.users) for m in others)
-            replacement = node if kept and source is not operand else source
+            mine = source is operand or is_private(node, members[sets[source]], order)
+            replacement = source if mine else node
         for user in list(operand.users):
             if order[user] > at:
                 user.replace_input_with(operand, replacement)
@@ -114,12 +111,28 @@ def make_functional(program: Program) -> None:
     program.module.recompile()
 
 
-def _is_whole(node: fx.Node) -> Any:
+def is_private(
+    write: fx.Node, shared: Iterable[fx.Node], order: Mapping[fx.Node, int], own: Collection[fx.Node] = ()
+) -> bool:
+    """Whether nobody sees a write into memory but readers of the views ``own``.
+
+    ``shared`` are the nodes that may share the memory, ``order`` the places of all nodes. Nobody else does if the memory is
+    no input or weight, and no other view that was there before the write is read after it.
+    """
+    at = order[write]
+    before = [node for node in shared if order[node] < at]
+    if any(node.op in ("placeholder", "get_attr") for node in before):
+        return False
+    return not any(order[user] > at for node in before if node not in own for user in node.users)
+
+
+def _is_whole(node: fx.Node) -> bool:
     if node.op != "call_function" or node.target is not torch.ops.aten.slice.Tensor:
         return False
     given: list[Any] = [*node.args[2:], *(None, None, 1)[len(node.args) - 2 :]]
     start, end, step = given
-    return start in (None, 0) and (end is None or (isinstance(end, int) and end >= sys.maxsize)) and step == 1
+    unbounded = end is None or (isinstance(end, int) and end >= sys.maxsize)
+    return unbounded and bool(start in (None, 0)) and bool(step == 1)
 
 
 def _copied(node: fx.Node) -> fx.Node | None:

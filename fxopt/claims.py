@@ -14,7 +14,7 @@ from torch import fx
 
 from fxopt.compare import clearly_close, relative_error
 from fxopt.program import Program
-from fxopt.running import untouched
+from fxopt.running import started, untouched
 
 _ROUNDING = 30
 """A model that amplifies rounding gets more room: this many times what one unit in the last place of its inputs does."""
@@ -81,9 +81,7 @@ class _Steps:
     """A program, run node by node on copies of flat inputs; a value is dropped after its last use."""
 
     def __init__(self, program: Program, inputs: list[Any]) -> None:
-        fresh = [v.clone() if isinstance(v, torch.Tensor) else v for v in inputs]
-        self._interpreter = fx.Interpreter(program.module, garbage_collect_values=True)
-        self._interpreter.args_iter = iter(fresh)
+        self._interpreter = started(fx.Interpreter(program.module), inputs)
         self._left = iter(program.graph.nodes)
 
     def run(self, node: fx.Node) -> Any:

@@ -6,14 +6,17 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.aliasing import alias_sets, written
 from fxopt.precision import widen
 from fxopt.program import Program
+
+_Interpreter = TypeVar("_Interpreter", bound=fx.Interpreter)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ def run(program: Program, inputs: list[Any], *, wide: bool) -> Run:
             if owner != f"output {i}":
                 aliases.append(f"output {i} shares memory with {owner}")
     return Run(outputs, frozenset(aliases))
+
+
+def started(interpreter: _Interpreter, inputs: list[Any]) -> _Interpreter:
+    """An interpreter that is about to run node by node, on copies of flat inputs: a model may write into them."""
+    interpreter.args_iter = iter([v.clone() if isinstance(v, torch.Tensor) else v for v in inputs])
+    return interpreter
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def has_float16(path: Path) -> bool:
 def kernel_facts(path: Path, origins: dict[str, str]) -> dict[str, Any]:
     """Facts about the optimized graph of ``path``.
 
-    ``float16``: whether the model has numbers in it, on which the runtime's optimizer hangs.
+    ``float16``: whether the model has numbers in it, which decides what the runtime's optimizer may do.
     ``integer_nodes``: op types of the integer nodes, one entry a node. ``integer_contractions`` and
     ``float_contractions``: how many convolutions and matrix products compute in each. ``dequantized_at_run_time``: every
     convolution or matrix product that still gets its weight through a DequantizeLinear at each run, so that it is slower

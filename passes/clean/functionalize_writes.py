@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.aliasing import alias_sets, functional_twin, written
+from fxopt.aliasing import alias_sets, functional_twin, is_private, written
 
 
 @graph_pass
@@ -37,11 +37,14 @@ def functionalize_writes(program: Program) -> None:
         targets = written(node)
         if len(targets) != 1 or targets[0] is not node.args[0]:
             continue
-        chain = _slices(targets[0])
         twin = functional_twin(node.target)
-        if twin is None or not _is_private(program, node, chain):
+        if twin is None:
             continue
-        _rewrite(program, node, chain, twin)
+        chain, sets = _slices(targets[0]), alias_sets(program.graph)
+        order = {n: i for i, n in enumerate(program.graph.nodes)}
+        shared = [n for n, root in sets.items() if root is sets[node]]
+        if is_private(node, shared, order, (chain[0], chain[-1])):
+            _rewrite(program, node, chain, twin, order)
 
 
 def _slices(view: fx.Node) -> list[fx.Node]:
@@ -53,20 +56,7 @@ def _slices(view: fx.Node) -> list[fx.Node]:
     return chain
 
 
-def _is_private(program: Program, node: fx.Node, chain: list[fx.Node]) -> bool:
-    """Whether nobody sees the write but readers of the memory as a whole, and of the slice itself."""
-    order = {n: i for i, n in enumerate(program.graph.nodes)}
-    sets = alias_sets(program.graph)
-    at = order[node]
-    earlier = [n for n, root in sets.items() if root is sets[node] and order[n] < at]
-    if any(n.op in ("placeholder", "get_attr") for n in earlier):
-        return False
-    others = [n for n in earlier if n not in (chain[0], chain[-1])]
-    return not any(order[user] > at for n in others for user in n.users)
-
-
-def _rewrite(program: Program, node: fx.Node, chain: list[fx.Node], twin: Any) -> None:
-    order = {n: i for i, n in enumerate(program.graph.nodes)}
+def _rewrite(program: Program, node: fx.Node, chain: list[fx.Node], twin: Any, order: dict[fx.Node, int]) -> None:
     view, whole = chain[0], chain[-1]
     later = {n: [user for user in n.users if order[user] > order[node]] for n in (view, whole)}
     new: fx.Node = program.call(twin, *node.args, like=node, **node.kwargs)

@@ -89,9 +89,7 @@ class Price:
         n = len(weight.kernel)
         sizes, after = list(read[-n:]), given[-n:]
         total = 0
-        for (
-            piece
-        ) in pieces:  # an ordinary convolution has a product for each position that it gives, a transposed reads
+        for piece in pieces:  # a product for each position that a layer gives, or that a transposed one reads
             before = math.prod(sizes)
             for d in piece.dims:
                 sizes[d] = after[d]

@@ -35,19 +35,23 @@ def find_weights(program: Program) -> list[SplitWeight]:
             "decompose first, quantize after all other passes",
         )
     weights, reasons = layer_weights(program)
-    tensors = {id(weight.tensor): (tuple(weight.names), weight.tensor) for weight in weights}
+    stored: dict[int, list[fx.Node]] = {}
+    for node in program.graph.nodes:
+        if (tensor := program.tensor(node)) is not None:
+            stored.setdefault(id(tensor), []).append(node)
+    order = {node: i for i, node in enumerate(program.graph.nodes)}
+    tensors = {id(weight.tensor): weight.tensor for weight in weights}
     layers = {id(weight.tensor): [reader.layer for reader in weight.readers] for weight in weights}
     moved = {id(w.tensor): r.operand for w in weights for r in w.readers if r.operand.op != "get_attr"}
     for node in program.find("aten.embedding"):
         tensor = program.tensor(node.args[0])
         if tensor is not None:
-            names = tuple(name for name, other in program.tensors().items() if other is tensor)
-            tensors.setdefault(id(tensor), (names, tensor))
+            tensors.setdefault(id(tensor), tensor)
             layers.setdefault(id(tensor), []).append(node)
     found = []
-    for key, (names, tensor) in tensors.items():
-        users = {user for node in program.graph.nodes if program.tensor(node) is tensor for user in node.users}
-        readers = tuple(node for node in program.graph.nodes if node in users)
+    for key, tensor in tensors.items():
+        names = tuple(dict.fromkeys(str(node.target) for node in stored[key]))
+        readers = tuple(sorted({user for node in stored[key] for user in node.users}, key=order.__getitem__))
         if key in moved:
             reason: str | None = f"its weight is rearranged by {op_name(moved[key])} first: run fold_constants before"
         else:
@@ -62,7 +66,6 @@ def find_weights(program: Program) -> list[SplitWeight]:
     for node in program.graph.nodes:
         if node in reasons or (family(node) == "contraction" and node not in done):
             program.skip(node, reasons.get(node, "it has no stored weight"))
-    order = {node: i for i, node in enumerate(program.graph.nodes)}
     return sorted(found, key=lambda weight: order[weight.readers[0]])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.agreement import copied
 from fxopt.errors import DataError
 from fxopt.ops import arguments
 from fxopt.passes.lowrank.find_weights import OPERANDS, PRODUCTS
@@ -67,9 +68,7 @@ def whitenings(
     with torch.no_grad():
         for leaves in calibration_batches(program, samples, who):
             run = _Moments(program, weights, wanted, patches, generator, totals)
-            # a model may write into its inputs
-            copies = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-            run.run(*copies, enable_io_processing=False)
+            run.run(*copied(leaves), enable_io_processing=False)
     for i, total in totals.items():
         if not bool(total.isfinite().all()):
             where = program.describe(weights[i].readers[0])

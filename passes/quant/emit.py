@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 
 import torch
 from torch import fx
@@ -31,7 +30,7 @@ def emit(
     """
     for node, affine in ranges.items():
         _emit_value(program, node, affine, placement)
-    _emit_layers(program, codes, dequantized if per_channel else _dequantized_whole)
+    _emit_layers(program, codes, 0 if per_channel else None)
 
 
 def _emit_value(program: Program, node: fx.Node, affine: Affine, placement: Placement) -> None:
@@ -47,44 +46,37 @@ def _emit_value(program: Program, node: fx.Node, affine: Affine, placement: Plac
         reader.replace_input_with(node, real)
 
 
-def _emit_layers(
-    program: Program, codes: dict[fx.Node, LayerCodes], put: Callable[[Program, Codes, fx.Node], fx.Node]
-) -> None:
+def _emit_layers(program: Program, codes: dict[fx.Node, LayerCodes], axis: int | None) -> None:
     """Let every layer read its weight and bias from stored codes; layers that share codes share the node."""
     stored: dict[int, fx.Node] = {}
     for layer, found in codes.items():
         real = stored.get(id(found.weight))
         if real is None or not real < layer:
-            real = stored[id(found.weight)] = put(program, found.weight, layer)
+            real = stored[id(found.weight)] = dequantized(program, found.weight, layer, axis)
         set_argument(layer, "weight", real)
         if found.bias is not None:
-            set_argument(layer, "bias", put(program, found.bias, layer))
+            set_argument(layer, "bias", dequantized(program, found.bias, layer, axis))
 
 
-def dequantized(program: Program, codes: Codes, before: fx.Node, axis: int = 0) -> fx.Node:
-    """Store codes with their scales along ``axis`` and return the node that gives the real numbers back."""
-    integers, scales = codes.integers, codes.scales
+def dequantized(program: Program, codes: Codes, before: fx.Node, axis: int | None = 0) -> fx.Node:
+    """Store codes and return the node that gives the real numbers back.
+
+    Their scales lie along ``axis`` and are stored too; with None they are all the same, a number in the graph.
+    """
+    integers, scales, ops = codes.integers, codes.scales, torch.ops.quantized_decomposed
     kind = str(integers.dtype).removeprefix("torch.")
-    parts = [
-        program.add_tensor(f"{codes.name}_{kind}", integers, before),
-        program.add_tensor(f"{codes.name}_scale", scales, before),
-        program.add_tensor(f"{codes.name}_zero_point", torch.zeros(len(scales), dtype=integers.dtype), before),
-    ]
+    form: list[fx.Node | float] = [program.add_tensor(f"{codes.name}_{kind}", integers, before)]
+    if axis is None:
+        target = ops.dequantize_per_tensor.default
+        form += [scales[0].item(), 0]
+    else:
+        target, zeros = ops.dequantize_per_channel.default, torch.zeros(len(scales), dtype=integers.dtype)
+        form += [
+            program.add_tensor(f"{codes.name}_scale", scales, before),
+            program.add_tensor(f"{codes.name}_zero_point", zeros, before),
+            axis,
+        ]
     with program.graph.inserting_before(before):
-        target = torch.ops.quantized_decomposed.dequantize_per_channel.default
-        node = program.graph.call_function(target, (*parts, axis, *codes.limits, integers.dtype))
-    node.meta["stack_trace"] = before.meta.get("stack_trace")
-    return node
-
-
-def _dequantized_whole(program: Program, codes: Codes, before: fx.Node) -> fx.Node:
-    """As :func:`dequantized`, with the scale that all channels have as a number in the graph."""
-    integers = codes.integers
-    kind = str(integers.dtype).removeprefix("torch.")
-    stored = program.add_tensor(f"{codes.name}_{kind}", integers, before)
-    with program.graph.inserting_before(before):
-        target = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-        args = (stored, codes.scales[0].item(), 0, *codes.limits, integers.dtype)
-        node = program.graph.call_function(target, args)
+        node = program.graph.call_function(target, (*form, *codes.limits, integers.dtype))
     node.meta["stack_trace"] = before.meta.get("stack_trace")
     return node

@@ -12,6 +12,7 @@ from fxopt import Program
 from fxopt.errors import DataError
 from fxopt.ops import arguments
 from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.running import started
 
 
 class _Moments:
@@ -66,9 +67,7 @@ def population(
 def _run(
     program: Program, leaves: list[Any], norms: Collection[fx.Node], found: dict[fx.Node, _Moments], who: str
 ) -> None:
-    run, left = fx.Interpreter(program.module), set(norms)
-    # a model may write into its inputs
-    run.args_iter = iter([leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
+    run, left = started(fx.Interpreter(program.module), leaves), set(norms)
     for node in program.graph.nodes:
         if node in left:
             value = run.env[arguments(node)["input"]]

@@ -8,14 +8,17 @@ import torch
 from torch import fx
 
 from fxopt.program import Program
+from fxopt.running import started
 
 
 class Lockstep:
     """Values of both programs for every batch; each is freed after its last reader. Weights may be set on the way."""
 
     def __init__(self, before: Program, after: Program, batches: list[list[Any]]) -> None:
-        self.before = [_started(before, leaves) for leaves in batches]
-        self.after = [_started(after, leaves) for leaves in batches]
+        self.before, self.after = (
+            [started(fx.Interpreter(program.module, garbage_collect_values=False), leaves) for leaves in batches]
+            for program in (before, after)
+        )
         self.leaves, self._after = batches, after
         self._nodes = [{node.name: node for node in program.graph.nodes} for program in (before, after)]
         self.names = [node.name for node in after.graph.nodes if node.op != "output"]
@@ -54,10 +57,3 @@ class Lockstep:
         for run in self.after:
             node = self._nodes[1][name]
             run.env[node] = run.run_node(node)
-
-
-def _started(program: Program, leaves: list[Any]) -> fx.Interpreter:
-    run = fx.Interpreter(program.module, garbage_collect_values=False)
-    # a model may write into its inputs
-    run.args_iter = iter([leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
-    return run

@@ -12,6 +12,7 @@ from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.placement import Placement
 from fxopt.program import Program
+from fxopt.running import started
 
 
 class Twins:
@@ -30,8 +31,8 @@ class Twins:
         batches: list[list[Any]],
     ) -> None:
         self.codes = dict(codes)
-        self._float = [_started(fx.Interpreter(program.module, garbage_collect_values=False), b) for b in batches]
-        self._quantized = [_started(_Quantized(program, placement, ranges, self.codes), b) for b in batches]
+        self._float = [started(fx.Interpreter(program.module, garbage_collect_values=False), b) for b in batches]
+        self._quantized = [started(_Quantized(program, placement, ranges, self.codes), b) for b in batches]
         self._freed: dict[fx.Node, list[fx.Node]] = {}
         order = {node: i for i, node in enumerate(program.graph.nodes)}
         for node in program.graph.nodes:
@@ -92,9 +93,3 @@ class _Quantized(fx.Interpreter):
         call = fx.node.map_arg(arguments(n), lambda node: self.seen(n, node))
         bias = None if codes.bias is None else codes.bias.real()
         return n.target(**call | {"weight": codes.weight.real(), "bias": bias})  # type: ignore[operator]
-
-
-def _started(run: Any, leaves: list[Any]) -> Any:
-    # a model may write into its inputs
-    run.args_iter = iter([leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
-    return run

@@ -13,6 +13,7 @@ from fxopt.passes.quant.weight_only.blocks import BlockCodes, Grid
 from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
 from fxopt.passes.quant.weight_only.gptq import gptq
 from fxopt.program import Program
+from fxopt.running import started
 from fxopt.text import op_name
 
 
@@ -25,7 +26,7 @@ def gptq_codes(
     products of one layer. Raises DataError where a layer reads NaN or infinity.
     """
     twin = program.copy()
-    runs = [_started(twin, leaves) for leaves in batches]
+    runs = [started(fx.Interpreter(twin.module), leaves) for leaves in batches]
     first = {weight.layers[0].name: i for i, weight in enumerate(weights)}
     found: dict[int, BlockCodes] = {}
     with torch.no_grad():
@@ -66,10 +67,3 @@ def _set_weight(program: Program, runs: list[fx.Interpreter], name: str, tensor:
         for node in run.env:
             if node.op == "get_attr" and (now := program.tensor(node)) is not None:
                 run.env[node] = now
-
-
-def _started(program: Program, leaves: list[Any]) -> fx.Interpreter:
-    run = fx.Interpreter(program.module)
-    # a model may write into its inputs
-    run.args_iter = iter([leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
-    return run
