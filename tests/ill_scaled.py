@@ -6,10 +6,11 @@ import copy
 import math
 from itertools import pairwise
 
+import cases.trained
 import torch
 from torch import nn
 
-from fxopt.workload import Workload, find_workload
+from fxopt.workload import Workload
 
 STRIDES = (2, 1, 2, 1)
 WIDTHS = (16, 24, 48, 48)
@@ -65,23 +66,9 @@ def ill_scaled(module: DepthwiseNet, spread: float = 100.0, seed: int = 0) -> De
 
 def trained(epochs: int = 6, seed: int = 0) -> DepthwiseNet:
     """The network trained on the glyphs, in evaluation mode: about a minute on one core, some 74 % top-1."""
-    data = find_workload("glyphs").need_data("training")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = DepthwiseNet().train()
-    steps = epochs * sum(1 for _ in data.batches("train", batch_size=64))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
-    for epoch in range(epochs):
-        for (images,), labels in data.batches("train", batch_size=64, seed=epoch):
-            optimizer.zero_grad()
-            data.loss(net(images), labels).backward()
-            optimizer.step()
-            schedule.step()
-    return net.eval()
+    return cases.trained.trained(DepthwiseNet, "glyphs", epochs=epochs, lr=1e-2, weight_decay=1e-3, seed=seed)
 
 
 def workload_of(net: DepthwiseNet) -> Workload:
     """The glyphs with another network."""
-    glyphs = find_workload("glyphs")
-    return Workload(name="ill_scaled", model=lambda: net, inputs=glyphs.inputs, data=glyphs.data)
+    return cases.trained.with_network("glyphs", "ill_scaled", net)

@@ -6,10 +6,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from cases.integer_chain import IntegerChain
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from torch.nn import functional as F
 
 from fxopt import Pipeline, capture
 from fxopt.backends.onnx import Onnx
@@ -27,23 +26,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 LIMITS = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767)}
 
 
-class _Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        y = F.relu(self.a(x))
-        z = F.relu(self.b(y) + y)
-        z = torch.cat([F.max_pool2d(z, 2), F.avg_pool2d(self.c(z), 2)], 1)
-        return self.head(z.mean((2, 3)))
-
-
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return capture(_Net().eval(), (torch.randn(2, 4, 8, 8),))
+    return capture(IntegerChain().eval(), (torch.randn(2, 4, 8, 8),))
 
 
 def _quantize(program, options, backend=None):

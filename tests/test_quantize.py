@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases.integer_chain import IntegerChain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -89,23 +90,8 @@ def test_a_bias_keeps_its_value_and_its_sign_however_large(values, input_scale):
 # ---- placement -----------------------------------------------------------------------------------------------------
 
 
-class _Net(nn.Module):
-    """Two convolutions and relus, a residual sum, a concatenation, pools and a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        y = F.relu(self.a(x))
-        z = F.relu(self.b(y) + y)
-        z = torch.cat([F.max_pool2d(z, 2), F.avg_pool2d(self.c(z), 2)], 1)
-        return self.head(z.mean((2, 3)))
-
-
 def test_a_chain_of_convolutions_stays_in_integers_to_the_end():
-    _, outcome = _quantize(_Net(), 2, 4, 8, 8)
+    _, outcome = _quantize(IntegerChain(), 2, 4, 8, 8)
     assert _quantized(outcome.program) == [
         "placeholder" if name == "x" else name
         for name in ["x", "relu", "conv2d", "relu", "max_pool2d", "conv2d", "avg_pool2d", "cat", "adaptive_avg_pool2d"]
@@ -114,14 +100,14 @@ def test_a_chain_of_convolutions_stays_in_integers_to_the_end():
 
 
 def test_what_only_repeats_numbers_has_the_scale_of_its_input():
-    _, outcome = _quantize(_Net(), 2, 4, 8, 8)
+    _, outcome = _quantize(IntegerChain(), 2, 4, 8, 8)
     (pool,) = outcome.program.find("aten.max_pool2d")
     (after,) = pool.users
     assert after.args[1:3] == pool.args[0].args[1:3]
 
 
 def test_without_integer_outputs_only_inputs_and_weights_are_quantized():
-    _, outcome = _quantize(_Net(), 2, 4, 8, 8, policy=Policy(convolution_output="never"))
+    _, outcome = _quantize(IntegerChain(), 2, 4, 8, 8, policy=Policy(convolution_output="never"))
     assert _quantized(outcome.program) == ["placeholder", "relu", "relu", "flatten.using_ints"]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import cases.trained
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fxopt.workload import Workload, find_workload
+from fxopt.workload import Workload
 
 WIDTH, HEADS, DEPTH, TOKENS = 64, 4, 3, 16
 
@@ -62,23 +63,9 @@ def with_outliers(module: SmallViT, factor: float = 50.0, channels: int = 3) -> 
 
 def trained(epochs: int = 30, seed: int = 0) -> SmallViT:
     """The network trained on the digits, in evaluation mode: seconds, some 97 % top-1."""
-    data = find_workload("digits").need_data("training")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = SmallViT().train()
-    steps = epochs * sum(1 for _ in data.batches("train", batch_size=64))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    for epoch in range(epochs):
-        for (images,), labels in data.batches("train", batch_size=64, seed=epoch):
-            optimizer.zero_grad()
-            data.loss(net(images), labels).backward()
-            optimizer.step()
-            schedule.step()
-    return net.eval()
+    return cases.trained.trained(SmallViT, "digits", epochs=epochs, lr=2e-3, weight_decay=0.02, seed=seed)
 
 
 def workload_of(net: nn.Module) -> Workload:
     """The digits with another network."""
-    digits = find_workload("digits")
-    return Workload(name="small_vit", model=lambda: net, inputs=digits.inputs, data=digits.data)
+    return cases.trained.with_network("digits", "small_vit", net)
