@@ -205,3 +205,9 @@ def _drops(node: fx.Node) -> bool:
 def find_quantized(graph: fx.Graph) -> fx.Node | None:
     """The first node that quantizes or dequantizes; None for a graph in float."""
     return next((node for node in graph.nodes if family(node) == "quant"), None)
+
+
+def find_quantized_value(graph: fx.Graph) -> fx.Node | None:
+    """The first node that quantizes or dequantizes something computed; None where stored weights alone are quantized."""
+    found = (node for node in graph.nodes if family(node) == "quant")
+    return next((node for node in found if node.all_input_nodes[0].op != "get_attr"), None)

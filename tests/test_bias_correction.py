@@ -14,13 +14,14 @@ from fxopt.backends.onnx import Onnx
 from fxopt.compare import sqnr
 from fxopt.errors import DataError
 from fxopt.facts import interface
-from fxopt.passes.quant.calibrate import calibrate
+from fxopt.passes.quant.decide import calibrated
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.placement import place
 from fxopt.passes.quant.quantize import PREPARATION
-from fxopt.passes.quant.refine.correct_bias import with_bias
+from fxopt.passes.quant.refine.analytic_bias import MeanInputs, correct_analytically
 from fxopt.passes.quant.refine.refine import refine
+from fxopt.passes.quant.refine.with_bias import with_bias
 from fxopt.program import Context
 from fxopt.qdq import Policy
 from fxopt.target import host
@@ -128,12 +129,14 @@ def test_biases_correct_the_digits_at_four_bits():
         work = program.copy()
         work.context = Context(workload)
         placement = place(work, Policy(), ())
-        observers = calibrate(work, workload.calibration(64, "the test"), dict.fromkeys(placement.values.values()))
-        ranges = {node: observers[owner].affine() for node, owner in placement.values.items()}
+        means = MeanInputs(work, placement.layers)
+        ranges = calibrated(work, placement, Policy(), images=64, who="the test", also=means.watching())
         encoded = encode_layers(work, placement.layers, ranges, Policy(), bits=4)
         encoded = refine(
             work, placement, ranges, encoded, Policy(), rounding="nearest", correct_bias=kind, images=64
         )  # fmt: skip
+        if kind == "analytic":
+            encoded = correct_analytically(work, encoded, ranges, means)
         emit(work, placement, ranges, encoded)
         work.module.recompile()
         found[kind] = sqnr([wanted], [work(images)])
@@ -215,8 +218,7 @@ def test_a_bias_that_does_not_fit_is_left_with_the_reason():
     torch.manual_seed(0)
     program = captured(nn.Linear(6, 5), Data(6))
     placement = place(program, Policy(), ())
-    observers = calibrate(program, program.context.workload.calibration(40, "the test"), placement.values)
-    ranges = {node: observer.affine() for node, observer in observers.items()}
+    ranges = calibrated(program, placement, Policy(), images=40, who="the test")
     ((node, found),) = encode_layers(program, placement.layers, ranges, Policy()).items()
     scale = ranges[node.args[0]].scale
     assert with_bias(found, "b", torch.full((5,), 1e9).double(), scale) == (

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from fxopt import Pipeline, capture
+from fxopt.passes.quant.decide import Placer, calibrated
 from fxopt.passes.quant.mixed import choose
 from fxopt.passes.quant.mixed.choose import QuantBudget, cheapest, left_in_float
 from fxopt.passes.quant.mixed.quant import quant
 from fxopt.passes.quant.mixed.sensitivity import LayerSensitivity, alone
-from fxopt.passes.quant.mixed.trials import Trials, observed_ranges
+from fxopt.passes.quant.mixed.trials import Trials
+from fxopt.passes.quant.refine.analytic_bias import MeanInputs
 from fxopt.program import Context
 from fxopt.qdq import Policy
 from fxopt.testing import small_workload
@@ -47,8 +49,16 @@ def program():
 
 @pytest.fixture(scope="module")
 def trials(program):
-    policy = Policy()
-    return Trials(program, policy, observed_ranges(program, policy, 64, "a test"), "a test")
+    return trials_of(program, "none")
+
+
+def trials_of(program, correct_bias):
+    placer = Placer(Policy())
+    placement = placer(program)
+    means = MeanInputs(program, placement.layers)
+    ranges = calibrated(program, placement, placer.policy, images=64, who="a test", also=means.watching())
+    codes = {node.name: code for node, code in ranges.items()}
+    return Trials(program, placer, codes, "a test", means if correct_bias == "analytic" else None)
 
 
 def decibels(program, model):
@@ -69,10 +79,15 @@ def test_the_bad_layer_comes_first_by_name_and_line(program):
     assert "layers.3 (aten.linear)" in table.text().splitlines()[3]
 
 
-def test_alone_means_that_everything_else_is_float(program, trials):
-    for row in alone(trials):
+@pytest.mark.parametrize("correct_bias", ["none", "analytic"])
+def test_alone_means_that_everything_else_is_float(program, correct_bias):
+    for row in alone(trials_of(program, correct_bias)):
         others = tuple(f"layers.{i}" for i in range(6) if f"layers.{i}" != row.layer)
-        model = Pipeline.parse(f"insert_qdq(keep_float={others!r})").run(program, watchers=()).program
+        model = (
+            Pipeline.parse(f"insert_qdq(correct_bias={correct_bias!r}, keep_float={others!r})")
+            .run(program, watchers=())
+            .program
+        )
         assert decibels(program, model) == pytest.approx(row.alone_db, abs=0.01)
 
 

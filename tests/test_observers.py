@@ -288,7 +288,7 @@ def test_a_value_is_written_in_the_format_of_its_code(form):
     (node,) = program.inputs()
     code = _observe("min_max", program.args[0]).affine(form)
     (reader,) = node.users
-    emit(program, Placement(readers={reader}), {node: code}, {})
+    emit(program, Placement(values={node: node}, edges={(node, reader)}), {node: code}, {})
     program.module.recompile()
     assert (program(*program.args) - F.relu(program.args[0])).abs().max() <= 0.5001 * 4 / 2**form.bits * (1 + 0.01)
     (quantized,) = program.find("quantized_decomposed.quantize_per_tensor")
@@ -366,7 +366,8 @@ def test_a_value_that_never_varies_is_reported_with_its_line():
 
 def _calibrate(images: int = 8) -> None:
     program = capture(nn.Linear(4, 4), (torch.randn(2, 4),))
-    calibrate(program, small_workload(program).calibration(images, "the test"), program.inputs(), images=images)
+    wanted = {node: node for node in program.inputs()}
+    calibrate(program, small_workload(program).calibration(images, "the test"), wanted, images=images)
 
 
 def test_calibration_prints_nothing_where_no_terminal_is(capfd):

@@ -266,6 +266,22 @@ def _optimized(out: Path) -> list[str]:
     return [node.op_type for node in onnx.load(out / "optimized.onnx").graph.node]
 
 
+@pytest.mark.parametrize("passes", ["quantize(keep_float=('3',)), {0}", "{0}, quantize"])
+def test_what_int8_leaves_in_float_may_have_weights_of_four_bits(passes, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 16, 24))
+    program = _captured(net, 4, 3, 6, 6)
+    made, skips = _run(program, passes.format("quantize_weights"))
+    assert any("its weight is quantized already" in skip for skip in skips)
+    assert sqnr([program(*program.args)], [made(*program.args)]) > 15
+    run, facts = _lowered(made, tmp_path)
+    kinds = _optimized(tmp_path)
+    assert (kinds.count("QLinearConv"), kinds.count("MatMulNBits")) == (1, 1)
+    assert (facts["integer_contractions"], facts["float_contractions"]) == (2, 0)
+    want = made(*program.args).numpy()
+    assert np.abs(run([program.args[0].numpy()])[0] - want).max() <= 1e-4 * np.abs(want).max()
+
+
 @pytest.mark.parametrize(("block", "shape"), [*((b, (2, 3, 70)) for b in (0, 16, 32, 256)), (128, (4, 70))])
 def test_four_bits_are_multiplied_as_they_are(block, shape, tmp_path):
     torch.manual_seed(0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,13 +17,16 @@ from fxopt.program import Program
 from fxopt.progress import progress_bar
 from fxopt.text import type_text
 
+Watching = Mapping[fx.Node, Callable[[torch.Tensor], None]]
+"""What is called with every value of a node, as the batches run."""
+
 
 class _Observe(fx.Interpreter):
     """Runs the graph node by node, frees each value after its last use, and shows the wanted ones to their observers."""
 
-    def __init__(self, program: Program, observers: dict[fx.Node, Observer]) -> None:
+    def __init__(self, program: Program, observers: dict[fx.Node, Observer], also: Watching) -> None:
         super().__init__(program.module)
-        self._program, self._observers = program, observers
+        self._program, self._observers, self._also = program, observers, also
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -32,29 +36,36 @@ class _Observe(fx.Interpreter):
                 f"calibration met NaN or infinity\n    {self._program.describe(n)}\n"
                 "  look at the images, or at the layers before this one"
             )
+        if (watch := self._also.get(n)) is not None:
+            watch(value)
         return value
 
 
 def calibrate(
     program: Program,
     batches: Iterable[tuple[Any, ...]],
-    wanted: Iterable[fx.Node],
+    wanted: Mapping[fx.Node, fx.Node],
     *,
     calibration: Calibration = "min_max",
     images: int | None = None,
+    also: Watching = MappingProxyType({}),
 ) -> dict[fx.Node, Observer]:
-    """Observe ``wanted`` nodes over batches of positional arguments; memory does not grow with their number.
+    """Observe nodes over batches of positional arguments; memory does not grow with their number.
+
+    ``wanted`` gives for each node the one whose observer sees it, often itself; the observers are by that one.
+    ``also`` is shown the values of its nodes too.
 
     Reports a skip for a node that had the same number everywhere, and for batches that held fewer examples than
     ``images``. Raises DataError for no batch, a shape or dtype that the program does not take, or values that are not
     finite.
     """
-    observers = {node: OBSERVERS[calibration]() for node in wanted}
+    observers = {owner: OBSERVERS[calibration]() for owner in wanted.values()}
+    seeing = {node: observers[owner] for node, owner in wanted.items()}
     seen = 0
     with torch.no_grad(), progress_bar("calibrating", images) as advance:
         for args in batches:
             for leaves in fitting_batches(program, args):
-                _Observe(program, observers).run(*leaves, enable_io_processing=False)
+                _Observe(program, seeing, also).run(*leaves, enable_io_processing=False)
             seen += examples(args)
             advance(examples(args))
     if not seen:

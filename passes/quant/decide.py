@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
 from torch import fx
 
-from fxopt.passes.quant.calibrate import calibrate
-from fxopt.passes.quant.observers import FORMATS, Affine, Calibration
+from fxopt.ops import find_quantized, find_quantized_value
+from fxopt.passes.quant.annotations import place_by_annotations
+from fxopt.passes.quant.calibrate import Watching, calibrate
+from fxopt.passes.quant.observers import FORMATS, Affine, Calibration, Observer
 from fxopt.passes.quant.placement import Placement, place
 from fxopt.program import Program
 from fxopt.qdq import Policy
 from fxopt.target import host
+
+_QUANTIZED = "the program is quantized already; quantize a layer once, after all other passes"
+
+
+@dataclass(frozen=True)
+class Placer:
+    """Gives the placement of a program: by the backend's policy, or by a quantizer of the user's where one is named."""
+
+    policy: Policy
+    keep_float: tuple[str, ...] = ()
+    quantizer: str | None = None
+
+    def __call__(self, program: Program, left: Collection[str] = frozenset()) -> Placement:
+        """The placement with the nodes named in ``left`` in float; nothing is changed."""
+        if self.quantizer is not None:
+            return place_by_annotations(program, self.quantizer, self.keep_float, left)
+        return place(program, self.policy, self.keep_float, left)
 
 
 def policy_of(program: Program) -> Policy:
@@ -18,23 +41,50 @@ def policy_of(program: Program) -> Policy:
     return context.backend.quant_policy(context.target or host()) if context.backend else Policy()
 
 
-def decide(
-    program: Program, policy: Policy, *, images: int, calibration: Calibration, keep_float: tuple[str, ...], who: str
-) -> tuple[Placement, dict[fx.Node, Affine]]:
-    """The placement, and the calibrated code of every value in it; reports what stays in float.
+def check_not_quantized(program: Program) -> None:
+    """Raise PassError for a program whose values are quantized; one with stored weights alone quantized is all right."""
+    quantized = find_quantized_value(program.graph)
+    if quantized is not None:
+        raise program.fail(quantized, _QUANTIZED)
 
-    The program has a workload. Nothing is calibrated where no layer is placed. Raises DataError in the name of ``who``
-    without usable data.
-    """
-    placement = place(program, policy, keep_float)
-    for node, reason in placement.declined.items():
+
+def decide(program: Program, placer: Placer) -> Placement:
+    """The placement; reports what stays in float. Raises PassError where all that could be quantized is so already."""
+    placement = placer(program)
+    weights = find_quantized(program.graph)
+    if weights is not None and not placement.layers:
+        raise program.fail(weights, _QUANTIZED)
+    for node, reason in [*placement.declined.items(), *placement.notes]:
         program.skip(node, reason)
-    if not placement.layers:
-        return placement, {}
+    return placement
+
+
+def calibrated(
+    program: Program,
+    placement: Placement,
+    policy: Policy,
+    *,
+    images: int,
+    who: str,
+    calibration: Calibration = "min_max",
+    also: Watching = MappingProxyType({}),
+) -> dict[fx.Node, Affine]:
+    """The code of every value of a placement, over ``images`` training examples of the workload; see :func:`calibrate`.
+
+    Raises DataError in the name of ``who`` without usable data.
+    """
     assert program.context.workload is not None
-    owners = dict.fromkeys(placement.values.values())
+    wanted = {owner: owner for node, owner in placement.values.items() if node not in placement.fixed}
+    wanted |= {node: placement.values[node] for node in placement.pooled}
     batches = program.context.workload.calibration(images, who)
-    observers = calibrate(program, batches, owners, calibration=calibration, images=images)
-    return placement, {
-        node: observers[owner].affine(FORMATS[policy.activations]) for node, owner in placement.values.items()
+    observers = calibrate(program, batches, wanted, calibration=calibration, images=images, also=also)
+    return codes_of(placement, observers, policy)
+
+
+def codes_of(placement: Placement, observers: Mapping[fx.Node, Observer], policy: Policy) -> dict[fx.Node, Affine]:
+    """The code of every value, from what the observer of the scale's owner saw."""
+    usual = FORMATS[policy.activations]
+    return {
+        node: placement.fixed.get(node) or observers[owner].affine(placement.forms.get(owner, usual))
+        for node, owner in placement.values.items()
     }

@@ -21,22 +21,17 @@ def emit(
     placement: Placement,
     ranges: dict[fx.Node, Affine],
     codes: dict[fx.Node, LayerCodes],
-    *,
-    per_channel: bool = True,
 ) -> None:
-    """Write the codes of all values and layers of a placement into the graph.
-
-    Without ``per_channel`` the channels of a layer have one scale, and are dequantized as a whole.
-    """
+    """Write the codes of all values and layers of a placement into the graph."""
     for node, affine in ranges.items():
         _emit_value(program, node, affine, placement)
-    _emit_layers(program, codes, 0 if per_channel else None)
+    _emit_layers(program, codes)
 
 
 def _emit_value(program: Program, node: fx.Node, affine: Affine, placement: Placement) -> None:
     """Let the readers of a value that the placement names read it through a quantize and a dequantize op."""
     ops = torch.ops.quantized_decomposed
-    readers = [u for u in node.users if node in placement.whole or u in placement.readers]
+    readers = [u for u in node.users if placement.quantizes(node, u)]
     code = (affine.scale, affine.zero_point, *affine.form.limits, affine.form.dtype)
     with program.graph.inserting_after(program.inputs()[-1] if node.op == "placeholder" else node):
         quantized = program.graph.call_function(ops.quantize_per_tensor.default, (node, *code))
@@ -46,24 +41,24 @@ def _emit_value(program: Program, node: fx.Node, affine: Affine, placement: Plac
         reader.replace_input_with(node, real)
 
 
-def _emit_layers(program: Program, codes: dict[fx.Node, LayerCodes], axis: int | None) -> None:
+def _emit_layers(program: Program, codes: dict[fx.Node, LayerCodes]) -> None:
     """Let every layer read its weight and bias from stored codes; layers that share codes share the node."""
     stored: dict[int, fx.Node] = {}
     for layer, found in codes.items():
         real = stored.get(id(found.weight))
         if real is None or not real < layer:
-            real = stored[id(found.weight)] = dequantized(program, found.weight, layer, axis)
+            real = stored[id(found.weight)] = dequantized(program, found.weight, layer)
         set_argument(layer, "weight", real)
         if found.bias is not None:
-            set_argument(layer, "bias", dequantized(program, found.bias, layer, axis))
+            set_argument(layer, "bias", dequantized(program, found.bias, layer))
 
 
-def dequantized(program: Program, codes: Codes, before: fx.Node, axis: int | None = 0) -> fx.Node:
+def dequantized(program: Program, codes: Codes, before: fx.Node) -> fx.Node:
     """Store codes and return the node that gives the real numbers back.
 
-    Their scales lie along ``axis`` and are stored too; with None they are all the same, a number in the graph.
+    Their scales are stored too; those of codes without an axis are all the same, a number in the graph.
     """
-    integers, scales, ops = codes.integers, codes.scales, torch.ops.quantized_decomposed
+    integers, scales, axis, ops = codes.integers, codes.scales, codes.axis, torch.ops.quantized_decomposed
     kind = str(integers.dtype).removeprefix("torch.")
     form: list[fx.Node | float] = [program.add_tensor(f"{codes.name}_{kind}", integers, before)]
     if axis is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,16 +19,22 @@ BIAS_LIMITS = (-(2**31) + 1, 2**31 - 1)
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Integers ``[out, ...]`` within ``limits``, worth ``scales`` float32 ``[out]`` each; ``name`` is the weight's."""
+    """Integers within ``limits``, worth ``scales`` float32 each, one for each index along ``axis``; ``name`` is the weight's.
+
+    Where ``axis`` is None the scales, one for each output, are all the same.
+    """
 
     name: str
     integers: torch.Tensor
     scales: torch.Tensor
     limits: tuple[int, int]
+    axis: int | None = 0
 
     def real(self) -> torch.Tensor:
         """The numbers that the codes stand for, float32, as the dequantize op computes them."""
-        return self.integers.float() * self.scales.reshape([-1] + [1] * (self.integers.dim() - 1))
+        shape = [1] * self.integers.dim()
+        shape[self.axis or 0] = -1
+        return self.integers.float() * self.scales.reshape(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +53,17 @@ def encode_layers(
     *,
     bits: int = 8,
     learned: dict[fx.Node, torch.Tensor] | None = None,
+    per_tensor: Collection[fx.Node] = (),
 ) -> dict[fx.Node, LayerCodes]:
     """Codes of every layer; ``inputs`` gives the code of the value that a layer reads.
 
-    Weights are symmetric per output channel, of ``bits`` bits in int8; without the policy's ``per_channel`` all channels of
-    a weight have the largest scale. A bias is int32 at the scale of the products that
+    Weights are symmetric per output channel, of ``bits`` bits in int8; without the policy's ``per_channel``, and for the
+    layers in ``per_tensor``, all channels of a weight have the largest scale. A bias is int32 at the scale of the products that
     it is added to, for which a weight's scale is widened where need be. Layers that share a weight share its codes if
     the scales are equal. ``learned`` gives scales ``[out]`` that training came to; the kernels' limits hold for them too.
     """
     found: dict[fx.Node, LayerCodes] = {}
-    known: dict[tuple[int, bytes], Codes] = {}
+    known: dict[tuple[int, bytes, int | None], Codes] = {}
     for layer in layers:
         call = arguments(layer)
         weight, bias = program.tensor(call["weight"]), program.tensor(call["bias"])
@@ -68,23 +75,24 @@ def encode_layers(
             scales = learned[layer] if limit is None else torch.maximum(learned[layer], scales)
         if bias is not None:
             scales = widen_for_bias(scales, bias, input_scale)
-        if not policy.per_channel:
+        axis = 0 if policy.per_channel and layer not in per_tensor else None
+        if axis is None:
             scales = scales.amax().expand_as(scales).contiguous()
-        key = (id(weight), scales.numpy().tobytes())
+        key = (id(weight), scales.numpy().tobytes(), axis)
         if key not in known:
             integers, largest = quantize_weight(weight, scales, bits), largest_code(bits)
-            known[key] = Codes(str(call["weight"].target), integers, scales, (-largest, largest))
+            known[key] = Codes(str(call["weight"].target), integers, scales, (-largest, largest), axis)
         codes = None
         if bias is not None:
-            codes = encode_bias(str(call["bias"].target), bias, scales, input_scale)
+            codes = encode_bias(str(call["bias"].target), bias, scales, input_scale, axis)
         found[layer] = LayerCodes(known[key], codes)
     return found
 
 
-def encode_bias(name: str, bias: torch.Tensor, scales: torch.Tensor, input_scale: float) -> Codes:
+def encode_bias(name: str, bias: torch.Tensor, scales: torch.Tensor, input_scale: float, axis: int | None = 0) -> Codes:
     """int32 codes of ``bias`` ``[out]`` at the scale of the products of the weight, of ``scales``, and the input."""
     both = (scales.double() * input_scale).float()
-    return Codes(name, quantize_bias(bias, both), both, BIAS_LIMITS)
+    return Codes(name, quantize_bias(bias, both), both, BIAS_LIMITS, axis)
 
 
 def pair_limit(weight: torch.Tensor, policy: Policy) -> int | None:

@@ -9,14 +9,13 @@ from annotated_types import Ge
 
 from fxopt import Program, graph_pass
 from fxopt.errors import DataError
-from fxopt.ops import find_quantized
-from fxopt.passes.quant.decide import decide, policy_of
+from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, policy_of
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.mixed.choose import Leave, QuantBudget, left_in_float
 from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.observers import Calibration
-from fxopt.passes.quant.placement import place
+from fxopt.passes.quant.refine.analytic_bias import MeanInputs, correct_analytically
 from fxopt.passes.quant.refine.refine import refine
 from fxopt.qdq import Activations
 
@@ -30,8 +29,9 @@ def insert_qdq(
     per_channel: bool = True,
     calibration: Calibration = "min_max",
     keep_float: tuple[str, ...] = (),
+    quantizer: str | None = None,
     rounding: Literal["nearest", "adaround"] = "nearest",
-    correct_bias: Literal["none", "empirical", "analytic"] = "none",
+    correct_bias: Literal["none", "empirical", "analytic"] = "analytic",
     metric_drop: Annotated[float, Ge(0)] | None = None,
     sqnr_db: float | None = None,
     leave: Leave = "greedy",
@@ -64,9 +64,15 @@ def insert_qdq(
     ``rounding``: each weight becomes the ``nearest`` code, or by ``adaround`` the one below or above, as is learned layer
     by layer so that the layer gives for its quantized input what it gave in float (Nagel et al. 2020); a layer for which
     that is no better on examples left out keeps the nearest codes, with the reason. About 15 s on one core for a million
-    weights. ``correct_bias``: move biases by the mean error of the outputs, as measured behind
-    quantized layers (``empirical``; Nagel et al. 2019, section 4.2), or as the rounding of the weight and the mean input
-    make it (``analytic``; eq. 17). A layer without a bias gets one. Both run all images at once, in float and quantized.
+    weights. ``correct_bias``: move biases by the mean error of the outputs, as the rounding of the weight and the mean input
+    make it (``analytic``; Nagel et al. 2019, eq. 17), or as measured behind quantized layers (``empirical``; section 4.2). A
+    layer without a bias gets one. ``adaround`` and ``empirical`` run all images at once, in float and quantized;
+    ``analytic`` adds next to nothing to the time of calibration, and memory does not grow with the images.
+
+    ``quantizer`` decides in place of the backend's policy: it names a function, ``module:function`` or ``file.py:function``,
+    that returns a PT2E ``Quantizer`` of torchao or executorch, configured. It annotates a copy of the graph; which values
+    are quantized, their formats and the scales they share are as it asks, and what cannot be is reported. Ranges are
+    ``calibration``'s, not those of its observers; biases are int32, which it may leave in float.
 
     ``metric_drop`` and ``sqnr_db`` are a budget on the validation data: layers stay in float until the metric falls by no
     more, and the outputs keep that signal-to-noise ratio. ``leave`` says which: ``greedy``, as few of the worst as it takes,
@@ -76,7 +82,8 @@ def insert_qdq(
     before:
         %x : f32[2,8]
         %w = param "fc.weight" : f32[4,8]
-        %y = aten.linear(%x, %w)
+        %b = param "fc.bias" : f32[4]
+        %y = aten.linear(%x, %w, %b)
         return %y
     after:
         %x : f32[2,8]
@@ -86,30 +93,43 @@ def insert_qdq(
         %s = param "fc.weight_scale" : f32[4]
         %z = param "fc.weight_zero_point" : i8[4]
         %v = quantized_decomposed.dequantize_per_channel(%w, %s, %z, 0, -127, 127, i8)
-        %y = aten.linear(%d, %v)
+        %b = param "fc.bias_int32" : i32[4]
+        %t = param "fc.bias_scale" : f32[4]
+        %n = param "fc.bias_zero_point" : i32[4]
+        %c = quantized_decomposed.dequantize_per_channel(%b, %t, %n, 0, -2147483647, 2147483647, i32)
+        %y = aten.linear(%d, %v, %c)
         return %y
     """
-    quantized = find_quantized(program.graph)
-    if quantized is not None:
-        raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
+    check_not_quantized(program)
     if program.context.workload is None:
         raise DataError("insert_qdq needs calibration data: run the pipeline with workload=…")
     policy = dataclasses.replace(policy_of(program), activations=activations, per_channel=per_channel)
-    placement, ranges = decide(
-        program, policy, images=images, calibration=calibration, keep_float=keep_float, who="quantize"
-    )
+    placer = Placer(policy, keep_float, quantizer)
+    placement = decide(program, placer)
     if not placement.layers:
         return
+    means = MeanInputs(program, placement.layers) if correct_bias == "analytic" else None
+    ranges = calibrated(
+        program,
+        placement,
+        policy,
+        images=images,
+        calibration=calibration,
+        who="quantize",
+        also=means.watching() if means else {},
+    )
     if metric_drop is not None or sqnr_db is not None:
         known = {node.name: affine for node, affine in ranges.items()}
-        trials = Trials(program, policy, known, "insert_qdq", keep_float)
+        trials = Trials(program, placer, known, "insert_qdq", means)
         left = left_in_float(QuantBudget(metric_drop, sqnr_db), trials, leave, "insert_qdq")
-        placement = place(program, policy, keep_float, left)
+        placement = placer(program, left)
         for node in (node for node in placement.declined if node.name in left):
             program.skip(node, placement.declined[node])
         ranges = {node: ranges[node] for node in placement.values}
-    codes = encode_layers(program, placement.layers, ranges, policy)
+    codes = encode_layers(program, placement.layers, ranges, policy, per_tensor=placement.per_tensor)
     codes = refine(
         program, placement, ranges, codes, policy, rounding=rounding, correct_bias=correct_bias, images=images
     )
-    emit(program, placement, ranges, codes, per_channel=per_channel)
+    if means:
+        codes = correct_analytically(program, codes, ranges, means)
+    emit(program, placement, ranges, codes)

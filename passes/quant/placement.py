@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxopt.ops import CONVOLUTIONS, TRANSPOSED, arguments, family
+from fxopt.passes.quant.observers import Affine, Format
 from fxopt.program import Program
 from fxopt.qdq import Policy
 from fxopt.text import op_name
@@ -19,20 +20,35 @@ _CONVOLUTIONS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS))
 _ABSORBED = ("aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min")
 _SAME_NUMBERS = ("aten.max_pool2d", "aten.dropout")
 """Beside layout ops: what comes out is among what went in, so it has the same scale."""
-_LEFT = "left in float, so that the budget of quantization holds"
+LEFT = "left in float, so that the budget of quantization holds"
+"""The reason for a layer that a budget keeps in float."""
 
 
 @dataclass
 class Placement:
     """``layers``: contractions to quantize. ``values``: nodes whose result is quantized, with the node whose scale they
-    share (often themselves). ``whole``: those that every reader sees quantized; the rest only integer readers do.
-    ``readers``: nodes that read quantized inputs. ``declined``: contractions that stay in float, and why."""
+    share (often themselves). ``whole``: those that every reader sees quantized; the rest only the readers in ``edges``
+    do, pairs of a value and a reader. ``declined``: contractions that stay in float, and why. ``notes``: what else a
+    user has to know.
+
+    What a quantizer of the user's may ask for beside: ``forms``, formats of values that are not the policy's;
+    ``fixed``, codes that need no calibration; ``pooled``, values whose numbers the scale that they share has to cover too;
+    ``per_tensor``, layers whose weight has one scale."""
 
     layers: list[fx.Node] = field(default_factory=list)
     values: dict[fx.Node, fx.Node] = field(default_factory=dict)
     whole: set[fx.Node] = field(default_factory=set)
-    readers: set[fx.Node] = field(default_factory=set)
+    edges: set[tuple[fx.Node, fx.Node]] = field(default_factory=set)
     declined: dict[fx.Node, str] = field(default_factory=dict)
+    notes: list[tuple[fx.Node, str]] = field(default_factory=list)
+    forms: dict[fx.Node, Format] = field(default_factory=dict)
+    fixed: dict[fx.Node, Affine] = field(default_factory=dict)
+    pooled: set[fx.Node] = field(default_factory=set)
+    per_tensor: set[fx.Node] = field(default_factory=set)
+
+    def quantizes(self, value: fx.Node, reader: fx.Node) -> bool:
+        """Whether ``reader`` sees ``value`` through its codes."""
+        return value in self.values and (value in self.whole or (value, reader) in self.edges)
 
 
 def place(
@@ -46,23 +62,23 @@ def place(
     for node in program.graph.nodes:
         if family(node) != "contraction":
             continue
-        reason = _LEFT if node.name in left else _declined(program, node, keep_float)
+        reason = LEFT if node.name in left else declined(program, node, keep_float)
         if reason:
             result.declined[node] = reason
         else:
             result.layers.append(node)
     outputs, integer = _integer_region(program, policy, set(result.layers))
     for node in result.layers:
-        result.readers.add(node)
         source = node.args[0]
         assert isinstance(source, fx.Node)
+        result.edges.add((source, node))
         result.values.setdefault(source, source)
         if op_name(node) in _CONVOLUTIONS and activated(node) in outputs:
             result.values[activated(node)] = activated(node)
             result.whole.add(activated(node))
     for node in (n for n in program.graph.nodes if n in integer):
         out = activated(node)
-        result.readers.add(node)
+        result.edges.update((source, node) for source in node.all_input_nodes)
         result.values[out] = out
         result.whole.add(out)
     _share_scales(program, result)
@@ -87,7 +103,8 @@ def _clamps_from_zero(node: fx.Node) -> bool:
     return low == 0
 
 
-def _declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> str | None:
+def declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> str | None:
+    """Why a contraction stays in float whatever the policy; None where it can be quantized. Raises PassError for NaN."""
     name = op_name(node)
     if name in TRANSPOSED:
         return "transposed convolutions have no integer kernel"
@@ -95,6 +112,8 @@ def _declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> s
         return "only convolutions and linears with a stored weight are quantized"
     call = arguments(node)
     weight, bias = program.tensor(call["weight"]), program.tensor(call["bias"])
+    if family(call["weight"]) == "quant":
+        return "its weight is quantized already"
     if weight is None or (call["bias"] is not None and bias is None):
         return "its weight or bias is computed, not stored"
     if weight.dtype != torch.float32:
@@ -133,7 +152,7 @@ def _chain(program: Program, policy: Policy, layers: set[fx.Node], outputs: set[
         if _stays(node, policy) and len(sources) == len(_tensor_operands(node)):
             chain.append(node)
             integers.add(activated(node))
-        elif _same_numbers(node):
+        elif same_numbers(node):
             chain.append(node)
             integers.add(node)
     kept: set[fx.Node] = set()
@@ -153,7 +172,8 @@ def _stays(node: fx.Node, policy: Policy) -> bool:
     return name in policy.chain and name != "aten.max_pool2d"
 
 
-def _same_numbers(node: fx.Node) -> bool:
+def same_numbers(node: fx.Node) -> bool:
+    """Whether what comes out is among what went in."""
     return family(node) == "layout" or op_name(node) in _SAME_NUMBERS
 
 
@@ -168,5 +188,5 @@ def _tensor_operands(node: fx.Node) -> list[Any]:
 
 def _share_scales(program: Program, result: Placement) -> None:
     for node in program.graph.nodes:
-        if node in result.values and _same_numbers(node) and node.args[0] in result.values:
+        if node in result.values and same_numbers(node) and node.args[0] in result.values:
             result.values[node] = result.values[node.args[0]]

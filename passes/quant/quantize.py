@@ -36,8 +36,9 @@ def quantize(
     per_channel: bool = True,
     calibration: Calibration = "min_max",
     keep_float: tuple[str, ...] = (),
+    quantizer: str | None = None,
     rounding: Literal["nearest", "adaround"] = "nearest",
-    correct_bias: Literal["none", "empirical", "analytic"] = "none",
+    correct_bias: Literal["none", "empirical", "analytic"] = "analytic",
     metric_drop: Annotated[float, Ge(0)] | None = None,
     sqnr_db: float | None = None,
     leave: Leave = "greedy",
@@ -51,7 +52,8 @@ def quantize(
     before:
         %x : f32[2,8]
         %w = param "fc.weight" : f32[4,8]
-        %y = aten.linear(%x, %w)
+        %b = param "fc.bias" : f32[4]
+        %y = aten.linear(%x, %w, %b)
         %z = aten.silu(%y)
         return %z
     after:
@@ -62,7 +64,11 @@ def quantize(
         %s = param "fc.weight_scale" : f32[4]
         %o = param "fc.weight_zero_point" : i8[4]
         %v = quantized_decomposed.dequantize_per_channel(%w, %s, %o, 0, -127, 127, i8)
-        %y = aten.linear(%d, %v)
+        %b = param "fc.bias_int32" : i32[4]
+        %t = param "fc.bias_scale" : f32[4]
+        %n = param "fc.bias_zero_point" : i32[4]
+        %c = quantized_decomposed.dequantize_per_channel(%b, %t, %n, 0, -2147483647, 2147483647, i32)
+        %y = aten.linear(%d, %v, %c)
         %g = aten.sigmoid(%y)
         %z = aten.mul.Tensor(%y, %g)
         return %z
@@ -73,6 +79,7 @@ def quantize(
         per_channel=per_channel,
         calibration=calibration,
         keep_float=keep_float,
+        quantizer=quantizer,
         rounding=rounding,
         correct_bias=correct_bias,
         metric_drop=metric_drop,

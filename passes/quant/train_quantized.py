@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 from torch import fx
 
 from fxopt import Pass, Program
-from fxopt.ops import find_quantized
 from fxopt.passes.quant.aware.simulate import Simulated, simulate
-from fxopt.passes.quant.decide import decide, policy_of
+from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, policy_of
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.observers import Affine, Calibration
@@ -26,10 +26,10 @@ from fxopt.workload import training_data
 class train_quantized(finetune):
     """Train with the rounding of quantization in the loop, step sizes included, and quantize.
 
-    Begins where quantize would end, with the same placement and calibration, and trains weights, biases and step sizes on
-    the graph in which values and weights are rounded: gradients pass straight through, and the steps are learned (LSQ, Esser
-    et al. 2020, by their logarithms). Batch norms are folded first, with the statistics they have. What is written in the end
-    is the graph that quantize writes; it gives bit for bit what was trained.
+    Begins where quantize(correct_bias='none') would end, with the same placement and calibration, and trains weights,
+    biases and step sizes on the graph in which values and weights are rounded: gradients pass straight through, and the
+    steps are learned (LSQ, Esser et al. 2020, by their logarithms). Batch norms are folded first, with the statistics they
+    have. What is written in the end is the graph that quantize writes; it gives bit for bit what was trained.
 
     ``weight_bits`` 4 leaves 15 codes for each weight, which are stored as int8. The other options are those of finetune and
     of insert_qdq. Raises DataError as they do, PassError for a program that is quantized.
@@ -58,6 +58,7 @@ class train_quantized(finetune):
     images: Annotated[int, Ge(1)] = 64
     calibration: Calibration = "min_max"
     keep_float: tuple[str, ...] = ()
+    quantizer: str | None = None
 
     def steps(self) -> tuple[Pass, ...]:
         """The exact preparation, and this."""
@@ -65,29 +66,29 @@ class train_quantized(finetune):
 
     def run(self, program: Program) -> None:
         """Calibrate, train the simulation, write what it came to."""
-        quantized = find_quantized(program.graph)
-        if quantized is not None:
-            raise program.fail(quantized, "the program is quantized already; train it before, and quantize once")
+        check_not_quantized(program)
         data = training_data(program, self.name)
         policy = policy_of(program)
-        placement, ranges = decide(
-            program,
-            policy,
-            images=self.images,
-            calibration=self.calibration,
-            keep_float=self.keep_float,
-            who=self.name,
-        )
+        placement = decide(program, Placer(policy, self.keep_float, self.quantizer))
         if not placement.layers:
             return
-        codes = encode_layers(program, placement.layers, ranges, policy, bits=self.weight_bits)
+        ranges = calibrated(program, placement, policy, images=self.images, calibration=self.calibration, who=self.name)
+        encode = functools.partial(
+            encode_layers,
+            program,
+            placement.layers,
+            policy=policy,
+            bits=self.weight_bits,
+            per_tensor=placement.per_tensor,
+        )
+        codes = encode(ranges)
         made = simulate(program, placement, ranges, codes)
         train(made.program, data, self, Supervised(made.program, self))
         program.skips += made.program.skips
         ranges = _learned(program, made, ranges)
         steps = made.program.tensors()
         scales = {layer: steps[made.weights[layer.name]].detach().exp() for layer in placement.layers}
-        codes = encode_layers(program, placement.layers, ranges, policy, bits=self.weight_bits, learned=scales)
+        codes = encode(ranges, learned=scales)
         emit(program, placement, ranges, codes)
 
 

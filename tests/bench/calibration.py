@@ -127,7 +127,7 @@ def prepared(row: str, workload: Workload, count: int, folder: Path) -> Callable
 def fxopt_calibration(row: str, workload: Workload, count: int) -> Callable[[], Any]:
     program = Pipeline(PREPARATION).run(workload.capture(), watchers=()).program
     placed = place(program, Policy(), ())
-    values = [] if row == "forward" else list(dict.fromkeys(placed.values.values()))
+    values = {} if row == "forward" else {owner: owner for owner in placed.values.values()}
     kind: Any = "min_max" if row == "forward" else row
 
     def run() -> None:

@@ -17,8 +17,8 @@ from fxopt.passes.prune.coupling.groups import Group
 from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.importance.cells_of_atoms import Question, Scored, cells_by_atom
 from fxopt.passes.prune.importance.criteria import CRITERIA, l2
-from fxopt.passes.prune.importance.user_function import find_function
 from fxopt.program import Program
+from fxopt.user_function import find_function
 
 Reduce = Literal["mean", "sum", "max"]
 Normalize = Literal["mean", "max", "none"]

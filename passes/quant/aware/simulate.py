@@ -50,7 +50,7 @@ def simulate(
 
 def _fake_value(made: Simulated, here: dict[str, fx.Node], placement: Placement, node: fx.Node, affine: Affine) -> None:
     twin, owner = here[node.name], placement.values[node].name
-    readers = [here[u.name] for u in node.users if node in placement.whole or u in placement.readers]
+    readers = [here[u.name] for u in node.users if placement.quantizes(node, u)]
     first = made.program.inputs()[-1].next if twin.op == "placeholder" else twin.next
     if owner in made.values:
         with made.program.graph.inserting_before(first):

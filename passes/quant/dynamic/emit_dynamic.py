@@ -29,8 +29,8 @@ def emit_dynamic(program: Program, chosen: dict[BlockWeight, Codes]) -> None:
     stored: dict[fx.Node, fx.Node] = {}
     for weight, codes in chosen.items():
         if weight.transposed:
-            codes = dataclasses.replace(codes, integers=codes.integers.T.contiguous())
-        stored |= dict.fromkeys(weight.layers, dequantized(program, codes, weight.layers[0], int(weight.transposed)))
+            codes = dataclasses.replace(codes, integers=codes.integers.T.contiguous(), axis=1)
+        stored |= dict.fromkeys(weight.layers, dequantized(program, codes, weight.layers[0]))
     may_share = not any(written(node) for node in program.graph.nodes)
     known: dict[fx.Node, fx.Node] = {}
     for layer in [node for node in program.graph.nodes if node in stored]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from fxopt import Program, graph_pass
-from fxopt.ops import find_quantized
-from fxopt.passes.quant.decide import policy_of
+from fxopt.passes.quant.decide import check_not_quantized, policy_of
 from fxopt.passes.quant.dynamic.emit_dynamic import emit_dynamic
 from fxopt.passes.quant.encode import Codes
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
@@ -46,9 +45,7 @@ def quantize_dynamic(program: Program, *, keep_float: tuple[str, ...] = ()) -> N
         %y = aten.linear(%d, %v)
         return %y
     """
-    quantized = find_quantized(program.graph)
-    if quantized is not None:
-        raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
+    check_not_quantized(program)
     pair_sum, largest = policy_of(program).pair_sum, largest_code(8)
     chosen = {}
     for weight in choose_weights(program, keep_float):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fxopt.passes.quant.decide import policy_of
+from fxopt.passes.quant.decide import Placer, calibrated, policy_of
 from fxopt.passes.quant.mixed.sensitivity import SensitivityTable, alone, left_in_float
-from fxopt.passes.quant.mixed.trials import Trials, observed_ranges
-from fxopt.passes.quant.placement import place
+from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.quantize import PREPARATION
+from fxopt.passes.quant.refine.analytic_bias import MeanInputs
 from fxopt.pipeline import Pipeline
 from fxopt.program import Program
 
@@ -22,9 +22,12 @@ def quant(program: Program) -> SensitivityTable:
     layers are built and timed. Raises DataError for a workload without data.
     """
     ready = Pipeline.of(*PREPARATION).run(program, watchers=()).program
-    policy = policy_of(ready)
-    trials = Trials(ready, policy, observed_ranges(ready, policy, _IMAGES, _WHO), _WHO)
+    placer = Placer(policy_of(ready))
+    placement = placer(ready)
+    means = MeanInputs(ready, placement.layers)
+    codes = calibrated(ready, placement, placer.policy, images=_IMAGES, who=_WHO, also=means.watching())
+    trials = Trials(ready, placer, {node.name: code for node, code in codes.items()}, _WHO, means)
     rows = left_in_float(trials, alone(trials), _WORST)
     whole = trials.sqnr(trials.quantized(frozenset()))
-    stays = tuple(f"{ready.describe(n)}: {reason}" for n, reason in place(ready, policy, ()).declined.items())
+    stays = tuple(f"{ready.describe(n)}: {reason}" for n, reason in placement.declined.items())
     return SensitivityTable(tuple(rows), whole, stays)

@@ -8,12 +8,17 @@ import torch
 
 from fxopt.qdq import Activations
 
-_DTYPES = {(8, False): torch.uint8, (8, True): torch.int8, (16, False): torch.uint16, (16, True): torch.int16}
+_DTYPES = {
+    (False, False): torch.uint8,
+    (False, True): torch.int8,
+    (True, False): torch.uint16,
+    (True, True): torch.int16,
+}
 
 
 @dataclass(frozen=True)
 class Format:
-    """An integer format of 8 or 16 bits; codes of a ``symmetric`` one have their zero at 0, whatever the range."""
+    """An integer format of up to 16 bits, stored in 8 or 16; a ``symmetric`` one has its zero at 0, whatever the range."""
 
     bits: int = 8
     signed: bool = False
@@ -28,7 +33,7 @@ class Format:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that holds the integers."""
-        return _DTYPES[self.bits, self.signed]
+        return _DTYPES[self.bits > 8, self.signed]
 
 
 UINT8 = Format()

@@ -13,9 +13,10 @@ from fxopt.passes.prune.importance.calibration_batches import calibration_batche
 from fxopt.passes.quant.encode import LayerCodes, pair_limit
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.placement import Placement
-from fxopt.passes.quant.refine.correct_bias import analytic_bias, empirical_bias, with_bias
+from fxopt.passes.quant.refine.empirical_bias import empirical_bias
 from fxopt.passes.quant.refine.round_layer import round_layer
 from fxopt.passes.quant.refine.twins import Twins
+from fxopt.passes.quant.refine.with_bias import corrected
 from fxopt.program import Program
 from fxopt.qdq import Policy
 
@@ -34,15 +35,14 @@ def refine(
     correct_bias: Correction,
     images: int,
 ) -> dict[fx.Node, LayerCodes]:
-    """The codes with weights rounded by ``rounding`` and biases corrected by ``correct_bias``; the program stays as it is.
+    """The codes with weights rounded by ``rounding`` and biases corrected as measured; the program stays as it is.
 
     One sweep over the graph, for ``images`` examples in float and quantized side by side: each layer is rounded, then
     corrected, for what it reads behind layers that are done. Raises DataError, which names the option, without usable
     data or where a layer gives NaN or infinity.
     """
-    asked = [f"rounding={rounding!r}"] * (rounding != "nearest") + [f"correct_bias={correct_bias!r}"] * (
-        correct_bias != "none"
-    )
+    asked = [f"rounding={rounding!r}"] * (rounding != "nearest")
+    asked += [f"correct_bias={correct_bias!r}"] * (correct_bias == "empirical")
     if not asked:
         return codes
     who = f"insert_qdq({', '.join(asked)})"
@@ -56,8 +56,8 @@ def refine(
                 _check_finite(program, twins, node, who)
                 if rounding == "adaround":
                     _round(program, twins, node, policy)
-                if correct_bias != "none":
-                    _correct(program, twins, node, ranges, correct_bias)
+                if correct_bias == "empirical":
+                    _correct(program, twins, node, ranges)
             twins.free(node)
     return twins.codes
 
@@ -75,19 +75,10 @@ def _round(program: Program, twins: Twins, layer: fx.Node, policy: Policy) -> No
         twins.exchange(layer, found)
 
 
-def _correct(program: Program, twins: Twins, layer: fx.Node, ranges: dict[fx.Node, Affine], kind: Correction) -> None:
-    call = arguments(layer)
-    weight = program.tensor(call["weight"])
-    assert weight is not None
-    if kind == "empirical":
-        bias = empirical_bias(twins, layer)
-    else:
-        bias = analytic_bias(twins, layer, weight, program.tensor(call["bias"]))
-    name = f"{str(call['weight'].target).rpartition('.')[0]}.bias".lstrip(".")
-    found = with_bias(twins.codes[layer], name, bias, ranges[call["input"]].scale)
-    if isinstance(found, str):
-        program.skip(layer, f"its bias is not corrected: {found}")
-    else:
+def _correct(program: Program, twins: Twins, layer: fx.Node, ranges: dict[fx.Node, Affine]) -> None:
+    old = twins.codes[layer]
+    found = corrected(program, layer, old, empirical_bias(twins, layer), ranges[arguments(layer)["input"]].scale)
+    if found is not old:
         twins.exchange(layer, found)
 
 

@@ -77,7 +77,7 @@ class _Quantized(fx.Interpreter):
     def seen(self, reader: fx.Node, node: fx.Node) -> Any:
         """The value of ``node`` as ``reader`` gets it."""
         value = self.env[node]
-        if node not in self._ranges or not (node in self._placement.whole or reader in self._placement.readers):
+        if not self._placement.quantizes(node, reader):
             return value
         ops, affine = torch.ops.quantized_decomposed, self._ranges[node]
         code = (affine.scale, affine.zero_point, *affine.form.limits, affine.form.dtype)

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 import torch
 from torch import fx
 
-from fxopt.ops import PRODUCT_OPERANDS, arguments, family
+from fxopt.ops import PRODUCT_OPERANDS, arguments, family, find_quantized
 from fxopt.passes.prune.sparse.layer_weights import LayerWeight, layer_weights
 from fxopt.program import Program
 from fxopt.text import op_name
@@ -29,7 +29,10 @@ class BlockWeight:
 
 
 def choose_weights(program: Program, keep_float: tuple[str, ...]) -> list[BlockWeight]:
-    """Weights in the order in which they are read first. Every contraction that is left gets a skip with the reason."""
+    """Weights in the order in which they are read first. Every contraction that is left gets a skip with the reason.
+
+    Raises PassError for a weight that is not finite, and where all that could be quantized is so already.
+    """
     weights, reasons = layer_weights(program)
     chosen = []
     for weight in weights:
@@ -45,11 +48,16 @@ def choose_weights(program: Program, keep_float: tuple[str, ...]) -> list[BlockW
     for node in program.graph.nodes:
         if node in reasons or (family(node) == "contraction" and node not in done):
             program.skip(node, reasons.get(node, "it has no stored weight"))
+    quantized = find_quantized(program.graph)
+    if quantized is not None and not chosen:
+        raise program.fail(quantized, "the program is quantized already; quantize a layer once, after all other passes")
     return chosen
 
 
 def _declined(program: Program, weight: LayerWeight, keep_float: tuple[str, ...]) -> str | None:
     for reader in weight.readers:
+        if family(reader.operand) == "quant":
+            return "its weight is quantized already"
         operands = PRODUCT_OPERANDS.get(op_name(reader.layer))
         if operands is None or weight.tensor.dim() != 2:
             return "only linears, and products with a stored matrix on the right, are quantized"

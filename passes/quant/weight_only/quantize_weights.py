@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from fxopt import Program, graph_pass
-from fxopt.ops import find_quantized
 from fxopt.passes.prune.importance.calibration_batches import calibration_batches
 from fxopt.passes.quant.weight_only.blocks import Grid, nearest
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
@@ -36,10 +35,12 @@ def quantize_weights(
     the model, and a Cholesky factor of [in, in] a layer.
 
     Quantized are linears, and products with a stored matrix on the right. A weight that something else reads too, such as
-    an embedding, stays, as both forms would have to be stored. Codes are int8 tensors in the program; a backend packs them.
-    ONNX Runtime multiplies by 4-bit codes as they are; 8-bit codes make the file small, and it unpacks them as it loads.
+    an embedding, stays, as both forms would have to be stored; so does one that is quantized already: behind
+    ``quantize(keep_float=…)`` the layers left in float are quantized here. Codes are int8 tensors in the program; a backend
+    packs them. ONNX Runtime multiplies by 4-bit codes as they are; 8-bit codes make the file small, and it unpacks them as
+    it loads.
     ``keep_float`` names weights or modules, with wildcards, that stay in float.
-    Raises DataError without usable data for gptq, PassError for a program that is quantized or a weight that is not finite.
+    Raises DataError without usable data for gptq, PassError for a weight that is not finite, or where all is quantized.
 
     before:
         %x : f32[2,64]
@@ -54,9 +55,6 @@ def quantize_weights(
         %y = aten.linear(%x, %d)
         return %y
     """
-    quantized = find_quantized(program.graph)
-    if quantized is not None:
-        raise program.fail(quantized, "the program is quantized already; quantize once, after all other passes")
     weights = choose_weights(program, keep_float)
     if not weights:
         return  # each layer has its reason
