@@ -31,6 +31,12 @@ class Fastest(Backend):
     name: ClassVar[str] = "fastest"
     among: tuple[str, ...] = ()
 
+    def cannot_build(self, target: Target) -> str | None:
+        """That the target is another machine, which nothing can be measured on from here."""
+        from fxopt.target import not_here
+
+        return "it measures on this machine, and the target is another" if not_here(target) else None
+
     def candidates(self, target: Target) -> tuple[Backend, ...]:
         """The backends to try. Raises UsageError for a target that is not this machine, and UnknownNameError."""
         from fxopt import registry

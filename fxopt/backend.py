@@ -69,6 +69,10 @@ class Backend:
         """What is not installed that building and running here needs, with the way out; None if everything is there."""
         return None
 
+    def cannot_build(self, target: Target) -> str | None:
+        """Why this machine cannot build for ``target``, with the way out; None if it can. What is missing, by default."""
+        return self.missing()
+
     def candidates(self, target: Target) -> tuple[Backend, ...]:
         """The backends that a build tries its whole recipe with, to keep the fastest; only itself by default."""
         return (self,)

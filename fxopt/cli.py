@@ -142,18 +142,22 @@ def models(load: Load = None, as_json: Json = False) -> None:
 
 @app.command()
 def targets(load: Load = None, as_json: Json = False) -> None:
-    """List the targets with their facts."""
+    """List the targets with their facts, and which backends can build for them on this machine."""
     _load_files(load)
-    from fxopt import registry
-    from fxopt.target import find_target
+    from fxopt.target_table import target_rows
 
-    found = [find_target(name).to_dict() for name in registry.names("target")]
+    rows = target_rows()
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(rows))
         return
-    for target in found:
-        facts = ", ".join(f"{k} {v}" for k, v in target.items() if k not in ("name", "features"))
-        print(f"{target['name']:<12} {facts}\n{'':<12} features {' '.join(target['features']) or 'none'}")
+    for row in rows:
+        facts = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("name", "features", "builds", "cannot_build"))
+        print(f"{row['name']:<15} {facts}")
+        print(
+            f"{'':<15} features {' '.join(row['features']) or 'none'}; built here by {', '.join(row['builds']) or 'none'}"
+        )
+        for backend, reason in row["cannot_build"].items():
+            print(f"{'':<15} not by {backend}: {reason}")
 
 
 @app.command()

@@ -21,11 +21,17 @@ _X86 = {
     "amx_int8": "amx-int8", "amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16",
 }  # fmt: skip
 _ARM = {"asimd": "neon", "asimddp": "neon-dotprod", "i8mm": "neon-i8mm", "bf16": "neon-bf16", "sve": "sve"}
+FEATURES = frozenset({*_X86.values(), *_ARM.values(), "rvv", "simd128"})
+"""Every feature that passes and backends may look for; the last two are the vectors of RISC-V and of WebAssembly."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A device. ``memory`` is in bytes; ``address`` is None for this machine; features are named like ``avx512-vnni``."""
+    """A device. ``memory``, for running, and ``flash``, for files, are in bytes, None where there is no limit to hold.
+
+    ``features`` are named like ``avx512-vnni``; ``channel_multiple`` is what its kernels round numbers of channels up to,
+    None for what is measured or the usual one for its features; ``address`` is None for this machine.
+    """
 
     name: str
     triple: str
@@ -33,6 +39,8 @@ class Target:
     features: frozenset[str] = frozenset()
     cores: int = 1
     memory: int | None = None
+    flash: int | None = None
+    channel_multiple: int | None = None
     address: str | None = None
 
     @property
@@ -100,14 +108,15 @@ def _cpu_flags() -> set[str]:
 def find_target(spec: str) -> Target:
     """A registered target, or one from a TOML file. Raises UnknownNameError and UsageError."""
     if spec.endswith(".toml"):
-        return _from_toml(Path(spec))
+        return read_target(Path(spec))
     from fxopt import registry
 
     found = registry.get("target", spec)
     return found if isinstance(found, Target) else found()
 
 
-def _from_toml(path: Path) -> Target:
+def read_target(path: Path) -> Target:
+    """The target of a TOML file. Raises UsageError, UnknownNameError for a key or a feature, OptionError for a value."""
     try:
         values = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -118,10 +127,14 @@ def _from_toml(path: Path) -> Target:
             raise UnknownNameError(f"key in {path}", key, known)
     hints: dict[str, Any] = {
         "name": str, "triple": str, "cpu": str, "features": list[str], "cores": Annotated[int, Gt(0)],
-        "memory": Annotated[int, Gt(0)], "address": str,
+        "memory": Annotated[int, Gt(0)], "flash": Annotated[int, Gt(0)], "channel_multiple": Annotated[int, Gt(0)],
+        "address": str,
     }  # fmt: skip
     checked = {key: check_option(f"{path}: {key}", hints[key], value) for key, value in values.items()}
     if "triple" not in checked:
         raise UsageError(f"target file {path}: the key 'triple' is missing, e.g. triple = \"aarch64-linux-gnu\"")
+    for feature in checked.get("features", ()):
+        if feature not in FEATURES:
+            raise UnknownNameError(f"feature in {path}", feature, FEATURES)
     checked["features"] = frozenset(checked.get("features", ()))
     return Target(**{"name": path.stem, **checked})

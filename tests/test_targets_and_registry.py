@@ -10,7 +10,9 @@ import pytest
 
 from fxopt import registry
 from fxopt.errors import OptionError, UnknownNameError, UsageError
+from fxopt.passes.prune.choice.channel_multiple import channel_multiple
 from fxopt.target import Target, find_target, host
+from fxopt.target_table import target_rows
 
 PI = 'triple = "aarch64-linux-gnu"\ncpu = "cortex-a72"\nfeatures = ["neon"]\ncores = 4\nmemory = 4000000000\n'
 
@@ -169,6 +171,33 @@ def test_cores_are_those_the_process_may_use(monkeypatch):
 )
 def test_int8_saturates_on_x86_before_vnni_alone(triple, features, saturates):
     assert Target("t", triple, features=frozenset(features)).int8_saturates is saturates
+
+
+def test_a_feature_that_nobody_looks_for_gives_the_nearest(tmp_path):
+    with pytest.raises(UnknownNameError, match=r"feature in .*pi4\.toml 'neon-dot'; did you mean 'neon-dotprod'"):
+        _target(tmp_path, PI.replace('"neon"', '"neon-dot"'))
+
+
+def test_every_target_that_is_described_can_be_read_and_is_registered():
+    described = {path.stem for path in (Path(__file__).parent.parent / "models" / "targets").glob("*.toml")}
+    assert len(described) >= 10
+    for name in described:
+        found = find_target(name)
+        assert (found.name, found.address) == (name, None)
+    assert set(registry.names("target")) >= {"host", *described}
+
+
+def test_the_table_says_what_can_be_built_for_which_target():
+    rows = {row["name"]: row for row in target_rows()}
+    assert {"onnx", "fastest"} <= set(rows["host"]["builds"])
+    assert "onnx" in rows["raspberry_pi_4"]["builds"]
+    assert "another" in rows["raspberry_pi_4"]["cannot_build"]["fastest"]
+    assert "riscv64-linux-gnu" in rows["riscv64"]["cannot_build"]["openvino"]
+
+
+def test_a_multiple_that_the_target_gives_is_taken(tmp_path):
+    found = channel_multiple(_target(tmp_path, PI + "channel_multiple = 12\n"), None)
+    assert (found.value, found.how) == (12, "given by the target pi4")
 
 
 # ---- files given with --load ---------------------------------------------------------------------------------------

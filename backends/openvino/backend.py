@@ -85,6 +85,12 @@ class Openvino(Backend):
         """The package that building or running needs and that is not installed."""
         return not_installed(("onnx", "onnxscript", "openvino"), "openvino")
 
+    def cannot_build(self, target: Target) -> str | None:
+        """What is missing here, or that OpenVINO does not run on the target's processor."""
+        if not target.triple.startswith(("x86_64", "aarch64")):
+            return f"OpenVINO runs on x86_64 and aarch64, not on {target.triple}; take the backend onnx"
+        return self.missing()
+
     def variants(self) -> tuple[Openvino, ...]:
         """All cores or one, and every precision that this processor has instructions for."""
         threads = (None, 1) if self.threads is None and usable_cores() > 1 else (self.threads,)

@@ -42,13 +42,15 @@ _found: dict[tuple[Target, str], ChannelMultiple] = {}
 
 
 def channel_multiple(target: Target, backend: Backend | None) -> ChannelMultiple:
-    """The multiple for the number of channels: timed with the backend on this machine, or by a rule for its features.
+    """The multiple for the number of channels: the target's own, timed with the backend on this machine, or by a rule.
 
     Two 3x3 convolutions, 32 → w → 32 channels of 28x28 in float32, are built for w of 32, 64 and two or three in between;
     see :func:`granularity`. That takes up to about ten seconds, once for each target and backend in a process. The target
     must be this machine, and the backend must build the layers; otherwise the rule is: 32 with AMX, 16 with AVX-512, 8 with
     AVX2, NEON or SVE, else 4.
     """
+    if target.channel_multiple is not None:
+        return ChannelMultiple(target.channel_multiple, f"given by the target {target.name}")
     if backend is None:
         return _by_rule(target, "no backend is given to measure with")
     if target.address is not None or (target.triple, target.features) != (host().triple, host().features):
