@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from test_finetune import Blobs, Net, Plain, run, weights, workload
+from test_finetune import PLAIN, Blobs, Net, Plain, is_the_best_of, plain_torch, run, weights, workload
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,6 +14,8 @@ from fxopt.errors import DataError
 from fxopt.passes.train.distill import distill
 from fxopt.passes.train.features import Features, Pair, find_pairs
 from fxopt.passes.train.soft_labels import soft_loss
+from fxopt.recorded import RecordedInputs
+from fxopt.trainable import Watching
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 random = torch.Generator().manual_seed(0)
@@ -134,7 +137,8 @@ def test_the_program_as_it_was_before_teaches_what_is_left_of_it(features):
     assert all(torch.equal(kept[n], t) for n, t in teacher.tensors().items()), "the teacher is as it was"
 
 
-def test_inner_values_are_reported_and_train_to_a_lower_distance():
+def staged():
+    """A workload of images, and a program with two stages."""
     torch.manual_seed(0)
     images = torch.randn(40, 3, 8, 8)
 
@@ -144,7 +148,11 @@ def test_inner_values_are_reported_and_train_to_a_lower_distance():
             self.points, self.labels = images.repeat(6, 1, 1, 1), torch.arange(240) % 4
 
     given = Workload(name="images", model=lambda: Stages(6).eval(), inputs=lambda: ((images[:2],), {}), data=Images())
-    program = given.capture()
+    return given, given.capture()
+
+
+def test_inner_values_that_are_matched_are_reported_and_their_maps_are_not_kept():
+    given, program = staged()
     how = "epochs=4, rate=0.01, batch_size=40, soft=0.5, features='hint', feature_weight=3.0"
     passes = f"prune_channels(ratio=0.5), distill({how})"
     outcome = Pipeline.parse(passes).run(program, workload=given, watchers=())
@@ -154,7 +162,43 @@ def test_inner_values_are_reported_and_train_to_a_lower_distance():
     assert not any("maps" in name for name in outcome.program.tensors())
 
 
-def test_recorded_inputs_without_labels_are_enough():
+def test_attention_of_the_teacher_is_taken_over():
+    given, program = staged()
+    how = "epochs=6, rate=0.01, batch_size=40, features='attention', feature_weight="
+    pruned, alone, taught = (
+        Pipeline.parse(f"prune_channels(ratio=0.5){more}").run(program, workload=given, watchers=()).program
+        for more in ("", f", distill({how}0.0)", f", distill({how}300.0)")
+    )
+
+    def maps(p, name):
+        watching = Watching(p.module, (name,))
+        watching.run(given.data.points[:40], enable_io_processing=False)
+        energy = watching.seen[name].detach().square().sum(1).flatten(1).numpy()
+        return energy / np.linalg.norm(energy, axis=1, keepdims=True)
+
+    def far(p):
+        return sum(float(((maps(p, x.student) - maps(program, x.teacher)) ** 2).sum()) for x in pairs)
+
+    pairs = find_pairs(pruned, program)
+    assert len(pairs) == 2
+    assert far(taught) < 0.8 * min(far(pruned), far(alone))
+
+
+def test_recorded_inputs_and_nothing_else_are_enough():
+    given = workload()
+    teacher = run("finetune(epochs=20, rate=0.02, batch_size=32)", given).program
+    recorded = RecordedInputs({"": given.data.points.numpy()}, teacher)
+    bare = Workload(name="bare", model=Net, inputs=given.inputs, data=recorded)
+    pruned, taught = (
+        Pipeline.parse(f"prune_channels(ratio=0.5){more}").run(teacher, workload=bare, watchers=()).program
+        for more in ("", ", distill(epochs=20, rate=0.02, batch_size=32, soft=1.0)")
+    )
+    assert recorded.evaluate(taught, "test") > recorded.evaluate(pruned, "test") + 0.05
+    with pytest.raises(DataError, match="recorded inputs have no targets to train on"):
+        Pipeline.parse("distill(epochs=1)").run(teacher, workload=bare, watchers=())
+
+
+def test_batches_without_labels_are_enough():
     given = workload()
     teacher = run("finetune(epochs=20, rate=0.02, batch_size=32)", given).program
     unlabelled = Blobs()
@@ -174,6 +218,47 @@ def test_recorded_inputs_without_labels_are_enough():
 def test_a_teacher_of_another_task_is_refused():
     with pytest.raises(DataError, match="does not take the student's inputs"):
         run("distill(teachers=('digits',), epochs=1)")
+
+
+class Taught(Plain):
+    def __init__(self, seed, classes=4):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.b = nn.Linear(16, classes)
+
+
+def one():
+    return workload(lambda: Taught(1))
+
+
+def two():
+    return workload(lambda: Taught(2))
+
+
+def wider():
+    return workload(lambda: Taught(3, classes=5))
+
+
+def test_several_teachers_teach_as_in_a_loop_in_plain_torch():
+    teachers = [Taught(1), Taught(2)]
+
+    def loss(output, args, target):
+        taught = [
+            9 * F.kl_div((output / 3).log_softmax(1), (t(*args) / 3).softmax(1).detach(), reduction="batchmean")
+            for t in teachers
+        ]
+        return 0.5 * F.cross_entropy(output, target) + 0.5 * (taught[0] + taught[1]) / 2
+
+    how = "teachers=('test_distill:one', 'test_distill:two'), temperature=3.0, soft=0.5"
+    trained = weights(run(f"distill({PLAIN}, {how})", workload(Plain)))
+    assert is_the_best_of(trained, plain_torch(loss))
+    alone = weights(run(f"distill({PLAIN}, {how.replace(', ' + repr('test_distill:two'), ',')})", workload(Plain)))
+    assert not is_the_best_of(alone, plain_torch(loss)), "the second one counts"
+
+
+def test_a_teacher_of_other_outputs_is_refused_with_both_shapes():
+    with pytest.raises(DataError, match=r"teacher and student do not match: \[64, 5\] and \[64, 4\]"):
+        run("distill(teachers=('test_distill:wider',), epochs=1)", workload(Plain))
 
 
 def test_equal_to_finetune_where_the_teacher_counts_for_little():

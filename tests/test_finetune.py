@@ -1,6 +1,7 @@
 """Fine-tuning on the captured graph: the numbers of plain torch, and nothing lost on the way."""
 
 import copy
+import io
 import math
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,6 +21,7 @@ from fxopt.passes.train import loop
 from fxopt.passes.train.finetune import finetune
 from fxopt.passes.train.optimizer import make_optimizer, make_schedule
 from fxopt.passes.train.supervised import Supervised
+from fxopt.progress import shown_on
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = 4
@@ -90,9 +93,8 @@ def same(a, b):
 FAST = "finetune(epochs=4, rate=0.02, batch_size=32"
 
 
-def test_the_numbers_are_those_of_a_loop_in_plain_torch():
-    given = workload(Plain)
-    trained = weights(run("finetune(epochs=3, rate=0.05, batch_size=32, seed=7, clip=0.5)", given))
+def plain_torch(loss, precision="float32"):
+    """Metric and weights of Plain, at first and after each epoch of what finetune(…PLAIN…) is to do."""
     net, data = Plain(), Blobs()
     decayed = [p for p in net.parameters() if p.dim() > 1]
     rest = [p for p in net.parameters() if p.dim() == 1]
@@ -106,16 +108,36 @@ def test_the_numbers_are_those_of_a_loop_in_plain_torch():
             for group in optimizer.param_groups:
                 group["lr"] = 0.05 * factor
             optimizer.zero_grad()
-            data.loss(net(*args), target).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                output = net(*args)
+            loss(output.float(), args, target).backward()
             nn.utils.clip_grad_norm_(net.parameters(), 0.5)
             optimizer.step()
             step += 1
         states.append((data.evaluate(net, "validation"), copy.deepcopy(net.state_dict())))
-    best = max(range(4), key=lambda i: states[i][0])
-    assert best > 0
-    assert max(s[0] for s in states) > states[0][0] + 0.2, "nothing was learned"
-    candidates = [state for metric, state in states if metric == states[best][0]]
-    assert any(all(torch.allclose(trained[n], state[n], atol=1e-6) for n in trained) for state in candidates)
+    return states
+
+
+PLAIN = "epochs=3, rate=0.05, batch_size=32, seed=7, clip=0.5"
+
+
+def is_the_best_of(trained, states):
+    best = max(metric for metric, _ in states)
+    assert best > states[0][0] + 0.2, "nothing was learned"
+    candidates = [state for metric, state in states if metric == best]
+    return any(all(torch.allclose(trained[n], state[n], atol=1e-6) for n in trained) for state in candidates)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_numbers_are_those_of_a_loop_in_plain_torch(precision):
+    trained = weights(run(f"finetune({PLAIN}, precision={precision!r})", workload(Plain)))
+    found = {kind: is_the_best_of(trained, plain_torch(cross_entropy, kind)) for kind in ("float32", "bf16")}
+    assert found == {"float32": precision == "float32", "bf16": precision == "bf16"}
+    assert all(tensor.dtype == torch.float32 for tensor in trained.values())
+
+
+def cross_entropy(output, args, target):
+    return F.cross_entropy(output, target)
 
 
 def test_the_graph_stays_with_every_probability_momentum_and_eps():
@@ -178,6 +200,15 @@ def test_patience_stops_before_the_last_epoch():
     given.data.calls = 0
     run("finetune(epochs=60, rate=1e-9, batch_size=32, patience=2)", given)
     assert given.data.calls <= 5 * 4
+
+
+def test_a_terminal_is_shown_the_best_metric_so_far():
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=80)
+    given = workload()
+    with shown_on(terminal):
+        outcome = run(f"{FAST})", given)
+    best = given.data.evaluate(outcome.program, "validation")
+    assert f"finetune: best top-1 {best:.4f}" in terminal.file.getvalue()
 
 
 def test_the_average_is_that_of_the_definition():
@@ -296,6 +327,18 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         run(passes)
 
 
+def test_a_checkpoint_of_another_graph_is_named(tmp_path):
+    passes = f"{FAST}, checkpoint={str(tmp_path)!r})"
+    run(passes)
+    (file,) = tmp_path.iterdir()
+    run(passes, workload(Plain))
+    (other,) = set(tmp_path.iterdir()) - {file}
+    assert same(weights(run(passes)), weights(run(f"{FAST})"))), "two programs in one folder do not meet"
+    file.rename(other)
+    with pytest.raises(UsageError, match="it is of another program, or of other options\n  delete it to begin anew"):
+        run(passes, workload(Plain))
+
+
 SCRIPT = """
 import os, sys, time
 sys.path.insert(0, {tests!r})
@@ -309,7 +352,13 @@ def slowly(self, state):
     print("epoch", state["epoch"], flush=True)
     time.sleep({pause})
 loop.Checkpoint.write = slowly
-torch.save(weights(run({passes!r}, workload({net}))), {out!r} + os.environ.get("RANK", ""))
+one, losses = loop._Training._loss, []
+def noted(*args):
+    losses.append(one(*args))
+    return losses[-1]
+loop._Training._loss = noted
+done = weights(run({passes!r}, workload({net})))
+torch.save((done, torch.stack(losses).detach()), {out!r} + os.environ.get("RANK", ""))
 """
 
 
@@ -329,17 +378,21 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
         assert process.wait() == -signal.SIGKILL
     subprocess.run(command, check=True)
     whole = weights(run("finetune(epochs=6, rate=0.02, batch_size=32)"))
-    assert same(torch.load(tmp_path / "out"), whole)
+    assert same(torch.load(tmp_path / "out")[0], whole)
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     passes = "finetune(epochs=4, rate=0.02, batch_size=32, optimizer='sgd')"
-    (tmp_path / "two.py").write_text(script(passes, tmp_path / "out", net="Plain"))
+    (tmp_path / "train.py").write_text(script(passes, tmp_path / "out", net="Plain"))
+    subprocess.run([sys.executable, str(tmp_path / "train.py")], check=True, timeout=300)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launch, str(tmp_path / "two.py")], check=True, timeout=300)
-    one, two = torch.load(tmp_path / "out0"), torch.load(tmp_path / "out1")
+    subprocess.run([*launch, str(tmp_path / "train.py")], check=True, timeout=300)
+    (alone, curve), (one, first), (two, second) = (torch.load(tmp_path / f"out{rank}") for rank in ("", "0", "1"))
     assert same(one, two), "both processes end with the same weights"
-    alone = weights(run(passes, workload(Plain)))
     assert one.keys() == alone.keys()
     assert all(torch.allclose(one[name], alone[name], atol=1e-5) for name in alone)
+    assert len(curve) == 4 * 5
+    assert torch.allclose((first + second) / 2, curve, atol=1e-5), "the loss of every step is that of one process"
+    assert not torch.allclose(first, second, atol=1e-3), "each saw examples of its own"
+    assert curve[-5:].mean() < 0.8 * curve[:5].mean()

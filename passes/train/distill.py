@@ -31,7 +31,7 @@ class distill(finetune):
     "hint" (Romero et al. 2015) or "attention" (Zagoruyko & Komodakis 2017), between values of the same resolution; which
     ones is reported. All other options are those of finetune.
 
-    Raises DataError as finetune does, and for a teacher with other inputs or outputs.
+    Raises DataError and PassError as finetune does, and DataError for a teacher with other inputs or outputs.
 
     before:
         %x : f32[2,2]

@@ -34,7 +34,7 @@ class finetune(Pass):
 
     The metric is never worse than it was by validation: the weights as they came are a candidate too. Raises DataError for
     a workload without training data or with labels that do not fit, and for a loss that is not finite before the first epoch
-    ends; later, the best weights so far are kept and that is reported.
+    ends; later, the best weights so far are kept and that is reported. Raises PassError for a program that is quantized.
 
     before:
         %x : f32[2,2]

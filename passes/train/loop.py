@@ -11,6 +11,7 @@ import torch
 from fxopt.aliasing import make_functional, written
 from fxopt.batching import examples, fixed_batch, in_batches
 from fxopt.errors import DataError, FxoptError
+from fxopt.ops import find_quantized
 from fxopt.passes.train.average import Average
 from fxopt.passes.train.checkpoint import Checkpoint
 from fxopt.passes.train.objective import Objective
@@ -33,8 +34,15 @@ def train(program: Program, data: Data, how: finetune, objective: Objective) -> 
     """Train the weights of a program and store those of the epoch that did best in validation.
 
     Equal options, data, versions and numbers of threads and processes give equal weights. Raises DataError without data
-    that fit, and where the loss is not finite in the first epoch.
+    that fit, and where the loss is not finite in the first epoch; PassError for a program that is quantized.
     """
+    quantized = find_quantized(program.graph)
+    if quantized is not None:
+        raise program.fail(
+            quantized,
+            f"{how.name}: the program is quantized, and rounding passes no gradient on; "
+            "train before quantize, or with the rounding by train_quantized in its place",
+        )
     if not any(t.is_floating_point() for t in program.tensors().values() if isinstance(t, torch.nn.Parameter)):
         program.skip(program.graph.output_node().all_input_nodes[0], "the model has no weights to train")
         return
