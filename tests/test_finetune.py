@@ -250,6 +250,37 @@ def test_the_rate_rises_in_the_warm_up_and_falls_to_zero_along_a_cosine():
     assert rates[5:] == pytest.approx([0.25 * (1 + math.cos(math.pi * k / 15)) for k in range(16)])
 
 
+class Images(nn.Module):
+    """A convolution, and a view that is bound to the layout of its input where ``bound``."""
+
+    def __init__(self, bound):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head, self.bound = nn.Conv2d(2, 8, (1, 2), padding=(0, 1)), nn.Linear(32, CLASSES), bound
+
+    def forward(self, x):
+        x = F.relu(self.conv(x.reshape(-1, 2, 1, 3)))
+        return self.head(x.view(-1, 32) if self.bound else x.flatten(1))
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_convolutions_train_in_the_layout_that_is_fastest_to_the_same_numbers(bound, monkeypatch):
+    layouts, evaluated = [], Blobs.evaluate
+
+    def spy(self, model, split="test"):
+        layouts.append(model.graph_module.conv.weight.is_contiguous())
+        return evaluated(self, model, split)
+
+    passes, given = "finetune(epochs=3, rate=0.02, batch_size=32)", workload(lambda: Images(bound))
+    want = weights(run(passes, workload(lambda: Images(True))))
+    monkeypatch.setattr(Blobs, "evaluate", spy)
+    found = weights(run(passes, given))
+    assert set(layouts) == {bound}
+    assert all(torch.allclose(found[name], want[name], atol=1e-5) for name in want)
+    assert all(tensor.is_contiguous() for tensor in found.values())
+    assert not torch.equal(found["conv.weight"], Images(bound).conv.weight)
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from fxopt.errors import DataError, FxoptError
 from fxopt.ops import find_quantized
 from fxopt.passes.train.average import Average
 from fxopt.passes.train.checkpoint import Checkpoint
+from fxopt.passes.train.layout import use_channels_last
 from fxopt.passes.train.objective import Objective
 from fxopt.passes.train.optimizer import make_optimizer, make_schedule
 from fxopt.passes.train.processes import Processes
@@ -70,6 +71,7 @@ class _Training:
         twin = program.copy()
         make_functional(twin)  # a gradient wants what an op in place writes over
         self.module: TrainableModule = as_module(twin, batch_norm=how.batch_norm)
+        use_channels_last(twin, self.module)
         self.saving = _copying(twin)
         self.module.watched = objective.watched
         optimizer = make_optimizer([*self.module.parameters(), *objective.parameters()], how)
@@ -103,8 +105,9 @@ class _Training:
         """Write the best weights into the program, and say so where these are the old ones."""
         best = self.processes.agreed(self.best)
         assert best is not None
-        new = {name: best[name] for name in self.program.tensors() if name in best}
-        self.program.set_tensors({n: t for n, t in new.items() if not torch.equal(t, self.program.tensors()[n])})
+        old = {name: tensor.detach() for name, tensor in self.program.tensors().items() if name in best}
+        new = {n: t.clone().copy_(best[n]) for n, t in old.items() if not torch.equal(t, best[n])}  # in the old layout
+        self.program.set_tensors(new)
 
     def _train_epoch(self, advance: Advance) -> bool:
         """One pass over the data; False where the loss stopped being a number, and training ends with the best so far."""

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.batching import fixed_batch, in_batches
 from fxopt.errors import DataError
+from fxopt.passes.train.layout import use_channels_last
 from fxopt.program import Program
 from fxopt.trainable import Watching
 from fxopt.workload import find_workload
@@ -35,7 +36,8 @@ class Teacher:
     """A program that answers without gradients, with the values of some of its nodes."""
 
     def __init__(self, name: str, program: Program, who: str) -> None:
-        self.name, self.program, self._who = name, program, who
+        self.name, self.program, self._who = name, program.copy(), who
+        use_channels_last(self.program, self.program.module)
         self._run = in_batches(self._once, fixed_batch(program))
         self.watched: tuple[str, ...] = ()
 
