@@ -7,7 +7,8 @@
     torchvision_zoo   torchvision:NAME, all float models, random or downloaded weights
     timm_zoo          timm:NAME, likewise
 
-    digits.toml, glyphs.toml                 recipes for `fxopt build`
+    digits.toml, glyphs.toml                 recipes for `fxopt build`: prune, factorize, distill, quantize
+    digits_int8.toml                         one that only quantizes
     digits.safetensors, glyphs.safetensors   trained weights; their metadata holds the command and the figures
 
     nets              the network of digits and glyphs          train      trains it: python -m fxopt.models.train

@@ -24,7 +24,34 @@ def test_int8_has_a_row_for_each_quantizer():
 
 def test_start_up_and_main_job_print_a_table():
     assert "fxopt passes" in _run("start_up.py", "--rounds", "1")
-    assert "digits.toml" in _run("main_job.py", "--recipes", "digits.toml", "--runs", "1")
+    assert "digits_int8.toml" in _run("main_job.py", "--recipes", "digits_int8.toml", "--runs", "1")
+
+
+def test_recover_has_a_row_for_each_section(tmp_path):
+    _run(
+        "recover.py",
+        "--models",
+        "digits",
+        "--epochs",
+        "1",
+        "--seeds",
+        "2",
+        "--examples",
+        "360",
+        "--out",
+        tmp_path / "r.md",
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (tmp_path / "r.md").read_text().splitlines()]
+    pruned, one, two, student, after = (
+        row for row in rows if row and row[0] not in ("", "---") and row[1][0].isdigit()
+    )
+    assert float(pruned[1]) <= 0.25
+    assert float(pruned[5]) > float(pruned[3]), "distillation won something back"
+    assert (one[1], two[1]) == ("1", "2")
+    assert float(one[7]) > 10, "times smaller"
+    assert float(one[4]) <= 1, "points lost"
+    assert "±" in student[2]
+    assert "±" in after[4]
 
 
 def test_quant_accuracy_has_a_row_for_each_side_and_says_why_one_failed():

@@ -27,7 +27,9 @@ RECIPES = Path(__file__).parents[2] / "models"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=["digits.toml", "glyphs.toml"], help="in models/ (%(default)s)")
+    parser.add_argument(
+        "--recipes", nargs="+", default=["digits.toml", "digits_int8.toml"], help="in models/ (%(default)s)"
+    )
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     table = Table(title=f"{options.runs} runs of each recipe")
