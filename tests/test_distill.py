@@ -162,6 +162,18 @@ def test_inner_values_that_are_matched_are_reported_and_their_maps_are_not_kept(
     assert not any("maps" in name for name in outcome.program.tensors())
 
 
+def test_a_seed_decides_over_the_maps_of_hints_and_the_callers_random_state_is_kept():
+    given, program = staged()
+    passes = Pipeline.parse("prune_channels(ratio=0.5), distill(epochs=1, batch_size=40, features='hint')")
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found.append(weights(passes.run(program, workload=given, watchers=())))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_attention_of_the_teacher_is_taken_over():
     given, program = staged()
     how = "epochs=6, rate=0.01, batch_size=40, features='attention', feature_weight="

@@ -375,7 +375,7 @@ import os, sys, time
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from test_finetune import Net, Plain, run, weights, workload
+from test_finetune import Images, Net, Plain, run, weights, workload
 from fxopt.passes.train import loop
 write = loop.Checkpoint.write
 def slowly(self, state):
@@ -384,12 +384,13 @@ def slowly(self, state):
     time.sleep({pause})
 loop.Checkpoint.write = slowly
 one, losses = loop._Training._loss, []
-def noted(*args):
-    losses.append(one(*args))
+def noted(self, *args):
+    noted.objective = self.objective
+    losses.append(one(self, *args))
     return losses[-1]
 loop._Training._loss = noted
 done = weights(run({passes!r}, workload({net})))
-torch.save((done, torch.stack(losses).detach()), {out!r} + os.environ.get("RANK", ""))
+torch.save((done, torch.stack(losses).detach(), noted.objective.state_dict()), {out!r} + os.environ.get("RANK", ""))
 """
 
 
@@ -412,14 +413,20 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     assert same(torch.load(tmp_path / "out")[0], whole)
 
 
+def in_one_and_in_two_processes(folder, passes, net):
+    """Weights, loss of every step and state of the objective: of one process alone, and of each of two."""
+    (folder / "train.py").write_text(script(passes, folder / "out", net=net))
+    subprocess.run([sys.executable, str(folder / "train.py")], check=True, timeout=300)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launch, str(folder / "train.py")], check=True, timeout=300)
+    return [torch.load(folder / f"out{rank}") for rank in ("", "0", "1")]
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     passes = "finetune(epochs=4, rate=0.02, batch_size=32, optimizer='sgd')"
-    (tmp_path / "train.py").write_text(script(passes, tmp_path / "out", net="Plain"))
-    subprocess.run([sys.executable, str(tmp_path / "train.py")], check=True, timeout=300)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launch, str(tmp_path / "train.py")], check=True, timeout=300)
-    (alone, curve), (one, first), (two, second) = (torch.load(tmp_path / f"out{rank}") for rank in ("", "0", "1"))
+    found = in_one_and_in_two_processes(tmp_path, passes, "Plain")
+    (alone, curve, _), (one, first, _), (two, second, _) = found
     assert same(one, two), "both processes end with the same weights"
     assert one.keys() == alone.keys()
     assert all(torch.allclose(one[name], alone[name], atol=1e-5) for name in alone)
@@ -427,3 +434,15 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert torch.allclose((first + second) / 2, curve, atol=1e-5), "the loss of every step is that of one process"
     assert not torch.allclose(first, second, atol=1e-3), "each saw examples of its own"
     assert curve[-5:].mean() < 0.8 * curve[:5].mean()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_one_map_of_hints(tmp_path):
+    passes = "prune_channels(ratio=0.5, by='l1'), distill(epochs=2, rate=0.02, batch_size=32, features='hint')"
+    found = in_one_and_in_two_processes(tmp_path, passes, "lambda: Images(False)")
+    (_, curve, alone), (one, first, maps), (two, second, others) = found
+    assert same(one, two)
+    assert maps
+    assert same(maps, others), "the maps are not part of the model, and their gradients are averaged too"
+    assert all(torch.allclose(maps[name], alone[name], atol=0.02) for name in maps), "a hint is relative to its batch"
+    assert torch.allclose((first + second) / 2, curve, rtol=0.05)

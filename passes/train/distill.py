@@ -79,7 +79,9 @@ class Distilled(Objective):
                     output, f"{how.name}: {teachers[0].name} has no value of a resolution of the student's"
                 )
             program.skip(output, f"{how.features} transfer between {', '.join(map(str, pairs))}")
-            self.features = Features(pairs, how.features)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(how.seed)
+                self.features = Features(pairs, how.features)
             self.watched = tuple(pair.student for pair in pairs)
             teachers[0].watched = tuple(pair.teacher for pair in pairs)
 

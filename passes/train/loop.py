@@ -119,7 +119,7 @@ class _Training:
                 if not bool(loss.detach().isfinite()):
                     self._not_finite(float(loss.detach()))
                     return False
-                self.processes.backward(loss)
+                self.processes.backward(loss, self.objective)
             if self.how.clip is not None:
                 self.processes.clip(self.model, self.optimizer, self.how.clip)
             self.optimizer.step()

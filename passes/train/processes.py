@@ -44,9 +44,12 @@ class Processes:
         """The module and optimizer in the form in which gradients are averaged over all processes."""
         return self._fabric.setup(module, optimizer)
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Gradients of the loss, averaged."""
+    def backward(self, loss: torch.Tensor, objective: torch.nn.Module) -> None:
+        """Gradients of the loss, averaged; those of parameters of the objective too, which stand outside the model."""
         self._fabric.backward(loss)
+        if self._count > 1:
+            for parameter in objective.parameters():
+                parameter.grad = self._fabric.all_reduce(parameter.grad, reduce_op="mean")
 
     def clip(self, model: Any, optimizer: Any, norm: float) -> None:
         """Bound the norm of all gradients together."""

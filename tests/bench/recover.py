@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", default=["prune", "small", "teacher"], choices=list(SECTIONS))
     parser.add_argument("--models", nargs="+", default=["digits", "glyphs"], help="of prune and small (%(default)s)")
     parser.add_argument("--macs", type=float, default=0.25, help="share of the MACs that prune leaves (%(default)s)")
-    parser.add_argument("--epochs", type=int, help="of all trainings; default: 20 and 6 of prune, 4 and 2 of teacher")
+    parser.add_argument("--epochs", type=int, help="of all trainings; default: 20 and 5 of prune, 10 and 2 of teacher")
     parser.add_argument("--seeds", type=int, default=5, help="of teacher (%(default)s)")
     parser.add_argument("--examples", type=int, default=4500, help="training images of teacher (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
@@ -72,7 +72,7 @@ def prune(options: argparse.Namespace) -> Iterable[list[str]]:
         workload = find_workload(name)
         dense, start = workload.capture(), time.perf_counter()
         cut = f"prune_channels(macs={options.macs}, scope='isomorphic', by='taylor')"
-        epochs = options.epochs or {"digits": 20}.get(name, 6)
+        epochs = options.epochs or {"digits": 20}.get(name, 5)
         ways = ("", f", finetune(epochs={epochs}, rate=2e-3)", f", distill(epochs={epochs}, rate=2e-3, {TAUGHT})")
         pruned, tuned, taught = (run(cut + way, dense, workload) for way in ways)
         left, before, after = cost(taught).macs / cost(dense).macs, top1(dense, workload), top1(taught, workload)
@@ -114,20 +114,20 @@ def teacher(options: argparse.Namespace) -> Iterable[list[str]]:
 
     def student(seed: int) -> tuple[Workload, Program]:
         torch.manual_seed(seed)
-        net = CharacterNet(45, widths=(8, 16, 32), depth=(1, 1, 1), stem_pool=True).eval()
+        net = CharacterNet(45, widths=(12, 24, 48), depth=(1, 1, 1), stem_pool=True).eval()
         workload = Workload(name="student", model=lambda: net, inputs=large.inputs, data=large.data)
         return workload, workload.capture()
 
     dense = large.capture()
     cases: dict[str, tuple[Callable[[int], tuple[Workload, Program]], str, str, int]] = {
-        "student from initial weights": (student, "", f"teachers=({known!r},), ", options.epochs or 4),
+        "student from initial weights": (student, "", f"teachers=({known!r},), ", options.epochs or 10),
         "after pruning": (lambda seed: (large, dense), cut, "", options.epochs or 2),
     }
     for title, (make, first, who, epochs) in cases.items():
         found: dict[str, list[float]] = {"alone": [], "taught": []}
         for seed in range(options.seeds):
             workload, program = make(seed)
-            how = f"epochs={epochs}, rate=3e-3, seed={seed}"
+            how = f"epochs={epochs}, rate=5e-3, seed={seed}"
             for key, text in (("alone", f"finetune({how})"), ("taught", f"distill({who}{how}, {TAUGHT})")):
                 found[key].append(top1(run(first + text, program, workload), workload))
             print(title, seed, {key: f"{values[-1]:.4f}" for key, values in found.items()}, flush=True)
