@@ -17,5 +17,8 @@ def use_channels_last(program: Program, module: torch.nn.Module) -> None:
     oneDNN's kernels for this layout need no reordering of each image, and training takes about two thirds of the time.
     A program with an op that is bound to a layout stays in the one it has.
     """
-    if not any(op_name(node).startswith(_BOUND) for node in program.graph.nodes if node.op == "call_function"):
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if any(op_name(node).startswith(_BOUND) for node in program.graph.nodes if node.op == "call_function"):
+        return
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

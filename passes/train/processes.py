@@ -48,8 +48,8 @@ class Processes:
         """Gradients of the loss, averaged; those of parameters of the objective too, which stand outside the model."""
         self._fabric.backward(loss)
         if self._count > 1:
-            for parameter in objective.parameters():
-                parameter.grad = self._fabric.all_reduce(parameter.grad, reduce_op="mean")
+            for gradient in (p.grad for p in objective.parameters() if p.grad is not None):
+                gradient.copy_(self._fabric.all_reduce(gradient, reduce_op="mean"))  # type: ignore[arg-type]
 
     def clip(self, model: Any, optimizer: Any, norm: float) -> None:
         """Bound the norm of all gradients together."""

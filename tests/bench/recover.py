@@ -114,7 +114,7 @@ def teacher(options: argparse.Namespace) -> Iterable[list[str]]:
 
     def student(seed: int) -> tuple[Workload, Program]:
         torch.manual_seed(seed)
-        net = CharacterNet(45, widths=(12, 24, 48), depth=(1, 1, 1), stem_pool=True).eval()
+        net = CharacterNet(45, widths=(16, 24, 48), depth=(1, 1, 1), stem_pool=True).eval()
         workload = Workload(name="student", model=lambda: net, inputs=large.inputs, data=large.data)
         return workload, workload.capture()
 
