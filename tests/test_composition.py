@@ -124,7 +124,7 @@ def test_training_after_quantization_is_refused_with_the_reason_and_the_way_out(
         Pipeline.parse(f"{first}, {second}").run(dense, workload=given, watchers=())
 
 
-@pytest.mark.parametrize("second", ["factorize", RANK, "sparsify(ratio=0.5)", "quantize"])
+@pytest.mark.parametrize("second", ["factorize", RANK, PRUNE, "prune_layers", "sparsify(ratio=0.5)", "quantize"])
 def test_what_changes_weights_after_quantization_is_refused_with_the_reason(second, given, dense):
     with pytest.raises(PassError, match="quantized"):
         Pipeline.parse(f"quantize, {second}").run(dense, workload=given, watchers=())

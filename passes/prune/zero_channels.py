@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Lt
 
 from fxopt import Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
+from fxopt.ops import find_quantized
 from fxopt.passes.prune.choice.budget import Budget, within
 from fxopt.passes.prune.choice.candidates import candidates
 from fxopt.passes.prune.choice.channel_multiple import channel_multiple
@@ -60,8 +61,8 @@ def zero_channels(
     ``min_channels`` and a ``multiple``; "target" measures which one this machine's kernels like.
     ``reconstruct`` refits what reads the channels by least squares on ``samples`` training examples (He et al. 2017).
 
-    Raises OptionError, BudgetError for a budget that cannot be met, DataError where data is needed and absent,. A program
-    without anything to remove stays as it is, and the reasons are reported.
+    Raises OptionError, BudgetError for a budget that cannot be met, DataError where data is needed and absent, PassError
+    for a quantized program. A program without anything to remove stays as it is, and the reasons are reported.
 
     before:
         %x : f32[2,4]
@@ -78,6 +79,9 @@ def zero_channels(
         %y = aten.linear(%h, %v)
         return %y
     """
+    quantized = find_quantized(program.graph)
+    if quantized is not None:
+        raise program.fail(quantized, f"{_WHO}: the program is quantized; prune first, quantize after all other passes")
     budget = Budget(macs, params, latency_ms)
     if budget != Budget(None, None, None) and ratio is not None:
         raise OptionError(f"{_WHO}: give either ratio= or budgets (macs=, params=, latency_ms=), not both")

@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Lt
 
 from fxopt import Program, graph_pass
 from fxopt.errors import OptionError, PassError
+from fxopt.ops import find_quantized
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
 from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
 from fxopt.passes.prune.depth.choose_layers import LayerChooser
@@ -43,7 +44,8 @@ def zero_layers(
     ``samples`` is the number of training examples. ``keep`` names weights or modules, by pattern, whose branches stay.
 
     Raises OptionError, BudgetError for MACs that cannot be met, DataError where data is needed and absent, and PassError
-    where a ratio or budget is asked of a program without a branch that can go, or the ratio is less than one branch.
+    for a quantized program, and where a ratio or budget is asked of a program without a branch that can go, or the ratio
+    is less than one branch.
 
     before:
         %x : f32[2,4]
@@ -68,6 +70,9 @@ def zero_layers(
         %i = aten.linear(%x3, %d); %x4 = aten.add.Tensor(%x3, %i)
         return %x4
     """
+    quantized = find_quantized(program.graph)
+    if quantized is not None:
+        raise program.fail(quantized, f"{_WHO}: the program is quantized; prune first, quantize after all other passes")
     if ratio is not None and macs is not None:
         raise OptionError(f"{_WHO}: give either ratio= or macs=, not both")
     layers = _layers(program, keep)
