@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fxopt.backends.tvm.tasks import Task, Tile
+from fxopt.backends.tvm.tasks import Task, Tile, whole
 from fxopt.backends.tvm.tiles import PADDED, SUMS, TILE
 
 
@@ -57,7 +57,7 @@ class Convolution:
         key = f"conv2d {sizes} {steps} l{self.lanes} {'blocked' if self.blocked_input else 'plain'}"
         vectors = self.vectors // self.groups if self.groups > 1 and not self.depthwise else self.vectors
         inner = self.lanes if self.blocked_input and not self.depthwise else 1
-        return Task(key, self.out_size[1], vectors, inner, shared=not self.depthwise)
+        return Task(key, self.out_size[1], vectors, inner, shared=not self.depthwise, grouped=self.groups > 1)
 
 
 def joined_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
@@ -80,14 +80,14 @@ def joined_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[An
     return wide, groups // joined
 
 
-def pack_weight(weight: Any, conv: Convolution) -> Any:
-    """Weight [out, in / groups, r, s] as the kernel reads it: output channels innermost, filled up with zeros.
+def pack_weight(weight: Any, conv: Convolution, tile: Tile) -> Any:
+    """Weight [out, in / groups, r, s] as the kernel reads it: output channels innermost, filled up to tiles with zeros.
 
     [vectors, in vectors, r, s, in lanes, lanes], [vectors, in, r, s, lanes] for inputs that are not in vectors, and
     [vectors, r, s, lanes] for a depthwise convolution.
     """
     lanes = conv.lanes
-    weight = np.pad(weight, [(0, -len(weight) % lanes), (0, 0), (0, 0), (0, 0)])
+    weight = np.pad(weight, [(0, -len(weight) % (lanes * tile.vectors)), (0, 0), (0, 0), (0, 0)])
     vectors, (_, inputs, r, s) = len(weight) // lanes, weight.shape
     if conv.depthwise:
         return np.ascontiguousarray(weight.reshape(vectors, lanes, r, s).transpose(0, 2, 3, 1))
@@ -141,7 +141,7 @@ def compute(conv: Convolution, tile: Tile, data: Any, weight: Any) -> Any:
             return source[n, c, row(y), column(xo, xi)] * weight[k, c, r, s, lane]
 
     sums = te.compute(
-        (data.shape[0], conv.vectors, high, tiles, tile.rows, conv.lanes),
+        (data.shape[0], whole(conv.vectors, tile.vectors), high, tiles, tile.rows, conv.lanes),
         lambda *at: te.sum(term(*at), axis=axes),
         name=SUMS,
         attrs={TILE: [tile.rows, tile.vectors, tile.unroll]},

@@ -154,7 +154,7 @@ class _Rewriter:
         def conv2d(data: Any, weight: Any) -> Any:
             return convolution.compute(conv, tile, data, weight)
 
-        packed = relax.const(convolution.pack_weight(weight, conv), "float32")
+        packed = relax.const(convolution.pack_weight(weight, conv, tile), "float32")
         self._blocked[var] = self._emit(conv2d, source, packed, name="conv2d", fuses=True)
         return True
 
@@ -181,7 +181,7 @@ class _Rewriter:
         tile = self.choices(product.task(rows, depth, int(columns), lanes))
 
         def batched(left: Any, right: Any) -> Any:
-            packed = product.pack(lanes, right, transposed=transposed is not None)
+            packed = product.pack(tile, lanes, right, transposed=transposed is not None)
             return product.compute(tile, lanes, int(columns), left, packed)
 
         source = self.plain(right if transposed is None else transposed)
@@ -202,7 +202,7 @@ class _Rewriter:
         def matmul(left: Any, packed: Any) -> Any:
             return product.compute(tile, self.lanes, columns, left, packed)
 
-        packed = relax.const(product.pack_columns(weight, self.lanes), "float32")
+        packed = relax.const(product.pack_columns(weight, self.lanes, tile), "float32")
         made = self._emit(matmul, source, packed, name="matmul", fuses=True)
         return self.builder.emit(relax.op.reshape(made, [*lead, columns])) if len(lead) > 1 else made
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fxopt.backends.tvm.tasks import Task, Tile
+from fxopt.backends.tvm.tasks import Task, Tile, whole
 from fxopt.backends.tvm.tiles import FLUSHED, PACKED, SUMS, TILE
 
 
-def pack_columns(weight: Any, lanes: int) -> Any:
-    """A weight [k, n] as [ceil(n / lanes), k, lanes], filled up with zeros."""
-    padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % lanes)])
+def pack_columns(weight: Any, lanes: int, tile: Tile) -> Any:
+    """A weight [k, n] as [n / lanes, k, lanes], filled up to whole tiles with zeros."""
+    padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % (lanes * tile.vectors))])
     return np.ascontiguousarray(padded.reshape(len(weight), -1, lanes).transpose(1, 0, 2))
 
 
@@ -31,7 +31,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
     from tvm import te, tirx
 
     *lead, rows, depth = left.shape
-    vectors = -(-columns // lanes)
+    vectors = packed.shape[-3]
     shared = len(packed.shape) == 3
     k = te.reduce_axis((0, depth), "k")
     known = isinstance(rows, tirx.IntImm)
@@ -51,8 +51,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
         name=SUMS,
         attrs={TILE: [tile.rows, tile.vectors, tile.unroll]},
     )
-    whole = columns % lanes == 0
-    sums = tiled if whole else te.compute(tiled.shape, lambda *at: tiled[at], name=FLUSHED)
+    sums = tiled if columns % lanes == 0 else te.compute(tiled.shape, lambda *at: tiled[at], name=FLUSHED)
 
     def element(*at: Any) -> Any:
         *outer, m, n = at
@@ -62,7 +61,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
     return te.compute((*lead, rows, columns), element, name="multiplied")
 
 
-def pack(lanes: int, right: Any, *, transposed: bool) -> Any:
+def pack(tile: Tile, lanes: int, right: Any, *, transposed: bool) -> Any:
     """A right operand [..., k, n], or [..., n, k] if ``transposed``, packed: [..., n / lanes, k, lanes]."""
     from tvm import te, tirx
 
@@ -76,4 +75,5 @@ def pack(lanes: int, right: Any, *, transposed: bool) -> Any:
         value = right[(*outer, n, k) if transposed else (*outer, k, n)]
         return tirx.if_then_else(n < columns, value, tirx.const(0, "float32"))
 
-    return te.compute((*lead, tirx.floordiv(columns + lanes - 1, lanes), depth, lanes), element, name=PACKED)
+    vectors = whole(int(columns), lanes * tile.vectors) // lanes
+    return te.compute((*lead, vectors, depth, lanes), element, name=PACKED)

@@ -39,18 +39,25 @@ class Task:
     steps: int
     shared: bool = True
     """Whether one input value serves all the vectors of a tile; in a depthwise convolution each has its own."""
+    grouped: bool = False
+    """Whether a tile must stay within ``vectors``, as the next ones read other inputs; else the last may overhang."""
+
+
+def whole(size: int, part: int) -> int:
+    """A size filled up to whole parts."""
+    return -(-size // part) * part
 
 
 def candidates(task: Task, processor: Processor) -> list[Tile]:
     """Tiles whose sums stay in registers, the one that is best by rule first.
 
     A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds, needs about eight sums to
-    hide the latency of one, and leaves registers for the operands. A tile that overhangs the positions computes for nothing.
+    hide the latency of one, and leaves registers for the operands. What overhangs is computed for nothing.
     """
     most = processor.registers * 5 // 8 if processor.registers > 16 else 12
     found = []
     for vectors in (1, 2, 3, 4) if task.shared else (1,):
-        if task.vectors % vectors:
+        if task.grouped and task.vectors % vectors:
             continue
         for rows in range(1, most // vectors + 1):
             if rows <= task.positions:
@@ -61,7 +68,7 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
 
 def _price(task: Task, tile: Tile) -> float:
     """Relative time of one multiply-add: what is computed for nothing, loads, and latency that is not hidden."""
-    waste = -(-task.positions // tile.rows) * tile.rows / task.positions
+    waste = whole(task.positions, tile.rows) / task.positions * whole(task.vectors, tile.vectors) / task.vectors
     sums = tile.rows * tile.vectors
     loads = (tile.rows + tile.vectors) / sums if task.shared else 1.0 + 1.0 / tile.rows
     return waste * max(1.0, 8 / sums) * (1.0 + 0.3 * loads)
