@@ -9,6 +9,7 @@ product.py      matrix products in tiles
 tasks.py        what tiles there are for a kernel, and which is taken
 legalize.py     element-wise functions and rows without calls of the C library
 schedule.py     the loops of each kernel
+fixed.py        a second entry, for the sizes of the example inputs
 parameters.py   weights in a file of their own
 processor.py    the target's vectors and registers
 compiling.py    all of that in order, and the library

@@ -47,13 +47,16 @@ class Tvm(Backend):
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Write ``model.so`` and ``model.params``; return the number of kernels and the tiles chosen. Raises BackendError."""
+        import torch
+
         from fxopt.backends.tvm.compiling import compile_module
         from fxopt.backends.tvm.importing import import_program
         from fxopt.backends.tvm.processor import processor_of
         from fxopt.backends.tvm.tasks import Choices
 
         processor = processor_of(target)
-        return compile_module(import_program(program), processor, Choices(processor), out)
+        shapes = [tuple(leaf.shape) for leaf in program.example_leaves() if isinstance(leaf, torch.Tensor)]
+        return compile_module(import_program(program), shapes, processor, Choices(processor), out)
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
         """Load the library. Raises BackendError where TVM refuses it."""

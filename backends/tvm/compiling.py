@@ -6,6 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fxopt.backends.tvm.fixed import FIXED, add_fixed_entry
 from fxopt.backends.tvm.layout import use_blocked_layout
 from fxopt.backends.tvm.legalize import legalizers
 from fxopt.backends.tvm.parameters import lift_parameters
@@ -16,8 +19,12 @@ from fxopt.backends.tvm.tasks import Choices
 from fxopt.errors import BackendError
 
 
-def compile_module(module: Any, processor: Processor, choices: Choices, out: Path) -> dict[str, Any]:
+def compile_module(
+    module: Any, shapes: list[tuple[int, ...]], processor: Processor, choices: Choices, out: Path
+) -> dict[str, Any]:
     """Write ``model.so`` and ``model.params`` into the folder ``out``; return facts about the kernels.
+
+    ``shapes`` are those of the example inputs, which calls are made faster for.
 
     Raises BackendError where TVM cannot compile it, or there is no C compiler to link with.
     """
@@ -26,11 +33,15 @@ def compile_module(module: Any, processor: Processor, choices: Choices, out: Pat
     try:
         with target:
             lowered, parameters = lift_parameters(lower(module, choices))
+            lowered = add_fixed_entry(lowered, shapes)
             executable = tvm.compile(lowered, target=target)
     except Exception as error:
         raise BackendError(f"TVM {tvm.__version__} cannot compile the model: {_reason(error)}") from error
     _link(executable, processor, out / LIBRARY)
-    tvm.runtime.save_param_dict_to_file({f"p{i}": p for i, p in enumerate(parameters)}, str(out / PARAMETERS))
+    stored = {f"p{i}": parameter for i, parameter in enumerate(parameters)}
+    if FIXED in [name.name_hint for name in lowered.functions]:
+        stored |= {f"shape{i}": tvm.runtime.tensor(np.array([len(s), *s], np.int64)) for i, s in enumerate(shapes)}
+    tvm.runtime.save_param_dict_to_file(stored, str(out / PARAMETERS))
     kernels = sum(isinstance(function, tvm.tirx.PrimFunc) for function in lowered.functions.values())
     return {"kernels": kernels, "tiles": choices.to_dict()}
 

@@ -94,14 +94,17 @@ def make_runner(folder: Path, threads: int | None) -> Runner:
         stored = tvm.runtime.load_param_dict_from_file(str(folder / PARAMETERS))
     except Exception as error:
         raise BackendError(f"TVM {tvm.__version__} cannot load {folder / LIBRARY}: {_reason(error)}") from error
-    parameters = [stored[f"p{i}"] for i in range(len(stored))]
+    parameters = [stored[f"p{i}"] for i in range(sum(name.startswith("p") for name in stored))]
+    example = [tuple(stored[f"shape{i}"].numpy()[1:]) for i in range(len(stored) - len(parameters))]
     main, wanted = machine["main"], threads or usable_cores()
+    fixed = machine["fixed"] if example else None
     _allow_threads(wanted)
 
     def run(arrays: list[Any]) -> list[Any]:
         use_threads(wanted)
+        entry = main if fixed is None or [array.shape for array in arrays] != example else fixed
         try:
-            outputs = main(*(tvm.runtime.tensor(array) for array in arrays), *parameters)
+            outputs = entry(*(tvm.runtime.tensor(array) for array in arrays), *parameters)
         except Exception as error:
             raise UsageError(f"TVM refused the inputs: {_reason(error)}") from error
         return [np.array(output.numpy()) for output in outputs]

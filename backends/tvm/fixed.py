@@ -1,0 +1,29 @@
+"""A second entry of a library: the same kernels for the sizes of the example inputs, with memory planned when it is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FIXED = "fixed"
+
+
+def add_fixed_entry(module: Any, shapes: list[tuple[int, ...]]) -> Any:
+    """The module with ``fixed`` beside ``main``: it takes inputs of ``shapes`` alone, and has no size to work out in a call.
+
+    Itself where ``main`` has no dynamic dims. Both call the same kernels.
+    """
+    import tvm
+    from tvm import relax, tirx
+
+    main = module["main"]
+    sizes = {}
+    for parameter, shape in zip(main.params, shapes, strict=False):
+        for dim, size in zip(parameter.ty.shape, shape, strict=True):
+            if isinstance(dim, tvm.ir.Var) and not isinstance(dim, tirx.IntImm):
+                sizes[dim] = size
+    if not sizes:
+        return module
+    copy = relax.utils.copy_with_new_vars(main.bind_symbolic_vars(sizes))
+    made = tvm.IRModule(dict(module.functions.items()), attrs=module.attrs)
+    made[FIXED] = copy.with_attr("global_symbol", FIXED)
+    return made
