@@ -34,7 +34,7 @@ def compile_module(
         with target:
             lowered, parameters = lift_parameters(lower(module, choices))
             lowered = add_fixed_entry(lowered, shapes)
-            executable = tvm.compile(lowered, target=target)
+            executable = tvm.compile(lowered, target=target, relax_pipeline=_pipeline())
     except Exception as error:
         raise BackendError(f"TVM {tvm.__version__} cannot compile the model: {_reason(error)}") from error
     _link(executable, processor, out / LIBRARY)
@@ -60,6 +60,33 @@ def lower(module: Any, choices: Choices) -> Any:
         transform.DeadCodeElimination(), transform.RewriteDataflowReshape(),
     ]  # fmt: skip
     return schedule_module(tvm.transform.Sequential(fused)(module), choices.processor)
+
+
+def _pipeline() -> Any:
+    """TVM's last steps, and then the sizes that are worked out in a call in the order of their places.
+
+    TVM leaves them in the order of addresses in its memory, so that no two libraries would be the same.
+    """
+    import tvm
+    from tvm import relax
+
+    @tvm.transform.module_pass(opt_level=0)
+    def in_order(module: Any, _: Any) -> Any:
+        for name, function in module.functions_items():
+            if isinstance(function, tvm.tirx.PrimFunc) and name.name_hint.startswith("shape_func"):
+                module.update_func(name, function.with_body(_by_place(function.body)))
+        return module
+
+    return tvm.transform.Sequential([relax.get_pipeline("default_build"), in_order])
+
+
+def _by_place(body: Any) -> Any:
+    from tvm import tirx
+
+    stores = list(body.seq) if isinstance(body, tirx.SeqStmt) else []
+    if not all(isinstance(store, tirx.BufferStore) for store in stores) or len(stores) < 2:
+        return body
+    return tirx.SeqStmt(sorted(stores, key=lambda store: int(store.indices[0])))
 
 
 def _link(executable: Any, processor: Processor, path: Path) -> None:
