@@ -4,6 +4,7 @@ backend.py      the backend and its options
 refusal.py      ops that TVM's importer has no form of
 importing.py    program to Relax; conversions.py, the ops it lacks
 layout.py       channels in vectors, through the whole graph; folding.py, ops on constants
+forms.py        from the usual form to vectors and back; sizes.py, what is asked of sizes
 convolution.py  convolutions in tiles
 product.py      matrix products in tiles
 tasks.py        what tiles there are for a kernel, and which is taken

@@ -70,14 +70,15 @@ def _pipeline() -> Any:
     import tvm
     from tvm import relax
 
-    @tvm.transform.module_pass(opt_level=0)
     def in_order(module: Any, _: Any) -> Any:
         for name, function in module.functions_items():
             if isinstance(function, tvm.tirx.PrimFunc) and name.name_hint.startswith("shape_func"):
                 module.update_func(name, function.with_body(_by_place(function.body)))
         return module
 
-    return tvm.transform.Sequential([relax.get_pipeline("default_build"), in_order])
+    return tvm.transform.Sequential(
+        [relax.get_pipeline("default_build"), tvm.transform.module_pass(in_order, opt_level=0)]
+    )
 
 
 def _by_place(body: Any) -> Any:

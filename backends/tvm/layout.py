@@ -15,6 +15,8 @@ import numpy as np
 from fxopt.backends.tvm import convolution, product
 from fxopt.backends.tvm.convolution import Convolution
 from fxopt.backends.tvm.folding import fold
+from fxopt.backends.tvm.forms import mean_of_positions, to_blocked, to_plain
+from fxopt.backends.tvm.sizes import ints, is_float, is_int, is_var, product_of, usual
 from fxopt.backends.tvm.tasks import Choices
 
 _UNARY = (
@@ -97,19 +99,19 @@ class _Rewriter:
 
         if isinstance(expr, GenericConst) and hasattr(expr.value, "numpy"):
             return expr.value.numpy()
-        return self._numbers.get(expr) if _is_var(expr) else None
+        return self._numbers.get(expr) if is_var(expr) else None
 
     def plain(self, expr: Any) -> Any:
         """An expression over the new module's values in the usual form."""
         from tvm import relax
         from tvm.ir import Call, Op
 
-        if _is_var(expr):
+        if is_var(expr):
             if expr in self._numbers and expr not in self._plain:
                 self._plain[expr] = relax.const(self._numbers[expr], str(self._numbers[expr].dtype))
             if expr not in self._plain and expr in self._blocked:
                 channels = expr.ty.shape[1]
-                self._plain[expr] = self._emit(_to_plain(channels, self.lanes), self._blocked[expr], name="to_plain")
+                self._plain[expr] = self._emit(to_plain(channels, self.lanes), self._blocked[expr], name="to_plain")
             return self._plain.get(expr, expr)
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([self.plain(field) for field in expr.fields])
@@ -123,7 +125,7 @@ class _Rewriter:
         """A value of rank 4 in vectors of channels."""
         if expr not in self._blocked:
             channels = int(expr.ty.shape[1])
-            self._blocked[expr] = self._emit(_to_blocked(channels, self.lanes), self.plain(expr), name="to_blocked")
+            self._blocked[expr] = self._emit(to_blocked(channels, self.lanes), self.plain(expr), name="to_blocked")
         return self._blocked[expr]
 
     def _emit(self, function: Callable[..., Any], *args: Any, name: str, fuses: bool = False) -> Any:
@@ -137,14 +139,14 @@ class _Rewriter:
 
         data, attrs = call.args[0], call.attrs
         weight, sizes = self.numbers(call.args[1]), data.ty.shape
-        known = weight is not None and all(_is_int(size) for size in list(sizes)[1:])
-        if not known or not _is_float(data, var) or (attrs.data_layout, attrs.kernel_layout) != ("NCHW", "OIHW"):
+        known = weight is not None and all(is_int(size) for size in list(sizes)[1:])
+        if not known or not is_float(data, var) or (attrs.data_layout, attrs.kernel_layout) != ("NCHW", "OIHW"):
             return False
         inputs = int(sizes[1])
         weight, groups = convolution.joined_groups(weight, inputs, int(attrs.groups), self.lanes)
         conv = Convolution(
-            inputs=inputs, outputs=len(weight), kernel=tuple(weight.shape[2:]), stride=_ints(attrs.strides),
-            padding=_ints(attrs.padding), dilation=_ints(attrs.dilation), groups=groups,
+            inputs=inputs, outputs=len(weight), kernel=tuple(weight.shape[2:]), stride=ints(attrs.strides),
+            padding=ints(attrs.padding), dilation=ints(attrs.dilation), groups=groups,
             size=(int(sizes[2]), int(sizes[3])), lanes=self.lanes,
             blocked_input=groups > 1 or inputs >= self.lanes or data in self._blocked,
         )  # fmt: skip
@@ -162,22 +164,22 @@ class _Rewriter:
         from tvm_ffi import structural_equal
 
         left, right = call.args
-        if not _is_float(left, right, var) or len(left.ty.shape) < 2 or not _is_int(left.ty.shape[-1]):
+        if not is_float(left, right, var) or len(left.ty.shape) < 2 or not is_int(left.ty.shape[-1]):
             return False
         weight, lanes = self.numbers(right), self.lanes
-        if weight is None and _is_var(right):
+        if weight is None and is_var(right):
             weight = self._spread.get(right)
         if weight is not None and weight.ndim == 2:
             self._plain[var] = self._multiply_weight(left, weight)
             return True
-        depth, rows = int(left.ty.shape[-1]), _usual(left.ty.shape[-2])
+        depth, rows = int(left.ty.shape[-1]), usual(left.ty.shape[-2])
         leads = [list(side.ty.shape)[:-2] for side in (left, right)]
         if len(leads[0]) != len(leads[1]) or not leads[0] or not all(map(structural_equal, *leads)):
             return False
         columns = right.ty.shape[-1]
-        if not _is_int(columns):
+        if not is_int(columns):
             return False
-        transposed = self._transposed.get(right) if _is_var(right) else None
+        transposed = self._transposed.get(right) if is_var(right) else None
         tile = self.choices(product.task(rows, depth, int(columns), lanes))
 
         def batched(left: Any, right: Any) -> Any:
@@ -194,10 +196,10 @@ class _Rewriter:
 
         depth, columns = weight.shape
         lead, source = list(left.ty.shape)[:-1], self.plain(left)
-        rows = _product(lead)
+        rows = product_of(lead)
         if len(lead) > 1:
             source = self.builder.emit(relax.op.reshape(source, [rows, depth]))
-        tile = self.choices(product.task(_usual(rows), depth, columns, self.lanes))
+        tile = self.choices(product.task(usual(rows), depth, columns, self.lanes))
 
         def matmul(left: Any, packed: Any) -> Any:
             return product.compute(tile, self.lanes, columns, left, packed)
@@ -211,7 +213,7 @@ class _Rewriter:
     def _permute(self, var: Any, call: Any) -> bool:
         """Note a swap of the last two dims, which a product reads through."""
         rank = len(call.args[0].ty.shape)
-        axes = list(_ints(call.attrs.axes)) if call.attrs.axes is not None else list(range(rank))[::-1]
+        axes = list(ints(call.attrs.axes)) if call.attrs.axes is not None else list(range(rank))[::-1]
         if axes == [*range(rank - 2), rank - 1, rank - 2]:
             self._transposed[var] = call.args[0]
         return False
@@ -232,7 +234,7 @@ class _Rewriter:
     def _unary(self, var: Any, call: Any) -> bool:
         from tvm.ir import Call
 
-        if not _is_var(call.args[0]) or call.args[0] not in self._blocked:
+        if not is_var(call.args[0]) or call.args[0] not in self._blocked:
             return False
         made = Call(call.op, [self.blocked(call.args[0]), *call.args[1:]], call.attrs, call.ty_args)
         self._blocked[var] = self.builder.emit(made)
@@ -241,7 +243,7 @@ class _Rewriter:
     def _binary(self, var: Any, call: Any) -> bool:
         from tvm.ir import Call
 
-        if len(var.ty.shape) != 4 or not any(_is_var(arg) and arg in self._blocked for arg in call.args):
+        if len(var.ty.shape) != 4 or not any(is_var(arg) and arg in self._blocked for arg in call.args):
             return False
         channels = int(var.ty.shape[1])
         if call.op.name == "relax.divide" and self.numbers(call.args[1]) is None:
@@ -268,7 +270,7 @@ class _Rewriter:
             n, _, high, wide = padded.shape
             parts = padded.reshape(n, -1, self.lanes, high, wide).transpose(0, 1, 3, 4, 2)
             return relax.const(np.ascontiguousarray(parts), str(numbers.dtype))
-        if not _is_var(expr) or len(expr.ty.shape) != 4 or not _is_int(expr.ty.shape[1]):
+        if not is_var(expr) or len(expr.ty.shape) != 4 or not is_int(expr.ty.shape[1]):
             return None
         if int(expr.ty.shape[1]) == channels:
             return self.blocked(expr)
@@ -283,8 +285,8 @@ class _Rewriter:
         pool = relax.op.nn.max_pool2d if call.op.name == "relax.nn.max_pool2d" else relax.op.nn.avg_pool2d
         self._blocked[var] = self.builder.emit(
             pool(
-                self.blocked(data), _ints(attrs.pool_size), _ints(attrs.strides), _ints(attrs.padding),
-                _ints(attrs.dilation), bool(attrs.ceil_mode), bool(attrs.count_include_pad),
+                self.blocked(data), ints(attrs.pool_size), ints(attrs.strides), ints(attrs.padding),
+                ints(attrs.dilation), bool(attrs.ceil_mode), bool(attrs.count_include_pad),
                 layout=f"NCHW{self.lanes}c", out_layout=f"NCHW{self.lanes}c",
             )
         )  # fmt: skip
@@ -292,12 +294,12 @@ class _Rewriter:
 
     def _mean(self, var: Any, call: Any) -> bool:
         data = call.args[0]
-        if not _is_var(data) or data not in self._blocked or call.attrs.axis is None:
+        if not is_var(data) or data not in self._blocked or call.attrs.axis is None:
             return False
-        if sorted(axis % 4 for axis in _ints(call.attrs.axis)) != [2, 3]:
+        if sorted(axis % 4 for axis in ints(call.attrs.axis)) != [2, 3]:
             return False
         channels, keep = int(data.ty.shape[1]), bool(call.attrs.keepdims)
-        made = self._emit(_mean_of_positions(channels, keep), self.blocked(data), name="mean")
+        made = self._emit(mean_of_positions(channels, keep), self.blocked(data), name="mean")
         (self._blocked if keep else self._plain)[var] = made
         return True
 
@@ -305,7 +307,7 @@ class _Rewriter:
         from tvm import relax
 
         parts = self._fields(call.args[0])
-        whole = all(_is_var(p) and p in self._blocked and int(p.ty.shape[1]) % self.lanes == 0 for p in parts)
+        whole = all(is_var(p) and p in self._blocked and int(p.ty.shape[1]) % self.lanes == 0 for p in parts)
         if not parts or not whole or int(call.attrs.axis) % 4 != 1:
             return False
         self._blocked[var] = self.builder.emit(relax.op.concat([self.blocked(p) for p in parts], axis=1))
@@ -315,82 +317,3 @@ class _Rewriter:
         from tvm import relax
 
         return list(expr.fields) if isinstance(expr, relax.Tuple) else []
-
-
-def _to_plain(channels: Any, lanes: int) -> Callable[[Any], Any]:
-    def to_plain(data: Any) -> Any:
-        from tvm import te
-
-        n, _, high, wide, _ = data.shape
-        return te.compute((n, channels, high, wide), lambda n, c, y, x: data[n, c // lanes, y, x, c % lanes])
-
-    return to_plain
-
-
-def _to_blocked(channels: int, lanes: int) -> Callable[[Any], Any]:
-    def to_blocked(data: Any) -> Any:
-        from tvm import te, tirx
-
-        n, _, high, wide = data.shape
-
-        def element(n: Any, block: Any, y: Any, x: Any, lane: Any) -> Any:
-            channel = block * lanes + lane
-            value = data[n, channel, y, x]
-            return tirx.if_then_else(channel < channels, value, tirx.const(0, "float32")) if channels % lanes else value
-
-        return te.compute((n, -(-channels // lanes), high, wide, lanes), element)
-
-    return to_blocked
-
-
-def _mean_of_positions(channels: int, keep: bool) -> Callable[[Any], Any]:
-    def mean(data: Any) -> Any:
-        from tvm import te, tirx
-
-        n, blocks, high, wide, lanes = data.shape
-        y, x = te.reduce_axis((0, high), "y"), te.reduce_axis((0, wide), "x")
-        total = te.compute((n, blocks, lanes), lambda n, b, lane: te.sum(data[n, b, y, x, lane], axis=[y, x]))
-        share = tirx.const(1.0 / (int(high) * int(wide)), "float32")
-        if keep:
-            return te.compute((n, blocks, 1, 1, lanes), lambda n, b, y, x, lane: total[n, b, lane] * share)
-        return te.compute((n, channels), lambda n, c: total[n, c // lanes, c % lanes] * share)
-
-    return mean
-
-
-def _is_var(expr: Any) -> bool:
-    from tvm import relax
-
-    return isinstance(expr, relax.Var)
-
-
-def _is_int(size: Any) -> bool:
-    from tvm import tirx
-
-    return isinstance(size, (int, tirx.IntImm))
-
-
-def _ints(values: Any) -> Any:
-    return tuple(int(value) for value in values)
-
-
-def _is_float(*values: Any) -> bool:
-    return all(str(value.ty.dtype.dtype) == "float32" for value in values)
-
-
-def _product(sizes: list[Any]) -> Any:
-    whole = sizes[0]
-    for size in sizes[1:]:
-        whole = whole * size
-    return whole
-
-
-def _usual(rows: Any) -> int:
-    """Rows to choose a tile by: of a batch a few, as one row alone leaves registers idle at no gain."""
-    from tvm import tirx
-
-    if _is_int(rows):
-        return int(rows)
-    if isinstance(rows, tirx.Mul) and (_is_int(rows.a) or _is_int(rows.b)):
-        return int(rows.a if _is_int(rows.a) else rows.b)
-    return 4

@@ -1,0 +1,48 @@
+"""What the rewriting asks of Relax expressions and their sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def is_var(expr: Any) -> bool:
+    """Whether an expression is a variable."""
+    from tvm import relax
+
+    return isinstance(expr, relax.Var)
+
+
+def is_int(size: Any) -> bool:
+    """Whether a size is known when the program is built."""
+    from tvm import tirx
+
+    return isinstance(size, (int, tirx.IntImm))
+
+
+def ints(values: Any) -> Any:
+    """Attributes of an op as a tuple of Python's numbers."""
+    return tuple(int(value) for value in values)
+
+
+def is_float(*values: Any) -> bool:
+    """Whether all expressions are float32."""
+    return all(str(value.ty.dtype.dtype) == "float32" for value in values)
+
+
+def product_of(sizes: list[Any]) -> Any:
+    """Sizes multiplied, known or not."""
+    whole = sizes[0]
+    for size in sizes[1:]:
+        whole = whole * size
+    return whole
+
+
+def usual(rows: Any) -> int:
+    """Rows to choose a tile by: of a batch a few, as one row alone leaves registers idle at no gain."""
+    from tvm import tirx
+
+    if is_int(rows):
+        return int(rows)
+    if isinstance(rows, tirx.Mul) and (is_int(rows.a) or is_int(rows.b)):
+        return int(rows.a if is_int(rows.a) else rows.b)
+    return 4
