@@ -11,6 +11,7 @@ from annotated_types import Ge
 from fxopt.backend import Backend, Runner
 from fxopt.backends.onnx.runtime import usable_cores
 from fxopt.backends.tvm import runtime
+from fxopt.errors import BackendError
 
 if TYPE_CHECKING:
     from torch import fx
@@ -65,6 +66,17 @@ class Tvm(Backend):
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed, or is in a version that crashes."""
         return runtime.missing()
+
+    def cannot_build(self, target: Target) -> str | None:
+        """What is missing here, that there are no schedules for the processor, or no compiler to link for it."""
+        from fxopt.backends.tvm.processor import cannot_link, processor_of
+
+        if reason := self.missing():
+            return reason
+        try:
+            return cannot_link(processor_of(target))
+        except BackendError as error:
+            return str(error)
 
     def variants(self) -> tuple[Tvm, ...]:
         """All cores or one."""

@@ -12,7 +12,7 @@ from fxopt.backends.tvm.fixed import FIXED, add_fixed_entry
 from fxopt.backends.tvm.layout import use_blocked_layout
 from fxopt.backends.tvm.legalize import legalizers
 from fxopt.backends.tvm.parameters import lift_parameters
-from fxopt.backends.tvm.processor import Processor
+from fxopt.backends.tvm.processor import Processor, linker
 from fxopt.backends.tvm.runtime import LIBRARY, PARAMETERS, need_tvm
 from fxopt.backends.tvm.schedule import schedule_module
 from fxopt.backends.tvm.tasks import Choices
@@ -92,21 +92,15 @@ def _by_place(body: Any) -> Any:
 
 def _link(executable: Any, processor: Processor, path: Path) -> None:
     """Link the library in a folder of its own, so that no path of this machine comes into it."""
+    compiler = linker(processor)
+    options = {} if compiler is None else {"cc": compiler}
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
         try:
-            executable.export_library(str(path), workspace_dir=folder, **_linker(processor))
+            executable.export_library(str(path), workspace_dir=folder, **options)
         except Exception as error:
             raise BackendError(
                 f"the library cannot be linked: {_reason(error)}\n  TVM links with a C++ compiler; install g++"
             ) from error
-
-
-def _linker(processor: Processor) -> dict[str, Any]:
-    import platform
-
-    if processor.triple.split("-")[0] == platform.machine():
-        return {}
-    return {"cc": f"{processor.triple}-g++"}
 
 
 def _reason(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +52,24 @@ def processor_of(target: Target) -> Processor:
         f"the backend tvm has schedules for x86_64 and aarch64, and the target {target.name!r} is {triple!r}\n"
         "  take another backend, or give the target's triple, e.g. aarch64-linux-gnu"
     )
+
+
+def linker(processor: Processor) -> str | None:
+    """The compiler that links for a processor; None for the one that TVM finds for this machine."""
+    if processor.triple.split("-")[0] == platform.machine().lower().replace("amd64", "x86_64").replace(
+        "arm64", "aarch64"
+    ):
+        return None
+    return f"{processor.triple}-g++"
+
+
+def cannot_link(processor: Processor) -> str | None:
+    """That the compiler to link with is not installed, with the package that has it; None if it is."""
+    name = linker(processor)
+    if name is None or shutil.which(name):
+        return None
+    debian = f"; on Debian: apt install g++-{processor.triple.replace('_', '-')}"
+    return f"{name} is not installed" + (debian if processor.triple.endswith("linux-gnu") else "")
 
 
 _ARM = (("neon-dotprod", "dotprod"), ("neon-i8mm", "i8mm"))
