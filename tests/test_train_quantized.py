@@ -162,7 +162,7 @@ def test_integer_kernels_run_it(tmp_path):
 
 def test_quantized_already_is_refused():
     given = images()
-    with pytest.raises(PassError, match="the program is quantized already; quantize a layer once"):
+    with pytest.raises(PassError, match="the program is quantized already; train it before, and quantize once"):
         run("train_quantized(epochs=1)", given, run("quantize", given).program)
 
 

@@ -17,7 +17,7 @@ from fxopt.program import Program
 from fxopt.qdq import Policy
 from fxopt.target import host
 
-_QUANTIZED = "the program is quantized already; quantize a layer once, after all other passes"
+_ONCE = "quantize a layer once, after all other passes"
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ def policy_of(program: Program) -> Policy:
     return context.backend.quant_policy(context.target or host()) if context.backend else Policy()
 
 
-def check_not_quantized(program: Program) -> None:
+def check_not_quantized(program: Program, way_out: str = _ONCE) -> None:
     """Raise PassError for a program whose values are quantized; one with stored weights alone quantized is all right."""
     quantized = find_quantized_value(program.graph)
     if quantized is not None:
-        raise program.fail(quantized, _QUANTIZED)
+        raise program.fail(quantized, f"the program is quantized already; {way_out}")
 
 
 def decide(program: Program, placer: Placer) -> Placement:
@@ -53,7 +53,7 @@ def decide(program: Program, placer: Placer) -> Placement:
     placement = placer(program)
     weights = find_quantized(program.graph)
     if weights is not None and not placement.layers:
-        raise program.fail(weights, _QUANTIZED)
+        raise program.fail(weights, f"the program is quantized already; {_ONCE}")
     for node, reason in [*placement.declined.items(), *placement.notes]:
         program.skip(node, reason)
     return placement

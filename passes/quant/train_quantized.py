@@ -66,7 +66,7 @@ class train_quantized(finetune):
 
     def run(self, program: Program) -> None:
         """Calibrate, train the simulation, write what it came to."""
-        check_not_quantized(program)
+        check_not_quantized(program, "train it before, and quantize once")
         data = training_data(program, self.name)
         policy = policy_of(program)
         placement = decide(program, Placer(policy, self.keep_float, self.quantizer))
