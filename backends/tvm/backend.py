@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -16,6 +17,8 @@ from fxopt.errors import BackendError
 if TYPE_CHECKING:
     from torch import fx
 
+    from fxopt.backends.tvm.processor import Processor
+    from fxopt.backends.tvm.tuning.database import Database
     from fxopt.pipeline import Pipeline
     from fxopt.program import Program
     from fxopt.target import Target
@@ -29,10 +32,19 @@ class Tvm(Backend):
     serves every size of the dynamic dims. ``threads`` is None for all cores that the process may use; more than the machine
     has processors are not started. A quantized program gives its own numbers, and computes them in float: there are no integer
     kernels yet.
+
+    Tiles are those that measured best before, for the same processor and threads, and else chosen by rule. ``tune`` measures
+    them, at most ``trials``: each layer by itself, without what is fused behind it, on one image or on as many rows as one
+    example has. A batch, or another dynamic dim, has no part in it: its layers take the tiles of one example. It goes on
+    from all earlier trials of any model, which are in the file ``database``; None is ``fxopt/tvm-tiles.jsonl`` in the
+    user's cache, and '' none. The same ``seed`` and trials give the same next tile.
     """
 
     name: ClassVar[str] = "tvm"
     threads: Annotated[int, Ge(1)] | None = None
+    database: str | None = None
+    trials: Annotated[int, Ge(0)] | None = None
+    seed: int = 0
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why TVM's importer has no form of a node; None if it has, directly or through torch's core ops."""
@@ -54,10 +66,53 @@ class Tvm(Backend):
         from fxopt.backends.tvm.importing import import_program
         from fxopt.backends.tvm.processor import processor_of
         from fxopt.backends.tvm.tasks import Choices
+        from fxopt.backends.tvm.tuning.account import account
 
         processor = processor_of(target)
         shapes = [tuple(leaf.shape) for leaf in program.example_leaves() if isinstance(leaf, torch.Tensor)]
-        return compile_module(import_program(program), shapes, processor, Choices(processor), out)
+        found = self._database(processor)
+        choices = Choices(processor, found.tiles() if found else {})
+        made = compile_module(import_program(program), shapes, processor, choices, out)
+        return made | {"tuning": account(choices, found)}
+
+    def tune(self, program: Program, target: Target, seconds: float) -> Tvm:
+        """Try tiles for about ``seconds`` and write the trials into the database, which the build then reads.
+
+        Raises BackendError where the target is not this machine, or there is no database.
+        """
+        from fxopt.backends.tvm.compiling import choose_tiles
+        from fxopt.backends.tvm.importing import import_program
+        from fxopt.backends.tvm.processor import processor_of
+        from fxopt.backends.tvm.tasks import Choices
+        from fxopt.backends.tvm.tuning.search import search
+        from fxopt.target import not_here
+
+        if reason := not_here(target):
+            raise BackendError(
+                f"the backend tvm tunes for this machine alone, and the target {target.name!r} is another: {reason}\n"
+                "  build without tuning, with tiles by rule; or tune there"
+            )
+        processor = processor_of(target)
+        found = self._database(processor)
+        if found is None:
+            raise BackendError("tuning needs a database to write its trials into: tvm(database='tiles.jsonl')")
+        begun = time.monotonic()
+        choices = Choices(processor, found.tiles())
+        choose_tiles(import_program(program), choices)
+        left = seconds - (time.monotonic() - begun)
+        search(choices, found, self._threads(processor), left, self.trials, self.seed)
+        return self
+
+    def _threads(self, processor: Processor) -> int:
+        return min(self.threads or processor.cores, processor.cores)
+
+    def _database(self, processor: Processor) -> Database | None:
+        from fxopt.backends.tvm.tuning.database import Database, default_path
+
+        if self.database == "":
+            return None
+        path = Path(self.database) if self.database else default_path()
+        return Database(path, processor, self._threads(processor))
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
         """Load the library. Raises BackendError where TVM refuses it."""

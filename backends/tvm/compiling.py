@@ -46,14 +46,21 @@ def compile_module(
     return {"kernels": kernels, "tiles": choices.to_dict()}
 
 
+def choose_tiles(module: Any, choices: Choices) -> Any:
+    """The module with its convolutions and products as kernels in tiles of ``choices``."""
+    import tvm
+    from tvm.relax import transform
+
+    first = [transform.DecomposeOpsForInference(), transform.CanonicalizeBindings(), transform.ConvertToDataflow(1)]
+    return use_blocked_layout(tvm.transform.Sequential(first)(module), choices)
+
+
 def lower(module: Any, choices: Choices) -> Any:
     """The module as scheduled kernels and the calls of them."""
     import tvm
     from tvm.relax import transform
 
-    first = [transform.DecomposeOpsForInference(), transform.CanonicalizeBindings(), transform.ConvertToDataflow(1)]
-    module = tvm.transform.Sequential(first)(module)
-    module = use_blocked_layout(module, choices)
+    module = choose_tiles(module, choices)
     fused = [
         transform.DeadCodeElimination(), transform.CanonicalizeBindings(), transform.LegalizeOps(legalizers()),
         transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.FuseTIR(),

@@ -57,7 +57,21 @@ class Convolution:
         key = f"conv2d {sizes} {steps} l{self.lanes} {'blocked' if self.blocked_input else 'plain'}"
         vectors = self.vectors // self.groups if self.groups > 1 and not self.depthwise else self.vectors
         inner = self.lanes if self.blocked_input and not self.depthwise else 1
-        return Task(key, self.out_size[1], vectors, inner, shared=not self.depthwise, grouped=self.groups > 1)
+        high, wide = self.out_size
+        bordered = any(self.padding) and self.blocked_input
+        lines = (0, *(n for n in range(2, 17) if high % n == 0 and n < high)) if bordered else ()
+        return Task(key, wide, vectors, inner, not self.depthwise, self.groups > 1, lines, kernel=self)
+
+    def tensors(self, tile: Tile) -> list[Any]:
+        """One image, a packed weight, and their convolution."""
+        from tvm import te
+
+        lanes, (high, wide) = self.lanes, self.size
+        weight = np.zeros((self.outputs, self.inputs // self.groups, *self.kernel), np.float32)
+        blocks = -(-self.inputs // lanes)
+        data = te.placeholder((1, blocks, high, wide, lanes) if self.blocked_input else (1, self.inputs, high, wide))
+        packed = te.placeholder(pack_weight(weight, self, tile).shape)
+        return [data, packed, compute(self, tile, data, packed)]
 
 
 def joined_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
@@ -144,7 +158,7 @@ def compute(conv: Convolution, tile: Tile, data: Any, weight: Any) -> Any:
         (data.shape[0], whole(conv.vectors, tile.vectors), high, tiles, tile.rows, conv.lanes),
         lambda *at: te.sum(term(*at), axis=axes),
         name=SUMS,
-        attrs={TILE: [tile.rows, tile.vectors, tile.unroll]},
+        attrs={TILE: tile.numbers()},
     )
     return te.compute(
         (data.shape[0], conv.vectors, high, wide, conv.lanes),

@@ -16,6 +16,7 @@ from fxopt.backends.tvm import convolution, product
 from fxopt.backends.tvm.convolution import Convolution
 from fxopt.backends.tvm.folding import fold
 from fxopt.backends.tvm.forms import mean_of_positions, to_blocked, to_plain
+from fxopt.backends.tvm.product import Product
 from fxopt.backends.tvm.sizes import ints, is_float, is_int, is_var, product_of, usual
 from fxopt.backends.tvm.tasks import Choices
 
@@ -180,7 +181,7 @@ class _Rewriter:
         if not is_int(columns):
             return False
         transposed = self._transposed.get(right) if is_var(right) else None
-        tile = self.choices(product.task(rows, depth, int(columns), lanes))
+        tile = self.choices(Product(rows, depth, int(columns), lanes, usual(product_of(leads[0]))).task())
 
         def batched(left: Any, right: Any) -> Any:
             packed = product.pack(tile, lanes, right, transposed=transposed is not None)
@@ -199,7 +200,7 @@ class _Rewriter:
         rows = product_of(lead)
         if len(lead) > 1:
             source = self.builder.emit(relax.op.reshape(source, [rows, depth]))
-        tile = self.choices(product.task(usual(rows), depth, columns, self.lanes))
+        tile = self.choices(Product(usual(rows), depth, columns, self.lanes).task())
 
         def matmul(left: Any, packed: Any) -> Any:
             return product.compute(tile, self.lanes, columns, left, packed)

@@ -6,6 +6,7 @@ once, when the program is built, so that a vector of columns lies together; anot
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,39 @@ def pack_columns(weight: Any, lanes: int, tile: Tile) -> Any:
     return np.ascontiguousarray(padded.reshape(len(weight), -1, lanes).transpose(1, 0, 2))
 
 
-def task(rows: int, depth: int, columns: int, lanes: int) -> Task:
-    """The choice of a tile for a product of [rows, depth] by [depth, columns]; ``rows`` as they usually are."""
-    key = f"matmul {rows}x{depth}x{columns} l{lanes}"
-    return Task(key, rows, -(-columns // lanes), depth)
+@dataclass(frozen=True)
+class Product:
+    """Sizes of a product of [rows, depth] by [depth, columns], or of ``pairs`` of them; ``rows`` as they usually are.
+
+    Without ``pairs`` the right operand is a weight, packed already.
+    """
+
+    rows: int
+    depth: int
+    columns: int
+    lanes: int
+    pairs: int = 0
+
+    def task(self) -> Task:
+        """The choice of a tile for this product."""
+        pairs = f" in {self.pairs} pairs" if self.pairs else ""
+        key = f"matmul {self.rows}x{self.depth}x{self.columns}{pairs} l{self.lanes}"
+        return Task(key, self.rows, -(-self.columns // self.lanes), self.depth, kernel=self)
+
+    def tensors(self, tile: Tile) -> list[Any]:
+        """The operands, and their product; of pairs the right one is packed as part of it."""
+        from tvm import te
+
+        lead = (self.pairs,) if self.pairs else ()
+        left = te.placeholder((*lead, self.rows, self.depth))
+        if self.pairs:
+            right = te.placeholder((*lead, self.depth, self.columns))
+            packed = pack(tile, self.lanes, right, transposed=False)
+        else:
+            right = packed = te.placeholder(
+                (whole(self.columns, self.lanes * tile.vectors) // self.lanes, self.depth, self.lanes)
+            )
+        return [left, right, compute(tile, self.lanes, self.columns, left, packed)]
 
 
 def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any:
@@ -49,7 +79,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
         (*lead, vectors, 1, tiles, tile.rows, lanes),
         lambda *at: te.sum(term(*at), axis=k),
         name=SUMS,
-        attrs={TILE: [tile.rows, tile.vectors, tile.unroll]},
+        attrs={TILE: tile.numbers()},
     )
     sums = tiled if columns % lanes == 0 else te.compute(tiled.shape, lambda *at: tiled[at], name=FLUSHED)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from fxopt.backends.tvm.processor import Processor
 
@@ -13,16 +14,35 @@ from fxopt.backends.tvm.processor import Processor
 class Tile:
     """One register tile: ``rows`` positions (columns of an image, or rows of a matrix) by ``vectors`` of outputs.
 
-    ``unroll`` is how many steps of the innermost sum are written out.
+    ``unroll`` is how many steps of the innermost sum are written out. ``lines`` of an image are given their border
+    together: None for as many as the rule says, 0 for all.
     """
 
     rows: int
     vectors: int
     unroll: int = 4
+    lines: int | None = None
+
+    def numbers(self) -> list[int]:
+        """As an annotation in TVM holds it."""
+        return [self.rows, self.vectors, self.unroll, -1 if self.lines is None else self.lines]
+
+    @classmethod
+    def of(cls, numbers: list[int]) -> Tile:
+        """Back from :meth:`numbers`."""
+        rows, vectors, unroll, lines = numbers
+        return cls(rows, vectors, unroll, None if lines < 0 else lines)
 
     def to_dict(self) -> dict[str, int]:
         """Plain values, as a database holds them."""
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+class Kernel(Protocol):
+    """What a task computes, by itself: a small value that can be pickled, so that another process can time its tiles."""
+
+    def tensors(self, tile: Tile) -> list[Any]:
+        """The tensor expressions of its arguments, and that of its result, with sizes that are known."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,10 @@ class Task:
     """Whether one input value serves all the vectors of a tile; in a depthwise convolution each has its own."""
     grouped: bool = False
     """Whether a tile must stay within ``vectors``, as the next ones read other inputs; else the last may overhang."""
+    lines: tuple[int, ...] = ()
+    """How many lines at once there are to choose from, beside what the rule says."""
+    kernel: Kernel | None = field(default=None, compare=False, repr=False)
+    """What to time; None for what is never tuned."""
 
 
 def whole(size: int, part: int) -> int:
@@ -63,10 +87,10 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
             if rows <= task.positions:
                 unroll = next(u for u in (4, 2, 1) if task.steps % u == 0)
                 found.append(Tile(rows, vectors, unroll))
-    return sorted(found, key=lambda tile: _price(task, tile))
+    return sorted(found, key=lambda tile: price(task, tile))
 
 
-def _price(task: Task, tile: Tile) -> float:
+def price(task: Task, tile: Tile) -> float:
     """Relative time of one multiply-add: what is computed for nothing, loads, and latency that is not hidden."""
     waste = whole(task.positions, tile.rows) / task.positions * whole(task.vectors, tile.vectors) / task.vectors
     sums = tile.rows * tile.vectors
@@ -77,17 +101,21 @@ def _price(task: Task, tile: Tile) -> float:
 class Choices:
     """The tile of each task for one processor: that of ``known`` by key, or the best by rule.
 
-    ``made`` notes what was chosen, for the report.
+    ``made`` notes what was chosen, for the report; ``tasks`` and ``uses`` what was asked for, and how often.
     """
 
     def __init__(self, processor: Processor, known: dict[str, Tile] | None = None) -> None:
         self.processor, self.known = processor, known or {}
         self.made: dict[str, Tile] = {}
+        self.tasks: dict[str, Task] = {}
+        self.uses: Counter[str] = Counter()
 
     def __call__(self, task: Task) -> Tile:
         """The tile to take."""
         tile = self.known.get(task.key) or candidates(task, self.processor)[0]
         self.made[task.key] = tile
+        self.tasks[task.key] = task
+        self.uses[task.key] += 1
         return tile
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ PADDED, PACKED = "padded_input", "packed_columns"
 FLUSHED = "flushed"
 """Name of the copy of a tile that is read element by element, where the last vector overhangs."""
 TILE = "fxopt.tile"
-"""Annotation of the block that multiplies: rows, vectors and unroll of its tile."""
+"""Annotation of the block that multiplies: the numbers of its tile."""
 _BYTES, _CACHED = 4, 2**19
 """Bytes of a number, and bytes of weights that stay in the cache beside the inputs."""
 _WINDOW = 7
@@ -28,14 +28,16 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
     The sums are [..., vectors, lines, tiles, rows, lanes], with what they run over behind.
     """
     sums = sch.get_sblock(SUMS)
-    tile = Tile(*(int(value) for value in sch.get(sums).annotations[TILE]))
+    tile = Tile.of([int(value) for value in sch.get(sums).annotations[TILE]])
     sch.unannotate(sums, TILE)
     blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
     behind = _split_behind(sch, blocks_of(sch))
     for block in behind.pop("folded"):
         sch.compute_inline(block)
     padded = blocks.get(PADDED)
-    height = _lines_at_once(sch, sums, padded, cores) if padded is not None else 0
+    height = 0
+    if padded is not None:
+        height = _lines_at_once(sch, sums, cores) if tile.lines is None else tile.lines
     outer, over, spread = _cut(sch, sums, tile, height)
     for block in filter(None, (blocks.get(PACKED), None if height else padded)):
         parallel(sch, list(sch.get_loops(block))[:-1])
@@ -79,7 +81,7 @@ def _same(one: Any, other: Any) -> bool:
     return len(one) == len(other) and all(map(structural_equal, one, other))
 
 
-def _lines_at_once(sch: Any, sums: Any, padded: Any, cores: int) -> int:
+def _lines_at_once(sch: Any, sums: Any, cores: int) -> int:
     """Lines of an image whose inputs are given their border together, so that they stay in the cache; 0 for the whole image.
 
     They must leave enough blocks of lines for the threads, and not read the weights too often.

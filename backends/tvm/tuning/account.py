@@ -1,0 +1,27 @@
+"""What a build's report says about where its tiles come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxopt.backends.tvm.tasks import Choices
+from fxopt.backends.tvm.tuning.database import Database
+
+
+def account(choices: Choices, database: Database | None) -> dict[str, Any]:
+    """How many tiles are from the database, the trials and the gain of each of these tasks, and what was not used there."""
+    tasks: dict[str, Any] = {}
+    for key in sorted(choices.made):
+        known = database[key] if database else None
+        if known and known.best is not None and key in choices.known:
+            failed = sum(bool(trial.failed) for trial in known.trials)
+            row = {"trials": len(known.trials), "us": round(known.seconds * 1e6, 1), "gain": round(1 / known.ratio, 3)}
+            tasks[key] = row | ({"failed": failed} if failed else {})
+    measured, every = len(tasks), len(choices.made)
+    if not every:
+        text = "there is nothing to tune: no convolution and no product in tiles"
+    elif not measured:
+        text = f"built from templates: the tiles of all {every} tasks are chosen by rule, none was measured"
+    else:
+        text = f"{measured} of {every} tasks have tiles that were measured, the others are chosen by rule"
+    return {"text": text, "measured": tasks, "notes": database.notes if database else []}

@@ -1,0 +1,216 @@
+"""Trials in a file: one line of JSON each, appended, so that a process killed at any moment loses only the trial in flight.
+
+A line is written at once, under a lock, and forced to the disk; several processes may write. SQLite would keep these
+promises too, but a damaged file would be lost as a whole, where here a damaged line is skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fxopt.backends.tvm.processor import Processor
+from fxopt.backends.tvm.tasks import Tile
+
+_MADE_BY = ("convolution", "product", "tiles", "loops", "schedule")
+"""Modules that decide what code a tile gives: other code, other seconds."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One tile of a task, tried: ``seconds`` a call beside those of the ``rival``, the best tile by then; or why it ``failed``.
+
+    ``won`` is whether it was clearly faster than the rival, timed in turns with it. The first trial has no rival.
+    """
+
+    tile: Tile
+    seconds: float | None = None
+    rival: Tile | None = None
+    rival_seconds: float | None = None
+    won: bool = False
+    failed: str = ""
+    seed: int = 0
+
+
+@dataclass
+class Known:
+    """What the trials of a task tell: all that were made, and the ``best`` tile with the part of the first's time it takes."""
+
+    trials: list[Trial] = field(default_factory=list)
+    best: Tile | None = None
+    seconds: float = 0.0
+    ratio: float = 1.0
+
+    def add(self, trial: Trial) -> None:
+        """Take a trial in; a win counts over the tile that is the best now."""
+        self.trials.append(trial)
+        if trial.seconds is None:
+            return
+        if trial.rival is None:
+            if self.best is None:
+                self.best, self.seconds = trial.tile, trial.seconds
+            return
+        if trial.rival == self.best and trial.rival_seconds:
+            self.seconds = min(self.seconds, trial.rival_seconds)
+        if trial.won and trial.rival == self.best and trial.rival_seconds:
+            self.best, self.seconds = trial.tile, trial.seconds
+            self.ratio *= trial.seconds / trial.rival_seconds
+
+    def tried(self) -> set[Tile]:
+        """Tiles that need not be tried again."""
+        return {trial.tile for trial in self.trials}
+
+
+def default_path() -> Path:
+    """The user's own database: in ``$XDG_CACHE_HOME``, or ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "fxopt" / "tvm-tiles.jsonl"
+
+
+class Database:
+    """The trials for one processor and number of threads, in the file ``path``, which others may write to as well.
+
+    What cannot be used is in ``notes``: damaged lines, and trials of another TVM or of other schedules.
+    """
+
+    def __init__(self, path: Path, processor: Processor, threads: int) -> None:
+        self.path = path
+        self.stamp = {"on": _describe(processor, threads), "tvm": _tvm_version(), "schedules": _schedules()}
+        self.notes: list[str] = []
+        self._known: dict[str, Known] = {}
+        self._read()
+
+    def __getitem__(self, key: str) -> Known:
+        return self._known.setdefault(key, Known())
+
+    def tiles(self) -> dict[str, Tile]:
+        """The best tile of each task that was timed, by the task's key."""
+        return {key: known.best for key, known in self._known.items() if known.best is not None}
+
+    def add(self, key: str, trial: Trial) -> None:
+        """Append a trial. Raises OSError where it cannot be written as a whole; the file then is as it was."""
+        values: dict[str, Any] = {"task": key, **self.stamp, "tile": trial.tile.to_dict(), "seed": trial.seed}
+        if trial.failed:
+            values["failed"] = trial.failed
+        else:
+            values |= {"seconds": trial.seconds, "won": trial.won}
+            if trial.rival is not None:
+                values |= {"rival": trial.rival.to_dict(), "rival_seconds": trial.rival_seconds}
+        append_line(self.path, json.dumps(values).encode())
+        self[key].add(trial)
+
+    def _read(self) -> None:
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.notes.append(f"{self.path} cannot be read: {error.strerror}")
+            return
+        damaged: list[int] = []
+        others: set[str] = set()
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line)
+                key, trial = values["task"], _trial(values)
+                other = next((name for name in ("tvm", "schedules") if values[name] != self.stamp[name]), None)
+                if values["on"] != self.stamp["on"]:
+                    continue
+            except (ValueError, TypeError, KeyError, AttributeError):
+                damaged.append(number)
+                continue
+            if other:
+                others.add(f"TVM {values['tvm']}" if other == "tvm" else "other schedules than these")
+            else:
+                self[key].add(trial)
+        if damaged:
+            shown = ", ".join(map(str, damaged[:5])) + (" …" if len(damaged) > 5 else "")
+            self.notes.append(f"{self.path.name}: damaged lines are skipped: {shown}")
+        self.notes += [f"{self.path.name}: trials of {other} are not used" for other in sorted(others)]
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, whole or not at all, and on a line of its own even behind one that was cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        with _locked(descriptor):
+            end = os.fstat(descriptor).st_size
+            torn = end > 0 and _last_byte(descriptor, end) != b"\n"
+            data = (b"\n" if torn else b"") + line + b"\n"
+            try:
+                written = os.write(descriptor, data)
+                if written != len(data):
+                    raise OSError(f"{written} of {len(data)} bytes could be written")
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+    finally:
+        os.close(descriptor)
+
+
+def _last_byte(descriptor: int, end: int) -> bytes:
+    os.lseek(descriptor, end - 1, os.SEEK_SET)
+    return os.read(descriptor, 1)
+
+
+@contextlib.contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    """Alone with the file; the system unlocks it when the process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows; lines are still whole, as each is one write
+        yield
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _trial(values: dict[str, Any]) -> Trial:
+    rival = Tile(**values["rival"]) if "rival" in values else None
+    seconds = None if "failed" in values else float(values["seconds"])
+    beside = float(values["rival_seconds"]) if rival else None
+    return Trial(
+        Tile(**values["tile"]),
+        seconds,
+        rival,
+        beside,
+        bool(values.get("won")),
+        values.get("failed", ""),
+        values["seed"],
+    )
+
+
+def _describe(processor: Processor, threads: int) -> str:
+    """What the seconds depend on; the number of threads too, as the best tile for one may leave another idle."""
+    words = [processor.triple, processor.mcpu, *processor.mattr]
+    return " ".join([*words, f"l{processor.lanes} r{processor.registers} c{processor.cores} t{threads}"])
+
+
+def _tvm_version() -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version("apache-tvm")
+
+
+@functools.cache
+def _schedules() -> str:
+    """A digest of the code that makes kernels of tiles."""
+    folder = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for name in _MADE_BY:
+        digest.update((folder / f"{name}.py").read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,53 @@
+"""Which tile of a task to try next: the best by rule, then what is near the best so far, then the rest by chance."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from fxopt.backends.tvm.processor import Processor
+from fxopt.backends.tvm.tasks import Task, Tile, candidates, price
+from fxopt.backends.tvm.tuning.database import Known
+
+_FIRST = 6
+"""Tiles by rule before anything else: what they tell is worth more than what is near the first of them."""
+_ONE_IN = 4
+"""Of so many trials one is by chance, so that the search does not stay where it began."""
+_CODE = 256
+"""Vector instructions of one step up to which a tile is tried: more code than that takes seconds to compile."""
+
+
+def propose(task: Task, processor: Processor, known: Known, seed: int) -> Tile | None:
+    """The next tile to try, the same for the same trials and seed; None if all were tried. The first is that by rule."""
+    tried = known.tried()
+    by_rule = candidates(task, processor)
+    for tile in by_rule if known.best is None else by_rule[:_FIRST]:
+        if tile not in tried:
+            return tile
+    left = [tile for tile in space(task, processor) if tile not in tried]
+    if not left or known.best is None:
+        return None
+    left.sort(key=lambda tile: price(task, tile))
+    chance, best = random.Random(f"{seed} {task.key} {len(tried)}"), known.best
+    near = [tile for tile in left if _steps(tile, best) == 1]
+    if near and len(tried) % _ONE_IN:
+        return chance.choice(near[: max(3, len(near) // 2)])
+    return chance.choice(left[: max(8, len(left) // 3)])
+
+
+def space(task: Task, processor: Processor) -> list[Tile]:
+    """All tiles that a task is tried with: some more sums than by rule, every way to write steps out, lines at once."""
+    most = processor.registers - 4
+    vectors = [v for v in (1, 2, 3, 4, 6) if not (task.grouped and task.vectors % v)] if task.shared else [1]
+    unrolls = [u for u in (1, 2, 4, 8, 16) if task.steps % u == 0]
+    found = []
+    for v, unroll, lines in itertools.product(vectors, unrolls, (None, *task.lines)):
+        rows = range(1, min(most // v, task.positions) + 1)
+        found += [Tile(r, v, unroll, lines) for r in rows if r * v * unroll <= _CODE]
+    return found
+
+
+def _steps(one: Tile, other: Tile) -> int:
+    """In how many ways two tiles differ; up to two rows are one way."""
+    ways = (one.vectors != other.vectors, one.unroll != other.unroll, one.lines != other.lines)
+    return sum(ways) + (abs(one.rows - other.rows) + 1) // 2

@@ -1,0 +1,149 @@
+"""Tiles for the kernels of a model, by measurement: which task to try next, until the time or the trials are out.
+
+The next trial goes to the task where it may save most: that with the largest part of the model's time, where tiles found
+lately won. It is the idea of Zheng et al., "Ansor" (OSDI 2020), section 6, without its round over all tasks: each task has
+but its first trial, and one that takes little time has little more.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fxopt.backends.tvm.processor import Processor
+from fxopt.backends.tvm.tasks import Choices, Task
+from fxopt.backends.tvm.tuning.database import Database, Known, Trial
+from fxopt.backends.tvm.tuning.proposals import propose
+from fxopt.backends.tvm.tuning.worker import Job
+from fxopt.backends.tvm.tuning.workers import Answer, Workers
+
+_PATIENCE = 6
+"""Trials without a win that halve what a task is expected to gain."""
+_NEGLIGIBLE = 0.002
+"""Part of the time of all tasks below which a task is left as it is."""
+_GIVEN_UP = 4
+"""Trials that failed after which a task that has no other is left alone."""
+Watch = Callable[["Search", str], None]
+"""Told after each trial."""
+
+
+@dataclass
+class Search:
+    """A search over the tasks of a model, of which each is used ``uses`` times; goes on from what the database knows."""
+
+    choices: Choices
+    database: Database
+    threads: int
+    seed: int = 0
+    done: int = 0
+    failed: int = 0
+    seen: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tasks = [task for task in self.choices.tasks.values() if task.kernel is not None]
+        self.processor: Processor = self.choices.processor
+        self._busy: set[str] = set()
+
+    def known(self, task: Task) -> Known:
+        """What is known of a task by now."""
+        return self.database[task.key]
+
+    def milliseconds(self) -> float:
+        """The best time of all tasks together, each as often as the model uses it, as far as they were timed."""
+        return sum(self._cost(task) for task in self.tasks) * 1000
+
+    def gain(self) -> float:
+        """How many times faster that is than by rule, as the trials that won say."""
+        before = sum(self._cost(task) / self.known(task).ratio for task in self.tasks)
+        return before / now if (now := sum(map(self._cost, self.tasks))) else 1.0
+
+    def next(self) -> tuple[Task, Job] | None:
+        """The next trial; None if there is none that is worth it while the present ones run."""
+        free = [task for task in self.tasks if task.key not in self._busy]
+        for task in sorted(free, key=self._promise, reverse=True):
+            known = self.known(task)
+            if self._promise(task) <= 0:
+                return None
+            tile = propose(task, self.processor, known, self.seed)
+            if tile is not None and task.kernel is not None:
+                seen = self.seen.get(task.key, math.inf)
+                return task, Job(task.kernel, tile, known.best, self.processor, self.threads, seen)
+        return None
+
+    def run(self, seconds: float, trials: int | None, watch: Watch, workers: Workers) -> None:
+        """Try tiles for about ``seconds``, at most ``trials``. Raises OSError where a trial cannot be written down."""
+        end = time.monotonic() + seconds
+        running: dict[str, Job] = {}
+        begun = 0
+        while True:
+            while workers.idle and time.monotonic() < end and (trials is None or begun < trials):
+                if (found := self.next()) is None:
+                    break
+                task, job = found
+                running[task.key] = job
+                self._busy.add(task.key)
+                workers.start(task.key, job)
+                begun += 1
+            if not running or time.monotonic() > end + workers.patience:
+                return
+            for answer in workers.answers(0.5):
+                self._busy.discard(answer.name)
+                self._note(answer, running.pop(answer.name))
+                watch(self, answer.name)
+
+    def _note(self, answer: Answer, job: Job) -> None:
+        self.done += 1
+        self.failed += bool(answer.failed)
+        times = answer.times
+        if times is None:
+            trial = Trial(job.tile, failed=answer.failed, seed=self.seed)
+        else:
+            trial = Trial(job.tile, times.seconds, job.rival, times.rival, times.won, seed=self.seed)
+            least = times.seconds if times.won or times.rival is None else times.rival
+            self.seen[answer.name] = min(self.seen.get(answer.name, math.inf), least)
+        self.database.add(answer.name, trial)
+
+    def _cost(self, task: Task) -> float:
+        return self.choices.uses[task.key] * self.known(task).seconds
+
+    def _promise(self, task: Task) -> float:
+        """What another trial may save, up to a factor: all of the time for a task that was not timed yet."""
+        known = self.known(task)
+        if known.best is None:
+            return float("inf") if len(known.trials) < _GIVEN_UP else 0.0
+        if self._cost(task) < _NEGLIGIBLE * sum(map(self._cost, self.tasks)):
+            return 0.0
+        since = next((i for i, trial in enumerate(reversed(known.trials)) if trial.won), len(known.trials))
+        return self._cost(task) * 0.5 ** (since / _PATIENCE)
+
+
+def search(choices: Choices, database: Database, threads: int, seconds: float, trials: int | None, seed: int) -> Search:
+    """Search with as many processes as there are cores, beside a bar that shows the best so far; return what was done.
+
+    A database that cannot be written ends the search with a warning: what it holds is used.
+    """
+    from fxopt.backends.onnx.runtime import usable_cores
+    from fxopt.progress import progress_bar
+
+    found = Search(choices, database, threads, seed)
+    begun, shown = time.monotonic(), 0
+    if not found.tasks or trials == 0 or found.next() is None:
+        return found
+    with progress_bar("tune", max(1, int(seconds))) as advance:
+
+        def watch(search: Search, key: str) -> None:
+            nonlocal shown
+            now = min(int(time.monotonic() - begun), int(seconds))
+            best = f"{search.milliseconds():.3g} ms of kernels, {search.gain():.2f}x by trials"
+            advance(now - shown, f"tune: {search.done} trials; {best}; {key} {1 / database[key].ratio:.2f}x")
+            shown = now
+
+        try:
+            with Workers(min(usable_cores(), len(found.tasks))) as workers:
+                found.run(seconds - (time.monotonic() - begun), trials, watch, workers)
+        except OSError as error:
+            warnings.warn(f"tuning stopped: {database.path}: {error}; what it holds is used", stacklevel=2)
+    return found
