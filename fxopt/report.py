@@ -126,6 +126,8 @@ def _show_backend(report: dict[str, Any], console: Console) -> None:
     error, ratio = float(agreement["relative_error"]), float(agreement["sqnr_db"])
     ratio_text = "exact" if ratio == math.inf else f"{ratio:.1f} dB"
     console.print(f"backend {escape(facts['text'])}: agrees with eager to {error:.2g} relative, {ratio_text}")
+    for note in facts.get("notes", []):
+        console.print(f"  {escape(note)}")
     if facts.get("integer_nodes"):
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(facts["integer_nodes"]).most_common())
         console.print(f"  integer kernels: {kinds}")

@@ -49,6 +49,17 @@ def golden(request):
     return compare
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_tiles_of_the_user(tmp_path_factory):
+    """Builds here must not depend on what the user of this machine tuned before, nor write beside it."""
+    from fxopt.backends.tvm.tuning import database
+
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("cache") / "tvm-tiles.jsonl"
+        patch.setattr(database, "default_path", lambda: path)
+        yield
+
+
 @pytest.fixture(scope="session")
 def programs():
     """The small models captured, by name. Take ``.copy()`` before an edit in place."""

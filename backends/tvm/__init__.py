@@ -13,6 +13,7 @@ schedule.py     the loops of each kernel
 fixed.py        a second entry, for the sizes of the example inputs
 parameters.py   weights in a file of their own
 processor.py    the target's vectors and registers
+tuning/         other tiles by measurement
 compiling.py    all of that in order, and the library
 runtime.py      loading and running, without torch
 """

@@ -59,7 +59,7 @@ class Tvm(Backend):
         return Pipeline.parse("functionalize_writes, fold_batch_norm, pool_to_mean, canonicalize_clamp")
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
-        """Write ``model.so`` and ``model.params``; return the number of kernels and the tiles chosen. Raises BackendError."""
+        """Write ``model.so`` and ``model.params``; return how many kernels there are, and their tiles. Raises BackendError."""
         import torch
 
         from fxopt.backends.tvm.compiling import compile_module
@@ -73,7 +73,7 @@ class Tvm(Backend):
         found = self._database(processor)
         choices = Choices(processor, found.tiles() if found else {})
         made = compile_module(import_program(program), shapes, processor, choices, out)
-        return made | {"tuning": account(choices, found)}
+        return made | account(choices, found)
 
     def tune(self, program: Program, target: Target, seconds: float) -> Tvm:
         """Try tiles for about ``seconds`` and write the trials into the database, which the build then reads.

@@ -9,7 +9,7 @@ from fxopt.backends.tvm.tuning.database import Database
 
 
 def account(choices: Choices, database: Database | None) -> dict[str, Any]:
-    """How many tiles are from the database, the trials and the gain of each of these tasks, and what was not used there."""
+    """The trials, microseconds and gain of each task whose tile is from the database; how many are not, as a note."""
     tasks: dict[str, Any] = {}
     for key in sorted(choices.made):
         known = database[key] if database else None
@@ -24,4 +24,4 @@ def account(choices: Choices, database: Database | None) -> dict[str, Any]:
         text = f"built from templates: the tiles of all {every} tasks are chosen by rule, none was measured"
     else:
         text = f"{measured} of {every} tasks have tiles that were measured, the others are chosen by rule"
-    return {"text": text, "measured": tasks, "notes": database.notes if database else []}
+    return {"tuned": tasks, "notes": [text, *(database.notes if database else ())]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 
@@ -27,7 +28,6 @@ def propose(task: Task, processor: Processor, known: Known, seed: int) -> Tile |
     left = [tile for tile in space(task, processor) if tile not in tried]
     if not left or known.best is None:
         return None
-    left.sort(key=lambda tile: price(task, tile))
     chance, best = random.Random(f"{seed} {task.key} {len(tried)}"), known.best
     near = [tile for tile in left if _steps(tile, best) == 1]
     if near and len(tried) % _ONE_IN:
@@ -35,8 +35,12 @@ def propose(task: Task, processor: Processor, known: Known, seed: int) -> Tile |
     return chance.choice(left[: max(8, len(left) // 3)])
 
 
-def space(task: Task, processor: Processor) -> list[Tile]:
-    """All tiles that a task is tried with: some more sums than by rule, every way to write steps out, lines at once."""
+@functools.cache
+def space(task: Task, processor: Processor) -> tuple[Tile, ...]:
+    """All tiles that a task is tried with: some more sums than by rule, every way to write steps out, lines at once.
+
+    The best by rule come first.
+    """
     most = processor.registers - 4
     vectors = [v for v in (1, 2, 3, 4, 6) if not (task.grouped and task.vectors % v)] if task.shared else [1]
     unrolls = [u for u in (1, 2, 4, 8, 16) if task.steps % u == 0]
@@ -44,7 +48,7 @@ def space(task: Task, processor: Processor) -> list[Tile]:
     for v, unroll, lines in itertools.product(vectors, unrolls, (None, *task.lines)):
         rows = range(1, min(most // v, task.positions) + 1)
         found += [Tile(r, v, unroll, lines) for r in rows if r * v * unroll <= _CODE]
-    return found
+    return tuple(sorted(found, key=lambda tile: price(task, tile)))
 
 
 def _steps(one: Tile, other: Tile) -> int:
