@@ -6,9 +6,10 @@
     python tests/bench/tvm_tuning.py --model mobilenet_v2 --sibling mnasnet1_0 --seconds 120 --no-stock
 
 *Trials per second.* The same kernels for both: those of the model with the tiles by rule, without loops, as MetaSchedule
-takes them. It runs as it comes, with its own builder, runner, search and space, but without a cost model where xgboost is not installed,
-which only makes it quicker. The ``--tasks`` that take longest get equally many trials from it, in one batch each, which is what
-it does best. Both count from the call to the return, starting processes included, and use the machine's cores as they come.
+takes them. It runs as it comes, with its own builder, runner, search and space, but without a cost model where xgboost is
+not installed, which only makes it quicker. The ``--tasks`` that take longest get equally many trials from it, in one batch
+each, which is what it does best. Both count from the call to the return, starting processes included, and use the
+machine's cores as they come.
 Its space is another, so its kernels may run longer than ours.
 
 *Database.* The model is tuned for ``--seconds`` from nothing, then built twice from the database; the sibling is built from
