@@ -9,6 +9,13 @@ import numpy as np
 
 from fxopt.backends.tvm.integers.values import Code, Sum
 
+_SHIFT = 1.5 * 2**23
+"""A float that leaves no bits for fractions: what is added to it is rounded to an integer, half to even, in its lowest bits.
+
+TVM makes vectors of that, and not of its function for rounding.
+"""
+_SHIFT_BITS = int(np.float32(_SHIFT).view(np.int32))
+
 
 def rounded(total: Sum, code: Code) -> tuple[Callable[..., Any], list[Any]]:
     """A tensor expression that gives a sum in codes, and the arrays it reads besides the terms.
@@ -27,10 +34,9 @@ def rounded(total: Sum, code: Code) -> tuple[Callable[..., Any], list[Any]]:
         from tvm import te, tirx
 
         def element(*at: Any) -> Any:
-            nearest = tirx.nearbyint(value(operands, at))
-            within = tirx.max(tirx.min(nearest, _float(high)), _float(low))
-            integer = within.astype("int32")
-            return (integer + code.zero if code.zero else integer).astype(code.dtype)
+            within = tirx.max(tirx.min(value(operands, at), _float(high)), _float(low))
+            bits = tirx.reinterpret("int32", within + _float(_SHIFT))
+            return (bits + (code.zero - _SHIFT_BITS)).astype(code.dtype)
 
         return te.compute(operands[0].shape, element, name="quantized")
 

@@ -81,11 +81,10 @@ def dot_intrinsic(kind: Kind, lanes: int) -> str:
         with T.sblock("root"):
             T.reads(c[0:lanes], a[0:4], b[0:lanes, 0:4])
             T.writes(c[0:lanes])
-            one = T.reinterpret(a.vload([0], few), dtype="int32")
             c[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
                 name,
                 c.vload([0], dtype=sums_type),
-                T.reinterpret(T.broadcast(one, lanes), dtype=bytes_type),
+                T.reinterpret(T.broadcast(T.reinterpret(a.vload([0], few), dtype="int32"), lanes), dtype=bytes_type),
                 b.vload([0, 0], dtype=bytes_type),
                 dtype=sums_type,
             )
