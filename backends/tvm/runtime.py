@@ -44,9 +44,24 @@ def need_tvm() -> Any:
     if reason := missing():
         raise BackendError(reason)
     _allow_threads(1)
+    allow_tiles()
     import tvm
 
     return tvm
+
+
+def allow_tiles() -> bool:
+    """Ask the system for the tile registers of AMX, which a process has only then; whether it gives them."""
+    import ctypes
+    import platform
+
+    if platform.machine() != "x86_64":
+        return False
+    request, tile_data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    try:
+        return int(ctypes.CDLL(None, use_errno=True).syscall(158, request, tile_data)) == 0
+    except (OSError, AttributeError):
+        return False
 
 
 _here = threading.local()

@@ -28,8 +28,8 @@ def _scheduled(function: Any, processor: Processor) -> Any:
     sch = Schedule(tvm.IRModule({"main": function}))
     names = [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))]
     if SUMS in names and is_integer(sch):
-        schedule_integers(sch, processor.lanes)
-    elif SUMS in names:
+        return schedule_integers(sch, processor.lanes)
+    if SUMS in names:
         schedule_tiles(sch, processor.lanes, processor.cores)
     else:
         sch = schedule_rows(sch, processor.lanes)

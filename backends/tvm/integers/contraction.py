@@ -23,7 +23,7 @@ def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: Any, weight: A
     source = _padded(geometry, tiling, zero, data)
     sums = _sums(geometry, tiling, data.shape[0], -(-wide // tiling.rows), source, weight)
     lanes, held = geometry.instruction.lanes, geometry.instruction.held(geometry.outputs)
-    tiled = sums if held % lanes == 0 else te.compute(sums.shape, lambda *at: sums[at], name=FLUSHED)
+    tiled = _flushed(geometry, sums, held)
 
     def element(n: Any, y: Any, x: Any, c: Any) -> Any:
         return _tile_of(tiled, tiling, lanes, n, y, x, c)
@@ -49,8 +49,20 @@ def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
 
         source = te.compute((tiles * tiling.rows, deep), inside, name=PADDED)
     tiled = _sums(geometry, tiling, 1, tiles, source, weight)
-    sums = tiled if columns % lanes == 0 else te.compute(tiled.shape, lambda *at: tiled[at], name=FLUSHED)
-    return te.compute((rows, columns), lambda m, c: _tile_of(sums, tiling, lanes, 0, 0, m, c), name="multiplied")
+    sums = _flushed(geometry, tiled, columns)
+    return te.compute(
+        (rows, columns), lambda m, c: _tile_of(sums, tiling, lanes, 0, 0, m, c), name="multiplied"
+    )
+
+
+def _flushed(geometry: Geometry, sums: Any, channels: int) -> Any:
+    """Sums in memory, where registers of tiles must be stored, or where channels end within a vector."""
+    from tvm import te
+
+    in_registers = geometry.instruction.kind == "amx" and not geometry.depthwise
+    if channels % geometry.instruction.lanes == 0 and not in_registers:
+        return sums
+    return te.compute(sums.shape, lambda *at: sums[at], name=FLUSHED)
 
 
 def _tile_of(sums: Any, tiling: Tiling, lanes: int, n: Any, y: Any, x: Any, c: Any) -> Any:
@@ -124,11 +136,7 @@ def _padded(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
     lines = -(-high // tiling.lines) * tiling.lines
     columns = -(-wide // tiling.rows) * tiling.rows
     tall = (lines - 1) * geometry.stride[0] + (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
-    window = (
-        -(-geometry.steps * geometry.step // held)
-        if geometry.merged
-        else (geometry.kernel[1] - 1) * geometry.dilation[1] + 1
-    )
+    window = -(-geometry.steps * geometry.step // held) if geometry.merged else (geometry.kernel[1] - 1) * geometry.dilation[1] + 1
     broad = (columns - 1) * geometry.stride[1] + window
     deep = held
     if not geometry.merged and geometry.groups == 1 and not geometry.depthwise:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fxopt.backends.tvm.integers.instructions import Instruction
-from fxopt.backends.tvm.tasks import Choices, Task, candidates
+from fxopt.backends.tvm.tasks import Choices, Task
 
-AMX = False
 AMX_ROWS, AMX_BYTES = 16, 64
 """Rows of a tile register, and bytes of a row."""
-_REGISTERS = 24
-"""Registers to count with: sums of a kilobyte and more would lie in memory of TVM's own, and be stored at every step."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +105,12 @@ class Geometry:
 
     def tiling(self, choices: Choices) -> Tiling:
         """The tile to take."""
-        if self.instruction.kind == "amx" and AMX and not self.depthwise:
+        if self.instruction.kind == "amx" and not self.depthwise:
             return self._tiling_of_registers()
         vectors = self.vectors // self.groups if self.groups > 1 and not self.depthwise else self.vectors
         steps = 1 if self.depthwise else self.steps
         task = Task(self.key(), self._columns(), vectors, steps, shared=not self.depthwise)
-        fewer = replace(choices.processor, registers=min(choices.processor.registers, _REGISTERS))
-        tile = choices.known.get(task.key) or candidates(task, fewer)[0]
-        choices.made[task.key] = tile
+        tile = choices(task)
         return Tiling(1, tile.rows, tile.vectors, tile.unroll)
 
     def _columns(self) -> int:

@@ -38,7 +38,7 @@ def instruction_of(processor: Processor) -> Instruction:
     """The best there is: AMX, AVX-512 VNNI or AVX-VNNI, sdot; else products that LLVM finds instructions for, smlal for one."""
     has, lanes = processor.features, processor.lanes
     if processor.triple.startswith("x86_64"):
-        if lanes == 16 and "amx-int8" in has and False:
+        if lanes == 16 and "amx-int8" in has:
             return Instruction("amx", lanes)
         if (lanes == 16 and "avx512-vnni" in has) or (lanes == 8 and "avx-vnni" in has):
             return Instruction("vnni", lanes)
