@@ -46,7 +46,7 @@ def compile_module(
         stored |= {f"shape{i}": tvm.runtime.tensor(np.array([len(s), *s], np.int64)) for i, s in enumerate(shapes)}
     tvm.runtime.save_param_dict_to_file(stored, str(out / PARAMETERS))
     kernels = sum(isinstance(function, tvm.tirx.PrimFunc) for function in lowered.functions.values())
-    return {"kernels": kernels, "tiles": choices.to_dict()}
+    return {"kernels": kernels, "tiles": choices.to_dict(), **choices.facts}
 
 
 def choose_tiles(module: Any, choices: Choices) -> Any:

@@ -50,6 +50,7 @@ def use_blocked_layout(module: Any, choices: Choices) -> Any:
                     rewriter.bind(binding)
             result = builder.emit_output(rewriter.plain(main.body.body))
         builder.emit_func_output(result)
+    choices.facts.update(rewriter.integers.facts())
     return builder.get()
 
 

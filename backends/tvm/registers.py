@@ -45,5 +45,7 @@ def _on_the_stack(module: Any) -> Any:
     made = {}
     for name, function in module.functions.items():
         is_kernel = isinstance(function, tvm.tirx.PrimFunc)
-        made[name] = function.with_body(structural_map(function.body, (tvm.tirx.AllocBuffer, mark))) if is_kernel else function
+        made[name] = (
+            function.with_body(structural_map(function.body, (tvm.tirx.AllocBuffer, mark))) if is_kernel else function
+        )
     return tvm.IRModule(made, attrs=module.attrs)

@@ -44,7 +44,6 @@ def need_tvm() -> Any:
     if reason := missing():
         raise BackendError(reason)
     _allow_threads(1)
-    allow_tiles()
     import tvm
 
     return tvm
@@ -95,12 +94,18 @@ def _reason(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def make_runner(folder: Path, threads: int | None) -> Runner:
+def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False) -> Runner:
     """Load a library with its parameters; return what runs it, on numpy arrays in the order of its inputs.
 
-    ``threads`` None is all cores that the process may use. Raises BackendError where TVM refuses the library.
+    ``threads`` None is all cores that the process may use. Raises BackendError where TVM refuses the library, or the system
+    the tile registers that it ``needs_tiles`` for.
     """
     tvm = need_tvm()
+    if needs_tiles and not allow_tiles():
+        raise BackendError(
+            f"{folder / LIBRARY} multiplies in the tile registers of AMX, which this system does not give to a process\n"
+            "  build for a target whose features lack amx-int8"
+        )
     from tvm.relax import VirtualMachine
 
     device = tvm.cpu()

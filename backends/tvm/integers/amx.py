@@ -121,16 +121,20 @@ class _Nest:
             self.loops.append(body.loop_var)
             body = body.body
         assert isinstance(body, SBlockRealize)
-        self._values = {
-            var.var: value for var, value in zip(body.block.iter_vars, body.iter_values, strict=True)
-        }
+        self._values = {var.var: value for var, value in zip(body.block.iter_vars, body.iter_values, strict=True)}
         self.assignment = body.block.body
 
     def address(self, buffer: Any, indices: Any, *rounds: int) -> Any:
         """Where an element is in the given rounds of the outermost loops, and in the first of the others."""
         from tvm import tirx
 
-        return tirx.address_of(tirx.BufferLoad(buffer, self._at(indices, rounds)))
+        return tirx.address_of(self.element(buffer, indices, *rounds))
+
+    def element(self, buffer: Any, indices: Any, *rounds: int) -> Any:
+        """That element."""
+        from tvm import tirx
+
+        return tirx.BufferLoad(buffer, self._at(indices, rounds))
 
     def stride(self, buffer: Any, indices: Any, loop: int) -> int:
         """Elements from one round of a loop to the next."""
@@ -175,7 +179,9 @@ def _multiply(nest: _Nest, registers: Registers) -> Any:
     stride = nest.stride(_source(data), data.indices, row)
     calls = []
     for number, y, x in registers.positions:
-        calls.append(_call("tileloadd64", _byte(number), nest.address(_source(data), data.indices, 0, y, x), _long(stride)))
+        calls.append(
+            _call("tileloadd64", _byte(number), nest.address(_source(data), data.indices, 0, y, x), _long(stride))
+        )
     for number, v in registers.weights:
         calls.append(_call("tileloadd64", _byte(number), nest.address(_source(weight), weight.indices, v), _long(_ROW)))
     of_place = {(y, x): number for number, y, x in registers.positions}
@@ -188,12 +194,19 @@ def _multiply(nest: _Nest, registers: Registers) -> Any:
 
 def _store(nest: _Nest, registers: Registers) -> Any:
     target = nest.assignment
-    return _sequence(
-        [
-            _call("tilestored64", _byte(number), nest.address(target.buffer, target.indices, v, y, x), _long(_ROW))
-            for number, y, x, v in registers.sums
-        ]
-    )
+    calls = [
+        _call("tilestored64", _byte(number), nest.address(target.buffer, target.indices, v, y, x), _long(_ROW))
+        for number, y, x, v in registers.sums
+    ]
+    last = (registers.across - 1, registers.lines - 1, registers.down - 1, registers.height - 1, _ROW // 4 - 1)
+    # TVM makes arrays as small as what it sees of their use
+    return _sequence([*calls, _touch(nest.element(target.buffer, target.indices, *last))])
+
+
+def _touch(element: Any) -> Any:
+    from tvm import tirx
+
+    return tirx.Evaluate(element)
 
 
 def _configured(body: Any, registers: Registers) -> Any:

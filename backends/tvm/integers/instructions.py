@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from fxopt.backends.tvm.processor import Processor
 
+SPOKEN = {"amx": "amx-int8", "vnni": "vpdpbusd", "sdot": "sdot", "plain": "chosen by LLVM"}
+"""Instructions as the report names them."""
 Kind = Literal["amx", "vnni", "sdot", "plain"]
 
 
@@ -92,8 +94,3 @@ def dot_intrinsic(kind: Kind, lanes: int) -> str:
     registered = f"fxopt_{kind}_{lanes}"
     TensorIntrin.register(registered, described, computed, override=True)
     return registered
-
-
-def described_as(kind: Kind) -> dict[str, Any]:
-    """What the report says of an instruction."""
-    return {"instruction": {"amx": "AMX tdpbusd", "vnni": "vpdpbusd", "sdot": "sdot", "plain": "by LLVM"}[kind]}

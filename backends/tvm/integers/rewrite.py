@@ -9,7 +9,7 @@ import numpy as np
 
 from fxopt.backends.tvm.integers import contraction, epilogue, pools
 from fxopt.backends.tvm.integers.geometry import Geometry, product
-from fxopt.backends.tvm.integers.instructions import instruction_of
+from fxopt.backends.tvm.integers.instructions import SPOKEN, instruction_of
 from fxopt.backends.tvm.integers.packing import join, pack
 from fxopt.backends.tvm.integers.values import Code, Place, Sum, coded
 
@@ -54,6 +54,13 @@ class Integers:
         if _name(call) in ("relax.nn.conv2d", "relax.matmul"):
             self._note(var, call)
         return False
+
+    def facts(self) -> dict[str, Any]:
+        """For the report: how many convolutions and products are computed in integers, and why others are in float."""
+        counts = {"integer_contractions": self.integer, "float_contractions": len(self.float_layers)}
+        if not (self.codes or self.weights):
+            return counts
+        return counts | {"float_because": self.float_layers, "integer_instruction": SPOKEN[self.instruction.kind]}
 
     def plain(self, var: Any) -> Any:
         """A value in the usual form: numbers in float, or the program's own codes; None if nothing is known of it."""
@@ -412,7 +419,7 @@ class Integers:
             return False
         largest = _name(call) == "relax.nn.max_pool2d"
         top, left, bottom, right = _ints(attrs.padding)
-        size, (n, _, *out) = _ints(attrs.pool_size), var.ty.shape
+        size, (_, _, *out) = _ints(attrs.pool_size), var.ty.shape
         assert source.code is not None
         if not largest and ((any((top, left, bottom, right)) and not attrs.count_include_pad) or attrs.ceil_mode):
             return False
