@@ -121,7 +121,9 @@ class _Nest:
             self.loops.append(body.loop_var)
             body = body.body
         assert isinstance(body, SBlockRealize)
-        self._values = {var.var: value for var, value in zip(body.block.iter_vars, body.iter_values, strict=True)}
+        self._values = {
+            var.var: value for var, value in zip(body.block.iter_vars, body.iter_values, strict=True)
+        }
         self.assignment = body.block.body
 
     def address(self, buffer: Any, indices: Any, *rounds: int) -> Any:
@@ -179,9 +181,7 @@ def _multiply(nest: _Nest, registers: Registers) -> Any:
     stride = nest.stride(_source(data), data.indices, row)
     calls = []
     for number, y, x in registers.positions:
-        calls.append(
-            _call("tileloadd64", _byte(number), nest.address(_source(data), data.indices, 0, y, x), _long(stride))
-        )
+        calls.append(_call("tileloadd64", _byte(number), nest.address(_source(data), data.indices, 0, y, x), _long(stride)))
     for number, v in registers.weights:
         calls.append(_call("tileloadd64", _byte(number), nest.address(_source(weight), weight.indices, v), _long(_ROW)))
     of_place = {(y, x): number for number, y, x in registers.positions}

@@ -50,7 +50,9 @@ def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
         source = te.compute((tiles * tiling.rows, deep), inside, name=PADDED)
     tiled = _sums(geometry, tiling, 1, tiles, source, weight)
     sums = _flushed(geometry, tiled, columns)
-    return te.compute((rows, columns), lambda m, c: _tile_of(sums, tiling, lanes, 0, 0, m, c), name="multiplied")
+    return te.compute(
+        (rows, columns), lambda m, c: _tile_of(sums, tiling, lanes, 0, 0, m, c), name="multiplied"
+    )
 
 
 def _flushed(geometry: Geometry, sums: Any, channels: int) -> Any:
@@ -134,11 +136,7 @@ def _padded(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
     lines = -(-high // tiling.lines) * tiling.lines
     columns = -(-wide // tiling.rows) * tiling.rows
     tall = (lines - 1) * geometry.stride[0] + (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
-    window = (
-        -(-geometry.steps * geometry.step // held)
-        if geometry.merged
-        else (geometry.kernel[1] - 1) * geometry.dilation[1] + 1
-    )
+    window = -(-geometry.steps * geometry.step // held) if geometry.merged else (geometry.kernel[1] - 1) * geometry.dilation[1] + 1
     broad = (columns - 1) * geometry.stride[1] + window
     deep = held
     if not geometry.merged and geometry.groups == 1 and not geometry.depthwise:

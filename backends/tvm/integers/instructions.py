@@ -94,3 +94,4 @@ def dot_intrinsic(kind: Kind, lanes: int) -> str:
     registered = f"fxopt_{kind}_{lanes}"
     TensorIntrin.register(registered, described, computed, override=True)
     return registered
+

@@ -42,7 +42,7 @@ class Integers:
             "relax.matmul": self._multiply, "relax.add": self._add, "relax.multiply": self._scale,
             "relax.nn.relu": self._bound, "relax.nn.relu6": self._bound, "relax.clip": self._bound,
             "relax.nn.max_pool2d": self._pool, "relax.nn.avg_pool2d": self._pool, "relax.mean": self._mean,
-            "relax.concat": self._concat, **dict.fromkeys(_MOVES, self._move),
+            "relax.concat": self._concat, "relax.broadcast_to": self._broadcast, **dict.fromkeys(_MOVES, self._move),
             **dict.fromkeys(_ELEMENTWISE, self._elementwise),
         }  # fmt: skip
 
@@ -394,7 +394,7 @@ class Integers:
         if total is None:
             return False
         same_rows = _name(call) == "relax.reshape" and _same(list(source.ty.shape)[-1:], list(var.ty.shape)[-1:])
-        if not total.place.image and same_rows and not _same(total.place.shape, source.ty.shape):
+        if not total.place.image and same_rows:
             self.known[var] = total
             return True
         if total.code is None:
@@ -405,12 +405,22 @@ class Integers:
         self.known[var] = coded(moved, total.code, Place(shape, _channels(shape)))
         return True
 
+    def _broadcast(self, var: Any, call: Any) -> bool:
+        """Pass by what changes nothing; a matrix of weights that stands for many equal ones stays one."""
+        source = call.args[0]
+        if not _is_var(source):
+            return False
+        if source in self.weights and self.weights[source][0].ndim == 2:
+            self.weights[var] = self.weights[source]
+        if source in self.known and _same(source.ty.shape, var.ty.shape):
+            self.known[var] = self.known[source]
+            return True
+        return False
+
     def _move_weight(self, var: Any, call: Any) -> None:
         integers, scales, axis = self.weights[call.args[0]]
-        if _name(call) == "relax.permute_dims":
-            axes = (
-                [int(a) for a in call.attrs.axes] if call.attrs.axes is not None else list(range(integers.ndim))[::-1]
-            )
+        if _name(call) == "relax.permute_dims" and integers.ndim == len(var.ty.shape):
+            axes = [int(a) for a in call.attrs.axes] if call.attrs.axes is not None else list(range(integers.ndim))[::-1]
             self.weights[var] = integers.transpose(axes), scales, None if axis is None else axes.index(axis)
 
     def _pool(self, var: Any, call: Any) -> bool:
@@ -419,20 +429,14 @@ class Integers:
             return False
         largest = _name(call) == "relax.nn.max_pool2d"
         top, left, bottom, right = _ints(attrs.padding)
-        size, (_, _, *out) = _ints(attrs.pool_size), var.ty.shape
+        size, (n, _, *out) = _ints(attrs.pool_size), var.ty.shape
         assert source.code is not None
         if not largest and ((any((top, left, bottom, right)) and not attrs.count_include_pad) or attrs.ceil_mode):
             return False
         code = source.code
         border = int(np.iinfo(code.dtype).min) if largest else code.zero
         function = pools.window(
-            "max" if largest else "sum",
-            size,
-            _ints(attrs.strides),
-            (top, left),
-            _ints(attrs.dilation),
-            _ints(out),
-            border,
+            "max" if largest else "sum", size, _ints(attrs.strides), (top, left), _ints(attrs.dilation), _ints(out), border
         )
         made = self._emit(function, source.terms[0][0], name="max_pool" if largest else "avg_pool", fuses=not largest)
         place = Place(tuple(made.ty.shape), source.place.channels, image=True)
@@ -511,8 +515,7 @@ def _same(one: Any, other: Any) -> bool:
 
     one, other = list(one), list(other)
     return len(one) == len(other) and all(
-        int(a) == int(b) if _is_int(a) and _is_int(b) else structural_equal(a, b)
-        for a, b in zip(one, other, strict=True)
+        int(a) == int(b) if _is_int(a) and _is_int(b) else structural_equal(a, b) for a, b in zip(one, other, strict=True)
     )
 
 
