@@ -331,11 +331,12 @@ def test_a_tile_that_crashes_is_written_down_and_never_tried_again(importable, t
 
 
 def test_heavy_tasks_are_given_most_trials(importable, tmp_path):
-    tasks = [Task(str(size), 8, 4, 16, kernel=tvm_kernels.Twice(size)) for size in (2**4, 2**14, 2**22)]
+    tasks = [Task(str(size), 8, 4, 16, kernel=tvm_kernels.Twice(size)) for size in (2**4, 2**22)]
     _search(tasks, tmp_path / "t.jsonl", trials=16)
     database = Database(tmp_path / "t.jsonl", processor_of(host()), 1)
-    assert [len(database[str(size)].trials) for size in (2**4, 2**14)] == [1, 1]
-    assert len(database[str(2**22)].trials) == 14
+    light, heavy = (len(database[str(size)].trials) for size in (2**4, 2**22))
+    assert light + heavy == 16
+    assert heavy >= 12  # in turn they would have eight each
 
 
 # ---- a model -------------------------------------------------------------------------------------------------------
