@@ -1,0 +1,20 @@
+"""The TVM backend: the program compiled as a whole, with kernels whose tiles are chosen for the target's vectors.
+
+backend.py      the backend and its options
+refusal.py      ops that TVM's importer has no form of
+importing.py    program to Relax; conversions.py, the ops it lacks
+layout.py       channels in vectors, through the whole graph; folding.py, ops on constants
+convolution.py  convolutions in tiles
+product.py      matrix products in tiles
+tasks.py        what tiles there are for a kernel, and which is taken
+legalize.py     element-wise functions and rows without calls of the C library
+schedule.py     the loops of each kernel
+parameters.py   weights in a file of their own
+processor.py    the target's vectors and registers
+compiling.py    all of that in order, and the library
+runtime.py      loading and running, without torch
+"""
+
+from fxopt.backends.tvm.backend import Tvm
+
+__all__ = ["Tvm"]

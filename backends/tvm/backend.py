@@ -1,0 +1,68 @@
+"""The TVM backend and its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from fxopt.backend import Backend, Runner
+from fxopt.backends.onnx.runtime import usable_cores
+from fxopt.backends.tvm import runtime
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxopt.pipeline import Pipeline
+    from fxopt.program import Program
+    from fxopt.target import Target
+
+
+@dataclass(frozen=True)
+class Tvm(Backend):
+    """Compile the whole model to machine code of the target with TVM; convolutions and products in tiles of registers.
+
+    The artifact is a library and its parameters, with weights packed as the kernels read them; it serves every size of the
+    dynamic dims. ``threads`` is None for all cores that the process may use. A quantized program gives its numbers, and
+    computes them in float: it has no integer kernels yet.
+    """
+
+    name: ClassVar[str] = "tvm"
+    threads: Annotated[int, Ge(1)] | None = None
+
+    def refuses(self, node: fx.Node) -> str | None:
+        """Why TVM's importer has no form of a node; None if it has, directly or through torch's core ops."""
+        from fxopt.backends.tvm.refusal import refuses
+
+        return refuses(node)
+
+    def legalize(self) -> Pipeline:
+        """Bring writes, batch norms, averages and clamps into the form that fuses with convolutions."""
+        from fxopt.pipeline import Pipeline
+
+        return Pipeline.parse("functionalize_writes, fold_batch_norm, pool_to_mean, canonicalize_clamp")
+
+    def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
+        """Write ``model.so`` and ``model.params``; return the number of kernels and the tiles chosen. Raises BackendError."""
+        from fxopt.backends.tvm.compiling import compile_module
+        from fxopt.backends.tvm.importing import import_program
+        from fxopt.backends.tvm.processor import processor_of
+        from fxopt.backends.tvm.tasks import Choices
+
+        processor = processor_of(target)
+        return compile_module(import_program(program), processor, Choices(processor), out)
+
+    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+        """Load the library. Raises BackendError where TVM refuses it."""
+        return runtime.make_runner(folder, self.threads)
+
+    def missing(self) -> str | None:
+        """The package that building or running needs and that is not installed, or is in a version that crashes."""
+        return runtime.missing()
+
+    def variants(self) -> tuple[Tvm, ...]:
+        """All cores or one."""
+        threads = (None, 1) if self.threads is None and usable_cores() > 1 else (self.threads,)
+        return tuple(replace(self, threads=t) for t in threads)

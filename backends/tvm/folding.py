@@ -1,0 +1,44 @@
+"""Ops on constants, computed when the program is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+_BINARY = {
+    "relax.add": np.add, "relax.subtract": np.subtract, "relax.multiply": np.multiply, "relax.divide": np.divide,
+}  # fmt: skip
+
+
+def fold(call: Any, numbers: list[Any]) -> Any:
+    """The array that a call gives whose operands are constants; None where one is not, or the op is left alone."""
+    name, shape = call.op.name, _shape(call)
+    if not numbers or numbers[0] is None or shape is None:
+        return None
+    if name in ("relax.reshape", "relax.expand_dims", "relax.squeeze"):
+        return numbers[0].reshape(shape)
+    if name == "relax.broadcast_to":
+        return np.ascontiguousarray(np.broadcast_to(numbers[0], shape))
+    if name == "relax.permute_dims":
+        axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
+        return np.ascontiguousarray(numbers[0].transpose(axes))
+    if name == "relax.astype":
+        dtype = str(call.attrs.dtype)
+        return numbers[0].astype(dtype) if dtype in _DTYPES else None
+    if name in _BINARY and numbers[1] is not None and numbers[0].dtype == numbers[1].dtype == np.float32:
+        return _BINARY[name](numbers[0], numbers[1])
+    return None
+
+
+_DTYPES = ("float32", "float64", "int64", "int32", "int8", "uint8", "bool")
+
+
+def _shape(call: Any) -> list[int] | None:
+    from tvm import tirx
+
+    try:
+        sizes = list(call.ty.shape)
+    except (AttributeError, TypeError):
+        return None
+    return [int(size) for size in sizes] if all(isinstance(size, tirx.IntImm) for size in sizes) else None

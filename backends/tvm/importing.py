@@ -1,0 +1,106 @@
+"""A program as a Relax module, through torch's core ops; what fails is named with the user's line."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt.backends.tvm.runtime import need_tvm
+from fxopt.errors import BackendError
+from fxopt.program import Program
+from fxopt.storage import export_program
+from fxopt.text import node_text, source_line
+
+
+def import_program(program: Program) -> Any:
+    """The program as a Relax module whose ``main`` takes the tensor inputs and gives a tuple; weights are constants.
+
+    Raises BackendError where TVM's importer fails, with the node.
+    """
+    need_tvm()
+    with torch.no_grad():  # with gradients, attention would be taken apart into the form that keeps what they need
+        exported = export_program(program).run_decompositions()
+    importer = _importer_class()()
+    unknown = [node for node in _calls(exported.graph) if _key(node) not in importer.convert_map]
+    if unknown:
+        lines = "\n".join(f"    {_describe(program, node)}" for node in unknown[:20])
+        raise BackendError(f"TVM's importer has no form of {len(unknown)} op(s):\n{lines}")
+    try:
+        return importer.from_exported_program(exported, False, False, False, {})
+    except _ConversionError as error:
+        raise BackendError(
+            f"TVM's importer cannot convert\n    {_describe(program, error.node)}\n  {error.reason}"
+        ) from error
+
+
+def known_ops() -> frozenset[str]:
+    """Names of the ops that the importer has a form of, as it spells them: ``conv2d.default``."""
+    need_tvm()
+    return frozenset(_importer_class()().convert_map)
+
+
+class _ConversionError(Exception):
+    def __init__(self, node: fx.Node, reason: str) -> None:
+        super().__init__(reason)
+        self.node, self.reason = node, reason
+
+
+@functools.cache
+def _importer_class() -> type[Any]:
+    from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+    class Importer(ExportedProgramImporter):
+        """TVM's importer, which tells the node where it fails, and knows the ops of quantization."""
+
+        def create_convert_map(self) -> dict[str, Callable[[fx.Node], Any]]:
+            """TVM's conversions and ours."""
+            from fxopt.backends.tvm.conversions import conversions
+
+            known = super().create_convert_map() | conversions(self)
+            return {name: self._guarded(convert) for name, convert in known.items()}
+
+        @staticmethod
+        def _guarded(convert: Callable[[fx.Node], Any]) -> Callable[[fx.Node], Any]:
+            def call(node: fx.Node) -> Any:
+                try:
+                    return convert(node)
+                except Exception as error:
+                    first = (str(error).strip().splitlines() or [""])[0]
+                    raise _ConversionError(node, f"{type(error).__name__}: {first}") from error
+
+            return call
+
+    return Importer
+
+
+def _calls(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.op == "call_function"]
+
+
+def _key(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _describe(program: Program, node: fx.Node) -> str:
+    """The node of the program that a node of the decomposed graph comes from, as text; or that node itself."""
+    mine = {own.name: own for own in program.graph.nodes}
+    for name in _origins(node):
+        if name in mine:
+            return program.describe(mine[name])
+    where = source_line(node)
+    return node_text(node) + (f"        {where}" if where else "")
+
+
+def _origins(node: fx.Node) -> list[str]:
+    """Names of the nodes that a node was made of, the nearest first."""
+    names, left = [], list(node.meta.get("from_node", ()))
+    while left:
+        source = left.pop(0)
+        names.append(source.name)
+        left += list(getattr(source, "from_node", ()))
+    return names

@@ -1,0 +1,38 @@
+"""Weights out of the code: they become arguments, and lie in a file of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LARGE = 64
+"""Elements from which on a constant is a parameter; fewer stay in the code."""
+
+
+def lift_parameters(module: Any) -> tuple[Any, list[Any]]:
+    """The module with ``main`` taking its large constants behind its inputs, and these in their order."""
+    import tvm
+    from tvm import relax
+    from tvm.relax.expr_functor import PyExprMutator, mutator
+
+    variables: dict[Any, Any] = {}
+    values: list[Any] = []
+
+    @mutator
+    class Lift(PyExprMutator):  # type: ignore[misc]
+        """Puts a variable in the place of each large constant."""
+
+        def visit_generic_const_(self, op: Any) -> Any:
+            """Note a constant, once."""
+            if not hasattr(op.value, "numpy") or op.value.numpy().size < _LARGE:
+                return op
+            if op not in variables:
+                variables[op] = relax.Var(f"p{len(values)}", op.ty)
+                values.append(op.value)
+            return variables[op]
+
+    main = module["main"]
+    body = Lift().visit_expr(main.body)
+    taken = relax.Function([*main.params, *variables.values()], body, main.ret_ty, main.is_pure, main.attrs)
+    made = tvm.IRModule(dict(module.functions.items()), attrs=module.attrs)
+    made.update_func(module.get_global_var("main"), taken)
+    return made, values

@@ -1,0 +1,51 @@
+"""A processor as the code generator and the schedules see it: its vectors, its registers, and TVM's name for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fxopt.errors import BackendError
+from fxopt.target import Target
+
+
+@dataclass(frozen=True)
+class Processor:
+    """``lanes`` float32 fit in a vector, and ``registers`` such vectors; ``mcpu`` and ``mattr`` are LLVM's words."""
+
+    triple: str
+    mcpu: str
+    mattr: tuple[str, ...] = ()
+    lanes: int = 4
+    registers: int = 16
+
+    def describe(self) -> dict[str, Any]:
+        """The target as TVM takes it."""
+        named: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
+        return named | ({"mattr": list(self.mattr)} if self.mattr else {})
+
+
+def processor_of(target: Target) -> Processor:
+    """The processor of a target, by its features: the name that a machine gives its processor is often wrong.
+
+    Raises BackendError for a processor that there are no schedules for.
+    """
+    triple, has = target.triple, target.features
+    named = target.cpu != "generic"
+    if target.is_x86:
+        if "avx512f" in has:
+            newest = "sapphirerapids" if "amx-int8" in has else "cascadelake" if "avx512-vnni" in has else "x86-64-v4"
+            return Processor(triple, target.cpu if named else newest, lanes=16, registers=32)
+        if {"avx2", "fma"} <= has:
+            return Processor(triple, target.cpu if named else "x86-64-v3", lanes=8, registers=16)
+        return Processor(triple, target.cpu if named else "x86-64")
+    if triple.startswith("aarch64"):
+        extras = tuple(f"+{word}" for name, word in _ARM if name in has)
+        return Processor(triple, target.cpu, ("+neon", *extras), lanes=4, registers=32)
+    raise BackendError(
+        f"the backend tvm has schedules for x86_64 and aarch64, and the target {target.name!r} is {triple!r}\n"
+        "  take another backend, or give the target's triple, e.g. aarch64-linux-gnu"
+    )
+
+
+_ARM = (("neon-dotprod", "dotprod"), ("neon-i8mm", "i8mm"))

@@ -1,0 +1,62 @@
+"""Loops for kernels without products: element-wise ops, pools, softmax, norms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fxopt.backends.tvm.loops import blocks_of, extent, inner_loops, is_reduction, parallel
+
+
+def schedule_rows(sch: Any, lanes: int) -> Any:
+    """Spread rows over the threads, with all that a row needs computed beside it; else one block after the other.
+
+    Returns the schedule that holds the result.
+    """
+    from tvm.s_tir.schedule import ScheduleError
+
+    _fold_chains(sch)
+    blocks = blocks_of(sch)
+    if len(blocks) > 1 and any(is_reduction(sch, block) for block in blocks):
+        together = sch.copy()
+        try:
+            _rows_together(together, lanes)
+            return together
+        except ScheduleError:  # which loops do not nest only TVM's schedule knows
+            pass
+    for block in blocks:
+        _alone(sch, block, lanes)
+    return sch
+
+
+def _fold_chains(sch: Any) -> None:
+    """Compute what is element-wise where it is read, if it is read once and not again and again in a reduction."""
+    for block in blocks_of(sch)[:-1]:
+        readers = sch.get_consumers(block)
+        if is_reduction(sch, block) or len(readers) != 1:
+            continue
+        padding = sch.get(block).name_hint.startswith("pad")
+        as_many = len(sch.get(block).iter_vars) >= len(sch.get(readers[0]).iter_vars)
+        if padding or (as_many and not is_reduction(sch, readers[0])):
+            sch.compute_inline(block)
+
+
+def _alone(sch: Any, block: Any, lanes: int) -> None:
+    loops = list(sch.get_loops(block))
+    kinds = [int(var.iter_type) == 2 for var in sch.get(block).iter_vars]
+    outer = loops[: kinds.index(True) if True in kinds else len(kinds)][:-1]
+    if not outer:
+        inner_loops(sch, block, lanes, 0)
+        return
+    each = math.prod(extent(sch, loop) or 64 for loop in loops[len(outer) :])
+    parallel(sch, outer, each)
+    inner_loops(sch, block, lanes, 1)
+
+
+def _rows_together(sch: Any, lanes: int) -> None:
+    *before, last = blocks_of(sch)
+    row = parallel(sch, list(sch.get_loops(last))[:-1])
+    for block in reversed(before):
+        sch.compute_at(block, row, preserve_unit_loops=True)
+    for block in (*before, last):
+        inner_loops(sch, block, lanes, 1)

@@ -1,0 +1,85 @@
+"""Running what TVM compiled; nothing here needs torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fxopt.backend import Runner, not_installed
+from fxopt.backends.onnx.runtime import usable_cores
+from fxopt.errors import BackendError, UsageError
+
+LIBRARY = "model.so"
+PARAMETERS = "model.params"
+_FFI = "0.1.14.post1"
+_BROKEN_FFI = "0.1.15"
+
+
+def missing() -> str | None:
+    """What is not installed, or is installed in a version that ends the process; None if TVM can be imported.
+
+    With apache-tvm-ffi 0.1.15, which pip takes for TVM 0.27, the process ends of a segmentation fault.
+    """
+    if reason := not_installed(("tvm", "tvm_ffi"), "tvm"):
+        return reason
+    try:
+        version = importlib.metadata.version("apache-tvm-ffi")
+    except importlib.metadata.PackageNotFoundError:  # built from source
+        return None
+    if version.startswith(_BROKEN_FFI):
+        return f"apache-tvm-ffi {version} ends the process; install the one before it: pip install apache-tvm-ffi=={_FFI}"
+    return None
+
+
+def need_tvm() -> Any:
+    """Import TVM. Raises BackendError where it is not installed, or would crash."""
+    if reason := missing():
+        raise BackendError(reason)
+    # The runtime takes half of the processors for threads of one core, and binds its own threads to single cores, where
+    # they wait behind whatever else runs there. Read when the first kernel runs.
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    import tvm
+
+    return tvm
+
+
+def use_threads(count: int) -> None:
+    """Let kernels that this thread starts run in ``count`` threads, that may run on any core."""
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def make_runner(folder: Path, threads: int | None) -> Runner:
+    """Load a library with its parameters; return what runs it, on numpy arrays in the order of its inputs.
+
+    ``threads`` None is all cores that the process may use. Raises BackendError where TVM refuses the library.
+    """
+    tvm = need_tvm()
+    from tvm.relax import VirtualMachine
+
+    device = tvm.cpu()
+    try:
+        machine = VirtualMachine(tvm.runtime.load_module(str(folder / LIBRARY)), device)
+        stored = tvm.runtime.load_param_dict_from_file(str(folder / PARAMETERS))
+    except Exception as error:
+        raise BackendError(f"TVM {tvm.__version__} cannot load {folder / LIBRARY}: {_reason(error)}") from error
+    parameters = [stored[f"p{i}"] for i in range(len(stored))]
+    main, wanted = machine["main"], threads or usable_cores()
+
+    def run(arrays: list[Any]) -> list[Any]:
+        use_threads(wanted)
+        try:
+            outputs = main(*(tvm.runtime.tensor(array) for array in arrays), *parameters)
+        except Exception as error:
+            raise UsageError(f"TVM refused the inputs: {_reason(error)}") from error
+        return [np.array(output.numpy()) for output in outputs]
+
+    return run

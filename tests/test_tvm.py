@@ -1,0 +1,383 @@
+"""The TVM backend: the numbers of eager for every shape of layer, reasons for what it refuses, and running without torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fxopt import Pipeline, Program, capture
+from fxopt.artifact import Artifact
+from fxopt.backend import find_backend
+from fxopt.backends.tvm import Tvm
+from fxopt.backends.tvm import runtime as tvm_runtime
+from fxopt.backends.tvm.processor import Processor, processor_of
+from fxopt.backends.tvm.tasks import Choices, Task, Tile, candidates
+from fxopt.building import build
+from fxopt.compare import relative_error
+from fxopt.errors import BackendError
+from fxopt.lowering import lower
+from fxopt.recipe import Recipe
+from fxopt.target import Target, host
+from fxopt.testing import small_workload
+
+if reason := Tvm().missing():
+    pytest.skip(reason, allow_module_level=True)
+
+
+def _lower(program: Program, out: Path, backend: Tvm | None = None) -> Artifact:
+    return lower(program, backend or Tvm(), host(), out)[1]
+
+
+def _check(module: nn.Module, args: tuple[torch.Tensor, ...], out: Path, sizes: tuple[int, ...] = (1, 2, 5)) -> Artifact:
+    """Build, and compare with the module in float64 on new inputs of several batch sizes."""
+    torch.manual_seed(1)
+    program = capture(module.eval(), args)
+    artifact = _lower(program, out)
+    for size in sizes if "batch" in program.dims().values() else (len(args[0]),):
+        inputs = [torch.randn(size, *arg.shape[1:]) for arg in args]
+        got = artifact(*[x.numpy() for x in inputs])
+        with torch.no_grad():
+            want = module.double()(*[x.double() for x in inputs])
+        module.float()
+        outputs = [(want, got)] if isinstance(want, torch.Tensor) else list(zip(want, got, strict=True))
+        for i, (exact, have) in enumerate(outputs):
+            assert have.shape == exact.shape, f"output {i} in a batch of {size}"
+            assert relative_error(exact, torch.from_numpy(have)) < 2e-6, f"output {i} in a batch of {size}"
+    return artifact
+
+
+class _Each(nn.Module):
+    """Several modules on the same input, each with an output of its own."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(modules)
+
+    def forward(self, x):
+        return tuple(module(x) for module in self.each)
+
+
+# ---- numbers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, (9, 13)), (16, (7, 7)), (40, (6, 17)), (32, (1, 1))])
+def test_convolutions_of_every_kind(channels, size, tmp_path):
+    """Channels that are no whole vectors, widths that are no whole tiles, borders, strides, dilation, groups."""
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(channels, 32, 1),
+        nn.Conv2d(channels, 20, 3, padding=1),
+        nn.Conv2d(channels, 48, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(channels, 7, (1, 5), padding=(0, 2)),
+        nn.Conv2d(channels, 16, 3, padding=2, dilation=2),
+        nn.Conv2d(channels, 16, 5, padding=(4, 3), stride=(1, 2)),
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+        nn.Conv2d(channels, 2 * channels, 3, padding=1, groups=channels),
+        nn.Conv2d(channels, 64, 1, stride=2),
+    ]
+    if channels % 2 == 0:
+        layers.append(nn.Conv2d(channels, 64, 3, padding=1, groups=2))
+    _check(_Each(*layers), (torch.randn(2, channels, *size),), tmp_path)
+
+
+class _Blocks(nn.Module):
+    """What stands between convolutions: sums, gates, pools, concatenation, activations, and ops that mix channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 20, 3, padding=1), nn.Conv2d(20, 20, 3, padding=1, groups=20)
+        self.gate, self.wide, self.last = nn.Conv2d(20, 20, 1), nn.Conv2d(20, 16, 1), nn.Conv2d(68, 9, 1)
+        self.scale = nn.Parameter(torch.randn(20, 1, 1))
+        self.map = nn.Parameter(torch.randn(1, 1, 8, 8))
+
+    def forward(self, x):
+        y = F.relu6(self.stem(x))
+        z = F.hardswish(self.deep(y)) + y
+        z = z * torch.sigmoid(self.gate(z.mean((2, 3), keepdim=True)))
+        z = F.silu(z * self.scale - self.map) / (1.5 + self.scale.abs())
+        w = F.max_pool2d(F.leaky_relu(self.wide(z), 0.1), 3, 2, 1)
+        a = F.avg_pool2d(F.gelu(self.wide(y)), 2)
+        mixed = torch.cat([w, a, torch.tanh(a)], 1)
+        shuffled = z.view(z.shape[0], 4, 5, 8, 8).transpose(1, 2).reshape(z.shape[0], 20, 8, 8)
+        mixed = torch.cat([mixed, F.max_pool2d(shuffled, 2)], 1)
+        return self.last(mixed), mixed.mean((2, 3)), z / (z.abs() + 1)
+
+
+def test_what_stands_between_convolutions(tmp_path):
+    torch.manual_seed(0)
+    _check(_Blocks(), (torch.randn(2, 3, 8, 8),), tmp_path)
+
+
+class _Products(nn.Module):
+    """Linears of few and many rows and columns, and products of two activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide, self.odd = nn.Linear(24, 10), nn.Linear(24, 64), nn.Linear(24, 37, bias=False)
+        self.low = nn.Parameter(torch.randn(24, 5))
+
+    def forward(self, x):
+        heads = x.reshape(x.shape[0], 11, 3, 8).transpose(1, 2)
+        scores = (heads @ heads.transpose(-1, -2)).softmax(-1)
+        attended = (scores @ heads).transpose(1, 2).reshape(x.shape[0], 11, 24)
+        return self.narrow(x), self.wide(attended), F.gelu(self.odd(x[:, 0])), x @ self.low, x @ x.mT
+
+
+def test_products_of_every_kind(tmp_path):
+    torch.manual_seed(0)
+    _check(_Products(), (torch.randn(2, 11, 24),), tmp_path)
+
+
+def test_functions_keep_their_numbers_where_they_are_steep_flat_and_small(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(23)
+
+        def forward(self, x):
+            masked = x.masked_fill(x > 0.5, float("-inf"))
+            far = 300.0 + x * 0.01  # a variance that squares of the numbers would lose
+            return (
+                torch.tanh(x * 1e-3), torch.tanh(x * 20), torch.sigmoid(x * 40), torch.erf(x * 3), torch.exp(x * 8),
+                F.gelu(x * 6), F.gelu(x, approximate="tanh"), (x * 30).softmax(-1), masked.softmax(-1), x.softmax(1),
+                self.norm(x), F.log_softmax(x, -1), F.silu(x * 50),
+            ), self.norm(far)  # fmt: skip
+
+    torch.manual_seed(0)
+    program = capture(Net().eval(), (torch.randn(3, 19, 23),))
+    x = torch.randn(4, 19, 23)
+    *_, artifact = None, _lower(program, tmp_path)
+    got, normal = artifact(x.numpy())
+    want, exact = Net().double()(x.double())
+    for i, (a, b) in enumerate(zip(want, got, strict=True)):
+        np.testing.assert_allclose(b, a.numpy(), rtol=2e-5, atol=1e-7, err_msg=f"output {i}")
+    np.testing.assert_allclose(normal, exact.detach().numpy(), rtol=0.1, atol=0.02)
+
+
+def test_inputs_and_outputs_of_every_kind_keep_their_order_and_dtype(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.arange(300))
+
+        def forward(self, x, unused, *, scale, keep, index):
+            return x, self.table, x * scale, keep.logical_not(), index * 2, self.table[index], x.double() + 1
+
+    x = torch.randn(2, 3)
+    named = {"scale": torch.tensor(0.5), "keep": torch.tensor([True, False]), "index": torch.tensor([290, 3])}
+    program = capture(Net(), (x, torch.randn(2, 4)), named)
+    artifact = _lower(program, tmp_path)
+    got = artifact(x.numpy(), np.zeros((2, 4), np.float32), **{k: v.numpy() for k, v in named.items()})
+    for want, have in zip(program(x, torch.zeros(2, 4), **named), got, strict=True):
+        assert have.dtype == want.numpy().dtype
+        np.testing.assert_array_equal(have, want)
+    kept = got[0].copy()
+    artifact(-x.numpy(), np.zeros((2, 4), np.float32), **{k: v.numpy() for k, v in named.items()})
+    np.testing.assert_array_equal(got[0], kept, err_msg="a later call wrote into the outputs of an earlier one")
+
+
+def test_a_dim_beside_the_batch_may_be_dynamic(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.up = nn.LayerNorm(16), nn.Linear(16, 24)
+
+        def forward(self, x):
+            return (self.up(self.norm(x)) @ self.up.weight).softmax(1)
+
+    torch.manual_seed(0)
+    net, dims = Net().eval(), {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=64)}
+    program = capture(net, (torch.randn(2, 5, 16),), dynamic=(dims,))
+    artifact = _lower(program, tmp_path)
+    for shape in ((1, 1, 16), (3, 9, 16), (2, 64, 16)):
+        x = torch.randn(shape)
+        assert relative_error(net(x), torch.from_numpy(artifact(x.numpy()))) < 1e-5
+
+
+def test_a_quantized_program_gives_its_own_numbers(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)).eval()
+    program = capture(net, (torch.randn(2, 3, 8, 8),))
+    where = {"workload": small_workload(program), "target": host(), "backend": Tvm()}
+    quantized = Pipeline.parse("quantize").run(program, watchers=(), **where).program
+    assert any(quantized.find("quantized_decomposed.quantize_per_tensor"))
+    x = torch.randn(16, 3, 8, 8)
+    got = torch.from_numpy(_lower(quantized, tmp_path)(x.numpy()))
+    assert relative_error(quantized(x), got) < relative_error(net(x), quantized(x)) / 10
+
+
+# ---- tiles ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_tile_of_a_task_gives_the_same_numbers(tmp_path, monkeypatch):
+    """A database may hold any of them, not only those that the rule would take."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 77, 48)).eval()
+    program, x = capture(net, (torch.randn(2, 16, 7, 11),)), torch.randn(3, 16, 7, 11)
+    known: dict[str, Tile] = {}
+    monkeypatch.setattr(Choices, "__call__", _noting(Choices.__call__, known))
+    _lower(program, tmp_path / "by_rule") if (tmp_path / "by_rule").mkdir() is None else None
+    tasks, known_tasks = list(known), dict(known)
+    assert [key.split()[0] for key in tasks] == ["conv2d", "matmul"]
+    for i, tile in enumerate((Tile(1, 1, 1), Tile(3, 4, 2), Tile(5, 2, 4))):
+        known.update(dict.fromkeys(known_tasks, tile))
+        (out := tmp_path / str(i)).mkdir()
+        artifact = _lower(program, out)
+        assert set(map(str, artifact.manifest["facts"]["tiles"].values())) == {str(tile.to_dict())}
+        assert relative_error(net.double()(x.double()), torch.from_numpy(artifact(x.numpy()))) < 2e-6
+        net.float()
+
+
+def _noting(choose, known):
+    def call(self, task):
+        self.known = known
+        tile = choose(self, task)
+        known.setdefault(task.key, tile)
+        return tile
+
+    return call
+
+
+def test_tiles_leave_registers_for_operands_and_waste_little():
+    wide = Processor("x86_64-linux-gnu", "x86-64-v4", lanes=16, registers=32)
+    for positions in (1, 7, 13, 14, 56, 112, 197):
+        tiles = candidates(Task("t", positions, 4, 16), wide)
+        assert all(tile.rows * tile.vectors <= 16 for tile in tiles)
+        best = tiles[0]
+        assert -(-positions // best.rows) * best.rows < 1.25 * positions + 1
+    assert all(tile.rows * tile.vectors <= 12 for tile in candidates(Task("t", 56, 4, 8), Processor("x86_64", "", lanes=8)))
+
+
+def test_the_processor_is_read_off_features():
+    def lanes(*features, triple="x86_64-linux-gnu"):
+        found = processor_of(Target("t", triple, features=frozenset(features)))
+        return found.lanes, found.registers
+
+    assert lanes("avx2", "fma", "avx512f") == (16, 32)
+    assert lanes("avx2", "fma") == (8, 16)
+    assert lanes() == (4, 16)
+    assert lanes("neon", triple="aarch64-linux-gnu") == (4, 32)
+    with pytest.raises(BackendError, match=r"x86_64 and aarch64.*'riscv64-linux-gnu'"):
+        lanes(triple="riscv64-linux-gnu")
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_all_ops_without_a_form_are_listed_with_their_lines_before_the_build(tmp_path):
+    class Net(nn.Module):
+        def forward(self, x):
+            y = torch.linalg.det(x) + torch.special.bessel_j0(x.sum((1, 2)))
+            return y.relu()
+
+    program = capture(Net(), (torch.randn(2, 3, 3),))
+    with pytest.raises(BackendError) as caught:
+        _lower(program, tmp_path)
+    message = str(caught.value)
+    assert "cannot lower 2 node(s)" in message
+    assert message.count("test_tvm.py:") == 2
+    assert "det" in message
+    assert "special_bessel_j0" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_ops_that_tvm_lacks_are_taken_apart_where_torch_can(tmp_path):
+    class Net(nn.Module):
+        def forward(self, x):
+            return F.mish(x), torch.addcmul(x, x, x), F.huber_loss(x, x * 2, reduction="none"), x.logsumexp(-1)
+
+    program = capture(Net(), (torch.randn(2, 6),))
+    x = torch.randn(3, 6)
+    for want, have in zip(program(x), _lower(program, tmp_path)(x.numpy()), strict=True):
+        np.testing.assert_allclose(have, want.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("version", ["0.1.15", "0.1.15.post2"])
+def test_the_version_that_crashes_is_answered_with_the_pin(version, monkeypatch):
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == "apache-tvm-ffi" else real(name))
+    assert "pip install apache-tvm-ffi==0.1.14.post1" in Tvm().missing()
+    with pytest.raises(BackendError, match=f"apache-tvm-ffi {version} ends the process"):
+        tvm_runtime.need_tvm()
+
+
+def test_without_tvm_the_extra_is_named(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "tvm" else real(name, *rest))
+    assert "pip install 'fxopt[tvm]'" in Tvm().missing()
+
+
+# ---- the artifact --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("digits") / "built"
+    report = build(Recipe("digits", ("fold_batch_norm",), "tvm(threads=1)"), out, measure=False)
+    assert report["after"]["metric"] == report["before"]["metric"]
+    return out
+
+
+_WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+import numpy, fxopt
+model = fxopt.load(sys.argv[1])
+numpy.save(sys.argv[2], model(numpy.load(sys.argv[3])))
+"""
+
+
+def test_an_artifact_runs_without_torch(digits, tmp_path):
+    x = np.random.default_rng(0).standard_normal((5, 1, 8, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    names = [str(digits), str(tmp_path / "y.npy"), str(tmp_path / "x.npy")]
+    subprocess.run([sys.executable, "-c", _WITHOUT_TORCH, *names], check=True, env=os.environ | {"TVM_NUM_THREADS": "7"})
+    import fxopt
+
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), fxopt.load(digits)(x))
+
+
+def test_the_library_and_the_parameters_are_files_of_their_own(digits):
+    assert {path.name for path in digits.iterdir()} == {"manifest.json", "report.json", "model.so", "model.params"}
+    assert (digits / "model.params").stat().st_size > 20_000
+
+
+def test_each_call_has_the_threads_of_its_backend(digits):
+    """Two artifacts in one process may want different numbers, and the runtime has one pool of threads."""
+    import tvm
+
+    x = [np.zeros((1, 1, 8, 8), np.float32)]
+    one, two = (find_backend(f"tvm(threads={n})").load(digits, {}) for n in (1, 2))
+    seen = []
+    for run in (one, two, one, two):
+        run(x)
+        seen.append(tvm.runtime.num_threads())
+    assert seen == [1, 2, 1, 2]
+
+
+def test_a_broken_library_is_an_error_of_the_backend(digits, tmp_path):
+    (tmp_path / "model.so").write_bytes(b"no library")
+    (tmp_path / "model.params").write_bytes((digits / "model.params").read_bytes())
+    with pytest.raises(BackendError, match=r"cannot load .*model\.so"):
+        Tvm().load(tmp_path, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "vit_b_16"])
+def test_whole_models_agree_with_eager(name, tmp_path):
+    from fxopt.workload import find_workload
+
+    program = find_workload(f"torchvision:{name}").capture()
+    artifact = _lower(program, tmp_path)
+    for size in (1, 3):
+        x = torch.randn(size, 3, 224, 224)
+        assert relative_error(program(x), torch.from_numpy(artifact(x.numpy()))) < 1e-4
