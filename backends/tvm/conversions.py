@@ -18,6 +18,7 @@ def conversions(importer: Any) -> dict[str, Conversion]:
     return {
         "amax.default": lambda node: _extreme(importer, node, relax.op.max),
         "amin.default": lambda node: _extreme(importer, node, relax.op.min),
+        "select.int": lambda node: _select(importer, node),
         "quantize_per_tensor.default": lambda node: _quantize(importer, node),
         "dequantize_per_tensor.default": lambda node: _dequantize(importer, node, None),
         "dequantize_per_channel.default": lambda node: _dequantize(importer, node, int(node.args[3])),  # type: ignore[arg-type]
@@ -28,6 +29,18 @@ def _extreme(importer: Any, node: fx.Node, reduce: Callable[..., Any]) -> Any:
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
     return importer.block_builder.emit(reduce(importer.env[node.args[0]], list(dims) or None, bool(keep)))  # type: ignore[arg-type]
+
+
+def _select(importer: Any, node: fx.Node) -> Any:
+    """As a slice: the importer's own gives whatever lies before the tensor for an index from the end."""
+    from tvm import relax
+
+    x, emit = importer.env[node.args[0]], importer.block_builder.emit
+    shape = list(x.ty.shape)
+    axis = int(node.args[1]) % len(shape)  # type: ignore[arg-type]
+    index = importer.env[node.args[2]] if isinstance(node.args[2], fx.Node) else int(node.args[2])  # type: ignore[arg-type]
+    start = index if not isinstance(index, int) or index >= 0 else shape[axis] + index
+    return emit(relax.op.squeeze(emit(relax.op.strided_slice(x, [axis], [start], [start + 1])), [axis]))
 
 
 def _quantize(importer: Any, node: fx.Node) -> Any:
