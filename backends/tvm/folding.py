@@ -18,8 +18,8 @@ def fold(call: Any, numbers: list[Any]) -> Any:
         return None
     if name in ("relax.reshape", "relax.expand_dims", "relax.squeeze"):
         return numbers[0].reshape(shape)
-    if name == "relax.broadcast_to":
-        return np.ascontiguousarray(np.broadcast_to(numbers[0], shape))
+    if name == "relax.broadcast_to" and numbers[0].size == np.prod(shape):  # a larger one would be stored many times
+        return numbers[0].reshape(shape)
     if name == "relax.permute_dims":
         axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
         return np.ascontiguousarray(numbers[0].transpose(axes))

@@ -61,10 +61,11 @@ class _Rewriter:
         self._blocked: dict[Any, Any] = {}
         self._numbers: dict[Any, Any] = {}
         self._transposed: dict[Any, Any] = {}
+        self._spread: dict[Any, Any] = {}
         self._handlers: dict[str, Callable[[Any, Any], bool]] = {
             "relax.nn.conv2d": self._convolve, "relax.matmul": self._multiply, "relax.permute_dims": self._permute,
             "relax.nn.max_pool2d": self._pool, "relax.nn.avg_pool2d": self._pool, "relax.mean": self._mean,
-            "relax.concat": self._concat,
+            "relax.concat": self._concat, "relax.broadcast_to": self._broadcast,
             **dict.fromkeys(_UNARY, self._unary), **dict.fromkeys(_BINARY, self._binary),
         }  # fmt: skip
 
@@ -166,17 +167,12 @@ class _Rewriter:
         if not _is_float(left, right, var) or len(left.ty.shape) < 2 or not _is_int(left.ty.shape[-1]):
             return False
         weight, lanes = self.numbers(right), self.lanes
-        depth, rows = int(left.ty.shape[-1]), _usual(left.ty.shape[-2])
+        if weight is None and _is_var(right):
+            weight = self._spread.get(right)
         if weight is not None and weight.ndim == 2:
-            columns = weight.shape[1]
-            tile = self.choices(product.task(rows, depth, columns, lanes))
-
-            def matmul(left: Any, packed: Any) -> Any:
-                return product.compute(tile, lanes, columns, left, packed)
-
-            packed = relax.const(product.pack_columns(weight, lanes), "float32")
-            self._plain[var] = self._emit(matmul, self.plain(left), packed, name="matmul", fuses=True)
+            self._plain[var] = self._multiply_weight(left, weight)
             return True
+        depth, rows = int(left.ty.shape[-1]), _usual(left.ty.shape[-2])
         leads = [list(side.ty.shape)[:-2] for side in (left, right)]
         if len(leads[0]) != len(leads[1]) or not leads[0] or not all(map(structural_equal, *leads)):
             return False
@@ -194,6 +190,24 @@ class _Rewriter:
         self._plain[var] = self._emit(batched, self.plain(left), source, name="matmul", fuses=True)
         return True
 
+    def _multiply_weight(self, left: Any, weight: Any) -> Any:
+        """A product with a packed weight, of all rows at once whatever dims they are in."""
+        from tvm import relax
+
+        depth, columns = weight.shape
+        lead, source = list(left.ty.shape)[:-1], self.plain(left)
+        rows = _product(lead)
+        if len(lead) > 1:
+            source = self.builder.emit(relax.op.reshape(source, [rows, depth]))
+        tile = self.choices(product.task(_usual(rows), depth, columns, self.lanes))
+
+        def matmul(left: Any, packed: Any) -> Any:
+            return product.compute(tile, self.lanes, columns, left, packed)
+
+        packed = relax.const(product.pack_columns(weight, self.lanes), "float32")
+        made = self._emit(matmul, source, packed, name="matmul", fuses=True)
+        return self.builder.emit(relax.op.reshape(made, [*lead, columns])) if len(lead) > 1 else made
+
     # ---- what keeps the form -----------------------------------------------------------------------------------------
 
     def _permute(self, var: Any, call: Any) -> bool:
@@ -202,6 +216,19 @@ class _Rewriter:
         axes = list(_ints(call.attrs.axes)) if call.attrs.axes is not None else list(range(rank))[::-1]
         if axes == [*range(rank - 2), rank - 1, rank - 2]:
             self._transposed[var] = call.args[0]
+        return False
+
+    def _broadcast(self, var: Any, call: Any) -> bool:
+        """Note a matrix that stands for many equal ones, and pass by what changes nothing."""
+        from tvm_ffi import structural_equal
+
+        source, numbers = call.args[0], self.numbers(call.args[0])
+        if numbers is not None and numbers.ndim == 2 and len(var.ty.shape) > 2:
+            self._spread[var] = numbers
+        elif numbers is None and len(source.ty.shape) == len(var.ty.shape):
+            if all(map(structural_equal, source.ty.shape, var.ty.shape)):
+                self._plain[var] = self.plain(source)
+                return True
         return False
 
     def _unary(self, var: Any, call: Any) -> bool:
@@ -351,6 +378,13 @@ def _ints(values: Any) -> tuple[int, ...]:
 
 def _is_float(*values: Any) -> bool:
     return all(str(value.ty.dtype.dtype) == "float32" for value in values)
+
+
+def _product(sizes: list[Any]) -> Any:
+    whole = sizes[0]
+    for size in sizes[1:]:
+        whole = whole * size
+    return whole
 
 
 def _usual(rows: Any) -> int:

@@ -42,6 +42,7 @@ def schedule_tiles(sch: Any, lanes: int) -> None:
         sch.reverse_compute_at(block, outer[-1], preserve_unit_loops=True)
     _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     _write_out(sch, sums, len(outer) + len(over), lanes)
+    sch.set_scope(sums, 0, "local")
     parallel(sch, outer[:-1])  # before the sums fall apart into two blocks, of which TVM cannot say that rounds are independent
     _write_out(sch, sch.decompose_reduction(sums, over[0]), 2, lanes)
 
