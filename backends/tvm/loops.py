@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 _SMALL = 2048
@@ -43,6 +44,19 @@ def vectorize(sch: Any, loop: Any, lanes: int) -> None:
     if size > lanes:
         _, loop = sch.split(loop, [None, lanes])
     sch.vectorize(loop)
+
+
+def schedule_alone(sch: Any, block: Any, lanes: int) -> None:
+    """Spread a block over the threads, and make vectors of its innermost loop."""
+    loops = list(sch.get_loops(block))
+    kinds = [int(var.iter_type) == 2 for var in sch.get(block).iter_vars]
+    outer = loops[: kinds.index(True) if True in kinds else len(kinds)][:-1]
+    if not outer:
+        inner_loops(sch, block, lanes, 0)
+        return
+    each = math.prod(extent(sch, loop) or 64 for loop in loops[len(outer) :])
+    parallel(sch, outer, each)
+    inner_loops(sch, block, lanes, 1)
 
 
 def inner_loops(sch: Any, block: Any, lanes: int, depth: int) -> None:

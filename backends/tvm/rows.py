@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from fxopt.backends.tvm.loops import blocks_of, extent, inner_loops, is_reduction, parallel
+from fxopt.backends.tvm.loops import blocks_of, inner_loops, is_reduction, parallel, schedule_alone
 
 
 def schedule_rows(sch: Any, lanes: int) -> Any:
@@ -25,7 +24,7 @@ def schedule_rows(sch: Any, lanes: int) -> Any:
         except ScheduleError:  # which loops do not nest only TVM's schedule knows
             pass
     for block in blocks:
-        _alone(sch, block, lanes)
+        schedule_alone(sch, block, lanes)
     return sch
 
 
@@ -39,18 +38,6 @@ def _fold_chains(sch: Any) -> None:
         as_many = len(sch.get(block).iter_vars) >= len(sch.get(readers[0]).iter_vars)
         if padding or (as_many and not is_reduction(sch, readers[0])):
             sch.compute_inline(block)
-
-
-def _alone(sch: Any, block: Any, lanes: int) -> None:
-    loops = list(sch.get_loops(block))
-    kinds = [int(var.iter_type) == 2 for var in sch.get(block).iter_vars]
-    outer = loops[: kinds.index(True) if True in kinds else len(kinds)][:-1]
-    if not outer:
-        inner_loops(sch, block, lanes, 0)
-        return
-    each = math.prod(extent(sch, loop) or 64 for loop in loops[len(outer) :])
-    parallel(sch, outer, each)
-    inner_loops(sch, block, lanes, 1)
 
 
 def _rows_together(sch: Any, lanes: int) -> None:

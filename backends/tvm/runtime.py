@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,36 @@ def need_tvm() -> Any:
     """Import TVM. Raises BackendError where it is not installed, or would crash."""
     if reason := missing():
         raise BackendError(reason)
-    # The runtime takes half of the processors for threads of one core, and binds its own threads to single cores, where
-    # they wait behind whatever else runs there. Read when the first kernel runs.
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    _allow_threads(1)
     import tvm
 
     return tvm
 
 
+_here = threading.local()
+
+
+def _allow_threads(count: int) -> None:
+    """Have the runtime's pool hold ``count`` threads or one a core, and leave it to the system where they run.
+
+    By itself TVM takes half of the processors, for threads of one core, and binds its own threads to single cores, where
+    they wait behind whatever else runs there. It reads this when a thread of the caller's starts its first kernel.
+    """
+    given = os.environ.get("TVM_NUM_THREADS", "")
+    held = max(count, os.cpu_count() or 1, int(given) if given.isdigit() else 0)
+    os.environ["TVM_NUM_THREADS"] = str(held)
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
 def use_threads(count: int) -> None:
-    """Let kernels that this thread starts run in ``count`` threads, that may run on any core."""
+    """Let the kernels that the calling thread starts from now on run in ``count`` threads."""
+    if getattr(_here, "count", None) == count:
+        return
+    import tvm
+
+    big_cores = 1  # as TVM calls what is neither bound nor saving power
+    tvm.get_global_func("runtime.config_threadpool")(big_cores, count)
+    _here.count = count
 
 
 def _reason(error: BaseException) -> str:
@@ -73,6 +94,7 @@ def make_runner(folder: Path, threads: int | None) -> Runner:
         raise BackendError(f"TVM {tvm.__version__} cannot load {folder / LIBRARY}: {_reason(error)}") from error
     parameters = [stored[f"p{i}"] for i in range(len(stored))]
     main, wanted = machine["main"], threads or usable_cores()
+    _allow_threads(wanted)
 
     def run(arrays: list[Any]) -> list[Any]:
         use_threads(wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxopt.backends.tvm.loops import blocks_of, extent, inner_loops, is_reduction, parallel
+from fxopt.backends.tvm.loops import blocks_of, extent, inner_loops, is_reduction, parallel, schedule_alone
 from fxopt.backends.tvm.tasks import Tile
 
 SUMS = "blocked_sums"
@@ -27,24 +27,46 @@ def schedule_tiles(sch: Any, lanes: int) -> None:
     sums = sch.get_sblock(SUMS)
     tile = Tile(*(int(value) for value in sch.get(sums).annotations[TILE]))
     sch.unannotate(sums, TILE)
-    flushed = False
-    for block in blocks_of(sch)[:-1]:
-        name = sch.get(block).name_hint
-        flushed = flushed or name == FLUSHED
-        if name in (PADDED, PACKED):
-            parallel(sch, list(sch.get_loops(block))[:-1])
-            inner_loops(sch, block, lanes, 1)
-        elif name != FLUSHED and not is_reduction(sch, block):
-            sch.compute_inline(block)
+    blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
+    for name in (PADDED, PACKED):
+        if name in blocks:
+            parallel(sch, list(sch.get_loops(blocks[name]))[:-1])
+            inner_loops(sch, blocks[name], lanes, 1)
+    behind = _split_behind(sch, blocks_of(sch))
+    for block in behind.pop("folded"):
+        sch.compute_inline(block)
     outer, over = _cut(sch, sums, tile)
-    readers = [sch.get_sblock(FLUSHED)] if flushed else []
-    for block in (*readers, blocks_of(sch)[-1]):
+    for block in (*behind["copied"], *behind["done"]):
         sch.reverse_compute_at(block, outer[-1], preserve_unit_loops=True)
     _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     _write_out(sch, sums, len(outer) + len(over), lanes)
-    sch.set_scope(sums, 0, "local")
+    sch.set_scope(sums, 0, "local")  # more than a kilobyte of sums would lie in memory of TVM's own otherwise
     parallel(sch, outer[:-1])  # before the sums fall apart into two blocks, of which TVM cannot say that rounds are independent
     _write_out(sch, sch.decompose_reduction(sums, over[0]), 2, lanes)
+    for block in behind["later"]:
+        schedule_alone(sch, block, lanes)
+
+
+def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
+    """What is behind the sums: ``copied`` tiles, what is ``folded`` into the op that is ``done`` on a tile, and the ``later``.
+
+    Only what has an element for each sum is done on a tile; a result that is spread over a larger one is not.
+    """
+    names = [sch.get(block).name_hint for block in blocks]
+    start = names.index(SUMS) + 1
+    copied = [blocks[start]] if FLUSHED in names else []
+    chain = blocks[start + len(copied) :]
+    shapes = [sch.get(block).writes[0].source.shape for block in chain]
+    last = 0
+    while last + 1 < len(chain) and _same(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
+        last += 1
+    return {"copied": copied, "folded": chain[:last], "done": [chain[last]], "later": chain[last + 1 :]}
+
+
+def _same(one: Any, other: Any) -> bool:
+    from tvm_ffi import structural_equal
+
+    return len(one) == len(other) and all(map(structural_equal, one, other))
 
 
 def _cut(sch: Any, sums: Any, tile: Tile) -> tuple[list[Any], list[Any]]:
