@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tvm(Backend):
-    """Compile the whole model to machine code of the target with TVM; convolutions and products in tiles of registers.
+    """Compile the whole model to machine code of the target, with layers in tiles of registers.
 
-    The artifact is a library and its parameters, with weights packed as the kernels read them; it serves every size of the
+    TVM writes the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it serves every size of the
     dynamic dims. ``threads`` is None for all cores that the process may use. A quantized program gives its numbers, and
     computes them in float: it has no integer kernels yet.
     """

@@ -47,7 +47,7 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
     A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds, needs about eight sums to
     hide the latency of one, and leaves registers for the operands. A tile that overhangs the positions computes for nothing.
     """
-    most = processor.registers // 2 if processor.registers > 16 else 12
+    most = processor.registers * 5 // 8 if processor.registers > 16 else 12
     found = []
     for vectors in (1, 2, 3, 4) if task.shared else (1,):
         if task.vectors % vectors:
@@ -64,7 +64,7 @@ def _price(task: Task, tile: Tile) -> float:
     waste = -(-task.positions // tile.rows) * tile.rows / task.positions
     sums = tile.rows * tile.vectors
     loads = (tile.rows + tile.vectors) / sums if task.shared else 1.0 + 1.0 / tile.rows
-    return waste * max(1.0, 8 / sums) * (1.0 + 0.5 * loads)
+    return waste * max(1.0, 8 / sums) * (1.0 + 0.3 * loads)
 
 
 class Choices:

@@ -54,13 +54,15 @@ def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
     """
     names = [sch.get(block).name_hint for block in blocks]
     start = names.index(SUMS) + 1
+    before = zip(blocks[: start - 1], names, strict=False)
+    operands = [block for block, name in before if name not in (PADDED, PACKED)]
     copied = [blocks[start]] if FLUSHED in names else []
     chain = blocks[start + len(copied) :]
     shapes = [sch.get(block).writes[0].source.shape for block in chain]
     last = 0
     while last + 1 < len(chain) and _same(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
         last += 1
-    return {"copied": copied, "folded": chain[:last], "done": [chain[last]], "later": chain[last + 1 :]}
+    return {"copied": copied, "folded": [*operands, *chain[:last]], "done": [chain[last]], "later": chain[last + 1 :]}
 
 
 def _same(one: Any, other: Any) -> bool:
