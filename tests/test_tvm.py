@@ -37,7 +37,9 @@ def _lower(program: Program, out: Path, backend: Tvm | None = None) -> Artifact:
     return lower(program, backend or Tvm(), host(), out)[1]
 
 
-def _check(module: nn.Module, args: tuple[torch.Tensor, ...], out: Path, sizes: tuple[int, ...] = (1, 2, 5)) -> Artifact:
+def _check(
+    module: nn.Module, args: tuple[torch.Tensor, ...], out: Path, sizes: tuple[int, ...] = (1, 2, 5)
+) -> Artifact:
     """Build, and compare with the module in float64 on new inputs of several batch sizes."""
     torch.manual_seed(1)
     program = capture(module.eval(), args)
@@ -254,7 +256,9 @@ def test_tiles_leave_registers_for_operands_and_waste_little():
         assert all(tile.rows * tile.vectors <= 20 for tile in tiles)
         best = tiles[0]
         assert -(-positions // best.rows) * best.rows < 1.25 * positions + 1
-    assert all(tile.rows * tile.vectors <= 12 for tile in candidates(Task("t", 56, 4, 8), Processor("x86_64", "", lanes=8)))
+    assert all(
+        tile.rows * tile.vectors <= 12 for tile in candidates(Task("t", 56, 4, 8), Processor("x86_64", "", lanes=8))
+    )
 
 
 def test_the_processor_is_read_off_features():
@@ -340,7 +344,9 @@ def test_an_artifact_runs_without_torch(digits, tmp_path):
     x = np.random.default_rng(0).standard_normal((5, 1, 8, 8)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     names = [str(digits), str(tmp_path / "y.npy"), str(tmp_path / "x.npy")]
-    subprocess.run([sys.executable, "-c", _WITHOUT_TORCH, *names], check=True, env=os.environ | {"TVM_NUM_THREADS": "7"})
+    subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH, *names], check=True, env=os.environ | {"TVM_NUM_THREADS": "7"}
+    )
     import fxopt
 
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), fxopt.load(digits)(x))

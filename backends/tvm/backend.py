@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 class Tvm(Backend):
     """Compile the whole model to machine code of the target, with layers in tiles of registers.
 
-    TVM writes the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it serves every size of the
-    dynamic dims. ``threads`` is None for all cores that the process may use. A quantized program gives its numbers, and
-    computes them in float: it has no integer kernels yet.
+    TVM writes the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it
+    serves every size of the dynamic dims. ``threads`` is None for all cores that the process may use; more than the machine
+    has processors are not started. A quantized program gives its own numbers, and computes them in float: there are no integer
+    kernels yet.
     """
 
     name: ClassVar[str] = "tvm"

@@ -48,7 +48,7 @@ def lower(module: Any, choices: Choices) -> Any:
         transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.FuseTIR(),
         transform.DeadCodeElimination(), transform.RewriteDataflowReshape(),
     ]  # fmt: skip
-    return schedule_module(tvm.transform.Sequential(fused)(module), choices.processor.lanes)
+    return schedule_module(tvm.transform.Sequential(fused)(module), choices.processor)
 
 
 def _link(executable: Any, processor: Processor, path: Path) -> None:

@@ -21,7 +21,7 @@ def conversions(importer: Any) -> dict[str, Conversion]:
         "select.int": lambda node: _select(importer, node),
         "quantize_per_tensor.default": lambda node: _quantize(importer, node),
         "dequantize_per_tensor.default": lambda node: _dequantize(importer, node, None),
-        "dequantize_per_channel.default": lambda node: _dequantize(importer, node, int(node.args[3])),  # type: ignore[arg-type]
+        "dequantize_per_channel.default": lambda node: _dequantize(importer, node, int(node.args[3])),
     }
 
 

@@ -38,12 +38,6 @@ class Convolution:
         return self.groups == self.inputs == self.outputs and self.groups > 1
 
     @property
-    def fits(self) -> bool:
-        """Whether the channels of each group come in whole vectors, or there is one group, or one a channel."""
-        whole = (self.inputs // self.groups) % self.lanes == 0 and (self.outputs // self.groups) % self.lanes == 0
-        return self.groups == 1 or self.depthwise or whole
-
-    @property
     def vectors(self) -> int:
         """Vectors of output channels."""
         return -(-self.outputs // self.lanes)
@@ -64,6 +58,26 @@ class Convolution:
         vectors = self.vectors // self.groups if self.groups > 1 and not self.depthwise else self.vectors
         inner = self.lanes if self.blocked_input and not self.depthwise else 1
         return Task(key, self.out_size[1], vectors, inner, shared=not self.depthwise)
+
+
+def joined_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
+    """A weight [out, in / groups, r, s] for fewer groups whose channels come in whole vectors, with zeros between the old ones.
+
+    As few are joined as give whole vectors; all, where none do. What is multiplied by zero costs less than to do without
+    vectors. One group, or one a channel, stays as it is.
+    """
+    outputs = len(weight)
+    if groups == 1 or groups == inputs == outputs:
+        return weight, groups
+    per_in, per_out = inputs // groups, outputs // groups
+    fitting = (m for m in range(1, groups) if groups % m == 0 and m * per_in % lanes == 0 == m * per_out % lanes)
+    joined = next(fitting, groups)
+    wide = np.zeros((outputs, joined * per_in, *weight.shape[2:]), weight.dtype)
+    for group in range(groups):
+        rows = slice(group * per_out, (group + 1) * per_out)
+        first = group % joined * per_in
+        wide[rows, first : first + per_in] = weight[rows]
+    return wide, groups // joined
 
 
 def pack_weight(weight: Any, conv: Convolution) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from fxopt.backends.tvm.runtime import need_tvm
 from fxopt.errors import BackendError

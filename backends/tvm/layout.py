@@ -140,15 +140,14 @@ class _Rewriter:
         known = weight is not None and all(_is_int(size) for size in list(sizes)[1:])
         if not known or not _is_float(data, var) or (attrs.data_layout, attrs.kernel_layout) != ("NCHW", "OIHW"):
             return False
-        inputs, groups = int(sizes[1]), int(attrs.groups)
+        inputs = int(sizes[1])
+        weight, groups = convolution.joined_groups(weight, inputs, int(attrs.groups), self.lanes)
         conv = Convolution(
             inputs=inputs, outputs=len(weight), kernel=tuple(weight.shape[2:]), stride=_ints(attrs.strides),
             padding=_ints(attrs.padding), dilation=_ints(attrs.dilation), groups=groups,
             size=(int(sizes[2]), int(sizes[3])), lanes=self.lanes,
             blocked_input=groups > 1 or inputs >= self.lanes or data in self._blocked,
         )  # fmt: skip
-        if not conv.fits:
-            return False
         tile = self.choices(conv.task())
         source = self.blocked(data) if conv.blocked_input else self.plain(data)
 
@@ -160,7 +159,6 @@ class _Rewriter:
         return True
 
     def _multiply(self, var: Any, call: Any) -> bool:
-        from tvm import relax
         from tvm_ffi import structural_equal
 
         left, right = call.args
@@ -225,10 +223,10 @@ class _Rewriter:
         source, numbers = call.args[0], self.numbers(call.args[0])
         if numbers is not None and numbers.ndim == 2 and len(var.ty.shape) > 2:
             self._spread[var] = numbers
-        elif numbers is None and len(source.ty.shape) == len(var.ty.shape):
-            if all(map(structural_equal, source.ty.shape, var.ty.shape)):
-                self._plain[var] = self.plain(source)
-                return True
+        shapes = source.ty.shape, var.ty.shape
+        if numbers is None and len(shapes[0]) == len(shapes[1]) and all(map(structural_equal, *shapes)):
+            self._plain[var] = self.plain(source)
+            return True
         return False
 
     def _unary(self, var: Any, call: Any) -> bool:
@@ -372,7 +370,7 @@ def _is_int(size: Any) -> bool:
     return isinstance(size, (int, tirx.IntImm))
 
 
-def _ints(values: Any) -> tuple[int, ...]:
+def _ints(values: Any) -> Any:
     return tuple(int(value) for value in values)
 
 

@@ -89,7 +89,7 @@ def _softmax(builder: Any, call: Any) -> Any:
 def _softmax_of_rows(x: Any) -> Any:
     from tvm import te, topi
 
-    *outer, size = x.shape
+    outer = list(x.shape)[:-1]
     largest = reduce_rows(x, "max")
     shifted = te.compute(x.shape, lambda *at: x[at] - largest[at[:-1]], name="shifted")
     powers = topi.fast_exp(shifted)
@@ -102,7 +102,12 @@ def _layer_norm(builder: Any, call: Any) -> Any:
     """Mean first, then the mean of squared distances: squares of the numbers themselves lose a small variance."""
     x, epsilon = call.args[0], float(call.attrs.epsilon)
     axes, rank = [int(axis) for axis in call.attrs.axes], len(x.ty.shape)
-    if not _is_float(x) or [axis % rank for axis in axes] != [rank - 1] or rank < 2 or known_size(x.ty.shape[-1]) is None:
+    if (
+        not _is_float(x)
+        or [axis % rank for axis in axes] != [rank - 1]
+        or rank < 2
+        or known_size(x.ty.shape[-1]) is None
+    ):
         return _default(call.op.name)(builder, call)
 
     def layer_norm(x: Any, weight: Any, bias: Any) -> Any:

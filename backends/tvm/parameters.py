@@ -18,7 +18,7 @@ def lift_parameters(module: Any) -> tuple[Any, list[Any]]:
     values: list[Any] = []
 
     @mutator
-    class Lift(PyExprMutator):  # type: ignore[misc]
+    class Lift(PyExprMutator):
         """Puts a variable in the place of each large constant."""
 
         def visit_generic_const_(self, op: Any) -> Any:

@@ -33,7 +33,9 @@ def missing() -> str | None:
     except importlib.metadata.PackageNotFoundError:  # built from source
         return None
     if version.startswith(_BROKEN_FFI):
-        return f"apache-tvm-ffi {version} ends the process; install the one before it: pip install apache-tvm-ffi=={_FFI}"
+        return (
+            f"apache-tvm-ffi {version} ends the process; install the one before it: pip install apache-tvm-ffi=={_FFI}"
+        )
     return None
 
 

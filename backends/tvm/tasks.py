@@ -78,6 +78,7 @@ class Choices:
         self.made: dict[str, Tile] = {}
 
     def __call__(self, task: Task) -> Tile:
+        """The tile to take."""
         tile = self.known.get(task.key) or candidates(task, self.processor)[0]
         self.made[task.key] = tile
         return tile

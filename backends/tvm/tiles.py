@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fxopt.backends.tvm.loops import blocks_of, extent, inner_loops, is_reduction, parallel, schedule_alone
@@ -15,11 +16,13 @@ FLUSHED = "flushed"
 """Name of the copy of a tile that is read element by element, where the last vector overhangs."""
 TILE = "fxopt.tile"
 """Annotation of the block that multiplies: rows, vectors and unroll of its tile."""
+_BYTES, _CACHED = 4, 2**19
+"""Bytes of a number, and bytes of weights that stay in the cache beside the inputs."""
 _WINDOW = 7
 """Columns of a kernel's window up to which a row of it is written out."""
 
 
-def schedule_tiles(sch: Any, lanes: int) -> None:
+def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
     """Cut the sums of a kernel into tiles, with what is element-wise behind them computed on each tile as it is done.
 
     The sums are [..., vectors, lines, tiles, rows, lanes], with what they run over behind.
@@ -28,21 +31,27 @@ def schedule_tiles(sch: Any, lanes: int) -> None:
     tile = Tile(*(int(value) for value in sch.get(sums).annotations[TILE]))
     sch.unannotate(sums, TILE)
     blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
-    for name in (PADDED, PACKED):
-        if name in blocks:
-            parallel(sch, list(sch.get_loops(blocks[name]))[:-1])
-            inner_loops(sch, blocks[name], lanes, 1)
     behind = _split_behind(sch, blocks_of(sch))
     for block in behind.pop("folded"):
         sch.compute_inline(block)
-    outer, over = _cut(sch, sums, tile)
+    padded = blocks.get(PADDED)
+    height = _lines_at_once(sch, sums, padded, cores) if padded is not None else 0
+    outer, over, spread = _cut(sch, sums, tile, height)
+    for block in filter(None, (blocks.get(PACKED), None if height else padded)):
+        parallel(sch, list(sch.get_loops(block))[:-1])
+        inner_loops(sch, block, lanes, 1)
     for block in (*behind["copied"], *behind["done"]):
         sch.reverse_compute_at(block, outer[-1], preserve_unit_loops=True)
     _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     _write_out(sch, sums, len(outer) + len(over), lanes)
     sch.set_scope(sums, 0, "local")  # more than a kilobyte of sums would lie in memory of TVM's own otherwise
-    parallel(sch, outer[:-1])  # before the sums fall apart into two blocks, of which TVM cannot say that rounds are independent
-    _write_out(sch, sch.decompose_reduction(sums, over[0]), 2, lanes)
+    if height:
+        sch.compute_at(padded, outer[spread - 1], preserve_unit_loops=True)
+        inner_loops(sch, padded, lanes, spread)
+    parallel(
+        sch, outer[:spread]
+    )  # before the sums fall apart into two blocks, of which TVM cannot say that rounds are independent
+    _write_out(sch, sch.decompose_reduction(sums, over[0]), 1 + len(outer) - spread, lanes)
     for block in behind["later"]:
         schedule_alone(sch, block, lanes)
 
@@ -71,12 +80,41 @@ def _same(one: Any, other: Any) -> bool:
     return len(one) == len(other) and all(map(structural_equal, one, other))
 
 
-def _cut(sch: Any, sums: Any, tile: Tile) -> tuple[list[Any], list[Any]]:
-    """Order the loops of the sums; return those outside of a tile, and those that a tile stays for."""
+def _lines_at_once(sch: Any, sums: Any, padded: Any, cores: int) -> int:
+    """Lines of an image whose inputs are given their border together, so that they stay in the cache; 0 for the whole image.
+
+    They must leave enough blocks of lines for the threads, and not read the weights too often.
+    """
+    found = sch.get(sums)
+    spatial = [int(var.dom.extent) for var in found.iter_vars[1:3]]
+    vectors, lines = spatial
+    depthwise = len(found.iter_vars) == 8
+    if sum(int(var.iter_type) == 2 for var in found.iter_vars) == 3:  # the input is not in vectors: it has few channels
+        return 0
+    weights = 0 if depthwise else _BYTES * _size(found.reads[1].source.shape)
+    if weights > _CACHED:
+        return 0
+    for height in (8, 7, 6, 5, 4):
+        blocks = lines // height * (vectors if depthwise else 1)
+        if lines % height == 0 and lines > height and (blocks % cores == 0 or blocks >= 4 * cores):
+            return height
+    return 0
+
+
+def _size(shape: Any) -> int:
+    return math.prod(int(size) for size in shape)
+
+
+def _cut(sch: Any, sums: Any, tile: Tile, height: int) -> tuple[list[Any], list[Any], int]:
+    """Order the loops of the sums; return those outside of a tile, those that a tile stays for, and how many are spread.
+
+    With a ``height`` lines are taken in blocks; blocks are outside of the output channels, unless each channel is by itself.
+    """
     loops = list(sch.get_loops(sums))
     kinds = [int(var.iter_type) == 2 for var in sch.get(sums).iter_vars]
-    *outer, vectors, line, tiles, rows, lane = [x for x, reduces in zip(loops, kinds, strict=True) if not reduces]
+    *lead, vectors, line, tiles, rows, lane = [x for x, reduces in zip(loops, kinds, strict=True) if not reduces]
     over = [x for x, reduces in zip(loops, kinds, strict=True) if reduces]
+    depthwise = len(loops) == 8
     vectors, vector = sch.split(vectors, [None, tile.vectors])
     steps = []
     if tile.unroll > 1:
@@ -84,9 +122,15 @@ def _cut(sch: Any, sums: Any, tile: Tile) -> tuple[list[Any], list[Any]]:
         steps = [step]
     elif len(over) > 1 and (extent(sch, over[-1]) or 0) <= _WINDOW:
         steps = [over.pop()]
-    outer += [vectors, line, tiles]
+    if height:
+        block, line = sch.split(line, [None, height])
+        outer = [*lead, vectors, block, line, tiles] if depthwise else [*lead, block, vectors, line, tiles]
+        spread = len(lead) + (2 if depthwise else 1)
+    else:
+        outer = [*lead, vectors, line, tiles]
+        spread = len(outer) - 1
     sch.reorder(*outer, *over, *steps, vector, rows, lane)
-    return outer, over
+    return outer, over, spread
 
 
 def _write_out(sch: Any, block: Any, depth: int, lanes: int) -> None:

@@ -34,7 +34,9 @@ MODELS = ("resnet18", "resnet50", "mobilenet_v2", "vit_b_16", "pruned resnet18",
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=MODELS, help="digits, or names of torchvision's, after 'pruned ' or not")
+    parser.add_argument(
+        "--models", nargs="+", default=MODELS, help="digits, or names of torchvision's, after 'pruned ' or not"
+    )
     parser.add_argument("--threads", type=int, default=host().cores, help="threads of every candidate (%(default)s)")
     parser.add_argument("--rounds", type=int, default=21, help="timed blocks of each candidate (%(default)s)")
     parser.add_argument("--stock", action=argparse.BooleanOptionalAction, default=True, help="time untuned TVM too")
