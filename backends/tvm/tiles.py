@@ -48,9 +48,8 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
     if height:
         sch.compute_at(padded, outer[spread - 1], preserve_unit_loops=True)
         inner_loops(sch, padded, lanes, spread)
-    parallel(
-        sch, outer[:spread]
-    )  # before the sums fall apart into two blocks, of which TVM cannot say that rounds are independent
+    # before the sums fall apart into two blocks, whose rounds TVM cannot tell to be independent
+    parallel(sch, outer[:spread])
     _write_out(sch, sch.decompose_reduction(sums, over[0]), 1 + len(outer) - spread, lanes)
     for block in behind["later"]:
         schedule_alone(sch, block, lanes)
