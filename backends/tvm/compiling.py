@@ -10,6 +10,7 @@ from fxopt.backends.tvm.layout import use_blocked_layout
 from fxopt.backends.tvm.legalize import legalizers
 from fxopt.backends.tvm.parameters import lift_parameters
 from fxopt.backends.tvm.processor import Processor
+from fxopt.backends.tvm.registers import register_pipeline
 from fxopt.backends.tvm.runtime import LIBRARY, PARAMETERS, need_tvm
 from fxopt.backends.tvm.schedule import schedule_module
 from fxopt.backends.tvm.tasks import Choices
@@ -26,7 +27,7 @@ def compile_module(module: Any, processor: Processor, choices: Choices, out: Pat
     try:
         with target:
             lowered, parameters = lift_parameters(lower(module, choices))
-            executable = tvm.compile(lowered, target=target)
+            executable = tvm.compile(lowered, target=target, tir_pipeline=register_pipeline())
     except Exception as error:
         raise BackendError(f"TVM {tvm.__version__} cannot compile the model: {_reason(error)}") from error
     _link(executable, processor, out / LIBRARY)
