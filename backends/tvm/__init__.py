@@ -11,6 +11,7 @@ legalize.py     element-wise functions and rows without calls of the C library
 schedule.py     the loops of each kernel
 parameters.py   weights in a file of their own
 processor.py    the target's vectors and registers
+integers/       quantized programs in integers
 registers.py    the last steps to LLVM, with the sums of a tile in registers
 compiling.py    all of that in order, and the library
 runtime.py      loading and running, without torch

@@ -33,7 +33,7 @@ def compile_module(module: Any, processor: Processor, choices: Choices, out: Pat
     _link(executable, processor, out / LIBRARY)
     tvm.runtime.save_param_dict_to_file({f"p{i}": p for i, p in enumerate(parameters)}, str(out / PARAMETERS))
     kernels = sum(isinstance(function, tvm.tirx.PrimFunc) for function in lowered.functions.values())
-    return {"kernels": kernels, "tiles": choices.to_dict()}
+    return {"kernels": kernels, "tiles": choices.to_dict(), **choices.facts}
 
 
 def lower(module: Any, choices: Choices) -> Any:

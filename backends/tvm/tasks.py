@@ -70,12 +70,13 @@ def _price(task: Task, tile: Tile) -> float:
 class Choices:
     """The tile of each task for one processor: that of ``known`` by key, or the best by rule.
 
-    ``made`` notes what was chosen, for the report.
+    ``made`` notes what was chosen, for the report, and ``facts`` what else there is to say of the kernels.
     """
 
     def __init__(self, processor: Processor, known: dict[str, Tile] | None = None) -> None:
         self.processor, self.known = processor, known or {}
         self.made: dict[str, Tile] = {}
+        self.facts: dict[str, Any] = {}
 
     def __call__(self, task: Task) -> Tile:
         """The tile to take."""
