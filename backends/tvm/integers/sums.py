@@ -93,7 +93,10 @@ class Sums(Forms):
         return np.pad(numbers.reshape(-1).astype(np.float32), (0, total.place.held - numbers.size))
 
     def _unclipped(self, total: Sum) -> Sum:
-        return total if not total.clipped else Sum(total.place, ((self._real(total), np.float32(1.0)),))
+        """A sum without bounds; one term where the numbers are in memory anyway, or sums of sums would grow with the depth."""
+        if not total.clipped and "real" not in total.made:
+            return total
+        return Sum(total.place, ((self._real(total), np.float32(1.0)),))
 
     def _bound(self, var: Any, call: Any) -> bool:
         total = self.known.get(call.args[0])
