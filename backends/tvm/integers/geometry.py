@@ -130,7 +130,7 @@ class Geometry:
                     tiles = -(-wide // (register * down)) * -(-self.out_size[0] // lines)
                     count = lines * down
                     products = count * across * max(register, 8)
-                    loads = 8 * across + (register // 2 + 2) * count
+                    loads = 20 * across + (register // 2 + 2) * count
                     price = tiles * -(-vectors // across) * (max(products, loads) + 0.2 * min(products, loads))
                     found.append((price, Tiling(lines, register * down, across, 1, register)))
         return min(found, key=lambda pair: pair[0])[1]
