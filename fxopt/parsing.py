@@ -24,9 +24,8 @@ from torch import fx
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
-from torch.utils import _pytree as pytree
 
+from fxopt.assembling import assemble
 from fxopt.canonical import canonical_text as canonical_text
 from fxopt.canonical import same_text as same_text
 from fxopt.errors import PassError
@@ -84,17 +83,8 @@ class _Reader:
             raise place.error("an input such as '%x : f32[2,4]'")
         last = list(self.nodes.values())[-1]
         outputs = self.returned if self.returned is not None else (last,)
-        single = len(outputs) == 1
-        self.graph.output(outputs[0] if single else outputs)
-        placeholders = [n for n in self.graph.nodes if n.op == "placeholder"]
-        in_spec = pytree.tree_structure((tuple(0 for _ in self.inputs), {}))
-        out_spec = pytree.tree_structure(0 if single else tuple(0 for _ in outputs))
-        self.graph.output_node().args = (tuple(outputs),)
-        names = [str(n.target) for n in placeholders]
-        self.graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, in_spec, out_spec)))
-        module = fx.GraphModule(self.root, self.graph, class_name="Program")
-        ranges: dict[str, tuple[int, int | None]] = {str(symbol): (1, None) for _, symbol in self.sizes.values()}
-        program = Program(module, tuple(self.inputs), ranges=ranges)
+        program = assemble(self.root, self.graph, self.inputs, outputs)
+        program.ranges = {str(symbol): (1, None) for _, symbol in self.sizes.values()}
         try:
             derive_shapes(program)
         except PassError as error:

@@ -530,3 +530,172 @@ def test_the_most_expensive_layers_are_those_that_shrink(net):
     small, _ = run(net, "low_rank(form='tucker', macs=0.4)")
     before = max(macs_by_node(net).values())
     assert max(macs_by_node(small).values()) < before
+
+
+# ---- the form and budgets that are measured ------------------------------------------------------------------------
+
+
+def lost_of(program, got, name):
+    old, new = (p.tensors()[name].detach().double() for p in (program, got))
+    return float((old - new).square().sum() / old.square().sum())
+
+
+def test_auto_takes_for_each_layer_the_form_that_loses_least_for_its_size():
+    torch.manual_seed(0)
+    flat, tall = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+    noise = 0.05
+    with torch.no_grad():
+        flat.weight.copy_(torch.einsum("ihr,rwo->oihw", torch.randn(16, 3, 3), torch.randn(3, 3, 16)))
+        tall.weight.copy_(
+            torch.einsum("ir,rhws,so->oihw", torch.randn(16, 4), torch.randn(4, 3, 3, 4), torch.randn(4, 16))
+        )
+        for layer in (flat, tall):
+            layer.weight += noise * layer.weight.std() * torch.randn_like(layer.weight)
+    program = captured(nn.Sequential(flat, nn.ReLU(), tall), 2, 16, 8, 8)
+    small = proved(program, "low_rank(ratio=0.85)")
+    assert tuple(small.tensors()["0.weight_0"].shape[2:]) == (3, 1)
+    assert "2.weight_2" in small.tensors(), "1x1, 3x3, 1x1"
+    auto, _ = run(program, "truncate_rank(ratio=0.85)")
+    for form in ("channel", "spatial", "tucker", "train"):
+        other, _ = run(program, f"truncate_rank(form='{form}', ratio=0.85)")
+        for name in ("0.weight", "2.weight"):
+            assert lost_of(program, auto, name) <= 1.05 * lost_of(program, other, name)
+
+
+class Clock:
+    """Stands for timing: a program takes so long for each layer, and for each element of its weights."""
+
+    def __init__(self, layer, element):
+        self.layer, self.element, self.asked = layer, element, []
+
+    def __call__(self, programs, context, who, **options):
+        from fxopt.measure import Timing
+
+        self.asked.append(len(programs))
+        return {name: Timing((self.ms(program),) * 3) for name, program in programs.items()}
+
+    def ms(self, program):
+        weights = [t.numel() for t in program.tensors().values() if t.dim() > 1]
+        return self.layer * len(weights) + self.element * sum(weights)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    def use(layer, element):
+        from fxopt.passes.lowrank import measured_latency
+
+        made = Clock(layer, element)
+        monkeypatch.setattr(measured_latency, "built_times", made)
+        return made
+
+    return use
+
+
+def test_a_layer_that_is_smaller_and_not_faster_is_left_with_the_reason(net, clock):
+    """A layer costs as much as 1000 elements: the small layers can be split, but not with a gain."""
+    made = clock(1.0, 1e-3)
+    small, skips = run(net, "low_rank(latency=0.85)")
+    assert made.ms(small) <= 0.85 * made.ms(net)
+    assert {"4.weight", "6.weight"} & {*net.tensors()} <= {*small.tensors()}
+    slow = [skip for skip in skips if "it would not be faster: at best" in skip]
+    assert len(slow) == 2
+    assert all("linear" in skip and "times as long as the whole layer" in skip for skip in slow)
+    assert cost(run(net, "low_rank(macs=0.5)")[0]).macs < cost(net).macs
+
+
+def test_a_latency_that_cannot_be_met_and_one_that_cannot_be_measured(net, clock):
+    with pytest.raises(UsageError, match="truncate_rank: latency is measured on a built model"):
+        run(net, "low_rank(latency=0.9)")
+    clock(1.5, 1e-3)
+    with pytest.raises(BudgetError, match=r"comes down to 0\.\d+ of the whole .* the budget is 0\.1"):
+        run(net, "low_rank(latency=0.1)")
+
+
+def test_no_more_goes_than_the_latency_asks_for(net, clock):
+    made = clock(0.1, 1e-3)
+    shares = []
+    for limit in (0.9, 0.7, 0.5):
+        small, _ = run(net, f"low_rank(latency={limit})")
+        shares.append(made.ms(small) / made.ms(net))
+        assert limit - 0.25 < shares[-1] <= limit
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_a_build_is_really_timed(net):
+    """On a linear of 700 by 700, which takes most of the time, one chain is far below half: any machine sees that."""
+    from fxopt.backend import find_backend
+
+    torch.manual_seed(0)
+    program = captured(nn.Sequential(nn.Linear(8, 700), nn.ReLU(), nn.Linear(700, 700), nn.ReLU()), 1, 8)
+    small, skips = run(program, "low_rank(latency=0.9, form='channel', only=('2',))", backend=find_backend("eager"))
+    assert "2.weight_0" in small.tensors(), skips
+    assert small.tensors()["2.weight_0"].shape[0] < 350
+
+
+def test_metric_drop_is_held_and_used(net):
+    data, left = small_workload(net).data, []
+    for drop in (0.0, 0.002, 0.02):
+        small, _ = run(net, f"low_rank(metric_drop={drop})")
+        assert data.evaluate(net, "validation") - data.evaluate(small, "validation") <= drop + 1e-6
+        left.append(cost(small).macs / cost(net).macs)
+    assert left == sorted(left, reverse=True)
+    assert left[2] < left[0]
+    assert left[2] < 0.8
+
+
+def test_errors_at_the_outputs_know_a_layer_that_does_not_count():
+    """The two layers are alike but for what comes of them: what the second adds is a thousandth."""
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loud, self.quiet = nn.Linear(24, 24), nn.Linear(24, 24)
+
+        def forward(self, x):
+            return self.loud(x) + 1e-3 * self.quiet(x)
+
+    program = captured(Net(), 4, 24)
+    even, _ = run(program, "low_rank(macs=0.7)")
+    told, _ = run(program, "low_rank(macs=0.7, by='outputs')")
+    assert {"loud.weight", "quiet.weight"}.isdisjoint(even.tensors())
+    assert "loud.weight" in told.tensors()
+    assert cost(told).macs <= 0.7 * cost(program).macs
+
+
+# ---- in recipes with other passes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fold_batch_norm, prune_channels(ratio=0.3), low_rank(ratio=0.4), quantize",
+        "fold_batch_norm, low_rank(ratio=0.4), prune_channels(ratio=0.3), quantize",
+    ],
+)
+def test_pruned_split_and_quantized_layers_run_as_integers(tmp_path, text):
+    """Every layer of every chain has an integer kernel in ONNX Runtime, and the numbers are the program's."""
+    from fxopt.backend import find_backend
+    from fxopt.lowering import lower
+    from fxopt.target import host
+
+    torch.manual_seed(0)
+    convolutions = [
+        nn.Conv2d(12, 24, 3, padding=1, bias=False),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.Conv2d(24, 32, 3, stride=2),
+    ]
+    model = nn.Sequential(*convolutions, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 40))
+    program = captured(model, 2, 12, 9, 9)
+    backend = find_backend("onnx(threads=1)")
+    outcome = Pipeline.parse(text).run(program, workload=small_workload(program), backend=backend)
+    small = outcome.program
+    chains = [name for name in small.tensors() if "weight_" in name and name.endswith("_int8")]
+    assert len(chains) >= 5
+    _, built = lower(small, backend, host(), tmp_path, workload=small_workload(program))
+    assert built.manifest["facts"]["float_contractions"] == 0, built.manifest["facts"]
+    x = torch.randn(1, 12, 9, 9)
+    want, got = program(x), torch.from_numpy(built(x.numpy()))
+    assert relative_error(small(x), got) < 0.05
+    assert want.shape == got.shape

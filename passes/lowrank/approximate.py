@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt.passes.lowrank.chain import Chain, Price, cp_pieces
-from fxopt.passes.lowrank.rank_points import Form, choices
+from fxopt.passes.lowrank.rank_points import Choices, choices
 from fxopt.passes.lowrank.split_weight import SplitWeight
 from fxopt.passes.lowrank.tensors import cp, cp_sum, product, train, tucker
 from fxopt.passes.lowrank.whitening import Whitening
@@ -22,15 +22,16 @@ Other forms can be read off a weight. The CP form cannot: which outer products a
 """
 
 
-def approximate(
-    program: Program, weight: SplitWeight, tensor: torch.Tensor, whitening: Whitening | None, chain: Chain, form: Form
-) -> None:
-    """Give a weight the ranks of a chain; ``tensor`` is the whitened ``[groups, *modes]``."""
-    if form == "tucker" and len(chain.ranks) == 2:
-        found = tucker(tensor, (chain.ranks[0], chain.ranks[1]))
+def approximate(program: Program, choices: Choices, chain: Chain) -> None:
+    """Give the weight of choices, under its name in ``program``, the ranks of a chain."""
+    weight = choices.weight
+    if choices.form == "tucker" and len(chain.ranks) == 2:
+        found = tucker(choices.tensor, (chain.ranks[0], chain.ranks[1]))
     else:
-        found = product(weight, train(weight, tensor, chain))
-    program.set_tensor(weight.names[0], weight.restored(whitening.undo(found) if whitening else found))
+        found = product(weight, train(weight, choices.tensor, chain))
+    if choices.whitening:
+        found = choices.whitening.undo(found)
+    program.set_tensor(weight.names[0], weight.restored(found))
 
 
 def approximate_cp(
@@ -64,13 +65,13 @@ def approximate_cp(
         program.set_tensor(weight.names[0], weight.restored(cp_sum(factors)[None]))
         _node(program, weight).meta[CP_FACTORS] = factors
         return
-    tucker_form = choices(weight, price, tensor, "tucker", multiple)
+    tucker_form = choices(weight, price, tensor, whitening, "tucker", multiple)
     assert not isinstance(tucker_form, str)
     point = tucker_form.largest(terms * one)
     instead = f"it got the Tucker form, {point.chain}" if point else "no Tucker form is as small"
     program.skip(layer, f"the CP form of rank {terms} diverged: {instead}")
     if point:
-        approximate(program, weight, tensor, whitening, point.chain, "tucker")
+        approximate(program, tucker_form, point.chain)
 
 
 def cp_factors(program: Program, weight: SplitWeight) -> list[torch.Tensor] | None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fxopt.cost import cost
 from fxopt.errors import BudgetError, OptionError
-from fxopt.passes.lowrank.rank_points import Choices, Form, Point
+from fxopt.passes.lowrank.measured_latency import with_latency, within_latency
+from fxopt.passes.lowrank.output_errors import with_output_errors, within_metric_drop
+from fxopt.passes.lowrank.rank_path import RankPath
+from fxopt.passes.lowrank.rank_points import Alternatives, Choices, Point
 from fxopt.passes.lowrank.vbmf import vbmf_rank
+from fxopt.passes.quant.mixed.judge import Judge
 from fxopt.program import Program
 
-Expense = Callable[[Point], int]
+By = Literal["weights", "outputs"]
+"""What a budget counts as lost: squares of weights, or of the program's outputs."""
 
 _HALF = 0.5
 
@@ -22,21 +28,28 @@ _HALF = 0.5
 class Rule:
     """One way to choose ranks; at most one field is set, and half of each layer's size goes if none is."""
 
-    rank: int | None
-    ratio: float | None
-    energy: float | None
-    vbmf: bool
-    macs: float | None
-    params: float | None
+    rank: int | None = None
+    ratio: float | None = None
+    energy: float | None = None
+    vbmf: bool = False
+    macs: float | None = None
+    params: float | None = None
+    latency: float | None = None
+    metric_drop: float | None = None
 
     @property
     def share(self) -> float:
         """The share of each layer's size that is left."""
         return 1 - (_HALF if self.ratio is None else self.ratio)
 
-    def check(self, form: Form, who: str) -> None:
-        """Raise OptionError for several rules at once, or one that the form does not take."""
-        given = [name for name, value in vars(self).items() if value not in (None, False)]
+    @property
+    def is_budget(self) -> bool:
+        """Whether it is about all weights together."""
+        return {self.macs, self.params, self.latency, self.metric_drop} != {None}
+
+    def check(self, form: str, by: By, who: str) -> None:
+        """Raise OptionError for several rules at once, or one that the form or ``by`` does not take."""
+        given = [name for name, value in vars(self).items() if value is not None and value is not False]
         if len(given) > 1:
             raise OptionError(f"{who}: {' and '.join(given)} each say which ranks to take; give one of them")
         if form == "cp" and {*given} - {"rank", "ratio"}:
@@ -44,31 +57,80 @@ class Rule:
                 f"{who}: the rank of a CP form cannot be read off singular values, so {given[0]} does not go with form='cp'; "
                 "give rank or ratio"
             )
+        if by == "outputs" and not self.is_budget:
+            raise OptionError(f"{who}: by='outputs' compares layers, for a budget: give macs, params or latency")
 
-    def chosen(self, program: Program, every: list[Choices], who: str) -> list[Point | str]:
-        """The chain of each weight, or the reason why it stays. Raises OptionError and BudgetError."""
-        if self.macs is not None or self.params is not None:
-            return _within(self, program, every, who)
+    def chosen(self, program: Program, every: list[Alternatives], by: By, who: str) -> list[Point | str]:
+        """The chain of each weight, or the reason why it stays. Raises OptionError, BudgetError and DataError."""
+        if self.is_budget:
+            return self._within(program, every, by, who)
         if self.rank is not None and every:
-            most = max(choices.weight.full(cut) for choices in every for cut in choices.spectra)
+            most = max(c.weight.full(cut) for a in every for c in a.forms.values() for cut in c.spectra)
             if self.rank >= most:
                 raise OptionError(
                     f"{who}: rank={self.rank} is not below the full rank of any weight; the largest is {most}"
                 )
-        return [self._alone(choices) for choices in every]
+        return [self._alone(alternatives) for alternatives in every]
 
-    def _alone(self, choices: Choices) -> Point | str:
+    def _alone(self, every: Alternatives) -> Point | str:
         if self.rank is not None:
-            point = choices.with_ranks(dict.fromkeys(choices.spectra, self.rank))
-            return point or f"with rank {self.rank} it would not be smaller"
+            rank = self.rank
+            point = every.nearest(lambda choices: choices.with_ranks(dict.fromkeys(choices.spectra, rank)))
+            return point or f"with rank {rank} it would not be smaller"
         if self.energy is not None:
-            point = choices.by_loss((1 - self.energy) / len(choices.spectra))
+            lost = 1 - self.energy
+            point = every.smallest(lambda choices: choices.by_loss(lost / len(choices.spectra)))
             return point or f"the ranks that keep {self.energy:g} of its energy would not make it smaller"
         if self.vbmf:
-            point = choices.with_ranks({cut: _vbmf(choices, cut) for cut in choices.spectra})
+            point = every.smallest(
+                lambda choices: choices.with_ranks({cut: _vbmf(choices, cut) for cut in choices.spectra})
+            )
             return point or "the ranks by VBMF would not make it smaller"
-        found = choices.largest(self.share * choices.dense.size)
+        found = every.largest(self.share * every.dense.size)
         return found or f"no chain has {self.share:g} of its size, not even of rank 1"
+
+    def _within(self, program: Program, every: list[Alternatives], by: By, who: str) -> list[Point | str]:
+        measured = self.metric_drop is not None or by == "outputs"
+        timed, option = self.latency is not None, f"{who}: latency"
+        if measured or timed:
+            lines = [[a.dense, *a.few(of_each=timed)] for a in every]
+        else:
+            lines = [[a.dense, *a.all()] for a in every]
+        reasons: list[str | None] = [None] * len(every)
+        if timed:
+            lines, reasons = with_latency(program, every, lines, option)
+        judge = Judge(program, who) if measured else None
+        if judge is not None:
+            lines = with_output_errors(program, every, lines, judge)
+        if self.latency is not None:
+            path = RankPath.of(lines, operator.attrgetter("ms"))
+            points = within_latency(program, every, path, self.latency, option)
+        elif self.metric_drop is not None:
+            assert judge is not None
+            path = RankPath.of(lines, operator.attrgetter("macs"))
+            points = within_metric_drop(program, every, path, self.metric_drop, judge)
+        else:
+            points = self._of_size(program, every, lines, who)
+        named = next(name for name in ("macs", "params", "latency", "metric_drop") if getattr(self, name) is not None)
+        return [
+            point if point.chain.cuts else reason or f"within the budget of {named} it may stay"
+            for point, reason in zip(points, reasons, strict=True)
+        ]
+
+    def _of_size(
+        self, program: Program, every: list[Alternatives], lines: Sequence[Sequence[Point]], who: str
+    ) -> list[Point]:
+        name, limit = ("macs", self.macs) if self.macs is not None else ("params", self.params)
+        assert limit is not None
+        whole = cost(program)
+        dense = whole.macs if name == "macs" else whole.parameters
+        limit = limit * dense if limit <= 1 else limit
+        path = RankPath.of(lines, operator.attrgetter(name))
+        rest = dense - path.cost(path.after(0))
+        points = path.within(limit - rest)
+        if points is None:
+            raise _missed(who, name, limit, dense, program, every, path)
+        return points
 
 
 def _vbmf(choices: Choices, cut: int) -> int:
@@ -77,68 +139,13 @@ def _vbmf(choices: Choices, cut: int) -> int:
     return max(vbmf_rank(values.sqrt().numpy(), rows, columns) for values in choices.spectra[cut])
 
 
-def _within(rule: Rule, program: Program, every: list[Choices], who: str) -> list[Point | str]:
-    """Chains that meet the budget, singular values gone in the order of what they lose for what they save.
-
-    The points of each weight, the loss relative to its squares over the cost, have a lower convex hull; its edges from all
-    weights are taken by slope, the flattest first, until the budget holds. At each corner that is the least total loss for
-    what it costs (Everett 1963); the last edge is gone only as far as it takes.
-    """
-    name, limit = ("macs", rule.macs) if rule.macs is not None else ("params", rule.params)
-    assert limit is not None
-    whole = cost(program)
-    dense = whole.macs if name == "macs" else whole.parameters
-    limit = limit * dense if limit <= 1 else limit
-    expense: Expense = operator.attrgetter(name)
-    points = [_falling([choices.dense, *choices.all()], expense) for choices in every]
-    at = [0] * len(every)
-    edges = [(slope, i, j) for i, line in enumerate(points) for slope, j in _hull(line, expense)]
-    left = dense
-    for _, i, j in sorted(edges):
-        if left <= limit:
-            break
-        before = left - expense(points[i][at[i]])
-        reach = next((k for k in range(at[i] + 1, j) if before + expense(points[i][k]) <= limit), j)
-        left, at[i] = before + expense(points[i][reach]), reach
-    if left > limit:
-        raise _missed(who, name, left, limit, dense, program, every, points)
-    return [line[k] if k else f"within the budget of {name} it may stay" for line, k in zip(points, at, strict=True)]
-
-
-def _falling(points: list[Point], expense: Expense) -> list[Point]:
-    """The points that are cheaper than all before."""
-    kept = points[:1]
-    for point in points[1:]:
-        if expense(point) < expense(kept[-1]):
-            kept.append(point)
-    return kept
-
-
-def _hull(points: list[Point], expense: Expense) -> list[tuple[float, int]]:
-    """The slope of each edge of the lower convex hull of loss over cost, and the point that it leads to."""
-    corner, found = 0, []
-    while corner < len(points) - 1:
-        here = points[corner]
-        slopes = [(p.error - here.error) / (expense(here) - expense(p)) for p in points[corner + 1 :]]
-        corner += 1 + min(range(len(slopes)), key=lambda k: (slopes[k], -k))
-        found.append((min(slopes), corner))
-    return found
-
-
 def _missed(
-    who: str,
-    name: str,
-    left: int,
-    limit: float,
-    dense: int,
-    program: Program,
-    every: list[Choices],
-    points: list[list[Point]],
+    who: str, name: str, limit: float, dense: int, program: Program, every: list[Alternatives], path: RankPath
 ) -> BudgetError:
-    order = sorted(range(len(every)), key=lambda i: getattr(points[i][-1], name), reverse=True)[:5]
-    lines = [
-        f"    {getattr(points[i][-1], name):,} left: {program.describe(every[i].weight.readers[0])}" for i in order
-    ]
+    points = path.after(len(path.moves))
+    left = dense - path.cost(path.after(0)) + path.cost(points)
+    order = sorted(range(len(every)), key=lambda i: getattr(points[i], name), reverse=True)[:5]
+    lines = [f"    {getattr(points[i], name):,} left: {program.describe(every[i].weight.readers[0])}" for i in order]
     return BudgetError(
         f"{who}: {name} comes down to {left:,} of {dense:,} with every rank as low as it goes, the budget is {limit:,.0f}\n"
         + "\n".join(lines)

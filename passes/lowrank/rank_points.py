@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,30 +14,46 @@ import torch
 from fxopt.passes.lowrank.chain import Chain, Price
 from fxopt.passes.lowrank.spectrum import squares, tails
 from fxopt.passes.lowrank.split_weight import SplitWeight
+from fxopt.passes.lowrank.whitening import Whitening
 
 Form = Literal["channel", "spatial", "tucker", "train", "cp"]
 """How convolutions are split; see :mod:`fxopt.passes.lowrank.split_weight`."""
 
+FORMS: tuple[Form, ...] = ("channel", "spatial", "tucker", "train")
+"""Those whose ranks can be read off singular values."""
+
 _POINTS = 256
+_SHARES = (0.75, 0.6, 0.45, 0.35, 0.25, 0.15, 0.08)
+"""Sizes, relative to the layer's, at which something that takes time is measured."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A chain, the share of the weight's squares that it loses (an upper bound for several cuts), and its cost."""
+    """A chain of a form, the share of the weight's squares that it loses (an upper bound for several cuts), and its cost.
 
+    ``ms`` is the measured latency of the layer, 0 where it was not measured.
+    """
+
+    form: Form
     chain: Chain
     error: float
     size: int
     macs: int
     params: int
+    ms: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """A weight with the spectra ``[groups, full rank]`` at the cuts of a form, and what chains of it cost."""
+    """A weight in one form: the tensor ``[groups, *modes]`` to decompose, whitened where there is a whitening; spectra
+    ``[groups, full rank]`` at the cuts of the form; and what chains of it cost.
+    """
 
     weight: SplitWeight
     price: Price
+    form: Form
+    tensor: torch.Tensor
+    whitening: Whitening | None
     spectra: dict[int, torch.Tensor]
     multiple: int = 1
 
@@ -83,11 +100,59 @@ class Choices:
     def _point(self, chain: Chain, lost: dict[int, torch.Tensor]) -> Point:
         pieces = chain.pieces(self.weight)
         error = sum(float(lost[cut][rank]) for cut, rank in zip(chain.cuts, chain.ranks, strict=True))
-        return Point(chain, error, self.price.size(pieces), self.price.macs(pieces), self.price.params(pieces))
+        price = self.price
+        return Point(self.form, chain, error, price.size(pieces), price.macs(pieces), price.params(pieces))
 
 
-def choices(weight: SplitWeight, price: Price, canonical: torch.Tensor, form: Form, multiple: int) -> Choices | str:
-    """The choices of a weight, given ``[groups, *modes]``, whitened perhaps; or the reason why it has none."""
+@dataclass(frozen=True, eq=False)
+class Alternatives:
+    """The choices of a weight in one form or several."""
+
+    forms: dict[Form, Choices]
+
+    @property
+    def weight(self) -> SplitWeight:
+        """The weight."""
+        return next(iter(self.forms.values())).weight
+
+    @property
+    def dense(self) -> Point:
+        """The weight as it is."""
+        return next(iter(self.forms.values())).dense
+
+    def smallest(self, pick: Callable[[Choices], Point | None]) -> Point | None:
+        """Of what is picked in each form the point of least size."""
+        return min(self._picked(pick), key=lambda point: (point.size, point.error), default=None)
+
+    def nearest(self, pick: Callable[[Choices], Point | None]) -> Point | None:
+        """Of what is picked in each form the point that loses least."""
+        return min(self._picked(pick), key=lambda point: (point.error, point.size), default=None)
+
+    def largest(self, limit: float) -> Point | None:
+        """The point that loses least of those of no larger size than that; None if there is none."""
+        return self.nearest(lambda choices: choices.largest(limit))
+
+    def _picked(self, pick: Callable[[Choices], Point | None]) -> list[Point]:
+        return [point for choices in self.forms.values() if (point := pick(choices)) is not None]
+
+    def all(self) -> list[Point]:
+        """The points of all forms."""
+        return [point for choices in self.forms.values() for point in choices.all()]
+
+    def few(self, *, of_each: bool) -> list[Point]:
+        """Some points, evenly spread over the sizes, for what takes time to measure: the best of each size, or of each form."""
+        limits = [share * self.dense.size for share in _SHARES]
+        if of_each:
+            found = [choices.largest(limit) for choices in self.forms.values() for limit in limits]
+        else:
+            found = [self.largest(limit) for limit in limits]
+        return list({(point.form, point.chain): point for point in found if point is not None}.values())
+
+
+def choices(
+    weight: SplitWeight, price: Price, tensor: torch.Tensor, whitening: Whitening | None, form: Form, multiple: int
+) -> Choices | str:
+    """The choices of a weight in one form, or the reason why it has none."""
     last = len(weight.wide) + 1
     cuts = {
         "channel": (last,),
@@ -98,4 +163,5 @@ def choices(weight: SplitWeight, price: Price, canonical: torch.Tensor, form: Fo
     }[form]
     if not cuts:
         return "its kernel is long in one dim only, so there is no spatial split; channel, tucker or train split it"
-    return Choices(weight, price, {cut: squares(canonical, cut) for cut in cuts}, multiple)
+    spectra = {cut: squares(tensor, cut) for cut in cuts}
+    return Choices(weight, price, form, tensor, whitening, spectra, multiple)

@@ -9,9 +9,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from fxopt import Program, graph_pass
 from fxopt.passes.lowrank.approximate import approximate, approximate_cp
 from fxopt.passes.lowrank.chain import Price
-from fxopt.passes.lowrank.choose_ranks import Rule
+from fxopt.passes.lowrank.choose_ranks import By, Rule
 from fxopt.passes.lowrank.find_weights import find_weights, not_finite
-from fxopt.passes.lowrank.rank_points import Choices, Form, choices
+from fxopt.passes.lowrank.rank_points import FORMS, Alternatives, Choices, Form, choices
 from fxopt.passes.lowrank.split_weight import SplitWeight
 from fxopt.passes.lowrank.whitening import Whitening, whitenings
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
@@ -27,13 +27,16 @@ _WHO = "truncate_rank"
 def truncate_rank(
     program: Program,
     *,
-    form: Form = "tucker",
+    form: Form | Literal["auto"] = "auto",
     rank: Annotated[int, Ge(1)] | None = None,
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None,
     energy: Annotated[float, Gt(0), Le(1)] | None = None,
     vbmf: bool = False,
     macs: Annotated[float, Gt(0)] | None = None,
     params: Annotated[float, Gt(0)] | None = None,
+    latency: Annotated[float, Gt(0), Lt(1)] | None = None,
+    metric_drop: Annotated[float, Ge(0)] | None = None,
+    by: By = "weights",
     multiple: Annotated[int, Ge(1)] | Literal["target"] = 1,
     data_aware: bool = False,
     samples: Annotated[int, Ge(1)] = 64,
@@ -44,14 +47,24 @@ def truncate_rank(
 
     Linears, products with a stored matrix and embeddings lose singular values. ``form`` says how convolutions, transposed
     and grouped ones too, are to be split: "channel" (3x3, 1x1), "spatial" (3x1, 1x3), "tucker" (1x1, 3x3, 1x1), "train"
-    (1x1, 3x1, 1x3, 1x1) or "cp" (1x1, depthwise 3x1 and 1x3, 1x1); passes/lowrank/split_weight has the papers. A kernel
+    (1x1, 3x1, 1x3, 1x1) or "cp" (1x1, depthwise 3x1 and 1x3, 1x1); passes/lowrank/split_weight has the papers. "auto" takes
+    for each layer whichever of the first four loses least for its size, or for its latency where that is measured. A kernel
     of one pixel has one form. CP is found by alternating least squares; where that diverges, Tucker takes its place.
 
     How low is one of: a fixed ``rank``; a ``ratio`` of each layer's MACs that goes; the ``energy``, a share of the squared
-    singular values, that is kept; ``vbmf``, by variational Bayes (Nakajima et al. 2013); ``macs`` or ``params`` of the whole
-    program, as a share up to 1 or as a number, where singular values go in the order of what they lose for what they save.
-    By default half of each layer goes. The CP form takes rank or ratio. Ranks are rounded up to a ``multiple``; "target"
-    measures which one this machine's kernels like.
+    singular values, that is kept; ``vbmf``, by variational Bayes (Nakajima et al. 2013), which takes for noise what is no
+    signal against a background of equal strength: trained weights mostly, so it cuts deep and wants training behind it; or a
+    budget for the whole program, where singular values go in the order of what they lose for what they save. By default
+    half of each layer goes. The CP form takes rank or ratio. The budgets are
+
+    * ``macs`` or ``params``, as a share up to 1 or as a number;
+    * ``latency``, as a share of that of the whole program, which the backend builds and this machine times. Each layer is
+      timed alone, whole and as several chains; one that no chain makes faster is left, whatever its MACs, with the reason;
+    * ``metric_drop``, by how much the metric on the validation split may fall; as many MACs go as that allows.
+
+    ``by`` says what counts as lost within a budget: squares of "weights", or the noise that each layer alone, as measured,
+    makes at the "outputs", which metric_drop always takes. Ranks are rounded up to a ``multiple``; "target" measures which
+    one this machine's kernels like.
 
     ``data_aware`` minimises the error of what layers give on ``samples`` training examples, instead of that of the weights
     (Wang et al. 2024): of all that an output reads for linears and the channel form, of the input channels for the others.
@@ -59,7 +72,7 @@ def truncate_rank(
     ``keep`` and ``only`` name weights or modules by pattern. A layer that would not get smaller is left, with the reason.
     A tied weight is replaced once for all that read it. Raises OptionError, BudgetError for a budget that cannot be met,
     DataError where data is needed and absent, PassError for weights that are not finite and for a quantized program, and
-    UsageError where tensorly is not installed.
+    UsageError where tensorly is not installed, or where latency is to be measured and cannot be.
 
     before:
         %x : f32[2,8]
@@ -74,38 +87,50 @@ def truncate_rank(
 
     The graph stays as it is: the weight has rank 2.
     """
-    rule = Rule(rank, ratio, energy, vbmf, macs, params)
-    rule.check(form, _WHO)
+    rule = Rule(rank, ratio, energy, vbmf, macs, params, latency, metric_drop)
+    rule.check(form, by, _WHO)
     weights = _wanted(program, keep, only)
     if multiple == "target":
         multiple = channel_multiple(program.context.target or host(), program.context.backend).value
     shape = concrete_shapes(program)
-    white: list[Whitening | None] = [None] * len(weights)
-    if data_aware and weights:
-        white = whitenings(program, weights, form == "channel", samples=samples, who=_WHO)
-    tensors = {
-        weight: whitening.apply(weight.canonical()) if whitening else weight.canonical()
-        for weight, whitening in zip(weights, white, strict=True)
-    }
-    whitening_of = dict(zip(weights, white, strict=True))
+    forms = FORMS if form == "auto" else (form,)
+    white = _whitenings(program, weights, forms, samples) if data_aware and weights else {}
     with progress_bar(_WHO, len(weights)) as advance:
-        every: list[Choices] = []
-        for weight, tensor in tensors.items():
-            price = Price(weight, shape)
-            if form == "cp" and weight.wide:
-                approximate_cp(program, price, tensor, whitening_of[weight], rank, rule.share, multiple)
-                advance(1)
-            elif isinstance(found := choices(weight, price, tensor, form, multiple), str):
-                program.skip(weight.readers[0], found)
-            else:
-                every.append(found)
-        for option, point in zip(every, rule.chosen(program, every, _WHO), strict=True):
-            weight = option.weight
-            if isinstance(point, str):
-                program.skip(weight.readers[0], point)
-            else:
-                approximate(program, weight, tensors[weight], whitening_of[weight], point.chain, form)
+        every: list[Alternatives] = []
+        for weight in weights:
+            price, canonical = Price(weight, shape), weight.canonical()
+            found: dict[Form, Choices] = {}
+            reason = ""
+            for one in forms if len(weight.wide) else forms[:1]:
+                whitening = white.get((weight, one == "channel"))
+                tensor = whitening.apply(canonical) if whitening else canonical
+                if one == "cp" and weight.wide:
+                    approximate_cp(program, price, tensor, whitening, rank, rule.share, multiple)
+                elif isinstance(some := choices(weight, price, tensor, whitening, one, multiple), str):
+                    reason = some
+                else:
+                    found[one] = some
+            if found:
+                every.append(Alternatives(found))
+            elif reason:
+                program.skip(weight.readers[0], reason)
             advance(1)
+    for alternatives, point in zip(every, rule.chosen(program, every, by, _WHO), strict=True):
+        if isinstance(point, str):
+            program.skip(alternatives.weight.readers[0], point)
+        else:
+            approximate(program, alternatives.forms[point.form], point.chain)
+
+
+def _whitenings(
+    program: Program, weights: list[SplitWeight], forms: tuple[Form, ...], samples: int
+) -> dict[tuple[SplitWeight, bool], Whitening | None]:
+    """The whitening of each weight for the channel form (True), which is cut behind the kernel, and for the others."""
+    found: dict[tuple[SplitWeight, bool], Whitening | None] = {}
+    for patches in sorted({form == "channel" for form in forms}):
+        some = whitenings(program, weights, patches, samples=samples, who=_WHO)
+        found |= {(weight, patches): whitening for weight, whitening in zip(weights, some, strict=True)}
+    return found
 
 
 def _wanted(program: Program, keep: tuple[str, ...], only: tuple[str, ...]) -> list[SplitWeight]:

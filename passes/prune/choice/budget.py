@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from fxopt import Program
-from fxopt.errors import BudgetError, UsageError
-from fxopt.lowering import lower
-from fxopt.measure import interleave
+from fxopt.built_times import built_times
+from fxopt.errors import BudgetError
 from fxopt.passes.prune.choice.chooser import Chooser, Dead, ratio_for
 from fxopt.passes.prune.choice.plan import Plan
 from fxopt.passes.prune.coupling import axes as ax
@@ -20,7 +17,6 @@ from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.shrink import shrink
 from fxopt.passes.prune.zeroing import zero
 from fxopt.pipeline import Pipeline
-from fxopt.target import host
 
 _STEPS = 24
 _TIMED_STEPS = 6
@@ -61,16 +57,11 @@ def within(budget: Budget, program: Program, sweep: Sweep, chooser: Chooser, who
 
 def _latency(program: Program, sweep: Sweep, dead: Dead, who: str) -> float:
     """Median milliseconds of the pruned program as the backend builds it."""
-    context = program.context
-    if context.backend is None:
-        raise UsageError(f"{who}: latency_ms is measured on a built model; run the pipeline with a backend, or -b NAME")
     twin = program.copy()
     zero(twin, sweep, dead)
     small = Pipeline.of(shrink()).run(twin, watchers=()).program
-    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
-        _, built = lower(small, context.backend, context.target or host(), Path(folder), workload=context.workload)
-        args, kwargs = built.random_inputs()
-        return interleave({"pruned": lambda: built(*args, **kwargs)}, blocks=5)["pruned"].ms.median
+    times = built_times({"pruned": small}, program.context, f"{who}: latency_ms", blocks=5)
+    return times["pruned"].ms.median
 
 
 def _missed(

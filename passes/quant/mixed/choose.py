@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from fxopt.errors import UsageError
+from fxopt.passes.quant.mixed.judge import least
 from fxopt.passes.quant.mixed.sensitivity import LayerSensitivity, alone, slowdowns
 from fxopt.passes.quant.mixed.trials import Trials
 
@@ -57,11 +58,8 @@ def _judge(budget: QuantBudget, trials: Trials) -> Callable[[frozenset[str]], bo
 def _fewest(rows: Sequence[LayerSensitivity], holds: Callable[[frozenset[str]], bool]) -> frozenset[str]:
     """The least number of the worst layers with which it holds, by bisection."""
     names = [row.node for row in rows]
-    low, high = 0, len(names)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(frozenset(names[:middle])) else (middle, high)
-    return frozenset(names[:high])
+    count = least(len(names), lambda n: n > 0 and holds(frozenset(names[:n])))
+    return frozenset(names[:count])
 
 
 def cheapest(

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from fxopt.lowering import lower
-from fxopt.measure import interleave
+from fxopt.built_times import built_times
 from fxopt.ops import arguments
 from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.program import Program
 from fxopt.shapes import derive_shapes
-from fxopt.target import host
+from fxopt.target import host, not_here
 from fxopt.text import op_name, source_line
 
 
@@ -73,21 +69,13 @@ def slowdowns(trials: Trials, models: dict[frozenset[str], Program]) -> dict[fro
     """
     context = trials.program.context
     target = context.target or host()
-    if context.backend is None or target.address is not None:
+    if context.backend is None or not_here(target):
         return {}
-    runs = {}
-    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
-        for i, (left, model) in enumerate({frozenset[str](): trials.quantized(frozenset()), **models}.items()):
-            place = Path(folder) / str(i)
-            place.mkdir()
-            derive_shapes(model)
-            _, built = lower(model, context.backend, target, place, workload=context.workload)
-            args, kwargs = built.random_inputs()
-            runs[left] = functools.partial(built, *args, **kwargs)
-        names = {str(sorted(left)): left for left in runs}
-        times = interleave({name: runs[left] for name, left in names.items()})
-    base = times[str([])]
-    return {left: times[name].ratio(base).median for name, left in names.items() if left}
+    programs = {"": trials.quantized(frozenset()), **{str(sorted(left)): model for left, model in models.items()}}
+    for program in programs.values():
+        derive_shapes(program)
+    times = built_times(programs, context, "a layer's latency")
+    return {left: times[str(sorted(left))].ratio(times[""]).median for left in models}
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
-import torch
-from torch.utils import _pytree as pytree
-
-from fxopt.batching import fixed_batch, in_batches
-from fxopt.compare import sqnr
-from fxopt.errors import DataError
-from fxopt.passes.quant.calibrate import calibrate, fitting_batches
+from fxopt.passes.quant.calibrate import calibrate
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
+from fxopt.passes.quant.mixed.judge import Judge
 from fxopt.passes.quant.observers import FORMATS, Affine
 from fxopt.passes.quant.placement import place
 from fxopt.pipeline import tidy
 from fxopt.program import Program
 from fxopt.qdq import Policy
-from fxopt.workload import Data
-
-_JUDGED = 32
-"""Validation examples that a signal-to-noise ratio is taken over."""
 
 
-class Trials:
+class Trials(Judge):
     """Trials of one float program, whose batch norms are folded and which is ready for ``insert_qdq`` otherwise.
 
     ``ranges`` gives the code of every value that the full placement quantizes, by the node's name. Layers are named by
@@ -35,14 +23,8 @@ class Trials:
     def __init__(
         self, program: Program, policy: Policy, ranges: dict[str, Affine], who: str, keep_float: tuple[str, ...] = ()
     ) -> None:
-        workload = program.context.workload
-        if workload is None:
-            raise DataError(f"{who} needs data: run it with a workload")
-        self.program, self.policy, self.ranges, self.keep_float = program, policy, ranges, keep_float
-        self.data: Data = workload.need_data(who)
-        args, _ = next(iter(self.data.batches("validation", batch_size=_JUDGED)))
-        spec = pytree.tree_structure((program.args, program.kwargs))
-        self._inputs = [pytree.tree_unflatten(leaves, spec) for leaves in fitting_batches(program, args)]
+        super().__init__(program, who)
+        self.policy, self.ranges, self.keep_float = policy, ranges, keep_float
         self.layers = tuple(node.name for node in place(program, policy, keep_float).layers)
 
     def quantized(self, left: frozenset[str]) -> Program:
@@ -55,19 +37,6 @@ class Trials:
         tidy(twin)
         return twin
 
-    def sqnr(self, program: Program) -> float:
-        """Signal-to-quantization-noise ratio in dB of a trial's outputs, over validation examples; inf if they are equal."""
-        got = [_outputs(program, inputs) for inputs in self._inputs]
-        return min(sqnr(want, found) for want, found in zip(self._wanted, got, strict=True))
-
-    def metric(self, program: Program) -> float:
-        """The workload's metric of a trial on the validation split."""
-        return self.data.evaluate(in_batches(program, fixed_batch(program)), "validation")
-
-    @functools.cached_property
-    def _wanted(self) -> list[list[Any]]:
-        return [_outputs(self.program, inputs) for inputs in self._inputs]
-
 
 def observed_ranges(program: Program, policy: Policy, images: int, who: str) -> dict[str, Affine]:
     """Calibrate the values of the full placement; their codes by the node's name."""
@@ -76,9 +45,3 @@ def observed_ranges(program: Program, policy: Policy, images: int, who: str) -> 
     batches = program.context.workload.calibration(images, who)
     observers = calibrate(program, batches, dict.fromkeys(owners.values()), images=images)
     return {node.name: observers[owner].affine(FORMATS[policy.activations]) for node, owner in owners.items()}
-
-
-def _outputs(program: Program, inputs: Any) -> list[Any]:
-    args, kwargs = inputs
-    with torch.no_grad():
-        return pytree.tree_leaves(program(*args, **kwargs))

@@ -1,0 +1,52 @@
+"""Ranks by what they do to the outputs of the whole program: the noise of each layer alone, and the metric of all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from fxopt.passes.lowrank.approximate import approximate
+from fxopt.passes.lowrank.rank_path import RankPath
+from fxopt.passes.lowrank.rank_points import Alternatives, Point
+from fxopt.passes.quant.mixed.judge import Judge, least
+from fxopt.program import Program
+from fxopt.progress import progress_bar
+
+
+def with_output_errors(
+    program: Program, every: Sequence[Alternatives], lines: Sequence[Sequence[Point]], judge: Judge
+) -> list[list[Point]]:
+    """The points with the error that counts: noise over signal of the program's outputs, with this layer alone of low rank.
+
+    Noise of several layers adds up, nearly; so do these errors, which those of weights of different layers do not.
+    """
+    twin, found = program.copy(), []
+    with progress_bar("measuring layers", sum(map(len, lines))) as advance:
+        for alternatives, points in zip(every, lines, strict=True):
+            name = alternatives.weight.names[0]
+            whole, measured = twin.tensors()[name].detach(), [points[0]]
+            for point in points[1:]:
+                approximate(twin, alternatives.forms[point.form], point.chain)
+                measured.append(dataclasses.replace(point, error=10 ** (-judge.sqnr(twin) / 10)))
+                advance(1)
+            twin.set_tensor(name, whole)
+            found.append(measured)
+    return found
+
+
+def within_metric_drop(
+    program: Program, every: Sequence[Alternatives], path: RankPath, drop: float, judge: Judge
+) -> list[Point]:
+    """The points behind the most moves with which the metric on the validation split falls by no more than ``drop``."""
+    dense, twin = judge.metric(program), program.copy()
+
+    def holds(undone: int) -> bool:
+        for alternatives, point in zip(every, path.after(len(path.moves) - undone), strict=True):
+            weight = alternatives.weight
+            if point.chain.cuts:
+                approximate(twin, alternatives.forms[point.form], point.chain)
+            else:
+                twin.set_tensor(weight.names[0], weight.tensor.detach())
+        return dense - judge.metric(twin) <= drop + 1e-12
+
+    return path.after(len(path.moves) - least(len(path.moves), holds))
