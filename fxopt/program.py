@@ -46,6 +46,8 @@ class Context:
     backend: Backend | None = None
     original: Program | None = None
     """The program as it was when the pipeline began."""
+    kept: Mapping[str, Mapping[int, torch.Tensor]] = field(default_factory=dict)
+    """By the name of a weight and dim, which of its indices are left of those it had then, or when it was added."""
 
 
 @dataclass

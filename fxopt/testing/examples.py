@@ -1,4 +1,4 @@
-"""The example in a pass's docstring, read and run: a ``before:`` and an ``after:`` block in the text form."""
+"""The example in a pass's docstring: a ``before:`` and an ``after:`` block in the text form, and what runs in between."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-_BLOCK = re.compile(r"^(?P<name>before|after):[ \t]*(?P<inline>.*)\n(?P<body>(?:[ \t]+.*\n|[ \t]*\n)*)", re.MULTILINE)
+_BLOCK = re.compile(
+    r"^(?P<name>behind|before|after):[ \t]*(?P<inline>.*)\n(?P<body>(?:[ \t]+.*\n|[ \t]*\n)*)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A program before and after a pass, as text."""
+    """A program before and after a pass, as text; ``behind`` are passes that run first, for one that makes good what
+    others lost.
+    """
 
     before: str
     after: str
+    behind: str = ""
 
 
 def find_example(thing: Any) -> Example | None:
@@ -25,4 +30,6 @@ def find_example(thing: Any) -> Example | None:
     for match in _BLOCK.finditer((inspect.getdoc(thing) or "") + "\n"):
         text = match["inline"] if match["inline"].strip() else textwrap.dedent(match["body"])
         blocks.setdefault(match["name"], text.strip("\n"))
-    return Example(blocks["before"], blocks["after"]) if blocks.keys() == {"before", "after"} else None
+    if not blocks.keys() >= {"before", "after"}:
+        return None
+    return Example(blocks["before"], blocks["after"], blocks.get("behind", ""))

@@ -76,7 +76,7 @@ def _check_example(cls: type[Pass]) -> str:
             "    before:\n        %x : f32[2,4]\n        %y = aten.relu(%x)\n        return %y\n    after:\n        …"
         )
     before, after = parse_program(example.before), parse_program(example.after)
-    outcome = _run(cls(), before)
+    outcome = _run(cls(), before, behind=example.behind)
     got, want = canonical_text(outcome.program), canonical_text(after)
     if cls.kind == "approx":  # what it computes depends on data, so only the structure is compared
         got, want = _without_numbers(got), _without_numbers(want)
@@ -86,7 +86,8 @@ def _check_example(cls: type[Pass]) -> str:
             f"the pass does not turn `before:` into `after:`\n  expected (names in order)\n{_indent(want)}\n"
             f"  got\n{_indent(got)}{skips}\n  correct the docstring or the pass"
         )
-    require(any(step.changed for step in outcome.steps), "the example shows no change; show one that the pass makes")
+    own = outcome.steps[-len(cls().steps()) :]
+    require(any(step.changed for step in own), "the example shows no change; show one that the pass makes")
     return "executed and verified"
 
 
@@ -166,10 +167,11 @@ def _run_again(made: Pass, program: Program) -> None:
         raise ContractError(f"a second run on its own result fails: {error}") from error
 
 
-def _run(made: Pass, program: Program, watchers: tuple[Watcher, ...] | None = None) -> Outcome:
+def _run(made: Pass, program: Program, watchers: tuple[Watcher, ...] | None = None, behind: str = "") -> Outcome:
     backend: Backend | None = registry.get("backend", "eager")() if "eager" in registry.names("backend") else None
     workload = small_workload(program)
-    return Pipeline.of(made).run(program, watchers=watchers, workload=workload, target=host(), backend=backend)
+    pipeline = Pipeline.of(*Pipeline.parse(behind).passes, made)
+    return pipeline.run(program, watchers=watchers, workload=workload, target=host(), backend=backend)
 
 
 def _indent(text: str) -> str:

@@ -15,7 +15,7 @@ from fxopt.ops import arguments
 from fxopt.passes.lowrank.find_weights import OPERANDS, PRODUCTS
 from fxopt.passes.lowrank.split_weight import SplitWeight
 from fxopt.passes.prune.importance.calibration_batches import calibration_batches
-from fxopt.passes.prune.refit.rows import Layer
+from fxopt.passes.refit.rows import Layer
 from fxopt.program import Program
 from fxopt.text import op_name
 

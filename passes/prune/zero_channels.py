@@ -11,13 +11,15 @@ from fxopt.errors import BudgetError, OptionError
 from fxopt.passes.prune.choice.budget import Budget, within
 from fxopt.passes.prune.choice.candidates import candidates
 from fxopt.passes.prune.choice.channel_multiple import channel_multiple
-from fxopt.passes.prune.choice.chooser import Chooser, Scope
+from fxopt.passes.prune.choice.chooser import Chooser, Dead, Scope
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Unit
 from fxopt.passes.prune.coupling.leftover import report_pinned
+from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.importance.score import score
-from fxopt.passes.prune.refit.reconstruct import reconstruct as refit
 from fxopt.passes.prune.zeroing import zero
+from fxopt.passes.refit.counterparts import counterparts
+from fxopt.passes.refit.refit import refit
 from fxopt.target import host
 
 _WHO = "zero_channels"
@@ -60,7 +62,7 @@ def zero_channels(
     ``min_channels`` and a ``multiple``; "target" measures which one this machine's kernels like.
     ``reconstruct`` refits what reads the channels by least squares on ``samples`` training examples (He et al. 2017).
 
-    Raises OptionError, BudgetError for a budget that cannot be met, DataError where data is needed and absent,. A program
+    Raises OptionError, BudgetError for a budget that cannot be met, DataError where data is needed and absent. A program
     without anything to remove stays as it is, and the reasons are reported.
 
     before:
@@ -99,7 +101,17 @@ def zero_channels(
     before = program.copy() if reconstruct else None
     zero(program, sweep, dead)
     if before is not None:
-        refit(before, program, sweep, dead, samples=samples, who=_WHO)
+        _refit(before, program, sweep, dead, samples)
+
+
+def _refit(before: Program, program: Program, sweep: Sweep, dead: Dead, samples: int) -> None:
+    """Refit the layers that read dead channels."""
+    reads = {c.node.name for c in sweep.contractions if c.weight is not None and dead[sweep.resolve(c.rows)].any()}
+    pairs, reasons = counterparts(before, program)
+    for node, reason in reasons.items():
+        if node.name in reads:
+            program.skip(node, f"not refitted: {reason}")
+    refit(before, program, [pair for pair in pairs if pair.layer.node.name in reads], samples=samples, who=_WHO)
 
 
 def _nothing(program: Program) -> str:

@@ -8,12 +8,12 @@ import torch
 from torch import fx
 
 from fxopt.ops import arguments
-from fxopt.passes.prune.refit.rows import Layer
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.placement import activated
 from fxopt.passes.quant.refine.adaround import Rows, learn_rounding
 from fxopt.passes.quant.refine.twins import Twins
 from fxopt.passes.quant.weights import within_pair_sum
+from fxopt.passes.refit.rows import Layer
 
 _ROWS, _ELEMENTS = 8192, 2**22
 _FEWEST_ROWS = 10

@@ -1,0 +1,80 @@
+"""Let layers give again what they gave in the original program."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Annotated
+
+from annotated_types import Ge
+
+from fxopt import Program, graph_pass
+from fxopt.errors import DataError
+from fxopt.passes.quant.mixed.judge import Judge
+from fxopt.passes.refit.counterparts import counterparts
+from fxopt.passes.refit.refit import refit
+
+_WHO = "reconstruct"
+
+
+@graph_pass(kind="approx")
+def reconstruct(
+    program: Program, *, samples: Annotated[int, Ge(1)] = 64, positions: Annotated[int, Ge(1)] = 32
+) -> None:
+    """Refit layers by least squares, so that each gives what it gave in the original program.
+
+    The original is the program as it was when the pipeline began, so this stands behind whatever lost something: pruning,
+    low rank, sparsity, weights in few bits. Each linear, product with a stored matrix and convolution, grouped ones too,
+    gets the weights with which it comes nearest to what the original's layer gave, for what it reads now, behind layers
+    that were refitted before it (He, Zhang & Sun 2017, eq. 1; Zhang et al. 2016, section 3.3). Nothing is trained, and no
+    label is needed.
+
+    Zeros stay zero: masks, N:M, channels that are to be removed. A layer is found by the name of its weight. Channels that
+    shrink removed are left out of what it should give. Of a chain of low rank, the last layer is refitted; of a weight that
+    quantize_weights has made codes of, the scales. Batch norms that were folded count to their layer. What has no
+    counterpart is left with the reason, as is a layer that would be no better on the fifth of the examples that every fit
+    leaves out. If all of them together bring the outputs on validation examples no nearer to the original's, the program
+    stays as it is.
+
+    ``samples`` training examples run through both programs once for every layer on the longest way, up to that layer;
+    ``positions`` of each are looked at. Memory does not grow with either. Run it before quantize, whose rounding
+    and correct_bias do this for integers. Raises DataError without usable data, or without an original.
+
+    behind: zero_channels
+    before:
+        %x : f32[8,4]
+        %w = param "up.weight" : f32[8,4]
+        %v = param "down.weight" : f32[2,8]
+        %h = aten.linear(%x, %w)
+        %y = aten.linear(%h, %v)
+        return %y
+    after:
+        %x : f32[8,4]
+        %w = param "up.weight" : f32[8,4]
+        %v = param "down.weight" : f32[2,8]
+        %h = aten.linear(%x, %w)
+        %y = aten.linear(%h, %v)
+        return %y
+
+    Half of the channels between are zeroed, and the others tell all of what these did: the outputs are as before.
+    """
+    original = program.context.original
+    if original is None:
+        raise DataError(f"{_WHO} has no original to follow: run it in a pipeline, behind what loses something")
+    pairs, reasons = counterparts(original, program)
+    for node, reason in reasons.items():
+        program.skip(node, f"not refitted: {reason}")
+    if not pairs:
+        return
+    judge = Judge(dataclasses.replace(original, context=program.context), _WHO)
+    before, as_it_was = judge.sqnr(program), program.copy()
+    if before == math.inf:
+        program.skip(program.graph.output_node(), "it gives what the original gives")
+        return
+    refit(original, program, pairs, samples=samples, positions=positions, who=_WHO)
+    if judge.sqnr(program) <= before:
+        program.set_tensors(as_it_was.tensors())
+        output = program.graph.output_node()
+        program.skip(
+            output, f"the layers refitted would bring it no nearer to the original's, {before:.1f} dB: all stay"
+        )

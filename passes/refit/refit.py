@@ -1,0 +1,226 @@
+"""Refit layers one behind another, so that each gives what the original's gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.batching import examples
+from fxopt.errors import DataError
+from fxopt.passes.lowrank.spectrum import numerical_rank, squares
+from fxopt.passes.lowrank.split_weight import Kind, SplitWeight
+from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.passes.refit.coded import real
+from fxopt.passes.refit.counterparts import Counterpart
+from fxopt.passes.refit.normal_equations import NormalEquations
+from fxopt.passes.refit.rows import Layer
+from fxopt.program import Program
+from fxopt.progress import progress_bar
+from fxopt.running import started
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Strengths to choose from, in mean squares of what a layer reads."""
+
+_HELD_OUT = 5
+"""One example in so many is held out."""
+_FEWEST_ROWS = 10
+_MOST_COLUMNS = 16384
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A layer's error, norm of the difference over norm of the output, on rows that were not fitted: before and after."""
+
+    node: str
+    zeroed: float
+    refitted: float
+
+
+@dataclass
+class _Sums:
+    """Equations of the rows that are fitted and of those held out, and the squares that the latter's output has."""
+
+    fit: NormalEquations
+    held: NormalEquations
+    output: float = 0.0
+
+
+def refit(
+    original: Program,
+    program: Program,
+    pairs: Sequence[Counterpart],
+    *,
+    samples: int,
+    who: str,
+    positions: int = 10,
+    ridge: float | None = None,
+) -> list[Refit]:
+    """Fit the weights of layers of ``program`` in place, so that they give what their counterparts in ``original`` give.
+
+    With Y what the original's layer gives, and X what the layer reads now, behind layers that were refitted already, the
+    weight becomes W + Δ with the least ‖Y - X(W + Δ)‖² + λ‖Δ‖² (He, Zhang & Sun 2017, eq. 1, its second step; that X is
+    what it reads now, and Y is not, is the asymmetric reconstruction of Zhang et al. 2016, section 3.3; the regression
+    towards the weights as they are instead of 0 keeps what few rows cannot tell). Zeros of W stay zero. Of a weight that is
+    stored as codes, the scales are fitted. The bias, where there is one, is refitted too. λ is ``ridge`` times the mean
+    square of what is read; by default it is chosen by the examples that every fit leaves out, one in five, and where no fit
+    is better there than none, the layer stays as it is. X has ``positions`` rows for each of ``samples`` training examples
+    (10 in the paper).
+
+    Both programs run over the examples once for every layer on the longest way, up to that layer. Sums over rows are
+    kept, so memory does not grow with the examples. Raises DataError in the name of ``who`` without usable data.
+    """
+    done = []
+    with progress_bar(who, len(pairs)) as advance:
+        for level in _levels(program, _refittable(program, pairs)):
+            sums = _summed(original, program, level, positions, samples, who)
+            for pair in level:
+                found = _fitted(program, pair, sums[pair.layer.node], RIDGES if ridge is None else (ridge,))
+                done += [found] if isinstance(found, Refit) else []
+                if isinstance(found, str):
+                    program.skip(pair.layer.node, f"not refitted: {found}")
+                advance(1)
+    return done
+
+
+def _refittable(program: Program, pairs: Sequence[Counterpart]) -> list[Counterpart]:
+    """The layers whose equations fit into memory, and whose weight has no structure but zeros; the others get the reason."""
+    kept = []
+    for pair in pairs:
+        layer, tensor = pair.layer, real(program, pair.layer.weight)
+        columns = layer.matrix(tensor)[0, 0].numel()
+        if columns > _MOST_COLUMNS:
+            program.skip(layer.node, f"not refitted: each output reads {columns:,} numbers, {_MOST_COLUMNS:,} at most")
+        elif pair.coded is None and _has_low_rank(layer, tensor):
+            program.skip(layer.node, "not refitted: its weight has a low rank, which would be filled: factorize first")
+        else:
+            kept.append(pair)
+    return kept
+
+
+def _has_low_rank(layer: Layer, tensor: torch.Tensor) -> bool:
+    """Whether at some cut the weight has a lower rank than another with zeros in the same places."""
+    kind: Kind = "convolution" if tensor.dim() > 2 else "matrix"
+    other = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor.dtype) * (tensor != 0)
+    weights = [SplitWeight(("",), t, (layer.node,), kind, layer.groups, layer.transposed) for t in (tensor, other)]
+    for cut in range(1, len(weights[0].modes)):
+        here, there = (numerical_rank(squares(weight.canonical(), cut)) for weight in weights)
+        if here < there:
+            return True
+    return False
+
+
+def _levels(program: Program, pairs: Sequence[Counterpart]) -> Iterator[list[Counterpart]]:
+    """The layers by how many of them stand before each on the longest way, so that none of a level reads another."""
+    wanted, depth = {pair.layer.node: pair for pair in pairs}, dict[fx.Node, int]()
+    levels: dict[int, list[Counterpart]] = {}
+    for node in program.graph.nodes:
+        before = max((depth[source] for source in node.all_input_nodes), default=0)
+        depth[node] = before + (node in wanted)
+        if node in wanted:
+            levels.setdefault(before, []).append(wanted[node])
+    yield from (levels[key] for key in sorted(levels))
+
+
+def _summed(
+    original: Program, program: Program, level: list[Counterpart], positions: int, samples: int, who: str
+) -> dict[fx.Node, _Sums]:
+    """The equations of each layer of a level over all examples."""
+    sums: dict[fx.Node, _Sums] = {}
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+    with torch.no_grad():
+        for leaves in calibration_batches(program, samples, who):
+            wanted = _values(original, leaves, {pair.wanted for pair in level})
+            given = _values(program, leaves, {n for pair in level for n in (pair.layer.node, pair.layer.data)})
+            count = examples(leaves)
+            held = count >= _HELD_OUT or seen // count % _HELD_OUT == _HELD_OUT - 1
+            for pair in level:
+                _add(program, pair, wanted, given, positions * count, held, sums, generator, who)
+            seen += count
+    return sums
+
+
+def _add(
+    program: Program,
+    pair: Counterpart,
+    wanted: dict[fx.Node, torch.Tensor],
+    given: dict[fx.Node, torch.Tensor],
+    rows: int,
+    held: bool,
+    sums: dict[fx.Node, _Sums],
+    generator: torch.Generator,
+    who: str,
+) -> None:
+    layer, now = pair.layer, given[pair.layer.node]
+    state = generator.get_state()
+    x, want = layer.rows(given[layer.data], pair.value(wanted[pair.wanted]), rows, generator)
+    generator.set_state(state)  # the same positions again
+    _, got = layer.rows(given[layer.data], now, rows, generator)
+    x, want = (
+        x.flatten(2).double(),
+        want.double().transpose(0, 1),
+    )  # [groups, rows, in · kernel] and [groups, rows, out]
+    lack = want - got.double().transpose(0, 1)
+    if not bool(lack.isfinite().all() & x.isfinite().all()):
+        raise DataError(f"{who}: reconstruction met NaN or infinity\n    {program.describe(layer.node)}")
+    if layer.node not in sums:
+        size = (len(x), x.shape[2], want.shape[2])
+        sums[layer.node] = _Sums(NormalEquations(*size), NormalEquations(*size))
+    found, whole = sums[layer.node], x.shape[1]
+    cut = whole if not held else whole - whole // _HELD_OUT if whole >= _HELD_OUT else 0
+    found.fit.add(x[:, :cut], lack[:, :cut])
+    found.held.add(x[:, cut:], lack[:, cut:])
+    found.output += float(want[:, cut:].square().sum())
+
+
+def _values(program: Program, leaves: list[Any], wanted: set[fx.Node]) -> dict[fx.Node, torch.Tensor]:
+    """The values of some nodes; the program is run as far as the last of them."""
+    run, found = started(fx.Interpreter(program.module), leaves), dict[fx.Node, torch.Tensor]()
+    for node in program.graph.nodes:
+        run.env[node] = run.run_node(node)
+        if node in wanted:
+            found[node] = run.env[node].clone()  # something behind it may write there
+            if len(found) == len(wanted):
+                break
+        for gone in run.user_to_last_uses.get(node, ()):
+            del run.env[gone]
+    return found
+
+
+def _fitted(program: Program, pair: Counterpart, sums: _Sums, ridges: Sequence[float]) -> Refit | str:
+    """Fit one layer and store its weight; or the reason why it stays."""
+    layer, coded = pair.layer, pair.coded
+    weight = real(program, layer.weight)
+    bias = None if layer.bias is None else real(program, layer.bias)
+    if sums.fit.rows + sums.held.rows < _FEWEST_ROWS or not sums.held.rows:
+        return f"there are too few rows of data, {sums.fit.rows + sums.held.rows}"
+    fit, held = sums.fit, sums.held
+    if coded is None:
+        free = layer.matrix(weight).flatten(2).mT != 0  # [groups, in · kernel, out]
+    else:
+        rows = layer.matrix(weight)[0, :, :, 0].double()
+        fit, held = fit.of_blocks(rows, coded.block), held.of_blocks(rows, coded.block)
+        free = fit.gram.diagonal(dim1=1, dim2=2)[:, :-1, None] > 0  # [out, blocks, 1]
+    if not bool(free.any()):
+        return "all of its weight is zero"
+    shifted = free.any(1, keepdim=True) if bias is not None else torch.zeros_like(free[:, :1])
+    free = torch.cat([free, shifted], 1)
+    errors = {ridge: held.error(fit.solved(free, ridge)) for ridge in ridges}
+    best = min(errors, key=errors.__getitem__)
+    if not errors[best] < held.squares * (1 - 1e-9):
+        return "on examples that were left out it would be no better"
+    change = (fit + held).solved(free, best)
+    if coded is None:
+        matrix = layer.matrix(weight).double() + change[:, :-1].mT.reshape(layer.matrix(weight).shape)
+        program.set_tensor(str(layer.weight.target), layer.stored(matrix, weight))
+    else:
+        scales = real(program, coded.scales)
+        program.set_tensor(str(coded.scales.target), (scales * (1 + change[:, :-1, 0])).to(scales.dtype))
+    if layer.bias is not None and bias is not None:
+        program.set_tensor(str(layer.bias.target), (bias.double() + change[:, -1].flatten()).to(bias.dtype))
+    whole = max(sums.output, torch.finfo(torch.float64).tiny)
+    return Refit(layer.node.name, (held.squares / whole) ** 0.5, (max(errors[best], 0.0) / whole) ** 0.5)
