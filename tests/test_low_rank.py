@@ -621,6 +621,34 @@ def test_no_more_goes_than_the_latency_asks_for(net, clock):
     assert shares == sorted(shares, reverse=True)
 
 
+def test_a_layer_alone_is_the_layer_with_fixed_shapes_and_its_chain_is_what_would_be_there(net, tmp_path):
+    """So that ONNX Runtime times what it would run: each is built, and the whole layer gives what torch gives."""
+    from fxopt.backend import find_backend
+    from fxopt.lowering import lower
+    from fxopt.passes.lowrank.chain import Chain
+    from fxopt.passes.lowrank.find_weights import find_weights
+    from fxopt.passes.lowrank.layer_alone import layer_alone, shapes_of_one, split
+    from fxopt.target import host
+
+    shape = shapes_of_one(net)
+    for i, weight in enumerate(find_weights(net)):
+        alone = layer_alone(net, weight, shape)
+        (x,) = alone.inputs()
+        assert tuple(x.meta["val"].shape) == shape(weight.readers[0].args[0])
+        assert x.meta["val"].shape[0] == 1
+        given = torch.randn(tuple(x.meta["val"].shape))
+        bias = net.tensors()[weight.names[0].replace("weight", "bias")]
+        layer = F.linear if weight.kind == "matrix" else F.conv2d
+        options = {} if weight.kind == "matrix" else {"padding": 1 if i == 0 else 0, "stride": 1 if i == 0 else 2}
+        torch.testing.assert_close(alone(given), layer(given, weight.tensor, bias, **options).detach())
+        chain = split(alone, {"w0": Chain((1,), (2,))})
+        assert len(layers(chain)) == 2
+        place = tmp_path / str(i)
+        place.mkdir()
+        _, built = lower(chain, find_backend("onnx(threads=1)"), host(), place)
+        assert built(given.numpy()).shape == alone(given).shape
+
+
 def test_a_build_is_really_timed(net):
     """On a linear of 700 by 700, which takes most of the time, one chain is far below half: any machine sees that."""
     from fxopt.backend import find_backend

@@ -92,10 +92,8 @@ class Rule:
     def _within(self, program: Program, every: list[Alternatives], by: By, who: str) -> list[Point | str]:
         measured = self.metric_drop is not None or by == "outputs"
         timed, option = self.latency is not None, f"{who}: latency"
-        if measured or timed:
-            lines = [[a.dense, *a.few(of_each=timed)] for a in every]
-        else:
-            lines = [[a.dense, *a.all()] for a in every]
+        points_of = Alternatives.short if timed else Alternatives.few if measured else Alternatives.all
+        lines = [[a.dense, *points_of(a)] for a in every]
         reasons: list[str | None] = [None] * len(every)
         if timed:
             lines, reasons = with_latency(program, every, lines, option)

@@ -15,7 +15,7 @@ from fxopt.passes.lowrank.emit_chain import emit_chain
 from fxopt.passes.lowrank.find_weights import find_weights
 from fxopt.passes.lowrank.split_weight import Core, SplitWeight
 from fxopt.pipeline import tidy
-from fxopt.program import Program
+from fxopt.program import Program, fake_like
 from fxopt.shapes import concrete_shapes, derive_shapes, fake_mode
 
 
@@ -52,7 +52,7 @@ def layer_alone(program: Program, weight: SplitWeight, shape: Shape) -> Program 
             return stored[id(tensor)]
         inputs.append(torch.zeros(shape(node), dtype=node.meta["val"].dtype))
         new = graph.placeholder(f"x{len(inputs)}")
-        new.meta["val"] = mode.from_tensor(inputs[-1])
+        new.meta["val"] = fake_like(mode, inputs[-1])
         return new
 
     for reader in weight.readers:

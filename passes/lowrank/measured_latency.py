@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from fxopt.built_times import built_times
 from fxopt.errors import BudgetError
+from fxopt.measure import Quartiles
+from fxopt.passes.lowrank.chain import Chain
 from fxopt.passes.lowrank.layer_alone import layer_alone, shapes_of_one, split
 from fxopt.passes.lowrank.rank_path import RankPath
 from fxopt.passes.lowrank.rank_points import Alternatives, Point
@@ -28,35 +30,55 @@ def with_latency(
     shape = shapes_of_one(program)
     timed: list[list[Point]] = []
     reasons: list[str | None] = []
+    known: dict[tuple[str, Chain], tuple[float, Quartiles]] = {}
     with progress_bar("timing layers", len(every)) as advance:
         for alternatives, points in zip(every, lines, strict=True):
-            found = _timed(program, alternatives, points[1:], layer_alone(program, alternatives.weight, shape), who)
+            alone = layer_alone(program, alternatives.weight, shape)
+            found = alone if isinstance(alone, str) else _faster(program, points, alone, known, who)
             timed.append([points[0]] if isinstance(found, str) else found)
             reasons.append(found if isinstance(found, str) else None)
             advance(1)
     return timed, reasons
 
 
-def _timed(
-    program: Program, alternatives: Alternatives, points: Sequence[Point], alone: Program | str, who: str
+def _faster(
+    program: Program,
+    points: Sequence[Point],
+    alone: Program,
+    known: dict[tuple[str, Chain], tuple[float, Quartiles]],
+    who: str,
 ) -> list[Point] | str:
-    if isinstance(alone, str):
-        return alone
-    if not points:
+    """The whole layer and the points that are faster; or the reason why none is."""
+    if not points[1:]:
         return "no chain is smaller"
-    models = {"whole": alone} | {str(i): split(alone, {"w0": point.chain}) for i, point in enumerate(points)}
-    times = built_times(models, program.context, who, blocks=_BLOCKS, block_ms=_LAYER_MS)
-    whole, ratios = times["whole"].ms.median, [times[str(i)].ratio(times["whole"]) for i in range(len(points))]
-    pairs = list(zip(points, ratios, strict=True))
-    faster = [dataclasses.replace(point, ms=whole * ratio.median) for point, ratio in pairs if ratio.high < 1]
+    text = alone.text()
+    _time(program, alone, [point.chain for point in points[1:] if (text, point.chain) not in known], known, who)
+    pairs = [(point, known[text, point.chain]) for point in points[1:]]
+    faster = [dataclasses.replace(point, ms=ms * ratio.median) for point, (ms, ratio) in pairs if ratio.high < 1]
     if faster:
-        return [dataclasses.replace(alternatives.dense, ms=whole), *faster]
-    point, ratio = min(pairs, key=lambda pair: pair[1].median)
-    share = point.size / alternatives.dense.size
+        return [dataclasses.replace(points[0], ms=pairs[0][1][0]), *faster]
+    point, (_, ratio) = min(pairs, key=lambda pair: pair[1][1].median)
+    share = point.size / points[0].size
     return (
         f"split it would not be faster: at best {ratio.median:.2f} times as long as the whole layer, measured with "
         f"{program.context.backend}, {point.chain} of the {point.form} form, {share:.0%} of its size"
     )
+
+
+def _time(
+    program: Program,
+    alone: Program,
+    chains: Sequence[Chain],
+    known: dict[tuple[str, Chain], tuple[float, Quartiles]],
+    who: str,
+) -> None:
+    """Note the milliseconds of the whole layer, and each chain's ratio to it; layers that are alike are timed once."""
+    if not chains:
+        return
+    models = {"whole": alone} | {str(i): split(alone, {"w0": chain}) for i, chain in enumerate(chains)}
+    times = built_times(models, program.context, who, blocks=_BLOCKS, block_ms=_LAYER_MS)
+    for i, chain in enumerate(chains):
+        known[alone.text(), chain] = times["whole"].ms.median, times[str(i)].ratio(times["whole"])
 
 
 def within_latency(

@@ -23,7 +23,7 @@ FORMS: tuple[Form, ...] = ("channel", "spatial", "tucker", "train")
 """Those whose ranks can be read off singular values."""
 
 _POINTS = 256
-_SHARES = (0.75, 0.6, 0.45, 0.35, 0.25, 0.15, 0.08)
+_SHARES = (0.7, 0.5, 0.35, 0.2, 0.1)
 """Sizes, relative to the layer's, at which something that takes time is measured."""
 
 
@@ -139,13 +139,21 @@ class Alternatives:
         """The points of all forms."""
         return [point for choices in self.forms.values() for point in choices.all()]
 
-    def few(self, *, of_each: bool) -> list[Point]:
-        """Some points, evenly spread over the sizes, for what takes time to measure: the best of each size, or of each form."""
-        limits = [share * self.dense.size for share in _SHARES]
-        if of_each:
-            found = [choices.largest(limit) for choices in self.forms.values() for limit in limits]
-        else:
-            found = [self.largest(limit) for limit in limits]
+    def few(self) -> list[Point]:
+        """Some points, evenly spread over the sizes, for what takes time to measure: of each size the one that loses least."""
+        return self._spread(lambda limit: [self.largest(limit)])
+
+    def short(self) -> list[Point]:
+        """As :meth:`few`, and with those of fewer layers that lose more, which may be faster."""
+
+        def least(limit: float) -> list[Point | None]:
+            points = sorted(self._picked(lambda c: c.largest(limit)), key=lambda p: (len(p.chain.cuts), p.error))
+            return [p for i, p in enumerate(points) if all(p.error < other.error for other in points[:i])]
+
+        return self._spread(least)
+
+    def _spread(self, pick: Callable[[float], list[Point | None]]) -> list[Point]:
+        found = [point for share in _SHARES for point in pick(share * self.dense.size)]
         return list({(point.form, point.chain): point for point in found if point is not None}.values())
 
 
