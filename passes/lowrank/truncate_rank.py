@@ -52,10 +52,10 @@ def truncate_rank(
     of one pixel has one form. CP is found by alternating least squares; where that diverges, Tucker takes its place.
 
     How low is one of: a fixed ``rank``; a ``ratio`` of each layer's MACs that goes; the ``energy``, a share of the squared
-    singular values, that is kept; ``vbmf``, by variational Bayes (Nakajima et al. 2013), which takes for noise what is no
-    signal against a background of equal strength: trained weights mostly, so it cuts deep and wants training behind it; or a
-    budget for the whole program, where singular values go in the order of what they lose for what they save. By default
-    half of each layer goes. The CP form takes rank or ratio. The budgets are
+    singular values, that is kept; ``vbmf``, by variational Bayes (Nakajima et al. 2013), which finds how much of a weight is
+    no white noise, cuts deep, and wants training behind it; or a budget for the whole program, where singular values go in
+    the order of what they lose for what they save. By default half of each layer goes. The CP form takes rank or ratio. The
+    budgets are
 
     * ``macs`` or ``params``, as a share up to 1 or as a number;
     * ``latency``, as a share of that of the whole program, which the backend builds and this machine times. Each layer is
