@@ -10,7 +10,8 @@ from typing import Literal
 
 from fxopt.cost import cost
 from fxopt.errors import BudgetError, OptionError
-from fxopt.passes.lowrank.measured_latency import with_latency, within_latency
+from fxopt.passes.lowrank.layer_latency import with_latency
+from fxopt.passes.lowrank.measured_latency import within_latency
 from fxopt.passes.lowrank.output_errors import with_output_errors, within_metric_drop
 from fxopt.passes.lowrank.rank_path import RankPath
 from fxopt.passes.lowrank.rank_points import Alternatives, Choices, Point
@@ -92,7 +93,7 @@ class Rule:
     def _within(self, program: Program, every: list[Alternatives], by: By, who: str) -> list[Point | str]:
         measured = self.metric_drop is not None or by == "outputs"
         timed, option = self.latency is not None, f"{who}: latency"
-        points_of = Alternatives.short if timed else Alternatives.few if measured else Alternatives.all
+        points_of = Alternatives.all if not measured else Alternatives.short if timed else Alternatives.few
         lines = [[a.dense, *points_of(a)] for a in every]
         reasons: list[str | None] = [None] * len(every)
         if timed:

@@ -23,7 +23,7 @@ FORMS: tuple[Form, ...] = ("channel", "spatial", "tucker", "train")
 """Those whose ranks can be read off singular values."""
 
 _POINTS = 256
-_SHARES = (0.7, 0.5, 0.35, 0.2, 0.1)
+_SHARES = (0.75, 0.6, 0.45, 0.35, 0.25, 0.15, 0.08)
 """Sizes, relative to the layer's, at which something that takes time is measured."""
 
 
