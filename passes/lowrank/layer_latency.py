@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fxopt.built_times import built_times
+from fxopt.canonical import canonical_text
 from fxopt.passes.lowrank.layer_alone import layer_alone, shapes_of_one, split
 from fxopt.passes.lowrank.rank_points import Alternatives, Form, Point
 from fxopt.program import Program
@@ -62,7 +63,7 @@ def with_latency(
     with progress_bar("timing layers", len(every)) as advance:
         for alternatives, points in zip(every, lines, strict=True):
             alone = layer_alone(program, alternatives.weight, shape)
-            key = alone if isinstance(alone, str) else alone.text()
+            key = alone if isinstance(alone, str) else canonical_text(alone)
             if key not in known:
                 known[key] = alone if isinstance(alone, str) else _timed(program, alternatives, alone, who)
             times = known[key]
