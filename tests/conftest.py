@@ -1,5 +1,6 @@
 """Shared by all tests: two threads, hypothesis without chance, goldens as text."""
 
+import os
 from pathlib import Path
 
 import hypothesis
@@ -24,7 +25,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    torch.set_num_threads(1 if hasattr(config, "workerinput") else 2)  # one a worker: two cores, two workers
+    threads = 1 if hasattr(config, "workerinput") else 2  # one a worker: two cores, two workers
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for what a test starts: four threads on two cores wait
 
 
 def pytest_collection_modifyitems(items):

@@ -2,7 +2,8 @@
 
 The next trial goes to the task where it may save most: that with the largest part of the model's time, where tiles found
 lately won. It is the idea of Zheng et al., "Ansor" (OSDI 2020), section 6, without its round over all tasks: each task has
-but its first trial, and one that takes little time has little more.
+but its first trial, and one that takes little time has little more. What takes little is known once each was timed: until
+then no task has a second trial.
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ class Search:
     def next(self) -> tuple[Task, Job] | None:
         """The next trial; None if there is none that is worth it while the present ones run."""
         free = [task for task in self.tasks if task.key not in self._busy]
+        least = math.inf if any(self.known(self.choices.tasks[key]).best is None for key in self._busy) else 0.0
         for task in sorted(free, key=self._promise, reverse=True):
             known = self.known(task)
-            if self._promise(task) <= 0:
+            if (promise := self._promise(task)) <= 0 or promise < least:
                 return None
             tile = propose(task, self.processor, known, self.seed)
             if tile is not None and task.kernel is not None:
