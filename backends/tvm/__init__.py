@@ -14,6 +14,8 @@ fixed.py        a second entry, for the sizes of the example inputs
 parameters.py   weights in a file of their own
 processor.py    the target's vectors and registers
 tuning/         other tiles by measurement
+integers/       quantized programs in integers
+registers.py    the last steps to LLVM, with the sums of a tile in registers
 compiling.py    all of that in order, and the library
 runtime.py      loading and running, without torch
 """

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.tuning.database import Database
     from fxopt.pipeline import Pipeline
     from fxopt.program import Program
+    from fxopt.qdq import Policy
     from fxopt.target import Target
+
+_CHAIN = ("aten.add.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d")
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,11 @@ class Tvm(Backend):
 
     TVM writes the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it
     serves every size of the dynamic dims. ``threads`` is None for all cores that the process may use; more than the machine
-    has processors are not started. A quantized program gives its own numbers, and computes them in float: there are no integer
-    kernels yet.
+    has processors are not started.
+
+    A quantized program is computed in integers: values between layers are bytes, products of bytes are added in 32 bits by
+    the instruction that the target has for it (AMX, VNNI, sdot), and each kernel gives codes, or float where nothing reads
+    codes. The report says how many convolutions and products are in integers, and of each in float why.
 
     Tiles are those that measured best before, for the same processor and threads, and else chosen by rule. ``tune`` measures
     them, at most ``trials``: each layer by itself, without what is fused behind it, on one image or on as many rows as one
@@ -57,6 +63,16 @@ class Tvm(Backend):
         from fxopt.pipeline import Pipeline
 
         return Pipeline.parse("functionalize_writes, fold_batch_norm, pool_to_mean, canonicalize_clamp")
+
+    def quant_policy(self, target: Target) -> Policy:
+        """Inputs and weights of layers, and what lies between them: sums, pools and concatenations in codes.
+
+        A kernel writes float as well as codes, so a convolution's output is quantized only where all that read it take codes.
+        No instruction used adds products in 16 bits, so weights may be as large as they are.
+        """
+        from fxopt.qdq import Policy
+
+        return Policy("between_integers", chain=_CHAIN)
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Write ``model.so`` and ``model.params``; return how many kernels there are, and their tiles. Raises BackendError."""
@@ -116,7 +132,8 @@ class Tvm(Backend):
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
         """Load the library. Raises BackendError where TVM refuses it."""
-        return runtime.make_runner(folder, self.threads)
+        needs_tiles = manifest.get("facts", {}).get("integer_instruction") == "amx-int8"
+        return runtime.make_runner(folder, self.threads, needs_tiles=needs_tiles)
 
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed, or is in a version that crashes."""

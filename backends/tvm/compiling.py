@@ -13,6 +13,7 @@ from fxopt.backends.tvm.layout import use_blocked_layout
 from fxopt.backends.tvm.legalize import legalizers
 from fxopt.backends.tvm.parameters import lift_parameters
 from fxopt.backends.tvm.processor import Processor, linker
+from fxopt.backends.tvm.registers import register_pipeline
 from fxopt.backends.tvm.runtime import LIBRARY, PARAMETERS, need_tvm
 from fxopt.backends.tvm.schedule import schedule_module
 from fxopt.backends.tvm.tasks import Choices
@@ -34,7 +35,9 @@ def compile_module(
         with target:
             lowered, parameters = lift_parameters(lower(module, choices))
             lowered = add_fixed_entry(lowered, shapes)
-            executable = tvm.compile(lowered, target=target, relax_pipeline=_pipeline())
+            executable = tvm.compile(
+                lowered, target=target, relax_pipeline=_pipeline(), tir_pipeline=register_pipeline()
+            )
     except Exception as error:
         raise BackendError(f"TVM {tvm.__version__} cannot compile the model: {_reason(error)}") from error
     _link(executable, processor, out / LIBRARY)
@@ -43,7 +46,7 @@ def compile_module(
         stored |= {f"shape{i}": tvm.runtime.tensor(np.array([len(s), *s], np.int64)) for i, s in enumerate(shapes)}
     tvm.runtime.save_param_dict_to_file(stored, str(out / PARAMETERS))
     kernels = sum(isinstance(function, tvm.tirx.PrimFunc) for function in lowered.functions.values())
-    return {"kernels": kernels, "tiles": choices.to_dict()}
+    return {"kernels": kernels, "tiles": choices.to_dict(), **choices.facts}
 
 
 def choose_tiles(module: Any, choices: Choices) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from torch import fx
+
+from fxopt.backends.tvm.integers.rewrite import DEQUANTIZE, QUANTIZE
 
 Conversion = Callable[[fx.Node], Any]
 
@@ -44,34 +45,35 @@ def _select(importer: Any, node: fx.Node) -> Any:
 
 
 def _quantize(importer: Any, node: fx.Node) -> Any:
-    """``clamp(round(x / scale) + zero point)``, in float and then cast: the code that integer kernels would be given."""
+    """As a call that stands until it is known what reads the codes; see :mod:`integers.rewrite`."""
     from tvm import relax
 
-    x, scale, zero, low, high, dtype = node.args
-    emit = importer.block_builder.emit
-    scaled = emit(relax.op.multiply(importer.env[x], relax.const(1.0 / float(scale), "float32")))  # type: ignore[arg-type]
-    shifted = emit(relax.op.add(emit(relax.op.round(scaled)), relax.const(float(zero), "float32")))  # type: ignore[arg-type]
-    clamped = emit(relax.op.clip(shifted, float(low), float(high)))  # type: ignore[arg-type]
-    return emit(relax.op.astype(clamped, importer._convert_data_type(dtype, importer.env)))
+    arguments: tuple[Any, ...] = node.args
+    x, scale, zero, low, high, dtype = arguments
+    value = importer.env[x]
+    given = importer._convert_data_type(dtype, importer.env)
+    numbers = [relax.const(float(scale), "float32"), *_int64(zero, low, high)]
+    form = relax.TensorType(value.ty.shape, given)
+    return importer.block_builder.emit(relax.op.call_pure_packed(QUANTIZE, value, *numbers, ty_args=form))
 
 
 def _dequantize(importer: Any, node: fx.Node, axis: int | None) -> Any:
-    """``(code - zero point) * scale`` in float."""
+    """As a call too: scale and zero point are numbers, or arrays along ``axis``."""
     from tvm import relax
 
-    codes = importer.env[node.args[0]]
-    emit = importer.block_builder.emit
-    scale, zero = node.args[1], node.args[2]
+    arguments: tuple[Any, ...] = node.args
+    codes, (scale, zero) = importer.env[arguments[0]], arguments[1:3]
+    low, high = arguments[3:5] if axis is None else arguments[4:6]
     if axis is None:
-        scale, zero = relax.const(float(scale), "float32"), relax.const(float(zero), "float32")  # type: ignore[arg-type]
+        numbers = [relax.const(float(scale), "float32"), *_int64(zero)]
     else:
-        shape = [1] * len(codes.ty.shape)
-        shape[axis] = -1
-        scale, zero = (emit(relax.op.reshape(emit(relax.op.astype(importer.env[v], "float32")), _whole(shape, codes)))
-                       for v in (scale, zero))  # fmt: skip
-    shifted = emit(relax.op.subtract(emit(relax.op.astype(codes, "float32")), zero))
-    return emit(relax.op.multiply(shifted, scale))
+        numbers = [importer.env[scale], importer.env[zero]]
+    form = relax.TensorType(codes.ty.shape, "float32")
+    call = relax.op.call_pure_packed(DEQUANTIZE, codes, *numbers, *_int64(axis or 0, low, high), ty_args=form)
+    return importer.block_builder.emit(call)
 
 
-def _whole(shape: list[int], codes: Any) -> list[int]:
-    return [int(size) if want == -1 else want for want, size in zip(shape, np.array(codes.ty.shape), strict=True)]
+def _int64(*values: Any) -> list[Any]:
+    from tvm import relax
+
+    return [relax.const(int(value), "int64") for value in values]

@@ -16,6 +16,7 @@ from fxopt.backends.tvm import convolution, product
 from fxopt.backends.tvm.convolution import Convolution
 from fxopt.backends.tvm.folding import fold
 from fxopt.backends.tvm.forms import mean_of_positions, to_blocked, to_plain
+from fxopt.backends.tvm.integers.rewrite import Integers
 from fxopt.backends.tvm.product import Product
 from fxopt.backends.tvm.sizes import ints, is_float, is_int, is_var, product_of, usual
 from fxopt.backends.tvm.tasks import Choices
@@ -49,6 +50,7 @@ def use_blocked_layout(module: Any, choices: Choices) -> Any:
                     rewriter.bind(binding)
             result = builder.emit_output(rewriter.plain(main.body.body))
         builder.emit_func_output(result)
+    choices.facts.update(rewriter.integers.facts())
     return builder.get()
 
 
@@ -65,6 +67,7 @@ class _Rewriter:
         self._numbers: dict[Any, Any] = {}
         self._transposed: dict[Any, Any] = {}
         self._spread: dict[Any, Any] = {}
+        self.integers = Integers(self)
         self._handlers: dict[str, Callable[[Any, Any], bool]] = {
             "relax.nn.conv2d": self._convolve, "relax.matmul": self._multiply, "relax.permute_dims": self._permute,
             "relax.nn.max_pool2d": self._pool, "relax.nn.avg_pool2d": self._pool, "relax.mean": self._mean,
@@ -82,6 +85,8 @@ class _Rewriter:
             self._plain[var] = self.builder.match_cast(self.plain(value), binding.ty)
             return
         if isinstance(value, Call) and isinstance(value.op, Op):
+            if self.integers.bind(var, value):
+                return
             numbers = [self.numbers(arg) for arg in value.args]
             folded = fold(value, numbers)
             if folded is not None:
@@ -102,12 +107,18 @@ class _Rewriter:
             return expr.value.numpy()
         return self._numbers.get(expr) if is_var(expr) else None
 
+    def set_numbers(self, var: Any, numbers: Any) -> None:
+        """Note that a variable is constant."""
+        self._numbers[var] = numbers
+
     def plain(self, expr: Any) -> Any:
         """An expression over the new module's values in the usual form."""
         from tvm import relax
         from tvm.ir import Call, Op
 
         if is_var(expr):
+            if expr not in self._plain and (known := self.integers.plain(expr)) is not None:
+                self._plain[expr] = known
             if expr in self._numbers and expr not in self._plain:
                 self._plain[expr] = relax.const(self._numbers[expr], str(self._numbers[expr].dtype))
             if expr not in self._plain and expr in self._blocked:

@@ -15,7 +15,7 @@ from fxopt.target import Target
 class Processor:
     """``lanes`` float32 fit in a vector, and ``registers`` such vectors in each of ``cores``.
 
-    ``mcpu`` and ``mattr`` are LLVM's words.
+    ``mcpu`` and ``mattr`` are LLVM's words; ``features`` are those of the target, which the integer kernels are chosen by.
     """
 
     triple: str
@@ -24,6 +24,7 @@ class Processor:
     lanes: int = 4
     registers: int = 16
     cores: int = 1
+    features: frozenset[str] = frozenset()
 
     def describe(self) -> dict[str, Any]:
         """The target as TVM takes it."""
@@ -41,13 +42,15 @@ def processor_of(target: Target) -> Processor:
     if target.is_x86:
         if "avx512f" in has:
             newest = "sapphirerapids" if "amx-int8" in has else "cascadelake" if "avx512-vnni" in has else "x86-64-v4"
-            return Processor(triple, target.cpu if named else newest, lanes=16, registers=32, cores=cores)
+            return Processor(triple, target.cpu if named else newest, lanes=16, registers=32, cores=cores, features=has)
         if {"avx2", "fma"} <= has:
-            return Processor(triple, target.cpu if named else "x86-64-v3", lanes=8, registers=16, cores=cores)
-        return Processor(triple, target.cpu if named else "x86-64", cores=cores)
+            return Processor(
+                triple, target.cpu if named else "x86-64-v3", lanes=8, registers=16, cores=cores, features=has
+            )
+        return Processor(triple, target.cpu if named else "x86-64", cores=cores, features=has)
     if triple.startswith("aarch64"):
         extras = tuple(f"+{word}" for name, word in _ARM if name in has)
-        return Processor(triple, target.cpu, ("+neon", *extras), lanes=4, registers=32, cores=cores)
+        return Processor(triple, target.cpu, ("+neon", *extras), lanes=4, registers=32, cores=cores, features=has)
     raise BackendError(
         f"the backend tvm has schedules for x86_64 and aarch64, and the target {target.name!r} is {triple!r}\n"
         "  take another backend, or give the target's triple, e.g. aarch64-linux-gnu"

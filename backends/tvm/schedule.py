@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxopt.backends.tvm.integers.schedule import is_integer, schedule_integers
 from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.rows import schedule_rows
 from fxopt.backends.tvm.tiles import SUMS, schedule_tiles
@@ -26,6 +27,8 @@ def _scheduled(function: Any, processor: Processor) -> Any:
 
     sch = Schedule(tvm.IRModule({"main": function}))
     names = [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))]
+    if SUMS in names and is_integer(sch):
+        return schedule_integers(sch, processor.lanes)
     if SUMS in names:
         schedule_tiles(sch, processor.lanes, processor.cores)
     else:

@@ -101,7 +101,8 @@ def price(task: Task, tile: Tile) -> float:
 class Choices:
     """The tile of each task for one processor: that of ``known`` by key, or the best by rule.
 
-    ``made`` notes what was chosen, for the report; ``tasks`` and ``uses`` what was asked for, and how often.
+    ``made`` notes what was chosen, for the report, and ``facts`` what else there is to say of the kernels; ``tasks`` and
+    ``uses`` what was asked for, and how often.
     """
 
     def __init__(self, processor: Processor, known: dict[str, Tile] | None = None) -> None:
@@ -109,6 +110,7 @@ class Choices:
         self.made: dict[str, Tile] = {}
         self.tasks: dict[str, Task] = {}
         self.uses: Counter[str] = Counter()
+        self.facts: dict[str, Any] = {}
 
     def __call__(self, task: Task) -> Tile:
         """The tile to take."""

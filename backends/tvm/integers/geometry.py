@@ -1,0 +1,147 @@
+"""Sizes of an integer convolution or matrix product, and the tiles that its sums are cut into."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from fxopt.backends.tvm.integers.instructions import Instruction
+from fxopt.backends.tvm.tasks import Choices, Task
+
+AMX_ROWS, AMX_BYTES = 16, 64
+"""Rows of a tile register, and bytes of a row."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A tile of sums: ``lines`` by ``rows`` positions by ``vectors`` of output channels.
+
+    ``rows`` are made of registers of ``register`` positions where the instruction is one on tiles.
+    """
+
+    lines: int
+    rows: int
+    vectors: int
+    unroll: int
+    register: int = 0
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution [n, H, W, held] of codes. A product of rows has one line, as many columns as rows, and no batch.
+
+    ``padding`` is top, left, bottom, right; ``width`` is None where it is known only when the model runs.
+    """
+
+    held: int
+    outputs: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+    per_group: int
+    height: int
+    width: int | None
+    usual: int
+    instruction: Instruction
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is convolved by itself."""
+        return self.per_group == 1 and self.groups > 1
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of output channels."""
+        return -(-self.outputs // self.instruction.lanes)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the columns of a window and their channels are one row of bytes."""
+        return self.instruction.kind == "amx" and self.groups == 1 and self.dilation[1] == 1 and self.kernel[1] > 1
+
+    @property
+    def depth(self) -> int:
+        """Bytes that are multiplied for each line of a window, or each position of it, before they are filled up."""
+        if self.merged:
+            return self.kernel[1] * self.held
+        return self.per_group if self.groups > 1 else self.held
+
+    @property
+    def step(self) -> int:
+        """Bytes that are multiplied at once: a row of a tile register, or the group of an instruction.
+
+        Without padding at the end, if the depth has a divisor that fills most of a row.
+        """
+        if self.instruction.kind != "amx":
+            return self.instruction.group
+        depth = -(-self.depth // 4) * 4
+        best = max(s for s in range(4, AMX_BYTES + 1, 4) if depth % s == 0)
+        return best if best * 2 > min(depth, AMX_BYTES) else AMX_BYTES
+
+    @property
+    def steps(self) -> int:
+        """Steps of a line or position of a window."""
+        return -(-self.depth // self.step)
+
+    @property
+    def out_size(self) -> tuple[int, int | None]:
+        """Height and width of the output."""
+        top, left, bottom, right = self.padding
+        spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        high = (self.height + top + bottom - spans[0]) // self.stride[0] + 1
+        if self.width is None:
+            return high, None
+        return high, (self.width + left + right - spans[1]) // self.stride[1] + 1
+
+    def key(self) -> str:
+        """The same for equal kernels of any model."""
+        wide = self.width if self.width is not None else f"~{self.usual}"
+        sizes = f"{self.per_group}x{self.groups}>{self.outputs} {self.height}x{wide} k{self.kernel[0]}x{self.kernel[1]}"
+        steps = f"s{self.stride} p{self.padding} d{self.dilation}".replace(" ", "")
+        return f"int8 {self.instruction.kind} {sizes} {steps} l{self.instruction.lanes}"
+
+    def tiling(self, choices: Choices) -> Tiling:
+        """The tile to take."""
+        if self.instruction.kind == "amx" and not self.depthwise:
+            return self._tiling_of_registers()
+        grouped, steps = self.groups > 1 and not self.depthwise, 1 if self.depthwise else self.steps
+        vectors = self.vectors // self.groups if grouped else self.vectors
+        task = Task(self.key(), self._columns(), vectors, steps, shared=not self.depthwise, grouped=grouped)
+        tile = choices(task)
+        return Tiling(1, tile.rows, tile.vectors, tile.unroll)
+
+    def _columns(self) -> int:
+        wide = self.out_size[1]
+        return wide if wide is not None else self.usual
+
+    def _tiling_of_registers(self) -> Tiling:
+        """Up to two by two registers of sums, of a height that wastes least."""
+        vectors = self.vectors // self.groups if self.groups > 1 else self.vectors
+        wide = self._columns()
+        found: list[tuple[float, Tiling]] = []
+        for across in (1, 2) if vectors % 2 == 0 else (1,):
+            for lines, down in ((1, 1), (1, 2), (2, 1)):
+                if lines > self.out_size[0]:
+                    continue
+                for register in range(min(AMX_ROWS, max(1, wide)), 0, -1):
+                    tiles = -(-wide // (register * down)) * -(-self.out_size[0] // lines)
+                    count = lines * down
+                    products = count * across * max(register, 8)
+                    loads = 20 * across + (register // 2 + 2) * count
+                    price = tiles * -(-vectors // across) * (max(products, loads) + 0.2 * min(products, loads))
+                    found.append((price, Tiling(lines, register * down, across, 1, register)))
+        return min(found, key=lambda pair: pair[0])[1]
+
+
+def product(rows: Any, depth: int, columns: int, usual: int, instruction: Instruction) -> Geometry:
+    """A product of [rows, depth] by [depth, columns]."""
+    width = int(rows) if isinstance(rows, int) else None
+    return Geometry(depth, columns, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, depth, 1, width, usual, instruction)
+
+
+def size(shape: Any) -> int:
+    """Elements of a known shape."""
+    return math.prod(int(extent) for extent in shape)

@@ -1,0 +1,43 @@
+"""Weights as the integer kernels read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fxopt.backends.tvm.convolution import joined_groups
+from fxopt.backends.tvm.integers.geometry import Geometry, Tiling
+from fxopt.backends.tvm.tasks import whole
+
+
+def join(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
+    """A weight [out, in / groups, r, s] whose groups are whole vectors; depthwise ones of few channels become one group."""
+    outputs = len(weight)
+    if groups > 1 and groups == inputs == outputs and inputs <= 4:
+        wide = np.zeros((outputs, inputs, *weight.shape[2:]), weight.dtype)
+        wide[np.arange(outputs), np.arange(inputs)] = weight[:, 0]
+        return wide, 1
+    joined, count = joined_groups(weight, inputs, groups, lanes)
+    return joined, count
+
+
+def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:
+    """A weight [out, in / groups, r, s] of int8, filled up with zeros to whole tiles.
+
+    [vectors, r, s, steps, step / group, lanes, group]; s is 1 where a line of a window is one row of bytes. A depthwise
+    one is [vectors, r, s, lanes].
+    """
+    lanes, group = geometry.instruction.lanes, geometry.instruction.group
+    weight = np.pad(weight, [(0, whole(len(weight), lanes * tiling.vectors) - len(weight)), (0, 0), (0, 0), (0, 0)])
+    vectors, (_, inputs, r, s) = len(weight) // lanes, weight.shape
+    if geometry.depthwise:
+        return np.ascontiguousarray(weight.reshape(vectors, lanes, r, s).transpose(0, 2, 3, 1))
+    held = geometry.per_group if geometry.groups > 1 else geometry.held
+    lines = np.pad(weight, [(0, 0), (0, held - inputs), (0, 0), (0, 0)]).transpose(0, 2, 3, 1)
+    if geometry.merged:
+        lines = lines.reshape(len(weight), r, 1, s * held)
+    depth = geometry.steps * geometry.step
+    lines = np.pad(lines, [(0, 0), (0, 0), (0, 0), (0, depth - lines.shape[-1])])
+    parts = lines.reshape(vectors, lanes, r, lines.shape[2], geometry.steps, geometry.step // group, group)
+    return np.ascontiguousarray(parts.transpose(0, 2, 3, 4, 5, 1, 6))

@@ -1,0 +1,92 @@
+"""Loops for integer sums: tiles whose sums stay in registers, and what is behind them done on each tile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxopt.backends.tvm.integers.amx import MARK, MULTIPLY, STORE, ZERO, with_instructions
+from fxopt.backends.tvm.integers.contraction import INTEGERS
+from fxopt.backends.tvm.integers.dots import dot_intrinsic
+from fxopt.backends.tvm.integers.geometry import Tiling
+from fxopt.backends.tvm.loops import blocks_of, extent, inner_loops, parallel, schedule_alone, vectorize
+from fxopt.backends.tvm.tiles import PADDED, SUMS, TILE, _split_behind, _write_out
+
+
+def is_integer(sch: Any) -> bool:
+    """Whether the sums of a kernel are those of integers."""
+    return INTEGERS in sch.get(sch.get_sblock(SUMS)).annotations
+
+
+def schedule_integers(sch: Any, lanes: int) -> Any:
+    """Cut integer sums [n, vectors, blocks of lines, tiles, lines, rows, lanes] into tiles; return the kernel."""
+    sums = sch.get_sblock(SUMS)
+    notes = sch.get(sums).annotations
+    tiling, kind = Tiling(*(int(value) for value in notes[TILE])), str(notes[INTEGERS])
+    sch.unannotate(sums, TILE)
+    sch.unannotate(sums, INTEGERS)
+    blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
+    behind = _split_behind(sch, blocks_of(sch))
+    for block in behind.pop("folded"):
+        sch.compute_inline(block)
+    if (padded := blocks.get(PADDED)) is not None:
+        parallel(sch, list(sch.get_loops(padded))[:-1], each=extent(sch, sch.get_loops(padded)[-1]) or 64)
+        inner_loops(sch, padded, lanes, 1)
+    if kind == "amx":
+        _in_tile_registers(sch, sums, tiling, behind, lanes)
+        return with_instructions(sch.mod["main"])
+    n, vectors, block, tiles, line, rows, lane, *over = sch.get_loops(sums)
+    vectors, vector = sch.split(vectors, [None, tiling.vectors])
+    inner = []
+    if kind != "depthwise":
+        r, s, step, part, group = over
+        over, inner = [r, s, part, step], [group]
+    if tiling.unroll > 1:
+        over[-1], step = sch.split(over[-1], [None, tiling.unroll])
+        steps = [step]
+    else:
+        steps = [over.pop()] if kind == "depthwise" else []
+    outer = [n, vectors, block, tiles]
+    dots = kind in ("vnni", "sdot")
+    sch.reorder(*outer, *over, *steps, *([] if dots else inner), vector, line, rows, lane, *(inner if dots else []))
+    for later in (*behind["copied"], *behind["done"]):
+        sch.reverse_compute_at(later, outer[-1], preserve_unit_loops=True)
+    _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
+    for loop in (*steps, vector, line, rows):
+        sch.unroll(loop)
+    if not dots:
+        sch.vectorize(lane)
+    sch.set_scope(sums, 0, "local")
+    parallel(sch, outer[:3])
+    first = sch.decompose_reduction(sums, over[0])
+    _write_out(sch, first, 2, lanes)
+    if dots:
+        sch.tensorize(lane, dot_intrinsic(kind, lanes))
+    for later in behind["later"]:
+        schedule_alone(sch, later, lanes)
+
+    return sch.mod["main"]
+
+
+def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, list[Any]], lanes: int) -> None:
+    n, vectors, block, tiles, line, rows, lane, r, s, step, part, group = sch.get_loops(sums)
+    size = (extent(sch, part) or 1) * (extent(sch, group) or 1)
+    vectors, vector = sch.split(vectors, [None, tiling.vectors])
+    down, register = sch.split(rows, [None, tiling.register])
+    sch.reorder(n, vectors, block, tiles, r, s, step, vector, line, down, register, lane, part, group)
+    (stored,) = behind["copied"]
+    for later in (stored, *behind["done"]):
+        sch.reverse_compute_at(later, tiles, preserve_unit_loops=True)
+    for later in behind["done"]:
+        vectorize(sch, sch.get_loops(later)[-1], lanes)
+    _, at_vectors, at_block, at_tile, at_lines, at_rows, at_lane = list(sch.get_loops(stored))[4:]
+    at_down, at_register = sch.split(at_rows, [None, tiling.register])
+    sch.reorder(at_block, at_tile, at_vectors, at_lines, at_down, at_register, at_lane)
+    for which in (sums, stored):
+        sch.set_scope(which, 0, "local")
+    parallel(sch, [n, vectors, block])
+    first = sch.decompose_reduction(sums, r)
+    registers = (tiling.lines, tiling.rows // tiling.register, tiling.vectors, tiling.register, size)
+    for what, loop in ((ZERO, sch.get_loops(first)[2]), (MULTIPLY, vector), (STORE, at_vectors)):
+        sch.annotate(sch.blockize(loop), MARK, [what, *registers])
+    for later in behind["later"]:
+        schedule_alone(sch, later, lanes)

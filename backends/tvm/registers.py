@@ -1,0 +1,50 @@
+"""The last steps from loops to LLVM: TVM's own, and small arrays of a tile on the stack, where LLVM makes registers of them.
+
+By itself TVM 0.27 takes every array from its pool at run time. LLVM cannot know that nothing else points there, and stores each
+sum again after each step.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+PIPELINE = "fxopt"
+"""Name of the pipeline, once registered."""
+
+
+@functools.cache
+def register_pipeline() -> str:
+    """Make the pipeline known to TVM; return its name."""
+    import tvm
+    from tvm import tirx
+
+    def pipeline() -> Any:
+        lower, for_host, for_device = tirx.get_tir_pipeline("s_tir")
+
+        def all_passes(module: Any, _: Any) -> Any:
+            return _on_the_stack(lower(module))
+
+        return tvm.transform.module_pass(all_passes, opt_level=0), for_host, for_device
+
+    tirx.register_tir_pipeline(PIPELINE, pipeline)
+    return PIPELINE
+
+
+def _on_the_stack(module: Any) -> Any:
+    """Mark the arrays of scope ``local`` so that they are not taken from the pool."""
+    import tvm
+    from tvm_ffi import structural_map
+
+    def mark(alloc: Any) -> Any:
+        if alloc.buffer.scope() != "local" or not all(isinstance(size, tvm.tirx.IntImm) for size in alloc.buffer.shape):
+            return alloc
+        return tvm.tirx.AllocBuffer(alloc.buffer, {"disable_lower_builtin": tvm.tirx.const(1, "bool")}, alloc.span)
+
+    made = {}
+    for name, function in module.functions.items():
+        is_kernel = isinstance(function, tvm.tirx.PrimFunc)
+        made[name] = (
+            function.with_body(structural_map(function.body, (tvm.tirx.AllocBuffer, mark))) if is_kernel else function
+        )
+    return tvm.IRModule(made, attrs=module.attrs)

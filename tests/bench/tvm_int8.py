@@ -1,0 +1,97 @@
+"""int8 in the backend ``tvm``, beside ONNX Runtime's int8, as ``quantize`` prepares the model for each.
+
+::
+
+    python tests/bench/tvm_int8.py                                     # the six models of the table
+    python tests/bench/tvm_int8.py --models resnet18 digits --threads 1 --without amx-int8
+
+For each model, with random weights and randomised statistics (digits: trained), batch 1: quantized on the same images with
+the placement that each backend wants, without any search. Both are timed in one run, in interleaved blocks with pauses; the
+ratio is taken within each round, and its median and quartiles are shown. Below 1 is faster than ONNX Runtime. SQNR is that of
+each artifact against the float model, and in brackets of eager running the same quantized program: the three should be
+alike. ``--without`` builds for a processor that lacks features. The table is written as markdown, after each model. Needs the
+extras onnx, tvm and zoo, and a C++ compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fxopt import Pipeline
+from fxopt.backend import find_backend
+from fxopt.compare import sqnr
+from fxopt.lowering import lower
+from fxopt.measure import interleave
+from fxopt.target import host
+from fxopt.workload import find_workload
+
+MODELS = ("resnet18", "resnet50", "mobilenet_v2", "vit_b_16", "pruned resnet18", "digits")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--models", nargs="+", default=MODELS, help="digits, or names of torchvision's, after 'pruned ' or not"
+    )
+    parser.add_argument("--threads", type=int, default=host().cores, help="threads of every candidate (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=21, help="timed blocks of each candidate (%(default)s)")
+    parser.add_argument("--images", type=int, default=32, help="calibration images (%(default)s)")
+    parser.add_argument("--without", nargs="*", default=(), help="features that the target lacks, e.g. amx-int8")
+    parser.add_argument("--out", type=Path, default=Path("build/tvm_int8.md"), help="the table (%(default)s)")
+    options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"int8, {options.threads} threads, batch 1, no search, {options.rounds} rounds; medians (quartiles).",
+        "",
+        "| model | ORT int8, ms | ours, ms | ours ÷ ORT | by | integer, float | SQNR ORT (eager), dB | ours (eager), dB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in options.models:
+        with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+            lines.append(compare(name, options, Path(folder)))
+        print(lines[-1], flush=True)
+        options.out.write_text("\n".join(lines) + "\n")
+    print(options.out.read_text())
+
+
+def compare(name: str, options: argparse.Namespace, folder: Path) -> str:
+    """A line of the table."""
+    architecture = name.removeprefix("pruned ")
+    workload = find_workload(architecture if architecture == "digits" else f"torchvision:{architecture}")
+    pruning = "" if architecture == name else "prune_channels(ratio=0.5, by='l1'), "
+    target = dataclasses.replace(host(), features=host().features - set(options.without))
+    runs: dict[str, Callable[[], Any]] = {}
+    noise, facts = {}, {}
+    for kind in ("onnx", "tvm"):
+        backend = find_backend(f"{kind}(threads={options.threads})")
+        where: dict[str, Any] = {"watchers": (), "workload": workload, "target": target, "backend": backend}
+        small = Pipeline.parse(f"{pruning}fold_batch_norm").run(workload.capture(), **where).program
+        program = Pipeline.parse(f"quantize(images={options.images})").run(small, **where).program
+        (folder / kind).mkdir()
+        _, artifact = lower(program, backend, target, folder / kind)
+        inputs = program.example_leaves()
+        runs[kind] = functools.partial(
+            backend.load(folder / kind, artifact.manifest), [leaf.numpy() for leaf in inputs]
+        )
+        exact, eager, got = small(*inputs), program(*inputs), torch.from_numpy(runs[kind]()[0])
+        noise[kind] = f"{sqnr([exact], [got]):.1f} ({sqnr([exact], [eager]):.1f})"
+        facts[kind] = artifact.manifest["facts"]
+    times = interleave(runs, blocks=options.rounds)
+    made = facts["tvm"]
+    return (
+        f"| {name} | {times['onnx'].ms} | {times['tvm'].ms} | **{times['tvm'].ratio(times['onnx'])}** "
+        f"| {made['integer_instruction']} | {made['integer_contractions']}, {made['float_contractions']} "
+        f"| {noise['onnx']} | {noise['tvm']} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

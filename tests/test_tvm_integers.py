@@ -1,0 +1,317 @@
+"""Quantized programs in the TVM backend: eager's codes from every form of kernel, by every instruction there is here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from fxopt import Pipeline, Program, capture
+from fxopt.artifact import Artifact
+from fxopt.backends.tvm import Tvm
+from fxopt.backends.tvm import runtime as tvm_runtime
+from fxopt.backends.tvm.integers.amx import Registers
+from fxopt.backends.tvm.integers.instructions import instruction_of
+from fxopt.backends.tvm.processor import processor_of
+from fxopt.building import build
+from fxopt.compare import sqnr
+from fxopt.errors import BackendError
+from fxopt.lowering import lower
+from fxopt.recipe import Recipe
+from fxopt.target import Target, host
+from fxopt.testing import small_workload
+
+if reason := Tvm().missing():
+    pytest.skip(reason, allow_module_level=True)
+
+importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
+ops = torch.ops.quantized_decomposed
+_LEVELS = {
+    "amx-int8": frozenset[str](),
+    "vpdpbusd": frozenset({"amx-int8"}),
+    "chosen by LLVM": frozenset({"amx-int8", "avx512-vnni", "avx-vnni", "neon-dotprod"}),
+}
+"""By the name of an instruction, what the target must lack for it to be the best there is."""
+
+
+def _targets() -> list[Target]:
+    found = {}
+    for name, without in _LEVELS.items():
+        target = dataclasses.replace(host(), features=host().features - without)
+        found[instruction_of(processor_of(target)).kind] = target
+        del name
+    return list(found.values())
+
+
+TARGETS = _targets()
+_each_instruction = pytest.mark.parametrize(
+    "target", TARGETS, ids=[instruction_of(processor_of(target)).kind for target in TARGETS]
+)
+_slow_examples = settings(
+    max_examples=6, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+
+
+def _quantized(module: nn.Module, *inputs: torch.Tensor) -> Program:
+    program = capture(module.eval(), inputs)
+    where = {"workload": small_workload(program), "target": host(), "backend": Tvm()}
+    return Pipeline.parse("quantize").run(program, watchers=(), **where).program
+
+
+def _lower(program: Program, out: Path, target: Target) -> Artifact:
+    return lower(program, Tvm(threads=1), target, out)[1]
+
+
+class _Layer(nn.Module):
+    """A convolution between Q and DQ, with zero points of its own choice, whose output is codes and float."""
+
+    def __init__(self, conv: nn.Conv2d, zero: int, out_zero: int, activation: str) -> None:
+        super().__init__()
+        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.zero, self.out_zero, self.activation = zero, out_zero, activation
+        shape = conv.weight.shape
+        self.register_buffer("weight", torch.randint(-127, 128, shape, dtype=torch.int8))
+        self.register_buffer("scale", torch.rand(len(conv.weight)) * 0.02 + 0.002)
+        self.register_buffer("zeros", torch.zeros(len(conv.weight), dtype=torch.int8))
+        self.register_buffer("bias", torch.randn(len(conv.weight)))
+
+    def forward(self, x):
+        codes = ops.quantize_per_tensor(x, 0.03, self.zero, 0, 255, torch.uint8)
+        real = ops.dequantize_per_tensor(codes, 0.03, self.zero, 0, 255, torch.uint8)
+        weight = ops.dequantize_per_channel(self.weight, self.scale, self.zeros, 0, -127, 127, torch.int8)
+        y = F.conv2d(real, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        y = {"none": lambda v: v, "relu": F.relu, "relu6": F.relu6}[self.activation](y)
+        q = ops.quantize_per_tensor(y, self.step, self.out_zero, 0, 255, torch.uint8)
+        return ops.dequantize_per_tensor(q, self.step, self.out_zero, 0, 255, torch.uint8)
+
+    step = 0.07
+
+
+@_each_instruction
+@given(data=st.data())
+@_slow_examples
+def test_convolutions_of_every_kind_give_eagers_codes(target, tmp_path_factory, data):
+    """Groups, depthwise, strides, dilation, tails of channels and columns, borders, zero points at both ends."""
+    groups = data.draw(st.sampled_from([1, 1, 2, 3, "each"]), "groups")
+    inputs = data.draw(st.integers(1, 40), "channels")
+    outputs = data.draw(st.integers(1, 70), "outputs")
+    if groups == "each":
+        outputs = groups = inputs
+    else:
+        inputs, outputs = inputs * groups, outputs * groups
+    kernel = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 5)), "kernel")
+    conv = nn.Conv2d(
+        inputs, outputs, kernel, data.draw(st.tuples(st.integers(1, 2), st.integers(1, 3)), "stride"),
+        data.draw(st.tuples(st.integers(0, 2), st.integers(0, 3)), "padding"),
+        data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2)), "dilation"), groups,
+    )  # fmt: skip
+    size = data.draw(st.tuples(st.integers(9, 20), st.integers(9, 37)), "size")
+    zeros = data.draw(st.sampled_from([(0, 0), (128, 117), (255, 3), (7, 255)]), "zero points")
+    torch.manual_seed(0)
+    module = _Layer(conv, *zeros, data.draw(st.sampled_from(["none", "relu", "relu6"]), "activation"))
+    program = capture(module, (torch.randn(2, inputs, *size),))
+    artifact = _lower(program, tmp_path_factory.mktemp("layer"), target)
+    assert artifact.manifest["facts"]["integer_contractions"] == 1
+    assert artifact.manifest["facts"]["float_contractions"] == 0
+    for batch in (1, 3):
+        x = torch.randn(batch, inputs, *size) * 3
+        _one_step(module(x), artifact(x.numpy()), module.step)
+
+
+def _one_step(want: torch.Tensor, got: np.ndarray, step: float, share: float = 0.002) -> None:
+    """Codes differ by one step at most, and seldom: where float sums lie on the border of two codes."""
+    apart = (want - torch.from_numpy(got)).abs() / step
+    assert apart.max() < 1.01
+    assert (apart > 0.5).float().mean() <= max(share, 1.5 / apart.numel())
+
+
+class _Product(nn.Module):
+    """A linear on codes, whose output is float."""
+
+    def __init__(self, inputs: int, outputs: int, zero: int, *, bias: bool) -> None:
+        super().__init__()
+        self.zero = zero
+        self.register_buffer("weight", torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8))
+        self.register_buffer("scale", torch.rand(outputs) * 0.02 + 0.002)
+        self.register_buffer("zeros", torch.zeros(outputs, dtype=torch.int8))
+        self.register_buffer("bias", torch.randn(outputs) if bias else None)
+
+    def forward(self, x):
+        real = ops.dequantize_per_tensor(
+            ops.quantize_per_tensor(x, 0.03, self.zero, 0, 255, torch.uint8), 0.03, self.zero, 0, 255, torch.uint8
+        )
+        weight = ops.dequantize_per_channel(self.weight, self.scale, self.zeros, 0, -127, 127, torch.int8)
+        return F.gelu(F.linear(real, weight, self.bias))
+
+
+@_each_instruction
+@given(data=st.data())
+@_slow_examples
+def test_products_of_every_kind_are_exact_sums(target, tmp_path_factory, data):
+    """Odd depths and columns, few and many rows, more dims; the sums are integers, so float64 gives the same."""
+    inputs, outputs = data.draw(st.integers(1, 150), "inputs"), data.draw(st.integers(1, 90), "outputs")
+    lead = data.draw(st.sampled_from([(), (1,), (7,), (33,), (3, 5)]), "rows")
+    torch.manual_seed(0)
+    module = _Product(inputs, outputs, data.draw(st.sampled_from([0, 128, 255]), "zero"), bias=data.draw(st.booleans()))
+    program = capture(module, (torch.randn(2, *lead, inputs),))
+    artifact = _lower(program, tmp_path_factory.mktemp("product"), target)
+    assert artifact.manifest["facts"]["integer_contractions"] == 1
+    for batch in (1, 2, 19):
+        x = torch.randn(batch, *lead, inputs) * 3
+        codes = (torch.round(x * np.float32(1 / np.float32(0.03))) + module.zero).clamp(0, 255) - module.zero
+        sums = codes.double() @ module.weight.double().T * (module.scale.double() * 0.03)
+        exact = F.gelu(sums if module.bias is None else sums + module.bias.double())
+        largest = (codes.abs() + module.zero).double() @ module.weight.double().abs().T * (module.scale.double() * 0.03)
+        np.testing.assert_allclose(artifact(x.numpy()), exact, rtol=1e-4, atol=1e-6 * float(largest.max()) + 1e-5)
+
+
+class _Blocks(nn.Module):
+    """Residual sums, depthwise layers, pools and a concatenation, as quantize puts them between Q and DQ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 20, 3, 2, 1), nn.Conv2d(20, 20, 3, padding=1, groups=20)
+        self.point, self.wide = nn.Conv2d(20, 20, 1), nn.Conv2d(20, 12, 3, padding=1)
+        self.last, self.head = nn.Conv2d(52, 24, 1), nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.stem(x)), 3, 1, 1)
+        y = F.relu(self.point(F.relu6(self.deep(x))) + x)
+        y = torch.cat([y, F.relu(self.wide(x)), F.avg_pool2d(y, 3, 1, 1)], 1)
+        return self.head(F.relu(self.last(y)).mean((2, 3)))
+
+
+@_each_instruction
+def test_what_lies_between_two_layers_stays_in_codes(target, tmp_path):
+    torch.manual_seed(0)
+    net = _Blocks()
+    program = _quantized(net, torch.randn(2, 3, 22, 26))
+    artifact = _lower(program, tmp_path, target)
+    facts = artifact.manifest["facts"]
+    assert (facts["integer_contractions"], facts["float_contractions"], facts["float_because"]) == (6, 0, [])
+    x = torch.randn(5, 3, 22, 26)
+    want, got = program(x), torch.from_numpy(artifact(x.numpy()))
+    assert sqnr([want], [got]) > sqnr([net(x)], [want]) + 15
+
+
+def test_all_instructions_give_the_same_numbers(tmp_path):
+    """The sums are integers, and what is done with them is the same code."""
+    torch.manual_seed(0)
+    program, x = (
+        _quantized(_Blocks(), torch.randn(2, 3, 22, 26)),
+        np.random.default_rng(0).standard_normal((3, 3, 22, 26)),
+    )
+    outputs = []
+    for i, target in enumerate(TARGETS):
+        (out := tmp_path / str(i)).mkdir()
+        outputs.append(_lower(program, out, target)(x.astype(np.float32)))
+    for output in outputs[1:]:
+        np.testing.assert_allclose(output, outputs[0], rtol=1e-6, atol=1e-7)
+
+
+def test_codes_that_leave_the_program_are_its_own(tmp_path):
+    """uint8 and int8 codes as outputs and inputs, whatever the kernels store."""
+
+    class Net(nn.Module):
+        def forward(self, x, codes):
+            a = ops.quantize_per_tensor(x, 0.1, 100, 0, 255, torch.uint8)
+            b = ops.quantize_per_tensor(x, 0.1, 0, -127, 127, torch.int8)
+            return a, b, ops.dequantize_per_tensor(codes, 0.5, -3, -128, 127, torch.int8)
+
+    x, codes = torch.randn(2, 3, 4, 5) * 10, torch.randint(-128, 128, (2, 3), dtype=torch.int8)
+    net = Net()
+    artifact = _lower(capture(net, (x, codes)), tmp_path, host())
+    for want, got in zip(net(x, codes), artifact(x.numpy(), codes.numpy()), strict=True):
+        assert got.dtype == want.numpy().dtype
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_layer_in_float_is_reported_with_the_reason(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
+    program = capture(net, (torch.randn(2, 3, 9, 9),))
+    where = {"workload": small_workload(program), "target": host(), "backend": Tvm()}
+    program = Pipeline.parse("quantize(keep_float=('2',))").run(program, watchers=(), **where).program
+    facts = _lower(program, tmp_path, host()).manifest["facts"]
+    assert (facts["integer_contractions"], facts["float_contractions"]) == (2, 1)
+    assert "conv2d" in facts["float_because"][0]
+    assert "does not come out of a dequantize op" in facts["float_because"][0]
+
+
+# ---- whole models --------------------------------------------------------------------------------------------------
+
+
+def test_pruned_and_quantized_digits_are_all_integers_and_keep_their_metric(tmp_path):
+    passes = ("fold_batch_norm", "prune_channels(ratio=0.3, by='l1')", "quantize")
+    report = build(Recipe("digits", passes, "tvm(threads=1)"), tmp_path / "built", measure=False)
+    facts = report["backend"]
+    assert facts["float_contractions"] == 0
+    assert facts["integer_contractions"] > 20
+    eager = build(Recipe("digits", passes, "eager"), tmp_path / "eager", measure=False)
+    assert abs(report["after"]["metric"] - eager["after"]["metric"]) < 0.005
+
+
+# ---- instructions --------------------------------------------------------------------------------------------------
+
+
+def test_the_instruction_is_read_off_features():
+    def kind(*features, triple="x86_64-linux-gnu"):
+        return instruction_of(processor_of(Target("t", triple, features=frozenset(features)))).kind
+
+    old, wide = ("avx2", "fma"), ("avx2", "fma", "avx512f")
+    assert kind(*wide, "avx512-vnni", "amx-int8") == "amx"
+    assert kind(*wide, "avx512-vnni") == "vnni"
+    assert kind(*old, "avx-vnni") == "vnni"
+    assert kind(*wide) == kind(*old) == kind() == "plain"
+    assert kind("neon", "neon-dotprod", triple="aarch64-linux-gnu") == "sdot"
+    assert kind("neon", triple="aarch64-linux-gnu") == "plain"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "features", "instruction"),
+    [("cortex-a76", {"neon", "neon-dotprod"}, "sdot"), ("cortex-a72", {"neon"}, "smlal")],
+)
+def test_code_for_aarch64_holds_the_instruction_of_the_core(cpu, features, instruction):
+    assert instruction in _assembly(Target("arm", "aarch64-linux-gnu", cpu, frozenset(features), 4))
+
+
+def _assembly(target: Target) -> str:
+    """What a quantized convolution is compiled to."""
+    tvm = tvm_runtime.need_tvm()
+    from fxopt.backends.tvm.compiling import lower as lower_module
+    from fxopt.backends.tvm.importing import import_program
+    from fxopt.backends.tvm.parameters import lift_parameters
+    from fxopt.backends.tvm.tasks import Choices
+
+    torch.manual_seed(0)
+    program = _quantized(nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()), torch.randn(2, 16, 9, 9))
+    processor = processor_of(target)
+    with (where := tvm.target.Target(processor.describe())):
+        module, _ = lift_parameters(lower_module(import_program(program), Choices(processor)))
+        kernels = {name: f for name, f in module.functions.items() if isinstance(f, tvm.tirx.PrimFunc)}
+        named = {name: f.with_attr("global_symbol", name.name_hint) for name, f in kernels.items()}
+        return str(tvm.compile(tvm.IRModule(named), target=where).mod.inspect_source("asm"))
+
+
+def test_the_configuration_of_tile_registers_is_that_of_the_manual():
+    """Intel's SDM, LDTILECFG: byte 0 the palette, bytes of a row from byte 16 on as 16 bits, rows from byte 48 on."""
+    laid = Registers(lines=1, down=2, across=2, height=14, step=36).configuration()
+    assert len(laid) == 64
+    assert laid[0] == 1
+    assert list(np.frombuffer(laid[16:32], np.uint16)) == [64] * 4 + [36] * 2 + [64] * 2
+    assert list(laid[48:56]) == [14] * 6 + [9] * 2
+
+
+def test_without_tile_registers_of_the_system_the_artifact_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tvm_runtime, "allow_tiles", lambda: False)
+    with pytest.raises(BackendError, match="build for a target whose features lack amx-int8"):
+        Tvm().load(tmp_path, {"facts": {"integer_instruction": "amx-int8"}})
