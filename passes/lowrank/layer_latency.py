@@ -15,7 +15,7 @@ from fxopt.progress import progress_bar
 
 _SIZES = (0.5, 0.15)
 """Of each form, the sizes relative to the layer's at which a chain is timed."""
-_BLOCKS, _BLOCK_MS = 11, 10.0
+_BLOCKS, _BLOCK_MS = 15, 3.0  # short blocks are seldom interrupted by whatever else runs
 _CLEARLY = 0.97
 """What is measured as no faster than this is taken for noise."""
 

@@ -12,8 +12,8 @@ from fxopt.passes.lowrank.rank_points import Alternatives, Point
 from fxopt.passes.quant.mixed.judge import least
 from fxopt.program import Program
 
-_BLOCKS, _BLOCK_MS = 9, 20.0
-_SURE = 3
+_BLOCKS, _BLOCK_MS = 15, 5.0  # short blocks are seldom interrupted by whatever else runs
+_SURE = 2
 """How many times as many blocks the choice is timed with in the end: a search takes the luckiest of its timings."""
 
 
