@@ -17,10 +17,11 @@ from torch.nn import functional as F
 from fxopt import Pipeline, Program, capture
 from fxopt.artifact import Artifact
 from fxopt.backend import find_backend
-from fxopt.backends.tvm import Tvm
+from fxopt.backends.tvm import Tvm, loops
 from fxopt.backends.tvm import runtime as tvm_runtime
 from fxopt.backends.tvm.processor import Processor, processor_of
 from fxopt.backends.tvm.tasks import Choices, Task, Tile, candidates
+from fxopt.backends.tvm.threads import spare_threads
 from fxopt.building import build
 from fxopt.compare import relative_error
 from fxopt.errors import BackendError
@@ -247,6 +248,31 @@ def _noting(choose, known):
         return tile
 
     return call
+
+
+@pytest.mark.parametrize(
+    ("rows", "kinds"),
+    [(8, {"serial"}), (2**20, {"parallel"}), (None, {"serial", "parallel"})],
+    ids=["few", "many", "as many as come"],
+)
+def test_rounds_are_handed_out_where_they_are_many(rows, kinds):
+    import tvm
+    from tvm import te, tirx
+    from tvm.s_tir import Schedule
+    from tvm_ffi import structural_walk
+
+    size = te.var("n", "int64") if rows is None else rows
+    x = te.placeholder((size, 64), name="x")
+    sch = Schedule(te.create_prim_func([x, te.compute(x.shape, lambda i, j: x[i, j] + x[i, j])]))
+    row, column = sch.get_loops(sch.get_child_blocks(sch.get_sblock("root"))[0])
+    loops.parallel(sch, [row])
+    sch.vectorize(column)
+    lower_loops, _, _ = tirx.get_tir_pipeline("s_tir")
+    module = tvm.IRModule({"main": sch.mod["main"].with_attr("global_symbol", "main")})
+    made = spare_threads(lower_loops(tirx.transform.BindTarget(tvm.target.Target("llvm", host="llvm"))(module)))
+    found, names = set(), {0: "serial", 1: "parallel"}
+    structural_walk(made["main"].body, (tirx.For, lambda loop: found.add(names[int(loop.kind)])))
+    assert found == kinds
 
 
 def test_tiles_leave_registers_for_operands_and_waste_little():

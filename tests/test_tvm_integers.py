@@ -21,6 +21,7 @@ from fxopt.backends.tvm import runtime as tvm_runtime
 from fxopt.backends.tvm.integers.amx import Registers
 from fxopt.backends.tvm.integers.instructions import instruction_of
 from fxopt.backends.tvm.processor import processor_of
+from fxopt.backends.tvm.tasks import Choices, Tile
 from fxopt.building import build
 from fxopt.compare import sqnr
 from fxopt.errors import BackendError
@@ -218,6 +219,23 @@ def test_all_instructions_give_the_same_numbers(tmp_path):
         np.testing.assert_allclose(output, outputs[0], rtol=1e-6, atol=1e-7)
 
 
+@_each_instruction
+def test_every_tile_gives_the_same_numbers(target, tmp_path, monkeypatch):
+    """A database may hold any of them, also those that overhang the channels."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 80, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(80 * 77, 24))
+    program, x = _quantized(net, torch.randn(2, 16, 7, 11)), np.random.default_rng(0).standard_normal((3, 16, 7, 11))
+    outputs = []
+    for i, tile in enumerate((None, Tile(1, 1, 1), Tile(3, 4, 2), Tile(2, 6, 4))):
+        with monkeypatch.context() as patch:
+            if tile is not None:
+                patch.setattr(Choices, "__call__", lambda self, task, tile=tile: tile)
+            (out := tmp_path / str(i)).mkdir()
+            outputs.append(_lower(program, out, target)(x.astype(np.float32)))
+    for output in outputs[1:]:
+        np.testing.assert_allclose(output, outputs[0], rtol=1e-6, atol=1e-7)
+
+
 def test_codes_that_leave_the_program_are_its_own(tmp_path):
     """uint8 and int8 codes as outputs and inputs, whatever the kernels store."""
 
@@ -237,13 +255,24 @@ def test_codes_that_leave_the_program_are_its_own(tmp_path):
 
 def test_a_layer_in_float_is_reported_with_the_reason(tmp_path):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
-    program = capture(net, (torch.randn(2, 3, 9, 9),))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.middle, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            x = F.relu(self.first(x))
+            x = F.relu(self.middle(x))
+            return self.last(x)
+
+    program = capture(Net().eval(), (torch.randn(2, 3, 9, 9),))
     where = {"workload": small_workload(program), "target": host(), "backend": Tvm()}
-    program = Pipeline.parse("quantize(keep_float=('2',))").run(program, watchers=(), **where).program
+    program = Pipeline.parse("quantize(keep_float=('middle',))").run(program, watchers=(), **where).program
     facts = _lower(program, tmp_path, host()).manifest["facts"]
     assert (facts["integer_contractions"], facts["float_contractions"]) == (2, 1)
-    assert "conv2d" in facts["float_because"][0]
+    assert facts["float_because"][0].startswith("%conv2d_1 = aten.conv2d(")
+    assert "test_tvm_integers.py" in facts["float_because"][0]
     assert "does not come out of a dequantize op" in facts["float_because"][0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -20,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fxopt import Program, capture
+from fxopt import Pipeline, Program, capture
 from fxopt.backends.tvm import Tvm
 from fxopt.backends.tvm.processor import Processor, processor_of
 from fxopt.backends.tvm.tasks import Choices, Task, Tile, candidates
@@ -31,10 +32,11 @@ from fxopt.backends.tvm.tuning.proposals import propose, space
 from fxopt.backends.tvm.tuning.search import Search, search
 from fxopt.backends.tvm.tuning.worker import Job, compare
 from fxopt.backends.tvm.tuning.workers import Workers
-from fxopt.compare import relative_error
+from fxopt.compare import relative_error, sqnr
 from fxopt.errors import BackendError
 from fxopt.lowering import legalized, lower
 from fxopt.target import Target, host
+from fxopt.testing import small_workload
 
 if reason := Tvm().missing():
     pytest.skip(reason, allow_module_level=True)
@@ -384,6 +386,29 @@ def test_a_build_takes_what_tuning_found_and_another_model_shares_it(tmp_path):
     sibling = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 32, 3, padding=1), nn.Conv2d(32, 8, 1)).eval()
     facts = _facts(backend, capture(sibling, (torch.randn(2, 3, 16, 16),)), tmp_path / "sibling")
     assert facts["notes"] == ["2 of 3 tasks have tiles that were measured, the others are chosen by rule"]
+
+
+def test_integer_kernels_are_tuned_where_vectors_multiply(tmp_path):
+    """The trials are of the kernels that the build then makes: a convolution with groups, a depthwise one, a product."""
+    target = dataclasses.replace(host(), features=host().features - {"amx-int8"})
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 40, 3, groups=40), nn.ReLU(),
+        nn.Conv2d(40, 64, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 36, 24),
+    ).eval()  # fmt: skip
+    program = capture(net, (torch.randn(2, 3, 10, 10),))
+    backend = Tvm(threads=1, database=str(tmp_path / "t.jsonl"), trials=12)
+    where = {"workload": small_workload(program), "target": target, "backend": backend}
+    program = Pipeline.parse("quantize").run(program, watchers=(), **where).program
+    backend.tune(program, target, 120.0)
+    (tmp_path / "built").mkdir()
+    artifact = lower(program, backend, target, tmp_path / "built")[1]
+    facts = artifact.manifest["facts"]
+    assert facts["integer_contractions"] == 4
+    assert set(facts["tuned"]) == set(facts["tiles"])
+    assert not any("failed" in row for row in facts["tuned"].values())
+    x = torch.randn(3, 3, 10, 10)
+    assert sqnr([program(x)], [torch.from_numpy(artifact(x.numpy()))]) > 35
 
 
 def test_a_tile_of_the_database_is_built_even_if_it_is_not_that_of_the_rule(tmp_path):

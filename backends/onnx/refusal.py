@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from fxopt.backends.onnx.export import quiet
+from fxopt.decomposing import decomposed
 from fxopt.ops import arguments, family
 from fxopt.text import op_name
 
@@ -27,7 +27,7 @@ def refuses(node: fx.Node) -> str | None:
         return None
     way_out = "replace it by other ops before the build"
     try:
-        missing = [op for op in _decompose(node, decompositions) if not registry.is_registered(op)]
+        missing = [op for op in decomposed(node, decompositions) if not registry.is_registered(op)]
     except Exception as error:
         return f"{name} has no ONNX form, and decomposing it fails: {type(error).__name__}: {error}; {way_out}"
     if node.target in missing:
@@ -84,20 +84,3 @@ def _known_ops() -> tuple[Any, dict[Any, Any]]:
         registry = ONNXRegistry.from_torchlib()
         table = create_onnx_friendly_decomposition_table(set(get_onnx_implemented_overloads(registry)))
     return registry, table
-
-
-def _decompose(node: fx.Node, decompositions: dict[Any, Any]) -> list[Any]:
-    """The ops that a call comes down to, seen by running it on fake tensors."""
-    args, kwargs = pytree.tree_map_only(fx.Node, lambda n: n.meta["val"], (node.args, dict(node.kwargs)))
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-
-    def call(*given: torch.Tensor) -> Any:
-        rest = iter(given)
-        some = [next(rest) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-        some_args, some_kwargs = pytree.tree_unflatten(some, spec)
-        return node.target(*some_args, **some_kwargs)  # type: ignore[operator]
-
-    traced = make_fx(call, decomposition_table=decompositions)(*tensors)
-    calls = [n.target for n in traced.graph.nodes if n.op == "call_function" and family(n) not in ("check", "size")]
-    return [target for target in dict.fromkeys(calls) if isinstance(target, torch._ops.OpOverload)]

@@ -2,8 +2,9 @@
 
 backend.py      the backend and its options
 refusal.py      ops that TVM's importer has no form of
-importing.py    program to Relax; conversions.py, the ops it lacks
+importing.py    program to Relax; conversions.py, the ops it lacks; places.py, where variables come from
 layout.py       channels in vectors, through the whole graph; folding.py, ops on constants
+values.py       the forms of a value; kernels.py, what multiplies; channelwise.py, what keeps channels apart
 forms.py        from the usual form to vectors and back; sizes.py, what is asked of sizes
 convolution.py  convolutions in tiles
 product.py      matrix products in tiles
@@ -15,7 +16,7 @@ parameters.py   weights in a file of their own
 processor.py    the target's vectors and registers
 tuning/         other tiles by measurement
 integers/       quantized programs in integers
-registers.py    the last steps to LLVM, with the sums of a tile in registers
+registers.py    the last steps to LLVM, with the sums of a tile in registers; threads.py, what is worth several
 compiling.py    all of that in order, and the library
 runtime.py      loading and running, without torch
 """

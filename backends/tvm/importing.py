@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.backends.tvm.places import PLACES, name_for
 from fxopt.backends.tvm.runtime import need_tvm
 from fxopt.errors import BackendError
 from fxopt.program import Program
@@ -18,6 +19,8 @@ from fxopt.text import node_text, source_line
 
 def import_program(program: Program) -> Any:
     """The program as a Relax module whose ``main`` takes the tensor inputs and gives a tuple; weights are constants.
+
+    Its variables are named by nodes, and the attribute ``PLACES`` tells which; see :mod:`places`.
 
     Raises BackendError where TVM's importer fails, with the node.
     """
@@ -30,11 +33,14 @@ def import_program(program: Program) -> Any:
         lines = "\n".join(f"    {_describe(program, node)}" for node in unknown[:20])
         raise BackendError(f"TVM's importer has no form of {len(unknown)} op(s):\n{lines}")
     try:
-        return importer.from_exported_program(exported, False, False, False, {})
+        module = importer.from_exported_program(exported, False, False, False, {})
     except _ConversionError as error:
         raise BackendError(
             f"TVM's importer cannot convert\n    {_describe(program, error.node)}\n  {error.reason}"
         ) from error
+    places = {node.name: _describe(program, node) for node in _calls(exported.graph)}
+    module["main"] = module["main"].with_attr(PLACES, places)
+    return module
 
 
 def known_ops() -> frozenset[str]:
@@ -54,7 +60,9 @@ def _importer_class() -> type[Any]:
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
     class Importer(ExportedProgramImporter):
-        """TVM's importer, which tells the node where it fails, and knows the ops of quantization."""
+        """TVM's importer, which tells the node where it fails, names variables by nodes, and knows the ops of quantization."""
+
+        node: fx.Node | None = None
 
         def create_convert_map(self) -> dict[str, Callable[[fx.Node], Any]]:
             """TVM's conversions and ours."""
@@ -63,9 +71,18 @@ def _importer_class() -> type[Any]:
             known = super().create_convert_map() | conversions(self)
             return {name: self._guarded(convert) for name, convert in known.items()}
 
-        @staticmethod
-        def _guarded(convert: Callable[[fx.Node], Any]) -> Callable[[fx.Node], Any]:
+        @property
+        def block_builder(self) -> Any:
+            """What makes the module."""
+            return self._builder
+
+        @block_builder.setter
+        def block_builder(self, builder: Any) -> None:
+            self._builder = _Naming(builder, self)
+
+        def _guarded(self, convert: Callable[[fx.Node], Any]) -> Callable[[fx.Node], Any]:
             def call(node: fx.Node) -> Any:
+                self.node = node
                 try:
                     return convert(node)
                 except Exception as error:
@@ -75,6 +92,20 @@ def _importer_class() -> type[Any]:
             return call
 
     return Importer
+
+
+class _Naming:
+    """A builder that names each variable by the node that is being converted."""
+
+    def __init__(self, builder: Any, importer: Any) -> None:
+        self._builder, self._importer = builder, importer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._builder, name)
+
+    def emit(self, expr: Any, name_hint: str = "") -> Any:
+        node = self._importer.node
+        return self._builder.emit(expr, name_hint or (name_for(node.name) if node is not None else ""))
 
 
 def _calls(graph: fx.Graph) -> list[fx.Node]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
-
-_SMALL = 2048
-"""Elements up to which a kernel is done sooner than threads are woken."""
 
 
 def blocks_of(sch: Any) -> list[Any]:
@@ -27,12 +23,10 @@ def extent(sch: Any, loop: Any) -> int | None:
     return int(size) if isinstance(size, tirx.IntImm) else None
 
 
-def parallel(sch: Any, loops: list[Any], each: int = _SMALL) -> Any:
-    """Fuse loops and run them in threads; one thread where there is little to do: ``each`` is what one round computes."""
+def parallel(sch: Any, loops: list[Any]) -> Any:
+    """Fuse loops and run them in threads, where :mod:`threads` finds that there is enough to do."""
     fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
-    rounds = extent(sch, fused)
-    if rounds is None or (rounds > 1 and rounds * each > _SMALL):
-        sch.parallel(fused)
+    sch.parallel(fused)
     return fused
 
 
@@ -54,8 +48,7 @@ def schedule_alone(sch: Any, block: Any, lanes: int) -> None:
     if not outer:
         inner_loops(sch, block, lanes, 0)
         return
-    each = math.prod(extent(sch, loop) or 64 for loop in loops[len(outer) :])
-    parallel(sch, outer, each)
+    parallel(sch, outer)
     inner_loops(sch, block, lanes, 1)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.backends.onnx.refusal import _decompose
 from fxopt.backends.tvm.importing import known_ops
+from fxopt.decomposing import decomposed
 from fxopt.ops import family
 from fxopt.text import op_name
 
@@ -23,7 +23,7 @@ def refuses(node: fx.Node) -> str | None:
         return None
     way_out = "replace it by other ops before the build"
     try:
-        missing = [op for op in _decompose(node, _decompositions()) if _spelled(op) not in known]
+        missing = [op for op in decomposed(node, _decompositions()) if _spelled(op) not in known]
     except Exception as error:
         return f"TVM has no form of {name}, and decomposing it fails: {type(error).__name__}: {error}; {way_out}"
     if node.target in missing:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from fxopt.backends.tvm.threads import spare_threads
+
 PIPELINE = "fxopt"
 """Name of the pipeline, once registered."""
 
@@ -23,7 +25,7 @@ def register_pipeline() -> str:
         lower, for_host, for_device = tirx.get_tir_pipeline("s_tir")
 
         def all_passes(module: Any, _: Any) -> Any:
-            return _on_the_stack(lower(module))
+            return spare_threads(_on_the_stack(lower(module)))
 
         return tvm.transform.module_pass(all_passes, opt_level=0), for_host, for_device
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,10 @@ import torch
 from torch import fx
 
 from fxopt.agreement import copied
-from fxopt.ops import arguments, family
+from fxopt.ops import arguments
+from fxopt.passes.lowrank.head_meetings import ATTENTION, Meeting, find_meetings, moves, scales
 from fxopt.program import Program
 from fxopt.text import op_name
-
-_ATTENTION = "aten.scaled_dot_product_attention"
-_PRODUCTS = {"aten.matmul": ("self", "other"), "aten.bmm": ("self", "mat2")}
-_SCALES = ("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar")
 
 
 @dataclass(frozen=True)
@@ -34,19 +30,6 @@ class HeadPair:
     inward: bool
 
 
-@dataclass(frozen=True)
-class _Meeting:
-    """A product, the operands or the reader where dims meet, the linears behind them, and all nodes in between."""
-
-    product: fx.Node
-    left: fx.Node
-    right: fx.Node
-    inward: bool
-    first: fx.Node
-    second: fx.Node
-    path: frozenset[fx.Node]
-
-
 def head_pairs(program: Program) -> tuple[list[HeadPair], dict[fx.Node, str]]:
     """The pairs of all attentions, and why an attention or a product of projections has none.
 
@@ -54,7 +37,7 @@ def head_pairs(program: Program) -> tuple[list[HeadPair], dict[fx.Node, str]]:
     scales all of them by a number. The numbers of features are sent through it once, with the example inputs, to see where
     each arrives.
     """
-    meetings, reasons = _meetings(program)
+    meetings, reasons = find_meetings(program)
     seen = _tracked(program, meetings) if meetings else {}
     known = frozenset().union(*(m.path | {m.product} for m in meetings))
     pairs = []
@@ -79,96 +62,12 @@ def _stray(linear: fx.Node, known: frozenset[fx.Node]) -> fx.Node | None:
         for user in left.pop().users:
             if user not in known:
                 return user
-            if _moves(user):
+            if moves(user):
                 left.append(user)
     return None
 
 
-def _meetings(program: Program) -> tuple[list[_Meeting], dict[fx.Node, str]]:
-    found, reasons = [], dict[fx.Node, str]()
-    for node in program.graph.nodes:
-        for left, right, inward in _operands(node):
-            path: set[fx.Node] = set()
-            first = _source(program, left, path)
-            second = _reader(program, node, path) if inward else _source(program, right, path)
-            if isinstance(first, fx.Node) and isinstance(second, fx.Node):
-                found.append(_Meeting(node, left, right, inward, first, second, frozenset(path)))
-            elif op_name(node) == _ATTENTION or (
-                not inward and (isinstance(first, fx.Node) or isinstance(second, fx.Node))
-            ):
-                reasons[node] = first if isinstance(first, str) else str(second)
-    for meeting in found:  # a plain product is either that of queries and keys or that of values
-        if op_name(meeting.product) != _ATTENTION:
-            reasons.pop(meeting.product, None)
-    return found, reasons
-
-
-def _operands(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, bool]]:
-    if node.op == "call_function" and op_name(node) == _ATTENTION:
-        call = arguments(node)
-        yield call["query"], call["key"], False
-        yield call["value"], node, True
-    elif node.op == "call_function" and op_name(node) in _PRODUCTS:
-        first, second = (arguments(node)[name] for name in _PRODUCTS[op_name(node)])
-        yield first, second, False
-        yield second, node, True
-
-
-def _source(program: Program, node: fx.Node, path: set[fx.Node]) -> fx.Node | str:
-    """The linear that a value comes from, or why there is none."""
-    while _moves(node):
-        path.add(node)
-        node = node.args[0]  # type: ignore[assignment]
-    if node.op != "call_function" or op_name(node) != "aten.linear":
-        what = op_name(node) if node.op == "call_function" else "an input"
-        return f"between the projection and the product stands {what}, which treats the dims of a head differently"
-    return _stored(program, node)
-
-
-def _reader(program: Program, node: fx.Node, path: set[fx.Node]) -> fx.Node | str:
-    """The linear that alone reads a value, or why there is none."""
-    while len(node.users) == 1:
-        (user,) = node.users
-        if user.op == "call_function" and op_name(user) == "aten.linear" and user.args[0] is node:
-            return _stored(program, user)
-        if not _moves(user):
-            return f"what reads it is {user.name}, no projection"
-        path.add(user)
-        node = user
-    return "its result is read in several places"
-
-
-def _moves(node: fx.Node) -> bool:
-    """Whether a node only rearranges or picks values, or scales all of them alike."""
-    if node.op != "call_function":
-        return False
-    one = sum(isinstance(n.meta.get("val"), (torch.Tensor, list, tuple)) for n in node.all_input_nodes) == 1
-    return (
-        _scales(node)
-        or (one and family(node) in ("layout", "pick"))
-        or op_name(node) in ("aten.clone", "aten.contiguous")
-    )
-
-
-def _scales(node: fx.Node) -> bool:
-    return node.op == "call_function" and op_name(node) in _SCALES and isinstance(node.args[1], (int, float))
-
-
-def _stored(program: Program, linear: fx.Node) -> fx.Node | str:
-    call = arguments(linear)
-    for operand in (call["weight"], call["bias"]):
-        tensor = program.tensor(operand)
-        if operand is not None and tensor is None:
-            return f"a weight of %{linear.name} is computed, not stored"
-        same = [n for n in program.graph.nodes if tensor is not None and program.tensor(n) is tensor]
-        if tensor is not None and {user for n in same for user in n.users} != {linear}:
-            return f"a weight of %{linear.name} is read in several places"
-        if tensor is not None and tensor.dtype not in (torch.float32, torch.float64):
-            return f"a weight of %{linear.name} is {tensor.dtype}: rotate in float32, cast behind it"
-    return linear
-
-
-def _tracked(program: Program, meetings: list[_Meeting]) -> dict[fx.Node, Any]:
+def _tracked(program: Program, meetings: list[Meeting]) -> dict[fx.Node, Any]:
     """For the nodes of the paths the numbers of features, as projections give them; behind a product, of place and dim."""
     starts = {m.first for m in meetings} | {m.second for m in meetings if not m.inward}
     products = {m.product for m in meetings if m.inward}
@@ -187,7 +86,7 @@ def _tracked(program: Program, meetings: list[_Meeting]) -> dict[fx.Node, Any]:
             elif n in path and n.args[0] in numbers:
                 args, kwargs = self.fetch_args_kwargs_from_env(n)
                 source = numbers[n.args[0]]  # type: ignore[index]
-                numbers[n] = source if _scales(n) else n.target(source, *args[1:], **kwargs)  # type: ignore[operator]
+                numbers[n] = source if scales(n) else n.target(source, *args[1:], **kwargs)  # type: ignore[operator]
             return value
 
     with torch.no_grad():
@@ -195,10 +94,10 @@ def _tracked(program: Program, meetings: list[_Meeting]) -> dict[fx.Node, Any]:
     return numbers
 
 
-def _outward(meeting: _Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
+def _outward(meeting: Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
     """The pair of a query and a key."""
     left, right = seen[meeting.left], seen[meeting.right]
-    if op_name(meeting.product) != _ATTENTION:
+    if op_name(meeting.product) != ATTENTION:
         right = right.mT
     if left.shape[:-2] != right.shape[:-2] or left.shape[-1] != right.shape[-1]:
         return "several heads share a key"
@@ -212,7 +111,7 @@ def _outward(meeting: _Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
     return _checked(meeting, heads[:, :dims], heads[:, dims:])
 
 
-def _inward(meeting: _Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
+def _inward(meeting: Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
     """The pair of a value and an output projection."""
     left = seen[meeting.left]
     if not bool((left == left[..., :1, :]).all()):
@@ -229,7 +128,7 @@ def _inward(meeting: _Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
     return _checked(meeting, places[used], right)
 
 
-def _checked(meeting: _Meeting, left: torch.Tensor, right: torch.Tensor) -> HeadPair | str:
+def _checked(meeting: Meeting, left: torch.Tensor, right: torch.Tensor) -> HeadPair | str:
     if any(features.unique().numel() != features.numel() for features in (left, right)):
         return "several heads share the outputs of a projection"
     return HeadPair(meeting.first, meeting.second, left, right, meeting.inward)

@@ -10,7 +10,7 @@ backend ``fastest``; the peers are torch's inductor in bf16, ONNX Runtime's ``qu
 own choice of precision (bf16 where the processor has it), and NNCF's ``quantize`` run by OpenVINO. All are timed in one
 run, in interleaved blocks with pauses; the ratio is taken within each round, and its median and quartiles are shown. Below
 1 is faster than the best peer. SQNR is against fp32, over the same held-out images for all. The table is written as
-markdown, after each model. Needs the extras onnx, openvino and zoo, a C++ compiler, and ``pip install nncf``.
+markdown, after each model. Needs the extras onnx, openvino, tvm and zoo, a C++ compiler, and ``pip install nncf``.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> list[str]:
 
 def fastest(model: str, options: argparse.Namespace, out: Path) -> tuple[Run, str]:
     """What fxopt builds and its choice; candidates are bound to the threads that the peers have."""
-    among = tuple(f"{name}(threads={options.threads})" for name in ("onnx", "openvino"))
+    among = tuple(f"{name}(threads={options.threads})" for name in ("onnx", "openvino", "tvm"))
     passes = (f"fold_batch_norm, quantize(images={options.images})",)
     report = build(Recipe(model, passes, f"fastest(among={among!r})"), out, measure=False)
     artifact = fxopt.load(out)

@@ -1,16 +1,17 @@
-"""int8 in the backend ``tvm``, beside ONNX Runtime's int8, as ``quantize`` prepares the model for each.
+"""int8 in the backend ``tvm``, beside ONNX Runtime's int8, as ``quantize`` prepares the model for each, and NNCF's.
 
 ::
 
     python tests/bench/tvm_int8.py                                     # the six models of the table
-    python tests/bench/tvm_int8.py --models resnet18 digits --threads 1 --without amx-int8
+    python tests/bench/tvm_int8.py --models resnet18 digits --threads 1 --without amx-int8 --tune 60
 
 For each model, with random weights and randomised statistics (digits: trained), batch 1: quantized on the same images with
-the placement that each backend wants, without any search. Both are timed in one run, in interleaved blocks with pauses; the
-ratio is taken within each round, and its median and quartiles are shown. Below 1 is faster than ONNX Runtime. SQNR is that of
-each artifact against the float model, and in brackets of eager running the same quantized program: the three should be
-alike. ``--without`` builds for a processor that lacks features. The table is written as markdown, after each model. Needs the
-extras onnx, tvm and zoo, and a C++ compiler.
+the placement that each backend wants, without any search and after ``--tune`` seconds of it; by NNCF on the same images,
+run by OpenVINO, where both are installed. All are timed in one run, in interleaved blocks with pauses; the ratio is taken
+within each round, and its median and quartiles are shown. Below 1 is faster than ONNX Runtime, or than OpenVINO. SQNR is
+that of each artifact against the float model, and in brackets of eager running the same quantized program: the three should
+be alike. ``--without`` builds for a processor that lacks features. The table is written as markdown, after each model. Needs
+the extras onnx, tvm and zoo, and a C++ compiler.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from fastest import nncf_int8
 
-from fxopt import Pipeline
+from fxopt import Pipeline, Program, Workload
 from fxopt.backend import find_backend
 from fxopt.compare import sqnr
-from fxopt.lowering import lower
+from fxopt.lowering import legalized, lower
 from fxopt.measure import interleave
 from fxopt.target import host
 from fxopt.workload import find_workload
@@ -44,15 +47,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=host().cores, help="threads of every candidate (%(default)s)")
     parser.add_argument("--rounds", type=int, default=21, help="timed blocks of each candidate (%(default)s)")
     parser.add_argument("--images", type=int, default=32, help="calibration images (%(default)s)")
+    parser.add_argument("--tune", type=float, default=0.0, help="seconds of search for each model (none)")
     parser.add_argument("--without", nargs="*", default=(), help="features that the target lacks, e.g. amx-int8")
     parser.add_argument("--out", type=Path, default=Path("build/tvm_int8.md"), help="the table (%(default)s)")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        f"int8, {options.threads} threads, batch 1, no search, {options.rounds} rounds; medians (quartiles).",
+        f"int8, {options.threads} threads, batch 1, {options.rounds} rounds; medians (quartiles).",
         "",
-        "| model | ORT int8, ms | ours, ms | ours ÷ ORT | by | integer, float | SQNR ORT (eager), dB | ours (eager), dB |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| model | ORT int8, ms | ours by rule, ms | ÷ ORT | tuned for {options.tune:.0f} s ÷ ORT "
+        "| best ÷ NNCF → OpenVINO | by | integer, float | SQNR ORT (eager), dB | ours (eager), dB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in options.models:
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
@@ -70,11 +75,16 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> str:
     target = dataclasses.replace(host(), features=host().features - set(options.without))
     runs: dict[str, Callable[[], Any]] = {}
     noise, facts = {}, {}
-    for kind in ("onnx", "tvm"):
-        backend = find_backend(f"{kind}(threads={options.threads})")
+    backends = {"onnx": "onnx(threads={})", "rule": "tvm(threads={}, database='')"}
+    if options.tune:
+        backends["tuned"] = f"tvm(threads={{}}, database={str(folder / 'tiles.jsonl')!r})"
+    for kind, spec in backends.items():
+        backend = find_backend(spec.format(options.threads))
         where: dict[str, Any] = {"watchers": (), "workload": workload, "target": target, "backend": backend}
         small = Pipeline.parse(f"{pruning}fold_batch_norm").run(workload.capture(), **where).program
         program = Pipeline.parse(f"quantize(images={options.images})").run(small, **where).program
+        if kind == "tuned":
+            backend.tune(legalized(program, backend, target), target, options.tune)
         (folder / kind).mkdir()
         _, artifact = lower(program, backend, target, folder / kind)
         inputs = program.example_leaves()
@@ -84,13 +94,27 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> str:
         exact, eager, got = small(*inputs), program(*inputs), torch.from_numpy(runs[kind]()[0])
         noise[kind] = f"{sqnr([exact], [got]):.1f} ({sqnr([exact], [eager]):.1f})"
         facts[kind] = artifact.manifest["facts"]
+    runs |= peer(small, workload, options, folder)
     times = interleave(runs, blocks=options.rounds)
-    made = facts["tvm"]
+    best = "tuned" if options.tune else "rule"
+    by_peer = str(times[best].ratio(times["nncf"])) if "nncf" in runs else "–"
+    tuned, made = str(times["tuned"].ratio(times["onnx"])) if options.tune else "–", facts[best]
+    by_rule = times["rule"].ratio(times["onnx"])
     return (
-        f"| {name} | {times['onnx'].ms} | {times['tvm'].ms} | **{times['tvm'].ratio(times['onnx'])}** "
+        f"| {name} | {times['onnx'].ms} | {times['rule'].ms} | **{by_rule}** | **{tuned}** | {by_peer} "
         f"| {made['integer_instruction']} | {made['integer_contractions']}, {made['float_contractions']} "
-        f"| {noise['onnx']} | {noise['tvm']} |"
+        f"| {noise['onnx']} | {noise[best]} |"
     )
+
+
+def peer(program: Program, workload: Workload, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What NNCF makes of the float program, by OpenVINO; nothing where one of them is missing."""
+    if any(importlib.util.find_spec(name) is None for name in ("nncf", "openvino")):
+        return {}
+    (folder / "float").mkdir()
+    lower(program, find_backend("onnx"), host(), folder / "float")
+    run = nncf_int8(workload, options, folder / "float" / "model.onnx")
+    return {"nncf": functools.partial(run, [leaf.numpy() for leaf in program.example_leaves()])}
 
 
 if __name__ == "__main__":

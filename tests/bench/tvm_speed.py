@@ -1,29 +1,34 @@
-"""What TVM compiles without any search, beside ONNX Runtime, in float32.
+"""What the backend ``tvm`` compiles, without search and with, beside ONNX Runtime and stock TVM, in float32.
 
 ::
 
     python tests/bench/tvm_speed.py                                     # the six models of the table
     python tests/bench/tvm_speed.py --models resnet18 digits --rounds 5 --no-stock
+    python tests/bench/tvm_speed.py --models resnet18 --tune 120 --stock-trials 256
 
 For each model, with random weights and randomised statistics, batch 1: the backend ``tvm`` with the tiles that it chooses by
-rule, the backend ``onnx``, and the model as TVM alone compiles it, untuned. The first two are timed in one run, in
-interleaved blocks with pauses, and the third beside ONNX Runtime in a run of three blocks, as it takes seconds a call; the
-ratio is taken within each round, and its median and quartiles are shown. Below 1 is faster than ONNX Runtime. The table is
-written as markdown, after each model. Needs the extras onnx, tvm and zoo, and a C++ compiler.
+rule, and with those that ``--tune`` seconds of search find from an empty database; the backend ``onnx``; and the model as
+TVM alone compiles it, untuned, and with ``--stock-trials`` of MetaSchedule for the whole model, which takes one size of
+batch only. Ours and ONNX Runtime are timed in one run, in interleaved blocks with pauses, and stock TVM beside ONNX Runtime
+in a run of three blocks, as it takes seconds a call untuned; the ratio is taken within each round, and its median and
+quartiles are shown. Below 1 is faster than ONNX Runtime. The table is written as markdown, after each model. Needs the
+extras onnx, tvm and zoo, and a C++ compiler.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fxopt import Pipeline, Program
 from fxopt.backend import find_backend
-from fxopt.lowering import lower
+from fxopt.lowering import legalized, lower
 from fxopt.measure import interleave
 from fxopt.storage import export_program
 from fxopt.target import host
@@ -40,14 +45,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=host().cores, help="threads of every candidate (%(default)s)")
     parser.add_argument("--rounds", type=int, default=21, help="timed blocks of each candidate (%(default)s)")
     parser.add_argument("--stock", action=argparse.BooleanOptionalAction, default=True, help="time untuned TVM too")
+    parser.add_argument("--tune", type=float, default=0.0, help="seconds of search for each model (none)")
+    parser.add_argument("--stock-trials", type=int, default=0, help="of MetaSchedule for each model (none)")
     parser.add_argument("--out", type=Path, default=Path("build/tvm.md"), help="the table (%(default)s)")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        f"float32, {options.threads} threads, batch 1, no search, {options.rounds} rounds; medians (quartiles).",
+        f"float32, {options.threads} threads, batch 1, {options.rounds} rounds; medians (quartiles).",
         "",
-        "| model | ONNX Runtime, ms | ours, ms | ours ÷ ORT | untuned TVM ÷ ORT | built in, s |",
-        "|---|---|---|---|---|---|",
+        f"| model | ONNX Runtime, ms | ours by rule, ms | ÷ ORT | tuned for {options.tune:.0f} s ÷ ORT | trials "
+        f"| untuned TVM ÷ ORT | TVM, {options.stock_trials} trials ÷ ORT | built in, s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in options.models:
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
@@ -62,22 +70,32 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> str:
     program = program_of(name)
     arrays = [leaf.numpy() for leaf in program.example_leaves()]
     runs: dict[str, Callable[[], object]] = {}
-    seconds = {}
-    for kind in ("onnx", "tvm"):
+    seconds, facts = {}, {}
+    backends = {"onnx": "onnx(threads={})", "rule": "tvm(threads={}, database='')"}
+    if options.tune:
+        backends["tuned"] = f"tvm(threads={{}}, database={str(folder / 'tiles.jsonl')!r})"
+    for kind, spec in backends.items():
+        backend = find_backend(spec.format(options.threads))
+        if kind == "tuned":
+            backend.tune(legalized(program, backend, host()), host(), options.tune)
         start = time.perf_counter()
-        backend = find_backend(f"{kind}(threads={options.threads})")
         (folder / kind).mkdir()
         _, artifact = lower(program, backend, host(), folder / kind)
-        seconds[kind] = time.perf_counter() - start
+        seconds[kind], facts[kind] = time.perf_counter() - start, artifact.manifest["facts"]
         runs[kind] = functools.partial(backend.load(folder / kind, artifact.manifest), arrays)
     times = interleave(runs, blocks=options.rounds)
-    stock = "–"
+    stock = {}
     if options.stock:
-        slow = interleave({"onnx": runs["onnx"], "stock": untuned(program, options.threads)}, blocks=3)
-        stock = str(slow["stock"].ratio(slow["onnx"]))
+        stock["untuned"] = compiled(stock_module(program), options.threads)
+    if options.stock_trials:
+        stock["tuned"] = stock_tuned(stock_module(program), options, folder / "stock")
+    slow = interleave({"onnx": runs["onnx"], **stock}, blocks=3) if stock else {}
+    ratios = {kind: str(slow[kind].ratio(slow["onnx"])) for kind in stock}
+    tuned = str(times["tuned"].ratio(times["onnx"])) if options.tune else "–"
+    trials = sum(row["trials"] for row in facts["tuned"]["tuned"].values()) if options.tune else 0
     return (
-        f"| {name} | {times['onnx'].ms} | {times['tvm'].ms} | **{times['tvm'].ratio(times['onnx'])}** | {stock} "
-        f"| {seconds['tvm']:.0f} |"
+        f"| {name} | {times['onnx'].ms} | {times['rule'].ms} | **{times['rule'].ratio(times['onnx'])}** | **{tuned}** "
+        f"| {trials} | {ratios.get('untuned', '–')} | {ratios.get('tuned', '–')} | {seconds['rule']:.0f} |"
     )
 
 
@@ -89,22 +107,61 @@ def program_of(name: str) -> Program:
     return Pipeline.parse(passes).run(workload.capture(), watchers=(), workload=workload).program
 
 
-def untuned(program: Program, threads: int) -> Callable[[], object]:
-    """TVM's own way: its importer, its default pipeline, and nothing tuned."""
-    import tvm
+def stock_module(program: Program) -> Any:
+    """What TVM's own importer makes of it, for a batch of the example's size."""
     from tvm import relax
     from tvm.relax.frontend.torch import from_exported_program
 
-    from fxopt.backends.tvm.processor import processor_of
-    from fxopt.backends.tvm.runtime import use_threads
-
-    target = tvm.target.Target(processor_of(host()).describe())
     module = from_exported_program(export_program(program))
+    sizes = {}
+    for var, leaf in zip(module["main"].params, program.example_leaves(), strict=True):
+        sizes |= {size: known for size, known in zip(var.ty.shape, leaf.shape, strict=True) if hasattr(size, "name")}
+    return relax.transform.BindSymbolicVars(sizes, "main")(module)
+
+
+def compiled(module: Any, threads: int) -> Callable[[], object]:
+    """TVM's own way: its default pipeline, and nothing tuned."""
+    import tvm
+    from tvm import relax
+
+    target = stock_target()
     with target:
         built = tvm.compile(relax.get_pipeline("zero")(module), target=target)
-    device = tvm.cpu()
+    return runner(built, module, threads)
+
+
+def stock_tuned(module: Any, options: argparse.Namespace, folder: Path) -> Callable[[], object]:
+    """TVM's own way with a search: MetaSchedule over all tasks of the model, without a cost model if xgboost is missing."""
+    from tvm.s_tir.meta_schedule import relax_integration
+
+    folder.mkdir()
+    target, model = stock_target(), "xgb" if importlib.util.find_spec("xgboost") else "random"
+    with target:
+        database = relax_integration.tune_relax(
+            module, {}, target, str(folder), options.stock_trials, num_trials_per_iter=16, cost_model=model, seed=1
+        )
+        return runner(relax_integration.compile_relax(database, module, target, None), module, options.threads)
+
+
+def stock_target() -> Any:
+    import tvm
+
+    from fxopt.backends.tvm.processor import processor_of
+
+    return tvm.target.Target(processor_of(host()).describe() | {"num-cores": host().cores})
+
+
+def runner(built: Any, module: Any, threads: int) -> Callable[[], object]:
+    import numpy as np
+    import tvm
+    from tvm import relax
+
+    from fxopt.backends.tvm.runtime import use_threads
+
+    device, random = tvm.cpu(), np.random.default_rng(0)
     run = relax.VirtualMachine(built, device)["main"]
-    inputs = [tvm.runtime.tensor(leaf.numpy()) for leaf in program.example_leaves()]
+    shapes = [tuple(map(int, var.ty.shape)) for var in module["main"].params]
+    inputs = [tvm.runtime.tensor(random.standard_normal(shape, np.float32)) for shape in shapes]
     use_threads(threads)
     return lambda: run(*inputs)
 

@@ -30,7 +30,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fxopt import Pipeline, Program
+from tvm_speed import program_of
+
+from fxopt import Program
 from fxopt.backends.tvm import Tvm
 from fxopt.backends.tvm.compiling import choose_tiles
 from fxopt.backends.tvm.importing import import_program
@@ -41,7 +43,6 @@ from fxopt.backends.tvm.tuning.search import search
 from fxopt.lowering import legalized, lower
 from fxopt.measure import interleave
 from fxopt.target import host
-from fxopt.workload import find_workload
 
 
 def main() -> None:
@@ -182,14 +183,6 @@ def choices_of(program: Program) -> Choices:
     choices = Choices(processor_of(host()))
     choose_tiles(import_program(legalized(program, Tvm(), host())), choices)
     return choices
-
-
-def program_of(name: str) -> Program:
-    """The model with batch norms folded, and half of its channels removed if its name begins with ``pruned``."""
-    architecture = name.removeprefix("pruned ")
-    workload = find_workload(f"torchvision:{architecture}")
-    passes = "fold_batch_norm" if architecture == name else "fold_batch_norm, prune_channels(ratio=0.5, by='l1')"
-    return Pipeline.parse(passes).run(workload.capture(), watchers=(), workload=workload).program
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ values.py       what is known of a value: a sum of integers with factors, and wh
 rewrite.py      goes through the program and keeps what it can in codes: forms.py, the forms of a value; layers.py, sums.py
                 and moves.py, the ops
 expressions.py  questions about expressions
-geometry.py     sizes of convolutions and products; packing.py, their weights
+geometry.py     sizes of convolutions and products; tiling.py, their tiles; packing.py, their weights
 contraction.py  their sums as tensor expressions; pools.py, pools and means
 epilogue.py     from sums to codes, or to float
 instructions.py which instruction of the processor multiplies bytes; dots.py, those on vectors

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxopt.backends.tvm.integers.geometry import Geometry, Tiling
+from fxopt.backends.tvm.integers.geometry import Geometry
+from fxopt.backends.tvm.integers.tiling import Tiling
 from fxopt.backends.tvm.tasks import whole
 from fxopt.backends.tvm.tiles import FLUSHED, PADDED, SUMS, TILE
 

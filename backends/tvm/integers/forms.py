@@ -54,7 +54,7 @@ class Forms:
         return self._emit(shift, expr, name="shift")
 
     def _emit(self, function: Callable[..., Any], *args: Any, name: str, fuses: bool = False) -> Any:
-        return self.floats._emit(function, *args, name=name, fuses=fuses)
+        return self.floats.emit(function, *args, name=name, fuses=fuses)
 
     def _on_terms(self, function: Callable[..., Any], total: Sum, arrays: list[Any], name: str) -> Any:
         from tvm import relax

@@ -1,4 +1,4 @@
-"""Sizes of an integer convolution or matrix product, and the tiles that its sums are cut into."""
+"""Sizes of an integer convolution or matrix product."""
 
 from __future__ import annotations
 
@@ -7,24 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxopt.backends.tvm.integers.instructions import Instruction
-from fxopt.backends.tvm.tasks import Choices, Task
 
-AMX_ROWS, AMX_BYTES = 16, 64
-"""Rows of a tile register, and bytes of a row."""
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """A tile of sums: ``lines`` by ``rows`` positions by ``vectors`` of output channels.
-
-    ``rows`` are made of registers of ``register`` positions where the instruction is one on tiles.
-    """
-
-    lines: int
-    rows: int
-    vectors: int
-    unroll: int
-    register: int = 0
+AMX_BYTES = 64
+"""Bytes of a row of a tile register."""
 
 
 @dataclass(frozen=True)
@@ -103,37 +88,10 @@ class Geometry:
         steps = f"s{self.stride} p{self.padding} d{self.dilation}".replace(" ", "")
         return f"int8 {self.instruction.kind} {sizes} {steps} l{self.instruction.lanes}"
 
-    def tiling(self, choices: Choices) -> Tiling:
-        """The tile to take."""
-        if self.instruction.kind == "amx" and not self.depthwise:
-            return self._tiling_of_registers()
-        grouped, steps = self.groups > 1 and not self.depthwise, 1 if self.depthwise else self.steps
-        vectors = self.vectors // self.groups if grouped else self.vectors
-        task = Task(self.key(), self._columns(), vectors, steps, shared=not self.depthwise, grouped=grouped)
-        tile = choices(task)
-        return Tiling(1, tile.rows, tile.vectors, tile.unroll)
-
-    def _columns(self) -> int:
+    def columns(self) -> int:
+        """Columns of the output, as many as there usually are."""
         wide = self.out_size[1]
         return wide if wide is not None else self.usual
-
-    def _tiling_of_registers(self) -> Tiling:
-        """Up to two by two registers of sums, of a height that wastes least."""
-        vectors = self.vectors // self.groups if self.groups > 1 else self.vectors
-        wide = self._columns()
-        found: list[tuple[float, Tiling]] = []
-        for across in (1, 2) if vectors % 2 == 0 else (1,):
-            for lines, down in ((1, 1), (1, 2), (2, 1)):
-                if lines > self.out_size[0]:
-                    continue
-                for register in range(min(AMX_ROWS, max(1, wide)), 0, -1):
-                    tiles = -(-wide // (register * down)) * -(-self.out_size[0] // lines)
-                    count = lines * down
-                    products = count * across * max(register, 8)
-                    loads = 20 * across + (register // 2 + 2) * count
-                    price = tiles * -(-vectors // across) * (max(products, loads) + 0.2 * min(products, loads))
-                    found.append((price, Tiling(lines, register * down, across, 1, register)))
-        return min(found, key=lambda pair: pair[0])[1]
 
 
 def product(rows: Any, depth: int, columns: int, usual: int, instruction: Instruction) -> Geometry:

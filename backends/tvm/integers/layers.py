@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from fxopt.backends.tvm.integers import contraction
-from fxopt.backends.tvm.integers.expressions import name_of
 from fxopt.backends.tvm.integers.forms import Forms
 from fxopt.backends.tvm.integers.geometry import Geometry, product
 from fxopt.backends.tvm.integers.packing import join, pack
+from fxopt.backends.tvm.integers.tiling import tiling_of
 from fxopt.backends.tvm.integers.values import Code, Place, Sum
+from fxopt.backends.tvm.places import stem
 from fxopt.backends.tvm.sizes import ints, is_int, is_var, usual
 
 
@@ -39,7 +40,7 @@ class Layers(Forms):
             dilation=ints(attrs.dilation), groups=groups, per_group=joined.shape[1],
             height=1 if flat else high, width=high * wide if flat else wide, usual=wide, instruction=self.instruction,
         )  # fmt: skip
-        tiling, zero = geometry.tiling(self.floats.choices), source.code.zero
+        tiling, zero = tiling_of(geometry, self.floats.choices), source.code.zero
         codes = self._shaped(source.terms[0][0], (n, 1, high * wide, held)) if flat else source.terms[0][0]
         packed = relax.const(pack(joined, geometry, tiling), "int8")
 
@@ -70,7 +71,7 @@ class Layers(Forms):
         codes = self._shaped(codes, (rows, depth))
         known = int(rows) if is_int(rows) else None
         geometry = product(known, depth, columns, known or usual(rows), self.instruction)
-        tiling = geometry.tiling(self.floats.choices)
+        tiling = tiling_of(geometry, self.floats.choices)
 
         def matmul(data: Any, weight: Any) -> Any:
             return contraction.multiply(geometry, tiling, data, weight)
@@ -97,7 +98,6 @@ class Layers(Forms):
         return found[0], found[1]
 
     def _note(self, var: Any, call: Any) -> None:
-        shapes = " x ".join(str(list(arg.ty.shape)) for arg in call.args[:2])
         data, weight = call.args[:2]
         if data not in self.known and weight not in self.known and weight not in self.weights:
             why = "neither side of it comes out of a dequantize op"
@@ -107,4 +107,4 @@ class Layers(Forms):
             why = "its weight is not stored as int8 codes"
         else:
             why = "its codes have a form that there is no integer kernel for"
-        self.float_layers.append(f"{name_of(call).removeprefix('relax.')} {shapes}: {why}")
+        self.float_layers.append(f"{self.floats.places.get(stem(var.name), call.op.name)}: {why}")

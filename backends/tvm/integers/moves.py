@@ -111,7 +111,7 @@ class Moves(Forms):
         return Sum(place, ((sums, scale / np.float32(count)),), np.float32(-code.zero) * scale)
 
     def _concat(self, var: Any, call: Any) -> bool:
-        parts = [self._image(part) for part in self.floats._fields(call.args[0])]
+        parts = [self._image(part) for part in self.floats.fields(call.args[0])]
         if not parts or any(part is None for part in parts) or int(call.attrs.axis) % 4 != 1:
             return False
         known = [part for part in parts if part is not None]

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from fxopt.backends.tvm.convolution import joined_groups
-from fxopt.backends.tvm.integers.geometry import Geometry, Tiling
+from fxopt.backends.tvm.integers.geometry import Geometry
+from fxopt.backends.tvm.integers.tiling import Tiling
 from fxopt.backends.tvm.tasks import whole
 
 
@@ -22,12 +23,20 @@ def join(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
     return joined, count
 
 
-def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:
-    """A weight [out, in / groups, r, s] of int8, filled up with zeros to whole tiles.
+def packed_shape(geometry: Geometry, tiling: Tiling) -> tuple[int, ...]:
+    """[vectors, r, s, steps, step / group, lanes, group]; s is 1 where a line of a window is one row of bytes.
 
-    [vectors, r, s, steps, step / group, lanes, group]; s is 1 where a line of a window is one row of bytes. A depthwise
-    one is [vectors, r, s, lanes].
+    A depthwise one is [vectors, r, s, lanes].
     """
+    (r, s), lanes, group = geometry.kernel, geometry.instruction.lanes, geometry.instruction.group
+    vectors = whole(geometry.vectors, tiling.vectors)
+    if geometry.depthwise:
+        return vectors, r, s, lanes
+    return vectors, r, 1 if geometry.merged else s, geometry.steps, geometry.step // group, lanes, group
+
+
+def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:
+    """A weight [out, in / groups, r, s] of int8 in its packed shape, filled up with zeros to whole tiles."""
     lanes, group = geometry.instruction.lanes, geometry.instruction.group
     weight = np.pad(weight, [(0, whole(len(weight), lanes * tiling.vectors) - len(weight)), (0, 0), (0, 0), (0, 0)])
     vectors, (_, inputs, r, s) = len(weight) // lanes, weight.shape

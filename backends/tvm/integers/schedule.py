@@ -7,7 +7,7 @@ from typing import Any
 from fxopt.backends.tvm.integers.amx import MARK, MULTIPLY, STORE, ZERO, with_instructions
 from fxopt.backends.tvm.integers.contraction import INTEGERS
 from fxopt.backends.tvm.integers.dots import dot_intrinsic
-from fxopt.backends.tvm.integers.geometry import Tiling
+from fxopt.backends.tvm.integers.tiling import Tiling
 from fxopt.backends.tvm.loops import blocks_of, extent, inner_loops, parallel, schedule_alone, vectorize
 from fxopt.backends.tvm.tiles import PADDED, SUMS, TILE, _split_behind, _write_out
 
@@ -29,7 +29,7 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     for block in behind.pop("folded"):
         sch.compute_inline(block)
     if (padded := blocks.get(PADDED)) is not None:
-        parallel(sch, list(sch.get_loops(padded))[:-1], each=extent(sch, sch.get_loops(padded)[-1]) or 64)
+        parallel(sch, list(sch.get_loops(padded))[:-1])
         inner_loops(sch, padded, lanes, 1)
     if kind == "amx":
         _in_tile_registers(sch, sums, tiling, behind, lanes)

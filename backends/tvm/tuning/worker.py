@@ -133,12 +133,14 @@ def _compile(job: Job, tile: Tile) -> Timer:
     import tvm
     from tvm import te
 
+    from fxopt.backends.tvm.registers import register_pipeline
     from fxopt.backends.tvm.runtime import use_threads
     from fxopt.backends.tvm.schedule import schedule_module
 
     tensors = job.kernel.tensors(tile)
     module = schedule_module(tvm.IRModule({"main": te.create_prim_func(tensors)}), job.processor)
-    library = tvm.compile(module, target=tvm.target.Target(job.processor.describe())).mod
+    target = tvm.target.Target(job.processor.describe())
+    library = tvm.compile(module, target=target, tir_pipeline=register_pipeline()).mod
     random = np.random.default_rng(0).standard_normal(4099)
     arrays = [
         tvm.runtime.tensor(np.resize(random, _shape(tensor)).astype(str(tensor.dtype.dtype))) for tensor in tensors

@@ -1,0 +1,80 @@
+"""Loops in threads only where there is enough to do: to hand out the rounds of a loop costs as much as many of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LITTLE = 150_000
+"""Vector operations that one thread has done before several would have: what handing out costs, several times over."""
+_USUAL = 4
+"""Rounds of a loop that are known only when the model runs, inside of one in threads."""
+_OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
+
+
+def spare_threads(module: Any) -> Any:
+    """The module, in which each loop in threads first looks whether its rounds are many enough, unless that is known."""
+    import tvm
+    from tvm import tirx
+    from tvm_ffi import structural_map
+
+    def choose(loop: Any) -> Any:
+        if int(loop.kind) != tirx.ForKind.PARALLEL:
+            return loop
+        each = _work(loop.body)
+        serial = tirx.For(
+            loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body, annotations=loop.annotations
+        )
+        few = -(-_LITTLE // max(1, each))
+        if isinstance(loop.extent, tirx.IntImm):
+            return serial if int(loop.extent) < few else loop
+        if few <= _least(loop.extent):
+            return loop
+        return tirx.IfThenElse(loop.extent < tirx.const(few, loop.extent.ty.dtype), serial, loop)
+
+    made = {}
+    for name, function in module.functions.items():
+        is_kernel = isinstance(function, tirx.PrimFunc)
+        made[name] = function.with_body(structural_map(function.body, (tirx.For, choose))) if is_kernel else function
+    return tirx.transform.ConvertSSA()(tvm.IRModule(made, attrs=module.attrs))
+
+
+def _least(extent: Any) -> int:
+    """Rounds there are if every size that is known only when the model runs is 1."""
+    from tvm import ir, tirx
+    from tvm.sym import Analyzer
+    from tvm_ffi import structural_map
+
+    ones = structural_map(extent, (ir.Var, lambda var: tirx.const(1, var.ty.dtype)))
+    least = Analyzer().simplify(ones)
+    return int(least) if isinstance(least, tirx.IntImm) else 1
+
+
+def _work(statement: Any) -> int:
+    """About how many operations on vectors a statement takes."""
+    from tvm import tirx
+
+    if isinstance(statement, tirx.For):
+        rounds = int(statement.extent) if isinstance(statement.extent, tirx.IntImm) else _USUAL
+        return rounds * _work(statement.body)
+    if isinstance(statement, tirx.SeqStmt):
+        return sum(map(_work, statement.seq))
+    if isinstance(statement, tirx.IfThenElse):
+        cases = [statement.then_case, statement.else_case]
+        return max(_work(case) for case in cases if case is not None)
+    if isinstance(statement, tirx.BufferStore):
+        return 1 + _operations(statement.value)
+    if isinstance(statement, (tirx.Evaluate, tirx.Bind)):
+        return _operations(statement.value)
+    return _work(statement.body) if hasattr(statement, "body") else 0
+
+
+def _operations(value: Any) -> int:
+    """Operations and loads of an expression, but for what indices take."""
+    from tvm import ir
+
+    if isinstance(value, ir.TensorLoad):
+        return 1
+    if isinstance(value, ir.Call):
+        return 1 + sum(map(_operations, value.args))
+    parts = [part for name in _OPERANDS if hasattr(part := getattr(value, name, None), "ty")]
+    return 1 + sum(map(_operations, parts)) if parts else 0

@@ -1,0 +1,95 @@
+"""The equations of layers, summed over all examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.batching import examples
+from fxopt.errors import DataError
+from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.passes.refit.counterparts import Counterpart
+from fxopt.passes.refit.normal_equations import NormalEquations
+from fxopt.program import Program
+from fxopt.running import started
+
+_HELD_OUT = 5
+"""One example in so many is held out."""
+
+
+@dataclass
+class Sums:
+    """Equations of the rows that are fitted and of those held out, and the squares that the latter's output has."""
+
+    fit: NormalEquations
+    held: NormalEquations
+    output: float = 0.0
+
+
+def summed(
+    original: Program, program: Program, level: list[Counterpart], positions: int, samples: int, who: str
+) -> dict[fx.Node, Sums]:
+    """The equations of each layer of a level over all examples."""
+    sums: dict[fx.Node, Sums] = {}
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+    with torch.no_grad():
+        for leaves in calibration_batches(program, samples, who):
+            wanted = _values(original, leaves, {pair.wanted for pair in level})
+            given = _values(program, leaves, {n for pair in level for n in (pair.layer.node, pair.layer.data)})
+            count = examples(leaves)
+            held = count >= _HELD_OUT or seen // count % _HELD_OUT == _HELD_OUT - 1
+            for pair in level:
+                _add(program, pair, wanted, given, positions * count, held, sums, generator, who)
+            seen += count
+    return sums
+
+
+def _add(
+    program: Program,
+    pair: Counterpart,
+    wanted: dict[fx.Node, torch.Tensor],
+    given: dict[fx.Node, torch.Tensor],
+    rows: int,
+    held: bool,
+    sums: dict[fx.Node, Sums],
+    generator: torch.Generator,
+    who: str,
+) -> None:
+    layer, now = pair.layer, given[pair.layer.node]
+    state = generator.get_state()
+    x, want = layer.rows(given[layer.data], pair.value(wanted[pair.wanted]), rows, generator)
+    generator.set_state(state)  # the same positions again
+    _, got = layer.rows(given[layer.data], now, rows, generator)
+    x, want = (
+        x.flatten(2).double(),
+        want.double().transpose(0, 1),
+    )  # [groups, rows, in · kernel] and [groups, rows, out]
+    lack = want - got.double().transpose(0, 1)
+    if not bool(lack.isfinite().all() & x.isfinite().all()):
+        raise DataError(f"{who}: reconstruction met NaN or infinity\n    {program.describe(layer.node)}")
+    if layer.node not in sums:
+        size = (len(x), x.shape[2], want.shape[2])
+        sums[layer.node] = Sums(NormalEquations(*size), NormalEquations(*size))
+    found, whole = sums[layer.node], x.shape[1]
+    cut = whole if not held else whole - whole // _HELD_OUT if whole >= _HELD_OUT else 0
+    found.fit.add(x[:, :cut], lack[:, :cut])
+    found.held.add(x[:, cut:], lack[:, cut:])
+    found.output += float(want[:, cut:].square().sum())
+
+
+def _values(program: Program, leaves: list[Any], wanted: set[fx.Node]) -> dict[fx.Node, torch.Tensor]:
+    """The values of some nodes; the program is run as far as the last of them."""
+    run, found = started(fx.Interpreter(program.module), leaves), dict[fx.Node, torch.Tensor]()
+    for node in program.graph.nodes:
+        run.env[node] = run.run_node(node)
+        if node in wanted:
+            found[node] = run.env[node].clone()  # something behind it may write there
+            if len(found) == len(wanted):
+                break
+        for gone in run.user_to_last_uses.get(node, ()):
+            del run.env[gone]
+    return found
