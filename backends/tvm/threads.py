@@ -6,6 +6,8 @@ from typing import Any
 
 _LITTLE = 150_000
 """Vector operations that one thread has done before several would have: what handing out costs, several times over."""
+_TILE = 32
+"""What an instruction on tile registers takes, which stands as a statement by itself."""
 _USUAL = 4
 """Rounds of a loop that are known only when the model runs, inside of one in threads."""
 _OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
@@ -51,7 +53,7 @@ def _least(extent: Any) -> int:
 
 def _work(statement: Any) -> int:
     """About how many operations on vectors a statement takes."""
-    from tvm import tirx
+    from tvm import ir, tirx
 
     if isinstance(statement, tirx.For):
         rounds = int(statement.extent) if isinstance(statement.extent, tirx.IntImm) else _USUAL
@@ -63,7 +65,9 @@ def _work(statement: Any) -> int:
         return max(_work(case) for case in cases if case is not None)
     if isinstance(statement, tirx.BufferStore):
         return 1 + _operations(statement.value)
-    if isinstance(statement, (tirx.Evaluate, tirx.Bind)):
+    if isinstance(statement, tirx.Evaluate):
+        return _TILE if isinstance(statement.value, ir.Call) else 0
+    if isinstance(statement, tirx.Bind):
         return _operations(statement.value)
     return _work(statement.body) if hasattr(statement, "body") else 0
 

@@ -92,24 +92,13 @@ def with_instructions(function: Any) -> Any:
 
     body = structural_map(structural_map(function.body, (SBlock, instructions)), (SBlock, without_sums))
 
-    spread: list[Any] = []
-
     def configured(loop: Any) -> Any:
         if loop.kind != ForKind.PARALLEL or not _uses_tiles(loop.body):
             return loop
-        spread.append(loop)
         inner = _configured(loop.body, found[0])
         return For(loop.loop_var, loop.min, loop.extent, loop.kind, inner, None, loop.annotations, loop.step, loop.span)
 
-    body = structural_map(body, (For, configured))
-    if not spread:
-        root = body.block
-        whole = SBlock(
-            root.iter_vars, root.reads, root.writes, root.name_hint, _configured(root.body, found[0]), None,
-            root.alloc_buffers, root.match_buffers, root.annotations,
-        )  # fmt: skip
-        body = type(body)(body.iter_values, body.predicate, whole)
-    return function.with_body(body)
+    return function.with_body(structural_map(body, (For, configured)))
 
 
 class _Nest:
