@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.batching import cut, examples, fixed_batch
 from fxopt.errors import DataError
+from fxopt.memory_layout import channels_last, runs_in_any_layout
 from fxopt.passes.quant.observers import OBSERVERS, Calibration, Observer
 from fxopt.program import Program
 from fxopt.progress import progress_bar
@@ -61,11 +62,11 @@ def calibrate(
     """
     observers = {owner: OBSERVERS[calibration]() for owner in wanted.values()}
     seeing = {node: observers[owner] for node, owner in wanted.items()}
-    seen = 0
+    seen, laid = 0, channels_last if runs_in_any_layout(program) else list
     with torch.no_grad(), progress_bar("calibrating", images) as advance:
         for args in batches:
             for leaves in fitting_batches(program, args):
-                _Observe(program, seeing, also).run(*leaves, enable_io_processing=False)
+                _Observe(program, seeing, also).run(*laid(leaves), enable_io_processing=False)
             seen += examples(args)
             advance(examples(args))
     if not seen:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from fxopt.memory_layout import runs_in_any_layout
 from fxopt.program import Program
-from fxopt.text import op_name
-
-_BOUND = ("aten.view", "aten.view_as", "aten.as_strided", "aten.unflatten")
-"""Ops that take a value only in the layout that the program was captured with."""
 
 
 def use_channels_last(program: Program, module: torch.nn.Module) -> None:
@@ -17,7 +14,7 @@ def use_channels_last(program: Program, module: torch.nn.Module) -> None:
     oneDNN's kernels for this layout need no reordering of each image, and training takes about two thirds of the time.
     A program with an op that is bound to a layout stays in the one it has.
     """
-    if any(op_name(node).startswith(_BOUND) for node in program.graph.nodes if node.op == "call_function"):
+    if not runs_in_any_layout(program):
         return
     for parameter in module.parameters():
         if parameter.dim() == 4:

@@ -28,6 +28,8 @@ class Observer:
         if not value.numel():
             return True
         value = value.detach().float()
+        if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
+            value = value.permute(0, 2, 3, 1)  # as it lies in memory, so that to flatten it takes no copy
         low, high = (bound.item() for bound in torch.aminmax(value))  # NaN anywhere makes both NaN
         if not (math.isfinite(low) and math.isfinite(high)):
             return False
