@@ -4,6 +4,7 @@
 
     python tests/bench/fastest.py                                  # the five models of the table
     python tests/bench/fastest.py --models resnet18 --rounds 5
+    python tests/bench/fastest.py --models vit_b_16 --peers ort openvino    # NNCF takes half an hour over it
 
 For each model, with random weights and randomised statistics, batch 1: fxopt builds ``fold_batch_norm, quantize`` by the
 backend ``fastest``; the peers are torch's inductor in bf16, ONNX Runtime's ``quantize_static``, OpenVINO in float with its
@@ -40,6 +41,7 @@ from fxopt.recipe import Recipe
 from fxopt.workload import find_workload
 
 MODELS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16")
+PEERS = ("inductor", "ort", "openvino", "nncf")
 Run = Callable[[list[Any]], list[Any]]
 """Flat numpy inputs to flat numpy outputs."""
 
@@ -47,6 +49,7 @@ Run = Callable[[list[Any]], list[Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, help="names of torchvision's classifiers")
+    parser.add_argument("--peers", nargs="+", default=PEERS, choices=PEERS, help="to compare with (all)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every candidate (%(default)s)")
     parser.add_argument("--rounds", type=int, default=21, help="timed blocks of each candidate (%(default)s)")
     parser.add_argument("--images", type=int, default=32, help="calibration images (%(default)s)")
@@ -73,12 +76,15 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> list[str]:
     workload = find_workload(f"torchvision:{name}")
     plain = folder / "fp32.onnx"
     export_fp32(workload, plain)
-    peers: dict[str, Run] = {
-        "inductor bf16": inductor(workload),
-        "ORT int8": ort_int8(workload, options, folder),
-        "OpenVINO float": openvino_runner(plain, properties(options.threads, "auto", "latency")),
-        "NNCF → OpenVINO int8": nncf_int8(workload, options, plain),
-    }
+    makers: dict[str, tuple[str, Callable[[], Run]]] = {
+        "inductor": ("inductor bf16", lambda: inductor(workload)),
+        "ort": ("ORT int8", lambda: ort_int8(workload, options, folder)),
+        "openvino": (
+            "OpenVINO float", lambda: openvino_runner(plain, properties(options.threads, "auto", "latency"))
+        ),
+        "nncf": ("NNCF → OpenVINO int8", lambda: nncf_int8(workload, options, plain)),
+    }  # fmt: skip
+    peers = {title: make() for title, make in (makers[name] for name in options.peers)}
     ours, chosen = fastest(f"torchvision:{name}", options, folder / "ours")
     runs = {"ours": ours, **peers}
     fp32 = onnx_runner(plain, options.threads, "all", True)
