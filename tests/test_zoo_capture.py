@@ -41,7 +41,6 @@ FIXED_BATCH = {"raft_large", "raft_small"}
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    torch.set_num_threads(2)
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is not counted
     found: dict[str, Any] = {"model": request.node.callspec.params["name"]}
     yield found

@@ -106,7 +106,6 @@ def test_transformers(name: str, row: dict[str, Any], tmp_path: Path) -> None:
 
 def _prune(program: Program, row: dict[str, Any], folder: Path) -> Program:
     """Prune, prove, lower, compare; fill the row."""
-    torch.set_num_threads(2)
     sizes = {group.name: len(group.atoms) for group in find_groups(couple(program)) if len(group.atoms) > 1}
     dense = cost(program)
     start = time.perf_counter()
