@@ -30,15 +30,16 @@ def import_program(program: Program) -> Any:
     importer = _importer_class()()
     unknown = [node for node in _calls(exported.graph) if _key(node) not in importer.convert_map]
     if unknown:
-        lines = "\n".join(f"    {_describe(program, node)}" for node in unknown[:20])
+        lines = "\n".join(f"    {_describe(program, node, _by_name(program))}" for node in unknown[:20])
         raise BackendError(f"TVM's importer has no form of {len(unknown)} op(s):\n{lines}")
     try:
         module = importer.from_exported_program(exported, False, False, False, {})
     except _ConversionError as error:
         raise BackendError(
-            f"TVM's importer cannot convert\n    {_describe(program, error.node)}\n  {error.reason}"
+            f"TVM's importer cannot convert\n    {_describe(program, error.node, _by_name(program))}\n  {error.reason}"
         ) from error
-    places = {node.name: _describe(program, node) for node in _calls(exported.graph)}
+    mine = _by_name(program)
+    places = {node.name: _describe(program, node, mine) for node in _calls(exported.graph)}
     module["main"] = module["main"].with_attr(PLACES, places)
     return module
 
@@ -116,9 +117,12 @@ def _key(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def _describe(program: Program, node: fx.Node) -> str:
+def _by_name(program: Program) -> dict[str, fx.Node]:
+    return {node.name: node for node in program.graph.nodes}
+
+
+def _describe(program: Program, node: fx.Node, mine: dict[str, fx.Node]) -> str:
     """The node of the program that a node of the decomposed graph comes from, as text; or that node itself."""
-    mine = {own.name: own for own in program.graph.nodes}
     for name in _origins(node):
         if name in mine:
             return program.describe(mine[name])

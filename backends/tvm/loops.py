@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -21,6 +22,18 @@ def extent(sch: Any, loop: Any) -> int | None:
 
     size = sch.get(loop).extent
     return int(size) if isinstance(size, tirx.IntImm) else None
+
+
+def map_kernels(module: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """The module with each statement of a kind changed, in all of its kernels."""
+    import tvm
+    from tvm_ffi import structural_map
+
+    made = {}
+    for name, function in module.functions.items():
+        is_kernel = isinstance(function, tvm.tirx.PrimFunc)
+        made[name] = function.with_body(structural_map(function.body, (kind, change))) if is_kernel else function
+    return tvm.IRModule(made, attrs=module.attrs)
 
 
 def parallel(sch: Any, loops: list[Any]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from fxopt.backends.tvm.loops import map_kernels
 from fxopt.backends.tvm.threads import spare_threads
 
 PIPELINE = "fxopt"
@@ -36,17 +37,10 @@ def register_pipeline() -> str:
 def _on_the_stack(module: Any) -> Any:
     """Mark the arrays of scope ``local`` so that they are not taken from the pool."""
     import tvm
-    from tvm_ffi import structural_map
 
     def mark(alloc: Any) -> Any:
         if alloc.buffer.scope() != "local" or not all(isinstance(size, tvm.tirx.IntImm) for size in alloc.buffer.shape):
             return alloc
         return tvm.tirx.AllocBuffer(alloc.buffer, {"disable_lower_builtin": tvm.tirx.const(1, "bool")}, alloc.span)
 
-    made = {}
-    for name, function in module.functions.items():
-        is_kernel = isinstance(function, tvm.tirx.PrimFunc)
-        made[name] = (
-            function.with_body(structural_map(function.body, (tvm.tirx.AllocBuffer, mark))) if is_kernel else function
-        )
-    return tvm.IRModule(made, attrs=module.attrs)
+    return map_kernels(module, tvm.tirx.AllocBuffer, mark)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxopt.backends.tvm.loops import map_kernels
+
 _LITTLE = 150_000
 """Vector operations that one thread has done before several would have: what handing out costs, several times over."""
 _TILE = 32
@@ -15,9 +17,7 @@ _OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
 
 def spare_threads(module: Any) -> Any:
     """The module, in which each loop in threads first looks whether its rounds are many enough, unless that is known."""
-    import tvm
     from tvm import tirx
-    from tvm_ffi import structural_map
 
     def choose(loop: Any) -> Any:
         if int(loop.kind) != tirx.ForKind.PARALLEL:
@@ -33,11 +33,7 @@ def spare_threads(module: Any) -> Any:
             return loop
         return tirx.IfThenElse(loop.extent < tirx.const(few, loop.extent.ty.dtype), serial, loop)
 
-    made = {}
-    for name, function in module.functions.items():
-        is_kernel = isinstance(function, tirx.PrimFunc)
-        made[name] = function.with_body(structural_map(function.body, (tirx.For, choose))) if is_kernel else function
-    return tirx.transform.ConvertSSA()(tvm.IRModule(made, attrs=module.attrs))
+    return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, choose))
 
 
 def _least(extent: Any) -> int:

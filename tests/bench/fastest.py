@@ -4,7 +4,7 @@
 
     python tests/bench/fastest.py                                  # the five models of the table
     python tests/bench/fastest.py --models resnet18 --rounds 5
-    python tests/bench/fastest.py --models vit_b_16 --peers ort openvino    # NNCF takes half an hour over it
+    python tests/bench/fastest.py --models vit_b_16 --peers ort openvino    # NNCF takes more than ten minutes
 
 For each model, with random weights and randomised statistics, batch 1: fxopt builds ``fold_batch_norm, quantize`` by the
 backend ``fastest``; the peers are torch's inductor in bf16, ONNX Runtime's ``quantize_static``, OpenVINO in float with its

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fxopt.backends.tvm.sizes import is_int
+
 MARK = "fxopt.amx"
 """Annotation of a block: what it does, and which registers it does it with."""
 ZERO, MULTIPLY, STORE = "zero", "multiply", "store"
@@ -139,7 +141,7 @@ class _Nest:
             step = Analyzer().simplify(after - before)
             if int(step):
                 distance += int(step) * size
-            size = size * int(extent) if _is_int(extent) else 0
+            size = size * int(extent) if is_int(extent) else 0
         return distance
 
     def _at(self, indices: Any, rounds: Any) -> list[Any]:
@@ -241,12 +243,6 @@ def _long(value: int) -> Any:
     from tvm import tirx
 
     return tirx.const(value, "int64")
-
-
-def _is_int(size: Any) -> bool:
-    from tvm import tirx
-
-    return isinstance(size, (int, tirx.IntImm))
 
 
 def _uses_tiles(body: Any) -> bool:

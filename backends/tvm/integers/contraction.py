@@ -40,10 +40,10 @@ def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
     rows, depth = data.shape
     lanes, columns = geometry.instruction.lanes, geometry.outputs
     tiles = tirx.floordiv(rows - 1, tiling.rows) + 1  # in this form, as TVM's prover knows it of what reads them
-    whole = geometry.width is not None and geometry.width % tiling.rows == 0
+    even = geometry.width is not None and geometry.width % tiling.rows == 0
     deep = geometry.steps * geometry.step
     source = data
-    if not whole or deep != int(depth):
+    if not even or deep != int(depth):
 
         def inside(row: Any, k: Any) -> Any:
             within = tirx.all(row < rows, k < depth)
@@ -142,8 +142,8 @@ def _padded(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
     assert wide is not None
     across = geometry.width
     assert across is not None
-    lines = -(-high // tiling.lines) * tiling.lines
-    columns = -(-wide // tiling.rows) * tiling.rows
+    lines = whole(high, tiling.lines)
+    columns = whole(wide, tiling.rows)
     tall = (lines - 1) * geometry.stride[0] + (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
     window = (
         -(-geometry.steps * geometry.step // held)

@@ -15,12 +15,17 @@ from fxopt.backends.tvm.sizes import is_var
 class Sums(Forms):
     """Handlers of element-wise ops."""
 
-    def _add(self, var: Any, call: Any) -> bool:
+    def _known_first(self, var: Any, call: Any) -> tuple[Any, Any, Sum | None]:
+        """The operands, that whose sum is known first, and the sum; None if there is none of the result's shape."""
         left, right = call.args
         if left not in self.known:
             left, right = right, left
         one = self.known.get(left) if is_var(left) else None
-        if one is None or not same(left.ty.shape, var.ty.shape):
+        return left, right, one if one is not None and same(left.ty.shape, var.ty.shape) else None
+
+    def _add(self, var: Any, call: Any) -> bool:
+        left, right, one = self._known_first(var, call)
+        if one is None:
             return False
         one = self._unclipped(one)
         numbers = self.floats.numbers(right)
@@ -49,11 +54,8 @@ class Sums(Forms):
         return True
 
     def _scale(self, var: Any, call: Any) -> bool:
-        left, right = call.args
-        if left not in self.known:
-            left, right = right, left
-        one = self.known.get(left) if is_var(left) else None
-        if one is None or not same(left.ty.shape, var.ty.shape):
+        _, right, one = self._known_first(var, call)
+        if one is None:
             return False
         numbers = self.floats.numbers(right)
         if numbers is not None:
