@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fxopt.backends.tvm.sizes import windows
 from fxopt.backends.tvm.tasks import Task, Tile, whole
 from fxopt.backends.tvm.tiles import PADDED, SUMS, TILE
 
@@ -46,9 +47,8 @@ class Convolution:
     def out_size(self) -> tuple[int, int]:
         """Height and width of the output."""
         top, left, bottom, right = self.padding
-        spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
-        high = (self.size[0] + top + bottom - spans[0]) // self.stride[0] + 1
-        return high, (self.size[1] + left + right - spans[1]) // self.stride[1] + 1
+        down, across = zip(self.kernel, self.stride, self.dilation, strict=True)
+        return windows(self.size[0], top + bottom, *down), windows(self.size[1], left + right, *across)
 
     def task(self) -> Task:
         """The choice of a tile for this convolution."""

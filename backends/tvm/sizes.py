@@ -37,6 +37,11 @@ def product_of(sizes: list[Any]) -> Any:
     return whole
 
 
+def windows(size: int, border: int, kernel: int, stride: int, dilation: int) -> int:
+    """How many windows of a kernel there are along a dim with its border."""
+    return (size + border - (kernel - 1) * dilation - 1) // stride + 1
+
+
 def usual(rows: Any) -> int:
     """Rows to choose a tile by: of a batch a few, as one row alone leaves registers idle at no gain."""
     from tvm import tirx

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from fastest import nncf_int8
+from tvm_speed import MODELS, backends
 
 from fxopt import Pipeline, Program, Workload
 from fxopt.backend import find_backend
@@ -35,8 +36,6 @@ from fxopt.lowering import legalized, lower
 from fxopt.measure import interleave
 from fxopt.target import host
 from fxopt.workload import find_workload
-
-MODELS = ("resnet18", "resnet50", "mobilenet_v2", "vit_b_16", "pruned resnet18", "digits")
 
 
 def main() -> None:
@@ -75,11 +74,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> str:
     target = dataclasses.replace(host(), features=host().features - set(options.without))
     runs: dict[str, Callable[[], Any]] = {}
     noise, facts = {}, {}
-    backends = {"onnx": "onnx(threads={})", "rule": "tvm(threads={}, database='')"}
-    if options.tune:
-        backends["tuned"] = f"tvm(threads={{}}, database={str(folder / 'tiles.jsonl')!r})"
-    for kind, spec in backends.items():
-        backend = find_backend(spec.format(options.threads))
+    for kind, backend in backends(options, folder).items():
         where: dict[str, Any] = {"watchers": (), "workload": workload, "target": target, "backend": backend}
         small = Pipeline.parse(f"{pruning}fold_batch_norm").run(workload.capture(), **where).program
         program = Pipeline.parse(f"quantize(images={options.images})").run(small, **where).program

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from fxopt import Pipeline, Program
-from fxopt.backend import find_backend
+from fxopt.backend import Backend, find_backend
 from fxopt.lowering import legalized, lower
 from fxopt.measure import interleave
 from fxopt.storage import export_program
@@ -71,11 +71,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> str:
     arrays = [leaf.numpy() for leaf in program.example_leaves()]
     runs: dict[str, Callable[[], object]] = {}
     seconds, facts = {}, {}
-    backends = {"onnx": "onnx(threads={})", "rule": "tvm(threads={}, database='')"}
-    if options.tune:
-        backends["tuned"] = f"tvm(threads={{}}, database={str(folder / 'tiles.jsonl')!r})"
-    for kind, spec in backends.items():
-        backend = find_backend(spec.format(options.threads))
+    for kind, backend in backends(options, folder).items():
         if kind == "tuned":
             backend.tune(legalized(program, backend, host()), host(), options.tune)
         start = time.perf_counter()
@@ -97,6 +93,14 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> str:
         f"| {name} | {times['onnx'].ms} | {times['rule'].ms} | **{times['rule'].ratio(times['onnx'])}** | **{tuned}** "
         f"| {trials} | {ratios.get('untuned', '–')} | {ratios.get('tuned', '–')} | {seconds['rule']:.0f} |"
     )
+
+
+def backends(options: argparse.Namespace, folder: Path) -> dict[str, Backend]:
+    """ONNX Runtime; ours by rule; and ours with the tiles of a database of its own, where there is to be a search."""
+    specs = {"onnx": f"onnx(threads={options.threads})", "rule": f"tvm(threads={options.threads}, database='')"}
+    if options.tune:
+        specs["tuned"] = f"tvm(threads={options.threads}, database={str(folder / 'tiles.jsonl')!r})"
+    return {kind: find_backend(spec) for kind, spec in specs.items()}
 
 
 def program_of(name: str) -> Program:

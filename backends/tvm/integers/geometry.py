@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxopt.backends.tvm.integers.instructions import Instruction
+from fxopt.backends.tvm.sizes import windows
 
 AMX_BYTES = 64
 """Bytes of a row of a tile register."""
@@ -75,11 +76,9 @@ class Geometry:
     def out_size(self) -> tuple[int, int | None]:
         """Height and width of the output."""
         top, left, bottom, right = self.padding
-        spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
-        high = (self.height + top + bottom - spans[0]) // self.stride[0] + 1
-        if self.width is None:
-            return high, None
-        return high, (self.width + left + right - spans[1]) // self.stride[1] + 1
+        down, across = zip(self.kernel, self.stride, self.dilation, strict=True)
+        wide = None if self.width is None else windows(self.width, left + right, *across)
+        return windows(self.height, top + bottom, *down), wide
 
     def key(self) -> str:
         """The same for equal kernels of any model."""
