@@ -19,7 +19,7 @@ _REFERENCE = "eager"
 
 @dataclass(frozen=True)
 class Fastest(Backend):
-    """Build with whichever backend, precision and options measure fastest on this machine.
+    """Build with whichever backend, precision and options measure fastest on the target.
 
     Every backend that is installed, or those of ``among`` with their options, runs the whole recipe, with what is
     quantized as its own kernels want it; so does the program that the recipe leaves in float. All are timed side by side
@@ -32,20 +32,21 @@ class Fastest(Backend):
     among: tuple[str, ...] = ()
 
     def cannot_build(self, target: Target) -> str | None:
-        """That the target is another machine, which nothing can be measured on from here."""
+        """That the target is another machine, which nothing can be measured on without an address."""
         from fxopt.target import not_here
 
-        return "it measures on this machine, and the target is another" if not_here(target) else None
+        away = target.address is None and not_here(target)
+        return "it measures on the target, which has no address" if away else None
 
     def candidates(self, target: Target) -> tuple[Backend, ...]:
-        """The backends to try. Raises UsageError for a target that is not this machine, and UnknownNameError."""
+        """The backends to try. Raises UsageError for a target that nothing can be timed on, and UnknownNameError."""
         from fxopt import registry
-        from fxopt.target import not_here
+        from fxopt.device import cannot_time
 
-        if reason := not_here(target):
+        if reason := cannot_time(target):
             raise UsageError(
-                f"{self} measures on this machine, and the target {target.name!r} is another: {reason}\n"
-                "  run the build on the device itself with -t host, or name a backend such as -b onnx"
+                f"{self} measures on the target, and {reason}\n"
+                "  give the target the address of a device, run the build there with -t host, or name a backend: -b onnx"
             )
         if self.among:
             found = tuple(dict.fromkeys(map(find_backend, self.among)))

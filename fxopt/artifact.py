@@ -7,6 +7,7 @@ the sha256 of every file, and the figures that were measured.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,24 +20,40 @@ from typing import Any
 import numpy as np
 
 from fxopt import tree
-from fxopt.backend import Runner, find_backend, read_json
+from fxopt.backend import Backend, Runner, find_backend, read_json
+from fxopt.device import Device, device_of
 from fxopt.errors import BackendError, UsageError
+from fxopt.target import Target
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"
+_EXAMPLE = "rpc://192.168.1.20:9090"
 
 
 class Artifact:
     """A loaded artifact: called like the model it was made of, with numpy arrays or anything that turns into one."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], runner: Runner) -> None:
-        self.folder, self.manifest, self._run = folder, manifest, runner
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        runner: Runner,
+        device: Device | None = None,
+        elsewhere: str | None = None,
+    ) -> None:
+        """``device`` is where it runs if not here; ``elsewhere`` why it cannot be run from here at all, else None."""
+        self.folder, self.manifest, self.runner = folder, manifest, runner
+        self.device, self.elsewhere = device, elsewhere
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Inputs nest as at capture; outputs are numpy arrays nested as the model nests its own.
 
         Raises UsageError for inputs of another structure, shape or dtype.
         """
+        return tree.assemble(self.manifest["out_tree"], self.runner(self.arrays(*args, **kwargs)))
+
+    def arrays(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The inputs as the runner takes them, checked. Raises UsageError."""
         leaves = tree.flatten_as(self.manifest["in_tree"], [list(args), kwargs])
         arrays = []
         sizes: dict[str, int] = {}
@@ -48,7 +65,7 @@ class Artifact:
                     )
                 continue
             arrays.append(_checked(np.asarray(value), fact, sizes, self.manifest["dims"]))
-        return tree.assemble(self.manifest["out_tree"], self._run(arrays))
+        return arrays
 
     def random_inputs(self, batch: int = 1, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
         """Random inputs that fit, as ``(args, kwargs)``; integers are zeros, as their range is not known."""
@@ -88,12 +105,53 @@ def _type(dtype: Any, shape: Any) -> str:
     return f"{dtype}[{', '.join(map(str, shape))}]"
 
 
-def load(folder: str | Path) -> Artifact:
+def load(folder: str | Path, *, on: str | None = None) -> Artifact:
     """Load an artifact. Needs only the runtime of its backend.
 
-    Raises BackendError for a folder that is not an artifact, or whose files are not those that were built.
+    ``on`` is the address of a device where ``fxopt serve`` runs, such as ``rpc://192.168.1.20:9090``: the artifact is brought
+    there, and run there.
+
+    Raises BackendError for a folder that is not an artifact, whose files are not those that were built, or that was built
+    for another machine; DeviceError where the device cannot be used.
     """
     folder = Path(folder)
+    manifest = read_manifest(folder)
+    target = Target.of(manifest["target"]) if "target" in manifest else None
+    if target is not None and on is not None:
+        return load_for(folder, dataclasses.replace(target, address=on))
+    backend = find_backend(manifest["backend"])
+    if target is not None and (reason := backend.elsewhere(target)):
+        raise BackendError(
+            f"{folder} was built for {target.name}: {reason}\n  load it there, or on={_EXAMPLE!r} with its address"
+        )
+    return Artifact(folder, manifest, backend.load(folder, manifest))
+
+
+def load_for(folder: Path, target: Target, backend: Backend | None = None) -> Artifact:
+    """Load an artifact where its target is: on its device, or here; one that can run at neither is only looked at.
+
+    ``backend`` is its own with other options of the runtime. Raises BackendError, and DeviceError where the device is
+    another machine than the target says.
+    """
+    manifest = read_manifest(folder)
+    backend = backend or find_backend(manifest["backend"])
+    manifest["backend"] = str(backend)
+    if device := device_of(target):
+        return Artifact(folder, manifest, device.open(folder, str(backend)), device)
+    if reason := backend.elsewhere(target):
+        return Artifact(folder, manifest, _nowhere(f"{folder} was built for {target.name}: {reason}"), elsewhere=reason)
+    return Artifact(folder, manifest, backend.load(folder, manifest))
+
+
+def _nowhere(message: str) -> Runner:
+    def run(arrays: list[Any]) -> list[Any]:
+        raise BackendError(f"{message}\n  run it there, or give the target its address")
+
+    return run
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What ``manifest.json`` holds. Raises BackendError where the folder is no artifact, or its files are others."""
     manifest = read_json(folder / MANIFEST)
     for key in ("backend", "files", "inputs", "in_tree", "out_tree", "dims"):
         if key not in manifest:
@@ -103,7 +161,7 @@ def load(folder: str | Path) -> Artifact:
         if not path.is_file() or sha256(path) != digest:
             state = "differs from what was built" if path.is_file() else "is missing"
             raise BackendError(f"{path} {state}; copy the whole folder, or build the artifact again")
-    return Artifact(folder, manifest, find_backend(manifest["backend"]).load(folder, manifest))
+    return manifest
 
 
 def sha256(path: Path) -> str:

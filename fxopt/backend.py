@@ -20,6 +20,7 @@ from fxopt.spec import format_call, parse_call
 if TYPE_CHECKING:
     from torch import fx
 
+    from fxopt.bundle.standalone import Standalone
     from fxopt.pipeline import Pipeline
     from fxopt.program import Program
     from fxopt.qdq import Policy
@@ -65,6 +66,13 @@ class Backend:
         """Return a runner of what :meth:`build` wrote into ``folder``. Must work without torch."""
         raise NotImplementedError
 
+    def standalone(self, folder: Path, manifest: dict[str, Any]) -> Standalone:
+        """What a program that runs an artifact without Python is made of, for `fxopt bundle`. Raises BackendError."""
+        raise BackendError(
+            f"the backend {self.name!r} has no program that runs its models without Python\n"
+            "  build with another backend, such as tvm or onnx; or install Python on the device, and fxopt with the runtime"
+        )
+
     def missing(self) -> str | None:
         """What is not installed that building and running here needs, with the way out; None if everything is there."""
         return None
@@ -72,6 +80,14 @@ class Backend:
     def cannot_build(self, target: Target) -> str | None:
         """Why this machine cannot build for ``target``, with the way out; None if it can. What is missing, by default."""
         return self.missing()
+
+    def elsewhere(self, target: Target) -> str | None:
+        """Why what is built for ``target`` does not run on this machine; None if it does, as a file for any machine does."""
+        return None
+
+    def suits(self, target: Target) -> dict[str, str]:
+        """What is done for this target that may be done otherwise for another: what it is about, and how, with the reason."""
+        return {}
 
     def candidates(self, target: Target) -> tuple[Backend, ...]:
         """The backends that a build tries its whole recipe with, to keep the fastest; only itself by default."""

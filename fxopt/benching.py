@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +9,21 @@ from rich.table import Table
 
 from fxopt.artifact import Artifact, load
 from fxopt.errors import FxoptError
-from fxopt.measure import interleave, peak_memory
+from fxopt.measure import peak_memory
+from fxopt.side_by_side import Call, time_artifacts
 
 
-def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11) -> list[dict[str, Any]]:
-    """Measure artifacts in one run; a row each, ratios against the first. Raises BackendError for a broken one."""
-    loaded = {str(folder): load(folder) for folder in folders}
-    runs: dict[str, Callable[[], object]] = {}
+def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11, on: str | None = None) -> list[dict[str, Any]]:
+    """Measure artifacts in one run, here or ``on`` the device at an address; a row each, ratios against the first.
+
+    Raises BackendError for a broken one, DeviceError where the device fails.
+    """
+    loaded = {str(folder): load(folder, on=on) for folder in folders}
+    calls: dict[str, Call] = {}
     for name, model in loaded.items():
         args, kwargs = model.random_inputs(batch)
-        runs[name] = functools.partial(model, *args, **kwargs)
-    timings = interleave(runs, blocks=blocks)
+        calls[name] = model, tuple(args), kwargs
+    timings = time_artifacts(calls, blocks=blocks)
     first = timings[str(folders[0])]
     return [
         {
@@ -29,7 +31,10 @@ def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11) -> list[dict
             "latency": timings[name].to_dict(),
             "ratio": timings[name].ratio(first).median,
             "file_bytes": sum((model.folder / f).stat().st_size for f in model.manifest["files"]),
-            "peak_memory_bytes": peak_memory(model.folder),
+            "peak_memory_bytes": (
+                model.device.peak_memory(model.runner) if model.device else peak_memory(model.folder)
+            ),
+            "emulated": bool(model.device and model.device.facts()["emulated"]),
             **_metric(model),
         }
         for name, model in loaded.items()

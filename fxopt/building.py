@@ -15,8 +15,9 @@ from fxopt.candidates import Candidate
 from fxopt.choosing import choose
 from fxopt.cost import cost
 from fxopt.fidelity import Fidelity
-from fxopt.judging import budget_lines, compare
+from fxopt.judging import budget_lines, compare, device_lines
 from fxopt.lowering import legalized
+from fxopt.memory_plan import plan_memory
 from fxopt.pipeline import Watcher
 from fxopt.plan import resolve
 from fxopt.recipe import Recipe, read_recipe
@@ -66,18 +67,27 @@ def build(
                 backend = backend.tune(legal, plan.target, tune_seconds)
         with clock("build"):
             lowered, built = plan.lower(outcome.program, backend, stage)
-            agreed = Fidelity(program, lowered, chosen.noise_db).check(built)
+            agreed = None if built.elsewhere else Fidelity(program, lowered, chosen.noise_db).check(built)
         with clock("build before"):
             _, reference = plan.lower(program, backend, Path(scratch) / "before")
         with clock("measure"):
             report = compare(plan.workload, program, reference, built, timed=measure)
+            if built.elsewhere:
+                report["not_run"] = built.elsewhere
+            if built.device:
+                report["device"] = {"address": built.device.address, **built.device.facts()}
         report |= {
             "agreement": agreed,
             "recipe": plan.recipe.to_dict(),
             "backend": {"text": str(backend), **built.manifest["facts"]},
             "target": plan.target.to_dict(),
+            "for_target": backend.suits(plan.target),
             "versions": facts.versions(),
-            "model": {"name": plan.workload.name, "signature": program.signature(), "notes": list(program.notes)},
+            "model": {
+                "name": plan.workload.name,
+                "signature": program.signature(),
+                "notes": list(outcome.program.notes),
+            },
             "steps": [facts.step_dict(step) for step in outcome.steps],
             "seconds": clock.seconds,
         }
@@ -85,7 +95,8 @@ def build(
             report["choice"] = built.manifest["choice"] = account
         report["before"] |= facts.cost_dict(outcome.before)
         report["after"] |= facts.cost_dict(cost(outcome.program))
-        report["budget"] = budget_lines(plan.recipe.budget, report)
+        report["memory"] = plan_memory(lowered).to_dict()
+        report["budget"] = budget_lines(plan.recipe.budget, report) + device_lines(plan.target, report)
         report["missed"] = [line["text"] for line in report["budget"] if not line["met"]]
         artifact.write_json(stage / artifact.REPORT, report)
         built.manifest["measured"] = {key: report[key] for key in ("before", "after", "agreement")}

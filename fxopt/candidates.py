@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fxopt.artifact import Artifact
+from fxopt.artifact import Artifact, load_for
 from fxopt.backend import Backend
 from fxopt.errors import BackendError, FxoptError, text_of
 from fxopt.fidelity import Fidelity
@@ -17,10 +17,14 @@ from fxopt.ops import family
 from fxopt.pipeline import Outcome, Pipeline, Step, StepResult, Watcher
 from fxopt.plan import Plan
 from fxopt.program import Program
+from fxopt.target import Target
+from fxopt.trying_out import fails_alone
 
 Form = Literal["recipe", "float"]
 """A program as the whole recipe makes it, or with the steps left out that quantize: integers do not always pay."""
 
+_STARTING, _CALLS = 30.0, 20
+"""Seconds that a process has to load a candidate, and how many times as long as eager its first call may take."""
 ROUNDED_DB = 20.0
 """Least SQNR in dB of a runtime that rounds a program in float, where a metric judges it: bf16 keeps 30 to 50, and
 below 20 an op is wrong, not rounded."""
@@ -103,13 +107,17 @@ def _variants(first: Candidate, plan: Plan, program: Program, folder: Path) -> l
         fidelity = Fidelity(program, lowered, first.noise_db)
     except Exception as error:  # of a backend that is one of many, and may be a stranger's
         return [replace(first, refused=_reason(error))]
-    return [_loaded(replace(first, backend=variant), built, fidelity) for variant in first.backend.variants()]
+    variants = first.backend.variants()
+    return [_loaded(replace(first, backend=variant), built, plan.target, fidelity) for variant in variants]
 
 
-def _loaded(candidate: Candidate, built: Artifact, fidelity: Fidelity) -> Candidate:
-    manifest = built.manifest | {"backend": str(candidate.backend)}
+def _loaded(candidate: Candidate, built: Artifact, target: Target, fidelity: Fidelity) -> Candidate:
+    if built.device is None and (
+        reason := fails_alone(built.folder, candidate.backend, _STARTING + _CALLS * fidelity.seconds)
+    ):
+        return replace(candidate, refused=reason)
     try:
-        artifact = Artifact(built.folder, manifest, candidate.backend.load(built.folder, manifest))
+        artifact = load_for(built.folder, target, candidate.backend)
         return replace(candidate, artifact=artifact, agreement=fidelity.check(artifact))
     except Exception as error:
         return replace(candidate, refused=_reason(error))

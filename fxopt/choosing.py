@@ -10,7 +10,6 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from fxopt.agreement import copied
-from fxopt.artifact import Artifact
 from fxopt.batching import fixed_batch, in_batches
 from fxopt.candidates import Candidate, candidates_of
 from fxopt.cost import cost
@@ -20,6 +19,7 @@ from fxopt.pipeline import Watcher
 from fxopt.plan import Plan
 from fxopt.program import Program
 from fxopt.racing import race, ranked
+from fxopt.side_by_side import Call, time_artifacts
 
 
 def choose(
@@ -37,7 +37,8 @@ def choose(
         tried += candidates_of(backend, plan, program, watchers, scratch / str(i))
     running = {str(candidate): candidate for candidate in tried if candidate.refused is None}
     if running:
-        timings = race({name: _call(candidate, program) for name, candidate in running.items()})
+        calls = {name: _call(candidate, program) for name, candidate in running.items()}
+        timings = race(calls, lambda names, blocks: time_artifacts({n: calls[n] for n in names}, blocks=blocks))
         for name, timing in timings.items():
             running[name].timing = timing
         holds = _Budget(plan, program)
@@ -80,11 +81,10 @@ class _Budget:
         return candidate.refused is None
 
 
-def _call(candidate: Candidate, program: Program) -> Callable[[], object]:
+def _call(candidate: Candidate, program: Program) -> Call:
     args, kwargs = pytree.tree_map(to_numpy, copied((program.args, program.kwargs)))
-    artifact = candidate.artifact
-    assert isinstance(artifact, Artifact)
-    return lambda: artifact(*args, **kwargs)
+    assert candidate.artifact is not None
+    return candidate.artifact, args, kwargs
 
 
 def _chosen(best: Candidate, tried: list[Candidate]) -> tuple[Candidate, dict[str, Any]]:

@@ -77,7 +77,9 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the artifact.")],
     passes: Annotated[str | None, typer.Option("--passes", "-p", help="Passes, instead of the recipe's.")] = None,
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="Backend, e.g. onnx(threads=2).")] = None,
-    target: Annotated[str | None, typer.Option("--target", "-t", help="Target name or .toml file.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="Target name or .toml file; several: a folder each.")
+    ] = None,
     calibrate: Annotated[
         Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data of its own.")
     ] = None,
@@ -99,27 +101,39 @@ def build(
     from fxopt.recipe import Recipe, read_recipe
 
     recipe = read_recipe(source) if source.endswith(".toml") else Recipe(model=source)
-    given: dict[str, Any] = {"passes": (passes,) if passes is not None else None, "backend": backend, "target": target}
+    given: dict[str, Any] = {"passes": (passes,) if passes is not None else None, "backend": backend}
     given["calibration"] = str(calibrate) if calibrate else None
+    given["target"] = target[0] if target else None
     recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
     console = Console(stderr=as_json)
+
+    def show(folder: Path, report: dict[str, Any]) -> None:
+        from fxopt.report import show_report
+
+        if not as_json:
+            show_report(report, console)
+            seconds = sum(report["seconds"].values())
+            console.print(f"[bold]{folder}[/] in {seconds:.1f} s; run it with fxopt.load({str(folder)!r})")
+
     with _progress(console) as progress:
         from fxopt import watchers as w
         from fxopt.building import build as run_build
+        from fxopt.several import build_several, difference_table
 
         extra = [w.print_after(print_after, console)] if print_after else []
         extra += [w.dump(dump)] if dump else []
-        report = run_build(recipe, out, measure=measure, tune_seconds=tune, watchers=tuple(extra), progress=progress)
+        options = {"measure": measure, "tune_seconds": tune, "watchers": tuple(extra), "progress": progress}
+        if target and len(target) > 1:
+            reports = build_several(recipe, target, out, lambda name, report: show(out / name, report), **options)
+        else:
+            reports = {"": run_build(recipe, out, **options)}
+            show(out, reports[""])
     if as_json:
-        print(json.dumps(report, default=str))
-    else:
-        from fxopt.report import show_report
-
-        show_report(report, console)
-        seconds = sum(report["seconds"].values())
-        console.print(f"[bold]{out}[/] in {seconds:.1f} s; run it with fxopt.load({str(out)!r})")
-    if report["missed"]:
-        raise BudgetError("; ".join(report["missed"]))
+        print(json.dumps(reports.get("", reports), default=str))
+    elif len(reports) > 1:
+        console.print(difference_table(reports))
+    if missed := [f"{name}: {line}".lstrip(": ") for name, report in reports.items() for line in report["missed"]]:
+        raise BudgetError("; ".join(missed))
 
 
 @app.command()
@@ -158,6 +172,35 @@ def targets(load: Load = None, as_json: Json = False) -> None:
         )
         for backend, reason in row["cannot_build"].items():
             print(f"{'':<15} not by {backend}: {reason}")
+
+
+@app.command()
+def devices(
+    address: Annotated[str | None, typer.Argument(help="Address of a device to ask what it is.")] = None,
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
+    """List the kinds of devices, by the scheme of their addresses; or say what the device at an address is."""
+    if address is None:
+        _list("device", load, as_json)
+        return
+    _load_files(load)
+    from fxopt.device import find_device
+
+    facts = find_device(address).facts()
+    print(json.dumps(facts) if as_json else "\n".join(f"{key:<12} {_words(value)}" for key, value in facts.items()))
+
+
+@app.command()
+def serve(
+    address: Annotated[
+        str, typer.Argument(help="rpc://HOST:PORT to listen at, or tracker://HOST:PORT/KEY to serve behind a tracker.")
+    ] = "rpc://0.0.0.0:9090",
+) -> None:
+    """Let this machine be a device, on which other machines run and time what they build; for networks you trust."""
+    from fxopt.device import find_device
+
+    find_device(address).serve(print)
 
 
 @app.command()
@@ -209,6 +252,7 @@ def bench(
     folders: Annotated[list[Path], typer.Argument(help="Artifact folders, timed side by side.")],
     batch: Annotated[int, typer.Option(min=1, help="Batch size of the random inputs.")] = 1,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks of calls for each artifact.")] = 11,
+    on: Annotated[str | None, typer.Option(help="Address of the device to measure on, instead of here.")] = None,
     load: Load = None,
     as_json: Json = False,
 ) -> None:
@@ -217,13 +261,33 @@ def bench(
     from fxopt.benching import bench as run_bench
     from fxopt.benching import bench_table
 
-    rows = run_bench(folders, batch=batch, blocks=blocks)
+    rows = run_bench(folders, batch=batch, blocks=blocks, on=on)
     if as_json:
         print(json.dumps(rows))
     else:
         from rich.console import Console
 
         Console().print(bench_table(rows))
+
+
+@app.command()
+def bundle(
+    folder: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .tar.gz.")],
+    wheels: Annotated[
+        Path | None, typer.Option(help="Folder with wheels of the runtime, instead of those installed or downloaded.")
+    ] = None,
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
+    """Pack an artifact with its runtime and a program that runs it, for a device without Python."""
+    _load_files(load)
+    from fxopt.bundle.bundling import bundle as run_bundle
+
+    made = run_bundle(folder, out, wheels)
+    print(json.dumps(vars(made), default=str) if as_json else made.text())
+    if made.missed:
+        raise BudgetError(made.missed)
 
 
 @new_app.command("pass")
@@ -236,6 +300,13 @@ def new_pass(
 
     for line in write_pass(name, into):
         print(line)
+
+
+def _words(value: Any) -> str:
+    """A fact as a person reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _load_files(files: list[Path] | None) -> None:

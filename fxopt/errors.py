@@ -12,6 +12,7 @@
     │   ├── VerifyError           a pass broke the graph, the interface or the numbers
     │   └── DataError             a pass needs data that is absent or unusable
     ├── BackendError        (4)   a backend refused or failed
+    │   └── DeviceError           a device is not there, is another than expected, or failed
     └── BudgetError         (1)   everything worked, but a budget or a check was missed
 """
 
@@ -83,6 +84,10 @@ class BackendError(FxoptError):
     """A backend refused an op or failed to build, load or run."""
 
     exit_code = 4
+
+
+class DeviceError(BackendError):
+    """A device cannot be reached, is another than the target says, or failed."""
 
 
 class BudgetError(FxoptError):

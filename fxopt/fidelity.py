@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,13 +31,15 @@ class Fidelity:
     ``captured`` is the program before any pass: an artifact of a quantized program may add no more noise than
     quantization itself made. A program in float must be met to 1e-3 relative, or the root of its largest epsilon where that
     is more, as in half precision, whose roundings a backend may leave out; where ``noise_db`` is given, a signal-to-noise
-    ratio of that many dB is enough, which is for runtimes that compute in fewer bits.
+    ratio of that many dB is enough, which is for runtimes that compute in fewer bits. ``seconds`` is what the program took.
     """
 
     def __init__(self, captured: Program, program: Program, noise_db: float | None = None) -> None:
         self._program = program
         self._probes = probe_inputs(program)
+        begun = time.perf_counter()
         self._want = [_outputs(program, program, probe) for probe in self._probes]
+        self.seconds = time.perf_counter() - begun
         self.noise_db, self._quantized = noise_db, is_quantized(program)
         self._room = max(_AGREEMENT, coarsest(program) ** 0.5)
         if self._quantized:

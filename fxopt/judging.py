@@ -14,11 +14,14 @@ from fxopt.agreement import copied
 from fxopt.artifact import Artifact
 from fxopt.batching import fixed_batch, in_batches
 from fxopt.compare import sqnr
-from fxopt.measure import interleave, peak_memory
+from fxopt.device import cannot_time
+from fxopt.measure import peak_memory
 from fxopt.pipeline import Step, StepResult, Watcher
 from fxopt.program import Program
 from fxopt.recipe import Budget
 from fxopt.running import untouched
+from fxopt.side_by_side import time_artifacts
+from fxopt.target import Target
 from fxopt.workload import Data, Workload
 
 
@@ -46,7 +49,10 @@ def metric_watcher(data: Data) -> Watcher:
 def compare(
     workload: Workload, program: Program, reference: Artifact, built: Artifact, *, timed: bool
 ) -> dict[str, Any]:
-    """Figures of the model as captured (``before``, built by the same backend) and as built (``after``)."""
+    """Figures of the model as captured (``before``, built by the same backend) and as built (``after``).
+
+    What runs on a device is judged there, beside no eager, as torch is not there. ``not_timed`` says why there is no latency.
+    """
     before: dict[str, Any] = {"file_bytes": model_bytes(reference)}
     after: dict[str, Any] = {"file_bytes": model_bytes(built)}
     report: dict[str, Any] = {"before": before, "after": after}
@@ -54,21 +60,26 @@ def compare(
         report["metric"] = workload.data.metric
         size = fixed_batch(program)
         before["metric"] = workload.data.evaluate(in_batches(program, size), "test")
-        after["metric"] = workload.data.evaluate(in_batches(built, size), "test")
-    if timed:
+        if built.elsewhere is None:
+            after["metric"] = workload.data.evaluate(in_batches(built, size), "test")
+    if timed and (reason := cannot_time(Target.of(built.manifest["target"]))):
+        report["not_timed"] = reason
+    elif timed:
         args, kwargs = copied((program.args, program.kwargs))  # a model may write into its inputs
         arrays = pytree.tree_map(to_numpy, (args, kwargs))
-        timings = interleave(
-            {
-                "eager": lambda: program(*args, **kwargs),
-                "before": lambda: reference(*arrays[0], **arrays[1]),
-                "after": lambda: built(*arrays[0], **arrays[1]),
-            }
+        timings = time_artifacts(
+            {"before": (reference, *arrays), "after": (built, *arrays)}, {"eager": lambda: program(*args, **kwargs)}
         )
-        report["eager"] = {"latency": timings["eager"].to_dict(), "threads": torch.get_num_threads()}
-        before |= {"latency": timings["before"].to_dict(), "peak_memory_bytes": peak_memory(reference.folder)}
-        after |= {"latency": timings["after"].to_dict(), "peak_memory_bytes": peak_memory(built.folder)}
+        if "eager" in timings:
+            report["eager"] = {"latency": timings["eager"].to_dict(), "threads": torch.get_num_threads()}
+        before["latency"], after["latency"] = timings["before"].to_dict(), timings["after"].to_dict()
+    if timed and built.elsewhere is None:
+        before["peak_memory_bytes"], after["peak_memory_bytes"] = _peak(reference), _peak(built)
     return report
+
+
+def _peak(built: Artifact) -> int | None:
+    return built.device.peak_memory(built.runner) if built.device else peak_memory(built.folder)
 
 
 def to_numpy(value: Any) -> Any:
@@ -79,6 +90,29 @@ def to_numpy(value: Any) -> Any:
 def model_bytes(built: Artifact) -> int:
     """Size of the compiled model in bytes."""
     return sum((Path(built.folder) / name).stat().st_size for name in built.manifest["files"])
+
+
+def device_lines(target: Target, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the target has room for, beside what is planned and built, as :func:`budget_lines` has it; nothing for no limit."""
+    memory, flash = report["memory"], report["after"]["file_bytes"]
+    largest = "".join(f"\n    {size / 1e6:,.2f} MB: {where}" for where, size in memory["largest"])
+    sides = (
+        (
+            "memory",
+            target.memory,
+            memory["weights"] + memory["values"],
+            f" at {memory['at']}; the largest there:{largest}",
+        ),
+        ("flash", target.flash, flash, ": weights in fewer bits, or fewer of them, make the file smaller"),
+    )
+    lines = []
+    for name, limit, value, advice in sides:
+        if limit is not None:
+            text = f"{name} of {target.name}: {value:,} bytes, limit {limit:,}"
+            met = value <= limit
+            text += "" if met else f", over by {value - limit:,}{advice}"
+            lines.append({"name": name, "limit": limit, "value": value, "met": met, "text": text})
+    return lines
 
 
 def budget_lines(budget: Budget, report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -31,7 +31,11 @@ def lower(
     workload: Workload | None = None,
     recipe: dict[str, Any] | None = None,
 ) -> tuple[Program, Artifact]:
-    """Build a program into the folder ``out``; return it as legalized, and the artifact, loaded. Raises BackendError."""
+    """Build a program into the folder ``out``; return it as legalized, and the artifact.
+
+    It is loaded on the target's device where the target has an address, and here where it can run here; what can run at
+    neither is built all the same, see ``elsewhere`` of it. Raises BackendError, DeviceError.
+    """
     legal = legalized(program, backend, target, workload)
     interface = facts.interface(legal)
     built_facts = backend.build(legal, target, out)
@@ -45,4 +49,4 @@ def lower(
         "facts": built_facts,
     }
     artifact.write_json(out / artifact.MANIFEST, manifest)
-    return legal, artifact.load(out)
+    return legal, artifact.load_for(out, target)

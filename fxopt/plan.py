@@ -8,6 +8,7 @@ from typing import Any
 
 from fxopt.artifact import Artifact
 from fxopt.backend import Backend, find_backend
+from fxopt.device import device_of
 from fxopt.judging import metric_watcher
 from fxopt.lowering import lower
 from fxopt.pipeline import Outcome, Pipeline, Watcher
@@ -50,9 +51,10 @@ class Plan:
 
 
 def resolve(recipe: Recipe) -> Plan:
-    """Look up everything a recipe names. Raises the UsageError of what cannot be found."""
+    """Look up everything a recipe names. Raises the UsageError of what cannot be found, and DeviceError."""
     pipeline, backend = Pipeline.parse(recipe.passes), find_backend(recipe.backend)
     target = find_target(recipe.target)
+    device_of(target)  # that it is not there, or is another machine, is better known before the passes run
     return Plan(
         recipe,
         pipeline=pipeline,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from fxopt.measure import Timing, interleave
+from fxopt.measure import Timing
 
 _HEATS = ((3, 3.0), (5, 1.3))
 """Blocks of each heat, and how many times the best a candidate may take to stay in the race; by the quickest block of
@@ -14,16 +14,20 @@ _TIE = 0.97
 """Ratio of medians above which two candidates count as equally fast."""
 
 
-def race(runs: dict[str, Callable[[], object]]) -> dict[str, Timing]:
-    """Time callables interleaved in blocks; who is far behind after a heat drops out. The last timing of each is returned."""
+Timer = Callable[[list[str], int], dict[str, Timing]]
+"""Times candidates side by side, by name, in so many blocks."""
+
+
+def race(names: Iterable[str], time: Timer) -> dict[str, Timing]:
+    """Time candidates in heats; who is far behind after one drops out. The last timing of each is returned."""
     timings: dict[str, Timing] = {}
-    left = runs
+    left = list(names)
     for blocks, behind in _HEATS:
-        timings |= interleave(left, blocks=blocks)
+        timings |= time(left, blocks)
         quickest = {name: min(timings[name].blocks_ms) for name in left}
         best = min(quickest.values())
-        left = {name: run for name, run in left.items() if quickest[name] <= behind * best}
-    return timings | interleave(left, blocks=_FINAL)
+        left = [name for name in left if quickest[name] <= behind * best]
+    return timings | time(left, _FINAL)
 
 
 def ranked(timings: dict[str, Timing]) -> list[str]:

@@ -22,12 +22,13 @@ from fxopt.errors import UnknownNameError, UsageError
 
 GROUPS = {
     "pass": "passes", "backend": "backends", "workload": "models", "target": "targets", "analysis": "analyses",
+    "device": "devices",
 }  # fmt: skip
 """What can be registered, and the command that lists it. The entry-point groups are ``fxopt.passes``, …"""
 
 _ENTRY_GROUPS = {
     "pass": "fxopt.passes", "backend": "fxopt.backends", "workload": "fxopt.workloads", "target": "fxopt.targets",
-    "analysis": "fxopt.analyses",
+    "analysis": "fxopt.analyses", "device": "fxopt.devices",
 }  # fmt: skip
 _loaded: dict[str, dict[str, Any]] = {kind: {} for kind in GROUPS}
 
@@ -62,6 +63,11 @@ def _origin(point: importlib.metadata.EntryPoint) -> str:
 def names(kind: str) -> list[str]:
     """All registered names of a kind, sorted."""
     return sorted({*_entry_points(kind), *_loaded[kind]})
+
+
+def registered(kind: str) -> set[str]:
+    """The names of a kind that every process knows, as packages register them: not those of files."""
+    return set(_entry_points(kind))
 
 
 def get(kind: str, name: str) -> Any:

@@ -113,8 +113,10 @@ def _figures(report: dict[str, Any]) -> Table:
         if a and b is not None:
             table.add_row(label, f"{a / unit:,.0f}", f"{b / unit:,.0f}", f"{b / a:.3f}")
     if "latency" in after:
-        a, b, eager = before["latency"], after["latency"], report["eager"]["latency"]
+        a, b = before["latency"], after["latency"]
         table.add_row("latency, ms", _timing(a), _timing(b), f"{b['median_ms'] / a['median_ms']:.3f}")
+    if "eager" in report:
+        eager = report["eager"]["latency"]
         ratio = f"{b['median_ms'] / eager['median_ms']:.3f}"
         table.add_row(f"  eager, {report['eager']['threads']} threads", _timing(eager), "", ratio)
     return table
@@ -122,10 +124,11 @@ def _figures(report: dict[str, Any]) -> Table:
 
 def _show_backend(report: dict[str, Any], console: Console) -> None:
     facts = report["backend"]
-    agreement = report["agreement"]
-    error, ratio = float(agreement["relative_error"]), float(agreement["sqnr_db"])
-    ratio_text = "exact" if ratio == math.inf else f"{ratio:.1f} dB"
-    console.print(f"backend {escape(facts['text'])}: agrees with eager to {error:.2g} relative, {ratio_text}")
+    console.print(f"backend {escape(facts['text'])}: {_agreement(report)}")
+    for what, how in report["for_target"].items():
+        console.print(f"  for {escape(report['target']['name'])}: {what}: {escape(how)}")
+    if "not_timed" in report:
+        console.print(f"  latency is not measured: {escape(report['not_timed'])}")
     for note in facts.get("notes", []):
         console.print(f"  {escape(note)}")
     if facts.get("integer_nodes"):
@@ -133,6 +136,18 @@ def _show_backend(report: dict[str, Any], console: Console) -> None:
         console.print(f"  integer kernels: {kinds}")
     for place in facts.get("dequantized_at_run_time", []):
         console.print(f"  [yellow]float at run time[/]: {escape(str(place))}")
+
+
+def _agreement(report: dict[str, Any]) -> str:
+    """Whether the artifact gives the program's numbers, and where it was run to see that."""
+    agreement = report["agreement"]
+    if agreement is None:
+        return f"[yellow]built and not run[/], as it is {escape(report['not_run'])}"
+    error, ratio = float(agreement["relative_error"]), float(agreement["sqnr_db"])
+    text = f"agrees with eager to {error:.2g} relative, {'exact' if ratio == math.inf else f'{ratio:.1f} dB'}"
+    if device := report.get("device"):
+        text += f", on the {'emulated ' * device['emulated']}device at {escape(device['address'])}"
+    return text
 
 
 def _timing(timing: dict[str, Any]) -> str:

@@ -21,6 +21,8 @@ _X86 = {
     "amx_int8": "amx-int8", "amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16",
 }  # fmt: skip
 _ARM = {"asimd": "neon", "asimddp": "neon-dotprod", "i8mm": "neon-i8mm", "bf16": "neon-bf16", "sve": "sve"}
+_ARM_BITS = {"asimd": (16, 1), "asimddp": (16, 20), "sve": (16, 22), "i8mm": (26, 13), "bf16": (26, 14)}
+"""The word, AT_HWCAP or AT_HWCAP2, and the bit in it, of Linux on aarch64."""
 FEATURES = frozenset({*_X86.values(), *_ARM.values(), "rvv", "simd128"})
 """Every feature that passes and backends may look for; the last two are the vectors of RISC-V and of WebAssembly."""
 
@@ -58,13 +60,23 @@ class Target:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in values.items() if v is not None}
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Target:
+        """Back from :meth:`to_dict`."""
+        return cls(**{**values, "features": frozenset(values["features"])})
+
+    @property
+    def architecture(self) -> str:
+        """The first word of the triple: ``x86_64``, ``aarch64`` …"""
+        return self.triple.split("-")[0]
+
 
 @functools.cache
 def host() -> Target:
     """The machine this runs on, as detected."""
     machine = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
     system = {"linux": "linux-gnu", "darwin": "apple-darwin", "windows": "pc-windows-msvc"}
-    found = _cpu_flags()
+    found = _cpu_flags(machine)
     names = _X86 if machine == "x86_64" else _ARM
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = None
@@ -81,8 +93,6 @@ def host() -> Target:
 
 def not_here(target: Target) -> str | None:
     """Why what is measured on this machine says nothing about a target; None where the target is this machine."""
-    if target.address is not None:
-        return f"it is at {target.address}"
     here = host().to_dict()
     there = target.to_dict()
     for key in ("triple", "features", "cores"):
@@ -95,14 +105,26 @@ def _shown(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, list) else str(value)
 
 
-def _cpu_flags() -> set[str]:
+def _cpu_flags(machine: str) -> set[str]:
+    """The words that Linux has for what the processor can do."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return set()
-    return {
-        flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split(":")[1].split()
-    }
+    words = "flags" if machine == "x86_64" else "features"
+    found = [line.split(":")[1].split() for line in lines if line.lower().startswith(words)]
+    return set().union(*found) if found else _hardware_flags(machine)
+
+
+def _hardware_flags(machine: str) -> set[str]:
+    """The same from the kernel's own words of bits, where the file is that of another machine, as in an emulator."""
+    import ctypes
+
+    if machine != "aarch64" or platform.system() != "Linux":
+        return set()
+    ask = ctypes.CDLL(None).getauxval
+    ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    return {flag for flag, (word, bit) in _ARM_BITS.items() if ask(word) >> bit & 1}
 
 
 def find_target(spec: str) -> Target:

@@ -71,6 +71,16 @@ def programs():
     return small_programs()
 
 
+@pytest.fixture(scope="session")
+def emulated_root():
+    """The file system of an emulated aarch64 device, made once on this machine."""
+    import emulated_device
+
+    if reason := emulated_device.cannot_emulate():
+        pytest.skip(reason)
+    return emulated_device.make()
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Small layers gain nothing from a second thread, and lose much where another process has its core."""

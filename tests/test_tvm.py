@@ -296,11 +296,31 @@ def test_the_processor_is_read_off_features():
     assert lanes("avx2", "fma") == (8, 16)
     assert lanes() == (4, 16)
     assert lanes("neon", triple="aarch64-linux-gnu") == (4, 32)
-    with pytest.raises(BackendError, match=r"x86_64 and aarch64.*'riscv64-linux-gnu'"):
-        lanes(triple="riscv64-linux-gnu")
+    with pytest.raises(BackendError, match=r"x86_64, aarch64 and riscv64, and .*'mips-linux-gnu'"):
+        lanes(triple="mips-linux-gnu")
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [frozenset(), frozenset({"rvv"})], ids=["scalar", "vectors"])
+def test_libraries_for_risc_v_link(features, tmp_path):
+    """The header of the file says what it is for: ELF's number 243, the double-float ABI, and vectors only if asked for."""
+    board = Target("board", "riscv64-linux-gnu", features=features)
+    if reason := Tvm().cannot_build(board):
+        pytest.skip(reason)
+    program = capture(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval(), (torch.randn(1, 3, 8, 8),))
+    _, built = lower(program, Tvm(), board, tmp_path)
+    assert "machine code of riscv64" in built.elsewhere
+    data = (tmp_path / "model.so").read_bytes()
+    assert int.from_bytes(data[18:20], "little") == 243
+    assert int.from_bytes(data[48:52], "little") & 0x6 == 0x4
+    assert (b"_v1p0_" in data) == bool(features)
+
+
+def test_what_webassembly_lacks_is_told_with_the_way_out():
+    with pytest.raises(BackendError, match=r"Emscripten(.|\n)*ONNX Runtime Web"):
+        processor_of(Target("browser", "wasm32-unknown-emscripten"))
 
 
 def test_all_ops_without_a_form_are_listed_with_their_lines_before_the_build(tmp_path):

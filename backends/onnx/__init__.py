@@ -6,7 +6,7 @@ export.py    program to a checked, reproducible ONNX model
 block_weights.py  weights with a scale for each block
 pools.py     pools as the integer kernels want them
 kernels.py   what the runtime's optimizer made of it
-runtime.py   loading and running, without torch
+runtime.py   loading and running, without torch; standalone.py, without Python
 tune.py      options chosen by measurement
 """
 

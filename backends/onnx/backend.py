@@ -15,6 +15,7 @@ from fxopt.qdq import Policy
 if TYPE_CHECKING:
     from torch import fx
 
+    from fxopt.bundle.standalone import Standalone
     from fxopt.pipeline import Pipeline
     from fxopt.program import Program
     from fxopt.target import Target
@@ -56,6 +57,15 @@ class Onnx(Backend):
         """
         return Policy(pair_sum=128 if target.int8_saturates else None)
 
+    def suits(self, target: Target) -> dict[str, str]:
+        """The range of int8 weights; the file itself runs on any machine."""
+        how = (
+            "two neighbours add up to 128 at most, as products are added in 16 bits before VNNI"
+            if target.int8_saturates
+            else "full range, as products are added in 32 bits"
+        )
+        return {"int8 weights": how, "kernels": "chosen by ONNX Runtime when the file is loaded there"}
+
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Write ``model.onnx`` and return what the runtime's optimizer made of it. Raises BackendError."""
         from fxopt.backends.onnx.export import export
@@ -68,6 +78,13 @@ class Onnx(Backend):
         """Open the model in ONNX Runtime. Raises BackendError where the runtime refuses it."""
         float16 = manifest.get("facts", {}).get("float16", False)
         return make_runner(folder / MODEL_FILE, self.threads, self.optimization_level, self.arena, float16=float16)
+
+    def standalone(self, folder: Path, manifest: dict[str, Any]) -> Standalone:
+        """The program that runs a model in ONNX Runtime's library, with the options of :meth:`load`."""
+        from fxopt.backends.onnx.standalone import standalone
+
+        float16 = manifest.get("facts", {}).get("float16", False)
+        return standalone(self.threads, self.optimization_level, self.arena, float16=float16)
 
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed."""

@@ -34,13 +34,18 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_session(path: Path, options: Any, *, float16: bool = False) -> Any:
-    """Open a model, which holds numbers in ``float16`` or does not. Raises BackendError where the runtime refuses it.
+def disabled_optimizers(float16: bool) -> list[str]:
+    """What the runtime must leave alone in a model, which holds numbers in ``float16`` or does not.
 
-    The runtime's own quantization of weights that stand between quantized activations is off: a layer that a recipe keeps
-    in float stays in float. So is, in a model with float16, the fusion of a transpose into the product behind it: in
-    version 1.32 the process ends of it, as NchwcTransformer reads a shape that the cast moved past the transpose lacks.
+    Its own quantization of weights that stand between quantized activations: a layer that a recipe keeps in float stays in
+    float. And in a model with float16, the fusion of a transpose into the product behind it: in version 1.32 the process
+    ends of it, as NchwcTransformer reads a shape that the cast moved past the transpose lacks.
     """
+    return ["WeightBiasQuantization"] + ["MatmulTransposeFusion"] * float16
+
+
+def open_session(path: Path, options: Any, *, float16: bool = False) -> Any:
+    """Open a model, which holds numbers in ``float16`` or does not. Raises BackendError where the runtime refuses it."""
     import onnxruntime as ort
 
     try:
@@ -48,7 +53,7 @@ def open_session(path: Path, options: Any, *, float16: bool = False) -> Any:
             str(path),
             options,
             ["CPUExecutionProvider"],
-            disabled_optimizers=["WeightBiasQuantization"] + ["MatmulTransposeFusion"] * float16,
+            disabled_optimizers=disabled_optimizers(float16),
         )
     except Exception as error:
         reason = str(error).strip()

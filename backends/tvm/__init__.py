@@ -18,7 +18,7 @@ tuning/         other tiles by measurement
 integers/       quantized programs in integers
 registers.py    the last steps to LLVM, with the sums of a tile in registers; threads.py, what is worth several
 compiling.py    all of that in order, and the library
-runtime.py      loading and running, without torch
+runtime.py      loading and running, without torch; standalone.py, without Python
 """
 
 from fxopt.backends.tvm.backend import Tvm

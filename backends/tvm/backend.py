@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fxopt.backends.tvm.processor import Processor
     from fxopt.backends.tvm.tuning.database import Database
+    from fxopt.bundle.standalone import Standalone
     from fxopt.pipeline import Pipeline
     from fxopt.program import Program
     from fxopt.qdq import Policy
@@ -74,6 +75,21 @@ class Tvm(Backend):
 
         return Policy("between_integers", chain=_CHAIN)
 
+    def suits(self, target: Target) -> dict[str, str]:
+        """Vectors, the instruction for bytes with the sign that it wants of activations, and threads."""
+        from fxopt.backends.tvm.integers.instructions import SPOKEN, instruction_of
+        from fxopt.backends.tvm.processor import processor_of
+
+        processor = processor_of(target)
+        instruction, features = instruction_of(processor), " ".join(sorted(target.features)) or "no features"
+        sign = "signed, as its operands are" if instruction.signed else "unsigned"
+        return {
+            "vectors": f"{processor.lanes} floats in each of {processor.registers}: {features}",
+            "layout": f"channels in blocks of {processor.lanes}",
+            "int8": f"{SPOKEN[instruction.kind]} by {processor.mcpu}; activations are {sign}",
+            "threads": f"{self._threads(processor)} of {target.cores} cores",
+        }
+
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Write ``model.so`` and ``model.params``; return how many kernels there are, and their tiles. Raises BackendError."""
         import torch
@@ -86,7 +102,7 @@ class Tvm(Backend):
 
         processor = processor_of(target)
         shapes = [tuple(leaf.shape) for leaf in program.example_leaves() if isinstance(leaf, torch.Tensor)]
-        found = self._database(processor)
+        found = self._database(processor, target)
         choices = Choices(processor, found.tiles() if found else {})
         made = compile_module(import_program(program), shapes, processor, choices, out)
         return made | account(choices, found)
@@ -94,46 +110,61 @@ class Tvm(Backend):
     def tune(self, program: Program, target: Target, seconds: float) -> Tvm:
         """Try tiles for about ``seconds`` and write the trials into the database, which the build then reads.
 
-        Raises BackendError where the target is not this machine, or there is no database.
+        Kernels are timed on the device at the target's address, or on all behind a tracker at once, or here.
+
+        Raises BackendError where the target is another machine without an address, or there is no database; DeviceError.
         """
+        from fxopt.backends.remote.address import Address
         from fxopt.backends.tvm.compiling import choose_tiles
         from fxopt.backends.tvm.importing import import_program
         from fxopt.backends.tvm.processor import processor_of
         from fxopt.backends.tvm.tasks import Choices
         from fxopt.backends.tvm.tuning.search import search
+        from fxopt.device import device_of
         from fxopt.target import not_here
 
-        if reason := not_here(target):
+        if target.address is None and (reason := not_here(target)):
             raise BackendError(
-                f"the backend tvm tunes for this machine alone, and the target {target.name!r} is another: {reason}\n"
-                "  build without tuning, with tiles by rule; or tune there"
+                f"the backend tvm tunes by measurement, and the target {target.name!r} is another machine: {reason}\n"
+                "  give the target the address of a device; or build without tuning, with tiles by rule"
             )
         processor = processor_of(target)
-        found = self._database(processor)
+        found = self._database(processor, target)
         if found is None:
             raise BackendError("tuning needs a database to write its trials into: tvm(database='tiles.jsonl')")
         begun = time.monotonic()
         choices = Choices(processor, found.tiles())
         choose_tiles(import_program(program), choices)
         left = seconds - (time.monotonic() - begun)
-        search(choices, found, self._threads(processor), left, self.trials, self.seed)
+        if (device := device_of(target)) is not None:
+            device.rest()
+        address = Address.parse(device.address) if device else None
+        search(choices, found, self._threads(processor), left, self.trials, self.seed, address)
         return self
 
     def _threads(self, processor: Processor) -> int:
         return min(self.threads or processor.cores, processor.cores)
 
-    def _database(self, processor: Processor) -> Database | None:
+    def _database(self, processor: Processor, target: Target) -> Database | None:
         from fxopt.backends.tvm.tuning.database import Database, default_path
+        from fxopt.device import device_of
 
         if self.database == "":
             return None
+        device = device_of(target)
         path = Path(self.database) if self.database else default_path()
-        return Database(path, processor, self._threads(processor))
+        return Database(path, processor, self._threads(processor), emulated=bool(device and device.facts()["emulated"]))
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
         """Load the library. Raises BackendError where TVM refuses it."""
         needs_tiles = manifest.get("facts", {}).get("integer_instruction") == "amx-int8"
         return runtime.make_runner(folder, self.threads, needs_tiles=needs_tiles)
+
+    def standalone(self, folder: Path, manifest: dict[str, Any]) -> Standalone:
+        """The program that runs the library in TVM's runtime, with what :meth:`load` does before."""
+        from fxopt.backends.tvm.standalone import standalone
+
+        return standalone(folder, manifest.get("facts", {}), self.threads)
 
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed, or is in a version that crashes."""
@@ -149,6 +180,16 @@ class Tvm(Backend):
             return cannot_link(processor_of(target))
         except BackendError as error:
             return str(error)
+
+    def elsewhere(self, target: Target) -> str | None:
+        """That it is machine code of another processor, or uses instructions that this one lacks."""
+        from fxopt.target import host
+
+        here = host()
+        if target.architecture != here.architecture:
+            return f"machine code of {target.architecture}, and this machine is {here.architecture}"
+        lacking = sorted(target.features - here.features)
+        return f"machine code with {', '.join(lacking)}, which this machine lacks" if lacking else None
 
     def variants(self) -> tuple[Tvm, ...]:
         """All cores or one."""

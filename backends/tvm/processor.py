@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
+from fxopt.compilers import cross_compiler, missing_compiler
 from fxopt.errors import BackendError
 from fxopt.target import Target
 
@@ -15,7 +14,7 @@ from fxopt.target import Target
 class Processor:
     """``lanes`` float32 fit in a vector, and ``registers`` such vectors in each of ``cores``.
 
-    ``mcpu`` and ``mattr`` are LLVM's words; ``features`` are those of the target, which the integer kernels are chosen by.
+    ``mcpu``, ``mattr`` and ``mabi`` are LLVM's words; ``features`` are those of the target, by which integer kernels are chosen.
     """
 
     triple: str
@@ -25,11 +24,13 @@ class Processor:
     registers: int = 16
     cores: int = 1
     features: frozenset[str] = frozenset()
+    mabi: str = ""
 
     def describe(self) -> dict[str, Any]:
         """The target as TVM takes it."""
         named: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
-        return named | ({"mattr": list(self.mattr)} if self.mattr else {})
+        more = {"mattr": list(self.mattr), "mabi": self.mabi}
+        return named | {key: value for key, value in more.items() if value}
 
 
 def processor_of(target: Target) -> Processor:
@@ -51,28 +52,31 @@ def processor_of(target: Target) -> Processor:
     if triple.startswith("aarch64"):
         extras = tuple(f"+{word}" for name, word in _ARM if name in has)
         return Processor(triple, target.cpu, ("+neon", *extras), lanes=4, registers=32, cores=cores, features=has)
+    if triple.startswith("riscv64"):
+        vectors = "rvv" in has  # without, a vector is four numbers in registers of their own
+        words = ("+m", "+a", "+f", "+d", "+c", *(["+v"] if vectors else []))
+        return Processor(
+            triple, target.cpu if named else "generic-rv64", words, 4, 32 if vectors else 8, cores, has, mabi="lp64d"
+        )
+    if triple.startswith("wasm"):
+        raise BackendError(
+            f"the backend tvm cannot build for {triple!r}: a library there needs TVM's runtime linked into it by Emscripten, "
+            "and TVM's package has none\n  the backend onnx gives a file that ONNX Runtime Web runs in a browser"
+        )
     raise BackendError(
-        f"the backend tvm has schedules for x86_64 and aarch64, and the target {target.name!r} is {triple!r}\n"
+        f"the backend tvm has schedules for x86_64, aarch64 and riscv64, and the target {target.name!r} is {triple!r}\n"
         "  take another backend, or give the target's triple, e.g. aarch64-linux-gnu"
     )
 
 
 def linker(processor: Processor) -> str | None:
     """The compiler that links for a processor; None for the one that TVM finds for this machine."""
-    if processor.triple.split("-")[0] == platform.machine().lower().replace("amd64", "x86_64").replace(
-        "arm64", "aarch64"
-    ):
-        return None
-    return f"{processor.triple}-g++"
+    return cross_compiler(processor.triple)
 
 
 def cannot_link(processor: Processor) -> str | None:
     """That the compiler to link with is not installed, with the package that has it; None if it is."""
-    name = linker(processor)
-    if name is None or shutil.which(name):
-        return None
-    debian = f"; on Debian: apt install g++-{processor.triple.replace('_', '-')}"
-    return f"{name} is not installed" + (debian if processor.triple.endswith("linux-gnu") else "")
+    return missing_compiler(processor.triple) if linker(processor) else None
 
 
 _ARM = (("neon-dotprod", "dotprod"), ("neon-i8mm", "i8mm"))

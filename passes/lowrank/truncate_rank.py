@@ -15,10 +15,9 @@ from fxopt.passes.lowrank.rank_points import FORMS, Alternatives, Choices, Form,
 from fxopt.passes.lowrank.split_weight import SplitWeight
 from fxopt.passes.lowrank.whitening import Whitening, whitenings
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
-from fxopt.passes.prune.choice.channel_multiple import channel_multiple
+from fxopt.passes.prune.choice.channel_multiple import multiple_for
 from fxopt.progress import progress_bar
 from fxopt.shapes import concrete_shapes
-from fxopt.target import host
 
 _WHO = "truncate_rank"
 
@@ -91,7 +90,7 @@ def truncate_rank(
     rule.check(form, by, _WHO)
     weights = _wanted(program, keep, only)
     if multiple == "target":
-        multiple = channel_multiple(program.context.target or host(), program.context.backend).value
+        multiple = multiple_for(program)
     shape = concrete_shapes(program)
     forms = FORMS if form == "auto" else (form,)
     white = _whitenings(program, weights, forms, samples) if data_aware and weights else {}

@@ -11,7 +11,7 @@ from fxopt.errors import BudgetError, OptionError
 from fxopt.ops import find_quantized
 from fxopt.passes.prune.choice.budget import Budget, within
 from fxopt.passes.prune.choice.candidates import candidates
-from fxopt.passes.prune.choice.channel_multiple import channel_multiple
+from fxopt.passes.prune.choice.channel_multiple import multiple_for
 from fxopt.passes.prune.choice.chooser import Chooser, Dead, Scope
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Unit
@@ -21,7 +21,6 @@ from fxopt.passes.prune.importance.score import score
 from fxopt.passes.prune.zeroing import zero
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
-from fxopt.target import host
 
 _WHO = "zero_channels"
 _HALF = 0.5
@@ -99,7 +98,7 @@ def zero_channels(
         program, sweep, groups, by=by, reduce=reduce, normalize=normalize, samples=samples, seed=seed, who=_WHO
     )
     if multiple == "target":
-        multiple = channel_multiple(program.context.target or host(), program.context.backend).value
+        multiple = multiple_for(program)
     chooser = Chooser(groups, scores, scope, min_channels, multiple)
     dead = chooser.dead(_HALF if ratio is None else ratio) if unbound else within(budget, program, sweep, chooser, _WHO)
     before = program.copy() if reconstruct else None

@@ -77,12 +77,13 @@ def default_path() -> Path:
 class Database:
     """The trials for one processor and number of threads, in the file ``path``, which others may write to as well.
 
+    Those on an ``emulated`` one are kept apart: what they took says nothing of a real one.
     What cannot be used is in ``notes``: damaged lines, and trials of another TVM or of other schedules.
     """
 
-    def __init__(self, path: Path, processor: Processor, threads: int) -> None:
+    def __init__(self, path: Path, processor: Processor, threads: int, *, emulated: bool = False) -> None:
         self.path = path
-        self.stamp = {"on": _describe(processor, threads), "tvm": _tvm_version(), "schedules": _schedules()}
+        self.stamp = {"on": _describe(processor, threads, emulated), "tvm": _tvm_version(), "schedules": _schedules()}
         self.notes: list[str] = []
         self._known: dict[str, Known] = {}
         self._read()
@@ -194,9 +195,9 @@ def _trial(values: dict[str, Any]) -> Trial:
     )
 
 
-def _describe(processor: Processor, threads: int) -> str:
+def _describe(processor: Processor, threads: int, emulated: bool) -> str:
     """What the seconds depend on; the number of threads too, as the best tile for one may leave another idle."""
-    words = [processor.triple, processor.mcpu, *processor.mattr]
+    words = ["emulated"] * emulated + [processor.triple, processor.mcpu, *processor.mattr]
     return " ".join([*words, f"l{processor.lanes} r{processor.registers} c{processor.cores} t{threads}"])
 
 

@@ -14,12 +14,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fxopt.backends.remote.address import Address
+from fxopt.backends.remote.connect import devices_behind
 from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.tasks import Choices, Task
 from fxopt.backends.tvm.tuning.database import Database, Known, Trial
 from fxopt.backends.tvm.tuning.proposals import propose
 from fxopt.backends.tvm.tuning.worker import Job
 from fxopt.backends.tvm.tuning.workers import Answer, Workers
+from fxopt.errors import DeviceError
 
 _PATIENCE = 6
 """Trials without a win that halve what a task is expected to gain."""
@@ -27,6 +30,10 @@ _NEGLIGIBLE = 0.002
 """Part of the time of all tasks below which a task is left as it is."""
 _GIVEN_UP = 4
 """Trials that failed after which a task that has no other is left alone."""
+_AWAY = 60.0
+"""Seconds that a device may be away, to be started again, before it is given up."""
+_REMOTE_PATIENCE = 180.0
+"""Seconds for a trial on a device, which may be slow, or away for a minute."""
 Watch = Callable[["Search", str], None]
 """Told after each trial."""
 
@@ -39,8 +46,10 @@ class Search:
     database: Database
     threads: int
     seed: int = 0
+    device: Address | None = None
     done: int = 0
     failed: int = 0
+    lost: str = ""
     seen: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,7 +81,7 @@ class Search:
             tile = propose(task, self.processor, known, self.seed)
             if tile is not None and task.kernel is not None:
                 seen = self.seen.get(task.key, math.inf)
-                return task, Job(task.kernel, tile, known.best, self.processor, self.threads, seen)
+                return task, Job(task.kernel, tile, known.best, self.processor, self.threads, seen, self.device, _AWAY)
         return None
 
     def run(self, seconds: float, trials: int | None, watch: Watch, workers: Workers) -> None:
@@ -97,6 +106,9 @@ class Search:
                 watch(self, answer.name)
 
     def _note(self, answer: Answer, job: Job) -> None:
+        if answer.lost:
+            self.lost = answer.lost
+            return
         self.done += 1
         self.failed += bool(answer.failed)
         times = answer.times
@@ -122,15 +134,24 @@ class Search:
         return self._cost(task) * 0.5 ** (since / _PATIENCE)
 
 
-def search(choices: Choices, database: Database, threads: int, seconds: float, trials: int | None, seed: int) -> Search:
-    """Search with as many processes as there are cores, beside a bar that shows the best so far; return what was done.
+def search(
+    choices: Choices,
+    database: Database,
+    threads: int,
+    seconds: float,
+    trials: int | None,
+    seed: int,
+    device: Address | None = None,
+) -> Search:
+    """Search beside a bar that shows the best so far; return what was done.
 
-    A database that cannot be written ends the search with a warning: what it holds is used.
+    Kernels are timed by as many processes as there are cores, or on a ``device``, or on all those behind a tracker at once.
+    A database that cannot be written, and devices that are all lost, end the search with a warning: what is known is used.
+    Raises DeviceError where there is none to begin with.
     """
-    from fxopt.backends.onnx.runtime import usable_cores
     from fxopt.progress import progress_bar
 
-    found = Search(choices, database, threads, seed)
+    found = Search(choices, database, threads, seed, device)
     begun, shown = time.monotonic(), 0
     if not found.tasks or trials == 0 or found.next() is None:
         return found
@@ -144,8 +165,20 @@ def search(choices: Choices, database: Database, threads: int, seconds: float, t
             shown = now
 
         try:
-            with Workers(min(usable_cores(), len(found.tasks))) as workers:
+            with _workers(len(found.tasks), device) as workers:
                 found.run(seconds - (time.monotonic() - begun), trials, watch, workers)
         except OSError as error:
             warnings.warn(f"tuning stopped: {database.path}: {error}; what it holds is used", stacklevel=2)
+    if found.lost:
+        warnings.warn(f"tuning lost a device: {found.lost}; what was found until then is used", stacklevel=2)
     return found
+
+
+def _workers(tasks: int, device: Address | None) -> Workers:
+    from fxopt.backends.onnx.runtime import usable_cores
+
+    if device is None:
+        return Workers(min(usable_cores(), tasks))
+    if not (count := devices_behind(device)):
+        raise DeviceError(f"the tracker at {device.host}:{device.port} knows no device with the key {device.key!r}")
+    return Workers(min(count, tasks), _REMOTE_PATIENCE, alone=False)

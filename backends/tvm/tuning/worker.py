@@ -1,31 +1,29 @@
-"""The process that compiles and times kernels. Its arguments are the descriptor of a connection and the parent's id.
+"""The process that compiles and times kernels; see :mod:`fxopt.backends.remote.child` for how it is started.
 
 It stays for all trials, since to import TVM takes seconds, and hides torch from it, which would take longer. A kernel is
-compiled in memory, without a file or a linker, and timed in the same process. A trial that ends the process, by a signal
-or by taking more memory than allowed, costs that trial: the parent starts another.
+timed in this process (here.py), or on a device (there.py). A trial that ends the process, by a signal or by taking more
+memory than allowed, costs that trial: the parent starts another.
 
 Talk over the connection, all pickled: a :class:`Job` comes, and ``"compiled"`` or a reason goes; then ``"go"`` comes, once
-no other worker is timing, and a :class:`Times` goes.
+no other worker is timing on this machine, and a :class:`Times` goes. :class:`Lost` goes where the device is gone for good.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Protocol
 
+from fxopt.backends.remote.address import Address
+from fxopt.backends.remote.child import parents_end
 from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.tasks import Kernel, Tile
 
 _MEMORY = 3 * 2**30
 """Bytes that a trial may take beside what TVM takes by itself."""
-_ROUND_MS, _CALL_MS = 5.0, 0.05
-"""Milliseconds of a round of calls, and of calls that are timed together, as the clock is not finer."""
 _FEW, _ENOUGH, _MOST = 2, 5, 40
 """Rounds for what is clearly slower than its rival, for what may be faster, and at most, until the minima are certain."""
 _NEAR, _CLEARLY, _HOPELESS = 1.03, 0.98, 4.0
@@ -36,7 +34,8 @@ _NEAR, _CLEARLY, _HOPELESS = 1.03, 0.98, 4.0
 class Job:
     """A kernel to time in a tile, beside a ``rival``, which is None in the first trial.
 
-    ``seen`` are the least seconds that the rival took before in this search.
+    ``seen`` are the least seconds that the rival took before in this search; ``device`` is where to time it, None for here;
+    it may be ``away`` for some seconds.
     """
 
     kernel: Kernel
@@ -45,6 +44,8 @@ class Job:
     processor: Processor
     threads: int
     seen: float = math.inf
+    device: Address | None = None
+    away: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -56,40 +57,101 @@ class Times:
     won: bool = False
 
 
-def main() -> None:
-    """Serve jobs until the parent closes the connection."""
-    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    from fxopt.backends.tvm.runtime import need_tvm
+@dataclass(frozen=True)
+class Lost:
+    """That the device was lost, and did not come back: no fault of the job."""
 
-    need_tvm()
-    _limit_memory()
-    made: dict[tuple[Kernel, Tile], Timer] = {}
-    with Connection(descriptor) as connection:
-        connection.send("ready")
-        while True:
-            try:
-                job = connection.recv()
-                try:
-                    rival = _timer(job, job.rival, made) if job.rival else None
-                    mine = _timer(job, job.tile, made)
-                except Exception as error:
-                    made.clear()
-                    connection.send(_reason(error))
-                    continue
-                connection.send("compiled")
-                connection.recv()
-                connection.send(compare(mine, rival, job.seen))
-                made = {
-                    key: timer for key, timer in made.items() if key[0] != job.kernel or key[1] in (job.tile, job.rival)
-                }
-            except EOFError:
-                return
+    reason: str
 
 
 Timer = Callable[[], float]
 """Times a round of calls; gives seconds of the fastest, as what else runs on a machine only adds."""
+
+
+class LostError(Exception):
+    """The place is gone, and does not come back."""
+
+
+class Place(Protocol):
+    """Where kernels run: here, or on a device."""
+
+    def timer(self, job: Job, tile: Tile) -> Timer:
+        """Compile a kernel and bring it there; it has been called once already."""
+
+    def renew(self) -> bool:
+        """After an error: whether it may have been the place's, which is there again. Raises LostError if it is not."""
+
+
+def main() -> None:
+    """Serve jobs until the parent closes the connection."""
+    connection, _ = parents_end()
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    from fxopt.backends.tvm.runtime import need_tvm
+    from fxopt.backends.tvm.tuning.here import Here
+    from fxopt.backends.tvm.tuning.there import There
+
+    need_tvm()
+    _limit_memory()
+    bench = Bench(connection)
+    with connection:
+        connection.send("ready")
+        while True:
+            try:
+                job = connection.recv()
+                if bench.place is None:
+                    bench.place = Here() if job.device is None else There(job.device, job.away)
+                connection.send(bench.answer(job))
+            except EOFError:
+                return
+
+
+class Bench:
+    """Answers jobs, with the kernels kept that the next one is likely to want."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.place: Place | None = None
+        self._connection = connection
+        self._made: dict[tuple[Kernel, Tile], Timer] = {}
+        self._told = False
+
+    def answer(self, job: Job) -> Times | Lost | str:
+        """The times of a job, or why there are none; where its place was lost it is tried once more."""
+        assert self.place is not None
+        self._told, reason = False, ""
+        for _ in range(2):
+            try:
+                return self._times(job, self.place)
+            except EOFError:
+                raise
+            except LostError as error:
+                return Lost(str(error))
+            except Exception as error:
+                self._made.clear()
+                reason = _reason(error)
+            try:
+                if not self.place.renew():
+                    break
+            except LostError as error:
+                return Lost(str(error))
+        return reason
+
+    def _times(self, job: Job, place: Place) -> Times:
+        rival = self._timer(job, job.rival, place) if job.rival else None
+        mine = self._timer(job, job.tile, place)
+        if not self._told:
+            self._told = True
+            self._connection.send("compiled")
+            self._connection.recv()
+        times = compare(mine, rival, job.seen)
+        kept = (job.tile, job.rival)
+        self._made = {key: t for key, t in self._made.items() if key[0] != job.kernel or key[1] in kept}
+        return times
+
+    def _timer(self, job: Job, tile: Tile, place: Place) -> Timer:
+        key = (job.kernel, tile)
+        if key not in self._made:
+            self._made[key] = place.timer(job, tile)
+        return self._made[key]
 
 
 def compare(mine: Timer, rival: Timer | None, seen: float = math.inf) -> Times:
@@ -120,66 +182,9 @@ def _certain(seconds: list[float]) -> bool:
     return sum(value <= _NEAR * min(seconds) for value in seconds) >= 3
 
 
-def _timer(job: Job, tile: Tile, made: dict[tuple[Kernel, Tile], Timer]) -> Timer:
-    """Compile a kernel, or find it among those made; it has been called once already."""
-    key = (job.kernel, tile)
-    if key not in made:
-        made[key] = _compile(job, tile)
-    return made[key]
-
-
-def _compile(job: Job, tile: Tile) -> Timer:
-    import numpy as np
-    import tvm
-    from tvm import te
-
-    from fxopt.backends.tvm.registers import register_pipeline
-    from fxopt.backends.tvm.runtime import use_threads
-    from fxopt.backends.tvm.schedule import schedule_module
-
-    tensors = job.kernel.tensors(tile)
-    module = schedule_module(tvm.IRModule({"main": te.create_prim_func(tensors)}), job.processor)
-    target = tvm.target.Target(job.processor.describe())
-    library = tvm.compile(module, target=target, tir_pipeline=register_pipeline()).mod
-    random = np.random.default_rng(0).standard_normal(4099)
-    arrays = [
-        tvm.runtime.tensor(np.resize(random, _shape(tensor)).astype(str(tensor.dtype.dtype))) for tensor in tensors
-    ]
-    device = tvm.cpu()
-    use_threads(job.threads)
-    library["main"](*arrays)  # machine code is made in the first call
-
-    number = repeat = 0
-
-    def timer() -> float:
-        nonlocal number, repeat
-        if not number:
-            once = library.time_evaluator("main", device, number=1, repeat=3)(*arrays).min * 1000
-            number = max(1, round(_CALL_MS / max(once, 1e-4)))
-            repeat = min(100, max(1, round(_ROUND_MS / (once * number))))
-        return float(library.time_evaluator("main", device, number=number, repeat=repeat)(*arrays).min)
-
-    return timer
-
-
-def _shape(tensor: Any) -> tuple[int, ...]:
-    return tuple(int(size) for size in tensor.shape)
-
-
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"failed: {type(error).__name__}: {lines[-1] if lines else ''}"[:200]
-
-
-def _die_with(parent: int) -> None:
-    """End when the parent ends, even killed, and even while stopped; elsewhere than on Linux the closed connection does it."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            sys.exit()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
 
 def _limit_memory() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import Any
 
-from fxopt.backends.tvm.tuning.worker import Job, Times
+from fxopt.backends.remote.child import Child
+from fxopt.backends.tvm.tuning.worker import Job, Lost, Times
 from fxopt.errors import BackendError
 
 _START = 120.0
@@ -23,21 +20,24 @@ _MODULE = "fxopt.backends.tvm.tuning.worker"
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a job: its times, or why it ``failed``."""
+    """What became of a job: its times, or why it ``failed``, or that its device was ``lost``, which is no fault of the job."""
 
     name: Any
     times: Times | None
     failed: str = ""
+    lost: str = ""
 
 
 class Workers:
     """``count`` workers, each with one job at a time; a job that takes longer than ``patience`` seconds is given up.
 
-    A context manager: the processes end with it, and with this process if it is killed.
+    A worker whose device is lost is not replaced.
+    ``alone`` is whether only one may be timing: on this machine, and not where each has a device of its own. A context
+    manager: the processes end with it, and with this process if it is killed.
     """
 
-    def __init__(self, count: int, patience: float = 20.0, module: str = _MODULE) -> None:
-        self.patience, self.module = patience, module
+    def __init__(self, count: int, patience: float = 20.0, module: str = _MODULE, *, alone: bool = True) -> None:
+        self.patience, self.module, self.alone = patience, module, alone
         self._all = [_Worker(module) for _ in range(count)]
         self._timing: _Worker | None = None
 
@@ -93,6 +93,10 @@ class Workers:
             return []
         self._done_timing(worker)
         name, worker.name, worker.compiled = worker.name, None, False
+        if isinstance(word, Lost):
+            worker.kill()
+            self._all.remove(worker)
+            return [Answer(name, None, lost=word.reason)]
         return [Answer(name, word)] if isinstance(word, Times) else [Answer(name, None, str(word))]
 
     def _give_up(self, worker: _Worker, reason: str) -> Answer:
@@ -105,7 +109,11 @@ class Workers:
         return Answer(name, None, reason)
 
     def _let_one_time(self) -> None:
-        if self._timing is None:
+        if not self.alone:
+            for worker in self._all:
+                if worker.compiled:
+                    worker.go()
+        elif self._timing is None:
             self._timing = next((worker for worker in self._all if worker.compiled), None)
             if self._timing is None:
                 return
@@ -123,13 +131,8 @@ class Workers:
 
 class _Worker:
     def __init__(self, module: str) -> None:
-        self.connection, theirs = Pipe()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        command = [sys.executable, "-c", f"from {module} import main; main()", str(theirs.fileno()), str(os.getpid())]
-        self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors
-        )
-        theirs.close()
+        self._child = Child(module)
+        self.connection = self._child.connection
         self.name: Any = None
         self.had: set[Any] = set()
         self.ready = self.compiled = False
@@ -150,7 +153,7 @@ class _Worker:
     @property
     def dead(self) -> bool:
         """Whether a process that started has ended."""
-        return self.ready and self._process.poll() is not None
+        return self.ready and self._child.process.poll() is not None
 
     def begin(self, name: Any, job: Job) -> None:
         self.name, self._job = name, job
@@ -175,29 +178,20 @@ class _Worker:
     def stop(self) -> None:
         """Hold the process, and the clock of its job."""
         if sys.platform == "linux" and self.ready and not self._stopped:
-            self._process.send_signal(signal.SIGSTOP)
+            self._child.process.send_signal(signal.SIGSTOP)
             self._stopped = time.monotonic()
 
     def go_on(self) -> None:
         if self._stopped:
-            self._process.send_signal(signal.SIGCONT)
+            self._child.process.send_signal(signal.SIGCONT)
             self._since += time.monotonic() - self._stopped
             self._stopped = 0.0
 
     def end(self) -> str:
-        """How the process ended."""
-        try:
-            code = self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            return "closed its connection"
-        return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return self._child.end()
 
     def complaint(self) -> str:
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")[-2000:]
+        return self._child.complaint()
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self.connection.close()
-        self._errors.close()
+        self._child.kill()

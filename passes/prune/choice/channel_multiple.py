@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,9 +13,11 @@ from torch import nn
 
 from fxopt.backend import Backend
 from fxopt.capturing import capture
+from fxopt.device import cannot_time
 from fxopt.errors import FxoptError
 from fxopt.lowering import lower
-from fxopt.measure import interleave
+from fxopt.program import Program
+from fxopt.side_by_side import Call, time_artifacts
 from fxopt.target import Target, host
 
 CANDIDATES = (1, 2, 4, 8, 16, 32)
@@ -42,23 +44,31 @@ _found: dict[tuple[Target, str], ChannelMultiple] = {}
 
 
 def channel_multiple(target: Target, backend: Backend | None) -> ChannelMultiple:
-    """The multiple for the number of channels: the target's own, timed with the backend on this machine, or by a rule.
+    """The multiple for the number of channels: the target's own, timed with the backend on the target, or by a rule.
 
     Two 3x3 convolutions, 32 → w → 32 channels of 28x28 in float32, are built for w of 32, 64 and two or three in between;
     see :func:`granularity`. That takes up to about ten seconds, once for each target and backend in a process. The target
-    must be this machine, and the backend must build the layers; otherwise the rule is: 32 with AMX, 16 with AVX-512, 8 with
-    AVX2, NEON or SVE, else 4.
+    must be this machine or have an address, and the backend must build the layers; otherwise the rule is: 32 with AMX, 16
+    with AVX-512, 8 with AVX2, NEON or SVE, else 4.
     """
     if target.channel_multiple is not None:
         return ChannelMultiple(target.channel_multiple, f"given by the target {target.name}")
     if backend is None:
         return _by_rule(target, "no backend is given to measure with")
-    if target.address is not None or (target.triple, target.features) != (host().triple, host().features):
-        return _by_rule(target, f"{target.name} is not this machine")
+    alike = target if target.address else replace(target, cores=host().cores)  # the number of cores changes no block
+    if reason := cannot_time(alike):
+        return _by_rule(target, reason)
     key = (target, f"{type(backend).__module__} {backend}")
     if key not in _found:
         _found[key] = _measured(target, backend)
     return _found[key]
+
+
+def multiple_for(program: Program) -> int:
+    """The multiple for the target and backend of a program, which is noted in the program with the reason."""
+    found = channel_multiple(program.context.target or host(), program.context.backend)
+    program.notes += (f"numbers of channels are multiples of {found.value}: {found.how}",)
+    return found.value
 
 
 def granularity(costs: Costs) -> int | None:
@@ -93,14 +103,14 @@ def _proportionate(costs: Costs, multiple: int) -> bool | None:
 
 
 def _measured(target: Target, backend: Backend) -> ChannelMultiple:
-    runs: dict[int, Callable[[], object]] = {}
+    runs: dict[int, Call] = {}
     fastest: dict[int, float] = {}
 
     def costs(width: int) -> tuple[float, float, float]:
         for w in (_LOW, _HIGH, width):
             if w not in runs:
                 runs[w] = _built(w, target, backend, Path(folder) / str(w))
-        timed = interleave({str(w): runs[w] for w in (width, _LOW, _HIGH)}, blocks=_BLOCKS, block_ms=_BLOCK_MS)
+        timed = time_artifacts({str(w): runs[w] for w in (width, _LOW, _HIGH)}, blocks=_BLOCKS, block_ms=_BLOCK_MS)
         # short blocks behind a pause are seldom interrupted; a least one is not taken, as a busy machine may give one
         # model all cores for once. From probe to probe it may get quieter
         for w in (width, _LOW, _HIGH):
@@ -117,13 +127,13 @@ def _measured(target: Target, backend: Backend) -> ChannelMultiple:
     return ChannelMultiple(value, f"measured on {target.name} with {backend}")
 
 
-def _built(width: int, target: Target, backend: Backend, out: Path) -> Callable[[], object]:
+def _built(width: int, target: Target, backend: Backend, out: Path) -> Call:
     layers = nn.Sequential(nn.Conv2d(_LOW, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, _LOW, 3, padding=1))
     program = capture(layers.eval(), (torch.zeros(1, _LOW, _PIXELS, _PIXELS),), dynamic=None)
     out.mkdir()
     _, built = lower(program, backend, target, out)
     args, kwargs = built.random_inputs()
-    return lambda: built(*args, **kwargs)
+    return built, tuple(args), kwargs
 
 
 def _by_rule(target: Target, why: str) -> ChannelMultiple:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxopt.built_times import built_times
+from fxopt.device import cannot_time
 from fxopt.ops import arguments
 from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.program import Program
 from fxopt.shapes import derive_shapes
-from fxopt.target import host, not_here
+from fxopt.target import host
 from fxopt.text import op_name, source_line
 
 
@@ -65,11 +66,11 @@ def left_in_float(trials: Trials, rows: Sequence[LayerSensitivity], worst: int) 
 def slowdowns(trials: Trials, models: dict[frozenset[str], Program]) -> dict[frozenset[str], float]:
     """Latency of trials over that with all layers quantized, as the backend builds them, timed side by side.
 
-    Empty where no backend is given, or the target is not this machine.
+    Empty where no backend is given, or nothing can be timed for the target.
     """
     context = trials.program.context
     target = context.target or host()
-    if context.backend is None or not_here(target):
+    if context.backend is None or cannot_time(target):
         return {}
     programs = {"": trials.quantized(frozenset()), **{str(sorted(left)): model for left, model in models.items()}}
     for program in programs.values():

@@ -1,0 +1,73 @@
+"""A session with a device, from TVM's own client."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from fxopt.backends.remote.address import Address
+from fxopt.errors import DeviceError
+
+_SESSION = 3600
+"""Seconds after which a device ends a session by itself, so that one whose other end is lost does not hold it for ever."""
+
+
+def connect(address: Address) -> Any:
+    """Open a session; behind a tracker, wait until a device of the key is free. Raises DeviceError."""
+    from tvm import rpc
+
+    _reachable(address)
+    where = f"{address.host}:{address.port}"
+    try:
+        if address.key is None:
+            return rpc.connect(address.host, address.port, session_timeout=_SESSION)
+        tracker = rpc.connect_tracker(address.host, address.port)
+    except Exception as error:
+        raise DeviceError(f"{where} answers, but not as TVM's {_kind(address)} does: {_reason(error)}") from None
+    if not (known := keys(tracker)).get(address.key):
+        there = ", ".join(sorted(key for key, count in known.items() if count)) or "none"
+        raise DeviceError(
+            f"the tracker at {where} knows no device with the key {address.key!r}; keys of devices there: {there}\n"
+            f"  start one: fxopt serve tracker://{where}/{address.key}"
+        )
+    return tracker.request(address.key, session_timeout=_SESSION)
+
+
+def devices_behind(address: Address) -> int:
+    """How many devices there are at an address. Raises DeviceError."""
+    if address.key is None:
+        return 1
+    from tvm import rpc
+
+    _reachable(address)
+    return keys(rpc.connect_tracker(address.host, address.port)).get(address.key, 0)
+
+
+def keys(tracker: Any) -> dict[str, int]:
+    """The keys that a tracker knows, with the number of devices of each."""
+    found: dict[str, int] = {}
+    for server in tracker.summary()["server_info"]:
+        key = server["key"].partition(":")[2]
+        found[key] = found.get(key, 0) + 1
+    return found
+
+
+def _reachable(address: Address) -> None:
+    """Raise DeviceError where nothing listens: TVM's client would wait for a minute."""
+    try:
+        socket.create_connection((address.host, address.port), timeout=10).close()
+    except OSError as error:
+        command = "fxopt serve" if address.key is None else "python -m tvm.exec.rpc_tracker"
+        raise DeviceError(
+            f"no {_kind(address)} can be reached at {address.host}:{address.port}: {error.strerror or error}\n"
+            f"  is it on, and does `{command}` run there?"
+        ) from None
+
+
+def _kind(address: Address) -> str:
+    return "device" if address.key is None else "tracker"
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

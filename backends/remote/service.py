@@ -1,0 +1,108 @@
+"""What a device answers: facts about it, and artifacts loaded, run and timed by the same code that does it at home."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fxopt.artifact import MANIFEST, Artifact, load_for
+from fxopt.backend import find_backend, read_json
+from fxopt.backends.remote.message import pack, unpack
+from fxopt.errors import FxoptError
+from fxopt.measure import interleave, peak_memory
+from fxopt.target import Target, host
+
+REQUEST = "fxopt.device.request"
+"""The name under which TVM's server finds :func:`answer`."""
+_RUNTIMES = ("fxopt", "numpy", "apache-tvm", "onnxruntime", "openvino")
+_opened: dict[str, Artifact] = {}
+
+Answer = tuple[dict[str, Any], list[Any]]
+
+
+def register() -> None:
+    """Have TVM's server answer requests, in each process that it forks for a session."""
+    import tvm_ffi
+
+    tvm_ffi.register_global_func(REQUEST, lambda message: bytearray(answer(bytes(message))), override=True)
+
+
+def answer(message: bytes) -> bytes:
+    """Do what a message asks; an error is an answer too. Files that it names are in the folder of the session."""
+    try:
+        values, arrays = unpack(message)
+        return pack(*_VERBS[values.pop("verb")](arrays, **values))
+    except FxoptError as error:
+        return pack({"error": str(error)})
+    except Exception as error:
+        return pack({"error": f"{type(error).__name__}: {error}"})
+
+
+def _facts(_: list[Any]) -> Answer:
+    return host().to_dict() | {"free_memory": _free(), "emulated": _emulated(), "versions": _versions()}, []
+
+
+def _open(_: list[Any], name: str, backend: str) -> Answer:
+    """Unpack an artifact that was brought as a zip file, and load it by a backend with these options."""
+    folder = Path(name)
+    with zipfile.ZipFile(f"{name}.zip") as packed:
+        packed.extractall(folder)
+    os.remove(f"{name}.zip")
+    target = Target.of(read_json(folder / MANIFEST)["target"])
+    _opened[name] = load_for(folder, replace(target, address=None), find_backend(backend))
+    return {}, []
+
+
+def _run(arrays: list[Any], name: str) -> Answer:
+    return {}, _opened[name].runner(arrays)
+
+
+def _times(arrays: list[Any], runs: list[list[Any]], blocks: int, block_ms: float) -> Answer:
+    """Time artifacts side by side; each of ``runs`` has a name and how many of the arrays are its own."""
+    calls: dict[str, Callable[[], object]] = {}
+    for i, (name, count) in enumerate(runs):
+        own, arrays = arrays[:count], arrays[count:]
+        calls[str(i)] = functools.partial(_opened[name].runner, own)
+    return {"blocks_ms": [list(t.blocks_ms) for t in interleave(calls, blocks=blocks, block_ms=block_ms).values()]}, []
+
+
+def _peak_memory(_: list[Any], name: str) -> Answer:
+    return {"bytes": peak_memory(_opened[name].folder.absolute())}, []
+
+
+_VERBS: dict[str, Callable[..., Answer]] = {
+    "facts": _facts, "open": _open, "run": _run, "times": _times, "peak_memory": _peak_memory,
+}  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _RUNTIMES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _free() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+
+
+def _emulated() -> bool:
+    """Whether qemu runs this process: it shows a process its own command line without itself, but not that of the parent."""
+    try:
+        command = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")[0]
+    except OSError:
+        return False
+    return Path(command.decode(errors="replace")).name.startswith("qemu-")

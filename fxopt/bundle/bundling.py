@@ -1,0 +1,142 @@
+"""An artifact with all that runs it on a device without Python, as one file: `fxopt bundle`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fxopt import artifact
+from fxopt.backend import find_backend
+from fxopt.bundle.interface_text import INTERFACE, interface_text
+from fxopt.bundle.packing import files_of, pack
+from fxopt.bundle.readme import device_readme, source_readme
+from fxopt.bundle.standalone import Standalone
+from fxopt.bundle.wheels import find_package
+from fxopt.compilers import compile_program, missing_compiler
+from fxopt.errors import BackendError, UsageError
+from fxopt.target import Target
+
+_ENDING = ".tar.gz"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was written: bytes of each file in it, and of the whole, unpacked and packed.
+
+    ``missed`` says by how much it is larger than the target's ``flash``, None where it is not.
+    """
+
+    path: Path
+    files: dict[str, int]
+    total: int
+    packed: int
+    command: str
+    notes: tuple[str, ...]
+    missed: str | None
+
+    def text(self) -> str:
+        """What is in it with sizes, the total, and what to type on the device."""
+        width = max(map(len, self.files))
+        lines = [f"{name:<{width}}  {_kilobytes(size):>10} kB" for name, size in self.files.items()]
+        lines += [f"{'total':<{width}}  {_kilobytes(self.total):>10} kB, packed {_kilobytes(self.packed)} kB"]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), f"on the device: {self.command}"])
+
+
+def bundle(folder: Path, out: Path, wheels: Path | None = None) -> Bundle:
+    """Write the artifact in ``folder``, its runtime and a program that runs it into the file ``out``, which ends in .tar.gz.
+
+    The runtime is the installed one, or that of the wheels in the folder ``wheels``; for another architecture without that
+    folder, the wheels are downloaded. The same artifact and compiler give the same bytes.
+
+    A target's missed ``flash`` is in the result, and the file is written, as an artifact is that misses a budget. Raises
+    BackendError for a folder that is no artifact, a backend or a target without such a program, and where a compiler or a
+    wheel is missing; UsageError where ``out`` cannot be written. Then there is no new file, and an old one stays.
+    """
+    if not out.name.endswith(_ENDING) or out.name == _ENDING or out.is_dir():
+        raise UsageError(f"--out {out}: expected the name of a file that ends in {_ENDING}")
+    manifest = artifact.read_manifest(folder)
+    if "target" not in manifest:
+        raise BackendError(f"{folder / artifact.MANIFEST}: the key 'target' is missing; build the artifact again")
+    target = Target.of(manifest["target"])
+    parts = find_backend(manifest["backend"]).standalone(folder, manifest)
+    _check_target(target)
+    name = out.name.removesuffix(_ENDING)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out.parent) as scratch:
+            stage = Path(scratch) / "bundle"
+            _put_model(stage / "model", folder, manifest, interface_text(manifest, target, parts.options))
+            notes = _put_runtime(stage, parts, manifest, target, wheels)
+            units = [path.name for path in parts.sources if path.suffix == ".cc"]
+            libraries = [library.name for wheel in parts.wheels for library in wheel.libraries]
+            command = compile_program(stage, units, libraries, target.triple)
+            (stage / "src" / "README").write_text(source_readme(command))
+            (stage / "README").write_text(device_readme(stage, manifest, target, name))
+            pack(stage, Path(scratch) / out.name)
+            files = {str(path.relative_to(stage)): path.stat().st_size for path in files_of(stage)}
+            (Path(scratch) / out.name).replace(out)
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
+    total = sum(files.values())
+    run = f"mkdir {name} && tar xzf {out.name} -C {name} && {name}/bin/run {name}/model"
+    return Bundle(out, files, total, out.stat().st_size, run, notes, _missed(total, target))
+
+
+def _check_target(target: Target) -> None:
+    if "linux-gnu" not in target.triple:
+        raise BackendError(
+            f"the target {target.name!r} is {target.triple}, and the program without Python is for Linux with glibc: a triple "
+            "such as aarch64-linux-gnu"
+        )
+    if reason := missing_compiler(target.triple):
+        raise BackendError(f"the program for {target.name} is compiled here, and {reason}")
+
+
+def _put_model(into: Path, folder: Path, manifest: dict[str, Any], interface: str) -> None:
+    for name in [*manifest["files"], artifact.MANIFEST]:
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, into / name)
+    (into / INTERFACE).write_text(interface)
+
+
+def _put_runtime(
+    stage: Path, parts: Standalone, manifest: dict[str, Any], target: Target, wheels: Path | None
+) -> tuple[str, ...]:
+    """Sources, libraries, headers and licenses into their folders; return what a user should know about versions."""
+    notes = []
+    for path in parts.sources:
+        _write(stage / "src" / path.name, path.read_bytes())
+    for wheel in parts.wheels:
+        version = manifest.get("versions", {}).get(wheel.package)
+        package = find_package(wheel.package, version, target, wheels, exact=wheel.exact)
+        if version not in (None, package.version):
+            notes.append(f"{wheel.package} is {package.version} ({package.where}), and was {version} in the build")
+        for library in wheel.libraries:
+            _write(stage / "lib" / library.name, package.read(package.find(library.path)[0]))
+        for header in wheel.headers:
+            _write(stage / "src" / "include" / header, package.read(package.find(wheel.include + header)[0]))
+        for found in (path for pattern in wheel.licenses for path in package.find(pattern)):
+            _write(stage / "licenses" / wheel.package / Path(found).name, package.read(found))
+    return tuple(notes)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _missed(total: int, target: Target) -> str | None:
+    if target.flash is None or total <= target.flash:
+        return None
+    over = total - target.flash
+    return (
+        f"the bundle is {_kilobytes(total)} kB unpacked, and {target.name} has {_kilobytes(target.flash)} kB of flash: "
+        f"{_kilobytes(over)} kB too large"
+    )
+
+
+def _kilobytes(size: int) -> str:
+    return f"{size / 1000:,.1f}"

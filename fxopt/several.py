@@ -1,0 +1,69 @@
+"""One recipe for several targets: a folder each, and what differs between them, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from fxopt.building import build
+from fxopt.errors import FxoptError, UsageError
+from fxopt.recipe import Recipe
+from fxopt.target import find_target
+
+
+def build_several(
+    recipe: Recipe, targets: Sequence[str], out: Path, done: Callable[[str, dict[str, Any]], None], **options: Any
+) -> dict[str, dict[str, Any]]:
+    """Build a recipe for each target into ``out/NAME``; ``done`` is told each report. Options are those of ``build``.
+
+    One that fails does not keep the others from being built. Raises UsageError for a name twice, and in the end what
+    failed, with all reasons, as the first of them.
+    """
+    names = [find_target(target).name for target in targets]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"two targets have the name {twice!r}: their artifacts would have one folder")
+    reports: dict[str, dict[str, Any]] = {}
+    failed: list[tuple[str, FxoptError]] = []
+    for name, target in zip(names, targets, strict=True):
+        try:
+            reports[name] = build(replace(recipe, target=target), out / name, **options)
+        except FxoptError as error:
+            failed.append((name, error))
+            continue
+        done(name, reports[name])
+    if failed:
+        text = "\n".join(f"for {name}: {error}" for name, error in failed)
+        raise type(failed[0][1])(f"built for {', '.join(reports) or 'no target'}\n{text}")
+    return reports
+
+
+def difference_table(reports: dict[str, dict[str, Any]]) -> Table:
+    """What differs between the artifacts of several targets, and why."""
+    table = Table(title="What differs between the targets", title_justify="left")
+    for column in ("", *reports):
+        table.add_column(column)
+    sides = {name: _facts(report) for name, report in reports.items()}
+    for what in dict.fromkeys(what for facts in sides.values() for what in facts):
+        row = [facts.get(what, "") for facts in sides.values()]
+        if len(set(row)) > 1:
+            table.add_row(what, *map(escape, row))
+    return table
+
+
+def _facts(report: dict[str, Any]) -> dict[str, str]:
+    after, notes = report["after"], report["model"]["notes"]
+    found = dict(report["for_target"])
+    found |= {
+        note.split(" are ")[0]: note.split(" are ")[-1] for note in notes if note.startswith("numbers of channels")
+    }
+    found |= {"file, kB": f"{after['file_bytes'] / 1000:,.0f}", "MACs": f"{after['macs']:,}"}
+    if "latency" in after:
+        found["latency, ms"] = f"{after['latency']['median_ms']:.3g}"
+    if "metric" in after:
+        found[report["metric"]] = f"{after['metric']:.4f}"
+    return found
