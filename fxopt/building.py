@@ -22,6 +22,7 @@ from fxopt.pipeline import Watcher
 from fxopt.plan import resolve
 from fxopt.recipe import Recipe, read_recipe
 from fxopt.recorded import RecordedInputs
+from fxopt.versions import versions
 
 Progress = Callable[[str], None]
 """Told the name of each stage as it begins."""
@@ -82,7 +83,7 @@ def build(
             "backend": {"text": str(backend), **built.manifest["facts"]},
             "target": plan.target.to_dict(),
             "for_target": backend.suits(plan.target),
-            "versions": facts.versions(),
+            "versions": versions(),
             "model": {
                 "name": plan.workload.name,
                 "signature": program.signature(),

@@ -76,7 +76,7 @@ def find_device(address: str) -> Device:
 
     scheme, found, _ = address.partition("://")
     if not found or scheme not in registry.names("device"):
-        known = ", ".join(registry.get("device", name).example for name in registry.names("device"))
+        known = ", ".join(dict.fromkeys(registry.get("device", name).example for name in registry.names("device")))
         raise UsageError(f"{address!r} is no address of a device; addresses are like {known}")
     device: Device = registry.get("device", scheme)(address)
     return device

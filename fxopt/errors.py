@@ -36,6 +36,12 @@ def text_of(error: BaseException) -> str:
         return "(its message cannot be shown)"
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of a message, where compiled libraries put what happened, behind their trace."""
+    lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 class UsageError(FxoptError):
     """A command, a recipe, a name or an option is wrong."""
 

@@ -1,8 +1,7 @@
-"""What a report and a manifest hold, as plain values: the interface, versions, costs, what each step did."""
+"""What a report and a manifest hold, as plain values: the interface, costs, what each step did."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from typing import Any
 
@@ -16,22 +15,8 @@ from fxopt.errors import BackendError
 from fxopt.pipeline import StepResult
 from fxopt.program import Program
 
-_PACKAGES = ("fxopt", "torch", "numpy", "tensorly", "onnx", "onnxscript", "onnxruntime", "apache-tvm", "openvino")
-
-
 _FOREIGN = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 """Dtypes that numpy does not have."""
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that a result can depend on, those that are installed."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def interface(program: Program) -> dict[str, Any]:

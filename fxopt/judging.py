@@ -21,7 +21,7 @@ from fxopt.program import Program
 from fxopt.recipe import Budget
 from fxopt.running import untouched
 from fxopt.side_by_side import time_artifacts
-from fxopt.target import Target
+from fxopt.target import Target, not_here
 from fxopt.workload import Data, Workload
 
 
@@ -93,7 +93,12 @@ def model_bytes(built: Artifact) -> int:
 
 
 def device_lines(target: Target, report: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the target has room for, beside what is planned and built, as :func:`budget_lines` has it; nothing for no limit."""
+    """What the target has room for, beside what is planned and built, as :func:`budget_lines` has it; nothing for no limit.
+
+    Nothing either for this machine, where it was run.
+    """
+    if target.address is None and not_here(target) is None:
+        return []
     memory, flash = report["memory"], report["after"]["file_bytes"]
     largest = "".join(f"\n    {size / 1e6:,.2f} MB: {where}" for where, size in memory["largest"])
     sides = (

@@ -10,6 +10,7 @@ from fxopt.artifact import Artifact
 from fxopt.backend import Backend, check_lowerable
 from fxopt.program import Program
 from fxopt.target import Target
+from fxopt.versions import versions
 
 if TYPE_CHECKING:
     from fxopt.workload import Workload
@@ -44,7 +45,7 @@ def lower(
         "target": target.to_dict(),
         "recipe": recipe,
         "history": list(program.history),
-        "versions": facts.versions(),
+        "versions": versions(),
         "files": artifact.describe_files(out),
         "facts": built_facts,
     }

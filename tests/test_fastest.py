@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import fxopt
-from fxopt import Workload, registry
+from fxopt import Workload, capture, registry
 from fxopt.backend import Backend, find_backend
 from fxopt.backends.eager import Eager
 from fxopt.backends.fastest import Fastest
@@ -26,6 +26,7 @@ from fxopt.backends.onnx import Onnx
 from fxopt.backends.openvino import Openvino
 from fxopt.building import build
 from fxopt.errors import BackendError, UnknownNameError, UsageError
+from fxopt.lowering import lower
 from fxopt.measure import Timing, interleave
 from fxopt.models.images import LabelledImages
 from fxopt.plan import resolve
@@ -33,6 +34,7 @@ from fxopt.qdq import Policy
 from fxopt.racing import race, ranked
 from fxopt.recipe import Budget, Recipe
 from fxopt.target import host, not_here
+from fxopt.trying_out import fails_alone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -264,6 +266,32 @@ def test_what_is_misspelt_fails_before_any_work(text, error):
 def test_a_single_program_is_no_choice(tmp_path):
     with pytest.raises(BackendError, match="chooses a backend for a whole recipe"):
         find_backend("fastest").build(None, host(), tmp_path)
+
+
+def _small(folder: Path) -> Path:
+    lower(capture(nn.Linear(4, 2).eval(), (torch.randn(1, 4),)), Onnx(), host(), folder)
+    return folder
+
+
+def test_a_first_call_that_hangs_or_ends_the_process_is_a_reason(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    folder = _small(tmp_path / "a")
+    assert fails_alone(folder, Onnx(threads=1), 120.0) is None
+    assert fails_alone(folder, Onnx(threads=1), 0.01) == "its first call takes longer than 0 s"
+    (tmp_path / "sitecustomize.py").write_text("import os; os.abort()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert fails_alone(folder, Onnx(threads=1), 120.0) == "its first call ends the process by SIGABRT"
+
+
+def test_a_candidate_that_hangs_is_refused_and_another_is_built(tmp_path, monkeypatch):
+    def hangs(folder, backend, seconds):
+        return "its first call takes longer than 31 s" if backend.optimization_level == "all" else None
+
+    monkeypatch.setattr("fxopt.candidates.fails_alone", hangs)
+    report = build(Recipe("digits", (), "fastest(among=('onnx(threads=1)',))"), tmp_path / "out", measure=False)
+    assert report["choice"]["chosen"] == "onnx(threads=1, optimization_level='extended')"
+    refused = [row["refused"] for row in report["choice"]["tried"] if "refused" in row]
+    assert refused == ["its first call takes longer than 31 s"]
 
 
 # ---- the race ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from fxopt.backends.remote.address import Address
-from fxopt.errors import DeviceError
+from fxopt.errors import DeviceError, last_line
 
 _SESSION = 3600
 """Seconds after which a device ends a session by itself, so that one whose other end is lost does not hold it for ever."""
@@ -23,7 +23,7 @@ def connect(address: Address) -> Any:
             return rpc.connect(address.host, address.port, session_timeout=_SESSION)
         tracker = rpc.connect_tracker(address.host, address.port)
     except Exception as error:
-        raise DeviceError(f"{where} answers, but not as TVM's {_kind(address)} does: {_reason(error)}") from None
+        raise DeviceError(f"{where} answers, but not as TVM's {_kind(address)} does: {last_line(error)}") from None
     if not (known := keys(tracker)).get(address.key):
         there = ", ".join(sorted(key for key, count in known.items() if count)) or "none"
         raise DeviceError(
@@ -66,8 +66,3 @@ def _reachable(address: Address) -> None:
 
 def _kind(address: Address) -> str:
     return "device" if address.key is None else "tracker"
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

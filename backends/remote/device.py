@@ -35,7 +35,7 @@ class RpcDevice(Device):
     question without an answer within ``patience`` seconds counts as lost.
     """
 
-    example = "rpc://192.168.1.20:9090"
+    example = "rpc://192.168.1.20:9090 or tracker://192.168.1.2:9190/pi4"
 
     def __init__(self, address: str, *, patience: float = 600.0) -> None:
         super().__init__(address)
@@ -159,7 +159,9 @@ class RpcDevice(Device):
         with tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
             packed = shutil.make_archive(str(Path(scratch) / name), "zip", folder)
             self._talk("upload", (packed, f"{name}.zip"))
-        self._request("open", name=name, backend=backend)
+        gone = sorted(self._brought - set(self._opened))
+        self._request("open", name=name, backend=backend, drop=gone)
+        self._brought -= set(gone)
         self._brought.add(name)
 
     def _talk(self, verb: str, what: Any) -> bytes:

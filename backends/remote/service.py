@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,10 +17,10 @@ from fxopt.backends.remote.message import pack, unpack
 from fxopt.errors import FxoptError
 from fxopt.measure import interleave, peak_memory
 from fxopt.target import Target, host
+from fxopt.versions import versions
 
 REQUEST = "fxopt.device.request"
 """The name under which TVM's server finds :func:`answer`."""
-_RUNTIMES = ("fxopt", "numpy", "apache-tvm", "onnxruntime", "openvino")
 _opened: dict[str, Artifact] = {}
 
 Answer = tuple[dict[str, Any], list[Any]]
@@ -45,11 +45,13 @@ def answer(message: bytes) -> bytes:
 
 
 def _facts(_: list[Any]) -> Answer:
-    return host().to_dict() | {"free_memory": _free(), "emulated": _emulated(), "versions": _versions()}, []
+    return host().to_dict() | {"free_memory": _free(), "emulated": _emulated(), "versions": versions()}, []
 
 
-def _open(_: list[Any], name: str, backend: str) -> Answer:
-    """Unpack an artifact that was brought as a zip file, and load it by a backend with these options."""
+def _open(_: list[Any], name: str, backend: str, drop: list[str]) -> Answer:
+    """Unpack an artifact that was brought as a zip file, and load it by a backend with these options; forget others."""
+    for other in drop:
+        shutil.rmtree(_opened.pop(other).folder, ignore_errors=True)
     folder = Path(name)
     with zipfile.ZipFile(f"{name}.zip") as packed:
         packed.extractall(folder)
@@ -79,16 +81,6 @@ def _peak_memory(_: list[Any], name: str) -> Answer:
 _VERBS: dict[str, Callable[..., Answer]] = {
     "facts": _facts, "open": _open, "run": _run, "times": _times, "peak_memory": _peak_memory,
 }  # fmt: skip
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _RUNTIMES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _free() -> int | None:

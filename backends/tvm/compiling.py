@@ -17,7 +17,7 @@ from fxopt.backends.tvm.registers import register_pipeline
 from fxopt.backends.tvm.runtime import LIBRARY, PARAMETERS, need_tvm
 from fxopt.backends.tvm.schedule import schedule_module
 from fxopt.backends.tvm.tasks import Choices
-from fxopt.errors import BackendError
+from fxopt.errors import BackendError, last_line
 
 
 def compile_module(
@@ -39,7 +39,7 @@ def compile_module(
                 lowered, target=target, relax_pipeline=_pipeline(), tir_pipeline=register_pipeline()
             )
     except Exception as error:
-        raise BackendError(f"TVM {tvm.__version__} cannot compile the model: {_reason(error)}") from error
+        raise BackendError(f"TVM {tvm.__version__} cannot compile the model: {last_line(error)}") from error
     _link(executable, processor, out / LIBRARY)
     stored = {f"p{i}": parameter for i, parameter in enumerate(parameters)}
     if FIXED in [name.name_hint for name in lowered.functions]:
@@ -109,10 +109,5 @@ def _link(executable: Any, processor: Processor, path: Path) -> None:
             executable.export_library(str(path), workspace_dir=folder, **options)
         except Exception as error:
             raise BackendError(
-                f"the library cannot be linked: {_reason(error)}\n  TVM links with a C++ compiler; install g++"
+                f"the library cannot be linked: {last_line(error)}\n  TVM links with a C++ compiler; install g++"
             ) from error
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

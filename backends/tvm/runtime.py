@@ -13,7 +13,7 @@ import numpy as np
 
 from fxopt.backend import Runner, not_installed
 from fxopt.backends.onnx.runtime import usable_cores
-from fxopt.errors import BackendError, UsageError
+from fxopt.errors import BackendError, UsageError, last_line
 
 LIBRARY = "model.so"
 PARAMETERS = "model.params"
@@ -89,11 +89,6 @@ def use_threads(count: int) -> None:
     _here.count = count
 
 
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False) -> Runner:
     """Load a library with its parameters; return what runs it, on numpy arrays in the order of its inputs.
 
@@ -113,7 +108,7 @@ def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False)
         machine = VirtualMachine(tvm.runtime.load_module(str(folder / LIBRARY)), device)
         stored = tvm.runtime.load_param_dict_from_file(str(folder / PARAMETERS))
     except Exception as error:
-        raise BackendError(f"TVM {tvm.__version__} cannot load {folder / LIBRARY}: {_reason(error)}") from error
+        raise BackendError(f"TVM {tvm.__version__} cannot load {folder / LIBRARY}: {last_line(error)}") from error
     parameters = [stored[f"p{i}"] for i in range(sum(name.startswith("p") for name in stored))]
     example = [tuple(stored[f"shape{i}"].numpy()[1:]) for i in range(len(stored) - len(parameters))]
     main, wanted = machine["main"], threads or usable_cores()
@@ -126,7 +121,7 @@ def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False)
         try:
             outputs = entry(*(tvm.runtime.tensor(array) for array in arrays), *parameters)
         except Exception as error:
-            raise UsageError(f"TVM refused the inputs: {_reason(error)}") from error
+            raise UsageError(f"TVM refused the inputs: {last_line(error)}") from error
         return [np.array(output.numpy()) for output in outputs]
 
     return run

@@ -21,6 +21,7 @@ from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.child import parents_end
 from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.tasks import Kernel, Tile
+from fxopt.errors import last_line
 
 _MEMORY = 3 * 2**30
 """Bytes that a trial may take beside what TVM takes by itself."""
@@ -183,8 +184,7 @@ def _certain(seconds: list[float]) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"failed: {type(error).__name__}: {lines[-1] if lines else ''}"[:200]
+    return f"failed: {type(error).__name__}: {last_line(error)}"[:200]
 
 
 def _limit_memory() -> None:
