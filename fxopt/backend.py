@@ -78,8 +78,11 @@ class Backend:
         return None
 
     def cannot_build(self, target: Target) -> str | None:
-        """Why this machine cannot build for ``target``, with the way out; None if it can. What is missing, by default."""
-        return self.missing()
+        """Why this machine cannot build for ``target``, with the way out; None if it can.
+
+        By default that something is missing, or that the target is a GPU.
+        """
+        return "it has no kernels for GPUs" if "cuda" in target.features else self.missing()
 
     def elsewhere(self, target: Target) -> str | None:
         """Why what is built for ``target`` does not run on this machine; None if it does, as a file for any machine does."""

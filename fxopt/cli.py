@@ -165,6 +165,9 @@ def targets(load: Load = None, as_json: Json = False) -> None:
         print(json.dumps(rows))
         return
     for row in rows:
+        if "absent" in row:
+            print(f"{row['name']:<15} {row['absent']}")
+            continue
         facts = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("name", "features", "builds", "cannot_build"))
         print(f"{row['name']:<15} {facts}")
         print(

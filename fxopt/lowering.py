@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fxopt import artifact, facts
 from fxopt.artifact import Artifact
 from fxopt.backend import Backend, check_lowerable
+from fxopt.errors import BackendError
 from fxopt.program import Program
 from fxopt.target import Target
 from fxopt.versions import versions
@@ -37,6 +38,8 @@ def lower(
     It is loaded on the target's device where the target has an address, and here where it can run here; what can run at
     neither is built all the same, see ``elsewhere`` of it. Raises BackendError, DeviceError.
     """
+    if reason := backend.cannot_build(target):
+        raise BackendError(f"the backend {backend.name!r} cannot build for {target.name!r}: {reason}")
     legal = legalized(program, backend, target, workload)
     interface = facts.interface(legal)
     built_facts = backend.build(legal, target, out)

@@ -23,8 +23,8 @@ _X86 = {
 _ARM = {"asimd": "neon", "asimddp": "neon-dotprod", "i8mm": "neon-i8mm", "bf16": "neon-bf16", "sve": "sve"}
 _ARM_BITS = {"asimd": (16, 1), "asimddp": (16, 20), "sve": (16, 22), "i8mm": (26, 13), "bf16": (26, 14)}
 """The word, AT_HWCAP or AT_HWCAP2, and the bit in it, of Linux on aarch64."""
-FEATURES = frozenset({*_X86.values(), *_ARM.values(), "rvv", "simd128"})
-"""Every feature that passes and backends may look for; the last two are the vectors of RISC-V and of WebAssembly."""
+FEATURES = frozenset({*_X86.values(), *_ARM.values(), "rvv", "simd128", "cuda"})
+"""Every feature that passes and backends may look for; the last are the vectors of RISC-V and of WebAssembly, and a GPU."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ def host() -> Target:
 
 def not_here(target: Target) -> str | None:
     """Why what is measured on this machine says nothing about a target; None where the target is this machine."""
-    here = host().to_dict()
+    from fxopt.gpu import nvidia
+
+    here = ((nvidia() if "cuda" in target.features else None) or host()).to_dict()
     there = target.to_dict()
     for key in ("triple", "features", "cores"):
         if there[key] != here[key]:

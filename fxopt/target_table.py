@@ -6,15 +6,23 @@ from typing import Any
 
 from fxopt import registry
 from fxopt.backend import find_backend
+from fxopt.errors import UsageError
 from fxopt.target import find_target
 
 
 def target_rows() -> list[dict[str, Any]]:
-    """For every target its facts; ``builds``: the backends that can build for it here; ``cannot_build``: why others cannot."""
+    """For every target its facts; ``builds``: the backends that can build for it here; ``cannot_build``: why others cannot.
+
+    A target that is a part of this machine, which this machine lacks, has its ``name`` and why it is ``absent``.
+    """
     backends = [find_backend(name) for name in registry.names("backend")]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in registry.names("target"):
-        target = find_target(name)
+        try:
+            target = find_target(name)
+        except UsageError as error:
+            rows.append({"name": name, "absent": str(error)})
+            continue
         reasons = {backend.name: backend.cannot_build(target) for backend in backends}
         rows.append(
             target.to_dict()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fxopt import registry
-from fxopt.errors import OptionError, UnknownNameError, UsageError
+from fxopt.errors import BackendError, OptionError, UnknownNameError, UsageError
 from fxopt.passes.prune.choice.channel_multiple import channel_multiple
-from fxopt.target import Target, find_target, host
+from fxopt.target import Target, find_target, host, not_here
 from fxopt.target_table import target_rows
 
 PI = 'triple = "aarch64-linux-gnu"\ncpu = "cortex-a72"\nfeatures = ["neon"]\ncores = 4\nmemory = 4000000000\n'
@@ -193,6 +193,75 @@ def test_the_table_says_what_can_be_built_for_which_target():
     assert "onnx" in rows["raspberry_pi_4"]["builds"]
     assert "has no address" in rows["raspberry_pi_4"]["cannot_build"]["fastest"]
     assert "riscv64-linux-gnu" in rows["riscv64"]["cannot_build"]["openvino"]
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """A driver's program that says what it is told to, or fails."""
+    from fxopt import gpu
+
+    def says(text, code=0):
+        (tmp_path / "bin").mkdir()
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\nprintf '{text}'\nexit {code}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        gpu.nvidia.cache_clear()
+
+    yield says
+    gpu.nvidia.cache_clear()
+
+
+def test_a_gpu_is_a_target_where_there_is_one(nvidia_smi):
+    nvidia_smi(r"9.0, 81559\n9.0, 81559\n")
+    found = find_target("cuda")
+    assert (found.cpu, found.memory, found.features) == ("sm_90", 81559 * 2**20, host().features | {"cuda"})
+    assert not_here(found) is None, "it is a part of this machine"
+    row = next(row for row in target_rows() if row["name"] == "cuda")
+    assert "onnx" in row["builds"]
+    assert {"tvm", "openvino"} <= set(row["cannot_build"])
+
+
+@pytest.mark.parametrize("text", ["", "No devices were found", "no driver, N/A"])
+def test_without_a_gpu_the_target_says_so(text, nvidia_smi):
+    nvidia_smi(text, 9)
+    with pytest.raises(UsageError, match="no NVIDIA GPU here"):
+        find_target("cuda")
+    assert {"name", "absent"} == set(next(row for row in target_rows() if row["name"] == "cuda"))
+
+
+def test_what_is_built_for_a_gpu_is_run_there_or_not_at_all(nvidia_smi, tmp_path, monkeypatch):
+    import onnxruntime
+    import torch
+
+    from fxopt import capture
+    from fxopt.backend import find_backend
+    from fxopt.lowering import lower
+
+    nvidia_smi(r"8.6, 24576\n")
+    program = capture(torch.nn.Linear(4, 2).eval(), (torch.randn(1, 4),))
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    _, built = lower(program, find_backend("onnx"), find_target("cuda"), folders[0])
+    assert "onnxruntime-gpu" in built.elsewhere
+    asked, opened = [], onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+
+    def session(path, options, providers, **more):
+        asked.append(providers)
+        return opened(path, options, providers[-1:], **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    lower(program, find_backend("onnx"), find_target("cuda"), folders[1])
+    assert asked[-1] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    with pytest.raises(
+        BackendError, match="'tvm' cannot build for 'cuda': the backend tvm has schedules for processors"
+    ):
+        lower(program, find_backend("tvm"), find_target("cuda"), folders[2])
 
 
 def test_a_multiple_that_the_target_gives_is_taken(tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from fxopt.backend import Backend, Runner, not_installed
-from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner, usable_cores
+from fxopt.backends.onnx.runtime import MODEL_FILE, cannot_run_on_gpu, make_runner, usable_cores
 from fxopt.qdq import Policy
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ class Onnx(Backend):
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
         """Open the model in ONNX Runtime. Raises BackendError where the runtime refuses it."""
         float16 = manifest.get("facts", {}).get("float16", False)
-        return make_runner(folder / MODEL_FILE, self.threads, self.optimization_level, self.arena, float16=float16)
+        gpu = "cuda" in manifest.get("target", {}).get("features", ())
+        options = (self.threads, self.optimization_level, self.arena)
+        return make_runner(folder / MODEL_FILE, *options, float16=float16, gpu=gpu)
 
     def standalone(self, folder: Path, manifest: dict[str, Any]) -> Standalone:
         """The program that runs a model in ONNX Runtime's library, with the options of :meth:`load`."""
@@ -85,6 +87,14 @@ class Onnx(Backend):
 
         float16 = manifest.get("facts", {}).get("float16", False)
         return standalone(self.threads, self.optimization_level, self.arena, float16=float16)
+
+    def cannot_build(self, target: Target) -> str | None:
+        """What is missing here. The file runs anywhere, and is checked and timed where the target's kernels are."""
+        return self.missing()
+
+    def elsewhere(self, target: Target) -> str | None:
+        """That the runtime installed here has no kernels for a GPU."""
+        return cannot_run_on_gpu() if "cuda" in target.features else None
 
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed."""

@@ -10,6 +10,7 @@ from fxopt.backend import Runner
 from fxopt.errors import BackendError, UsageError
 
 MODEL_FILE = "model.onnx"
+_GPU = "CUDAExecutionProvider"
 _LEVELS = {
     "all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC", "disabled": "ORT_DISABLE_ALL",
 }  # fmt: skip
@@ -44,15 +45,27 @@ def disabled_optimizers(float16: bool) -> list[str]:
     return ["WeightBiasQuantization"] + ["MatmulTransposeFusion"] * float16
 
 
-def open_session(path: Path, options: Any, *, float16: bool = False) -> Any:
-    """Open a model, which holds numbers in ``float16`` or does not. Raises BackendError where the runtime refuses it."""
+def cannot_run_on_gpu() -> str | None:
+    """Why the runtime installed here runs nothing on an NVIDIA GPU; None if it does."""
+    import onnxruntime as ort
+
+    if _GPU in ort.get_available_providers():
+        return None
+    return "the ONNX Runtime here has no kernels for NVIDIA GPUs: pip install onnxruntime-gpu, in place of onnxruntime"
+
+
+def open_session(path: Path, options: Any, *, float16: bool = False, gpu: bool = False) -> Any:
+    """Open a model, which holds numbers in ``float16`` or does not. Raises BackendError where the runtime refuses it.
+
+    With ``gpu`` nodes run on an NVIDIA GPU, and those that have no kernel there on the processor.
+    """
     import onnxruntime as ort
 
     try:
         return ort.InferenceSession(
             str(path),
             options,
-            ["CPUExecutionProvider"],
+            [_GPU] * gpu + ["CPUExecutionProvider"],
             disabled_optimizers=disabled_optimizers(float16),
         )
     except Exception as error:
@@ -63,9 +76,11 @@ def open_session(path: Path, options: Any, *, float16: bool = False) -> Any:
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot load {path.name}: {reason}{hint}") from error
 
 
-def make_runner(path: Path, threads: int | None, level: str, arena: bool, *, float16: bool = False) -> Runner:
+def make_runner(
+    path: Path, threads: int | None, level: str, arena: bool, *, float16: bool = False, gpu: bool = False
+) -> Runner:
     """Open a model and return what runs it, on numpy arrays in the order of its inputs. Raises BackendError."""
-    session = open_session(path, session_options(threads, level, arena), float16=float16)
+    session = open_session(path, session_options(threads, level, arena), float16=float16, gpu=gpu)
     names = [value.name for value in session.get_inputs()]
 
     def run(arrays: list[Any]) -> list[Any]:

@@ -89,7 +89,7 @@ class Openvino(Backend):
         """What is missing here, or that OpenVINO does not run on the target's processor."""
         if not target.triple.startswith(("x86_64", "aarch64")):
             return f"OpenVINO runs on x86_64 and aarch64, not on {target.triple}; take the backend onnx"
-        return self.missing()
+        return super().cannot_build(target)
 
     def variants(self) -> tuple[Openvino, ...]:
         """All cores or one, and every precision that this processor has instructions for."""

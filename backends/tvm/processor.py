@@ -39,6 +39,8 @@ def processor_of(target: Target) -> Processor:
     Raises BackendError for a processor that there are no schedules for.
     """
     triple, has, cores = target.triple, target.features, target.cores
+    if "cuda" in has:
+        raise BackendError(f"the backend tvm has schedules for processors, and the target {target.name!r} is a GPU")
     named = target.cpu != "generic"
     if target.is_x86:
         if "avx512f" in has:
