@@ -1,6 +1,7 @@
 """Every float model of torchvision: captured, equal to eager, costed right; or named for why not, and captured in parts.
 
-Each model writes a row; the table of all rows is ``build/capture_table.md`` (``FXOPT_CAPTURE_TABLE`` for another path).
+CI takes one model of each family; ``pytest -m "slow or zoo" tests/test_zoo_capture.py`` takes all. Each writes a row; the
+table of all rows is ``build/capture_table.md`` (``FXOPT_CAPTURE_TABLE`` for another path).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from cases.table import write_row
-from cases.zoo import DETECTORS, OTHERS, build
+from cases.zoo import DETECTORS, OTHERS, SMALLEST, build
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,7 +31,11 @@ from fxopt.text import op_name
 
 if importlib.util.find_spec("torchvision") is None:
     pytest.skip("torchvision is not installed", allow_module_level=True)
-pytestmark = pytest.mark.slow
+
+
+def cases(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow if name in SMALLEST else pytest.mark.zoo) for name in names]
+
 
 TABLE = Path(os.environ.get("FXOPT_CAPTURE_TABLE", "build/capture_table.md"))
 COLUMNS = ("model", "captured", "batch", "nodes", "ops", "MACs", "seconds", "unknown ops", "parts", "covered", "reason")
@@ -49,7 +54,7 @@ def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     write_row(TABLE, COLUMNS, found)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", cases(OTHERS))
 def test_captured(name: str, row: dict[str, Any]) -> None:
     model, args = build(name)
     start = time.perf_counter()
@@ -81,7 +86,7 @@ def _facts(program: Program) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", cases(DETECTORS))
 def test_detector_in_parts(name: str, row: dict[str, Any]) -> None:
     model, args = build(name)
     start = time.perf_counter()
@@ -99,6 +104,7 @@ def test_detector_in_parts(name: str, row: dict[str, Any]) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_detector_as_a_whole_is_refused_with_the_way_out() -> None:
     model, args = build("ssdlite320_mobilenet_v3_large")
     with pytest.raises(CaptureError, match=r"torchvision/.*:\d+(.|\n)*at='backbone'"):
@@ -107,3 +113,4 @@ def test_a_detector_as_a_whole_is_refused_with_the_way_out() -> None:
 
 def test_all_of_the_zoo_is_here() -> None:
     assert (len(OTHERS), len(DETECTORS)) == (97, 12)
+    assert {*OTHERS, *DETECTORS} > SMALLEST
