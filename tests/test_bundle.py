@@ -21,11 +21,12 @@ import torch
 from cases.integer_chain import IntegerChain
 
 import fxopt
-from fxopt import Pipeline, Program, bundling, capture
+from fxopt import Pipeline, Program, capture
 from fxopt.backend import find_backend
 from fxopt.backends.onnx.standalone import standalone as onnx_standalone
 from fxopt.backends.runner import sources
 from fxopt.backends.tvm.standalone import standalone as tvm_standalone
+from fxopt.bundle import bundling
 from fxopt.bundle.bundling import bundle
 from fxopt.bundle.interface_text import DTYPES, interface_text
 from fxopt.compare import sqnr
@@ -707,6 +708,7 @@ def _cross_compiler():
         pytest.skip("aarch64-linux-gnu-g++ is not installed: apt-get install g++-aarch64-linux-gnu")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cross_compiler")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_numbers_of_eager_on_another_architecture(backend, emulated_root, device_wheels, tmp_path):

@@ -368,7 +368,7 @@ def test_inputs_the_runtime_refuses_are_an_error_of_the_user(tmp_path):
 
     program = capture(Net(), (torch.randn(4, 3), torch.zeros(2, dtype=torch.int64)), dynamic=None)
     artifact, _ = _lower(program, tmp_path)
-    run = artifact._run
+    run = artifact.runner
     assert run([np.zeros((4, 3), np.float32), np.array([2**31 - 2, 0])])[1].tolist() == [2**31 - 1, 1]
     with pytest.raises(UsageError, match=r"incompatible|shape"):
         run([np.zeros((5, 3), np.float32), np.zeros(2, np.int64)])

@@ -421,7 +421,7 @@ def test_two_devices_behind_a_tracker_share_the_trials(tracker, start, tmp_path)
 def test_one_recipe_for_several_targets_differs_where_it_should(tmp_path):
     from rich.console import Console
 
-    recipe = Recipe("digits", ("fold_batch_norm", "quantize"), "onnx")
+    recipe = Recipe("digits", ("fold_batch_norm", "quantize(images=32)"), "onnx")
     shown = []
     targets = ["x86_64_v3", "raspberry_pi_4"]
     reports = build_several(recipe, targets, tmp_path / "out", lambda name, report: shown.append(name), measure=False)
@@ -435,7 +435,7 @@ def test_one_recipe_for_several_targets_differs_where_it_should(tmp_path):
 
 
 def test_a_target_that_fails_keeps_no_other_from_being_built(tmp_path):
-    recipe = Recipe("digits", ("fold_batch_norm",), "openvino")
+    recipe = Recipe("test_remote:small_net", (), "openvino")
     with pytest.raises(BackendError, match=r"built for host\nfor riscv64: "):
         build_several(recipe, ["host", "riscv64"], tmp_path / "out", lambda name, report: None, measure=False)
     assert (tmp_path / "out" / "host" / "manifest.json").is_file()
