@@ -102,8 +102,8 @@ class EmulatedDevice:
     def __init__(self, address: str, *, root: Path = ROOT, cpu: str = "cortex-a76", log: Path | None = None) -> None:
         self.address, self.python = address, python(root, cpu)
         main = f"import sys; sys.executable = {str(self.python)!r}; from fxopt.cli import main; main()"
-        self._log = log or root.with_suffix(".log")
-        with self._log.open("w") as output:
+        self.log = log or root.with_suffix(".log")
+        with self.log.open("w") as output:
             self.process = subprocess.Popen(
                 [self.python, "-c", main, "serve", address],
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=root,
@@ -112,9 +112,9 @@ class EmulatedDevice:
     def wait(self, seconds: float = 120.0) -> EmulatedDevice:
         """Wait until it serves."""
         end = time.monotonic() + seconds
-        while "serving at" not in self._log.read_text():
+        while "serving at" not in self.log.read_text():
             if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the emulated device does not serve:\n{self._log.read_text()}")
+                raise RuntimeError(f"the emulated device does not serve:\n{self.log.read_text()}")
             time.sleep(0.1)
         return self
 
