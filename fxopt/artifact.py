@@ -116,15 +116,16 @@ def load(folder: str | Path, *, on: str | None = None) -> Artifact:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    target = Target.of(manifest["target"]) if "target" in manifest else None
-    if target is not None and on is not None:
-        return load_for(folder, dataclasses.replace(target, address=on))
     backend = find_backend(manifest["backend"])
-    if target is not None and (reason := backend.elsewhere(target)):
+    if "target" not in manifest:
+        return Artifact(folder, manifest, backend.load(folder, manifest))
+    target = dataclasses.replace(Target.of(manifest["target"]), address=on)
+    found = _place(folder, manifest, backend, target)
+    if found.elsewhere:
         raise BackendError(
-            f"{folder} was built for {target.name}: {reason}\n  load it there, or on={_EXAMPLE!r} with its address"
+            f"{folder} was built for {target.name}: {found.elsewhere}\n  load it there, or on={_EXAMPLE!r} with its address"
         )
-    return Artifact(folder, manifest, backend.load(folder, manifest))
+    return found
 
 
 def load_for(folder: Path, target: Target, backend: Backend | None = None) -> Artifact:
@@ -136,6 +137,10 @@ def load_for(folder: Path, target: Target, backend: Backend | None = None) -> Ar
     manifest = read_manifest(folder)
     backend = backend or find_backend(manifest["backend"])
     manifest["backend"] = str(backend)
+    return _place(folder, manifest, backend, target)
+
+
+def _place(folder: Path, manifest: dict[str, Any], backend: Backend, target: Target) -> Artifact:
     if device := device_of(target):
         return Artifact(folder, manifest, device.open(folder, str(backend)), device)
     if reason := backend.elsewhere(target):

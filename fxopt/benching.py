@@ -9,8 +9,7 @@ from rich.table import Table
 
 from fxopt.artifact import Artifact, load
 from fxopt.errors import FxoptError
-from fxopt.measure import peak_memory
-from fxopt.side_by_side import Call, time_artifacts
+from fxopt.side_by_side import Call, peak_of, time_artifacts
 
 
 def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11, on: str | None = None) -> list[dict[str, Any]]:
@@ -31,9 +30,7 @@ def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11, on: str | No
             "latency": timings[name].to_dict(),
             "ratio": timings[name].ratio(first).median,
             "file_bytes": sum((model.folder / f).stat().st_size for f in model.manifest["files"]),
-            "peak_memory_bytes": (
-                model.device.peak_memory(model.runner) if model.device else peak_memory(model.folder)
-            ),
+            "peak_memory_bytes": peak_of(model),
             "emulated": bool(model.device and model.device.facts()["emulated"]),
             **_metric(model),
         }

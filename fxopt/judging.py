@@ -15,12 +15,11 @@ from fxopt.artifact import Artifact
 from fxopt.batching import fixed_batch, in_batches
 from fxopt.compare import sqnr
 from fxopt.device import cannot_time
-from fxopt.measure import peak_memory
 from fxopt.pipeline import Step, StepResult, Watcher
 from fxopt.program import Program
 from fxopt.recipe import Budget
 from fxopt.running import untouched
-from fxopt.side_by_side import time_artifacts
+from fxopt.side_by_side import peak_of, time_artifacts
 from fxopt.target import Target, not_here
 from fxopt.workload import Data, Workload
 
@@ -74,12 +73,8 @@ def compare(
             report["eager"] = {"latency": timings["eager"].to_dict(), "threads": torch.get_num_threads()}
         before["latency"], after["latency"] = timings["before"].to_dict(), timings["after"].to_dict()
     if timed and built.elsewhere is None:
-        before["peak_memory_bytes"], after["peak_memory_bytes"] = _peak(reference), _peak(built)
+        before["peak_memory_bytes"], after["peak_memory_bytes"] = peak_of(reference), peak_of(built)
     return report
-
-
-def _peak(built: Artifact) -> int | None:
-    return built.device.peak_memory(built.runner) if built.device else peak_memory(built.folder)
 
 
 def to_numpy(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +67,13 @@ def plan_memory(program: Program) -> MemoryPlan:
         sizes[whole] = max(sizes.get(whole, 0), size)
         first.setdefault(whole, places[node])
         last[whole] = max([last.get(whole, 0), places[node], *(places[user] for user in node.users)])
+    born: dict[int, list[fx.Node]] = defaultdict(list)
+    for value, place in first.items():
+        born[place].append(value)
     alive: list[fx.Node] = []
     most, values, at = -1, [], nodes[-1]
     for i, node in enumerate(nodes):
-        alive = [value for value in alive if last[value] >= i] + [value for value in sizes if first[value] == i]
+        alive = [value for value in alive if last[value] >= i] + born[i]
         if (total := sum(sizes[value] for value in alive)) > most:
             most, values, at = total, list(alive), node
     values.sort(key=lambda value: -sizes[value])

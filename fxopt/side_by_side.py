@@ -1,4 +1,4 @@
-"""Artifacts timed side by side, where they run: on this machine, or on the device that they are on."""
+"""Artifacts measured where they run, on this machine or on the device that they are on: times side by side, and memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from fxopt.artifact import Artifact
 from fxopt.errors import UsageError
-from fxopt.measure import Timing, interleave
+from fxopt.measure import Timing, interleave, peak_memory
 
 Call = tuple[Artifact, tuple[Any, ...], dict[str, Any]]
 """An artifact with the arguments that it is called with."""
@@ -36,3 +36,9 @@ def time_artifacts(
         return interleave({**(others or {}), **here}, blocks=blocks, block_ms=block_ms)
     runs = {artifact.runner: artifact.arrays(*args, **kwargs) for artifact, args, kwargs in calls.values()}
     return dict(zip(calls, device.interleave(runs, blocks=blocks, block_ms=block_ms), strict=True))
+
+
+def peak_of(artifact: Artifact) -> int | None:
+    """Peak resident bytes of a fresh process that loads an artifact and runs it; None if it fails. Raises DeviceError."""
+    device = artifact.device
+    return device.peak_memory(artifact.runner) if device else peak_memory(artifact.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from typing import Any
 
 from fxopt.backends.remote.address import Address
@@ -14,42 +15,42 @@ _SESSION = 3600
 
 def connect(address: Address) -> Any:
     """Open a session; behind a tracker, wait until a device of the key is free. Raises DeviceError."""
-    from tvm import rpc
-
-    _reachable(address)
-    where = f"{address.host}:{address.port}"
-    try:
-        if address.key is None:
-            return rpc.connect(address.host, address.port, session_timeout=_SESSION)
-        tracker = rpc.connect_tracker(address.host, address.port)
-    except Exception as error:
-        raise DeviceError(f"{where} answers, but not as TVM's {_kind(address)} does: {last_line(error)}") from None
-    if not (known := keys(tracker)).get(address.key):
-        there = ", ".join(sorted(key for key, count in known.items() if count)) or "none"
-        raise DeviceError(
-            f"the tracker at {where} knows no device with the key {address.key!r}; keys of devices there: {there}\n"
-            f"  start one: fxopt serve tracker://{where}/{address.key}"
-        )
-    return tracker.request(address.key, session_timeout=_SESSION)
+    opened = _reach(address)
+    if address.key is None:
+        return opened
+    _count(opened, address)
+    return opened.request(address.key, session_timeout=_SESSION)
 
 
 def devices_behind(address: Address) -> int:
-    """How many devices there are at an address. Raises DeviceError."""
-    if address.key is None:
-        return 1
+    """How many devices there are at an address. Raises DeviceError where there is none."""
+    return 1 if address.key is None else _count(_reach(address), address)
+
+
+def _reach(address: Address) -> Any:
+    """A session with the device, or a connection to the tracker."""
     from tvm import rpc
 
     _reachable(address)
-    return keys(rpc.connect_tracker(address.host, address.port)).get(address.key, 0)
+    try:
+        if address.key is None:
+            return rpc.connect(address.host, address.port, session_timeout=_SESSION)
+        return rpc.connect_tracker(address.host, address.port)
+    except Exception as error:
+        where = f"{address.host}:{address.port}"
+        raise DeviceError(f"{where} answers, but not as TVM's {_kind(address)} does: {last_line(error)}") from None
 
 
-def keys(tracker: Any) -> dict[str, int]:
-    """The keys that a tracker knows, with the number of devices of each."""
-    found: dict[str, int] = {}
-    for server in tracker.summary()["server_info"]:
-        key = server["key"].partition(":")[2]
-        found[key] = found.get(key, 0) + 1
-    return found
+def _count(tracker: Any, address: Address) -> int:
+    """How many devices a tracker has for the key of an address. Raises DeviceError for none."""
+    known = Counter(server["key"].partition(":")[2] for server in tracker.summary()["server_info"])
+    if address.key in known:
+        return known[address.key]
+    where, there = f"{address.host}:{address.port}", ", ".join(sorted(known)) or "none"
+    raise DeviceError(
+        f"the tracker at {where} knows no device with the key {address.key!r}; keys of devices there: {there}\n"
+        f"  start one: fxopt serve tracker://{where}/{address.key}"
+    )
 
 
 def _reachable(address: Address) -> None:

@@ -50,7 +50,8 @@ class RpcDevice(Device):
     def facts(self) -> dict[str, Any]:
         """See :class:`fxopt.device.Device`. Raises DeviceError also where TVM there is of another version."""
         if self._facts is None:
-            self._facts, _ = self._ask("facts")
+            self._ask("facts")  # connects, which keeps them
+        assert self._facts is not None
         return self._facts
 
     def open(self, folder: Path, backend: str) -> Runner:
@@ -141,7 +142,8 @@ class RpcDevice(Device):
     def _same_tvm(self) -> None:
         import importlib.metadata
 
-        versions = self._expect(self._request("facts")[0], "versions", dict)
+        facts, _ = self._request("facts")
+        versions = self._expect(facts, "versions", dict)
         here, there = importlib.metadata.version("apache-tvm"), versions.get("apache-tvm")
         if here != there:
             self.rest()
@@ -149,6 +151,7 @@ class RpcDevice(Device):
                 f"the device at {self.address} has TVM {there}, and this machine {here}: libraries of one do not run in "
                 f"the other\n  there: pip install apache-tvm=={here}"
             )
+        self._facts = facts
 
     def _bring(self, name: str) -> None:
         if name in self._brought:

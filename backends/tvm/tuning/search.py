@@ -22,7 +22,6 @@ from fxopt.backends.tvm.tuning.database import Database, Known, Trial
 from fxopt.backends.tvm.tuning.proposals import propose
 from fxopt.backends.tvm.tuning.worker import Job
 from fxopt.backends.tvm.tuning.workers import Answer, Workers
-from fxopt.errors import DeviceError
 
 _PATIENCE = 6
 """Trials without a win that halve what a task is expected to gain."""
@@ -179,6 +178,4 @@ def _workers(tasks: int, device: Address | None) -> Workers:
 
     if device is None:
         return Workers(min(usable_cores(), tasks))
-    if not (count := devices_behind(device)):
-        raise DeviceError(f"the tracker at {device.host}:{device.port} knows no device with the key {device.key!r}")
-    return Workers(min(count, tasks), _REMOTE_PATIENCE, alone=False)
+    return Workers(min(devices_behind(device), tasks), _REMOTE_PATIENCE, alone=False)
