@@ -8,12 +8,15 @@ from typing import Any
 from rich.table import Table
 
 from fxopt.artifact import Artifact, load
+from fxopt.device import find_device
 from fxopt.errors import FxoptError
 from fxopt.side_by_side import Call, peak_of, time_artifacts
 
 
 def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11, on: str | None = None) -> list[dict[str, Any]]:
     """Measure artifacts in one run, here or ``on`` the device at an address; a row each, ratios against the first.
+
+    On an emulated device nothing is timed.
 
     Raises BackendError for a broken one, DeviceError where the device fails.
     """
@@ -22,16 +25,16 @@ def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11, on: str | No
     for name, model in loaded.items():
         args, kwargs = model.random_inputs(batch)
         calls[name] = model, tuple(args), kwargs
-    timings = time_artifacts(calls, blocks=blocks)
-    first = timings[str(folders[0])]
+    emulated = bool(on and find_device(on).facts()["emulated"])
+    timings = {} if emulated else time_artifacts(calls, blocks=blocks)
+    first = next(iter(timings.values()), None)
     return [
         {
             "artifact": name,
-            "latency": timings[name].to_dict(),
-            "ratio": timings[name].ratio(first).median,
+            **({"latency": timings[name].to_dict(), "ratio": timings[name].ratio(first).median} if first else {}),
             "file_bytes": sum((model.folder / f).stat().st_size for f in model.manifest["files"]),
             "peak_memory_bytes": peak_of(model),
-            "emulated": bool(model.device and model.device.facts()["emulated"]),
+            "emulated": emulated,
             **_metric(model),
         }
         for name, model in loaded.items()
@@ -54,16 +57,17 @@ def _metric(model: Artifact) -> dict[str, Any]:
 
 def bench_table(rows: list[dict[str, Any]]) -> Table:
     """The rows of :func:`bench` as a table."""
-    table = Table()
+    emulated = any(row["emulated"] for row in rows)
+    table = Table(caption="emulated: what it takes says nothing, and is not measured" if emulated else None)
     for column in ("artifact", "ms (quartiles)", "ratio", "file, kB", "peak memory, MB", "metric"):
         table.add_column(column, justify="left" if column == "artifact" else "right")
     for row in rows:
-        t = row["latency"]
+        t, ratio = row.get("latency"), row.get("ratio")
         memory = row["peak_memory_bytes"]
         table.add_row(
             row["artifact"],
-            f"{t['median_ms']:.3g} ({t['low_ms']:.3g}–{t['high_ms']:.3g})",
-            f"{row['ratio']:.3f}",
+            f"{t['median_ms']:.3g} ({t['low_ms']:.3g}–{t['high_ms']:.3g})" if t else "-",
+            f"{ratio:.3f}" if ratio else "-",
             f"{row['file_bytes'] / 1000:,.0f}",
             f"{memory / 1e6:,.0f}" if memory else "?",
             f"{row['metric']} {row['value']:.4f}" if "metric" in row else "",

@@ -30,7 +30,7 @@ mutate          writes into an operand
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,6 +173,12 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     schema = node.target._schema  # type: ignore[union-attr]
     given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
     return {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+
+
+def each_dim(sizes: int | Sequence[int], count: int) -> list[int]:
+    """An argument of sizes as one for each of ``count`` dims; one that is given may stand for all."""
+    given = list(sizes) if isinstance(sizes, Sequence) else [sizes]
+    return given * count if len(given) == 1 else given
 
 
 def set_argument(node: fx.Node, name: str, value: Any) -> None:

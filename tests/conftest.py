@@ -9,6 +9,8 @@ import torch
 
 collect_ignore = ["plugin"]  # a package of its own: test_plugin.py installs it and runs its tests
 GOLDEN = Path(__file__).parent / "golden"
+WAIT_ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "TVM_THREAD_POOL_SPIN_COUNT": "0"}
+"""Where more threads run than there are cores, one that waits in a loop keeps a core from one that works."""
 
 hypothesis.settings.register_profile(
     "fixed",
@@ -25,9 +27,11 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    threads = 1 if hasattr(config, "workerinput") else 2  # one a worker: two cores, two workers
+    workers = hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)
+    threads = 1 if workers else 2  # one a worker: two cores, two workers
     torch.set_num_threads(threads)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for what a test starts: four threads on two cores wait
+    for name, value in {"OMP_NUM_THREADS": str(threads), **WAIT_ASLEEP}.items():
+        os.environ.setdefault(name, value)  # for workers, which start after this, and for what a test starts
 
 
 def pytest_collection_modifyitems(items):

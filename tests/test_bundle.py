@@ -722,6 +722,7 @@ def test_the_numbers_of_eager_on_another_architecture(backend, emulated_root, de
             np.testing.assert_allclose(got, program(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cross_compiler")
 def test_integers_on_a_processor_that_has_the_instruction_and_on_one_that_lacks_it(
     emulated_root, device_wheels, tmp_path

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import network
 from torch import nn
 
 import fxopt
@@ -34,12 +34,6 @@ if reason := Tvm().missing() or Tvm().cannot_build(find_target("raspberry_pi_5")
     pytest.skip(reason, allow_module_level=True)
 
 
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture
 def start(emulated_root, tmp_path):
     """Switch devices on, which end with the test."""
@@ -51,7 +45,7 @@ def start(emulated_root, tmp_path):
         def started(address: str | None = None, cpu: str = "cortex-a76") -> EmulatedDevice:
             log = tmp_path / f"device{next(numbers)}.log"
             return stack.enter_context(
-                EmulatedDevice(address or f"rpc://127.0.0.1:{_port()}", root=emulated_root, cpu=cpu, log=log)
+                EmulatedDevice(address or network.free_address(), root=emulated_root, cpu=cpu, log=log)
             )
 
         yield started
@@ -63,7 +57,7 @@ def device(emulated_root, tmp_path_factory):
     from emulated_device import EmulatedDevice
 
     log = tmp_path_factory.mktemp("device") / "log"
-    with EmulatedDevice(f"rpc://127.0.0.1:{_port()}", root=emulated_root, log=log) as on:
+    with EmulatedDevice(network.free_address(), root=emulated_root, log=log) as on:
         yield on
         find_device(on.address).rest()
 
@@ -147,15 +141,10 @@ def test_tuning_survives_that_the_device_is_killed_and_started_again(start, tmp_
 
 def test_two_devices_behind_a_tracker_share_the_trials(start, tmp_path):
     """Prints the trials per second of one and of two, which pytest shows with -s; both are bound by this machine's cores."""
-    port = _port()
-    command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(port)]
-    tracker = subprocess.Popen([*command, "--port-end", str(port + 1), "--silent"], start_new_session=True)
-    try:
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            time.sleep(0.1)
-        address = f"tracker://127.0.0.1:{port}/pi"
+    rates, devices = [], []
+    with network.tracker() as tracker:
+        address = f"{tracker}/pi"
         target = _target(tmp_path, "raspberry_pi_5", address)
-        rates, devices = [], []
         for count in (1, 2):
             devices.append(start(address))
             path = tmp_path / f"{count}.jsonl"
@@ -163,9 +152,6 @@ def test_two_devices_behind_a_tracker_share_the_trials(start, tmp_path):
             begun = time.monotonic()
             _tune(target, path, 24)
             rates.append((len(_rows(path)) - 4) / (time.monotonic() - begun))
-    finally:
-        os.killpg(tracker.pid, 9)
-        tracker.wait()
     print(f"trials per second: {rates[0]:.2f} with one device, {rates[1]:.2f} with two, {rates[1] / rates[0]:.2f}x")
     assert [len(_rows(tmp_path / f"{count}.jsonl")) for count in (1, 2)] == [28, 28]
     assert all("start serving" in device.log.read_text() for device in devices), "each had a part"
@@ -180,7 +166,7 @@ def test_the_readme_walks_a_raspberry_pi_through(start, emulated_root, tmp_path)
     home.mkdir()
     (tmp_path / "tools").mkdir()
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path)}
-    address = f"rpc://127.0.0.1:{_port()}"
+    address = network.free_address()
     for line in lines:
         where, _, command = line.partition("$ ")
         command = command.replace("rpc://raspberrypi.local:9090", address)

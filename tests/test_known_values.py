@@ -539,8 +539,14 @@ def test_a_function_that_may_jump_or_turn_to_zero_at_a_constant_is_unknown(op, f
 # ---- real models --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vit_b_16", pytest.param("swin_t", marks=pytest.mark.slow),
-                                  pytest.param("mvit_v1_b", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit_b_16", "swin_t")),
+        pytest.param("mvit_v1_b", marks=pytest.mark.zoo),
+    ],
+)
 def test_on_models_of_the_zoo(name):
     """Half of the output rows of every layer and half of every norm zeroed: what is claimed of any value holds."""
     torchvision = import_torchvision()

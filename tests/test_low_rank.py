@@ -667,6 +667,7 @@ def test_a_layer_alone_is_the_layer_with_fixed_shapes_and_its_chain_is_what_woul
         assert built(given.numpy()).shape == alone(given).shape
 
 
+@pytest.mark.slow
 def test_a_build_is_really_timed(net):
     """On a linear of 700 by 700, which takes most of the time, one chain is far below half: any machine sees that."""
     from fxopt.backend import find_backend

@@ -100,6 +100,7 @@ def test_the_file_holds_no_path_of_the_machine_that_built_it(conv, tmp_path):
     assert b"site-packages" not in data
 
 
+@pytest.mark.slow
 def test_the_same_bytes_whatever_the_hash_seed(tmp_path):
     """Sets of names come in another order in every process."""
     code = "import sys; from fxopt.building import build; from fxopt.recipe import Recipe;"

@@ -31,6 +31,7 @@ def _run(place, command):
     return subprocess.run(["bash", "-c", command], cwd=place, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_every_command_and_python_block_works_in_order(place):
     assert len(COMMANDS) >= 8
     for i, (kind, body) in enumerate(BLOCKS):

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import network
 from torch import nn
 
 import fxopt
@@ -28,6 +29,7 @@ from fxopt.backends.remote.device import RpcDevice
 from fxopt.backends.remote.message import pack, unpack
 from fxopt.backends.tvm import Tvm
 from fxopt.backends.tvm.tuning.database import Database
+from fxopt.benching import bench, bench_table
 from fxopt.building import build
 from fxopt.device import device_of, find_device
 from fxopt.errors import BackendError, DeviceError, UsageError
@@ -41,12 +43,6 @@ if reason := Tvm().missing():
     pytest.skip(reason, allow_module_level=True)
 
 _SERVE = "from fxopt.backends.remote import service\n{before}\nfrom fxopt.cli import main; main()"
-
-
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Server:
@@ -80,7 +76,7 @@ def start(tmp_path):
     servers: list[Server] = []
 
     def started(address: str | None = None, before: str = "") -> Server:
-        servers.append(Server(address or f"rpc://127.0.0.1:{_port()}", tmp_path / f"log{len(servers)}", before))
+        servers.append(Server(address or network.free_address(), tmp_path / f"log{len(servers)}", before))
         return servers[-1].wait()
 
     yield started
@@ -91,27 +87,16 @@ def start(tmp_path):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """One device for all tests that leave it as it is."""
-    made = Server(f"rpc://127.0.0.1:{_port()}", tmp_path_factory.mktemp("server") / "log").wait()
+    made = Server(network.free_address(), tmp_path_factory.mktemp("server") / "log").wait()
     yield made
     find_device(made.address).rest()
     made.kill()
 
 
 @pytest.fixture
-def tracker(tmp_path):
-    port = _port()
-    command = [sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "tracker").open("w") as output:
-        process = subprocess.Popen(
-            [*command, "--port-end", str(port + 1)], stdout=output, stderr=output, start_new_session=True
-        )
-    end = time.monotonic() + 60
-    while socket.socket().connect_ex(("127.0.0.1", port)):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    yield f"tracker://127.0.0.1:{port}"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def tracker():
+    with network.tracker() as address:
+        yield address
 
 
 def _at(server: Server, **changes) -> Target:
@@ -194,7 +179,6 @@ def test_what_is_built_for_a_device_runs_there(backend, server, tmp_path):
 
 
 def test_a_build_is_judged_and_timed_there(server, tmp_path):
-    seen = len(server.log.read_text())
     target = tmp_path / "board.toml"
     values = _at(server).to_dict() | {"memory": 10**9}
     target.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
@@ -207,7 +191,6 @@ def test_a_build_is_judged_and_timed_there(server, tmp_path):
     assert report["after"]["peak_memory_bytes"] > 10**7
     assert report["missed"] == []
     assert "eager" not in report, "it did not run there"
-    assert len(server.log.read_text()) >= seen
 
 
 def test_the_fastest_is_chosen_there(server, tmp_path):
@@ -226,6 +209,17 @@ def test_an_error_there_is_told_with_the_place(server, tmp_path):
     with pytest.raises(DeviceError, match=rf"on the device at {server.address}: ONNX Runtime refused the inputs"):
         there.runner([np.zeros((1, 5, 2, 2), np.float32)])
     assert there(torch.zeros(1, 3, 12, 12)).shape == (1, 4, 10, 10), "it still serves"
+
+
+def test_what_an_emulated_device_takes_is_not_shown(start, tmp_path):
+    server = start(before="service._emulated = lambda: True")
+    (tmp_path / "a").mkdir()
+    lower(_small(), find_backend("onnx"), _at(server), tmp_path / "a")
+    (row,) = bench([tmp_path / "a"], on=server.address)
+    assert row["emulated"]
+    assert not {"latency", "ratio"} & set(row)
+    assert row["peak_memory_bytes"] > 10**7
+    assert "emulated" in str(bench_table([row]).caption)
 
 
 # ---- another machine than the target says --------------------------------------------------------------------------

@@ -236,9 +236,11 @@ def test_random_networks():
     shrink_random(30)
 
 
-@pytest.mark.slow
-def test_more_random_networks():
-    shrink_random(200, zeroings=10)
+@pytest.mark.parametrize(
+    "networks", [pytest.param(40, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.zoo)]
+)
+def test_more_random_networks(networks):
+    shrink_random(networks, zeroings=10)
 
 
 def test_second_look_behind_an_rms_norm():

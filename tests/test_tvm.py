@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases.other_dims import Clip, Decoder, Wave
 from torch import nn
 from torch.nn import functional as F
 
@@ -70,6 +71,18 @@ class _Each(nn.Module):
 
 
 # ---- numbers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [(Wave, (2, 3, 40)), (Clip, (2, 3, 4, 6, 6)), (Decoder, (2, 8, 5, 7))],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_lines_volumes_and_larger_images(net, shape, tmp_path):
+    torch.manual_seed(0)
+    artifact = _check(net(), (torch.randn(shape),), tmp_path)
+    tiles = artifact.manifest["facts"]["tiles"]
+    assert sum(key.startswith("conv2d") for key in tiles) >= 2, "they are tasks to tune"
 
 
 @pytest.mark.parametrize(("channels", "size"), [(3, (9, 13)), (16, (7, 7)), (40, (6, 17)), (32, (1, 1))])

@@ -279,6 +279,7 @@ def test_a_layer_in_float_is_reported_with_the_reason(tmp_path):
 # ---- whole models --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pruned_and_quantized_digits_are_all_integers_and_keep_their_metric(tmp_path):
     passes = ("fold_batch_norm", "prune_channels(ratio=0.3, by='l1')", "quantize")
     report = build(Recipe("digits", passes, "tvm(threads=1)"), tmp_path / "built", measure=False)

@@ -475,6 +475,7 @@ def test_products_of_pairs_are_timed_with_their_packing(tmp_path):
     assert not [trial for trial in trials if "failed" in trial]
 
 
+@pytest.mark.slow
 def test_the_command_line_tunes_and_reports_it(tmp_path, monkeypatch, capsys):
     from fxopt.cli import main
 

@@ -53,6 +53,11 @@ def parents_end() -> tuple[Connection, list[str]]:
     return Connection(descriptor), sys.argv[3:]
 
 
+def hide_torch() -> None:
+    """Before TVM is imported, which would import torch, and that takes seconds."""
+    sys.modules["torch"] = None  # type: ignore[assignment]
+
+
 def die_with(parent: int) -> None:
     """End when the parent ends, even killed, and even while stopped; elsewhere than on Linux the closed connection does it."""
     if sys.platform == "linux":

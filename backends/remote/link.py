@@ -6,10 +6,8 @@ ends, as a session that failed once is of no use.
 
 from __future__ import annotations
 
-import sys
-
 from fxopt.backends.remote.address import Address
-from fxopt.backends.remote.child import parents_end
+from fxopt.backends.remote.child import hide_torch, parents_end
 from fxopt.backends.remote.connect import connect
 from fxopt.backends.remote.service import REQUEST
 
@@ -17,7 +15,7 @@ from fxopt.backends.remote.service import REQUEST
 def main() -> None:
     """Serve the parent until it closes the connection."""
     connection, (address,) = parents_end()
-    sys.modules["torch"] = None  # type: ignore[assignment]  # TVM would import it, which takes seconds
+    hide_torch()
     with connection:
         try:
             session = connect(Address.parse(address))

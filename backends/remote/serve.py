@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from fxopt.backends.remote.address import Address
-from fxopt.backends.remote.child import die_with
+from fxopt.backends.remote.child import die_with, hide_torch
 from fxopt.backends.remote.service import register
 from fxopt.errors import DeviceError, UsageError
 
@@ -27,7 +27,7 @@ def serve(address: Address, say: Callable[[str], None]) -> None:
 
     TVM's loop ends with a session whose process crashed, in that session's folder; here the next one is served all the same.
     """
-    sys.modules["torch"] = None  # type: ignore[assignment]  # TVM would import it, which takes seconds
+    hide_torch()
     from tvm.rpc import server
 
     os.environ.setdefault("TVM_BIND_THREADS", "0")

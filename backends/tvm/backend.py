@@ -36,6 +36,8 @@ class Tvm(Backend):
     serves every size of the dynamic dims. ``threads`` is None for all cores that the process may use; more than the machine
     has processors are not started.
 
+    Convolutions over a line or a volume, and transposed ones, are computed as convolutions over images.
+
     A quantized program is computed in integers: values between layers are bytes, products of bytes are added in 32 bits by
     the instruction that the target has for it (AMX, VNNI, sdot), and each kernel gives codes, or float where nothing reads
     codes. The report says how many convolutions and products are in integers, and of each in float why.
@@ -60,10 +62,12 @@ class Tvm(Backend):
         return refuses(node)
 
     def legalize(self) -> Pipeline:
-        """Bring writes, batch norms, averages and clamps into the form that fuses with convolutions."""
+        """Bring writes, batch norms, averages and clamps into the form that fuses with convolutions, and these into two dims."""
         from fxopt.pipeline import Pipeline
 
-        return Pipeline.parse("functionalize_writes, fold_batch_norm, pool_to_mean, canonicalize_clamp")
+        return Pipeline.parse(
+            "functionalize_writes, fold_batch_norm, pool_to_mean, canonicalize_clamp, conv_to_2d, conv_transpose_to_conv"
+        )
 
     def quant_policy(self, target: Target) -> Policy:
         """Inputs and weights of layers, and what lies between them: sums, pools and concatenations in codes.
@@ -172,14 +176,16 @@ class Tvm(Backend):
 
     def cannot_build(self, target: Target) -> str | None:
         """What is missing here, that there are no schedules for the processor, or no compiler to link for it."""
-        from fxopt.backends.tvm.processor import cannot_link, processor_of
+        from fxopt.backends.tvm.processor import processor_of
+        from fxopt.compilers import cross_compiler, missing_compiler
 
         if reason := self.missing():
             return reason
         try:
-            return cannot_link(processor_of(target))
+            triple = processor_of(target).triple
         except BackendError as error:
             return str(error)
+        return missing_compiler(triple) if cross_compiler(triple) else None  # for this machine TVM finds one
 
     def elsewhere(self, target: Target) -> str | None:
         """That it is machine code of another processor, or uses instructions that this one lacks."""

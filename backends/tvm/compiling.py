@@ -12,11 +12,12 @@ from fxopt.backends.tvm.fixed import FIXED, add_fixed_entry
 from fxopt.backends.tvm.layout import use_blocked_layout
 from fxopt.backends.tvm.legalize import legalizers
 from fxopt.backends.tvm.parameters import lift_parameters
-from fxopt.backends.tvm.processor import Processor, linker
+from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.registers import register_pipeline
 from fxopt.backends.tvm.runtime import LIBRARY, PARAMETERS, need_tvm
 from fxopt.backends.tvm.schedule import schedule_module
 from fxopt.backends.tvm.tasks import Choices
+from fxopt.compilers import cross_compiler
 from fxopt.errors import BackendError, last_line
 
 
@@ -102,11 +103,9 @@ def _by_place(body: Any) -> Any:
 
 def _link(executable: Any, processor: Processor, path: Path) -> None:
     """Link the library in a folder of its own, so that no path of this machine comes into it."""
-    compiler = linker(processor)
-    options = {} if compiler is None else {"cc": compiler}
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
         try:
-            executable.export_library(str(path), workspace_dir=folder, **options)
+            executable.export_library(str(path), workspace_dir=folder, cc=cross_compiler(processor.triple))
         except Exception as error:
             raise BackendError(
                 f"the library cannot be linked: {last_line(error)}\n  TVM links with a C++ compiler; install g++"

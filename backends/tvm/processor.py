@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fxopt.compilers import cross_compiler, missing_compiler
 from fxopt.errors import BackendError
 from fxopt.target import Target
 
@@ -69,16 +68,6 @@ def processor_of(target: Target) -> Processor:
         f"the backend tvm has schedules for x86_64, aarch64 and riscv64, and the target {target.name!r} is {triple!r}\n"
         "  take another backend, or give the target's triple, e.g. aarch64-linux-gnu"
     )
-
-
-def linker(processor: Processor) -> str | None:
-    """The compiler that links for a processor; None for the one that TVM finds for this machine."""
-    return cross_compiler(processor.triple)
-
-
-def cannot_link(processor: Processor) -> str | None:
-    """That the compiler to link with is not installed, with the package that has it; None if it is."""
-    return missing_compiler(processor.triple) if linker(processor) else None
 
 
 _ARM = (("neon-dotprod", "dotprod"), ("neon-i8mm", "i8mm"))

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,14 @@ def use_threads(count: int) -> None:
         return
     import tvm
 
-    big_cores = 1  # as TVM calls what is neither bound nor saving power
-    tvm.get_global_func("runtime.config_threadpool")(big_cores, count)
+    set_threads(tvm.get_global_func, count)
     _here.count = count
+
+
+def set_threads(get_function: Callable[[str], Any], count: int) -> None:
+    """As :func:`use_threads`, each time; ``get_function`` finds TVM's functions, here or on a device."""
+    big_cores = 1  # as TVM calls what is neither bound nor saving power
+    get_function("runtime.config_threadpool")(big_cores, count)
 
 
 def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False) -> Runner:

@@ -22,10 +22,10 @@ OTHERS = [name for name in names() if name not in DETECTORS]
 SMALLEST = {
     "alexnet", "convnext_tiny", "deeplabv3_mobilenet_v3_large", "densenet121", "efficientnet_b0", "efficientnet_v2_s",
     "fcn_resnet50", "googlenet", "inception_v3", "lraspp_mobilenet_v3_large", "maxvit_t", "mc3_18", "mnasnet0_5",
-    "mobilenet_v2", "mobilenet_v3_small", "mvit_v1_b", "mvit_v2_s", "r2plus1d_18", "r3d_18", "raft_small", "regnet_x_400mf",
+    "mobilenet_v2", "mobilenet_v3_small", "mvit_v2_s", "r2plus1d_18", "r3d_18", "raft_small", "regnet_x_400mf",
     "regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d", "s3d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin3d_t",
     "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2",
-    "fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn", "keypointrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn", "fcos_resnet50_fpn", "maskrcnn_resnet50_fpn",
     "retinanet_resnet50_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large",
 }  # fmt: skip
 """One of each family."""

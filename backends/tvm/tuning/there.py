@@ -10,10 +10,11 @@ from typing import Any
 
 from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.connect import connect
-from fxopt.backends.tvm.processor import linker
+from fxopt.backends.tvm.runtime import set_threads
 from fxopt.backends.tvm.tasks import Tile
 from fxopt.backends.tvm.tuning.here import compiled, timer_of
 from fxopt.backends.tvm.tuning.worker import Job, LostError, Timer
+from fxopt.compilers import cross_compiler
 from fxopt.errors import DeviceError
 
 
@@ -34,15 +35,13 @@ class There:
         if self._session is None:
             self._connect()
         name = f"kernel{next(self._numbers)}.so"
-        compiler = linker(job.processor)
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
             path = Path(folder) / name
-            executable.export_library(str(path), **({} if compiler is None else {"cc": compiler}))
+            executable.export_library(str(path), cc=cross_compiler(job.processor.triple))
             self._session.upload(str(path))
         library = self._session.load_module(name)
         self._session.remove(name)
-        big_cores = 1  # as TVM calls what is neither bound nor saving power
-        self._session.get_function("runtime.config_threadpool")(big_cores, job.threads)
+        set_threads(self._session.get_function, job.threads)
         return timer_of(library, tensors, self._session.cpu())
 
     def renew(self) -> bool:

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from fxopt.backends.remote.address import Address
-from fxopt.backends.remote.child import parents_end
+from fxopt.backends.remote.child import hide_torch, parents_end
 from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.tasks import Kernel, Tile
 from fxopt.errors import last_line
@@ -86,7 +86,7 @@ class Place(Protocol):
 def main() -> None:
     """Serve jobs until the parent closes the connection."""
     connection, _ = parents_end()
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    hide_torch()
     from fxopt.backends.tvm.runtime import need_tvm
     from fxopt.backends.tvm.tuning.here import Here
     from fxopt.backends.tvm.tuning.there import There

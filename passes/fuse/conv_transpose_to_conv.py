@@ -1,0 +1,104 @@
+"""Write transposed convolutions as ordinary ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from fxopt import Program, graph_pass
+from fxopt.ops import arguments, each_dim
+from fxopt.passes.fuse.stored_weight import reform
+
+aten = torch.ops.aten
+
+
+@graph_pass
+def conv_transpose_to_conv(program: Program) -> None:
+    """Write transposed convolutions over images as ordinary ones.
+
+    With a stride of s, each of the s * s places that an output may have in its square reads weights of its own: they become
+    as many channels, which are then laid out as squares (sub-pixel convolution: Shi et al. 2016, "Is the deconvolution layer
+    the same as a convolutional layer?"). A kernel whose size is no multiple of the stride is filled up with zeros, and
+    as many products more are computed. Declined for a kernel with gaps and a stride, for a weight that is computed, and
+    where the output is wider than what the kernel reaches.
+
+    before:
+        %x : f32[2,3,4,4]
+        %w = param "up.weight" : f32[3,5,2,2]
+        %y = aten.conv_transpose2d.input(%x, %w, None, [2, 2])
+        return %y
+    after:
+        %x : f32[2,3,4,4]
+        %w = param "up.weight_reformed" : f32[20,3,1,1]
+        %a = aten.conv2d(%x, %w, None, [1, 1], [0, 0], [1, 1], 1)
+        %b = aten.unflatten.int(%a, 1, [5, 2, 2])
+        %c = aten.permute(%b, [0, 1, 4, 2, 5, 3])
+        %d = aten.flatten.using_ints(%c, 4, 5)
+        %y = aten.flatten.using_ints(%d, 2, 3)
+        return %y
+    """
+    for node in program.find("aten.conv_transpose2d.input"):
+        if reason := _rewrite(program, node):
+            program.skip(node, f"it stays transposed: {reason}")
+
+
+def _rewrite(program: Program, node: fx.Node) -> str | None:
+    """Rewrite one; return why not if it cannot be."""
+    call = arguments(node)
+    if node.meta["val"].dim() != 4:
+        return "it convolves one example without a batch"
+    kernel, groups = list(call["weight"].meta["val"].shape[2:]), call["groups"]
+    stride, padding, more, gaps = (
+        each_dim(call[name], 2) for name in ("stride", "padding", "output_padding", "dilation")
+    )
+    squares = list(zip(kernel, stride, padding, more, gaps, strict=True))
+    if any(gap > 1 and step > 1 for _, step, _, _, gap in squares):
+        return "its kernel has gaps, and it has a stride"
+    taps = [-(-size // step) for size, step, *_ in squares]
+    border = [(count - 1) * gap for count, (*_, gap) in zip(taps, squares, strict=True)]
+    behind = [  # positions that are computed behind the last that is wanted
+        (count - 1) * gap * step + step + pad - (size - 1) * gap - 1 - extra
+        for count, (size, step, pad, extra, gap) in zip(taps, squares, strict=True)
+    ]
+    if min(behind) < 0:
+        return "its output is wider than its kernel reaches"
+    for dim, step in enumerate(stride):  # what is cut off on both sides need not be computed
+        spare = min(padding[dim] // step, behind[dim] // step, border[dim])
+        border[dim] -= spare
+        padding[dim] -= spare * step
+        behind[dim] -= spare * step
+
+    def form(weight: torch.Tensor) -> torch.Tensor:
+        return _sub_pixel(weight, groups, stride, taps)
+
+    weight = reform(program, call["weight"], form, node, axis=None)
+    if weight is None:
+        return "its weight is computed, or its codes have scales along a dim"
+    bias, places = call["bias"], stride[0] * stride[1]
+    if bias is not None and places > 1:
+        bias = reform(program, bias, lambda b: b.repeat_interleave(places), node, axis=None)
+        if bias is None:
+            return "its bias is computed"
+    last = program.call(aten.conv2d.default, call["input"], weight, bias, [1, 1], border, gaps, groups, like=node)
+    if places > 1:
+        outputs = node.meta["val"].shape[1]
+        last = program.call(aten.unflatten.int, last, 1, [outputs, *stride], like=last)
+        last = program.call(aten.permute.default, last, [0, 1, 4, 2, 5, 3], like=last)
+        last = program.call(aten.flatten.using_ints, last, 4, 5, like=last)
+        last = program.call(aten.flatten.using_ints, last, 2, 3, like=last)
+    for dim, (pad, rest) in enumerate(zip(padding, behind, strict=True), start=2):
+        if pad or rest:
+            last = program.call(aten.slice.Tensor, last, dim, pad, -rest if rest else None, like=last)
+    program.replace(node, last)
+    return None
+
+
+def _sub_pixel(weight: torch.Tensor, groups: int, stride: list[int], taps: list[int]) -> torch.Tensor:
+    """Weight [in, out / groups, r, s] as [out * places, in / groups, taps, taps], the places of a square innermost."""
+    (down, across), (rows, columns) = stride, taps
+    r, s = weight.shape[2:]
+    full = torch.nn.functional.pad(weight, (0, columns * across - s, 0, rows * down - r))
+    apart = full.unflatten(0, (groups, -1)).unflatten(4, (columns, across)).unflatten(3, (rows, down))
+    # [groups, in, out, rows, down, columns, across] -> [groups, out, down, across, in, rows, columns]
+    turned = apart.permute(0, 2, 4, 6, 1, 3, 5).flip(-1, -2)
+    return turned.flatten(0, 3).contiguous()
