@@ -60,22 +60,30 @@ def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block
     """Time callables side by side in one run.
 
     Each round gives every candidate one block: a pause, two warm calls, then as many timed calls as fill about
-    ``block_ms``. The order turns from round to round, so that no candidate always follows the same neighbour.
+    ``block_ms``. The order is another in each round: what runs before a candidate may leave threads that wait in loops, and
+    caches of its own.
     A block's figure is its mean.
     """
     for run in runs.values():
         run()
     calls = {name: max(1, min(200, int(block_ms / 1000 / max(_seconds(run, 1), 1e-6)))) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
-    names = list(runs)
+    orders = _orders(list(runs))
     for i in range(blocks):
-        turn = i % len(names)
-        for name in names[turn:] + names[:turn]:
+        for name in orders[i % len(orders)]:
             time.sleep(PAUSE)
             runs[name]()
             runs[name]()
             samples[name].append(_seconds(runs[name], calls[name]) * 1000)
     return {name: Timing(tuple(values)) for name, values in samples.items()}
+
+
+def _orders(names: list[str]) -> list[list[str]]:
+    """Orders in which each name follows every other equally often (Williams 1949: designs balanced for carry-over)."""
+    count = len(names)
+    zigzag = [(i + 1) // 2 if i % 2 else -(i // 2) for i in range(count)]
+    orders = [[names[(first + step) % count] for step in zigzag] for first in range(count)]
+    return orders + [order[::-1] for order in orders] if count % 2 else orders
 
 
 def fastest(runs: dict[str, Callable[[], object]], seconds: float) -> str:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -445,13 +446,15 @@ def test_each_round_gives_every_candidate_one_block(clock):
     assert [sorted(order[i : i + 3]) for i in range(0, len(order), 3)] == [["a", "b", "c"]] * 5
 
 
-@pytest.mark.parametrize("names", ["ab", "abc", "abcd"])
-def test_no_candidate_always_follows_the_same_neighbour(names, clock):
-    interleave({name: clock.candidate(name, 10) for name in names}, blocks=6)
+@pytest.mark.parametrize("names", ["ab", "abc", "abcd", "abcde"])
+def test_each_candidate_follows_every_other_equally_often(names, clock):
+    rounds = len(names) * (1 + len(names) % 2)
+    interleave({name: clock.candidate(name, 10) for name in names}, blocks=rounds)
     order = [block[0] for block in _blocks(clock)]
-    for name in names:
-        assert len({before for before, after in itertools.pairwise(order) if after == name}) > 1
-    assert {order[i] for i in range(0, len(order), len(names))} == set(names), "each of them begins a round"
+    begun = [order[i : i + len(names)] for i in range(0, len(order), len(names))]
+    pairs = Counter(pair for one in begun for pair in itertools.pairwise(one))
+    assert pairs == dict.fromkeys(itertools.permutations(names, 2), rounds // len(names))
+    assert {one[0] for one in begun} == set(names)
 
 
 def test_warm_calls_are_not_counted(clock):
