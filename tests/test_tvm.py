@@ -85,6 +85,36 @@ def test_lines_volumes_and_larger_images(net, shape, tmp_path):
     assert sum(key.startswith("conv2d") for key in tiles) >= 2, "they are tasks to tune"
 
 
+class _Moves(nn.Module):
+    """What is moved behind a convolution, and read in vectors, in its own form, or both."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.shuffled = nn.Conv2d(3, 20, 3, padding=1), nn.Conv2d(20, 12, 1)
+        self.narrow, self.larger = nn.Conv2d(10, 7, 3), nn.Conv2d(5, 32, 1)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        front, back = x.chunk(2, 1)
+        large = F.relu(F.pixel_shuffle(x, 2))
+        return (
+            self.shuffled(F.gelu(F.channel_shuffle(x, 4))),
+            self.narrow(front) - self.narrow(back),
+            self.larger(large),
+            x.flatten(2).transpose(1, 2).softmax(-1),
+            F.relu(x[:, 2:9:2, 1:-1] - 0.5) * 2,
+            x.reshape(-1, 4, 5, 9, 7).permute(0, 3, 1, 4, 2) + 1,
+            torch.cat([front, large[:, :, ::2, ::2].repeat(1, 2, 1, 1)], 1),
+            F.pixel_unshuffle(large, 2),
+            x[:, :, None].squeeze(2).tensor_split((3, 8), 1)[1],
+        )
+
+
+def test_moves_of_every_kind(tmp_path):
+    torch.manual_seed(0)
+    _check(_Moves(), (torch.randn(2, 3, 9, 7),), tmp_path)
+
+
 @pytest.mark.parametrize(("channels", "size"), [(3, (9, 13)), (16, (7, 7)), (40, (6, 17)), (32, (1, 1))])
 def test_convolutions_of_every_kind(channels, size, tmp_path):
     """Channels that are no whole vectors, widths that are no whole tiles, borders, strides, dilation, groups."""

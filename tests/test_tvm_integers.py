@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases.other_dims import Clip, Wave
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -274,6 +275,20 @@ def test_a_layer_in_float_is_reported_with_the_reason(tmp_path):
     assert facts["float_because"][0].startswith("%conv2d_1 = aten.conv2d(")
     assert "test_tvm_integers.py" in facts["float_because"][0]
     assert "does not come out of a dequantize op" in facts["float_because"][0]
+
+
+@pytest.mark.parametrize(("net", "shape", "layers"), [(Wave, (2, 3, 40), 4), (Clip, (2, 3, 4, 6, 6), 3)])
+def test_lines_and_volumes_are_integers_too(net, shape, layers, tmp_path):
+    torch.manual_seed(0)
+    program = capture(net().eval(), (torch.randn(shape),))
+    where = {"workload": small_workload(program), "target": host(), "backend": Tvm()}
+    program = Pipeline.parse("fold_batch_norm, quantize").run(program, watchers=(), **where).program
+    artifact = _lower(program, tmp_path, host())
+    facts = artifact.manifest["facts"]
+    assert (facts["integer_contractions"], facts["float_contractions"]) == (layers, 0), facts["float_because"]
+    x = torch.randn(3, *shape[1:])
+    want = program(x)
+    assert (torch.from_numpy(artifact(x)) - want).abs().max() < 1e-5 * want.abs().max()
 
 
 # ---- whole models --------------------------------------------------------------------------------------------------

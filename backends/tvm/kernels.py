@@ -94,13 +94,12 @@ class Kernels(Values):
         made = self.emit(matmul, source, packed, name="matmul", fuses=True)
         return self.builder.emit(relax.op.reshape(made, [*lead, columns])) if len(lead) > 1 else made
 
-    def _permute(self, var: Any, call: Any) -> bool:
+    def _permute(self, var: Any, call: Any) -> None:
         """Note a swap of the last two dims, which a product reads through."""
         rank = len(call.args[0].ty.shape)
         axes = list(ints(call.attrs.axes)) if call.attrs.axes is not None else list(range(rank))[::-1]
         if axes == [*range(rank - 2), rank - 1, rank - 2]:
             self._transposed[var] = call.args[0]
-        return False
 
     def _broadcast(self, var: Any, call: Any) -> bool:
         """Note a matrix that stands for many equal ones, and pass by what changes nothing."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fxopt.backends.tvm.channelwise import Channelwise
 from fxopt.backends.tvm.folding import fold
 from fxopt.backends.tvm.integers.rewrite import Integers
 from fxopt.backends.tvm.kernels import Kernels
+from fxopt.backends.tvm.moves import Moves
 from fxopt.backends.tvm.places import PLACES
 from fxopt.backends.tvm.tasks import Choices
 
@@ -49,14 +49,16 @@ def use_blocked_layout(module: Any, choices: Choices) -> Any:
     return builder.get()
 
 
-class _Rewriter(Kernels, Channelwise):
+class _Rewriter(Kernels, Moves):
     """Goes through the bindings in order; knows each value in the usual form, in vectors, as numbers, or in several."""
 
     def __init__(self, choices: Choices, places: dict[str, str]) -> None:
         super().__init__(choices, places)
         self.integers = Integers(self)
         self._handlers: dict[str, Callable[[Any, Any], bool]] = {
-            "relax.nn.conv2d": self._convolve, "relax.matmul": self._multiply, "relax.permute_dims": self._permute,
+            "relax.nn.conv2d": self._convolve, "relax.matmul": self._multiply, "relax.permute_dims": self._turned,
+            **dict.fromkeys(("relax.reshape", "relax.expand_dims", "relax.squeeze"), self._reshape),
+            "relax.strided_slice": self._slice, "relax.split": self._split,
             "relax.nn.max_pool2d": self._pool, "relax.nn.avg_pool2d": self._pool, "relax.mean": self._mean,
             "relax.concat": self._concat, "relax.broadcast_to": self._broadcast,
             **dict.fromkeys(_UNARY, self._unary), **dict.fromkeys(_BINARY, self._binary),
@@ -71,6 +73,8 @@ class _Rewriter(Kernels, Channelwise):
         if isinstance(binding, relax.MatchCast):
             self._plain[var] = self.builder.match_cast(self.plain(value), binding.ty)
             return
+        if isinstance(value, relax.TupleGetItem) and self._part(var, value):
+            return
         if isinstance(value, Call) and isinstance(value.op, Op):
             if self.integers.bind(var, value):
                 return
@@ -83,6 +87,11 @@ class _Rewriter(Kernels, Channelwise):
             if handler is not None and handler(var, value):
                 return
         self._plain[var] = self.builder.emit(self.plain(value))
+
+    def _turned(self, var: Any, call: Any) -> bool:
+        """A product reads through a swap of its last dims; whatever else does reads what was moved."""
+        self._permute(var, call)
+        return self._turn(var, call)
 
     def plain_codes(self, expr: Any) -> Any:
         """The usual form of a value that is known as codes only; None for others."""

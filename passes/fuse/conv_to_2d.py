@@ -101,15 +101,22 @@ def _neighbours(
     padding: int,
     gap: int,
 ) -> fx.Node:
-    """For each image that comes out, all that the kernel reads of it: as ``taps`` channels for one."""
-    volume = images.call(node, aten.unflatten.int, data, 0, [-1, depths[0]])
+    """For each image that comes out, all that the kernel reads of it: as ``taps`` channels for one.
+
+    Where the images come out of codes, it is the codes that are moved, for kernels in integers to read.
+    """
+    coded = op_name(data) == "quantized_decomposed.dequantize_per_tensor"
+    source, zero = (data.args[0], data.args[2]) if coded else (data, 0)
+    volume = images.call(node, aten.unflatten.int, source, 0, [-1, depths[0]])
     if padding:
-        volume = images.call(node, aten.constant_pad_nd.default, volume, [0] * 6 + [padding] * 2)
+        volume = images.call(node, aten.constant_pad_nd.default, volume, [0] * 6 + [padding] * 2, zero)
     reach = (depths[1] - 1) * stride + 1
     firsts = [tap * gap for tap in range(taps)]
     taken = [images.call(node, aten.slice.Tensor, volume, 1, first, first + reach, stride) for first in firsts]
     stacked = images.call(node, aten.stack.default, taken, 3)
-    return images.call(node, aten.flatten.using_ints, images.call(node, aten.flatten.using_ints, stacked, 2, 3), 0, 1)
+    channels = images.call(node, aten.flatten.using_ints, stacked, 2, 3)
+    moved = images.call(node, aten.flatten.using_ints, channels, 0, 1)
+    return images.call(node, data.target, moved, *data.args[1:]) if coded else moved
 
 
 def _weight(program: Program, images: Images, weight: fx.Node, layer: fx.Node) -> fx.Node:

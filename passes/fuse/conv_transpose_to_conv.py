@@ -31,10 +31,11 @@ def conv_transpose_to_conv(program: Program) -> None:
         %x : f32[2,3,4,4]
         %w = param "up.weight_reformed" : f32[20,3,1,1]
         %a = aten.conv2d(%x, %w, None, [1, 1], [0, 0], [1, 1], 1)
-        %b = aten.unflatten.int(%a, 1, [5, 2, 2])
-        %c = aten.permute(%b, [0, 1, 4, 2, 5, 3])
-        %d = aten.flatten.using_ints(%c, 4, 5)
-        %y = aten.flatten.using_ints(%d, 2, 3)
+        %b = aten.unflatten.int(%a, 1, [1, 2, 2, 5])
+        %c = aten.permute(%b, [0, 1, 4, 5, 2, 6, 3])
+        %d = aten.flatten.using_ints(%c, 5, 6)
+        %e = aten.flatten.using_ints(%d, 3, 4)
+        %y = aten.flatten.using_ints(%e, 1, 2)
         return %y
     """
     for node in program.find("aten.conv_transpose2d.input"):
@@ -76,16 +77,18 @@ def _rewrite(program: Program, node: fx.Node) -> str | None:
         return "its weight is computed, or its codes have scales along a dim"
     bias, places = call["bias"], stride[0] * stride[1]
     if bias is not None and places > 1:
-        bias = reform(program, bias, lambda b: b.repeat_interleave(places), node, axis=None)
+        bias = reform(
+            program, bias, lambda b: b.unflatten(0, (groups, 1, -1)).expand(-1, places, -1).flatten(), node, None
+        )
         if bias is None:
             return "its bias is computed"
     last = program.call(aten.conv2d.default, call["input"], weight, bias, [1, 1], border, gaps, groups, like=node)
     if places > 1:
-        outputs = node.meta["val"].shape[1]
-        last = program.call(aten.unflatten.int, last, 1, [outputs, *stride], like=last)
-        last = program.call(aten.permute.default, last, [0, 1, 4, 2, 5, 3], like=last)
-        last = program.call(aten.flatten.using_ints, last, 4, 5, like=last)
-        last = program.call(aten.flatten.using_ints, last, 2, 3, like=last)
+        outputs = node.meta["val"].shape[1] // groups
+        last = program.call(aten.unflatten.int, last, 1, [groups, *stride, outputs], like=last)
+        last = program.call(aten.permute.default, last, [0, 1, 4, 5, 2, 6, 3], like=last)
+        for first in (5, 3, 1):
+            last = program.call(aten.flatten.using_ints, last, first, first + 1, like=last)
     for dim, (pad, rest) in enumerate(zip(padding, behind, strict=True), start=2):
         if pad or rest:
             last = program.call(aten.slice.Tensor, last, dim, pad, -rest if rest else None, like=last)
@@ -94,11 +97,11 @@ def _rewrite(program: Program, node: fx.Node) -> str | None:
 
 
 def _sub_pixel(weight: torch.Tensor, groups: int, stride: list[int], taps: list[int]) -> torch.Tensor:
-    """Weight [in, out / groups, r, s] as [out * places, in / groups, taps, taps], the places of a square innermost."""
+    """Weight [in, out / groups, r, s] as [places * out, in / groups, taps, taps], in each group place by place."""
     (down, across), (rows, columns) = stride, taps
     r, s = weight.shape[2:]
     full = torch.nn.functional.pad(weight, (0, columns * across - s, 0, rows * down - r))
     apart = full.unflatten(0, (groups, -1)).unflatten(4, (columns, across)).unflatten(3, (rows, down))
-    # [groups, in, out, rows, down, columns, across] -> [groups, out, down, across, in, rows, columns]
-    turned = apart.permute(0, 2, 4, 6, 1, 3, 5).flip(-1, -2)
+    # [groups, in, out, rows, down, columns, across] -> [groups, down, across, out, in, rows, columns]
+    turned = apart.permute(0, 4, 6, 2, 1, 3, 5).flip(-1, -2)
     return turned.flatten(0, 3).contiguous()
