@@ -181,6 +181,17 @@ def each_dim(sizes: int | Sequence[int], count: int) -> list[int]:
     return given * count if len(given) == 1 else given
 
 
+def border(padding: str | int | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """For each dim of a convolution, how many zeros its ``padding`` adds before and behind."""
+    if padding == "valid":
+        return [(0, 0)] * len(kernel)
+    if padding == "same":
+        whole = [gap * (size - 1) for size, gap in zip(kernel, dilation, strict=True)]
+        return [(size // 2, size - size // 2) for size in whole]
+    assert not isinstance(padding, str)
+    return [(size, size) for size in each_dim(padding, len(kernel))]
+
+
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
     """Set one argument of an ATen call by its schema name; the others keep their values."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]

@@ -15,13 +15,16 @@ class Channelwise(Values):
     """Handlers of ops whose result is in vectors where an operand is."""
 
     def _unary(self, var: Any, call: Any) -> bool:
-        from tvm.ir import Call
-
         if not is_var(call.args[0]) or call.args[0] not in self._blocked:
             return False
-        made = Call(call.op, [self.blocked(call.args[0]), *call.args[1:]], call.attrs, call.ty_args)
-        self._blocked[var] = self.builder.emit(made)
+        self._blocked[var] = self._on_vectors(call, call.args[0])
         return True
+
+    def _on_vectors(self, call: Any, source: Any) -> Any:
+        """What an op of one operand gives for the vectors of ``source``."""
+        from tvm.ir import Call
+
+        return self.builder.emit(Call(call.op, [self.blocked(source), *call.args[1:]], call.attrs, call.ty_args))
 
     def _binary(self, var: Any, call: Any) -> bool:
         from tvm.ir import Call

@@ -7,7 +7,7 @@ from typing import Any
 from fxopt.backends.tvm import convolution, product
 from fxopt.backends.tvm.convolution import Convolution
 from fxopt.backends.tvm.product import Product
-from fxopt.backends.tvm.sizes import ints, is_float, is_int, is_var, product_of, usual
+from fxopt.backends.tvm.sizes import axes_of, ints, is_float, is_int, is_var, product_of, usual
 from fxopt.backends.tvm.tasks import Choices
 from fxopt.backends.tvm.values import Values
 
@@ -96,8 +96,7 @@ class Kernels(Values):
 
     def _permute(self, var: Any, call: Any) -> None:
         """Note a swap of the last two dims, which a product reads through."""
-        rank = len(call.args[0].ty.shape)
-        axes = list(ints(call.attrs.axes)) if call.attrs.axes is not None else list(range(rank))[::-1]
+        axes, rank = axes_of(call), len(call.args[0].ty.shape)
         if axes == [*range(rank - 2), rank - 1, rank - 2]:
             self._transposed[var] = call.args[0]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fxopt.backends.tvm.channelwise import Channelwise
-from fxopt.backends.tvm.sizes import ints, is_float, is_int, is_var
+from fxopt.backends.tvm.sizes import axes_of, ints, is_float, is_int, is_var
 from fxopt.backends.tvm.tasks import Choices
 
 Index = Callable[[list[Any]], list[Any]]
@@ -40,9 +40,8 @@ class Moves(Channelwise):
         return self._move(var, call.args[0], reshaped(list(call.args[0].ty.shape), list(var.ty.shape)))
 
     def _turn(self, var: Any, call: Any) -> bool:
-        rank = len(var.ty.shape)
-        axes = ints(call.attrs.axes) if call.attrs.axes is not None else range(rank)[::-1]
-        places = [axes.index(axis) for axis in range(rank)]
+        axes = axes_of(call)
+        places = [axes.index(axis) for axis in range(len(axes))]
         return self._move(var, call.args[0], lambda at: [at[place] for place in places])
 
     def _slice(self, var: Any, call: Any) -> bool:
@@ -91,12 +90,10 @@ class Moves(Channelwise):
 
     def _unary(self, var: Any, call: Any) -> bool:
         """Before the move, where nothing was cut off."""
-        from tvm.ir import Call
-
         moved = self._moved.get(call.args[0]) if is_var(call.args[0]) else None
         if moved is None or not moved.whole or call.args[0] in self._blocked:
             return super()._unary(var, call)
-        made = self.builder.emit(Call(call.op, [self.blocked(moved.source), *call.args[1:]], call.attrs, call.ty_args))
+        made = self._on_vectors(call, moved.source)
         self._blocked[made] = made
         self._moved[var] = replace(moved, source=made)
         return True

@@ -24,6 +24,11 @@ def ints(values: Any) -> Any:
     return tuple(int(value) for value in values)
 
 
+def axes_of(call: Any) -> list[int]:
+    """The axes of a permutation, which are all in reverse where none are given."""
+    return [*range(len(call.args[0].ty.shape))][::-1] if call.attrs.axes is None else list(ints(call.attrs.axes))
+
+
 def is_float(*values: Any) -> bool:
     """Whether all expressions are float32."""
     return all(str(value.ty.dtype.dtype) == "float32" for value in values)

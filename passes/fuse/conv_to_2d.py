@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments, each_dim, family
+from fxopt.ops import arguments, border, each_dim, family
 from fxopt.passes.fuse.images import Images
 from fxopt.passes.fuse.stored_weight import reform
 from fxopt.text import op_name
@@ -49,7 +48,7 @@ def conv_to_2d(program: Program) -> None:
         return %c
     """
     images = Images(program)
-    handlers: dict[str, Callable[[Program, Images, fx.Node], fx.Node | None]] = {
+    handlers: dict[str, Callable[[Images, fx.Node], fx.Node | None]] = {
         **dict.fromkeys(_CONVOLUTIONS, _convolve),
         **dict.fromkeys(_BROADCAST, _broadcast), "aten.cat": _cat, "aten.mean.dim": _mean,
         "aten.max_pool1d": _pool, "aten.avg_pool1d": _pool,
@@ -58,25 +57,27 @@ def conv_to_2d(program: Program) -> None:
         if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
             continue
         handler = handlers.get(op_name(node), _elementwise)
-        if (image := handler(program, images, node)) is not None:
+        if (image := handler(images, node)) is not None:
             images.stand_for(node, image)
 
 
-def _convolve(program: Program, images: Images, node: fx.Node) -> fx.Node | None:
+def _convolve(images: Images, node: fx.Node) -> fx.Node | None:
     call, rank = arguments(node), node.meta["val"].dim()
     if rank != call["weight"].meta["val"].dim():
-        program.skip(node, "it convolves one example without a batch")
+        images.program.skip(node, "it convolves one example without a batch")
         return None
     kernel = list(call["weight"].meta["val"].shape[2:])
     stride, dilation = (each_dim(call[name], rank - 2) for name in ("stride", "dilation"))
-    if (padding := _padding(call["padding"], kernel, dilation)) is None:
-        program.skip(node, "its border is not as wide on one side as on the other")
+    sides = border(call["padding"], kernel, dilation)
+    if any(before != behind for before, behind in sides):
+        images.program.skip(node, "its border is not as wide on one side as on the other")
         return None
+    padding = [size for size, _ in sides]
     depths = (call["input"].meta["val"].shape[2], node.meta["val"].shape[2])
     if rank == 5 and not all(isinstance(depth, int) for depth in depths):
-        program.skip(node, "its depth can vary")
+        images.program.skip(node, "its depth can vary")
         return None
-    weight = _weight(program, images, call["weight"], node)
+    weight = _weight(images, call["weight"], node)
     data = images.of(call["input"], node)
     if rank == 3:
         if op_name(node) == "aten.conv_transpose1d":
@@ -119,28 +120,17 @@ def _neighbours(
     return images.call(node, data.target, moved, *data.args[1:]) if coded else moved
 
 
-def _weight(program: Program, images: Images, weight: fx.Node, layer: fx.Node) -> fx.Node:
+def _weight(images: Images, weight: fx.Node, layer: fx.Node) -> fx.Node:
     """[out, in, w] as [out, in, 1, w], and [out, in, d, h, w] as [out, in * d, h, w]."""
     line = weight.meta["val"].dim() == 3
-    if (
-        new := reform(program, weight, lambda w: w.unsqueeze(2) if line else w.flatten(1, 2), layer, axis=0)
-    ) is not None:
+    new = reform(images.program, weight, lambda w: w.unsqueeze(2) if line else w.flatten(1, 2), axis=0)
+    if new is not None:
         return new
     target, args = (aten.unsqueeze.default, (2,)) if line else (aten.flatten.using_ints, (1, 2))
     return images.call(layer, target, weight, *args)
 
 
-def _padding(padding: Any, kernel: list[int], dilation: list[int]) -> list[int] | None:
-    """The width of the border, the same on both sides; None where it is not."""
-    if padding == "valid":
-        return [0] * len(kernel)
-    if padding == "same":
-        whole = [gap * (size - 1) for size, gap in zip(kernel, dilation, strict=True)]
-        return None if any(size % 2 for size in whole) else [size // 2 for size in whole]
-    return each_dim(padding, len(kernel))
-
-
-def _elementwise(program: Program, images: Images, node: fx.Node) -> fx.Node | None:
+def _elementwise(images: Images, node: fx.Node) -> fx.Node | None:
     name, source = op_name(node), node.args[0] if node.args else None
     if not images.known(source) or "memory_format" in node.kwargs or name == "aten.cumsum":
         return None
@@ -150,7 +140,7 @@ def _elementwise(program: Program, images: Images, node: fx.Node) -> fx.Node | N
     return images.call(node, node.target, images.of(source, node), *node.args[1:], **node.kwargs)
 
 
-def _broadcast(program: Program, images: Images, node: fx.Node) -> fx.Node | None:
+def _broadcast(images: Images, node: fx.Node) -> fx.Node | None:
     if not any(map(images.known, node.args)):
         return None
     operands = [images.beside(arg, node) for arg in node.args]
@@ -159,14 +149,14 @@ def _broadcast(program: Program, images: Images, node: fx.Node) -> fx.Node | Non
     return images.call(node, node.target, *operands, **node.kwargs)
 
 
-def _cat(program: Program, images: Images, node: fx.Node) -> fx.Node | None:
+def _cat(images: Images, node: fx.Node) -> fx.Node | None:
     call = arguments(node)
     if not all(map(images.known, call["tensors"])) or call["dim"] % node.meta["val"].dim() != 1:
         return None
     return images.call(node, aten.cat.default, [images.of(part, node) for part in call["tensors"]], 1)
 
 
-def _mean(program: Program, images: Images, node: fx.Node) -> fx.Node | None:
+def _mean(images: Images, node: fx.Node) -> fx.Node | None:
     call = arguments(node)
     source = call["self"]
     line = images.known(source) and source.meta["val"].dim() == 3
@@ -175,11 +165,11 @@ def _mean(program: Program, images: Images, node: fx.Node) -> fx.Node | None:
     mean = images.call(node, aten.mean.dim, images.of(source, node), [2, 3], call["keepdim"])
     if call["keepdim"]:
         return mean
-    program.replace(node, mean)
+    images.program.replace(node, mean)
     return None
 
 
-def _pool(program: Program, images: Images, node: fx.Node) -> fx.Node | None:
+def _pool(images: Images, node: fx.Node) -> fx.Node | None:
     call = arguments(node)
     if not images.known(call["self"]):
         return None

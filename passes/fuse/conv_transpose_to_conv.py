@@ -72,13 +72,13 @@ def _rewrite(program: Program, node: fx.Node) -> str | None:
     def form(weight: torch.Tensor) -> torch.Tensor:
         return _sub_pixel(weight, groups, stride, taps)
 
-    weight = reform(program, call["weight"], form, node, axis=None)
+    weight = reform(program, call["weight"], form, axis=None)
     if weight is None:
         return "its weight is computed, or its codes have scales along a dim"
     bias, places = call["bias"], stride[0] * stride[1]
     if bias is not None and places > 1:
         bias = reform(
-            program, bias, lambda b: b.unflatten(0, (groups, 1, -1)).expand(-1, places, -1).flatten(), node, None
+            program, bias, lambda b: b.unflatten(0, (groups, 1, -1)).expand(-1, places, -1).flatten(), axis=None
         )
         if bias is None:
             return "its bias is computed"

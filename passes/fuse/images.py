@@ -16,7 +16,7 @@ class Images:
     """The images of the values of a program, as far as any were made."""
 
     def __init__(self, program: Program) -> None:
-        self._program = program
+        self.program = program
         self._of: dict[fx.Node, fx.Node] = {}
 
     def known(self, value: Any) -> bool:
@@ -25,8 +25,8 @@ class Images:
 
     def call(self, reader: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A call before a node, with its source line."""
-        with self._program.graph.inserting_before(reader):
-            node = self._program.graph.call_function(target, args, kwargs)
+        with self.program.graph.inserting_before(reader):
+            node = self.program.graph.call_function(target, args, kwargs)
         node.meta["stack_trace"] = reader.meta.get("stack_trace")
         return node
 
@@ -50,7 +50,7 @@ class Images:
             turned = self.call(node, aten.permute.default, apart, [0, 2, 1, 3, 4])
             usual = self.call(node, aten.contiguous.default, turned)  # others may want a view of it
         usual.meta["val"] = value
-        self._program.replace(node, usual)
+        self.program.replace(node, usual)
         self._of[usual] = image
 
     def beside(self, operand: Any, reader: fx.Node) -> Any:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
 from torch.nn import functional as F
 
-from fxopt.ops import arguments
+from fxopt.ops import arguments, border, each_dim
 from fxopt.text import op_name
 
 _CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
@@ -60,11 +58,12 @@ class Layer:
         self, x: torch.Tensor, y: torch.Tensor, count: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         call, kernel = arguments(self.node), self.weight.meta["val"].shape[2:]
-        stride, dilation = _each(call["stride"], kernel), _each(call["dilation"], kernel)
+        stride, dilation = (each_dim(call[name], len(kernel)) for name in ("stride", "dilation"))
         sizes = [y.shape[0], *y.shape[2:]]
         chosen = _draw(y.numel() // y.shape[1], count, generator)
         batch, *at = torch.unravel_index(chosen, sizes)
-        padded = F.pad(x, _padding(call["padding"], kernel, dilation)).movedim(1, -1)
+        zeros = reversed(border(call["padding"], kernel, dilation))  # F.pad takes the last dim first
+        padded = F.pad(x, [size for sides in zeros for size in sides]).movedim(1, -1)
         where = []
         for i, size in enumerate(kernel):
             steps = at[i][:, None] * stride[i] + torch.arange(size) * dilation[i]
@@ -95,17 +94,3 @@ def _packet(node: fx.Node) -> str:
 
 def _draw(n: int, count: int, generator: torch.Generator) -> torch.Tensor:
     return torch.randperm(n, generator=generator)[:count].sort().values
-
-
-def _each(values: Any, kernel: Sequence[int]) -> list[int]:
-    return list(values) if len(values) == len(kernel) else list(values) * len(kernel)
-
-
-def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Zeros before and after, from the last dim to the first, as F.pad takes them."""
-    if padding == "valid":
-        return [0, 0] * len(kernel)
-    if padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return [n for t in reversed(total) for n in (t // 2, t - t // 2)]
-    return [n for p in reversed(_each(padding, kernel)) for n in (p, p)]

@@ -10,7 +10,7 @@ from fxopt.backends.tvm.integers import pools
 from fxopt.backends.tvm.integers.expressions import channels_of, name_of, same
 from fxopt.backends.tvm.integers.forms import Forms
 from fxopt.backends.tvm.integers.values import Code, Place, Sum, coded
-from fxopt.backends.tvm.sizes import ints, is_var
+from fxopt.backends.tvm.sizes import axes_of, ints, is_var
 
 
 class Moves(Forms):
@@ -53,9 +53,7 @@ class Moves(Forms):
     def _move_weight(self, var: Any, call: Any) -> None:
         integers, scales, axis = self.weights[call.args[0]]
         if name_of(call) == "relax.permute_dims" and integers.ndim == len(var.ty.shape):
-            axes = (
-                [int(a) for a in call.attrs.axes] if call.attrs.axes is not None else list(range(integers.ndim))[::-1]
-            )
+            axes = axes_of(call)
             self.weights[var] = integers.transpose(axes), scales, None if axis is None else axes.index(axis)
 
     def _pool(self, var: Any, call: Any) -> bool:
