@@ -37,7 +37,7 @@ def compile_module(
             lowered, parameters = lift_parameters(lower(module, choices))
             lowered = add_fixed_entry(lowered, shapes)
             executable = tvm.compile(
-                lowered, target=target, relax_pipeline=_pipeline(), tir_pipeline=register_pipeline()
+                lowered, target=target, relax_pipeline=_pipeline(), tir_pipeline=register_pipeline(processor.cores)
             )
     except Exception as error:
         raise BackendError(f"TVM {tvm.__version__} cannot compile the model: {last_line(error)}") from error

@@ -10,15 +10,12 @@ import functools
 from typing import Any
 
 from fxopt.backends.tvm.loops import map_kernels
-from fxopt.backends.tvm.threads import spare_threads
-
-PIPELINE = "fxopt"
-"""Name of the pipeline, once registered."""
+from fxopt.backends.tvm.threads import use_threads
 
 
 @functools.cache
-def register_pipeline() -> str:
-    """Make the pipeline known to TVM; return its name."""
+def register_pipeline(cores: int) -> str:
+    """Make the pipeline for so many cores known to TVM; return its name."""
     import tvm
     from tvm import tirx
 
@@ -26,12 +23,13 @@ def register_pipeline() -> str:
         lower, for_host, for_device = tirx.get_tir_pipeline("s_tir")
 
         def all_passes(module: Any, _: Any) -> Any:
-            return spare_threads(_on_the_stack(lower(module)))
+            return use_threads(_on_the_stack(lower(module)), cores)
 
         return tvm.transform.module_pass(all_passes, opt_level=0), for_host, for_device
 
-    tirx.register_tir_pipeline(PIPELINE, pipeline)
-    return PIPELINE
+    name = f"fxopt for {cores} cores"
+    tirx.register_tir_pipeline(name, pipeline)
+    return name
 
 
 def _on_the_stack(module: Any) -> Any:

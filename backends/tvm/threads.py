@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fxopt.backends.tvm.loops import map_kernels
+from fxopt.backends.tvm.stealing import share
 
 _LITTLE = 150_000
 """Vector operations that one thread has done before several would have: what handing out costs, several times over."""
@@ -15,8 +16,11 @@ _USUAL = 4
 _OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
 
 
-def spare_threads(module: Any) -> Any:
-    """The module, in which each loop in threads first looks whether its rounds are many enough, unless that is known."""
+def use_threads(module: Any, cores: int) -> Any:
+    """The module, in which each loop in threads first looks whether its rounds are many enough, unless that is known.
+
+    If they are, the threads of up to ``cores`` share them.
+    """
     from tvm import tirx
 
     def choose(loop: Any) -> Any:
@@ -28,10 +32,10 @@ def spare_threads(module: Any) -> Any:
         )
         few = -(-_LITTLE // max(1, each))
         if isinstance(loop.extent, tirx.IntImm):
-            return serial if int(loop.extent) < few else loop
+            return serial if int(loop.extent) < few or cores == 1 else share(loop, cores)
         if few <= _least(loop.extent):
-            return loop
-        return tirx.IfThenElse(loop.extent < tirx.const(few, loop.extent.ty.dtype), serial, loop)
+            return share(loop, cores)
+        return tirx.IfThenElse(loop.extent < tirx.const(few, loop.extent.ty.dtype), serial, share(loop, cores))
 
     return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, choose))
 

@@ -19,7 +19,7 @@ from typing import Any
 from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.tasks import Tile
 
-_MADE_BY = ("convolution", "product", "tiles", "loops", "schedule")
+_MADE_BY = ("convolution", "product", "tiles", "loops", "schedule", "threads", "stealing")
 """Modules that decide what code a tile gives: other code, other seconds."""
 
 

@@ -40,7 +40,7 @@ def compiled(job: Job, tile: Tile) -> tuple[Any, list[Any]]:
     tensors = job.kernel.tensors(tile)
     module = schedule_module(tvm.IRModule({"main": te.create_prim_func(tensors)}), job.processor)
     target = tvm.target.Target(job.processor.describe())
-    return tvm.compile(module, target=target, tir_pipeline=register_pipeline()), tensors
+    return tvm.compile(module, target=target, tir_pipeline=register_pipeline(job.processor.cores)), tensors
 
 
 def timer_of(library: Any, tensors: list[Any], device: Any) -> Timer:
