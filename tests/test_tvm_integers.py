@@ -19,10 +19,10 @@ from fxopt import Pipeline, Program, capture
 from fxopt.artifact import Artifact
 from fxopt.backends.tvm import Tvm
 from fxopt.backends.tvm import runtime as tvm_runtime
-from fxopt.backends.tvm.integers.amx import Registers
 from fxopt.backends.tvm.integers.instructions import instruction_of
+from fxopt.backends.tvm.integers.tile_registers import Registers
 from fxopt.backends.tvm.processor import processor_of
-from fxopt.backends.tvm.tasks import Choices, Tile
+from fxopt.backends.tvm.tasks import Choices, Task, Tile
 from fxopt.building import build
 from fxopt.compare import sqnr
 from fxopt.errors import BackendError
@@ -224,17 +224,36 @@ def test_all_instructions_give_the_same_numbers(tmp_path):
 def test_every_tile_gives_the_same_numbers(target, tmp_path, monkeypatch):
     """A database may hold any of them, also those that overhang the channels."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(16, 80, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(80 * 77, 24))
-    program, x = _quantized(net, torch.randn(2, 16, 7, 11)), np.random.default_rng(0).standard_normal((3, 16, 7, 11))
-    outputs = []
-    for i, tile in enumerate((None, Tile(1, 1, 1), Tile(3, 4, 2), Tile(2, 6, 4))):
+    net = nn.Sequential(
+        nn.Conv2d(16, 80, 3, padding=1), nn.ReLU(), nn.Conv2d(80, 128, 1), nn.ReLU(), nn.Conv2d(128, 64, 3, 5),
+        nn.Flatten(), nn.Linear(64 * 14, 24),
+    )  # fmt: skip
+    program, x = _quantized(net, torch.randn(2, 16, 9, 34)), np.random.default_rng(0).standard_normal((3, 16, 9, 34))
+    outputs, seen = [], set()
+    for i, tile in enumerate((None, Tile(1, 1, 1), Tile(3, 4, 2), Tile(2, 6, 4), None, None, None)):
+
+        def choose(self, task, i=i, tile=tile):
+            offered = task.offered and task.offered[i * len(task.offered) // 7]
+            seen.add(offered or tile)
+            return offered or tile
+
         with monkeypatch.context() as patch:
-            if tile is not None:
-                patch.setattr(Choices, "__call__", lambda self, task, tile=tile: tile)
+            if i and (tile is not None or "amx-int8" in target.features):
+                patch.setattr(Choices, "__call__", choose)
             (out := tmp_path / str(i)).mkdir()
             outputs.append(_lower(program, out, target)(x.astype(np.float32)))
     for output in outputs[1:]:
         np.testing.assert_allclose(output, outputs[0], rtol=1e-6, atol=1e-7)
+    assert "amx-int8" not in target.features or {tile.chunk for tile in seen} == {0, 1}
+
+
+def test_a_tile_that_a_task_does_not_offer_is_not_taken():
+    """There are eight tile registers, and a database may hold what needs more."""
+    offered = (Tile(4, 1, 1, 1), Tile(8, 1, 1, 1))
+    task = Task("a", positions=8, vectors=4, steps=1, offered=offered)
+    processor = processor_of(host())
+    assert Choices(processor, {"a": Tile(8, 1, 1, 1)})(task) == offered[1]
+    assert Choices(processor, {"a": Tile(8, 4, 4, 4)})(task) == offered[0]
 
 
 def test_codes_that_leave_the_program_are_its_own(tmp_path):
@@ -349,11 +368,31 @@ def _assembly(target: Target) -> str:
 
 def test_the_configuration_of_tile_registers_is_that_of_the_manual():
     """Intel's SDM, LDTILECFG: byte 0 the palette, bytes of a row from byte 16 on as 16 bits, rows from byte 48 on."""
-    laid = Registers(lines=1, down=2, across=2, height=14, step=36).configuration()
+    laid = np.array(Registers(lines=1, down=2, across=2, height=14, step=36).configuration(), np.int64).tobytes()
     assert len(laid) == 64
     assert laid[0] == 1
     assert list(np.frombuffer(laid[16:32], np.uint16)) == [64] * 4 + [36] * 2 + [64] * 2
     assert list(laid[48:56]) == [14] * 6 + [9] * 2
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (1, 2, 2), (2, 1, 2), (1, 4, 1), (4, 1, 1), (1, 1, 4), (1, 5, 1), (1, 2, 3)]
+)
+def test_no_tile_register_is_needed_twice_at_once(shape):
+    """Sums have registers of their own; what stays for a step is not overwritten by what passes."""
+    lines, down, across = shape
+    registers = Registers(lines, down, across, height=16, step=64)
+    sums = [number for number, *_ in registers.sums]
+    assert registers.fit == (across * down * lines + min(across, down * lines) < 8)
+    if not registers.fit:
+        return
+    assert len(set(sums)) == lines * down * across
+    staying = (registers.positions if registers.weights_pass else registers.weights).values()
+    passing = (registers.weights if registers.weights_pass else registers.positions).values()
+    assert len(set(staying)) == len(staying)
+    assert not set(sums) & {*staying, *passing}
+    assert not set(staying) & set(passing)
+    assert {*sums, *staying, *passing} <= set(range(8))
 
 
 def test_without_tile_registers_of_the_system_the_artifact_is_refused(tmp_path, monkeypatch):

@@ -36,6 +36,13 @@ def map_kernels(module: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return tvm.IRModule(made, attrs=module.attrs)
 
 
+def on_the_stack(buffer: Any) -> Any:
+    """An array of a known, small size that is not taken from the runtime's pool."""
+    from tvm import tirx
+
+    return tirx.AllocBuffer(buffer, {"disable_lower_builtin": tirx.const(1, "bool")})
+
+
 def parallel(sch: Any, loops: list[Any]) -> Any:
     """Fuse loops and run them in threads, where :mod:`threads` finds that there is enough to do."""
     fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
@@ -54,10 +61,12 @@ def vectorize(sch: Any, loop: Any, lanes: int) -> None:
 
 
 def schedule_alone(sch: Any, block: Any, lanes: int) -> None:
-    """Spread a block over the threads, and make vectors of its innermost loop."""
+    """Spread a block over the threads, and make vectors of its innermost loop, or of the one around it if that is short."""
     loops = list(sch.get_loops(block))
     kinds = [int(var.iter_type) == 2 for var in sch.get(block).iter_vars]
     outer = loops[: kinds.index(True) if True in kinds else len(kinds)][:-1]
+    if not any(kinds) and len(outer) > 1 and _short(sch, loops[-1], lanes):
+        outer = outer[:-1]
     if not outer:
         inner_loops(sch, block, lanes, 0)
         return
@@ -75,7 +84,10 @@ def inner_loops(sch: Any, block: Any, lanes: int, depth: int) -> None:
     if not loops:
         return
     if not is_reduction(sch, block):
-        vectorize(sch, loops[-1], lanes)
+        if len(loops) > 1 and _short(sch, loops[-1], lanes):
+            sch.unroll(loops[-1])  # LLVM makes vectors of the loop around it
+        else:
+            vectorize(sch, loops[-1], lanes)
         return
     kinds = [int(var.iter_type) == 2 for var in sch.get(block).iter_vars][-len(loops) :]
     spatial = [loop for loop, reduces in zip(loops, kinds, strict=True) if not reduces]
@@ -85,6 +97,11 @@ def inner_loops(sch: Any, block: Any, lanes: int, depth: int) -> None:
         vectorize(sch, spatial[-1], lanes)
         first = sch.decompose_reduction(block, reducing[0])
         vectorize(sch, sch.get_loops(first)[-1], lanes)
+
+
+def _short(sch: Any, loop: Any, lanes: int) -> bool:
+    """Whether a loop is known to fill less than a vector by far."""
+    return (extent(sch, loop) or lanes) <= lanes // 2
 
 
 def _lies_together(sch: Any, block: Any) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fxopt.backends.tvm.loops import map_kernels
+from fxopt.backends.tvm.integers.overlap import overlapped
+from fxopt.backends.tvm.loops import map_kernels, on_the_stack
 from fxopt.backends.tvm.threads import use_threads
 
 
@@ -23,7 +24,7 @@ def register_pipeline(cores: int) -> str:
         lower, for_host, for_device = tirx.get_tir_pipeline("s_tir")
 
         def all_passes(module: Any, _: Any) -> Any:
-            return use_threads(_on_the_stack(lower(module)), cores)
+            return use_threads(overlapped(_on_the_stack(lower(module))), cores)
 
         return tvm.transform.module_pass(all_passes, opt_level=0), for_host, for_device
 
@@ -39,6 +40,6 @@ def _on_the_stack(module: Any) -> Any:
     def mark(alloc: Any) -> Any:
         if alloc.buffer.scope() != "local" or not all(isinstance(size, tvm.tirx.IntImm) for size in alloc.buffer.shape):
             return alloc
-        return tvm.tirx.AllocBuffer(alloc.buffer, {"disable_lower_builtin": tvm.tirx.const(1, "bool")}, alloc.span)
+        return on_the_stack(alloc.buffer)
 
     return map_kernels(module, tvm.tirx.AllocBuffer, mark)

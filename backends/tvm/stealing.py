@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxopt.backends.tvm.integers.amx import configured
+from fxopt.backends.tvm.loops import on_the_stack
+
 _TIMES = 16
 """About how often a thread goes to a counter for the rounds of one part."""
 _LINE = 8
@@ -57,14 +60,10 @@ def share(loop: Any, cores: int) -> Any:
     parts = For(later, number(0), number(cores), ForKind.SERIAL, of_part)
     clear = BufferStore(counters, number(0), [cleared * number(_LINE)])
     whole = [
-        _on_the_stack(counters),
+        on_the_stack(counters),
         For(cleared, number(0), number(cores), ForKind.SERIAL, clear),
-        For(thread, number(0), number(cores), ForKind.PARALLEL, SeqStmt([_on_the_stack(first), parts])),
+        For(
+            thread, number(0), number(cores), ForKind.PARALLEL, SeqStmt([on_the_stack(first), configured(loop, parts)])
+        ),
     ]
     return tirx.AttrStmt(number(0), "pragma_import_llvm", StringImm(_LLVM), SeqStmt(whole))
-
-
-def _on_the_stack(buffer: Any) -> Any:
-    from tvm import tirx
-
-    return tirx.AllocBuffer(buffer, {"disable_lower_builtin": tirx.const(1, "bool")})

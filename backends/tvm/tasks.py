@@ -15,27 +15,30 @@ class Tile:
     """One register tile: ``rows`` positions (columns of an image, or rows of a matrix) by ``vectors`` of outputs.
 
     ``unroll`` is how many steps of the innermost sum are written out. ``lines`` of an image are given their border
-    together: None for as many as the rule says, 0 for all.
+    together: None for as many as the rule says, 0 for all. ``chunk`` tiles are given all their outputs before the next ones;
+    0 if all tiles are given some outputs before others.
     """
 
     rows: int
     vectors: int
     unroll: int = 4
     lines: int | None = None
+    chunk: int = 0
 
     def numbers(self) -> list[int]:
         """As an annotation in TVM holds it."""
-        return [self.rows, self.vectors, self.unroll, -1 if self.lines is None else self.lines]
+        return [self.rows, self.vectors, self.unroll, -1 if self.lines is None else self.lines, self.chunk]
 
     @classmethod
     def of(cls, numbers: list[int]) -> Tile:
         """Back from :meth:`numbers`."""
-        rows, vectors, unroll, lines = numbers
-        return cls(rows, vectors, unroll, None if lines < 0 else lines)
+        rows, vectors, unroll, lines, chunk = numbers
+        return cls(rows, vectors, unroll, None if lines < 0 else lines, chunk)
 
     def to_dict(self) -> dict[str, int]:
         """Plain values, as a database holds them."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        values = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return values if self.chunk else {name: value for name, value in values.items() if name != "chunk"}
 
 
 class Kernel(Protocol):
@@ -63,6 +66,8 @@ class Task:
     """Whether a tile must stay within ``vectors``, as the next ones read other inputs; else the last may overhang."""
     lines: tuple[int, ...] = ()
     """How many lines at once there are to choose from, beside what the rule says."""
+    offered: tuple[Tile, ...] = ()
+    """The tiles there are, best first, where they are not the usual ones."""
     kernel: Kernel | None = field(default=None, compare=False, repr=False)
     """What to time; None for what is never tuned."""
 
@@ -78,6 +83,8 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
     A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds, needs about eight sums to
     hide the latency of one, and leaves registers for the operands. What overhangs is computed for nothing.
     """
+    if task.offered:
+        return list(task.offered)
     most = processor.registers * 5 // 8 if processor.registers > 16 else 12
     found = []
     for vectors in (1, 2, 3, 4) if task.shared else (1,):
@@ -114,7 +121,9 @@ class Choices:
 
     def __call__(self, task: Task) -> Tile:
         """The tile to take."""
-        tile = self.known.get(task.key) or candidates(task, self.processor)[0]
+        tile = self.known.get(task.key)
+        if tile is None or (task.offered and tile not in task.offered):
+            tile = candidates(task, self.processor)[0]
         self.made[task.key] = tile
         self.tasks[task.key] = task
         self.uses[task.key] += 1

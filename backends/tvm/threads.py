@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxopt.backends.tvm.integers.amx import configured
 from fxopt.backends.tvm.loops import map_kernels
 from fxopt.backends.tvm.stealing import share
 
@@ -27,9 +28,7 @@ def use_threads(module: Any, cores: int) -> Any:
         if int(loop.kind) != tirx.ForKind.PARALLEL:
             return loop
         each = _work(loop.body)
-        serial = tirx.For(
-            loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body, annotations=loop.annotations
-        )
+        serial = configured(loop, tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body))
         few = -(-_LITTLE // max(1, each))
         if isinstance(loop.extent, tirx.IntImm):
             return serial if int(loop.extent) < few or cores == 1 else share(loop, cores)

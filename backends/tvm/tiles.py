@@ -40,8 +40,7 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
         height = _lines_at_once(sch, sums, cores) if tile.lines is None else tile.lines
     outer, over, spread = _cut(sch, sums, tile, height)
     for block in filter(None, (blocks.get(PACKED), None if height else padded)):
-        parallel(sch, list(sch.get_loops(block))[:-1])
-        inner_loops(sch, block, lanes, 1)
+        schedule_alone(sch, block, lanes)
     for block in (*behind["copied"], *behind["done"]):
         sch.reverse_compute_at(block, outer[-1], preserve_unit_loops=True)
     _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)

@@ -1,68 +1,35 @@
 """Matrix products in the tile registers of AMX: loops as TVM knows them, and in their place the processor's instructions.
 
-A tile of sums is up to two by two registers of 16 positions by 16 output channels. For each step a register of positions
-is read with up to 64 bytes a row, and one of weights; one instruction multiplies and adds all of it. The schedule marks
-three blocks, ZERO, MULTIPLY and STORE, with loops that say what they do; here their bodies are replaced.
+For each step a register of positions is read with up to 64 bytes a row, and one of weights; one instruction multiplies and
+adds all of it. The schedule marks three blocks, ZERO, MULTIPLY and STORE, with loops that say what they do; here their
+bodies are replaced. What each thread sets its registers up with is noted at the loop in threads, and put in when that is
+lowered.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from fxopt.backends.tvm.integers.tile_registers import ROW, Registers
+from fxopt.backends.tvm.loops import on_the_stack
 from fxopt.backends.tvm.sizes import is_int
 
 MARK = "fxopt.amx"
 """Annotation of a block: what it does, and which registers it does it with."""
 ZERO, MULTIPLY, STORE = "zero", "multiply", "store"
-_ROW = 64
-"""Bytes of a row of sums, and of weights."""
-
-
-@dataclass(frozen=True)
-class Registers:
-    """``lines`` by ``down`` by ``across`` registers of sums, each of ``height`` positions; ``step`` bytes are multiplied."""
-
-    lines: int
-    down: int
-    across: int
-    height: int
-    step: int
-
-    @property
-    def sums(self) -> list[tuple[int, int, int, int]]:
-        """The number of each register of sums, with its line, its place in the line, and its vector."""
-        places = [(y, x, v) for y in range(self.lines) for x in range(self.down) for v in range(self.across)]
-        return [(i, *place) for i, place in enumerate(places)]
-
-    @property
-    def positions(self) -> list[tuple[int, int, int]]:
-        """The number of each register of positions, behind those of sums."""
-        places = [(y, x) for y in range(self.lines) for x in range(self.down)]
-        return [(len(self.sums) + i, *place) for i, place in enumerate(places)]
-
-    @property
-    def weights(self) -> list[tuple[int, int]]:
-        """The number of each register of weights, behind those of positions."""
-        return [(len(self.sums) + len(self.positions) + v, v) for v in range(self.across)]
-
-    def configuration(self) -> bytes:
-        """The 64 bytes of LDTILECFG: palette 1, bytes of a row, rows."""
-        widths, heights = [0] * 8, [0] * 8
-        for number, *_ in self.sums:
-            widths[number], heights[number] = _ROW, self.height
-        for number, *_ in self.positions:
-            widths[number], heights[number] = self.step, self.height
-        for number, _ in self.weights:
-            widths[number], heights[number] = _ROW, self.step // 4
-        rows = b"".join(width.to_bytes(2, "little") for width in widths)
-        return bytes([1]) + bytes(15) + rows + bytes(16) + bytes(heights) + bytes(8)
+CONFIGURATION = "fxopt.amx.configuration"
+"""Annotation of a loop in threads."""
+_ROWS = 3
+"""The loop over the rows of a register, behind those of vectors, lines and registers of a line."""
+_SUM = 4
+"""Bytes of a sum."""
 
 
 def with_instructions(function: Any) -> Any:
     """The kernel with instructions in the marked blocks, and the registers set up in every thread."""
     from tvm.s_tir import SBlock
     from tvm.tirx import For, ForKind
+    from tvm.tirx.stmt import stmt_seq
     from tvm_ffi import structural_map
 
     found: list[Registers] = []
@@ -80,7 +47,7 @@ def with_instructions(function: Any) -> Any:
         make = {ZERO: _zero, MULTIPLY: _multiply, STORE: _store}[str(what)]
         rest = {key: value for key, value in block.annotations.items() if key != MARK}
         return SBlock(
-            block.iter_vars, block.reads, block.writes, block.name_hint, make(nest, registers), None,
+            block.iter_vars, block.reads, block.writes, block.name_hint, stmt_seq(*make(nest, registers)), None,
             block.alloc_buffers, block.match_buffers, rest,
         )  # fmt: skip
 
@@ -94,13 +61,26 @@ def with_instructions(function: Any) -> Any:
 
     body = structural_map(structural_map(function.body, (SBlock, instructions)), (SBlock, without_sums))
 
-    def configured(loop: Any) -> Any:
+    def noted(loop: Any) -> Any:
         if loop.kind != ForKind.PARALLEL or not _uses_tiles(loop.body):
             return loop
-        inner = _configured(loop.body, found[0])
-        return For(loop.loop_var, loop.min, loop.extent, loop.kind, inner, None, loop.annotations, loop.step, loop.span)
+        notes = {**loop.annotations, CONFIGURATION: found[0].configuration()}
+        return For(loop.loop_var, loop.min, loop.extent, loop.kind, loop.body, None, notes, loop.step, loop.span)
 
-    return function.with_body(structural_map(body, (For, configured)))
+    return function.with_body(structural_map(body, (For, noted)))
+
+
+def configured(loop: Any, body: Any) -> Any:
+    """A body of statements, with the registers set up before it and given back behind if ``loop`` has a note of them."""
+    from tvm import tirx
+
+    if CONFIGURATION not in loop.annotations:
+        return body
+    place = tirx.decl_buffer((8,), "int64", name="tile_configuration", scope="local", data_alignment=64)
+    words = [_long(int(word)) for word in loop.annotations[CONFIGURATION]]
+    stores = [tirx.BufferStore(place, word, [_long(i)]) for i, word in enumerate(words)]
+    setup = _call("ldtilecfg", tirx.address_of(tirx.BufferLoad(place, [_long(0)])))
+    return tirx.SeqStmt([on_the_stack(place), *stores, setup, body, _call("tilerelease")])
 
 
 class _Nest:
@@ -162,70 +142,47 @@ def _replaced(expr: Any, values: dict[Any, Any]) -> Any:
     return structural_map(expr, (Var, lambda var: values.get(var, var)))
 
 
-def _zero(nest: _Nest, registers: Registers) -> Any:
-    return _sequence([_call("tilezero", _byte(number)) for number, *_ in registers.sums])
+def _zero(nest: _Nest, registers: Registers) -> list[Any]:
+    return [_call("tilezero", _byte(number)) for number, *_ in registers.sums]
 
 
-def _multiply(nest: _Nest, registers: Registers) -> Any:
+def _multiply(nest: _Nest, registers: Registers) -> list[Any]:
+    """Each register of positions by each of weights, read when first needed; those that pass are in the outer loop."""
     product = nest.assignment.value.b
     data, weight = product.a.value, product.b.value
-    row = 3  # behind the loops of vectors, lines and registers of a line
-    stride = nest.stride(_source(data), data.indices, row)
-    calls = []
-    for number, y, x in registers.positions:
-        calls.append(
-            _call("tileloadd64", _byte(number), nest.address(_source(data), data.indices, 0, y, x), _long(stride))
-        )
-    for number, v in registers.weights:
-        calls.append(_call("tileloadd64", _byte(number), nest.address(_source(weight), weight.indices, v), _long(_ROW)))
-    of_place = {(y, x): number for number, y, x in registers.positions}
-    of_vector = {v: number for number, v in registers.weights}
-    for number, y, x, v in registers.sums:
-        calls.append(_call("tdpbusd", _byte(number), _byte(of_place[y, x]), _byte(of_vector[v])))
-    return _sequence(calls)
+    stride = nest.stride(_source(data), data.indices, _ROWS)
+    calls, read = [], set[Any]()
+    order = sorted(registers.sums, key=lambda found: found[3]) if registers.weights_pass else registers.sums
+    for number, y, x, v in order:
+        positions, weights = registers.positions[y, x], registers.weights[v]
+        if (y, x) not in read:
+            place = nest.address(_source(data), data.indices, 0, y, x)
+            calls.append(_call("tileloadd64", _byte(positions), place, _long(stride)))
+        if v not in read:
+            place = nest.address(_source(weight), weight.indices, v)
+            calls.append(_call("tileloadd64", _byte(weights), place, _long(ROW)))
+        read |= {(y, x), v}
+        calls.append(_call("tdpbusd", _byte(number), _byte(positions), _byte(weights)))
+    return calls
 
 
-def _store(nest: _Nest, registers: Registers) -> Any:
+def _store(nest: _Nest, registers: Registers) -> list[Any]:
+    from tvm import tirx
+
     target = nest.assignment
+    stride = ROW * registers.across  # of the array as TVM will make it: as small as what it sees of its use
     calls = [
-        _call("tilestored64", _byte(number), nest.address(target.buffer, target.indices, v, y, x), _long(_ROW))
+        _call("tilestored64", _byte(number), nest.address(target.buffer, target.indices, v, y, x), _long(stride))
         for number, y, x, v in registers.sums
     ]
-    last = (registers.across - 1, registers.lines - 1, registers.down - 1, registers.height - 1, _ROW // 4 - 1)
-    # TVM makes arrays as small as what it sees of their use
-    return _sequence([*calls, _touch(nest.element(target.buffer, target.indices, *last))])
-
-
-def _touch(element: Any) -> Any:
-    from tvm import tirx
-
-    return tirx.Evaluate(element)
-
-
-def _configured(body: Any, registers: Registers) -> Any:
-    """Set the registers up, run a body, and give them back."""
-    from tvm import tirx
-
-    words = registers.configuration()
-    place = tirx.decl_buffer((8,), "int64", name="tile_configuration", scope="local", data_alignment=64)
-    stores = [
-        tirx.BufferStore(place, _long(int.from_bytes(words[8 * i : 8 * i + 8], "little", signed=True)), [_long(i)])
-        for i in range(8)
-    ]
-    setup = _call("ldtilecfg", tirx.address_of(tirx.BufferLoad(place, [_long(0)])))
-    return tirx.SeqStmt([tirx.AllocBuffer(place), *stores, setup, body, _call("tilerelease")])
+    last = (registers.across - 1, registers.lines - 1, registers.down - 1, registers.height - 1, ROW // _SUM - 1)
+    return [*calls, tirx.Evaluate(nest.element(target.buffer, target.indices, *last))]
 
 
 def _call(name: str, *operands: Any) -> Any:
     from tvm import tirx
 
     return tirx.Evaluate(tirx.call_llvm_intrin("void", f"llvm.x86.{name}", *operands))
-
-
-def _sequence(statements: list[Any]) -> Any:
-    from tvm import tirx
-
-    return tirx.SeqStmt(statements) if len(statements) > 1 else statements[0]
 
 
 def _source(access: Any) -> Any:

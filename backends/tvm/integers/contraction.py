@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fxopt.backends.tvm.integers.geometry import Geometry
+from fxopt.backends.tvm.integers.operands import padded, windows
 from fxopt.backends.tvm.integers.tiling import Tiling
 from fxopt.backends.tvm.tasks import whole
 from fxopt.backends.tvm.tiles import FLUSHED, PADDED, SUMS, TILE
@@ -22,14 +24,10 @@ def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: Any, weight: A
 
     high, wide = geometry.out_size
     assert wide is not None
-    source = _padded(geometry, tiling, zero, data)
+    source = padded(geometry, tiling, zero, data) if geometry.windows is None else windows(geometry, tiling, zero, data)
     sums = _sums(geometry, tiling, data.shape[0], -(-wide // tiling.rows), source, weight)
-    lanes, held = geometry.instruction.lanes, geometry.instruction.held(geometry.outputs)
-    tiled = _flushed(geometry, sums, held)
-
-    def element(n: Any, y: Any, x: Any, c: Any) -> Any:
-        return _tile_of(tiled, tiling, lanes, n, y, x, c)
-
+    held = geometry.instruction.held(geometry.outputs)
+    element = _in_memory(geometry, tiling, sums, held)
     return te.compute((data.shape[0], high, wide, held), element, name="convolved")
 
 
@@ -38,7 +36,7 @@ def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
     from tvm import te, tirx
 
     rows, depth = data.shape
-    lanes, columns = geometry.instruction.lanes, geometry.outputs
+    columns = geometry.outputs
     tiles = tirx.floordiv(rows - 1, tiling.rows) + 1  # in this form, as TVM's prover knows it of what reads them
     even = geometry.width is not None and geometry.width % tiling.rows == 0
     deep = geometry.steps * geometry.step
@@ -50,27 +48,31 @@ def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
             return tirx.if_then_else(within, data[row, k], tirx.const(0, data.dtype))
 
         source = te.compute((tiles * tiling.rows, deep), inside, name=PADDED)
-    tiled = _sums(geometry, tiling, 1, tiles, source, weight)
-    sums = _flushed(geometry, tiled, columns)
-    return te.compute((rows, columns), lambda m, c: _tile_of(sums, tiling, lanes, 0, 0, m, c), name="multiplied")
+    element = _in_memory(geometry, tiling, _sums(geometry, tiling, 1, tiles, source, weight), columns)
+    return te.compute((rows, columns), lambda m, c: element(0, 0, m, c), name="multiplied")
 
 
-def _flushed(geometry: Geometry, sums: Any, channels: int) -> Any:
-    """Sums in memory, where registers of tiles must be stored, or where channels end within a vector."""
-    from tvm import te
+def _in_memory(geometry: Geometry, tiling: Tiling, sums: Any, channels: int) -> Callable[..., Any]:
+    """What gives the sum of a position and channel of an image.
 
-    in_registers = geometry.instruction.kind == "amx" and not geometry.depthwise
-    if channels % geometry.instruction.lanes == 0 and not in_registers:
-        return sums
-    return te.compute(sums.shape, lambda *at: sums[at], name=FLUSHED)
+    Sums are stored where they are in registers of tiles, all channels of a position together, and where channels end
+    within a vector.
+    """
+    from tvm import te, tirx
 
+    def place(y: Any, x: Any) -> list[Any]:
+        down, up = tirx.floordiv, tirx.floormod
+        return [down(y, tiling.lines), down(x, tiling.rows), up(y, tiling.lines), up(x, tiling.rows)]
 
-def _tile_of(sums: Any, tiling: Tiling, lanes: int, n: Any, y: Any, x: Any, c: Any) -> Any:
-    from tvm import tirx
-
-    down, up = tirx.floordiv, tirx.floormod
-    line = (down(y, tiling.lines), down(x, tiling.rows), up(y, tiling.lines))
-    return sums[n, down(c, lanes), line[0], line[1], line[2], up(x, tiling.rows), up(c, lanes)]
+    lanes = geometry.instruction.lanes
+    if geometry.instruction.kind == "amx" and not geometry.depthwise:
+        n, vectors, *places, _ = sums.shape
+        stored = te.compute(
+            (n, *places, vectors, lanes), lambda n, *at: sums[(n, at[-2], *at[:-2], at[-1])], name=FLUSHED
+        )
+        return lambda n, y, x, c: stored[(n, *place(y, x), tirx.floordiv(c, lanes), tirx.floormod(c, lanes))]
+    tiled = sums if channels % lanes == 0 else te.compute(sums.shape, lambda *at: sums[at], name=FLUSHED)
+    return lambda n, y, x, c: tiled[(n, tirx.floordiv(c, lanes), *place(y, x), tirx.floormod(c, lanes))]
 
 
 def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: Any, weight: Any) -> Any:
@@ -78,7 +80,7 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
     from tvm import te, tirx
 
     lanes, kind = geometry.instruction.lanes, geometry.instruction.kind
-    image = len(source.shape) == 4
+    image = len(source.shape) > 2
     (r_step, s_step), (r_gap, s_gap) = geometry.stride, geometry.dilation
     r = te.reduce_axis((0, geometry.kernel[0]), "r")
     s = te.reduce_axis((0, 1 if geometry.merged else geometry.kernel[1]), "s")
@@ -87,6 +89,10 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
         y, x = yo * tiling.lines + yi, xo * tiling.rows + xi
         if not image:
             return source[x, c]
+        if geometry.windows is not None:
+            held, across = geometry.windows.held, geometry.windows.kernel[1]
+            window = (tirx.floordiv(c, held * across), tirx.floormod(tirx.floordiv(c, held), across))
+            return source[(n, x, *window, tirx.floormod(c, held))]
         column = x * s_step + s * s_gap
         if geometry.merged:
             column, c = column + tirx.floordiv(c, geometry.held), tirx.floormod(c, geometry.held)
@@ -128,39 +134,6 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
         name=SUMS,
         attrs={
             INTEGERS: "depthwise" if geometry.depthwise else kind,
-            TILE: [tiling.lines, tiling.rows, tiling.vectors, tiling.unroll, tiling.register],
+            TILE: [tiling.lines, tiling.rows, tiling.vectors, tiling.unroll, tiling.register, tiling.chunk],
         },
     )
-
-
-def _padded(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
-    """The input with its border, as large as the tiles read; itself where that is its own size."""
-    from tvm import te, tirx
-
-    top, left, _, _ = geometry.padding
-    (high, wide), held = geometry.out_size, geometry.held
-    assert wide is not None
-    across = geometry.width
-    assert across is not None
-    lines = whole(high, tiling.lines)
-    columns = whole(wide, tiling.rows)
-    tall = (lines - 1) * geometry.stride[0] + (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
-    window = (
-        -(-geometry.steps * geometry.step // held)
-        if geometry.merged
-        else (geometry.kernel[1] - 1) * geometry.dilation[1] + 1
-    )
-    broad = (columns - 1) * geometry.stride[1] + window
-    deep = held
-    if not geometry.merged and geometry.groups == 1 and not geometry.depthwise:
-        deep = geometry.steps * geometry.step
-    if not any(geometry.padding) and tall <= geometry.height and broad <= across and deep == held:
-        return data
-
-    def inside(n: Any, y: Any, x: Any, c: Any) -> Any:
-        within = [y >= top, y < top + geometry.height, x >= left, x < left + across]
-        if deep != held:
-            within.append(c < held)
-        return tirx.if_then_else(tirx.all(*within), data[n, y - top, x - left, c], tirx.const(zero, data.dtype))
-
-    return te.compute((data.shape[0], tall, broad, deep), inside, name=PADDED)

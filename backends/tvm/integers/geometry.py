@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ AMX_BYTES = 64
 class Geometry:
     """A convolution [n, H, W, held] of codes. A product of rows has one line, as many columns as rows, and no batch.
 
-    ``padding`` is top, left, bottom, right; ``width`` is None where it is known only when the model runs.
+    ``padding`` is top, left, bottom, right; ``width`` is None where it is known only when the model runs. ``windows``: the
+    convolution whose windows are gathered first, each as the channels of one position in one line.
     """
 
     held: int
@@ -32,6 +34,7 @@ class Geometry:
     width: int | None
     usual: int
     instruction: Instruction
+    windows: Geometry | None = None
 
     @property
     def depthwise(self) -> bool:
@@ -80,8 +83,23 @@ class Geometry:
         wide = None if self.width is None else windows(self.width, left + right, *across)
         return windows(self.height, top + bottom, *down), wide
 
+    def gathered(self) -> Geometry:
+        """A product of windows that are gathered first, which wastes no rows of registers where lines are short.
+
+        Chellapilla et al., "High performance convolutional neural networks for document processing" (2006).
+        """
+        high, wide = self.out_size
+        assert wide is not None
+        depth = self.kernel[0] * self.kernel[1] * self.held
+        return dataclasses.replace(
+            self, held=depth, kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), per_group=depth,
+            height=1, width=high * wide, windows=self,
+        )  # fmt: skip
+
     def key(self) -> str:
         """The same for equal kernels of any model."""
+        if self.windows is not None:
+            return f"{self.windows.key()} gathered"
         wide = self.width if self.width is not None else f"~{self.usual}"
         sizes = f"{self.per_group}x{self.groups}>{self.outputs} {self.height}x{wide} k{self.kernel[0]}x{self.kernel[1]}"
         steps = f"s{self.stride} p{self.padding} d{self.dilation}".replace(" ", "")

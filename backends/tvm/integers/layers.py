@@ -10,7 +10,7 @@ from fxopt.backends.tvm.integers import contraction
 from fxopt.backends.tvm.integers.forms import Forms
 from fxopt.backends.tvm.integers.geometry import Geometry, product
 from fxopt.backends.tvm.integers.packing import join, pack
-from fxopt.backends.tvm.integers.tiling import tiling_of
+from fxopt.backends.tvm.integers.tiling import gathers, tiling_of
 from fxopt.backends.tvm.integers.values import Code, Place, Sum
 from fxopt.backends.tvm.places import stem
 from fxopt.backends.tvm.sizes import ints, is_int, is_var, usual
@@ -40,8 +40,12 @@ class Layers(Forms):
             dilation=ints(attrs.dilation), groups=groups, per_group=joined.shape[1],
             height=1 if flat else high, width=high * wide if flat else wide, usual=wide, instruction=self.instruction,
         )  # fmt: skip
+        if gathers(geometry):
+            geometry, flat = geometry.gathered(), True
         tiling, zero = tiling_of(geometry, self.floats.choices), source.code.zero
-        codes = self._shaped(source.terms[0][0], (n, 1, high * wide, held)) if flat else source.terms[0][0]
+        codes = source.terms[0][0]
+        if flat and geometry.windows is None:
+            codes = self._shaped(codes, (n, 1, high * wide, held))
         packed = relax.const(pack(joined, geometry, tiling), "int8")
 
         def conv2d(data: Any, weight: Any) -> Any:

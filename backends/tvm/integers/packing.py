@@ -37,6 +37,10 @@ def packed_shape(geometry: Geometry, tiling: Tiling) -> tuple[int, ...]:
 
 def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:
     """A weight [out, in / groups, r, s] of int8 in its packed shape, filled up with zeros to whole tiles."""
+    if geometry.windows is not None:
+        beyond = geometry.windows.held - weight.shape[1]
+        windows = np.pad(weight, [(0, 0), (0, beyond), (0, 0), (0, 0)]).transpose(0, 2, 3, 1)
+        weight = windows.reshape(len(weight), -1, 1, 1)
     lanes, group = geometry.instruction.lanes, geometry.instruction.group
     weight = np.pad(weight, [(0, whole(len(weight), lanes * tiling.vectors) - len(weight)), (0, 0), (0, 0), (0, 0)])
     vectors, (_, inputs, r, s) = len(weight) // lanes, weight.shape

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fxopt.backends.tvm.integers.amx import MARK, MULTIPLY, STORE, ZERO, with_instructions
 from fxopt.backends.tvm.integers.contraction import INTEGERS
 from fxopt.backends.tvm.integers.dots import dot_intrinsic
 from fxopt.backends.tvm.integers.tiling import Tiling
-from fxopt.backends.tvm.loops import blocks_of, extent, inner_loops, parallel, schedule_alone, vectorize
+from fxopt.backends.tvm.loops import blocks_of, extent, parallel, schedule_alone, vectorize
 from fxopt.backends.tvm.tiles import PADDED, SUMS, TILE, _split_behind, _write_out
+
+_TILES, _ROUNDS = 16, 24
+"""Tiles of AMX that one round is to have at most, and rounds that threads are to share at least."""
 
 
 def is_integer(sch: Any) -> bool:
@@ -29,8 +33,7 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     for block in behind.pop("folded"):
         sch.compute_inline(block)
     if (padded := blocks.get(PADDED)) is not None:
-        parallel(sch, list(sch.get_loops(padded))[:-1])
-        inner_loops(sch, padded, lanes, 1)
+        schedule_alone(sch, padded, lanes)
     if kind == "amx":
         _in_tile_registers(sch, sums, tiling, behind, lanes)
         return with_instructions(sch.mod["main"])
@@ -45,7 +48,7 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
         steps = [step]
     else:
         steps = [over.pop()] if kind == "depthwise" else []
-    outer = [n, vectors, block, tiles]
+    outer = _order(sch, n, vectors, block, tiles, tiling.chunk)
     dots = kind in ("vnni", "sdot")
     sch.reorder(*outer, *over, *steps, *([] if dots else inner), vector, line, rows, lane, *(inner if dots else []))
     for later in (*behind["copied"], *behind["done"]):
@@ -56,14 +59,13 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     if not dots:
         sch.vectorize(lane)
     sch.set_scope(sums, 0, "local")
-    parallel(sch, outer[:3])
+    depth = _hand_out(sch, outer)
     first = sch.decompose_reduction(sums, over[0])
-    _write_out(sch, first, 2, lanes)
+    _write_out(sch, first, depth, lanes)
     if dots:
         sch.tensorize(lane, dot_intrinsic(kind, lanes))
     for later in behind["later"]:
         schedule_alone(sch, later, lanes)
-
     return sch.mod["main"]
 
 
@@ -72,21 +74,59 @@ def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, li
     size = (extent(sch, part) or 1) * (extent(sch, group) or 1)
     vectors, vector = sch.split(vectors, [None, tiling.vectors])
     down, register = sch.split(rows, [None, tiling.register])
-    sch.reorder(n, vectors, block, tiles, r, s, step, vector, line, down, register, lane, part, group)
+    outer = _order(sch, n, vectors, block, tiles, tiling.chunk)
+    sch.reorder(*outer, r, s, step, vector, line, down, register, lane, part, group)
     (stored,) = behind["copied"]
     for later in (stored, *behind["done"]):
-        sch.reverse_compute_at(later, tiles, preserve_unit_loops=True)
+        sch.reverse_compute_at(later, outer[-1], preserve_unit_loops=True)
     for later in behind["done"]:
         vectorize(sch, sch.get_loops(later)[-1], lanes)
-    _, at_vectors, at_block, at_tile, at_lines, at_rows, at_lane = list(sch.get_loops(stored))[4:]
+    _, at_block, at_tile, at_lines, at_rows, at_vectors, at_lane = list(sch.get_loops(stored))[len(outer) :]
     at_down, at_register = sch.split(at_rows, [None, tiling.register])
     sch.reorder(at_block, at_tile, at_vectors, at_lines, at_down, at_register, at_lane)
-    for which in (sums, stored):
-        sch.set_scope(which, 0, "local")
-    parallel(sch, [n, vectors, block])
+    sch.set_scope(sums, 0, "local")
+    depth = _hand_out(sch, outer)
     first = sch.decompose_reduction(sums, r)
     registers = (tiling.lines, tiling.rows // tiling.register, tiling.vectors, tiling.register, size)
-    for what, loop in ((ZERO, sch.get_loops(first)[2]), (MULTIPLY, vector), (STORE, at_vectors)):
+    for what, loop in ((ZERO, sch.get_loops(first)[depth]), (MULTIPLY, vector), (STORE, at_vectors)):
         sch.annotate(sch.blockize(loop), MARK, [what, *registers])
     for later in behind["later"]:
         schedule_alone(sch, later, lanes)
+
+
+def _order(sch: Any, n: Any, vectors: Any, block: Any, tiles: Any, chunk: int) -> list[Any]:
+    """The loops over tiles: ``chunk`` of them are given all their channels together; 0: channels are outside of all tiles."""
+    wide = extent(sch, tiles)
+    if not chunk or wide is None:
+        return [n, vectors, block, tiles]
+    if chunk < wide:
+        beyond, tiles = sch.split(tiles, [None, chunk])
+        return [n, block, beyond, vectors, tiles]
+    beyond, block = sch.split(block, [None, chunk // wide])
+    return [n, beyond, vectors, block, tiles]
+
+
+def _hand_out(sch: Any, loops: list[Any]) -> int:
+    """Run the outermost of the loops over tiles in threads, and make one loop of the others: up to ``_TILES`` tiles a round.
+
+    The loops of a round are pipelined, so that a round wants many tiles; but there must be enough rounds for the threads.
+    Returns how many loops there are then.
+    """
+    over, inner = list(loops), list[Any]()
+    rounds, tiles = math.prod(extent(sch, loop) or 1 for loop in over), 1
+    while len(over) > 1:
+        size = extent(sch, over[-1]) or 1
+        fitting = [part for part in range(1, size + 1) if size % part == 0 and rounds // part >= _ROUNDS]
+        part = max((part for part in fitting if tiles * part <= _TILES), default=1)
+        tiles, rounds = tiles * part, rounds // part
+        if part == size:
+            inner.insert(0, over.pop())
+            continue
+        if part > 1:
+            over[-1], within = sch.split(over[-1], [None, part])
+            inner.insert(0, within)
+        break
+    if len(inner) > 1:
+        sch.fuse(*inner)
+    parallel(sch, over)
+    return 1 + bool(inner)

@@ -19,7 +19,11 @@ from typing import Any
 from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.tasks import Tile
 
-_MADE_BY = ("convolution", "product", "tiles", "loops", "schedule", "threads", "stealing")
+_MADE_BY = (
+    "convolution", "product", "tiles", "loops", "schedule", "threads", "stealing", "integers/amx", "integers/contraction",
+    "integers/dots", "integers/epilogue", "integers/geometry", "integers/operands", "integers/overlap", "integers/schedule",
+    "integers/tile_registers", "integers/tiling",
+)  # fmt: skip
 """Modules that decide what code a tile gives: other code, other seconds."""
 
 

@@ -41,6 +41,8 @@ def space(task: Task, processor: Processor) -> tuple[Tile, ...]:
 
     The best by rule come first.
     """
+    if task.offered:
+        return task.offered
     most = processor.registers - 4
     vectors = [v for v in (1, 2, 3, 4, 6) if not (task.grouped and task.vectors % v)] if task.shared else [1]
     unrolls = [u for u in (1, 2, 4, 8, 16) if task.steps % u == 0]
@@ -53,5 +55,5 @@ def space(task: Task, processor: Processor) -> tuple[Tile, ...]:
 
 def _steps(one: Tile, other: Tile) -> int:
     """In how many ways two tiles differ; up to two rows are one way."""
-    ways = (one.vectors != other.vectors, one.unroll != other.unroll, one.lines != other.lines)
+    ways = [getattr(one, name) != getattr(other, name) for name in ("vectors", "unroll", "lines", "chunk")]
     return sum(ways) + (abs(one.rows - other.rows) + 1) // 2

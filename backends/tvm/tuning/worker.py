@@ -87,11 +87,12 @@ def main() -> None:
     """Serve jobs until the parent closes the connection."""
     connection, _ = parents_end()
     hide_torch()
-    from fxopt.backends.tvm.runtime import need_tvm
+    from fxopt.backends.tvm.runtime import allow_tiles, need_tvm
     from fxopt.backends.tvm.tuning.here import Here
     from fxopt.backends.tvm.tuning.there import There
 
     need_tvm()
+    allow_tiles()
     _limit_memory()
     bench = Bench(connection)
     with connection:
