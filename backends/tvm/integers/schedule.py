@@ -95,14 +95,14 @@ def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, li
 
 
 def _order(sch: Any, n: Any, vectors: Any, block: Any, tiles: Any, chunk: int) -> list[Any]:
-    """The loops over tiles: ``chunk`` of them are given all their channels together; 0: channels are outside of all tiles."""
+    """The loops over tiles: up to ``chunk`` of them are given all their channels together; 0: channels are outside of all."""
     wide = extent(sch, tiles)
     if not chunk or wide is None:
         return [n, vectors, block, tiles]
     if chunk < wide:
-        beyond, tiles = sch.split(tiles, [None, chunk])
+        beyond, tiles = sch.split(tiles, [None, _divisor(wide, chunk)])
         return [n, block, beyond, vectors, tiles]
-    beyond, block = sch.split(block, [None, chunk // wide])
+    beyond, block = sch.split(block, [None, _divisor(extent(sch, block) or 1, chunk // wide)])
     return [n, beyond, vectors, block, tiles]
 
 
@@ -115,9 +115,11 @@ def _hand_out(sch: Any, loops: list[Any]) -> int:
     over, inner = list(loops), list[Any]()
     rounds, tiles = math.prod(extent(sch, loop) or 1 for loop in over), 1
     while len(over) > 1:
-        size = extent(sch, over[-1]) or 1
-        fitting = [part for part in range(1, size + 1) if size % part == 0 and rounds // part >= _ROUNDS]
-        part = max((part for part in fitting if tiles * part <= _TILES), default=1)
+        size = extent(sch, over[-1])
+        if size is None:
+            inner.insert(0, over.pop())
+            break
+        part = _divisor(size, min(_TILES // tiles, rounds // _ROUNDS))
         tiles, rounds = tiles * part, rounds // part
         if part == size:
             inner.insert(0, over.pop())
@@ -130,3 +132,8 @@ def _hand_out(sch: Any, loops: list[Any]) -> int:
         sch.fuse(*inner)
     parallel(sch, over)
     return 1 + bool(inner)
+
+
+def _divisor(size: int, most: int) -> int:
+    """The largest part of a loop that leaves whole rounds, up to ``most``."""
+    return max((part for part in range(1, most + 1) if size % part == 0), default=1)

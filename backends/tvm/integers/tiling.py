@@ -17,6 +17,8 @@ from fxopt.backends.tvm.tasks import Choices, Task, Tile
 
 _CACHED = 2**20
 """Bytes of weights that stay in the cache while positions pass by."""
+_BESIDE = 4
+"""Tiles of vectors that are given all their channels together, so that threads do not write parts of one cache line."""
 _SHAPES = ((1, 1), (1, 2), (2, 1), (1, 4), (4, 1), (2, 2))
 """Lines, and registers of a line, that sums are held for."""
 
@@ -52,7 +54,7 @@ class Alone:
         from fxopt.backends.tvm.integers.packing import packed_shape
 
         geometry = dataclasses.replace(self.geometry, width=self.geometry.width or self.geometry.usual)
-        tiling, of = _of(tile, _in_registers(geometry)), geometry.windows or geometry
+        tiling, of = _of(tile, geometry), geometry.windows or geometry
         data = te.placeholder((1, of.height, of.width, of.held), geometry.instruction.stored[0])
         weight = te.placeholder(packed_shape(geometry, tiling), "int8")
         sums = convolve(geometry, tiling, 0, data, weight)
@@ -82,17 +84,24 @@ def tiling_of(geometry: Geometry, choices: Choices) -> Tiling:
         geometry.key(), geometry.columns(), vectors, steps, shared=not geometry.depthwise, grouped=grouped,
         kernel=Alone(geometry), offered=_offered(geometry, vectors) if _in_registers(geometry) else (),
     )  # fmt: skip
-    return _of(choices(task), _in_registers(geometry))
+    return _of(choices(task), geometry)
 
 
 def _in_registers(geometry: Geometry) -> bool:
     return geometry.instruction.kind == "amx" and not geometry.depthwise
 
 
-def _of(tile: Tile, in_registers: bool) -> Tiling:
-    if not in_registers:
-        return Tiling(1, tile.rows, tile.vectors, tile.unroll)
+def _of(tile: Tile, geometry: Geometry) -> Tiling:
+    if not _in_registers(geometry):
+        chunk = 1 if geometry.depthwise else _BESIDE if _weights(geometry) <= _CACHED else 0
+        return Tiling(1, tile.rows, tile.vectors, tile.unroll, chunk=chunk)
     return Tiling(tile.lines or 1, tile.rows * tile.unroll, tile.vectors, 1, tile.rows, tile.chunk)
+
+
+def _weights(geometry: Geometry) -> int:
+    """Bytes of all weights."""
+    columns = 1 if geometry.merged else geometry.kernel[1]
+    return geometry.vectors * geometry.instruction.lanes * geometry.kernel[0] * columns * geometry.steps * geometry.step
 
 
 def _least(geometry: Geometry) -> float:
@@ -129,9 +138,7 @@ def _price(geometry: Geometry, tile: Tile, vectors: int) -> float:
     multiplying = steps * max(count * tile.vectors * max(tile.rows, weights), reading)
     even = geometry.columns() % (tile.rows * tile.unroll) == 0 == geometry.out_size[0] % lines
     rounding = count * tile.vectors * tile.rows * {1: 6.0, 2: 4.0, 4: 5.5}[tile.vectors] * (1.0 if even else 1.3)
-    all_weights = geometry.vectors * 16 * steps * geometry.step
-    again = positions - 1 if tile.chunk else 0
-    moved = again * all_weights / 8 if all_weights > _CACHED else 0.0
+    moved = (positions - 1) * _weights(geometry) / 8 if tile.chunk and _weights(geometry) > _CACHED else 0.0
     apart = 0.0 if tile.chunk else 0.2  # of a line of the cache, threads write halves
     each = max(multiplying, rounding) + (0.3 + apart) * min(multiplying, rounding) + 60
     return positions * -(-vectors // tile.vectors) * each + moved
