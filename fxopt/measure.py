@@ -64,9 +64,7 @@ def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block
     caches of its own.
     A block's figure is its mean.
     """
-    for run in runs.values():
-        run()
-    calls = {name: max(1, min(200, int(block_ms / 1000 / max(_seconds(run, 1), 1e-6)))) for name, run in runs.items()}
+    calls = {name: max(1, min(200, int(block_ms / 1000 / max(_least(run), 1e-6)))) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     orders = _orders(list(runs))
     for i in range(blocks):
@@ -96,6 +94,12 @@ def fastest(runs: dict[str, Callable[[], object]], seconds: float) -> str:
     timings = interleave(runs, blocks=max(3, blocks), block_ms=block_ms)
     first, best = next(iter(runs)), min(runs, key=lambda name: timings[name].ms.median)
     return best if timings[best].ratio(timings[first]).high < 1 else first
+
+
+def _least(run: Callable[[], object]) -> float:
+    """Seconds of a call once it is warm: the first ones start threads and fill caches, for a hundred times as long."""
+    _seconds(run, 2)
+    return min(_seconds(run, 1) for _ in range(3))
 
 
 def _seconds(run: Callable[[], object], calls: int) -> float:

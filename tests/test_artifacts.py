@@ -469,6 +469,18 @@ def test_a_block_is_filled_with_as_many_calls_as_fit(ms, calls, clock):
     assert [len(block) for block in _blocks(clock)] == [2 + calls] * 2
 
 
+def test_slow_first_calls_do_not_make_the_blocks_short(clock):
+    """A runtime starts its threads in the first calls; with one call a block, only what follows a pause would be timed."""
+    plain = clock.candidate("a", 1)
+
+    def run():
+        clock.now += 0.2 if clock.log.count("a") < 3 else 0.0
+        plain()
+
+    interleave({"a": run}, blocks=2, block_ms=40)
+    assert [len(block) for block in _blocks(clock)] == pytest.approx([42] * 2, abs=1)
+
+
 def test_a_machine_that_slows_down_leaves_the_ratio(clock):
     clock.slowness = lambda pauses: 1 + max(pauses - 1, 0) // 2
     timings = interleave({"a": clock.candidate("a", 1), "b": clock.candidate("b", 3)}, blocks=3)
