@@ -43,9 +43,14 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
         schedule_alone(sch, block, lanes)
     for block in (*behind["copied"], *behind["done"]):
         sch.reverse_compute_at(block, outer[-1], preserve_unit_loops=True)
+    if behind["copied"]:
+        sch.split(
+            sch.get_loops(behind["done"][0])[-1], [None, lanes]
+        )  # in which LLVM leaves out what is beyond the columns
     _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     _write_out(sch, sums, len(outer) + len(over), lanes)
-    sch.set_scope(sums, 0, "local")  # more than a kilobyte of sums would lie in memory of TVM's own otherwise
+    for block in (sums, *behind["copied"]):  # what lies in memory of TVM's own LLVM takes for what may overlap all else
+        sch.set_scope(block, 0, "local")
     if height:
         sch.compute_at(padded, outer[spread - 1], preserve_unit_loops=True)
         inner_loops(sch, padded, lanes, spread)

@@ -53,6 +53,8 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     sch.reorder(*outer, *over, *steps, *([] if dots else inner), vector, line, rows, lane, *(inner if dots else []))
     for later in (*behind["copied"], *behind["done"]):
         sch.reverse_compute_at(later, outer[-1], preserve_unit_loops=True)
+    if behind["copied"]:
+        sch.split(sch.get_loops(behind["done"][0])[-1], [None, lanes])
     _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     for loop in (*steps, vector, line, rows):
         sch.unroll(loop)
