@@ -16,7 +16,8 @@ parameters.py   weights in a file of their own
 processor.py    the target's vectors and registers
 tuning/         other tiles by measurement
 integers/       quantized programs in integers
-registers.py    the last steps to LLVM, with the sums of a tile in registers; threads.py, what is worth several
+registers.py    the last steps to LLVM, with the sums of a tile in registers; threads.py, what is worth several;
+                stealing.py, how they share it
 compiling.py    all of that in order, and the library
 runtime.py      loading and running, without torch; standalone.py, without Python
 """

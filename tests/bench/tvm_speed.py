@@ -137,13 +137,16 @@ def compiled(module: Any, threads: int) -> Callable[[], object]:
 def stock_tuned(module: Any, options: argparse.Namespace, folder: Path) -> Callable[[], object]:
     """TVM's own way with a search: MetaSchedule over all tasks of the model, without a cost model if xgboost is missing."""
     from tvm.s_tir.meta_schedule import relax_integration
+    from tvm.s_tir.meta_schedule.builder import LocalBuilder
 
     folder.mkdir()
     target, model = stock_target(), "xgb" if importlib.util.find_spec("xgboost") else "random"
+    builder = LocalBuilder(timeout_sec=180.0)  # on two cores it may take longer to start than the usual 30 seconds
     with target:
         database = relax_integration.tune_relax(
-            module, {}, target, str(folder), options.stock_trials, num_trials_per_iter=16, cost_model=model, seed=1
-        )
+            module, {}, target, str(folder), options.stock_trials, num_trials_per_iter=16, builder=builder,
+            cost_model=model, seed=1,
+        )  # fmt: skip
         return runner(relax_integration.compile_relax(database, module, target, None), module, options.threads)
 
 

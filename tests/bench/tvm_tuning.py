@@ -7,7 +7,8 @@
 
 *Trials per second.* The same kernels for both: those of the model with the tiles by rule, without loops, as MetaSchedule
 takes them. It runs as it comes, with its own builder, runner, search and space, but without a cost model where xgboost is
-not installed, which only makes it quicker. The ``--tasks`` that take longest get equally many trials from it, in one batch
+not installed, which only makes it quicker, and with more patience: on two cores its builders may take longer to start than
+the 30 seconds it gives them, and then no trial succeeds. The ``--tasks`` that take longest get equally many trials from it, in one batch
 each, which is what it does best. Both count from the call to the return, starting processes included, and use the
 machine's cores as they come.
 Its space is another, so its kernels may run longer than ours.
@@ -43,6 +44,9 @@ from fxopt.backends.tvm.tuning.search import search
 from fxopt.lowering import legalized, lower
 from fxopt.measure import interleave
 from fxopt.target import host
+
+PATIENCE = 180.0
+"""Seconds for a build of MetaSchedule's."""
 
 
 def main() -> None:
@@ -111,6 +115,7 @@ def stock(choices: Choices, trials: int, folder: Path) -> int:
     counted = Count()
     meta_schedule.tir_integration.tune_tir(
         tvm.IRModule(kernels), target, str(folder / "stock"), trials, num_trials_per_iter=max(1, trials // len(kernels)),
+        builder=meta_schedule.builder.LocalBuilder(timeout_sec=PATIENCE),
         cost_model="xgb" if importlib.util.find_spec("xgboost") else "random", measure_callbacks=counted.callbacks(), seed=1,
     )  # fmt: skip
     return counted.made

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from fxopt.backends.tvm.integers import contraction
+from fxopt.backends.tvm.integers.amx_tiles import gathers
 from fxopt.backends.tvm.integers.forms import Forms
 from fxopt.backends.tvm.integers.geometry import Geometry, product
 from fxopt.backends.tvm.integers.packing import join, pack
-from fxopt.backends.tvm.integers.tiling import gathers, tiling_of
+from fxopt.backends.tvm.integers.tiling import tiling_of
 from fxopt.backends.tvm.integers.values import Code, Place, Sum
 from fxopt.backends.tvm.places import stem
 from fxopt.backends.tvm.sizes import ints, is_int, is_var, usual

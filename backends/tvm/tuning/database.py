@@ -20,9 +20,11 @@ from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.tasks import Tile
 
 _MADE_BY = (
-    "convolution", "product", "tiles", "loops", "schedule", "threads", "stealing", "integers/amx", "integers/contraction",
-    "integers/dots", "integers/epilogue", "integers/geometry", "integers/operands", "integers/overlap", "integers/schedule",
-    "integers/tile_registers", "integers/tiling",
+    "convolution", "product", "tiles", "loops", "schedule", "threads", "stealing",
+    *(f"integers/{name}" for name in (
+        "amx", "amx_tiles", "contraction", "dots", "epilogue", "geometry", "operands", "overlap", "schedule",
+        "tile_registers", "tiling",
+    )),
 )  # fmt: skip
 """Modules that decide what code a tile gives: other code, other seconds."""
 
