@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -464,6 +465,16 @@ def test_each_call_has_the_threads_of_its_backend(digits):
         run(x)
         seen.append(tvm.runtime.num_threads())
     assert seen == [1, 2, 1, 2]
+
+
+def test_calls_from_several_threads_do_not_share_inputs(digits):
+    run = find_backend("tvm(threads=1)").load(digits, {})
+    inputs = [np.full((1, 1, 8, 8), float(i), np.float32) for i in range(4)]
+    want = [run([x])[0] for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda i: run([inputs[i % 4]])[0], range(200)))
+    for i, output in enumerate(got):
+        np.testing.assert_array_equal(output, want[i % 4])
 
 
 def test_a_broken_library_is_an_error_of_the_backend(digits, tmp_path):

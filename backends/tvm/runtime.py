@@ -96,7 +96,7 @@ def set_threads(get_function: Callable[[str], Any], count: int) -> None:
 
 
 def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False) -> Runner:
-    """Load a library with its parameters; return what runs it, on numpy arrays in the order of its inputs.
+    """Load a library with its parameters; return what runs it, on numpy arrays in the order of its inputs, a call at a time.
 
     ``threads`` None is all cores that the process may use. Raises BackendError where TVM refuses the library, or the system
     the tile registers that it ``needs_tiles`` for.
@@ -121,16 +121,17 @@ def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False)
     fixed = machine["fixed"] if example else None
     _allow_threads(wanted)
 
-    inputs = Inputs()
+    inputs, one = Inputs(), threading.Lock()
 
     def run(arrays: list[Any]) -> list[Any]:
         use_threads(wanted)
         entry = main if fixed is None or [array.shape for array in arrays] != example else fixed
-        try:
-            outputs = entry(*inputs.tensors(arrays), *parameters)
-        except Exception as error:
-            raise UsageError(f"TVM refused the inputs: {last_line(error)}") from error
-        return [copied(output) for output in outputs]
+        with one:
+            try:
+                outputs = entry(*inputs.tensors(arrays), *parameters)
+            except Exception as error:
+                raise UsageError(f"TVM refused the inputs: {last_line(error)}") from error
+            return [copied(output) for output in outputs]
 
     return run
 
