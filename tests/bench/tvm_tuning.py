@@ -8,8 +8,8 @@
 *Trials per second.* The same kernels for both: those of the model with the tiles by rule, without loops, as MetaSchedule
 takes them. It runs as it comes, with its own builder, runner, search and space, but without a cost model where xgboost is
 not installed, which only makes it quicker, and with more patience: on two cores its builders may take longer to start than
-the 30 seconds it gives them, and then no trial succeeds. The ``--tasks`` that take longest get equally many trials from it, in one batch
-each, which is what it does best. Both count from the call to the return, starting processes included, and use the
+the 30 seconds it gives them, and then no trial succeeds. The ``--tasks`` that take longest get equally many trials from it,
+in one batch each, which is what it does best. Both count from the call to the return, starting processes included, and use the
 machine's cores as they come.
 Its space is another, so its kernels may run longer than ours.
 
