@@ -23,7 +23,7 @@ from fxopt.backends.tvm import Tvm, loops
 from fxopt.backends.tvm import runtime as tvm_runtime
 from fxopt.backends.tvm.processor import Processor, processor_of
 from fxopt.backends.tvm.tasks import Choices, Task, Tile, candidates
-from fxopt.backends.tvm.threads import use_threads
+from fxopt.backends.tvm.threads import in_threads
 from fxopt.building import build
 from fxopt.compare import relative_error
 from fxopt.errors import BackendError
@@ -313,7 +313,7 @@ def test_rounds_are_handed_out_where_they_are_many(rows, kinds):
     sch.vectorize(column)
     lower_loops, _, _ = tirx.get_tir_pipeline("s_tir")
     module = tvm.IRModule({"main": sch.mod["main"].with_attr("global_symbol", "main")})
-    made = use_threads(lower_loops(tirx.transform.BindTarget(tvm.target.Target("llvm", host="llvm"))(module)), 2)
+    made = in_threads(lower_loops(tirx.transform.BindTarget(tvm.target.Target("llvm", host="llvm"))(module)), 2)
     found, name = set(), sch.get(row).loop_var.name
 
     def note(loop):

@@ -11,7 +11,7 @@ from typing import Any
 
 from fxopt.backends.tvm.integers.overlap import overlapped
 from fxopt.backends.tvm.loops import map_kernels, on_the_stack
-from fxopt.backends.tvm.threads import use_threads
+from fxopt.backends.tvm.threads import in_threads
 
 
 @functools.cache
@@ -24,7 +24,7 @@ def register_pipeline(cores: int) -> str:
         lower, for_host, for_device = tirx.get_tir_pipeline("s_tir")
 
         def all_passes(module: Any, _: Any) -> Any:
-            return use_threads(overlapped(_on_the_stack(lower(module))), cores)
+            return in_threads(overlapped(_on_the_stack(lower(module))), cores)
 
         return tvm.transform.module_pass(all_passes, opt_level=0), for_host, for_device
 

@@ -17,7 +17,7 @@ _USUAL = 4
 _OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
 
 
-def use_threads(module: Any, cores: int) -> Any:
+def in_threads(module: Any, cores: int) -> Any:
     """The module, in which each loop in threads first looks whether its rounds are many enough, unless that is known.
 
     If they are, the threads of up to ``cores`` share them.
@@ -29,9 +29,11 @@ def use_threads(module: Any, cores: int) -> Any:
             return loop
         each = _work(loop.body)
         serial = configured(loop, tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body))
+        if cores == 1:
+            return serial
         few = -(-_LITTLE // max(1, each))
         if isinstance(loop.extent, tirx.IntImm):
-            return serial if int(loop.extent) < few or cores == 1 else share(loop, cores)
+            return serial if int(loop.extent) < few else share(loop, cores)
         if few <= _least(loop.extent):
             return share(loop, cores)
         return tirx.IfThenElse(loop.extent < tirx.const(few, loop.extent.ty.dtype), serial, share(loop, cores))

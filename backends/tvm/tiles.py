@@ -43,10 +43,8 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
         schedule_alone(sch, block, lanes)
     for block in (*behind["copied"], *behind["done"]):
         sch.reverse_compute_at(block, outer[-1], preserve_unit_loops=True)
-    if behind["copied"]:
-        sch.split(
-            sch.get_loops(behind["done"][0])[-1], [None, lanes]
-        )  # in which LLVM leaves out what is beyond the columns
+    if behind["copied"]:  # in vectors of which LLVM leaves out what is beyond the columns
+        sch.split(sch.get_loops(behind["done"][0])[-1], [None, lanes])
     _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     _write_out(sch, sums, len(outer) + len(over), lanes)
     for block in (sums, *behind["copied"]):  # what lies in memory of TVM's own LLVM takes for what may overlap all else
