@@ -34,7 +34,7 @@ class Tvm(Backend):
 
     TVM writes the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it
     serves every size of the dynamic dims. ``threads`` is None for all cores that the process may use; more than the machine
-    has processors are not started.
+    has processors are not started. They share the rounds of each loop by work stealing.
 
     Convolutions over a line or a volume, and transposed ones, are computed as convolutions over images.
 
