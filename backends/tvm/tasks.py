@@ -37,8 +37,8 @@ class Tile:
 
     def to_dict(self) -> dict[str, int]:
         """Plain values, as a database holds them."""
-        values = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
-        return values if self.chunk else {name: value for name, value in values.items() if name != "chunk"}
+        values = dataclasses.asdict(self).items()
+        return {name: value for name, value in values if value is not None and (value or name != "chunk")}
 
 
 class Kernel(Protocol):

@@ -27,11 +27,10 @@ def in_threads(module: Any, cores: int) -> Any:
     def choose(loop: Any) -> Any:
         if int(loop.kind) != tirx.ForKind.PARALLEL:
             return loop
-        each = _work(loop.body)
         serial = configured(loop, tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body))
         if cores == 1:
             return serial
-        few = -(-_LITTLE // max(1, each))
+        few = -(-_LITTLE // max(1, _work(loop.body)))
         if isinstance(loop.extent, tirx.IntImm):
             return serial if int(loop.extent) < few else share(loop, cores)
         if few <= _least(loop.extent):

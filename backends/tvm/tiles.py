@@ -41,10 +41,7 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
     outer, over, spread = _cut(sch, sums, tile, height)
     for block in filter(None, (blocks.get(PACKED), None if height else padded)):
         schedule_alone(sch, block, lanes)
-    for block in (*behind["copied"], *behind["done"]):
-        sch.reverse_compute_at(block, outer[-1], preserve_unit_loops=True)
-    if behind["copied"]:  # in vectors of which LLVM leaves out what is beyond the columns
-        sch.split(sch.get_loops(behind["done"][0])[-1], [None, lanes])
+    _on_each_tile(sch, behind, outer[-1], lanes)
     _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     _write_out(sch, sums, len(outer) + len(over), lanes)
     for block in (sums, *behind["copied"]):  # what lies in memory of TVM's own LLVM takes for what may overlap all else
@@ -75,6 +72,14 @@ def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
     while last + 1 < len(chain) and _same(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
         last += 1
     return {"copied": copied, "folded": [*operands, *chain[:last]], "done": [chain[last]], "later": chain[last + 1 :]}
+
+
+def _on_each_tile(sch: Any, behind: dict[str, list[Any]], loop: Any, lanes: int) -> None:
+    """Do in a loop over tiles what is done on a tile."""
+    for block in (*behind["copied"], *behind["done"]):
+        sch.reverse_compute_at(block, loop, preserve_unit_loops=True)
+    if behind["copied"]:  # in vectors of which LLVM leaves out what is beyond the columns
+        sch.split(sch.get_loops(behind["done"][0])[-1], [None, lanes])
 
 
 def _same(one: Any, other: Any) -> bool:

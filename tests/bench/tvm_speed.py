@@ -137,17 +137,22 @@ def compiled(module: Any, threads: int) -> Callable[[], object]:
 def stock_tuned(module: Any, options: argparse.Namespace, folder: Path) -> Callable[[], object]:
     """TVM's own way with a search: MetaSchedule over all tasks of the model, without a cost model if xgboost is missing."""
     from tvm.s_tir.meta_schedule import relax_integration
-    from tvm.s_tir.meta_schedule.builder import LocalBuilder
 
     folder.mkdir()
     target, model = stock_target(), "xgb" if importlib.util.find_spec("xgboost") else "random"
-    builder = LocalBuilder(timeout_sec=180.0)  # on two cores it may take longer to start than the usual 30 seconds
     with target:
         database = relax_integration.tune_relax(
-            module, {}, target, str(folder), options.stock_trials, num_trials_per_iter=16, builder=builder,
+            module, {}, target, str(folder), options.stock_trials, num_trials_per_iter=16, builder=patient_builder(),
             cost_model=model, seed=1,
         )  # fmt: skip
         return runner(relax_integration.compile_relax(database, module, target, None), module, options.threads)
+
+
+def patient_builder() -> Any:
+    """MetaSchedule's own, which on two cores may take longer to start than the 30 seconds that it has by itself."""
+    from tvm.s_tir.meta_schedule.builder import LocalBuilder
+
+    return LocalBuilder(timeout_sec=180.0)
 
 
 def stock_target() -> Any:

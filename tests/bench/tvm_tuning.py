@@ -31,7 +31,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tvm_speed import program_of
+from tvm_speed import patient_builder, program_of
 
 from fxopt import Program
 from fxopt.backends.tvm import Tvm
@@ -44,9 +44,6 @@ from fxopt.backends.tvm.tuning.search import search
 from fxopt.lowering import legalized, lower
 from fxopt.measure import interleave
 from fxopt.target import host
-
-PATIENCE = 180.0
-"""Seconds for a build of MetaSchedule's."""
 
 
 def main() -> None:
@@ -115,7 +112,7 @@ def stock(choices: Choices, trials: int, folder: Path) -> int:
     counted = Count()
     meta_schedule.tir_integration.tune_tir(
         tvm.IRModule(kernels), target, str(folder / "stock"), trials, num_trials_per_iter=max(1, trials // len(kernels)),
-        builder=meta_schedule.builder.LocalBuilder(timeout_sec=PATIENCE),
+        builder=patient_builder(),
         cost_model="xgb" if importlib.util.find_spec("xgboost") else "random", measure_callbacks=counted.callbacks(), seed=1,
     )  # fmt: skip
     return counted.made

@@ -46,8 +46,12 @@ def weights_stay(geometry: Geometry) -> bool:
 
 def _weights(geometry: Geometry) -> int:
     """Bytes of all weights."""
-    columns = 1 if geometry.merged else geometry.kernel[1]
-    return geometry.vectors * geometry.instruction.lanes * geometry.kernel[0] * columns * geometry.steps * geometry.step
+    return geometry.vectors * geometry.instruction.lanes * _steps(geometry) * geometry.step
+
+
+def _steps(geometry: Geometry) -> int:
+    """Times that ``geometry.step`` bytes are multiplied for a sum."""
+    return geometry.kernel[0] * geometry.columns_apart * geometry.steps
 
 
 def _least(geometry: Geometry) -> float:
@@ -63,7 +67,7 @@ def _price(geometry: Geometry, tile: Tile, vectors: int) -> float:
     """
     lines, count = tile.lines or 1, (tile.lines or 1) * tile.unroll
     positions = -(-geometry.columns() // (tile.rows * tile.unroll)) * -(-geometry.out_size[0] // lines)
-    steps = geometry.kernel[0] * (1 if geometry.merged else geometry.kernel[1]) * geometry.steps
+    steps = _steps(geometry)
     weights = geometry.step // 4
     far = steps * geometry.step * 16 * tile.vectors > 2**14
     reading = count * tile.rows / 2 + tile.vectors * weights * (1.0 if far else 0.5)

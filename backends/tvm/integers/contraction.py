@@ -65,7 +65,7 @@ def _in_memory(geometry: Geometry, tiling: Tiling, sums: Any, channels: int) -> 
         return [down(y, tiling.lines), down(x, tiling.rows), up(y, tiling.lines), up(x, tiling.rows)]
 
     lanes = geometry.instruction.lanes
-    if geometry.instruction.kind == "amx" and not geometry.depthwise:
+    if geometry.in_tile_registers:
         n, vectors, *places, _ = sums.shape
         stored = te.compute(
             (n, *places, vectors, lanes), lambda n, *at: sums[(n, at[-2], *at[:-2], at[-1])], name=FLUSHED
@@ -83,7 +83,7 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
     image = len(source.shape) > 2
     (r_step, s_step), (r_gap, s_gap) = geometry.stride, geometry.dilation
     r = te.reduce_axis((0, geometry.kernel[0]), "r")
-    s = te.reduce_axis((0, 1 if geometry.merged else geometry.kernel[1]), "s")
+    s = te.reduce_axis((0, geometry.columns_apart), "s")
 
     def byte(n: Any, yo: Any, xo: Any, yi: Any, xi: Any, c: Any) -> Any:
         y, x = yo * tiling.lines + yi, xo * tiling.rows + xi

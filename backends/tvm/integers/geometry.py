@@ -52,6 +52,16 @@ class Geometry:
         return self.instruction.kind == "amx" and self.groups == 1 and self.dilation[1] == 1 and self.kernel[1] > 1
 
     @property
+    def in_tile_registers(self) -> bool:
+        """Whether its sums are those of tiles of AMX."""
+        return self.instruction.kind == "amx" and not self.depthwise
+
+    @property
+    def columns_apart(self) -> int:
+        """Columns of a window that are multiplied one after the other: one, where they are one row of bytes."""
+        return 1 if self.merged else self.kernel[1]
+
+    @property
     def depth(self) -> int:
         """Bytes that are multiplied for each line of a window, or each position of it, before they are filled up."""
         if self.merged:

@@ -32,7 +32,7 @@ def packed_shape(geometry: Geometry, tiling: Tiling) -> tuple[int, ...]:
     vectors = whole(geometry.vectors, tiling.vectors)
     if geometry.depthwise:
         return vectors, r, s, lanes
-    return vectors, r, 1 if geometry.merged else s, geometry.steps, geometry.step // group, lanes, group
+    return vectors, r, geometry.columns_apart, geometry.steps, geometry.step // group, lanes, group
 
 
 def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:

@@ -10,7 +10,7 @@ from fxopt.backends.tvm.integers.contraction import INTEGERS
 from fxopt.backends.tvm.integers.dots import dot_intrinsic
 from fxopt.backends.tvm.integers.tiling import Tiling
 from fxopt.backends.tvm.loops import blocks_of, extent, parallel, schedule_alone, vectorize
-from fxopt.backends.tvm.tiles import PADDED, SUMS, TILE, _split_behind, _write_out
+from fxopt.backends.tvm.tiles import PADDED, SUMS, TILE, _on_each_tile, _split_behind, _write_out
 
 _TILES, _ROUNDS = 16, 24
 """Tiles of AMX that one round is to have at most, and rounds that threads are to share at least."""
@@ -51,10 +51,7 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     outer = _order(sch, n, vectors, block, tiles, tiling.chunk)
     dots = kind in ("vnni", "sdot")
     sch.reorder(*outer, *over, *steps, *([] if dots else inner), vector, line, rows, lane, *(inner if dots else []))
-    for later in (*behind["copied"], *behind["done"]):
-        sch.reverse_compute_at(later, outer[-1], preserve_unit_loops=True)
-    if behind["copied"]:
-        sch.split(sch.get_loops(behind["done"][0])[-1], [None, lanes])
+    _on_each_tile(sch, behind, outer[-1], lanes)
     _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     for loop in (*steps, vector, line, rows):
         sch.unroll(loop)

@@ -66,17 +66,13 @@ def tiling_of(geometry: Geometry, choices: Choices) -> Tiling:
     vectors = geometry.vectors // geometry.groups if grouped else geometry.vectors
     task = Task(
         geometry.key(), geometry.columns(), vectors, steps, shared=not geometry.depthwise, grouped=grouped,
-        kernel=Alone(geometry), offered=offered(geometry, vectors) if _in_registers(geometry) else (),
+        kernel=Alone(geometry), offered=offered(geometry, vectors) if geometry.in_tile_registers else (),
     )  # fmt: skip
     return _of(choices(task), geometry)
 
 
-def _in_registers(geometry: Geometry) -> bool:
-    return geometry.instruction.kind == "amx" and not geometry.depthwise
-
-
 def _of(tile: Tile, geometry: Geometry) -> Tiling:
-    if not _in_registers(geometry):
+    if not geometry.in_tile_registers:
         chunk = 1 if geometry.depthwise else _BESIDE if weights_stay(geometry) else 0
         return Tiling(1, tile.rows, tile.vectors, tile.unroll, chunk=chunk)
     return Tiling(tile.lines or 1, tile.rows * tile.unroll, tile.vectors, 1, tile.rows, tile.chunk)
