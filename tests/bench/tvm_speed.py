@@ -136,16 +136,21 @@ def compiled(module: Any, threads: int) -> Callable[[], object]:
 
 def stock_tuned(module: Any, options: argparse.Namespace, folder: Path) -> Callable[[], object]:
     """TVM's own way with a search: MetaSchedule over all tasks of the model, without a cost model if xgboost is missing."""
+    import tvm
+    from tvm import relax
     from tvm.s_tir.meta_schedule import relax_integration
 
     folder.mkdir()
     target, model = stock_target(), "xgb" if importlib.util.find_spec("xgboost") else "random"
     with target:
+        kernels = relax.get_pipeline("zero")(module)
         database = relax_integration.tune_relax(
-            module, {}, target, str(folder), options.stock_trials, num_trials_per_iter=16, builder=patient_builder(),
+            kernels, {}, target, str(folder), options.stock_trials, num_trials_per_iter=16, builder=patient_builder(),
             cost_model=model, seed=1,
         )  # fmt: skip
-        return runner(relax_integration.compile_relax(database, module, target, None), module, options.threads)
+        with database:
+            kernels = relax.transform.MetaScheduleApplyDatabase()(kernels)
+        return runner(tvm.compile(kernels, target=target), module, options.threads)
 
 
 def patient_builder() -> Any:
