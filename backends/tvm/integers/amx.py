@@ -19,6 +19,8 @@ MARK = "fxopt.amx"
 ZERO, MULTIPLY, STORE = "zero", "multiply", "store"
 CONFIGURATION = "fxopt.amx.configuration"
 """Annotation of a loop in threads."""
+_INTRINSIC = "llvm.x86."
+"""What LLVM's names of the instructions begin with."""
 _ROWS = 3
 """The loop over the rows of a register, behind those of vectors, lines and registers of a line."""
 _SUM = 4
@@ -182,7 +184,7 @@ def _store(nest: _Nest, registers: Registers) -> list[Any]:
 def _call(name: str, *operands: Any) -> Any:
     from tvm import tirx
 
-    return tirx.Evaluate(tirx.call_llvm_intrin("void", f"llvm.x86.{name}", *operands))
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", f"{_INTRINSIC}{name}", *operands))
 
 
 def _source(access: Any) -> Any:
@@ -210,7 +212,7 @@ def _uses_tiles(body: Any) -> bool:
     found = []
 
     def note(statement: Any) -> Any:
-        found.append("call_llvm_intrin" in str(statement))
+        found.append(_INTRINSIC in str(statement))
         return statement
 
     structural_map(body, (Evaluate, note))

@@ -13,7 +13,7 @@ from typing import Any
 
 from fxopt.backends.tvm.loops import map_kernels
 
-_STORES = "llvm.x86.tilestored64"
+_STORES = "tilestored64"
 
 
 def overlapped(module: Any) -> Any:
