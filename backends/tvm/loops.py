@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fxopt.backends.tvm.overlapping import OVERLAPPING
+
+_FEW = 8
+"""Vectors of sums that stay in registers, beside what else there is in them."""
+
 
 def blocks_of(sch: Any) -> list[Any]:
     """The blocks of a kernel, in order."""
@@ -51,9 +56,12 @@ def parallel(sch: Any, loops: list[Any]) -> Any:
 
 
 def vectorize(sch: Any, loop: Any, lanes: int) -> None:
-    """Make vectors of a loop if it comes in whole ones; LLVM finds vectors in others by itself."""
+    """Make vectors of a loop, the last of which may overlap the one before; LLVM finds them where the size can vary."""
     size = extent(sch, loop)
-    if size is None or size % lanes:
+    if size is None or size < lanes:
+        return
+    if size % lanes:
+        sch.annotate(loop, OVERLAPPING, lanes)
         return
     if size > lanes:
         _, loop = sch.split(loop, [None, lanes])
@@ -94,9 +102,18 @@ def inner_loops(sch: Any, block: Any, lanes: int, depth: int) -> None:
     reducing = [loop for loop, reduces in zip(loops, kinds, strict=True) if reduces]
     if spatial and _lies_together(sch, block):
         sch.reorder(*spatial[:-1], *reducing, spatial[-1])
-        vectorize(sch, spatial[-1], lanes)
+        _vectorize_sums(sch, spatial[-1], lanes)
         first = sch.decompose_reduction(block, reducing[0])
         vectorize(sch, sch.get_loops(first)[-1], lanes)
+
+
+def _vectorize_sums(sch: Any, loop: Any, lanes: int) -> None:
+    """Make vectors of a loop within that of a reduction; a few are written out, and stay in registers."""
+    size = extent(sch, loop)
+    if size and size % lanes == 0 and lanes < size <= _FEW * lanes:
+        vectors, loop = sch.split(loop, [None, lanes])
+        sch.unroll(vectors)
+    vectorize(sch, loop, lanes)
 
 
 def _short(sch: Any, loop: Any, lanes: int) -> bool:

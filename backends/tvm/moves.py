@@ -1,7 +1,8 @@
-"""Reshapes, permutations and slices of values in vectors, which are done when what comes of them is read, in one kernel.
+"""Reshapes, permutations and slices, which are done when what comes of them is read, in one kernel.
 
-A value that was only moved is known by the value it comes from, and by where each of its elements is there. What is done
-element by element is done before the move, where it becomes a part of the kernel that multiplies.
+A value that was only moved is known by the value it comes from, and by where each of its elements is there: several parts
+of one that was turned, as queries, keys and values are, each read the first. What is done element by element on values in
+vectors is done before the move, where it becomes a part of the kernel that multiplies.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ Index = Callable[[list[Any]], list[Any]]
 
 @dataclass(frozen=True)
 class Moved:
-    """Where the elements of a value are in ``source``, a variable of rank 4 in vectors."""
+    """Where the elements of a value are in ``source``, a variable."""
 
     source: Any
     index: Index
+    vectors: bool
+    """Whether the source is of rank 4 and in vectors."""
     whole: bool = True
     """Whether all elements of the source are there."""
+    in_place: bool = True
+    """Whether they lie in memory as in the source."""
 
 
 class Moves(Channelwise):
@@ -37,7 +42,8 @@ class Moves(Channelwise):
         self._parts: dict[Any, tuple[Any, int, list[int]]] = {}
 
     def _reshape(self, var: Any, call: Any) -> bool:
-        return self._move(var, call.args[0], reshaped(list(call.args[0].ty.shape), list(var.ty.shape)))
+        index = reshaped(list(call.args[0].ty.shape), list(var.ty.shape))
+        return self._move(var, call.args[0], index, in_place=True)
 
     def _turn(self, var: Any, call: Any) -> bool:
         axes = axes_of(call)
@@ -77,21 +83,24 @@ class Moves(Channelwise):
             var, source, lambda at: [i + begin if dim == axis else i for dim, i in enumerate(at)], whole=False
         )
 
-    def _move(self, var: Any, source: Any, index: Index | None, *, whole: bool = True) -> bool:
+    def _move(self, var: Any, source: Any, index: Index | None, *, whole: bool = True, in_place: bool = False) -> bool:
         if index is None or not is_var(source) or not is_float(var):
             return False
         before = self._moved.get(source)
-        if before is None and source in self._blocked:
-            before = Moved(source, lambda at: at)
         if before is None:
-            return False
-        self._moved[var] = Moved(before.source, lambda at: before.index(index(at)), before.whole and whole)
+            before = Moved(source, lambda at: at, vectors=source in self._blocked)
+        self._moved[var] = replace(
+            before,
+            index=lambda at: before.index(index(at)),
+            whole=before.whole and whole,
+            in_place=before.in_place and in_place,
+        )
         return True
 
     def _unary(self, var: Any, call: Any) -> bool:
         """Before the move, where nothing was cut off."""
         moved = self._moved.get(call.args[0]) if is_var(call.args[0]) else None
-        if moved is None or not moved.whole or call.args[0] in self._blocked:
+        if moved is None or not (moved.vectors and moved.whole) or call.args[0] in self._blocked:
             return super()._unary(var, call)
         made = self._on_vectors(call, moved.source)
         self._blocked[made] = made
@@ -99,9 +108,15 @@ class Moves(Channelwise):
         return True
 
     def plain(self, expr: Any) -> Any:
-        """As it is of other values; of one that was moved, read out of the vectors at once."""
+        """As it is of other values; of one that was moved, read out of what it comes from at once."""
+        from tvm import relax
+
         if is_var(expr) and expr in self._moved and expr not in self._plain:
-            self._plain[expr] = self._gathered(expr, list(expr.ty.shape), lambda at: at, "moved")
+            moved, shape = self._moved[expr], list(expr.ty.shape)
+            if moved.in_place and not moved.vectors:
+                self._plain[expr] = self.builder.emit(relax.op.reshape(self.plain(moved.source), shape))
+            else:
+                self._plain[expr] = self._gathered(expr, shape, lambda at: at, "moved")
         return super().plain(expr)
 
     def blocked(self, expr: Any) -> Any:
@@ -127,34 +142,47 @@ class Moves(Channelwise):
             from tvm import te
 
             def element(*at: Any) -> Any:
-                n, channel, y, x = moved.index(place(list(at)))
+                index = moved.index(place(list(at)))
+                if not moved.vectors:
+                    return data[tuple(index)]
+                n, channel, y, x = index
                 return data[n, channel // lanes, y, x, channel % lanes]
 
             return te.compute(shape, element)
 
-        return self.emit(gather, self.blocked(moved.source), name=name)
+        source = self.blocked(moved.source) if moved.vectors else self.plain(moved.source)
+        return self.emit(gather, source, name=name)
 
 
 def reshaped(old: list[Any], new: list[Any]) -> Index | None:
-    """Where a position of the shape ``new`` is in ``old``; None where more than their first sizes can vary."""
+    """Where a position of the shape ``new`` is in ``old``; None where what differs can vary in more than its first size."""
     from tvm import tirx
-    from tvm_ffi import structural_equal
 
-    if not all(map(is_int, [*old[1:], *new[1:]])) or not old or not new:
+    before = _alike(old, new)
+    behind = _alike(old[before:][::-1], new[before:][::-1])
+    middles = old[before : len(old) - behind], new[before : len(new) - behind]
+    if not all(is_int(size) for middle in middles for size in middle[1:]):
         return None
-    kept = int(bool(structural_equal(old[0], new[0])))
 
     def index(at: list[Any]) -> list[Any]:
         linear: Any = 0
-        for i, size in zip(at[kept:], new[kept:], strict=True):
+        for i, size in zip(at[before:], middles[1], strict=False):
             linear = linear * size + i
         found: list[Any] = []
-        for size in old[:kept:-1]:
+        for size in middles[0][:0:-1]:
             found.insert(0, tirx.floormod(linear, size))
             linear = tirx.floordiv(linear, size)
-        return [*at[:kept], *([linear] if len(old) > kept else []), *found]
+        return [*at[:before], *([linear] if middles[0] else []), *found, *at[len(new) - behind :]]
 
     return index
+
+
+def _alike(old: list[Any], new: list[Any]) -> int:
+    """How many sizes are equal before the first that differ."""
+    from tvm_ffi import structural_equal
+
+    pairs = zip(old, new, strict=False)
+    return next((i for i, pair in enumerate(pairs) if not structural_equal(*pair)), min(len(old), len(new)))
 
 
 def numbers_of(expr: Any) -> list[int] | None:

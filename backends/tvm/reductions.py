@@ -1,11 +1,14 @@
-"""Sums and maxima of rows, in as many parts as a vector has lanes: LLVM keeps the order of sums, and so would not."""
+"""Sums and maxima of rows in vectors, several at once: LLVM keeps the order of sums, and each waits for the one before."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-_PARTS = 16
-"""Parts that a row is reduced in: the lanes of the widest vectors, several vectors where they are narrower."""
+_LANES = 16
+"""Lanes of the widest vectors; narrower ones take several."""
+_AT_ONCE = (4, 2, 1)
+"""Vectors that are summed up side by side, as many as leave no rest."""
 
 Kind = Literal["sum", "max", "sum of squares"]
 
@@ -18,35 +21,42 @@ def known_size(size: Any) -> int | None:
 
 
 def reduce_rows(x: Any, kind: Kind) -> Any:
-    """Reduce the last dim, of a known size, of a float32 tensor: first every 16th element, then these and the rest."""
-    from tvm import te
+    """Reduce the last dim, of a known size, of a float32 tensor: vectors first, then their lanes and the rest by pairs."""
+    from tvm import te, tirx
 
     *outer, size = x.shape
-    whole, size = int(size) // _PARTS, int(size)
+    vectors, size = int(size) // _LANES, int(size)
     combine = te.max if kind == "max" else te.sum
+    both = tirx.max if kind == "max" else lambda a, b: a + b
 
     def value(*at: Any) -> Any:
         return x[at] * x[at] if kind == "sum of squares" else x[at]
 
-    if whole < 2:
+    if vectors < 2:
         k = te.reduce_axis((0, size), "k")
         return te.compute(outer, lambda *at: combine(value(*at, k), axis=k), name="reduced")
-    step = te.reduce_axis((0, whole), "step")
+    count = next(count for count in _AT_ONCE if vectors % count == 0)
+    wide = count * _LANES
+    step = te.reduce_axis((0, vectors // count), "step")
     parts = te.compute(
-        (*outer, _PARTS),
-        lambda *at: combine(value(*at[:-1], step * _PARTS + at[-1]), axis=step),
-        name="parts",
+        (*outer, wide), lambda *at: combine(value(*at[:-1], step * wide + at[-1]), axis=step), name="parts"
     )
-    lane = te.reduce_axis((0, _PARTS), "lane")
-    joined = te.compute(outer, lambda *at: combine(parts[(*at, lane)], axis=lane), name="joined")
-    if size == whole * _PARTS:
-        return joined
-    rest = te.reduce_axis((0, size - whole * _PARTS), "rest")
-    tail = te.compute(outer, lambda *at: combine(value(*at, whole * _PARTS + rest), axis=rest), name="tail")
-    return te.compute(outer, lambda *at: _both(kind, joined[at], tail[at]), name="reduced")
+    lanes = te.compute(
+        (*outer, _LANES),
+        lambda *at: _by_pairs([parts[(*at[:-1], i * _LANES + at[-1])] for i in range(count)], both),
+        name="lanes",
+    )
+
+    def joined(*at: Any) -> Any:
+        rest = [value(*at, i) for i in range(vectors * _LANES, size)]
+        return _by_pairs([lanes[(*at, i)] for i in range(_LANES)] + rest, both)
+
+    return te.compute(outer, joined, name="reduced")
 
 
-def _both(kind: Kind, a: Any, b: Any) -> Any:
-    from tvm import tirx
-
-    return tirx.max(a, b) if kind == "max" else a + b
+def _by_pairs(values: list[Any], both: Callable[[Any, Any], Any]) -> Any:
+    """All values as one: neighbours first, so that few wait for each other."""
+    while len(values) > 1:
+        pairs = zip(values[::2], values[1::2], strict=False)
+        values = [*(both(one, other) for one, other in pairs), *values[len(values) // 2 * 2 :]]
+    return values[0]

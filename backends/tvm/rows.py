@@ -36,8 +36,24 @@ def _fold_chains(sch: Any) -> None:
             continue
         padding = sch.get(block).name_hint.startswith("pad")
         as_many = len(sch.get(block).iter_vars) >= len(sch.get(readers[0]).iter_vars)
-        if padding or (as_many and not is_reduction(sch, readers[0])):
+        if padding or (as_many and not is_reduction(sch, readers[0]) and _read_at_one_place(sch, block, readers[0])):
             sch.compute_inline(block)
+
+
+def _read_at_one_place(sch: Any, block: Any, reader: Any) -> bool:
+    """Whether a reader takes one element of what a block gives for each of its own, be it several times."""
+    from tvm import ir
+    from tvm_ffi import structural_equal, structural_map
+
+    found, given = list[Any](), sch.get(block).writes[0].source
+
+    def note(load: Any) -> Any:
+        if load.source.same_as(given):
+            found.append(load)
+        return load
+
+    structural_map(sch.get(reader).body, (ir.TensorLoad, note))
+    return all(structural_equal(load.indices, found[0].indices, True) for load in found)
 
 
 def _rows_together(sch: Any, lanes: int) -> None:

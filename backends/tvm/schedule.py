@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fxopt.backends.tvm.integers.schedule import is_integer, schedule_integers
+from fxopt.backends.tvm.overlapping import with_overlapping
 from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.rows import schedule_rows
 from fxopt.backends.tvm.tiles import SUMS, schedule_tiles
+from fxopt.backends.tvm.whole_tiles import with_whole_tiles
 
 
 def schedule_module(module: Any, processor: Processor) -> Any:
@@ -17,7 +19,7 @@ def schedule_module(module: Any, processor: Processor) -> Any:
 
     made = {}
     for name, function in module.functions.items():
-        made[name] = _scheduled(function, processor) if isinstance(function, PrimFunc) else function
+        made[name] = with_overlapping(_scheduled(function, processor)) if isinstance(function, PrimFunc) else function
     return tvm.IRModule(made, attrs=module.attrs)
 
 
@@ -28,9 +30,8 @@ def _scheduled(function: Any, processor: Processor) -> Any:
     sch = Schedule(tvm.IRModule({"main": function}))
     names = [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))]
     if SUMS in names and is_integer(sch):
-        return schedule_integers(sch, processor.lanes)
+        return with_whole_tiles(schedule_integers(sch, processor.lanes))
     if SUMS in names:
         schedule_tiles(sch, processor.lanes, processor.cores)
-    else:
-        sch = schedule_rows(sch, processor.lanes)
-    return sch.mod["main"]
+        return with_whole_tiles(sch.mod["main"])
+    return schedule_rows(sch, processor.lanes).mod["main"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from fxopt.backends.tvm.loops import blocks_of, extent, inner_loops, is_reduction, parallel, schedule_alone
 from fxopt.backends.tvm.tasks import Tile
+from fxopt.backends.tvm.whole_tiles import MARK
 
 SUMS = "blocked_sums"
 """Name of the block that multiplies and adds."""
@@ -78,8 +79,10 @@ def _on_each_tile(sch: Any, behind: dict[str, list[Any]], loop: Any, lanes: int)
     """Do in a loop over tiles what is done on a tile."""
     for block in (*behind["copied"], *behind["done"]):
         sch.reverse_compute_at(block, loop, preserve_unit_loops=True)
-    if behind["copied"]:  # in vectors of which LLVM leaves out what is beyond the columns
-        sch.split(sch.get_loops(behind["done"][0])[-1], [None, lanes])
+    if behind["copied"]:
+        (done,) = behind["done"]
+        sch.split(sch.get_loops(done)[-1], [None, lanes])
+        sch.annotate(done, MARK, 1)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -10,7 +10,8 @@ from fxopt.backends.tvm.integers.contraction import INTEGERS
 from fxopt.backends.tvm.integers.dots import dot_intrinsic
 from fxopt.backends.tvm.integers.tiling import Tiling
 from fxopt.backends.tvm.loops import blocks_of, extent, parallel, schedule_alone, vectorize
-from fxopt.backends.tvm.tiles import PADDED, SUMS, TILE, _on_each_tile, _split_behind, _write_out
+from fxopt.backends.tvm.tiles import PACKED, PADDED, SUMS, TILE, _on_each_tile, _split_behind, _write_out
+from fxopt.backends.tvm.whole_tiles import MARK as MARK_WRITES
 
 _TILES, _ROUNDS = 16, 24
 """Tiles of AMX that one round is to have at most, and rounds that threads are to share at least."""
@@ -34,6 +35,8 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
         sch.compute_inline(block)
     if (padded := blocks.get(PADDED)) is not None:
         schedule_alone(sch, padded, lanes)
+    if (packed := blocks.get(PACKED)) is not None:
+        parallel(sch, list(sch.get_loops(packed))[:2])  # the rest as it is, in which LLVM finds vectors of bytes
     if kind == "amx":
         _in_tile_registers(sch, sums, tiling, behind, lanes)
         return with_instructions(sch.mod["main"])
@@ -80,6 +83,7 @@ def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, li
         sch.reverse_compute_at(later, outer[-1], preserve_unit_loops=True)
     for later in behind["done"]:
         vectorize(sch, sch.get_loops(later)[-1], lanes)
+        sch.annotate(later, MARK_WRITES, 0)
     _, at_block, at_tile, at_lines, at_rows, at_vectors, at_lane = list(sch.get_loops(stored))[len(outer) :]
     at_down, at_register = sch.split(at_rows, [None, tiling.register])
     sch.reorder(at_block, at_tile, at_vectors, at_lines, at_down, at_register, at_lane)
