@@ -21,7 +21,8 @@ class Policy:
     integers, for kernels that write either; or ``never``. ``chain``: op families between integer convolutions that stay
     in integers when all their inputs are. ``pair_sum``: the largest sum of two neighbouring weight codes that a kernel
     multiplies by 255 without overflow, None where any two are safe; depthwise kernels add no pairs.
-    ``per_channel``: a scale for each output channel of a weight, or one for all.
+    ``per_channel``: a scale for each output channel of a weight, or one for all. ``products``: whether products of two
+    computed values, as those of attention, are quantized too, with both sides in codes.
     """
 
     convolution_output: Literal["always", "between_integers", "never"] = "always"
@@ -32,3 +33,4 @@ class Policy:
     pair_sum: int | None = None
     activations: Activations = "uint8"
     per_channel: bool = True
+    products: bool = False

@@ -165,6 +165,38 @@ def test_depthwise_kernels_add_no_pairs_and_keep_all_eight_bits():
 # ---- what is declined ----------------------------------------------------------------------------------------------
 
 
+class _Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(-1, (3, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)) @ x.transpose(1, 2)
+
+
+def test_products_are_quantized_where_their_sides_are_computed_if_the_backend_multiplies_them():
+    policy = Policy("between_integers", products=True)
+    _, outcome = _quantize(_Attending(), 2, 5, 12, policy=policy)
+    program = outcome.program
+    codes = {node.args[0].name: node.args[1:] for node in program.find("quantized_decomposed.quantize_per_tensor")}
+    assert list(codes) == ["x", "linear", "linear_1", "linear_2", "softmax_int", "flatten", "linear_3"]
+    symmetric = {name for name, (_, zero, low, *_) in codes.items() if (zero, low) == (0, -128)}
+    assert symmetric == {"linear_1", "linear_2"}  # keys and values; what a layer reads too keeps the layers' format
+    assert len(list(program.find("aten.matmul"))) == 3
+    assert _reasons(outcome) == []
+
+
+def test_products_stay_in_float_by_name_and_attention_whole_without_the_policy():
+    policy = Policy("between_integers", products=True)
+    _, outcome = _quantize(_Attending(), 2, 5, 12, policy=policy, passes="quantize(keep_float=('matmul*',))")
+    assert _quantized(outcome.program) == ["placeholder", "flatten.using_ints"]
+    assert _reasons(outcome) == ["kept in float by keep_float=('matmul*',)"] * 3
+    _, outcome = _quantize(_Attending(), 2, 5, 12)
+    assert list(outcome.program.find("aten.scaled_dot_product_attention"))
+    assert len(_reasons(outcome)) == 2
+
+
 class _Declined(nn.Module):
     def __init__(self) -> None:
         super().__init__()

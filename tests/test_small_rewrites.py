@@ -1,4 +1,4 @@
-"""mean_to_pool, split_silu and attention_to_4d: ops written as others that have kernels, held against torch in float64."""
+"""mean_to_pool, split_silu, split_attention, attention_to_4d: ops written as others, held against torch in float64."""
 
 import pytest
 import torch
@@ -177,3 +177,64 @@ def test_attention_with_broadcast_leading_sizes_stays_with_the_reason(k, mask):
     step = Pipeline.parse("attention_to_4d").run(capture(Attention(), args, dynamic=None)).steps[0]
     assert not step.changed
     assert "are broadcast" in step.skips[0].reason
+
+
+# ---- split_attention -----------------------------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    def __init__(self, mask=None, **options):
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.options = options
+
+    def forward(self, q, k, v, mask=None):
+        return F.scaled_dot_product_attention(q, k, v, self.mask if mask is None else mask, **self.options)
+
+
+_KEYS = torch.tensor([[True, False, True, True, False]])
+
+
+@pytest.mark.parametrize(
+    ("mask", "options"),
+    [
+        (None, {}),
+        (None, {"scale": 0.3}),
+        (None, {"scale": 0.0}),
+        (None, {"is_causal": True}),
+        (_KEYS.repeat(6, 1), {}),
+        (_KEYS, {"scale": 2.0}),
+        (torch.randn(3, 1, 6, 5, dtype=torch.double).masked_fill(~_KEYS, -torch.inf), {}),
+    ],
+)
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
+def test_attention_becomes_products_and_a_softmax(mask, options, lead):
+    if mask is not None and mask.dim() > 2 and len(lead) < 2:
+        mask = mask[0, 0]
+    args = tuple(torch.randn(*lead, *size, dtype=torch.double) for size in ((6, 8), (5, 8), (5, 7)))
+    if mask is not None and mask.dim() == 4:
+        args = tuple(torch.cat([arg, arg[:1]]) for arg in args)
+    net = Masked(mask, **options)
+    program = rewrite("split_attention", capture(net, args, dynamic=None))
+    assert not list(program.find("aten.scaled_dot_product_attention"))
+    assert len(list(program.find("aten.matmul"))) == 2
+    torch.testing.assert_close(program(*args), net(*args), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("net", "given", "why"),
+    [
+        (Masked(), torch.randn(6, 5), "its mask is computed"),
+        (Masked(torch.zeros(6, 5, dtype=torch.bool)), None, "leaves a row without any key"),
+        (Masked(torch.full((6, 5), -torch.inf)), None, "leaves a row without any key"),
+        (Masked(enable_gqa=True), None, "its heads share keys"),
+    ],
+)
+def test_attention_that_cannot_be_split_stays_whole_with_the_reason(net, given, why):
+    args = tuple(torch.randn(2, *size) for size in ((4, 6, 8), (2, 5, 8), (2, 5, 8)))
+    if not net.options:
+        args = tuple(arg[:, :1] for arg in args)
+    args = args if given is None else (*args, given)
+    step = Pipeline.parse("split_attention").run(capture(net, args, dynamic=None)).steps[0]
+    assert not step.changed
+    assert why in step.skips[0].reason

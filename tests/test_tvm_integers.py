@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cases.other_dims import Clip, Wave
+from emulated_amx import COMPILER, use_emulated_amx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -44,12 +45,17 @@ _LEVELS = {
 """By the name of an instruction, what the target must lack for it to be the best there is."""
 
 
+_EMULATED = "avx512-vnni" in host().features and "amx-int8" not in host().features and COMPILER is not None
+"""Whether kernels for AMX run with functions in place of its instructions, as this machine has none."""
+
+
 def _targets() -> list[Target]:
     found = {}
-    for name, without in _LEVELS.items():
+    for without in _LEVELS.values():
         target = dataclasses.replace(host(), features=host().features - without)
         found[instruction_of(processor_of(target)).kind] = target
-        del name
+    if _EMULATED:
+        found["amx"] = dataclasses.replace(host(), features=host().features | {"amx-tile", "amx-int8"})
     return list(found.values())
 
 
@@ -61,6 +67,12 @@ _slow_examples = settings(
     max_examples=6, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _tile_registers(tmp_path_factory, monkeypatch):
+    if _EMULATED:
+        use_emulated_amx(tmp_path_factory.getbasetemp(), monkeypatch)
 
 
 def _quantized(module: nn.Module, *inputs: torch.Tensor) -> Program:
@@ -174,6 +186,75 @@ def test_products_of_every_kind_are_exact_sums(target, tmp_path_factory, data):
         exact = F.gelu(sums if module.bias is None else sums + module.bias.double())
         largest = (codes.abs() + module.zero).double() @ module.weight.double().abs().T * (module.scale.double() * 0.03)
         np.testing.assert_allclose(artifact(x.numpy()), exact, rtol=1e-4, atol=1e-6 * float(largest.max()) + 1e-5)
+
+
+class _Attending(nn.Module):
+    """A product of two values in codes, of which the right one may be turned, scaled; as float and as codes."""
+
+    def __init__(self, zeros: tuple[int, int], *, turned: bool, signed: bool) -> None:
+        super().__init__()
+        self.zeros, self.turned, self.signed = zeros, turned, signed
+
+    def codes(self, a, b):
+        a = ops.quantize_per_tensor(a, 0.03, self.zeros[0], 0, 255, torch.uint8)
+        kind = (self.zeros[1] - 128, -128, 127, torch.int8) if self.signed else (self.zeros[1], 0, 255, torch.uint8)
+        return (a, 0.03, self.zeros[0], 0, 255, torch.uint8), (ops.quantize_per_tensor(b, 0.02, *kind), 0.02, *kind)
+
+    def forward(self, a, b):
+        a, b = (ops.dequantize_per_tensor(*code) for code in self.codes(a, b))
+        y = (a @ (b.transpose(-2, -1) if self.turned else b)) * 0.125
+        q = ops.quantize_per_tensor(y, self.step, 99, 0, 255, torch.uint8)
+        return y, ops.dequantize_per_tensor(q, self.step, 99, 0, 255, torch.uint8)
+
+    step = 0.05
+
+
+@_each_instruction
+@given(data=st.data())
+@_slow_examples
+def test_products_of_two_values_are_exact_sums_less_their_zero_points(target, tmp_path_factory, data):
+    """As of queries and keys: tails of depth and columns, zero points on both sides, any batch."""
+    rows, depth, columns = (data.draw(st.integers(1, most), "sizes") for most in (40, 70, 75))
+    lead = data.draw(st.sampled_from([(), (3,), (2, 2)]), "heads")
+    zeros = data.draw(st.sampled_from([(0, 128), (128, 128), (255, 3), (7, 255), (0, 0)]), "zero points")
+    module = _Attending(zeros, turned=data.draw(st.booleans(), "turned"), signed=data.draw(st.booleans(), "signed"))
+    right = (columns, depth) if module.turned else (depth, columns)
+    torch.manual_seed(0)
+    program = capture(module, (torch.randn(2, *lead, rows, depth), torch.randn(2, *lead, *right)))
+    artifact = _lower(program, tmp_path_factory.mktemp("pairs"), target)
+    facts = artifact.manifest["facts"]
+    assert (facts["integer_contractions"], facts["float_because"]) == (1, [])
+    for batch in (1, 2, 5):
+        a, b = torch.randn(batch, *lead, rows, depth) * 3, torch.randn(batch, *lead, *right) * 2
+        (one, _, one_zero, *_), (two, _, two_zero, *_) = module.codes(a, b)
+        two = two.transpose(-2, -1) if module.turned else two
+        exact = (one.double() - one_zero) @ (two.double() - two_zero) * (0.03 * 0.02 * 0.125)
+        real, codes = artifact(a.numpy(), b.numpy())
+        np.testing.assert_allclose(real, exact, rtol=1e-5, atol=1e-7)
+        _one_step(module(a, b)[1], codes, module.step)
+
+
+@_each_instruction
+def test_attention_is_computed_in_integers(target, tmp_path):
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.out = nn.Linear(36, 108), nn.Linear(36, 36)
+
+        def forward(self, x):
+            heads = self.heads(x).unflatten(-1, (3, 3, 12)).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(*heads.unbind())
+            return self.out(y.transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    net = Attention()
+    program = _quantized(net, torch.randn(2, 21, 36))
+    artifact = _lower(program, tmp_path, target)
+    facts = artifact.manifest["facts"]
+    assert (facts["integer_contractions"], facts["float_because"]) == (4, [])
+    x = torch.randn(5, 21, 36)
+    want, got = program(x), torch.from_numpy(artifact(x.numpy()))
+    assert sqnr([want], [got]) > sqnr([net(x)], [want]) + 15
 
 
 class _Blocks(nn.Module):

@@ -77,7 +77,7 @@ class Tvm(Backend):
         """
         from fxopt.qdq import Policy
 
-        return Policy("between_integers", chain=_CHAIN)
+        return Policy("between_integers", chain=_CHAIN, products=True)
 
     def suits(self, target: Target) -> dict[str, str]:
         """Vectors, the instruction for bytes with the sign that it wants of activations, and threads."""

@@ -7,7 +7,7 @@ from typing import Any
 from fxopt.backends.tvm import convolution, product
 from fxopt.backends.tvm.convolution import Convolution
 from fxopt.backends.tvm.product import Product
-from fxopt.backends.tvm.sizes import axes_of, ints, is_float, is_int, is_var, product_of, usual
+from fxopt.backends.tvm.sizes import axes_of, ints, is_float, is_int, is_var, product_of, swaps_last, usual
 from fxopt.backends.tvm.tasks import Choices
 from fxopt.backends.tvm.values import Values
 
@@ -96,8 +96,7 @@ class Kernels(Values):
 
     def _permute(self, var: Any, call: Any) -> None:
         """Note a swap of the last two dims, which a product reads through."""
-        axes, rank = axes_of(call), len(call.args[0].ty.shape)
-        if axes == [*range(rank - 2), rank - 1, rank - 2]:
+        if swaps_last(axes_of(call)):
             self._transposed[var] = call.args[0]
 
     def _broadcast(self, var: Any, call: Any) -> bool:

@@ -29,6 +29,12 @@ def axes_of(call: Any) -> list[int]:
     return [*range(len(call.args[0].ty.shape))][::-1] if call.attrs.axes is None else list(ints(call.attrs.axes))
 
 
+def swaps_last(axes: list[int]) -> bool:
+    """Whether a permutation swaps the last two dims and no others."""
+    rank = len(axes)
+    return axes == [*range(rank - 2), rank - 1, rank - 2]
+
+
 def is_float(*values: Any) -> bool:
     """Whether all expressions are float32."""
     return all(str(value.ty.dtype.dtype) == "float32" for value in values)

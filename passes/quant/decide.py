@@ -13,8 +13,10 @@ from fxopt.passes.quant.annotations import place_by_annotations
 from fxopt.passes.quant.calibrate import Watching, calibrate
 from fxopt.passes.quant.observers import FORMATS, Affine, Calibration, Observer
 from fxopt.passes.quant.placement import Placement, place
+from fxopt.passes.quant.split_attention import split_attention
 from fxopt.program import Program
 from fxopt.qdq import Policy
+from fxopt.shapes import derive_shapes
 from fxopt.target import host
 
 _ONCE = "quantize a layer once, after all other passes"
@@ -46,6 +48,13 @@ def check_not_quantized(program: Program, way_out: str = _ONCE) -> None:
     quantized = find_quantized_value(program.graph)
     if quantized is not None:
         raise program.fail(quantized, f"the program is quantized already; {way_out}")
+
+
+def expose_products(program: Program, placer: Placer) -> None:
+    """Write attention as products where the backend's policy quantizes these."""
+    if placer.policy.products and placer.quantizer is None:
+        split_attention().run(program)
+        derive_shapes(program)
 
 
 def decide(program: Program, placer: Placer) -> Placement:

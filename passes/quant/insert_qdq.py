@@ -9,7 +9,7 @@ from annotated_types import Ge
 
 from fxopt import Program, graph_pass
 from fxopt.errors import DataError
-from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, policy_of
+from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, expose_products, policy_of
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.mixed.choose import Leave, QuantBudget, left_in_float
@@ -40,8 +40,10 @@ def insert_qdq(
 
     ``images`` training examples of the workload are run through the graph to see the range of each activation. What is
     quantized is the backend's policy for the target: activations per tensor, weights symmetric int8 per output
-    channel, biases int32 at activation scale times weight scale. ``keep_float`` names weights or modules, with
-    wildcards, that stay in float. Raises DataError without usable data, PassError for a program that is quantized.
+    channel, biases int32 at activation scale times weight scale. Where the backend has integer kernels for products of two
+    values, attention is split into them, and both sides are quantized, the right one symmetric. ``keep_float`` names
+    weights or modules, or products by their node, with wildcards, that stay in float. Raises DataError without usable
+    data, PassError for a program that is quantized.
 
     ``activations`` other than uint8, and ``per_channel=False``, one scale for all of a weight, are for devices that have
     nothing else; they are not faster in ONNX Runtime or OpenVINO. Signed integers are symmetric, zero point 0. Those of int8
@@ -105,8 +107,9 @@ def insert_qdq(
         raise DataError("insert_qdq needs calibration data: run the pipeline with workload=…")
     policy = dataclasses.replace(policy_of(program), activations=activations, per_channel=per_channel)
     placer = Placer(policy, keep_float, quantizer)
+    expose_products(program, placer)
     placement = decide(program, placer)
-    if not placement.layers:
+    if not (placement.layers or placement.products):
         return
     means = MeanInputs(program, placement.layers) if correct_bias == "analytic" else None
     ranges = calibrated(

@@ -11,13 +11,14 @@ import torch
 from torch import fx
 
 from fxopt.ops import CONVOLUTIONS, TRANSPOSED, arguments, family
-from fxopt.passes.quant.observers import Affine, Format
+from fxopt.passes.quant.observers import FORMATS, Affine, Format
 from fxopt.program import Program
 from fxopt.qdq import Policy
 from fxopt.text import op_name
 
 _CONVOLUTIONS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS))
 _ABSORBED = ("aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min")
+_PRODUCTS = ("aten.matmul", "aten.bmm")
 _SAME_NUMBERS = ("aten.max_pool2d", "aten.dropout")
 """Beside layout ops: what comes out is among what went in, so it has the same scale."""
 LEFT = "left in float, so that the budget of quantization holds"
@@ -26,16 +27,17 @@ LEFT = "left in float, so that the budget of quantization holds"
 
 @dataclass
 class Placement:
-    """``layers``: contractions to quantize. ``values``: nodes whose result is quantized, with the node whose scale they
-    share (often themselves). ``whole``: those that every reader sees quantized; the rest only the readers in ``edges``
-    do, pairs of a value and a reader. ``declined``: contractions that stay in float, and why. ``notes``: what else a
-    user has to know.
+    """``layers``: contractions with a weight to quantize; ``products``: those of two values. ``values``: nodes whose result
+    is quantized, with the node whose scale they share (often themselves). ``whole``: those that every reader sees quantized;
+    the rest only the readers in ``edges`` do, pairs of a value and a reader. ``declined``: contractions that stay in float,
+    and why. ``notes``: what else a user has to know.
 
     What a quantizer of the user's may ask for beside: ``forms``, formats of values that are not the policy's;
     ``fixed``, codes that need no calibration; ``pooled``, values whose numbers the scale that they share has to cover too;
     ``per_tensor``, layers whose weight has one scale."""
 
     layers: list[fx.Node] = field(default_factory=list)
+    products: list[fx.Node] = field(default_factory=list)
     values: dict[fx.Node, fx.Node] = field(default_factory=dict)
     whole: set[fx.Node] = field(default_factory=set)
     edges: set[tuple[fx.Node, fx.Node]] = field(default_factory=set)
@@ -56,17 +58,20 @@ def place(
 ) -> Placement:
     """Decide what is quantized; nothing is changed.
 
-    ``keep_float`` are patterns of weights or modules, ``left`` names of nodes that stay in float too.
+    ``keep_float`` are patterns of weights, modules or nodes, ``left`` names of nodes that stay in float too.
     """
     result = Placement()
     for node in program.graph.nodes:
         if family(node) != "contraction":
             continue
-        reason = LEFT if node.name in left else declined(program, node, keep_float)
+        product = policy.products and multiplies_values(program, node)
+        reason = (
+            LEFT if node.name in left else _kept(node, keep_float) if product else declined(program, node, keep_float)
+        )
         if reason:
             result.declined[node] = reason
         else:
-            result.layers.append(node)
+            (result.products if product else result.layers).append(node)
     outputs, integer = _integer_region(program, policy, set(result.layers))
     for node in result.layers:
         source = node.args[0]
@@ -81,8 +86,41 @@ def place(
         result.edges.update((source, node) for source in node.all_input_nodes)
         result.values[out] = out
         result.whole.add(out)
+    for node in result.products:
+        _place_product(node, policy, result)
     _share_scales(program, result)
     return result
+
+
+def multiplies_values(program: Program, node: fx.Node) -> bool:
+    """Whether a node is a product of two values, float32 and neither of them stored."""
+    return op_name(node) in _PRODUCTS and all(
+        isinstance(side, fx.Node)
+        and _before_moves(side, node)[0].op != "get_attr"
+        and side.meta["val"].dtype == torch.float32
+        for side in node.args[:2]
+    )
+
+
+def _place_product(node: fx.Node, policy: Policy, result: Placement) -> None:
+    """Quantize both sides where they are computed, before what moves them: the right one around zero, as a weight is.
+
+    Its zero point being zero, nothing has to be taken from the sums for it.
+    """
+    for side, right in zip(node.args[:2], (False, True), strict=True):
+        assert isinstance(side, fx.Node)
+        source, reader = _before_moves(side, node)
+        if right and source not in result.values and policy.activations == "uint8":
+            result.forms[source] = FORMATS["int8"]
+        result.values.setdefault(source, source)
+        result.edges.add((source, reader))
+
+
+def _before_moves(side: fx.Node, reader: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """What a side of a product is before ops that move it and that nothing else reads, and the first of these."""
+    while family(side) == "layout" and len(side.users) == 1:
+        side, reader = side.all_input_nodes[0], side
+    return side, reader
 
 
 def activated(node: fx.Node) -> fx.Node:
@@ -119,13 +157,19 @@ def declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> st
     if weight.dtype != torch.float32:
         return f"its weight is {weight.dtype}, not float32"
     path = str(call["weight"].target)
-    if any(fnmatch(path, pattern) or fnmatch(path.rpartition(".")[0], pattern) for pattern in keep_float):
-        return f"kept in float by keep_float={keep_float!r}"
+    if reason := _kept(node, keep_float, path, path.rpartition(".")[0]):
+        return reason
     if not bool(weight.isfinite().all()):
         raise program.fail(node, f"the weight {path!r} holds NaN or infinity")
     if any(op_name(user) == "aten.batch_norm" for user in node.users):
         return "a batch norm comes behind it that could not be folded"
     return None
+
+
+def _kept(node: fx.Node, keep_float: tuple[str, ...], *paths: str) -> str | None:
+    """The reason if patterns name a node, or one of its weight's paths, to stay in float."""
+    named = any(fnmatch(name, pattern) for name in (node.name, *paths) for pattern in keep_float)
+    return f"kept in float by keep_float={keep_float!r}" if named else None
 
 
 def _integer_region(program: Program, policy: Policy, layers: set[fx.Node]) -> tuple[set[fx.Node], set[fx.Node]]:

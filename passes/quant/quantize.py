@@ -46,8 +46,8 @@ def quantize(
     """Quantize weights and activations to int8 after training, as the backend's integer kernels want it.
 
     Stands for fold_constants, fold_batch_norm, mean_to_pool, split_silu and canonicalize_clamp, which are exact and bring
-    the graph into the form that has integer kernels, and insert_qdq, which calibrates and quantizes; its options are
-    explained there.
+    the graph into the form that has integer kernels, and insert_qdq, which calibrates and quantizes, products of attention
+    too where the backend multiplies them in integers; its options are explained there.
 
     before:
         %x : f32[2,8]

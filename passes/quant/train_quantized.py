@@ -11,7 +11,7 @@ from torch import fx
 
 from fxopt import Pass, Program
 from fxopt.passes.quant.aware.simulate import Simulated, simulate
-from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, policy_of
+from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, expose_products, policy_of
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
 from fxopt.passes.quant.observers import Affine, Calibration
@@ -69,8 +69,10 @@ class train_quantized(finetune):
         check_not_quantized(program, "train it before, and quantize once")
         data = training_data(program, self.name)
         policy = policy_of(program)
-        placement = decide(program, Placer(policy, self.keep_float, self.quantizer))
-        if not placement.layers:
+        placer = Placer(policy, self.keep_float, self.quantizer)
+        expose_products(program, placer)
+        placement = decide(program, placer)
+        if not (placement.layers or placement.products):
             return
         ranges = calibrated(program, placement, policy, images=self.images, calibration=self.calibration, who=self.name)
         encode = functools.partial(

@@ -32,10 +32,13 @@ def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: Any, weight: A
 
 
 def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
-    """[rows, columns] of int32 sums of ``data`` [rows, depth] and a packed weight."""
+    """[rows, columns] of int32 sums of ``data`` [rows, depth] and a packed weight.
+
+    Of pairs, [n, rows, columns] of [n, rows, depth] and a packed right operand for each.
+    """
     from tvm import te, tirx
 
-    rows, depth = data.shape
+    *lead, rows, depth = data.shape
     columns = geometry.outputs
     tiles = tirx.floordiv(rows - 1, tiling.rows) + 1  # in this form, as TVM's prover knows it of what reads them
     even = geometry.width is not None and geometry.width % tiling.rows == 0
@@ -43,12 +46,16 @@ def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
     source = data
     if not even or deep != int(depth):
 
-        def inside(row: Any, k: Any) -> Any:
+        def inside(*at: Any) -> Any:
+            row, k = at[-2:]
             within = tirx.all(row < rows, k < depth)
-            return tirx.if_then_else(within, data[row, k], tirx.const(0, data.dtype))
+            return tirx.if_then_else(within, data[at], tirx.const(0, data.dtype))
 
-        source = te.compute((tiles * tiling.rows, deep), inside, name=PADDED)
-    element = _in_memory(geometry, tiling, _sums(geometry, tiling, 1, tiles, source, weight), columns)
+        source = te.compute((*lead, tiles * tiling.rows, deep), inside, name=PADDED)
+    sums = _sums(geometry, tiling, lead[0] if lead else 1, tiles, source, weight)
+    element = _in_memory(geometry, tiling, sums, columns)
+    if lead:
+        return te.compute((*lead, rows, columns), lambda n, m, c: element(n, 0, m, c), name="multiplied")
     return te.compute((rows, columns), lambda m, c: element(0, 0, m, c), name="multiplied")
 
 
@@ -80,15 +87,14 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
     from tvm import te, tirx
 
     lanes, kind = geometry.instruction.lanes, geometry.instruction.kind
-    image = len(source.shape) > 2
     (r_step, s_step), (r_gap, s_gap) = geometry.stride, geometry.dilation
     r = te.reduce_axis((0, geometry.kernel[0]), "r")
     s = te.reduce_axis((0, geometry.columns_apart), "s")
 
     def byte(n: Any, yo: Any, xo: Any, yi: Any, xi: Any, c: Any) -> Any:
         y, x = yo * tiling.lines + yi, xo * tiling.rows + xi
-        if not image:
-            return source[x, c]
+        if len(source.shape) < 4:
+            return source[(*([n] if geometry.pairs else []), x, c)]
         if geometry.windows is not None:
             held, across = geometry.windows.held, geometry.windows.kernel[1]
             window = (tirx.floordiv(c, held * across), tirx.floormod(tirx.floordiv(c, held), across))
@@ -117,7 +123,8 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
             if geometry.groups > 1:
                 c = tirx.floordiv(k, per_group) * geometry.per_group + c
             number = byte(n, yo, xo, yi, xi, c)
-            return number.astype("int32") * weight[k, r, s, step, part, lane, inner].astype("int32")
+            packed = weight[(*([n] if geometry.pairs else []), k, r, s, step, part, lane, inner)]
+            return number.astype("int32") * packed.astype("int32")
 
     high = geometry.out_size[0]
     return te.compute(

@@ -17,7 +17,8 @@ from fxopt.backends.tvm.sizes import is_int
 class Forms:
     """What is known of values: ``known`` of numbers as sums, ``codes`` of the program's codes, ``weights`` that are stored.
 
-    A weight is int8 codes, their scales, and the axis that these lie along.
+    A weight is int8 codes, their scales, and the axis that these lie along. ``swapped`` are codes before a swap of the last
+    two dims, of values that are such a swap.
     """
 
     def __init__(self, floats: Any) -> None:
@@ -26,6 +27,7 @@ class Forms:
         self.known: dict[Any, Sum] = {}
         self.codes: dict[Any, Sum] = {}
         self.weights: dict[Any, tuple[Any, Any, int | None]] = {}
+        self.swapped: dict[Any, Any] = {}
         self.integer, self.float_layers = 0, list[str]()
 
     def _code(self, scale: float, zero: float, low: float, high: float, given: str) -> Code:

@@ -19,7 +19,8 @@ class Geometry:
     """A convolution [n, H, W, held] of codes. A product of rows has one line, as many columns as rows, and no batch.
 
     ``padding`` is top, left, bottom, right; ``width`` is None where it is known only when the model runs. ``windows``: the
-    convolution whose windows are gathered first, each as the channels of one position in one line.
+    convolution whose windows are gathered first, each as the channels of one position in one line. ``pairs``: how many
+    products there usually are at once, each with a right operand of its own; 0 where that is a weight.
     """
 
     held: int
@@ -35,6 +36,7 @@ class Geometry:
     usual: int
     instruction: Instruction
     windows: Geometry | None = None
+    pairs: int = 0
 
     @property
     def depthwise(self) -> bool:
@@ -113,7 +115,8 @@ class Geometry:
         wide = self.width if self.width is not None else f"~{self.usual}"
         sizes = f"{self.per_group}x{self.groups}>{self.outputs} {self.height}x{wide} k{self.kernel[0]}x{self.kernel[1]}"
         steps = f"s{self.stride} p{self.padding} d{self.dilation}".replace(" ", "")
-        return f"int8 {self.instruction.kind} {sizes} {steps} l{self.instruction.lanes}"
+        pairs = f" in {self.pairs} pairs" if self.pairs else ""
+        return f"int8 {self.instruction.kind} {sizes} {steps} l{self.instruction.lanes}{pairs}"
 
     def columns(self) -> int:
         """Columns of the output, as many as there usually are."""
@@ -121,10 +124,12 @@ class Geometry:
         return wide if wide is not None else self.usual
 
 
-def product(rows: Any, depth: int, columns: int, usual: int, instruction: Instruction) -> Geometry:
-    """A product of [rows, depth] by [depth, columns]."""
+def product(rows: Any, depth: int, columns: int, usual: int, instruction: Instruction, pairs: int = 0) -> Geometry:
+    """A product of [rows, depth] by [depth, columns], or of ``pairs`` of them."""
     width = int(rows) if isinstance(rows, int) else None
-    return Geometry(depth, columns, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, depth, 1, width, usual, instruction)
+    return Geometry(
+        depth, columns, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, depth, 1, width, usual, instruction, pairs=pairs
+    )
 
 
 def size(shape: Any) -> int:

@@ -1,4 +1,4 @@
-"""Convolutions and products of codes with stored weights, as integer sums."""
+"""Convolutions and products of codes, as integer sums."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 
 from fxopt.backends.tvm.integers import contraction
 from fxopt.backends.tvm.integers.amx_tiles import gathers
-from fxopt.backends.tvm.integers.forms import Forms
 from fxopt.backends.tvm.integers.geometry import Geometry, product
 from fxopt.backends.tvm.integers.packing import join, pack
+from fxopt.backends.tvm.integers.products import Products
 from fxopt.backends.tvm.integers.tiling import tiling_of
 from fxopt.backends.tvm.integers.values import Code, Place, Sum
 from fxopt.backends.tvm.places import stem
 from fxopt.backends.tvm.sizes import ints, is_int, is_var, usual
 
 
-class Layers(Forms):
+class Layers(Products):
     """Handlers of ops that multiply."""
 
     def _convolve(self, var: Any, call: Any) -> bool:
@@ -61,6 +61,8 @@ class Layers(Forms):
         from tvm import relax
 
         left, right = call.args
+        if right in self.known:
+            return self._multiply_codes(var, left, right)
         total, weight = self.known.get(left), self._weight(right, 1)
         if total is None or total.code is None or weight is None or weight[0].ndim != 2:
             return False
@@ -108,6 +110,8 @@ class Layers(Forms):
             why = "neither side of it comes out of a dequantize op"
         elif data not in self.known or self.known[data].code is None:
             why = "its input does not come out of a dequantize op"
+        elif weight in self.known:
+            why = "its right side does not come out of a dequantize op, or sizes of the two vary or differ"
         elif weight not in self.weights:
             why = "its weight is not stored as int8 codes"
         else:

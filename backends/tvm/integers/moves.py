@@ -10,7 +10,7 @@ from fxopt.backends.tvm.integers import pools
 from fxopt.backends.tvm.integers.expressions import channels_of, name_of, same
 from fxopt.backends.tvm.integers.forms import Forms
 from fxopt.backends.tvm.integers.values import Code, Place, Sum, coded
-from fxopt.backends.tvm.sizes import axes_of, ints, is_var
+from fxopt.backends.tvm.sizes import axes_of, ints, is_var, swaps_last
 
 
 class Moves(Forms):
@@ -26,13 +26,18 @@ class Moves(Forms):
         total = self.known.get(source)
         if total is None:
             return False
-        same_rows = name_of(call) == "relax.reshape" and same(list(source.ty.shape)[-1:], list(var.ty.shape)[-1:])
+        old, new = list(source.ty.shape), list(var.ty.shape)
+        same_rows = name_of(call) == "relax.reshape" and same(old[-1:], new[-1:])
+        if source in self.swapped and same_rows and same(old[-2:], new[-2:]):
+            self.swapped[var] = self.swapped[source]
         if not total.place.image and same_rows:
             self.known[var] = total
             return True
         if total.code is None:
             return False
         expr = self._usual(total.terms[0][0], total, source)
+        if name_of(call) == "relax.permute_dims" and swaps_last(axes_of(call)):
+            self.swapped[var] = expr
         moved = self.floats.builder.emit(Call(call.op, [expr, *call.args[1:]], call.attrs, call.ty_args))
         shape = tuple(var.ty.shape)
         self.known[var] = coded(moved, total.code, Place(shape, channels_of(shape)))
@@ -47,6 +52,8 @@ class Moves(Forms):
             self.weights[var] = self.weights[source]
         if source in self.known and same(source.ty.shape, var.ty.shape):
             self.known[var] = self.known[source]
+            if source in self.swapped:
+                self.swapped[var] = self.swapped[source]
             return True
         return False
 

@@ -1,4 +1,4 @@
-"""Weights as the integer kernels read them."""
+"""Weights, and right operands that are computed, as the integer kernels read them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fxopt.backends.tvm.convolution import joined_groups
 from fxopt.backends.tvm.integers.geometry import Geometry
 from fxopt.backends.tvm.integers.tiling import Tiling
 from fxopt.backends.tvm.tasks import whole
+from fxopt.backends.tvm.tiles import PACKED
 
 
 def join(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
@@ -54,3 +55,21 @@ def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:
     lines = np.pad(lines, [(0, 0), (0, 0), (0, 0), (0, depth - lines.shape[-1])])
     parts = lines.reshape(vectors, lanes, r, lines.shape[2], geometry.steps, geometry.step // group, group)
     return np.ascontiguousarray(parts.transpose(0, 2, 3, 4, 5, 1, 6))
+
+
+def pack_codes(geometry: Geometry, tiling: Tiling, right: Any, shift: int, *, swapped: bool) -> Any:
+    """Codes [n, depth, columns], or [n, columns, depth] if ``swapped``, less ``shift``: a packed operand for each of n.
+
+    What fills up whole tiles is zero.
+    """
+    from tvm import te, tirx
+
+    def element(*at: Any) -> Any:
+        n, vector, _, _, step, part, lane, inner = at
+        k = step * geometry.step + part * geometry.instruction.group + inner
+        column = vector * geometry.instruction.lanes + lane
+        code = right[(n, column, k) if swapped else (n, k, column)]
+        code = (code.astype("int32") - shift).astype("int8")
+        return tirx.if_then_else(tirx.all(k < geometry.depth, column < geometry.outputs), code, tirx.const(0, "int8"))
+
+    return te.compute((right.shape[0], *packed_shape(geometry, tiling)), element, name=PACKED)

@@ -45,14 +45,15 @@ class Alone:
         """Codes, a packed weight, factors and biases of channels, and codes of the sums."""
         from tvm import te
 
-        from fxopt.backends.tvm.integers.contraction import convolve
+        from fxopt.backends.tvm.integers.contraction import convolve, multiply
         from fxopt.backends.tvm.integers.packing import packed_shape
 
         geometry = dataclasses.replace(self.geometry, width=self.geometry.width or self.geometry.usual)
         tiling, of = _of(tile, geometry), geometry.windows or geometry
-        data = te.placeholder((1, of.height, of.width, of.held), geometry.instruction.stored[0])
-        weight = te.placeholder(packed_shape(geometry, tiling), "int8")
-        sums = convolve(geometry, tiling, 0, data, weight)
+        size, lead = (1, of.height, of.width, of.held), (geometry.pairs,) if geometry.pairs else ()
+        data = te.placeholder((*lead, *size[2:]) if lead else size, geometry.instruction.stored[0])
+        weight = te.placeholder((*lead, *packed_shape(geometry, tiling)), "int8")
+        sums = multiply(geometry, tiling, data, weight) if lead else convolve(geometry, tiling, 0, data, weight)
         each, dtype = np.ones(1, np.float32), geometry.instruction.stored[0]
         total = Sum(Place(tuple(sums.shape), geometry.outputs, image=True), ((sums, each),), each)
         code = Code(1.0, 0, *((0, 255) if dtype == "uint8" else (-128, 127)), dtype, dtype)

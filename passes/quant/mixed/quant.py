@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxopt.passes.quant.decide import Placer, calibrated, policy_of
+from fxopt.passes.quant.decide import Placer, calibrated, expose_products, policy_of
 from fxopt.passes.quant.mixed.sensitivity import SensitivityTable, alone, left_in_float
 from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.quantize import PREPARATION
@@ -23,6 +23,7 @@ def quant(program: Program) -> SensitivityTable:
     """
     ready = Pipeline.of(*PREPARATION).run(program, watchers=()).program
     placer = Placer(policy_of(ready))
+    expose_products(ready, placer)
     placement = placer(ready)
     means = MeanInputs(ready, placement.layers)
     codes = calibrated(ready, placement, placer.policy, images=_IMAGES, who=_WHO, also=means.watching())

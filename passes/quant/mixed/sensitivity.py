@@ -41,11 +41,10 @@ def alone(trials: Trials) -> list[LayerSensitivity]:
     rows = []
     for name in trials.layers:
         node = nodes[name]
-        weight = str(arguments(node)["weight"].target)
+        weight = arguments(node).get("weight")
+        path = name if weight is None else str(weight.target)
         found = trials.sqnr(trials.quantized(every - {name}))
-        rows.append(
-            LayerSensitivity(name, weight.rpartition(".")[0] or weight, op_name(node), source_line(node), found)
-        )
+        rows.append(LayerSensitivity(name, path.rpartition(".")[0] or path, op_name(node), source_line(node), found))
     return sorted(rows, key=lambda row: row.alone_db)
 
 

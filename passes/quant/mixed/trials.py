@@ -15,8 +15,9 @@ from fxopt.program import Program
 class Trials(Judge):
     """Trials of one float program, whose batch norms are folded and which is ready for ``insert_qdq`` otherwise.
 
-    ``ranges`` gives the code of every value that the full placement quantizes, by the node's name. Layers are named by
-    their nodes' names. With ``means`` of their inputs biases are corrected analytically. Raises DataError without usable data.
+    ``ranges`` gives the code of every value that the full placement quantizes, by the node's name. Layers, and products of
+    two values, are named by their nodes' names. With ``means`` of their inputs biases are corrected analytically. Raises
+    DataError without usable data.
     """
 
     def __init__(
@@ -24,7 +25,8 @@ class Trials(Judge):
     ) -> None:
         super().__init__(program, who)
         self.placer, self.ranges, self._means = placer, ranges, means
-        self.layers = tuple(node.name for node in placer(program).layers)
+        placement = placer(program)
+        self.layers = tuple(node.name for node in (*placement.layers, *placement.products))
 
     def quantized(self, left: frozenset[str]) -> Program:
         """A copy in which all layers are quantized but those ``left`` in float; shapes of new nodes are not derived."""
