@@ -59,8 +59,8 @@ def choose_tiles(module: Any, choices: Choices) -> Any:
     return use_blocked_layout(tvm.transform.Sequential(first)(module), choices)
 
 
-def lower(module: Any, choices: Choices) -> Any:
-    """The module as scheduled kernels and the calls of them."""
+def kernels_of(module: Any, choices: Choices) -> Any:
+    """The module as kernels, without loops in threads or vectors yet, and the calls of them."""
     import tvm
     from tvm.relax import transform
 
@@ -70,7 +70,12 @@ def lower(module: Any, choices: Choices) -> Any:
         transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.FuseTIR(),
         transform.DeadCodeElimination(), transform.RewriteDataflowReshape(),
     ]  # fmt: skip
-    return schedule_module(tvm.transform.Sequential(fused)(module), choices.processor)
+    return tvm.transform.Sequential(fused)(module)
+
+
+def lower(module: Any, choices: Choices) -> Any:
+    """The module as scheduled kernels and the calls of them."""
+    return schedule_module(kernels_of(module, choices), choices.processor)
 
 
 def _pipeline() -> Any:
