@@ -33,7 +33,9 @@ class Tvm(Backend):
     """Compile the whole model to machine code of the target, with layers in tiles of registers.
 
     TVM writes the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it
-    serves every size of the dynamic dims. ``threads`` is None for all cores that the process may use; more than the machine
+    serves every size of the dynamic dims. Convolutions of 3x3 windows are computed by minimal filtering where that is likely
+    to be faster, with 2.25 or 4 times fewer multiplications; their weights take 1.8 or 4 times the room, which
+    ``winograd=False`` saves. ``threads`` is None for all cores that the process may use; more than the machine
     has processors are not started. They share the rounds of each loop by work stealing.
 
     Convolutions over a line or a volume, and transposed ones, are computed as convolutions over images.
@@ -54,6 +56,7 @@ class Tvm(Backend):
     database: str | None = None
     trials: Annotated[int, Ge(0)] | None = None
     seed: int = 0
+    winograd: bool = True
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why TVM's importer has no form of a node; None if it has, directly or through torch's core ops."""
@@ -107,7 +110,7 @@ class Tvm(Backend):
         processor = processor_of(target)
         shapes = [tuple(leaf.shape) for leaf in program.example_leaves() if isinstance(leaf, torch.Tensor)]
         found = self._database(processor, target)
-        choices = Choices(processor, found.tiles() if found else {})
+        choices = Choices(processor, found.tiles() if found else {}, winograd=self.winograd)
         made = compile_module(import_program(program), shapes, processor, choices, out)
         return made | account(choices, found)
 
@@ -137,7 +140,7 @@ class Tvm(Backend):
         if found is None:
             raise BackendError("tuning needs a database to write its trials into: tvm(database='tiles.jsonl')")
         begun = time.monotonic()
-        choices = Choices(processor, found.tiles())
+        choices = Choices(processor, found.tiles(), winograd=self.winograd)
         choose_tiles(import_program(program), choices)
         left = seconds - (time.monotonic() - begun)
         if (device := device_of(target)) is not None:

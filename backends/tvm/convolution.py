@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from fxopt.backends.tvm import winograd
 from fxopt.backends.tvm.sizes import windows
-from fxopt.backends.tvm.tasks import Task, Tile, whole
+from fxopt.backends.tvm.tasks import Filtered, Task, Tile, whole
 from fxopt.backends.tvm.tiles import PADDED, SUMS, TILE
 
 
@@ -60,7 +61,17 @@ class Convolution:
         high, wide = self.out_size
         bordered = any(self.padding) and self.blocked_input
         lines = (0, *(n for n in range(2, 17) if high % n == 0 and n < high)) if bordered else ()
-        return Task(key, wide, vectors, inner, not self.depthwise, self.groups > 1, lines, kernel=self)
+        depth = 1 if self.depthwise else self.inputs // self.groups
+        work = high * wide * self.vectors * depth * self.kernel[0] * self.kernel[1]
+        return Task(
+            key, wide, vectors, inner, not self.depthwise, self.groups > 1, lines, work, self._filtered(), kernel=self
+        )
+
+    def _filtered(self) -> tuple[Filtered, ...]:
+        fits = (self.kernel, self.stride, self.dilation) == ((3, 3), (1, 1), (1, 1)) and self.blocked_input
+        if not fits or self.groups > 1:
+            return ()
+        return winograd.tasks(self.inputs, self.outputs, self.out_size, self.lanes)
 
     def tensors(self, tile: Tile) -> list[Any]:
         """One image, a packed weight, and their convolution."""
@@ -98,9 +109,11 @@ def pack_weight(weight: Any, conv: Convolution, tile: Tile) -> Any:
     """Weight [out, in / groups, r, s] as the kernel reads it: output channels innermost, filled up to tiles with zeros.
 
     [vectors, in vectors, r, s, in lanes, lanes], [vectors, in, r, s, lanes] for inputs that are not in vectors, and
-    [vectors, r, s, lanes] for a depthwise convolution.
+    [vectors, r, s, lanes] for a depthwise convolution; for minimal filtering as :mod:`winograd` has it.
     """
     lanes = conv.lanes
+    if tile.winograd:
+        return winograd.pack_weight(weight, lanes, tile)
     weight = np.pad(weight, [(0, -len(weight) % (lanes * tile.vectors)), (0, 0), (0, 0), (0, 0)])
     vectors, (_, inputs, r, s) = len(weight) // lanes, weight.shape
     if conv.depthwise:
@@ -116,6 +129,8 @@ def compute(conv: Convolution, tile: Tile, data: Any, weight: Any) -> Any:
     """The convolution as a tensor expression: [n, vectors, H, W, lanes] of ``data`` and a packed weight."""
     from tvm import te, tirx
 
+    if tile.winograd:
+        return winograd.compute(tile, conv.out_size, conv.padding[:2], conv.vectors, data, weight)
     high, wide = conv.out_size
     tiles = -(-wide // tile.rows)
     (r_step, s_step), (r_gap, s_gap) = conv.stride, conv.dilation

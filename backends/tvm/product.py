@@ -38,7 +38,9 @@ class Product:
         """The choice of a tile for this product."""
         pairs = f" in {self.pairs} pairs" if self.pairs else ""
         key = f"matmul {self.rows}x{self.depth}x{self.columns}{pairs} l{self.lanes}"
-        return Task(key, self.rows, -(-self.columns // self.lanes), self.depth, kernel=self)
+        vectors = -(-self.columns // self.lanes)
+        work = max(1, self.pairs) * self.rows * self.depth * vectors
+        return Task(key, self.rows, vectors, self.depth, work=work, kernel=self)
 
     def tensors(self, tile: Tile) -> list[Any]:
         """The operands, and their product; of pairs the right one is packed as part of it."""
@@ -57,12 +59,12 @@ class Product:
 
 
 def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any:
-    """``left`` [..., m, k] by packed columns [n / lanes, k, lanes], or one such pack for each of the leading dims."""
+    """``left`` [..., m, k] by packed columns [n / lanes, k, lanes], or one such pack for each of the last leading dims."""
     from tvm import te, tirx
 
     *lead, rows, depth = left.shape
     vectors = packed.shape[-3]
-    shared = len(packed.shape) == 3
+    packs = len(packed.shape) - 3
     k = te.reduce_axis((0, depth), "k")
     known = isinstance(rows, tirx.IntImm)
     overhang = not known or int(rows) % tile.rows != 0
@@ -72,7 +74,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
         row = mo * tile.rows + mi
         if overhang:
             row = tirx.min(row, rows - 1)
-        return left[(*outer, row, k)] * packed[(*(() if shared else outer), vector, k, lane)]
+        return left[(*outer, row, k)] * packed[(*outer[len(outer) - packs :], vector, k, lane)]
 
     tiles = tirx.floordiv(rows - 1, tile.rows) + 1  # in this form, as TVM's prover knows it of what reads them
     tiled = te.compute(

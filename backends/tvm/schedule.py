@@ -10,6 +10,8 @@ from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.rows import schedule_rows
 from fxopt.backends.tvm.tiles import SUMS, schedule_tiles
 from fxopt.backends.tvm.whole_tiles import with_whole_tiles
+from fxopt.backends.tvm.winograd import INPUT
+from fxopt.backends.tvm.winograd_loops import schedule_winograd
 
 
 def schedule_module(module: Any, processor: Processor) -> Any:
@@ -29,6 +31,9 @@ def _scheduled(function: Any, processor: Processor) -> Any:
 
     sch = Schedule(tvm.IRModule({"main": function}))
     names = [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))]
+    if INPUT in names:
+        schedule_winograd(sch, processor.lanes)
+        return sch.mod["main"]
     if SUMS in names and is_integer(sch):
         return with_whole_tiles(schedule_integers(sch, processor.lanes))
     if SUMS in names:

@@ -16,7 +16,8 @@ class Tile:
 
     ``unroll`` is how many steps of the innermost sum are written out. ``lines`` of an image are given their border
     together: None for as many as the rule says, 0 for all. ``chunk`` tiles are given all their outputs before the next ones;
-    0 if all tiles are given some outputs before others.
+    0 if all tiles are given some outputs before others. ``winograd``: the side of the squares of outputs that are computed
+    by minimal filtering, for which the tile is one of its products; 0 for none.
     """
 
     rows: int
@@ -24,6 +25,7 @@ class Tile:
     unroll: int = 4
     lines: int | None = None
     chunk: int = 0
+    winograd: int = 0
 
     def numbers(self) -> list[int]:
         """As an annotation in TVM holds it."""
@@ -38,7 +40,11 @@ class Tile:
     def to_dict(self) -> dict[str, int]:
         """Plain values, as a database holds them."""
         values = dataclasses.asdict(self).items()
-        return {name: value for name, value in values if value is not None and (value or name != "chunk")}
+        return {name: value for name, value in values if value is not None and (value or name not in _SELDOM)}
+
+
+_SELDOM = ("chunk", "winograd")
+"""What is left out of plain values where it is 0."""
 
 
 class Kernel(Protocol):
@@ -66,10 +72,28 @@ class Task:
     """Whether a tile must stay within ``vectors``, as the next ones read other inputs; else the last may overhang."""
     lines: tuple[int, ...] = ()
     """How many lines at once there are to choose from, beside what the rule says."""
+    work: int = 1
+    """Multiply-adds of vectors."""
+    filtered: tuple[Filtered, ...] = ()
+    """The same by minimal filtering, where there is that."""
     offered: tuple[Tile, ...] = ()
     """The tiles there are, best first, where they are not the usual ones."""
     kernel: Kernel | None = field(default=None, compare=False, repr=False)
     """What to time; None for what is never tuned."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A convolution by minimal filtering: ``side`` of a square of outputs, the task of its products, and the rest.
+
+    ``beside`` is about how long what is beside the products takes, in multiply-adds of vectors; ``more_bytes`` the room that
+    weights take beyond that of the windows.
+    """
+
+    side: int
+    products: Task
+    beside: float
+    more_bytes: int
 
 
 def whole(size: int, part: int) -> int:
@@ -78,7 +102,7 @@ def whole(size: int, part: int) -> int:
 
 
 def candidates(task: Task, processor: Processor) -> list[Tile]:
-    """Tiles whose sums stay in registers, the one that is best by rule first.
+    """Tiles whose sums stay in registers, the one that is best by rule first, and then the best of other ways to compute it.
 
     A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds, needs about eight sums to
     hide the latency of one, and leaves registers for the operands. What overhangs is computed for nothing.
@@ -86,6 +110,16 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
     if task.offered:
         return list(task.offered)
     most = processor.registers * 5 // 8 if processor.registers > 16 else 12
+    found = _tiles(task, most)
+    for way in task.filtered:
+        found += [dataclasses.replace(tile, winograd=way.side) for tile in _tiles(way.products, most)]
+    found = sorted(found, key=lambda tile: price(task, tile))
+    first = {tile.winograd: tile for tile in reversed(found)}
+    return [*sorted(first.values(), key=found.index), *(tile for tile in found if tile != first[tile.winograd])]
+
+
+def _tiles(task: Task, most: int) -> list[Tile]:
+    """All tiles of up to so many sums."""
     found = []
     for vectors in (1, 2, 3, 4) if task.shared else (1,):
         if task.grouped and task.vectors % vectors:
@@ -94,26 +128,29 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
             if rows <= task.positions:
                 unroll = next(u for u in (4, 2, 1) if task.steps % u == 0)
                 found.append(Tile(rows, vectors, unroll))
-    return sorted(found, key=lambda tile: price(task, tile))
+    return found
 
 
 def price(task: Task, tile: Tile) -> float:
-    """Relative time of one multiply-add: what is computed for nothing, loads, and latency that is not hidden."""
+    """About how long it takes: multiply-adds, what is computed for nothing, loads, and latency that is not hidden."""
+    if tile.winograd:
+        way = next(way for way in task.filtered if way.side == tile.winograd)
+        return price(way.products, dataclasses.replace(tile, winograd=0)) + way.beside
     waste = whole(task.positions, tile.rows) / task.positions * whole(task.vectors, tile.vectors) / task.vectors
     sums = tile.rows * tile.vectors
     loads = (tile.rows + tile.vectors) / sums if task.shared else 1.0 + 1.0 / tile.rows
-    return waste * max(1.0, 8 / sums) * (1.0 + 0.3 * loads)
+    return task.work * waste * max(1.0, 8 / sums) * (1.0 + 0.3 * loads)
 
 
 class Choices:
     """The tile of each task for one processor: that of ``known`` by key, or the best by rule.
 
-    ``made`` notes what was chosen, for the report, and ``facts`` what else there is to say of the kernels; ``tasks`` and
-    ``uses`` what was asked for, and how often.
+    ``winograd``: whether convolutions may be computed by minimal filtering. ``made`` notes what was chosen, for the report,
+    and ``facts`` what else there is to say of the kernels; ``tasks`` and ``uses`` what was asked for, and how often.
     """
 
-    def __init__(self, processor: Processor, known: dict[str, Tile] | None = None) -> None:
-        self.processor, self.known = processor, known or {}
+    def __init__(self, processor: Processor, known: dict[str, Tile] | None = None, *, winograd: bool = True) -> None:
+        self.processor, self.known, self.winograd = processor, known or {}, winograd
         self.made: dict[str, Tile] = {}
         self.tasks: dict[str, Task] = {}
         self.uses: Counter[str] = Counter()
@@ -121,8 +158,10 @@ class Choices:
 
     def __call__(self, task: Task) -> Tile:
         """The tile to take."""
+        if not self.winograd:
+            task = dataclasses.replace(task, filtered=())
         tile = self.known.get(task.key)
-        if tile is None or (task.offered and tile not in task.offered):
+        if tile is None or (task.offered and tile not in task.offered) or (tile.winograd and not task.filtered):
             tile = candidates(task, self.processor)[0]
         self.made[task.key] = tile
         self.tasks[task.key] = task

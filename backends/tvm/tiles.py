@@ -39,12 +39,12 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
     height = 0
     if padded is not None:
         height = _lines_at_once(sch, sums, cores) if tile.lines is None else tile.lines
-    outer, over, spread = _cut(sch, sums, tile, height)
+    outer, over, spread = cut(sch, sums, tile, height)
     for block in filter(None, (blocks.get(PACKED), None if height else padded)):
         schedule_alone(sch, block, lanes)
     _on_each_tile(sch, behind, outer[-1], lanes)
-    _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
-    _write_out(sch, sums, len(outer) + len(over), lanes)
+    write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
+    write_out(sch, sums, len(outer) + len(over), lanes)
     for block in (sums, *behind["copied"]):  # what lies in memory of TVM's own LLVM takes for what may overlap all else
         sch.set_scope(block, 0, "local")
     if height:
@@ -52,7 +52,7 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
         inner_loops(sch, padded, lanes, spread)
     # before the sums fall apart into two blocks, whose rounds TVM cannot tell to be independent
     parallel(sch, outer[:spread])
-    _write_out(sch, sch.decompose_reduction(sums, over[0]), 1 + len(outer) - spread, lanes)
+    write_out(sch, sch.decompose_reduction(sums, over[0]), 1 + len(outer) - spread, lanes)
     for block in behind["later"]:
         schedule_alone(sch, block, lanes)
 
@@ -70,7 +70,7 @@ def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
     chain = blocks[start + len(copied) :]
     shapes = [sch.get(block).writes[0].source.shape for block in chain]
     last = 0
-    while last + 1 < len(chain) and _same(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
+    while last + 1 < len(chain) and same_shape(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
         last += 1
     return {"copied": copied, "folded": [*operands, *chain[:last]], "done": [chain[last]], "later": chain[last + 1 :]}
 
@@ -85,7 +85,8 @@ def _on_each_tile(sch: Any, behind: dict[str, list[Any]], loop: Any, lanes: int)
         sch.annotate(done, MARK, 1)
 
 
-def _same(one: Any, other: Any) -> bool:
+def same_shape(one: Any, other: Any) -> bool:
+    """Whether two shapes are equal."""
     from tvm_ffi import structural_equal
 
     return len(one) == len(other) and all(map(structural_equal, one, other))
@@ -116,13 +117,14 @@ def _size(shape: Any) -> int:
     return math.prod(int(size) for size in shape)
 
 
-def _cut(sch: Any, sums: Any, tile: Tile, height: int) -> tuple[list[Any], list[Any], int]:
+def cut(sch: Any, sums: Any, tile: Tile, height: int) -> tuple[list[Any], list[Any], int]:
     """Order the loops of the sums; return those outside of a tile, those that a tile stays for, and how many are spread.
 
     With a ``height`` lines are taken in blocks; blocks are outside of the output channels, unless each channel is by itself.
+    Loops that the sums are within stay as they are.
     """
-    loops = list(sch.get_loops(sums))
     kinds = [int(var.iter_type) == 2 for var in sch.get(sums).iter_vars]
+    loops = list(sch.get_loops(sums))[-len(kinds) :]
     *lead, vectors, line, tiles, rows, lane = [x for x, reduces in zip(loops, kinds, strict=True) if not reduces]
     over = [x for x, reduces in zip(loops, kinds, strict=True) if reduces]
     depthwise = len(loops) == 8
@@ -144,7 +146,7 @@ def _cut(sch: Any, sums: Any, tile: Tile, height: int) -> tuple[list[Any], list[
     return outer, over, spread
 
 
-def _write_out(sch: Any, block: Any, depth: int, lanes: int) -> None:
+def write_out(sch: Any, block: Any, depth: int, lanes: int) -> None:
     """Unroll the loops of a block inside of ``depth`` others, and make vectors of the last."""
     *loops, last = list(sch.get_loops(block))[depth:]
     size = extent(sch, last)

@@ -68,10 +68,12 @@ def compare(program: Program, options: argparse.Namespace) -> None:
     gained = 0.0
     for name in sorted(times, key=lambda name: -times[name] * uses[name])[: options.kernels]:
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
-            theirs = tuned(functions[name], options, Path(folder))
-        if theirs is None:
-            print(f"{uses[name]} x {name}: {1e6 * times[name]:.0f} us; MetaSchedule found nothing", flush=True)
-            continue
+            try:
+                theirs = tuned(functions[name], options, Path(folder))
+            except Exception as error:  # of any kind, from TVM
+                reason = next((line for line in str(error).splitlines() if line.startswith("Error message")), "")
+                print(f"{uses[name]} x {name}: {1e6 * times[name]:.0f} us; MetaSchedule fails: {reason}", flush=True)
+                continue
         both = interleave({"ours": ours[name], "theirs": theirs}, blocks=options.rounds)
         ratio = both["theirs"].ratio(both["ours"])
         gained += max(0.0, 1 - ratio.median) * times[name] * uses[name]
@@ -142,8 +144,8 @@ def called(built: Any, function: Any) -> Callable[[], object]:
     return lambda: built["main"](*arrays)
 
 
-def tuned(function: Any, options: argparse.Namespace, folder: Path) -> Callable[[], object] | None:
-    """The best that MetaSchedule finds for a kernel."""
+def tuned(function: Any, options: argparse.Namespace, folder: Path) -> Callable[[], object]:
+    """The best that MetaSchedule finds for a kernel. Raises what TVM raises where its rules do not fit, or find nothing."""
     import tvm
     from tvm.s_tir import meta_schedule
 
@@ -154,7 +156,9 @@ def tuned(function: Any, options: argparse.Namespace, folder: Path) -> Callable[
         seed=1,
     )  # fmt: skip
     found = meta_schedule.tir_integration.compile_tir(database, module, target)
-    return None if found is None else called(tvm.compile(found.mod, target=target), function)
+    if found is None:
+        raise RuntimeError("Error message: it found nothing that runs")
+    return called(tvm.compile(found.mod, target=target), function)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from fxopt.backends.tvm.integers.contraction import INTEGERS
 from fxopt.backends.tvm.integers.dots import dot_intrinsic
 from fxopt.backends.tvm.integers.tiling import Tiling
 from fxopt.backends.tvm.loops import blocks_of, extent, parallel, schedule_alone, vectorize
-from fxopt.backends.tvm.tiles import PACKED, PADDED, SUMS, TILE, _on_each_tile, _split_behind, _write_out
+from fxopt.backends.tvm.tiles import PACKED, PADDED, SUMS, TILE, _on_each_tile, _split_behind, write_out
 from fxopt.backends.tvm.whole_tiles import MARK as MARK_WRITES
 
 _TILES, _ROUNDS = 16, 24
@@ -55,7 +55,7 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     dots = kind in ("vnni", "sdot")
     sch.reorder(*outer, *over, *steps, *([] if dots else inner), vector, line, rows, lane, *(inner if dots else []))
     _on_each_tile(sch, behind, outer[-1], lanes)
-    _write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
+    write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     for loop in (*steps, vector, line, rows):
         sch.unroll(loop)
     if not dots:
@@ -63,7 +63,7 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     sch.set_scope(sums, 0, "local")
     depth = _hand_out(sch, outer)
     first = sch.decompose_reduction(sums, over[0])
-    _write_out(sch, first, depth, lanes)
+    write_out(sch, first, depth, lanes)
     if dots:
         sch.tensorize(lane, dot_intrinsic(kind, lanes))
     for later in behind["later"]:

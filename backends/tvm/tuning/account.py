@@ -24,4 +24,18 @@ def account(choices: Choices, database: Database | None) -> dict[str, Any]:
         text = f"built from templates: the tiles of all {every} tasks are chosen by rule, none was measured"
     else:
         text = f"{measured} of {every} tasks have tiles that were measured, the others are chosen by rule"
-    return {"tuned": tasks, "notes": [text, *(database.notes if database else ())]}
+    return {"tuned": tasks, "notes": [text, *_filtered(choices), *(database.notes if database else ())]}
+
+
+def _filtered(choices: Choices) -> list[str]:
+    """What minimal filtering costs in room."""
+    count, more = 0, 0
+    for key, tile in choices.made.items():
+        for way in choices.tasks[key].filtered:
+            if way.side == tile.winograd:
+                count += choices.uses[key]
+                more += choices.uses[key] * way.more_bytes
+    if not count:
+        return []
+    text = f"{count} convolution(s) are computed by minimal filtering, and their weights take {more / 1e6:.1f} MB more"
+    return [f"{text}; tvm(winograd=False) saves that"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -43,6 +44,13 @@ def space(task: Task, processor: Processor) -> tuple[Tile, ...]:
     """
     if task.offered:
         return task.offered
+    found = _tiles(task, processor)
+    for way in task.filtered:
+        found += [dataclasses.replace(tile, winograd=way.side) for tile in _tiles(way.products, processor)]
+    return tuple(sorted(found, key=lambda tile: price(task, tile)))
+
+
+def _tiles(task: Task, processor: Processor) -> list[Tile]:
     most = processor.registers - 4
     vectors = [v for v in (1, 2, 3, 4, 6) if not (task.grouped and task.vectors % v)] if task.shared else [1]
     unrolls = [u for u in (1, 2, 4, 8, 16) if task.steps % u == 0]
@@ -50,10 +58,10 @@ def space(task: Task, processor: Processor) -> tuple[Tile, ...]:
     for v, unroll, lines in itertools.product(vectors, unrolls, (None, *task.lines)):
         rows = range(1, min(most // v, task.positions) + 1)
         found += [Tile(r, v, unroll, lines) for r in rows if r * v * unroll <= _CODE]
-    return tuple(sorted(found, key=lambda tile: price(task, tile)))
+    return found
 
 
 def _steps(one: Tile, other: Tile) -> int:
     """In how many ways two tiles differ; up to two rows are one way."""
-    ways = [getattr(one, name) != getattr(other, name) for name in ("vectors", "unroll", "lines", "chunk")]
+    ways = [getattr(one, name) != getattr(other, name) for name in ("vectors", "unroll", "lines", "chunk", "winograd")]
     return sum(ways) + (abs(one.rows - other.rows) + 1) // 2
