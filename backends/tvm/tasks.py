@@ -28,7 +28,7 @@ class Tile:
     winograd: int = 0
 
     def numbers(self) -> list[int]:
-        """As an annotation in TVM holds it."""
+        """As an annotation in TVM holds it, but for ``winograd``, which the blocks of a kernel tell."""
         return [self.rows, self.vectors, self.unroll, -1 if self.lines is None else self.lines, self.chunk]
 
     @classmethod
