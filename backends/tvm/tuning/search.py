@@ -4,6 +4,9 @@ The next trial goes to the task where it may save most: that with the largest pa
 lately won. It is the idea of Zheng et al., "Ansor" (OSDI 2020), section 6, without its round over all tasks: each task has
 but its first trial, and one that takes little time has little more. What takes little is known once each was timed: until
 then no task has a second trial.
+
+Kernels without products (norms, softmax, pools, moves) have loops by rule and are no tasks. They take few percent of a model's
+time, and MetaSchedule, which could search for them, finds none that is faster: see ``tests/bench/tvm_rest.py``.
 """
 
 from __future__ import annotations
