@@ -14,7 +14,7 @@ from fxopt.ops import arguments
 
 @graph_pass
 def split_attention(program: Program) -> None:
-    """Write scaled dot product attention as softmax(Q Kᵀ · scale + mask) V, whose products can be quantized.
+    """Write attention as softmax(Q Kᵀ · scale + mask) V, whose products can be quantized.
 
     Vaswani et al. 2017, eq. 1. Backends have faster forms of the whole, so it is split where the backend has integer
     kernels for products, or for a quantizer of your own that annotates them. Declined with dropout, where heads share keys
