@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxopt.backends.tvm.blocks import rebuilt
+
 OVERLAPPING = "fxopt.overlapping"
 """Annotation of a loop: the lanes of its vectors."""
 
@@ -25,6 +27,7 @@ def with_overlapping(function: Any) -> Any:
 
 def _in_vectors(loop: Any) -> Any:
     from tvm import tirx
+    from tvm.s_tir import SBlockRealize
     from tvm.tirx import Var
     from tvm_ffi import structural_map
 
@@ -46,20 +49,11 @@ def _in_vectors(loop: Any) -> Any:
     block = loop.body.block
     of = {var.var: placed(value, written) for var, value in zip(block.iter_vars, loop.body.iter_values, strict=True)}
     indices = [structural_map(index, (Var, lambda var: of.get(var, var))) for index in block.body.indices]
-    body = _with(loop.body, tirx.BufferStore(block.body.buffer, block.body.value, indices), read, placed)
+    store = tirx.BufferStore(block.body.buffer, block.body.value, indices)
+    values = [placed(value, read) for value in loop.body.iter_values]
+    body = SBlockRealize(values, loop.body.predicate, rebuilt(block, body=store))
     inner = tirx.For(lane, zero, tirx.const(lanes, dtype), kind.VECTORIZED, body)
     return tirx.For(vector, zero, tirx.const(count, dtype), kind.SERIAL, inner, None, notes)
-
-
-def _with(realized: Any, body: Any, place: Any, placed: Any) -> Any:
-    from tvm.s_tir import SBlock, SBlockRealize
-
-    block = realized.block
-    block = SBlock(
-        block.iter_vars, block.reads, block.writes, block.name_hint, body, None, block.alloc_buffers, block.match_buffers,
-        block.annotations,
-    )  # fmt: skip
-    return SBlockRealize([placed(value, place) for value in realized.iter_values], realized.predicate, block)
 
 
 def _suits(realized: Any) -> bool:

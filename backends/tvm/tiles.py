@@ -68,10 +68,7 @@ def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
     operands = [block for block, name in before if name not in (PADDED, PACKED)]
     copied = [blocks[start]] if FLUSHED in names else []
     chain = blocks[start + len(copied) :]
-    shapes = [sch.get(block).writes[0].source.shape for block in chain]
-    last = 0
-    while last + 1 < len(chain) and same_shape(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
-        last += 1
+    last = last_alike(sch, chain)
     return {"copied": copied, "folded": [*operands, *chain[:last]], "done": [chain[last]], "later": chain[last + 1 :]}
 
 
@@ -85,8 +82,15 @@ def _on_each_tile(sch: Any, behind: dict[str, list[Any]], loop: Any, lanes: int)
         sch.annotate(done, MARK, 1)
 
 
-def same_shape(one: Any, other: Any) -> bool:
-    """Whether two shapes are equal."""
+def last_alike(sch: Any, chain: list[Any]) -> int:
+    """Which of the blocks is the last that has an element for each of the first's, as all between have."""
+    shapes, last = [sch.get(block).writes[0].source.shape for block in chain], 0
+    while last + 1 < len(chain) and _same(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
+        last += 1
+    return last
+
+
+def _same(one: Any, other: Any) -> bool:
     from tvm_ffi import structural_equal
 
     return len(one) == len(other) and all(map(structural_equal, one, other))

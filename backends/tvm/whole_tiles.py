@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxopt.backends.tvm.blocks import rebuilt
+
 MARK = "fxopt.whole_tiles"
 """Annotation of the block that writes: 1 if the statement before its loops only copies the sums, out of registers."""
 
@@ -87,14 +89,10 @@ def _whole(loops: list[Any], realized: Any, copy: Any) -> Any:
 
 def _with(realized: Any, predicate: Any, block: Any) -> Any:
     """A block in place of another, without the mark."""
-    from tvm.s_tir import SBlock, SBlockRealize
+    from tvm.s_tir import SBlockRealize
 
     notes = {key: value for key, value in block.annotations.items() if key != MARK}
-    block = SBlock(
-        block.iter_vars, block.reads, block.writes, block.name_hint, block.body, block.init, block.alloc_buffers,
-        block.match_buffers, notes,
-    )  # fmt: skip
-    return SBlockRealize(realized.iter_values, predicate, block)
+    return SBlockRealize(realized.iter_values, predicate, rebuilt(block, annotations=notes))
 
 
 def _around(loops: list[Any], body: Any, kinds: list[Any] | None = None) -> Any:

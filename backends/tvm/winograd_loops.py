@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxopt.backends.tvm.loops import blocks_of, is_reduction, parallel, schedule_alone
+from fxopt.backends.tvm.loops import blocks_of, parallel, schedule_alone
 from fxopt.backends.tvm.tasks import Tile
-from fxopt.backends.tvm.tiles import SUMS, TILE, cut, same_shape, write_out
+from fxopt.backends.tvm.tiles import SUMS, TILE, cut, last_alike, write_out
 from fxopt.backends.tvm.winograd import COLUMNS, INPUT, LINES, SQUARES, STRIP
 
 _OUTSIDE = 2
@@ -22,7 +22,9 @@ def schedule_winograd(sch: Any, lanes: int) -> None:
         sch.compute_inline(block)
     rows, side = (int(size) for size in sch.get(behind[0]).annotations[STRIP])
     sch.unannotate(behind[0], STRIP)
-    last = _fold(sch, behind)
+    last = last_alike(sch, behind)
+    for block in behind[:last]:
+        sch.compute_inline(block)
     n, vector, y, x, lane = sch.get_loops(behind[last])
     strip, y = sch.split(y, [None, rows])
     down, y = sch.split(y, [None, side])
@@ -33,23 +35,11 @@ def schedule_winograd(sch: Any, lanes: int) -> None:
     _products(sch, strip, lanes)
     _inputs(sch, strip, lanes)
     for name in (SQUARES, LINES):
-        _in_registers(sch, sch.get_sblock(name), _OUTSIDE + 3)
+        _in_registers(sch, sch.get_sblock(name), _OUTSIDE + 3, lanes)
     write_out(sch, behind[last], _OUTSIDE + 3, lanes)
     parallel(sch, [down, across])
     for block in behind[last + 1 :]:
         schedule_alone(sch, block, lanes)
-
-
-def _fold(sch: Any, behind: list[Any]) -> int:
-    """Compute all that is element by element behind the outputs at once; return which block of them is the last."""
-    shapes, last = [sch.get(block).writes[0].source.shape for block in behind], 0
-    while (
-        last + 1 < len(behind) and same_shape(shapes[last + 1], shapes[0]) and not is_reduction(sch, behind[last + 1])
-    ):
-        last += 1
-    for block in behind[:last]:
-        sch.compute_inline(block)
-    return last
 
 
 def _products(sch: Any, strip: Any, lanes: int) -> None:
@@ -76,15 +66,12 @@ def _inputs(sch: Any, strip: Any, lanes: int) -> None:
     block, lane = sch.split(channels, [None, lanes])
     sch.reorder(unit, square, block, i, j, lane)
     sch.compute_at(columns, block, preserve_unit_loops=True)
-    _in_registers(sch, columns, _OUTSIDE + 3)
+    _in_registers(sch, columns, _OUTSIDE + 3, lanes)
     write_out(sch, turned, _OUTSIDE + 3, lanes)
     parallel(sch, [unit, square])
 
 
-def _in_registers(sch: Any, block: Any, depth: int) -> None:
+def _in_registers(sch: Any, block: Any, depth: int, lanes: int) -> None:
     """Write the loops of a block out inside of ``depth`` others, on numbers that stay in registers."""
-    lane = list(sch.get_loops(block))[-1]
     sch.set_scope(block, 0, "local")
-    for loop in list(sch.get_loops(block))[depth:-1]:
-        sch.unroll(loop)
-    sch.vectorize(lane)
+    write_out(sch, block, depth, lanes)

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tvm_speed import patient_builder, program_of, stock_target
+from tvm_speed import cost_model, of_one_size, patient_builder, program_of, stock_target
 
 from fxopt import Pipeline, Program
 from fxopt.backends.tvm import Tvm
@@ -93,15 +92,12 @@ def model_seconds(program: Program, options: argparse.Namespace) -> float:
 
 def rest(program: Program) -> tuple[dict[str, Any], Counter[str]]:
     """Kernels without a template, without loops, by name; and how often each is called."""
-    from tvm import relax, tirx
+    from tvm import tirx
     from tvm.ir import Call
     from tvm.s_tir import Schedule
 
     ready = legalized(program, Tvm(), host())
-    module, sizes = import_program(ready), {}
-    for var, leaf in zip(module["main"].params, program.example_leaves(), strict=True):
-        sizes |= {size: known for size, known in zip(var.ty.shape, leaf.shape, strict=True) if hasattr(size, "name")}
-    module = kernels_of(relax.transform.BindSymbolicVars(sizes, "main")(module), Choices(processor_of(host())))
+    module = kernels_of(of_one_size(import_program(ready), program), Choices(processor_of(host())))
     uses: Counter[str] = Counter()
     for block in module["main"].body.blocks:
         for binding in block.bindings:
@@ -150,10 +146,9 @@ def tuned(function: Any, options: argparse.Namespace, folder: Path) -> Callable[
     from tvm.s_tir import meta_schedule
 
     module, target = module_of(function), stock_target()
-    model = "xgb" if importlib.util.find_spec("xgboost") else "random"
     database = meta_schedule.tir_integration.tune_tir(
-        module, target, str(folder), options.trials, num_trials_per_iter=16, builder=patient_builder(), cost_model=model,
-        seed=1,
+        module, target, str(folder), options.trials, num_trials_per_iter=16, builder=patient_builder(),
+        cost_model=cost_model(), seed=1,
     )  # fmt: skip
     found = meta_schedule.tir_integration.compile_tir(database, module, target)
     if found is None:

@@ -113,10 +113,15 @@ def program_of(name: str) -> Program:
 
 def stock_module(program: Program) -> Any:
     """What TVM's own importer makes of it, for a batch of the example's size."""
-    from tvm import relax
     from tvm.relax.frontend.torch import from_exported_program
 
-    module = from_exported_program(export_program(program))
+    return of_one_size(from_exported_program(export_program(program)), program)
+
+
+def of_one_size(module: Any, program: Program) -> Any:
+    """The module for the sizes of the program's example alone."""
+    from tvm import relax
+
     sizes = {}
     for var, leaf in zip(module["main"].params, program.example_leaves(), strict=True):
         sizes |= {size: known for size, known in zip(var.ty.shape, leaf.shape, strict=True) if hasattr(size, "name")}
@@ -141,12 +146,12 @@ def stock_tuned(module: Any, options: argparse.Namespace, folder: Path) -> Calla
     from tvm.s_tir.meta_schedule import relax_integration
 
     folder.mkdir()
-    target, model = stock_target(), "xgb" if importlib.util.find_spec("xgboost") else "random"
+    target = stock_target()
     with target:
         kernels = relax.get_pipeline("zero")(module)
         database = relax_integration.tune_relax(
             kernels, {}, target, str(folder), options.stock_trials, num_trials_per_iter=16, builder=patient_builder(),
-            cost_model=model, seed=1,
+            cost_model=cost_model(), seed=1,
         )  # fmt: skip
         with database:
             kernels = relax.transform.MetaScheduleApplyDatabase()(kernels)
@@ -158,6 +163,11 @@ def patient_builder() -> Any:
     from tvm.s_tir.meta_schedule.builder import LocalBuilder
 
     return LocalBuilder(timeout_sec=180.0)
+
+
+def cost_model() -> str:
+    """MetaSchedule's, which needs xgboost; candidates by chance without."""
+    return "xgb" if importlib.util.find_spec("xgboost") else "random"
 
 
 def stock_target() -> Any:

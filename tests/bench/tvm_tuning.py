@@ -31,7 +31,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tvm_speed import patient_builder, program_of
+from tvm_speed import cost_model, patient_builder, program_of
 
 from fxopt import Program
 from fxopt.backends.tvm import Tvm
@@ -98,8 +98,6 @@ def heaviest(choices: Choices, count: int) -> Choices:
 
 def stock(choices: Choices, trials: int, folder: Path) -> int:
     """Let MetaSchedule tune the same kernels; return how many trials it made."""
-    import importlib.util
-
     import tvm
     from tvm import te
     from tvm.s_tir import meta_schedule
@@ -113,7 +111,7 @@ def stock(choices: Choices, trials: int, folder: Path) -> int:
     meta_schedule.tir_integration.tune_tir(
         tvm.IRModule(kernels), target, str(folder / "stock"), trials, num_trials_per_iter=max(1, trials // len(kernels)),
         builder=patient_builder(),
-        cost_model="xgb" if importlib.util.find_spec("xgboost") else "random", measure_callbacks=counted.callbacks(), seed=1,
+        cost_model=cost_model(), measure_callbacks=counted.callbacks(), seed=1,
     )  # fmt: skip
     return counted.made
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxopt.backends.tvm.blocks import rebuilt
 from fxopt.backends.tvm.integers.tile_registers import ROW, Registers
 from fxopt.backends.tvm.loops import on_the_stack
 from fxopt.backends.tvm.sizes import is_int
@@ -48,18 +49,12 @@ def with_instructions(function: Any) -> Any:
         nest = _Nest(block.body)
         make = {ZERO: _zero, MULTIPLY: _multiply, STORE: _store}[str(what)]
         rest = {key: value for key, value in block.annotations.items() if key != MARK}
-        return SBlock(
-            block.iter_vars, block.reads, block.writes, block.name_hint, stmt_seq(*make(nest, registers)), None,
-            block.alloc_buffers, block.match_buffers, rest,
-        )  # fmt: skip
+        return rebuilt(block, body=stmt_seq(*make(nest, registers)), init=None, annotations=rest)
 
     def without_sums(block: Any) -> Any:
         reads, writes = ([r for r in some if not _source(r).same_as(gone[0])] for some in (block.reads, block.writes))
         arrays = [array for array in block.alloc_buffers if not array.same_as(gone[0])]
-        return SBlock(
-            block.iter_vars, reads, writes, block.name_hint, block.body, block.init, arrays, block.match_buffers,
-            block.annotations,
-        )  # fmt: skip
+        return rebuilt(block, reads=reads, writes=writes, alloc_buffers=arrays)
 
     body = structural_map(structural_map(function.body, (SBlock, instructions)), (SBlock, without_sums))
 

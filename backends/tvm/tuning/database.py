@@ -20,8 +20,8 @@ from fxopt.backends.tvm.processor import Processor
 from fxopt.backends.tvm.tasks import Tile
 
 _MADE_BY = (
-    "convolution", "product", "tiles", "loops", "schedule", "threads", "stealing", "whole_tiles", "winograd",
-    "winograd_loops",
+    "convolution", "product", "tiles", "loops", "schedule", "threads", "stealing", "blocks", "whole_tiles",
+    "overlapping", "winograd", "winograd_loops",
     *(f"integers/{name}" for name in (
         "amx", "amx_tiles", "contraction", "dots", "epilogue", "geometry", "operands", "overlap", "schedule",
         "tile_registers", "tiling",

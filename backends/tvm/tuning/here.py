@@ -56,12 +56,9 @@ def timer_of(library: Any, tensors: list[Any], device: Any) -> Timer:
     import tvm
 
     random = np.random.default_rng(0).standard_normal(4099)
-    arrays = [
-        tvm.runtime.tensor(np.resize(random, _shape(tensor)).astype(str(tensor.dtype.dtype)), device)
-        for tensor in tensors
-    ]
+    numbers = [np.resize(random, _shape(tensor)).astype(str(tensor.dtype.dtype)) for tensor in tensors]
+    arrays, size = [tvm.runtime.tensor(values, device) for values in numbers], numbers[1].nbytes
     library["main"](*arrays)
-    size = arrays[1].numpy().nbytes
     number = repeat = 0
 
     def timer() -> float:
