@@ -12,8 +12,8 @@ Everything below loads when it is first used, so that ``import fxopt`` and loadi
     proving them                  verify (running, probes, compare, claims), precision (reference)
     backend, target, workload     backend (qdq), target, workload (recorded), registry
     training on                   trainable (a Program as a plain module)
-    the main job                  recipe, building, lowering, judging (batching), measure, artifact (tree), facts, report,
-                                  benching
+    the main job                  recipe, building, lowering, judging (batching), measure, artifact (tree), staging, facts,
+                                  report, benching, trying_out (fresh_process)
     the command line              cli, explain, scaffold, errors (all of them)
     for authors of plugins        testing
 """

@@ -6,14 +6,9 @@ the sha256 of every file, and the figures that were measured.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +135,18 @@ def load_for(folder: Path, target: Target, backend: Backend | None = None) -> Ar
     return _place(folder, manifest, backend, target)
 
 
+def load_to_check(folder: Path, target: Target) -> Artifact:
+    """Like :func:`load_for`; what cannot run here by its own kernels is run by its backend's stand-in, if there is one."""
+    found = load_for(folder, target)
+    if found.elsewhere and (runner := find_backend(found.manifest["backend"]).stand_in(folder, found.manifest)):
+        return Artifact(folder, found.manifest, runner)
+    return found
+
+
 def _place(folder: Path, manifest: dict[str, Any], backend: Backend, target: Target) -> Artifact:
     if device := device_of(target):
         return Artifact(folder, manifest, device.open(folder, str(backend)), device)
-    if reason := backend.elsewhere(target):
+    if reason := backend.elsewhere(manifest):
         return Artifact(folder, manifest, _nowhere(f"{folder} was built for {target.name}: {reason}"), elsewhere=reason)
     return Artifact(folder, manifest, backend.load(folder, manifest))
 
@@ -184,53 +187,3 @@ def describe_files(folder: Path) -> dict[str, str]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with its keys in their order, which is that of a model's outputs."""
     path.write_text(json.dumps(value, indent=1, default=str) + "\n")
-
-
-def _stranger(out: Path) -> Path | None:
-    """Something that building into ``out`` would destroy, and no build made; None if there is nothing."""
-    if not out.is_dir():
-        return out if out.exists() else None
-    present = [path for path in out.rglob("*") if not path.is_dir()]
-    try:
-        made = {out / name for name in (MANIFEST, REPORT, *read_json(out / MANIFEST)["files"])}
-    except (BackendError, KeyError, TypeError):
-        made = set()
-    return next((path for path in present if path not in made), None)
-
-
-@contextlib.contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """Yield a folder beside ``out`` that takes its place when all went well, and vanishes when anything did not.
-
-    A folder that was there before stays until then. Raises UsageError where ``out`` cannot be written, or holds
-    something that is not part of an artifact.
-    """
-    out = out.resolve()  # of a link, the folder it leads to is replaced
-    if stranger := _stranger(out):
-        raise UsageError(
-            f"{stranger} is not part of an artifact, and would be lost; choose another --out, or remove it"
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
-    try:
-        yield stage
-        os.chmod(stage, 0o755)
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-            out.rename(old / "artifact")
-            try:
-                stage.rename(out)
-            except BaseException:
-                (old / "artifact").rename(out)
-                raise
-            finally:
-                shutil.rmtree(old)
-        else:
-            stage.rename(out)
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -59,7 +59,10 @@ class Backend:
         return Policy()
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
-        """Write the compiled model into the folder ``out``; return facts for the report. Raises BackendError."""
+        """Write the compiled model into the folder ``out``; return facts for the report. Raises BackendError.
+
+        Of a backend whose kernels may add products of bytes in 16 bits, :data:`fxopt.int8_pairs.OVERFLOWS` is one of them.
+        """
         raise NotImplementedError
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
@@ -84,8 +87,27 @@ class Backend:
         """
         return "it has no kernels for GPUs" if "cuda" in target.features else self.missing()
 
-    def elsewhere(self, target: Target) -> str | None:
-        """Why what is built for ``target`` does not run on this machine; None if it does, as a file for any machine does."""
+    def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
+        """Write into ``out`` what :meth:`build` wrote into ``folder``, with codes of quantized values behind its outputs.
+
+        ``names`` are those of the quantize nodes of ``program``; returned are those that the model gives, in order, as
+        codes or as the numbers that these stand for. Its other values must be computed by the kernels that compute them in
+        ``folder``. By default the program is built again with more outputs. Raises BackendError.
+        """
+        from fxopt.exposing import with_outputs
+
+        self.build(with_outputs(program, names), target, out)
+        return list(names)
+
+    def elsewhere(self, manifest: dict[str, Any]) -> str | None:
+        """Why an artifact does not run on this machine, or would give other numbers; None if it does, as most files do."""
+        return None
+
+    def stand_in(self, folder: Path, manifest: dict[str, Any]) -> Runner | None:
+        """A runner that gives the numbers of an artifact which runs :meth:`elsewhere`, with other kernels; None without one.
+
+        A build for another machine is checked and judged by it, and never timed.
+        """
         return None
 
     def suits(self, target: Target) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from fxopt import artifact, facts
 from fxopt.candidates import Candidate
 from fxopt.choosing import choose
 from fxopt.cost import cost
+from fxopt.exposing import Exposed
 from fxopt.fidelity import Fidelity
 from fxopt.judging import budget_lines, compare, device_lines
 from fxopt.lowering import legalized
@@ -22,6 +24,7 @@ from fxopt.pipeline import Watcher
 from fxopt.plan import resolve
 from fxopt.recipe import Recipe, read_recipe
 from fxopt.recorded import RecordedInputs
+from fxopt.staging import staged
 from fxopt.versions import versions
 
 Progress = Callable[[str], None]
@@ -42,14 +45,16 @@ def build(
     With ``measure`` the model before and after is timed side by side, beside eager; ``tune_seconds`` above 0 lets
     the backend choose its options by measurement. A backend that chooses among others has the recipe tried with each
     of them: ``report["choice"]``, also in the manifest. Extra ``watchers`` run inside verification and the metric.
-    The folder appears when all is done, or not at all. A missed budget is in the report: ``report["missed"]``.
+    The folder appears when all is done, or not at all. A missed budget is in the report, ``report["missed"]``, and the folder
+    then is ``out.missed``, with ``out`` left as it was: see :mod:`fxopt.staging`. ``report["folder"]`` is where it is, which
+    alone is not in the report in the folder.
 
     Raises UsageError, CaptureError, PassError, BackendError.
     """
     plan = resolve(recipe if isinstance(recipe, Recipe) else read_recipe(recipe))
     clock = _Clock(progress)
     account: dict[str, Any] = {}
-    with artifact.staged(Path(out)) as stage, tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
+    with staged(Path(out)) as stage, tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
         with clock("capture"):
             program = plan.workload.capture()
         if plan.calibration is not None:
@@ -67,8 +72,9 @@ def build(
                 legal = legalized(outcome.program, backend, plan.target, plan.workload)
                 backend = backend.tune(legal, plan.target, tune_seconds)
         with clock("build"):
-            lowered, built = plan.lower(outcome.program, backend, stage)
-            agreed = None if built.elsewhere else Fidelity(program, lowered, chosen.noise_db).check(built)
+            lowered, built = plan.lower(outcome.program, backend, stage.folder)
+            exposed = functools.partial(Exposed, lowered, backend, plan.target, built, Path(scratch) / "exposed")
+            agreed = None if built.elsewhere else Fidelity(lowered, chosen.noise_db).check(built, exposed)
         with clock("build before"):
             _, reference = plan.lower(program, backend, Path(scratch) / "before")
         with clock("measure"):
@@ -99,10 +105,11 @@ def build(
         report["memory"] = plan_memory(lowered).to_dict()
         report["budget"] = budget_lines(plan.recipe.budget, report) + device_lines(plan.target, report)
         report["missed"] = [line["text"] for line in report["budget"] if not line["met"]]
-        artifact.write_json(stage / artifact.REPORT, report)
+        stage.missed = bool(report["missed"])
+        artifact.write_json(stage.folder / artifact.REPORT, report)
         built.manifest["measured"] = {key: report[key] for key in ("before", "after", "agreement")}
-        artifact.write_json(stage / artifact.MANIFEST, built.manifest)
-    return report
+        artifact.write_json(stage.folder / artifact.MANIFEST, built.manifest)
+    return report | {"folder": str(stage.place)}
 
 
 class _Clock:

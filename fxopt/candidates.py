@@ -65,7 +65,7 @@ def candidates_of(
     allowed = ROUNDED_DB if plan.recipe.budget.metric_drop is not None and plan.workload.data is not None else None
     if allowed is None and "float" in outcomes:
         quantized, original = outcomes["recipe"].program, outcomes["float"].program
-        allowed = Fidelity(original, quantized).noise_db
+        allowed = Fidelity(quantized).sqnr_to(original)
     made: list[Candidate] = []
     for form, outcome in outcomes.items():
         first = Candidate(backend, form, outcome, allowed)
@@ -104,7 +104,7 @@ def _variants(first: Candidate, plan: Plan, program: Program, folder: Path) -> l
     assert first.outcome is not None
     try:
         lowered, built = plan.lower(first.outcome.program, first.backend, folder)
-        fidelity = Fidelity(program, lowered, first.noise_db)
+        fidelity = Fidelity(lowered, first.noise_db)
     except Exception as error:  # of a backend that is one of many, and may be a stranger's
         return [replace(first, refused=_reason(error))]
     variants = first.backend.variants()

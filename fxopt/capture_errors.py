@@ -10,17 +10,15 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+import fxopt
 from fxopt.errors import CaptureError
 from fxopt.text import short_path, type_text
 
 _SITE = Path(torch.__file__).parent.parent
-_MACHINERY = (
-    *(f"{_SITE / name}/" for name in ("torch", "sympy", "numpy")),
-    f"{Path(__file__).parent}/",
-    f"{sysconfig.get_path('stdlib')}/",
-    "<",
-)
-"""Where a line is not the user's own (site-packages, which is inside the standard library's folder, is)."""
+_MACHINERY = (*(f"{_SITE / name}/" for name in ("torch", "sympy", "numpy")), f"{Path(fxopt.__file__).parent}/", "<")
+"""Where a line is not the user's own."""
+_STANDARD = f"{sysconfig.get_path('stdlib')}/"
+"""Where it is not either, but in site-packages, which is inside."""
 
 _MEANINGS = {
     "GuardOnDataDependentSymNode": "the line branches on values, or sizes a tensor by values, known only at run time",
@@ -35,8 +33,7 @@ def is_final(error: Exception) -> bool:
 
 def is_users(path: str) -> bool:
     """Whether a source file is the user's own or of a package with models, rather than of torch's machinery or ours."""
-    packaged = path.startswith(f"{_SITE}/") and not path.startswith(_MACHINERY[:4])
-    return packaged or not path.startswith(_MACHINERY)
+    return not path.startswith(_MACHINERY) and (path.startswith(f"{_SITE}/") or not path.startswith(_STANDARD))
 
 
 def user_line(error: BaseException) -> str:

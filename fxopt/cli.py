@@ -107,13 +107,13 @@ def build(
     recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
     console = Console(stderr=as_json)
 
-    def show(folder: Path, report: dict[str, Any]) -> None:
+    def show(name: str, report: dict[str, Any]) -> None:
         from fxopt.report import show_report
 
         if not as_json:
             show_report(report, console)
-            seconds = sum(report["seconds"].values())
-            console.print(f"[bold]{folder}[/] in {seconds:.1f} s; run it with fxopt.load({str(folder)!r})")
+            seconds, folder = sum(report["seconds"].values()), _from_here(report["folder"])
+            console.print(f"[bold]{folder}[/] in {seconds:.1f} s; run it with fxopt.load({folder!r})")
 
     with _progress(console) as progress:
         from fxopt import watchers as w
@@ -124,16 +124,20 @@ def build(
         extra += [w.dump(dump)] if dump else []
         options = {"measure": measure, "tune_seconds": tune, "watchers": tuple(extra), "progress": progress}
         if target and len(target) > 1:
-            reports = build_several(recipe, target, out, lambda name, report: show(out / name, report), **options)
+            reports = build_several(recipe, target, out, show, **options)
         else:
             reports = {"": run_build(recipe, out, **options)}
-            show(out, reports[""])
+            show("", reports[""])
     if as_json:
         print(json.dumps(reports.get("", reports), default=str))
     elif len(reports) > 1:
         console.print(difference_table(reports))
-    if missed := [f"{name}: {line}".lstrip(": ") for name, report in reports.items() for line in report["missed"]]:
-        raise BudgetError("; ".join(missed))
+    if missed := {name: "; ".join(report["missed"]) for name, report in reports.items() if report["missed"]}:
+        told = [
+            _missed(f"{name}: {text}".lstrip(": "), reports[name]["folder"], out / name)
+            for name, text in missed.items()
+        ]
+        raise BudgetError("\n".join(told))
 
 
 @app.command()
@@ -290,7 +294,7 @@ def bundle(
     made = run_bundle(folder, out, wheels)
     print(json.dumps(vars(made), default=str) if as_json else made.text())
     if made.missed:
-        raise BudgetError(made.missed)
+        raise BudgetError(_missed(made.missed, made.path, out))
 
 
 @new_app.command("pass")
@@ -303,6 +307,17 @@ def new_pass(
 
     for line in write_pass(name, into):
         print(line)
+
+
+def _missed(text: str, place: str | Path, asked: Path) -> str:
+    """What was missed, and where what was made is, as it is not under the name that was asked for."""
+    return f"{text}\n  kept as {_from_here(place)}; nothing was changed at {asked}"
+
+
+def _from_here(place: str | Path) -> str:
+    """A path, from the current folder on where it is below it."""
+    here, place = Path.cwd(), Path(place).absolute()
+    return str(place.relative_to(here) if place.is_relative_to(here) else place)
 
 
 def _words(value: Any) -> str:

@@ -9,6 +9,7 @@
     │   └── RecipeError           a recipe or model file that cannot be read
     ├── CaptureError        (3)   the model cannot become a Program
     ├── PassError           (3)   a pass failed
+    │   ├── PassCrashError        by an error that nobody wrote for users, most often a bug in it
     │   ├── VerifyError           a pass broke the graph, the interface or the numbers
     │   └── DataError             a pass needs data that is absent or unusable
     ├── BackendError        (4)   a backend refused or failed
@@ -76,6 +77,10 @@ class CaptureError(FxoptError):
 
 class PassError(FxoptError):
     """A pass failed; the message names the pass, its place in the pipeline and the node."""
+
+
+class PassCrashError(PassError):
+    """A pass failed by an error that is no FxoptError, which is the ``__cause__``: most often a bug in the pass."""
 
 
 class VerifyError(PassError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
 import logging
@@ -16,7 +17,7 @@ from torch.utils import _pytree as pytree
 from fxopt.capture_errors import cannot_export, is_final
 from fxopt.dynamic_shapes import Dims, dynamic_shapes
 from fxopt.errors import UsageError
-from fxopt.guards import fixed_batch_reason, noted_guards
+from fxopt.guards import Guard, fixed_batch_reason, noting_guards
 
 _Exported = torch.export.ExportedProgram
 
@@ -33,15 +34,15 @@ def export_module(
         raise UsageError(f"dynamic must be 'batch', None or the dynamic_shapes of torch.export, got {dynamic!r}")
     reason = ""
     for some in [batched, batched[:1]] if len(batched) > 1 else [batched] if batched else []:
-        with noted_guards() as guards:
-            try:
-                exported = _export_batch(module, args, kwargs, some)
-            except Exception as error:
-                if is_final(error):
-                    raise cannot_export(module, error) from error
-                # the first attempt's: in the second, inputs that fit each other were told apart
-                reason = reason or fixed_batch_reason(error, guards)
-                continue
+        guards: list[Guard] = []
+        try:
+            exported = noting_guards(guards, functools.partial(_export_batch, module, args, kwargs, some))
+        except Exception as error:
+            if is_final(error):
+                raise cannot_export(module, error) from error
+            # the first attempt's: in the second, inputs that fit each other were told apart
+            reason = reason or fixed_batch_reason(error, guards)
+            continue
         names = _input_names(args, kwargs)
         fixed = [name for i, name in enumerate(names) if name and i not in some]
         note = f"the batch is dynamic in input {', '.join(names[i] for i in some)} only; fixed: {', '.join(fixed)}"

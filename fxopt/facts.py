@@ -69,6 +69,7 @@ def step_dict(step: StepResult) -> dict[str, Any]:
         "part_of": step.part_of,
         "changed": step.changed,
         "skips": [{"node": s.node, "source": s.source, "reason": s.reason} for s in step.skips],
+        "choices": [{"what": c.what, "value": plain(c.value), "why": c.why} for c in step.choices],
         "delta": cost_dict(step.delta) if step.delta else None,
         "seconds": round(step.seconds, 3),
         **{key: plain(value) for key, value in step.findings.items()},

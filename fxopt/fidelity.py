@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,38 +13,45 @@ from torch.utils import _pytree as pytree
 
 from fxopt.agreement import copied
 from fxopt.artifact import Artifact
+from fxopt.backend import Backend, find_backend
 from fxopt.compare import relative_error, sqnr
 from fxopt.errors import BackendError
+from fxopt.exposing import Exposed
 from fxopt.facts import plain
+from fxopt.integer_check import ValueCheck, check_values
 from fxopt.ops import find_quantized
-from fxopt.precision import coarsest
+from fxopt.precision import coarsest, to_float64
 from fxopt.probes import probe_inputs
 from fxopt.program import Program
+from fxopt.running import run
 from fxopt.text import type_text
 
 _AGREEMENT = 1e-3
 """Largest relative difference between a program in float32 and what a backend built of it."""
+_QUANTIZED_DB, _BELOW_FLOOR_DB = 30.0, 6.0
+"""Least SQNR of an artifact against its quantized program, or how far below the rounding floor it may be, if that is less."""
+_CLEAR_DB = 40.0
+"""SQNR from which an artifact is not built again only to look at its values one by one."""
 
 
 class Fidelity:
     """What ``program`` gives on the example inputs and on random ones, for artifacts to be held against.
 
-    ``captured`` is the program before any pass: an artifact of a quantized program may add no more noise than
-    quantization itself made. A program in float must be met to 1e-3 relative, or the root of its largest epsilon where that
-    is more, as in half precision, whose roundings a backend may leave out; where ``noise_db`` is given, a signal-to-noise
-    ratio of that many dB is enough, which is for runtimes that compute in fewer bits. ``seconds`` is what the program took.
+    A program in float must be met to 1e-3 relative, or the root of its largest epsilon where that is more, as in half
+    precision, whose roundings a backend may leave out. A quantized one must be met to 30 dB, or to 6 dB below its rounding
+    floor where that is less: what two evaluations of the same quantized graph in float differ by, as a deep network makes
+    much of a tie that falls the other way. Where ``noise_db`` is given, a signal-to-noise ratio of that many dB is
+    enough, which is for runtimes that compute in fewer bits. ``seconds`` is what the program took.
     """
 
-    def __init__(self, captured: Program, program: Program, noise_db: float | None = None) -> None:
+    def __init__(self, program: Program, noise_db: float | None = None) -> None:
         self._program = program
         self._probes = probe_inputs(program)
         begun = time.perf_counter()
         self._want = [_outputs(program, program, probe) for probe in self._probes]
         self.seconds = time.perf_counter() - begun
-        self.noise_db, self._quantized = noise_db, is_quantized(program)
+        self._noise_db, self._quantized = noise_db, is_quantized(program)
         self._room = max(_AGREEMENT, coarsest(program) ** 0.5)
-        if self._quantized:
-            self.noise_db = self.sqnr_to(captured)
 
     def sqnr_to(self, other: Program) -> float:
         """Least SQNR in dB of the program against another of the same interface, on the same inputs."""
@@ -52,10 +60,18 @@ class Fidelity:
             for probe, want in zip(self._probes, self._want, strict=True)
         )
 
-    def check(self, built: Artifact) -> dict[str, Any]:
+    @functools.cached_property
+    def floor_db(self) -> float:
+        """The rounding floor: least SQNR in dB of the program in float32 against itself in float64."""
+        with_noise = zip(self._probes, self._want, strict=True)
+        return min(sqnr(run(to_float64(self._program), probe, wide=True).outputs, want) for probe, want in with_noise)
+
+    def check(self, built: Artifact, expose: Callable[[], Exposed] | None = None) -> dict[str, Any]:
         """How an artifact agrees: ``relative_error``, the largest over the outputs, and ``sqnr_db``, the least in dB.
 
-        Raises BackendError where it gives something else.
+        With ``expose`` each quantized value is held against the program on its own inputs too, see
+        :mod:`fxopt.integer_check`; ``values`` then says how many codes there were, how many were off, and the most steps.
+        Raises BackendError where the artifact gives something else.
         """
         errors, ratios = [0.0], []
         for probe, want in zip(self._probes, self._want, strict=True):
@@ -65,20 +81,68 @@ class Fidelity:
                     raise BackendError(f"the backend built a model whose output {i} is {_type(b)}, expected {_type(a)}")
             errors += [relative_error(a, b) for a, b in zip(want, got, strict=True)]
             ratios.append(sqnr(want, got))
-        close = not self._quantized and max(errors) <= self._room
-        if not close and (self.noise_db is None or min(ratios) < self.noise_db):
+        agreed: dict[str, Any] = {"relative_error": plain(max(errors)), "sqnr_db": plain(min(ratios))}
+        if self._quantized:
+            cheap = type(find_backend(built.manifest["backend"])).expose is not Backend.expose
+            if expose is not None and (cheap or min(ratios) < _CLEAR_DB):
+                agreed["values"] = self._check_values(built, expose())
+            if min(ratios) < _QUANTIZED_DB:
+                self._check_noise(built, min(ratios), "values" in agreed)
+        elif max(errors) > self._room and (self._noise_db is None or min(ratios) < self._noise_db):
+            limit = f"{self._room:.2g} relative" + ("" if self._noise_db is None else f" or {self._noise_db:.1f} dB")
             raise BackendError(
                 f"what {built.manifest['backend']} built gives other numbers than the program: off by "
-                f"{max(errors):.2g} relative, {min(ratios):.1f} dB; allowed {self._limit()}\n  an op is exported or run "
-                "wrongly; leave passes or parts out to find it, or try an option of the backend such as "
-                "onnx(optimization_level='basic')"
+                f"{max(errors):.2g} relative, {min(ratios):.1f} dB; allowed {limit}\n{_WAY_OUT}"
             )
-        return {"relative_error": plain(max(errors)), "sqnr_db": plain(min(ratios))}
+        return agreed
 
-    def _limit(self) -> str:
-        if self._quantized:
-            return f"{self.noise_db:.1f} dB, as quantization itself"
-        return f"{self._room:.2g} relative" + ("" if self.noise_db is None else f" or {self.noise_db:.1f} dB")
+    def _check_values(self, built: Artifact, exposed: Exposed) -> dict[str, int]:
+        checks = [check for probe in self._probes for check in self._values(exposed, probe)]
+        # what lies between integers may be in fewer bits than float32, where that is allowed; integers may not
+        bounded = [check for check in checks if check.exact or self._noise_db is None]
+        wrong = {check.node: check for check in bounded if check.wrong(self._room)}
+        if wrong:
+            shown = [f"    {self._program.describe(node)}\n      {check}" for node, check in list(wrong.items())[:8]]
+            more = [f"    … and {len(wrong) - 8} more"] * (len(wrong) > 8)
+            raise BackendError(
+                f"what {built.manifest['backend']} built computes {len(wrong)} layer(s) otherwise than the quantized program, "
+                "each on the same inputs:\n"
+                + "\n".join(shown + more)
+                + "\n  the integer kernels of the runtime for these, or "
+                "how they were lowered, are wrong here: leave them in float, quantize(keep_float=(…,)), or take another backend"
+            )
+        codes = [check for check in checks if not check.error]
+        return {
+            "codes": sum(check.numbers for check in codes),
+            "off": sum(check.near + check.far for check in codes),
+            "most_steps": max((check.worst for check in codes), default=0),
+        }
+
+    def _values(self, exposed: Exposed, probe: list[Any]) -> list[ValueCheck]:
+        args, kwargs = _arguments(self._program, probe, as_numpy=True)
+        outputs, codes = exposed(*args, **kwargs)
+        return check_values(self._program, copied(probe), outputs, codes)
+
+    def _check_noise(self, built: Artifact, ratio: float, values_hold: bool) -> None:
+        limits = [_QUANTIZED_DB, self.floor_db - _BELOW_FLOOR_DB, *([] if self._noise_db is None else [self._noise_db])]
+        if ratio >= min(limits):
+            return
+        told = (
+            "each quantized value is right on its own inputs, so it is small differences that add up"
+            if values_hold
+            else ""
+        )
+        raise BackendError(
+            f"what {built.manifest['backend']} built keeps {ratio:.1f} dB of the quantized program; allowed {min(limits):.1f} "
+            f"dB (30, or 6 below the {self.floor_db:.1f} that two evaluations in float keep)\n  "
+            + (f"{told}\n  leave delicate layers in float: fxopt explain quant" if told else _WAY_OUT.strip())
+        )
+
+
+_WAY_OUT = (
+    "  an op is lowered or run wrongly; leave passes or parts out to find it, or try an option of the backend such as "
+    "onnx(optimization_level='basic')"
+)
 
 
 def is_quantized(program: Program) -> bool:
@@ -86,16 +150,20 @@ def is_quantized(program: Program) -> bool:
     return find_quantized(program.graph) is not None
 
 
-def _outputs(run: Callable[..., Any], program: Program, probe: list[Any]) -> list[Any]:
+def _outputs(model: Callable[..., Any], program: Program, probe: list[Any]) -> list[Any]:
     """Flat outputs as tensors, from copies of flat inputs: a model may write into them."""
-    leaves = [
-        v.detach().numpy() if isinstance(run, Artifact) and isinstance(v, torch.Tensor) else v for v in copied(probe)
-    ]
-    args, kwargs = pytree.tree_unflatten(leaves, pytree.tree_structure((program.args, program.kwargs)))
+    args, kwargs = _arguments(program, probe, as_numpy=isinstance(model, Artifact))
     return [
         torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v
-        for v in pytree.tree_leaves(run(*args, **kwargs))
+        for v in pytree.tree_leaves(model(*args, **kwargs))
     ]
+
+
+def _arguments(program: Program, probe: list[Any], *, as_numpy: bool) -> tuple[Any, Any]:
+    """Copies of flat inputs, nested as the program takes them."""
+    leaves = [v.detach().numpy() if as_numpy and isinstance(v, torch.Tensor) else v for v in copied(probe)]
+    args, kwargs = pytree.tree_unflatten(leaves, pytree.tree_structure((program.args, program.kwargs)))
+    return args, kwargs
 
 
 def _type(value: Any) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import sympy
@@ -16,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from fxopt.capture_errors import is_users, reason_of
 from fxopt.text import short_path
 
+T = TypeVar("T")
 _OTHER_SIZES = (3, 4, 5, 7, 64, 1000)
 """Not 0 and 1: torch tells those apart everywhere, and a model may well work for all others."""
 
@@ -33,29 +33,26 @@ class Guard:
         return bool(self.condition.xreplace(sizes) != sympy.false)
 
 
-@contextlib.contextmanager
-def noted_guards() -> Iterator[list[Guard]]:
-    """Collect the conditions on symbolic sizes that are met inside. torch keeps no Python line with its own list."""
-    noted: list[Guard] = []
+def noting_guards(guards: list[Guard], export: Callable[[], T]) -> T:
+    """Call a function, and add the conditions on symbolic sizes that it meets. torch keeps no Python line with its own list."""
 
     def note(env: ShapeEnv, prefix: str, condition: Any, *args: Any, **kwargs: Any) -> None:
         if prefix == "eval" and getattr(condition, "free_symbols", None):
-            noted.append(Guard(condition, _line_here()))
+            guards.append(Guard(condition, _line_here()))
         log_guard(env, prefix, condition, *args, **kwargs)
 
     log_guard: Any = getattr(ShapeEnv, "_log_guard", None)
     if log_guard is None:  # it is private, and only a message depends on it
-        yield noted
-        return
+        return export()
     with mock.patch.object(ShapeEnv, "_log_guard", note):
-        yield noted
+        return export()
 
 
 def _line_here() -> str:
     for frame, number in traceback.walk_stack(None):
-        path = frame.f_code.co_filename
-        if path.endswith("fxopt/exporting.py"):  # further out is who asked for the capture
+        if frame.f_code is noting_guards.__code__:  # further out is who asked for the capture
             return ""
+        path = frame.f_code.co_filename
         if is_users(path):
             line = traceback.FrameSummary(path, number, frame.f_code.co_name).line
             return f"{short_path(path)}:{number}: {line}"

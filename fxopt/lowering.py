@@ -9,6 +9,7 @@ from fxopt import artifact, facts
 from fxopt.artifact import Artifact
 from fxopt.backend import Backend, check_lowerable
 from fxopt.errors import BackendError
+from fxopt.int8_pairs import check_weights
 from fxopt.program import Program
 from fxopt.target import Target
 from fxopt.versions import versions
@@ -43,6 +44,7 @@ def lower(
     legal = legalized(program, backend, target, workload)
     interface = facts.interface(legal)
     built_facts = backend.build(legal, target, out)
+    check_weights(built_facts, backend, target)
     manifest = interface | {
         "backend": str(backend),
         "target": target.to_dict(),
@@ -53,4 +55,4 @@ def lower(
         "facts": built_facts,
     }
     artifact.write_json(out / artifact.MANIFEST, manifest)
-    return legal, artifact.load_for(out, target)
+    return legal, artifact.load_to_check(out, target)

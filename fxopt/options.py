@@ -7,9 +7,23 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fxopt.errors import OptionError, UnknownNameError
+
+
+@dataclass(frozen=True, init=False)
+class With:
+    """In the annotation of an option, the others that it counts with: ``Annotated[int, Ge(1), With(by="taylor")] = 64``.
+
+    The contract tries the values of the option alone, and with these.
+    """
+
+    options: tuple[tuple[str, Any], ...]
+
+    def __init__(self, **options: Any) -> None:
+        object.__setattr__(self, "options", tuple(options.items()))
 
 
 @functools.cache

@@ -60,7 +60,11 @@ class Pass:
             object.__setattr__(self, field.name, value)
 
     def run(self, program: Program) -> None:
-        """Edit ``program`` in place. Report what is left alone with ``program.skip(node, reason)``."""
+        """Edit ``program`` in place.
+
+        Report what is left alone with ``program.skip(node, reason)``, and what was chosen in the user's place with
+        ``program.chose(what, value, why)``.
+        """
         raise NotImplementedError(f"{self.name} has neither run() nor steps()")
 
     def steps(self) -> tuple[Pass, ...]:

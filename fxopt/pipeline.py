@@ -16,9 +16,9 @@ from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.cost import Cost, cost
 from fxopt.dead_code import drop_unused, remove_dead
-from fxopt.errors import FxoptError, PassError, UsageError, text_of
+from fxopt.errors import FxoptError, PassCrashError, PassError, UsageError, text_of
 from fxopt.pass_base import Pass, make
-from fxopt.program import Context, Program, Skip
+from fxopt.program import Choice, Context, Program, Skip
 from fxopt.rules import check_arity, check_calls, check_kept, lost_types, same_tensor
 from fxopt.shapes import derive_shapes
 from fxopt.spec import parse_calls
@@ -28,13 +28,17 @@ from fxopt.workload import Workload
 
 @dataclass
 class StepResult:
-    """What one step did. Watchers put their findings into ``findings``: ``error``, ``sqnr_db``, ``metric`` …"""
+    """What one step did. Watchers put their findings into ``findings``: ``error``, ``sqnr_db``, ``metric`` …
+
+    The pass itself tells what it left alone, by ``program.skip``, and what it chose, by ``program.chose``.
+    """
 
     text: str
     kind: str
     part_of: str | None = None
     changed: bool = False
     skips: list[Skip] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     cost: Cost | None = None
     delta: Cost | None = None
     seconds: float = 0.0
@@ -148,7 +152,7 @@ def _steps(pass_: Pass) -> tuple[Pass, ...]:
 def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepResult:
     """Run one pass over ``program`` in place, tidy up behind it, and compute what it did."""
     result = StepResult(str(step.pass_), step.pass_.kind)
-    program.skips = []
+    program.skips, program.choices = [], []
     with _named(step), contextlib.ExitStack() as stack:
         for watcher in watchers:
             stack.enter_context(watcher(step, program, result))
@@ -163,7 +167,7 @@ def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepR
                 program.history = (*program.history, result.text)
             result.cost = cost(program)
         result.seconds = time.perf_counter() - start
-        result.skips = program.skips
+        result.skips, result.choices = program.skips, program.choices
     return result
 
 
@@ -194,7 +198,8 @@ def _named(where: object, hint: str = "") -> Iterator[None]:
                 error.args = (f"in {where}: {text}",)
             if str(where) in text_of(error):  # not so in a class with a __str__ of its own
                 raise
-        raise PassError(f"in {where}: {type(error).__name__}: {text}{hint}") from error
+        failed = PassError if isinstance(error, FxoptError) else PassCrashError
+        raise failed(f"in {where}: {type(error).__name__}: {text}{hint}") from error
 
 
 def tidy(program: Program) -> None:

@@ -37,6 +37,18 @@ class Skip:
         return f"{self.node}: {self.reason}" + (f"   ({self.source})" if self.source else "")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A value that a pass chose itself, where its options leave that to the target, the data or a measurement."""
+
+    what: str
+    value: bool | int | float | str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value}, {self.why}"
+
+
 @dataclass
 class Context:
     """What a pass may ask about beside the graph: set by the pipeline, None where nothing was given."""
@@ -68,6 +80,7 @@ class Program:
     notes: tuple[str, ...] = ()
     context: Context = field(default_factory=Context)
     skips: list[Skip] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     claims: dict[str, tuple[str, dict[int, torch.Tensor]]] = field(default_factory=dict)
     """What a pass leaves of values, see :mod:`fxopt.claims`: by node name, the name before and indices kept by dim."""
 
@@ -272,6 +285,13 @@ class Program:
         """Report that a pass leaves ``node`` alone, and why."""
         self.skips.append(Skip(node_text(node, dims=self.dims()), source_line(node), reason))
 
+    def chose(self, what: str, value: bool | int | float | str, why: str) -> None:
+        """Report what a pass chose where its options leave that open, and why: ``chose("multiple", 16, "measured …")``.
+
+        ``what`` is the option, or a noun, that a reader can compare between builds. The report has it with the step.
+        """
+        self.choices.append(Choice(what, value, why))
+
     def fail(self, node: fx.Node, reason: str) -> PassError:
         """Return a PassError about ``node``, to be raised."""
         return PassError(f"{reason}\n    {self.describe(node)}")
@@ -293,6 +313,7 @@ class Program:
         twin.ranges = dict(self.ranges)
         twin.context = copy.copy(self.context)
         twin.skips = list(self.skips)
+        twin.choices = list(self.choices)
         twin.claims = dict(self.claims)
         return twin
 

@@ -19,10 +19,10 @@ class Policy:
     ``convolution_output``: whether what a convolution gives, after the activation that its kernel absorbs, is quantized
     too: ``always``, for kernels that run only between two Q/DQ pairs; ``between_integers``, where every reader takes
     integers, for kernels that write either; or ``never``. ``chain``: op families between integer convolutions that stay
-    in integers when all their inputs are. ``pair_sum``: the largest sum of two neighbouring weight codes that a kernel
-    multiplies by 255 without overflow, None where any two are safe; depthwise kernels add no pairs.
-    ``per_channel``: a scale for each output channel of a weight, or one for all. ``products``: whether products of two
-    computed values, as those of attention, are quantized too, with both sides in codes.
+    in integers when all their inputs are. ``pairs_in_16_bits``: whether kernels add products in pairs in 16 bits, so
+    that pairs of weights are bounded (:mod:`fxopt.int8_pairs`). ``per_channel``: a scale for each output channel of a
+    weight, or one for all. ``products``: whether products of two computed values, as those of attention, are quantized
+    too, with both sides in codes.
     """
 
     convolution_output: Literal["always", "between_integers", "never"] = "always"
@@ -30,7 +30,7 @@ class Policy:
         "aten.add.Tensor", "aten.mul.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d",
         "aten.adaptive_avg_pool2d", "aten.sigmoid", "aten.leaky_relu",
     )  # fmt: skip
-    pair_sum: int | None = None
+    pairs_in_16_bits: bool = False
     activations: Activations = "uint8"
     per_channel: bool = True
     products: bool = False

@@ -18,6 +18,7 @@ def show_report(report: dict[str, Any], console: Console) -> None:
         console.print(f"  note: {escape(note)}")
     console.print(_steps(report["steps"], report.get("metric")))
     for step in report["steps"]:
+        _show_choices(step, console)
         _show_skips(step, console)
     if "choice" in report:
         console.print(_candidates(report["choice"]))
@@ -68,6 +69,12 @@ def _effect(step: dict[str, Any], metric: str | None) -> str:
         text = "equal" if sqnr == math.inf else f"SQNR {sqnr:.1f} dB"
         text += f", {metric} {step['metric']:.4f}" if "metric" in step else ""
     return text + (" (but they are constant)" if "vacuous" in step else "")
+
+
+def _show_choices(step: dict[str, Any], console: Console) -> None:
+    for choice in step["choices"]:
+        line = f"{step['pass']} chose {choice['what']} = {choice['value']}: {choice['why']}"
+        console.print(f"  {escape(line)}")
 
 
 def _show_skips(step: dict[str, Any], console: Console) -> None:

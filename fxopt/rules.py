@@ -60,7 +60,8 @@ def check_kept(before: Program, program: Program) -> None:
     if changed:
         raise VerifyError(
             f"the pass changed {', '.join(changed)}\n  a pass may change the graph and its weights; example inputs, "
-            "ranges and notes belong to the capture\n  Pass developer: report with program.skip(node, reason)"
+            "ranges and notes belong to the capture\n  Pass developer: report with program.skip(node, reason) or "
+            "program.chose(what, value, why)"
         )
 
 

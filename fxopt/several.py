@@ -56,11 +56,10 @@ def difference_table(reports: dict[str, dict[str, Any]]) -> Table:
 
 
 def _facts(report: dict[str, Any]) -> dict[str, str]:
-    after, notes = report["after"], report["model"]["notes"]
+    after = report["after"]
     found = dict(report["for_target"])
-    found |= {
-        note.split(" are ")[0]: note.split(" are ")[-1] for note in notes if note.startswith("numbers of channels")
-    }
+    for step in report["steps"]:
+        found |= {f"{step['pass']}: {c['what']}": f"{c['value']}, {c['why']}" for c in step["choices"]}
     found |= {"file, kB": f"{after['file_bytes'] / 1000:,.0f}", "MACs": f"{after['macs']:,}"}
     if "latency" in after:
         found["latency, ms"] = f"{after['latency']['median_ms']:.3g}"

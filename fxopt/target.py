@@ -23,6 +23,12 @@ _X86 = {
 _ARM = {"asimd": "neon", "asimddp": "neon-dotprod", "i8mm": "neon-i8mm", "bf16": "neon-bf16", "sve": "sve"}
 _ARM_BITS = {"asimd": (16, 1), "asimddp": (16, 20), "sve": (16, 22), "i8mm": (26, 13), "bf16": (26, 14)}
 """The word, AT_HWCAP or AT_HWCAP2, and the bit in it, of Linux on aarch64."""
+_X86_BITS = {
+    "fma": (0, 6, 12), "avx2": (1, 5, 5), "avx512f": (1, 5, 16), "avx512_vnni": (1, 6, 11),
+    "amx_bf16": (1, 7, 22), "amx_int8": (1, 7, 25), "avx_vnni": (6, 4, 4), "avx512_bf16": (6, 4, 5),
+}  # fmt: skip
+"""The leaf, the word of its ``struct cpuid_feature``, and the bit in it, of glibc's <sys/platform/x86.h>; words 4 to 7 are
+what processor and system support, 0 to 3 what the processor alone does."""
 FEATURES = frozenset({*_X86.values(), *_ARM.values(), "rvv", "simd128", "cuda"})
 """Every feature that passes and backends may look for; the last are the vectors of RISC-V and of WebAssembly, and a GPU."""
 
@@ -109,24 +115,39 @@ def _shown(value: Any) -> str:
 
 def _cpu_flags(machine: str) -> set[str]:
     """The words that Linux has for what the processor can do."""
+    told = _hardware_flags(machine)
+    return _listed_flags(machine) if told is None else told
+
+
+def _listed_flags(machine: str) -> set[str]:
+    """All words that /proc/cpuinfo lists."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return set()
     words = "flags" if machine == "x86_64" else "features"
-    found = [line.split(":")[1].split() for line in lines if line.lower().startswith(words)]
-    return set().union(*found) if found else _hardware_flags(machine)
+    return set().union(*(line.split(":")[1].split() for line in lines if line.lower().startswith(words)))
 
 
-def _hardware_flags(machine: str) -> set[str]:
-    """The same from the kernel's own words of bits, where the file is that of another machine, as in an emulator."""
+def _hardware_flags(machine: str) -> set[str] | None:
+    """The words that targets know, as this process is told: in an emulator, /proc/cpuinfo is that of the real machine.
+
+    None where the C library cannot be asked: for x86-64 it is glibc, since 2.33.
+    """
     import ctypes
 
-    if machine != "aarch64" or platform.system() != "Linux":
-        return set()
-    ask = ctypes.CDLL(None).getauxval
-    ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
-    return {flag for flag, (word, bit) in _ARM_BITS.items() if ask(word) >> bit & 1}
+    if platform.system() != "Linux":
+        return None
+    library = ctypes.CDLL(None)
+    if machine == "aarch64":
+        ask = library.getauxval
+        ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+        return {flag for flag, (word, bit) in _ARM_BITS.items() if ask(word) >> bit & 1}
+    if machine != "x86_64" or not hasattr(library, "__x86_get_cpuid_feature_leaf"):
+        return None
+    ask = library["__x86_get_cpuid_feature_leaf"]
+    ask.restype, ask.argtypes = ctypes.POINTER(ctypes.c_uint32 * 8), [ctypes.c_uint]
+    return {flag for flag, (leaf, word, bit) in _X86_BITS.items() if ask(leaf).contents[word] >> bit & 1}
 
 
 def find_target(spec: str) -> Target:

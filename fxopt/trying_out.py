@@ -8,18 +8,10 @@ import sys
 from pathlib import Path
 
 from fxopt import registry
-from fxopt.backend import Backend
-
-_CALL = """
-import sys
-from pathlib import Path
 from fxopt.artifact import load_for
-from fxopt.backend import find_backend
+from fxopt.backend import Backend, find_backend
+from fxopt.fresh_process import fresh_process
 from fxopt.target import host
-model = load_for(Path(sys.argv[1]), host(), find_backend(sys.argv[2]))
-args, kwargs = model.random_inputs()
-model(*args, **kwargs)
-"""
 
 
 def fails_alone(folder: Path, backend: Backend, seconds: float) -> str | None:
@@ -32,7 +24,7 @@ def fails_alone(folder: Path, backend: Backend, seconds: float) -> str | None:
         return None
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _CALL, str(folder), str(backend)],
+            fresh_process(call, str(folder), str(backend)),
             capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -40,3 +32,11 @@ def fails_alone(folder: Path, backend: Backend, seconds: float) -> str | None:
     return (
         f"its first call ends the process by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else None
     )
+
+
+def call() -> None:
+    """In that process: load the artifact in the folder, by the backend whose text form is given, and call it once."""
+    folder, backend = sys.argv[1:]
+    model = load_for(Path(folder), host(), find_backend(backend))
+    args, kwargs = model.random_inputs()
+    model(*args, **kwargs)

@@ -238,7 +238,7 @@ def test_a_channel_whose_neighbours_would_overflow_keeps_its_nearest_codes(monke
     net = nn.Linear(4, 2, bias=False)
     net.weight.data = torch.tensor([[64.0, 63.0, 0.5, 2.0], [64.0, 0.5, 63.0, 2.5]]) / 128
     program = prepared(net, Data(4))
-    parts = encoded(program, bits=8, policy=Policy(pair_sum=128))
+    parts = encoded(program, bits=8, policy=Policy(pairs_in_16_bits=True))
     (node,) = parts[0].layers
     assert parts[2][node].weight.integers[0].tolist() == [64, 63, 0, 2]
     codes = refined(program, *parts)[node].weight.integers

@@ -22,7 +22,6 @@ from torch import nn
 
 import fxopt
 from fxopt import Workload, registry, tree
-from fxopt.artifact import staged
 from fxopt.benching import bench, bench_table
 from fxopt.building import build
 from fxopt.errors import BackendError, UsageError
@@ -30,6 +29,7 @@ from fxopt.judging import budget_lines
 from fxopt.measure import Quartiles, interleave, peak_memory
 from fxopt.models.images import LabelledImages
 from fxopt.recipe import Budget, Recipe
+from fxopt.staging import staged
 
 # ---- inputs and outputs as trees -----------------------------------------------------------------------------------
 
@@ -300,7 +300,7 @@ def _contents(folder):
 def test_a_failure_keeps_the_old_folder_and_nothing_else(error, old):
     before = _contents(old.parent)
     with pytest.raises((error, UsageError)), staged(old) as stage:  # noqa: PT012
-        (stage / "model.bin").write_text("half")
+        (stage.folder / "model.bin").write_text("half")
         raise error
     assert _contents(old.parent) == before
     assert [p.name for p in old.parent.iterdir()] == ["net"]
@@ -322,7 +322,7 @@ def test_a_build_that_fails_late_keeps_the_old_artifact(recipe, old):
 def test_a_success_replaces_the_whole_folder(old):
     with staged(old) as stage:
         assert (old / "model.pt2").exists(), "the old one serves until the new one is whole"
-        (stage / "manifest.json").write_text("{}")
+        (stage.folder / "manifest.json").write_text("{}")
     assert [p.name for p in old.iterdir()] == ["manifest.json"]
     assert [p.name for p in old.parent.iterdir()] == ["net"]
 
@@ -333,7 +333,7 @@ def test_a_folder_that_cannot_take_its_place_gives_it_back(old, monkeypatch):
     with pytest.raises(UsageError, match="cannot write"), staged(old) as stage:  # noqa: PT012
 
         def refuse(path, to):
-            if path == stage:
+            if path == stage.folder:
                 raise PermissionError
             return rename(path, to)
 
@@ -344,7 +344,7 @@ def test_a_folder_that_cannot_take_its_place_gives_it_back(old, monkeypatch):
 
 def test_a_new_folder_can_be_read_by_others(tmp_path):
     with staged(tmp_path / "deep" / "out") as stage:
-        (stage / "model.bin").write_text("")
+        (stage.folder / "model.bin").write_text("")
     assert (tmp_path / "deep" / "out").stat().st_mode & 0o555 == 0o555
 
 

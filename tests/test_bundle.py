@@ -516,19 +516,47 @@ def _command_line(*words: object, **environment: str) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
-def test_a_missed_flash_says_by_how_much_and_the_file_is_there(built, tmp_path):
+def test_a_missed_flash_says_by_how_much_and_has_another_name_than_that_asked_for(built, tmp_path):
     artifact, folder = built("residual", "tvm")
     small = _retarget(artifact, tmp_path / "small", flash=5_000_000)
-    done = _command_line("bundle", small, "--out", tmp_path / "small.tar.gz")
+    out, kept = tmp_path / "b.tar.gz", tmp_path / "b.missed.tar.gz"
+    out.write_text("an old one")
+    done = _command_line("bundle", small, "--out", out)
     assert done.returncode == 1
-    assert tarfile.is_tarfile(tmp_path / "small.tar.gz")
-    with tarfile.open(tmp_path / "small.tar.gz") as tar:
+    assert out.read_text() == "an old one"
+    with tarfile.open(kept) as tar:
         total = sum(entry.size for entry in tar)
+        assert b"tar xzf b.missed.tar.gz -C b.missed" in tar.extractfile("README").read()
+    assert f"tar xzf {kept.name}" in done.stdout
+    assert f"kept as {kept}; nothing was changed at {out}" in done.stderr
     assert f"BudgetError: the bundle is {total / 1000:,.1f} kB unpacked" in done.stderr
     assert f"{(total - 5_000_000) / 1000:,.1f} kB too large" in done.stderr
     assert all(p.name in done.stdout for p in (folder / "lib").iterdir())
     enough = _retarget(artifact, tmp_path / "enough", flash=total + 100)
-    assert bundle(enough, tmp_path / "enough.tar.gz").missed is None
+    made = bundle(enough, out)
+    assert (made.missed, made.path) == (None, out)
+    assert tarfile.is_tarfile(out)
+    assert not kept.exists(), "the miss before it is of no use any more"
+
+
+@pytest.mark.parametrize("mine", ["no archive", "another archive", "a bundle that fits"])
+def test_what_is_no_bundle_that_missed_is_never_lost(mine, built, tmp_path):
+    artifact, _ = built("residual", "tvm")
+    kept = tmp_path / "out" / "b.missed.tar.gz"
+    kept.parent.mkdir()
+    if mine == "a bundle that fits":
+        bundle(artifact, kept)
+    elif mine == "another archive":
+        with tarfile.open(kept, "w:gz") as tar:
+            tar.add(artifact, "mine")
+    else:
+        kept.write_text("mine")
+    before = kept.read_bytes()
+    for flash in (1000, 10**9):
+        with pytest.raises(UsageError, match=r"b\.missed\.tar\.gz is not a bundle that is too large"):
+            bundle(_retarget(artifact, tmp_path / str(flash), flash=flash), kept.with_name("b.tar.gz"))
+    assert kept.read_bytes() == before
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
 def _message(artifact: Path, tmp_path: Path, wheels: Path | None = None) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import importlib.util
 import inspect
+import pkgutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,9 @@ import pytest
 import torch
 from torch import nn
 
+import fxopt
 from fxopt import CaptureWarning, Pipeline, capture, capture_parts, load_program, save_program
+from fxopt.capture_errors import is_users
 from fxopt.cost import cost
 from fxopt.errors import CaptureError, UnknownNameError, UsageError
 from fxopt.precision import to_float64
@@ -97,6 +101,24 @@ def test_the_reason_for_a_fixed_batch_is_in_our_words(function: Callable[..., An
     assert reason in program.notes[0]
     assert f"test_capture.py:{function.__code__.co_firstlineno}: " in program.notes[0]
     assert "mark_dynamic" not in program.notes[0]
+
+
+def test_a_reason_inside_torch_names_neither_the_line_that_asked_for_the_capture_nor_one_of_ours() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Unflatten(0, (2, 2)))
+    with pytest.warns(CaptureWarning, match="fixed batch of 4"):
+        program = capture(module, (torch.randn(4, 3),))
+    assert ".py:" not in program.notes[0]
+
+
+def test_no_module_of_the_core_is_the_users_own() -> None:
+    core = [module.name for module in pkgutil.walk_packages(fxopt.__path__, "fxopt.")]
+    assert len(core) > 50
+    for name in core:
+        found = importlib.util.find_spec(name)
+        assert found is not None
+        assert found.origin is not None
+        assert not is_users(found.origin), name
+    assert is_users(__file__)
 
 
 def test_the_batch_is_dynamic_with_variable_keywords() -> None:

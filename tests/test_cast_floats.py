@@ -253,7 +253,7 @@ def _built(passes: tuple[str, ...], backend: str, out: Path) -> dict:
     legal, artifact = lower(made, _backend(backend), host(), out)
     x = torch.randn(3, 3, 8, 8)
     return {
-        "agreement": Fidelity(program, legal).check(artifact),
+        "agreement": Fidelity(legal).check(artifact),
         "bytes": sum(f.stat().st_size for f in out.glob("model.*")),
         "sqnr": sqnr([net(x).detach()], [torch.as_tensor(artifact(x.numpy()))]),
         "facts": artifact.manifest["facts"],
@@ -281,7 +281,7 @@ def test_attention_in_float16_runs_in_onnx_runtime(tmp_path):
     program = _captured(nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), 1, 16, 64)
     legal, artifact = lower(_cast(program)[0], Onnx(threads=1), host(), tmp_path)  # a crash ends the process
     assert artifact.manifest["facts"]["float16"]
-    assert Fidelity(program, legal).check(artifact)["sqnr_db"] > 55
+    assert Fidelity(legal).check(artifact)["sqnr_db"] > 55
 
 
 def test_bfloat16_is_refused_before_the_export_with_every_node(tmp_path):
@@ -323,9 +323,9 @@ def test_half_precision_is_no_excuse_for_other_numbers(tmp_path):
     net[2].weight.data[1, 3] *= 2
     wrong = _cast(_captured(net, 4, 16))[0]
     legal, artifact = lower(wrong, Onnx(), host(), tmp_path)
-    assert Fidelity(program, legal).check(artifact)["relative_error"] < 0.005
+    assert Fidelity(legal).check(artifact)["relative_error"] < 0.005
     with pytest.raises(BackendError, match=r"allowed 0\.031 relative"):
-        Fidelity(program, half).check(artifact)
+        Fidelity(half).check(artifact)
 
 
 @pytest.mark.slow

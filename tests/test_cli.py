@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fxopt
 from fxopt.cli import main
 
 BAD = Path(__file__).parent / "cases" / "bad.py"
@@ -268,15 +269,35 @@ def test_a_disk_that_is_full_leaves_nothing(backend, tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-def test_a_missed_budget_is_exit_code_1_and_says_by_how_much(cli, tmp_path):
+def test_a_missed_budget_is_exit_code_1_and_says_by_how_much_and_where_it_is(cli, tmp_path, monkeypatch):
     recipe = tmp_path / "r.toml"
     recipe.write_text(RECIPE + "[budget]\nfile_bytes = 1000\n")
-    code, _, err = cli("build", recipe, "--out", tmp_path / "out", "--no-measure")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli("build", recipe, "--out", "deep/out", "--no-measure")
     assert code == 1
     assert "file_bytes" in err
     assert "over by" in err
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "kept as deep/out.missed; nothing was changed at deep/out" in err
+    assert "fxopt.load('deep/out.missed')" in " ".join(out.split())
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.missed"]
+    report = json.loads((tmp_path / "deep" / "out.missed" / "report.json").read_text())
     assert report["missed"]
+
+
+def test_of_several_targets_only_what_keeps_its_budget_has_the_name_of_its_target(cli, tmp_path, monkeypatch):
+    for name, flash in (("small", 1000), ("large", 10**9)):
+        (tmp_path / f"{name}.toml").write_text(f'triple = "x86_64-linux-gnu"\nflash = {flash}\n')
+    monkeypatch.chdir(tmp_path)
+    fxopt.save_program(fxopt.capture(torch.nn.Linear(300, 2), (torch.randn(1, 300),)), "net.pt2")
+    targets = ["-t", "small.toml", "-t", "large.toml"]
+    code, out, err = cli("build", "net.pt2", "-b", "eager", *targets, "--out", "out", "--no-measure", "--json")
+    assert code == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"small.missed", "large"}
+    assert "small: flash of small" in err
+    assert "kept as out/small.missed; nothing was changed at out/small" in err
+    assert "large" not in err
+    folders = {name: report["folder"] for name, report in json.loads(out).items()}
+    assert folders == {"small": str(tmp_path / "out/small.missed"), "large": str(tmp_path / "out/large")}
 
 
 def test_new_pass_can_be_checked_at_once(cli, tmp_path, monkeypatch):

@@ -2,8 +2,14 @@
 
 import pytest
 
-from fxopt import registry
+from fxopt import measure, registry
 from fxopt.testing import checks_of
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    """Passes that measure pause between blocks of calls, for figures that nobody looks at here."""
+    monkeypatch.setattr(measure, "PAUSE", 0.0)
 
 
 def _checks(kind):

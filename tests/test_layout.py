@@ -1,6 +1,7 @@
-"""The core knows no pass, backend or model: it reaches them through the registry."""
+"""The core knows no pass, backend or model: it reaches them through the registry. What is installed is all that there is."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -32,13 +33,26 @@ def test_top_level_names_are_the_agreed_ones():
     assert folders <= allowed
 
 
-def test_every_package_folder_is_packaged():
-    import tomllib
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PLACES = {"fxopt": "fxopt", "passes": "fxopt.passes", "backends": "fxopt.backends", "models": "fxopt.models"}
 
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    listed = set(config["tool"]["setuptools"]["packages"])
-    places = {"fxopt": "fxopt", "passes": "fxopt.passes", "backends": "fxopt.backends", "models": "fxopt.models"}
-    for top, package in places.items():
-        for init in (ROOT / top).rglob("__init__.py"):
-            name = ".".join([package, *init.parent.relative_to(ROOT / top).parts])
-            assert name in listed, f"{init} is not in [tool.setuptools] packages"
+
+def _package(folder):
+    top, *parts = folder.relative_to(ROOT).parts
+    return ".".join([PLACES[top], *parts])
+
+
+def test_every_package_folder_is_packaged_and_no_other():
+    folders = {_package(init.parent) for top in PLACES for init in (ROOT / top).rglob("__init__.py")}
+    assert folders == set(SETUPTOOLS["packages"])
+
+
+def test_every_file_that_is_no_module_is_packaged_and_every_pattern_finds_some():
+    patterns = {(package, pattern) for package, found in SETUPTOOLS["package-data"].items() for pattern in found}
+    used = set()
+    for path in (path for top in PLACES for path in (ROOT / top).rglob("*")):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            fitting = {(p, pattern) for p, pattern in patterns if p == _package(path.parent) and path.match(pattern)}
+            assert fitting, f"{path} is not in [tool.setuptools.package-data]"
+            used |= fitting
+    assert used == patterns

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from fxopt import Pass, Pipeline, capture, graph_pass
-from fxopt.errors import DataError, FxoptError, OptionError, PassError, UnknownNameError, UsageError, VerifyError
+from fxopt.errors import (
+    DataError,
+    FxoptError,
+    OptionError,
+    PassCrashError,
+    PassError,
+    UnknownNameError,
+    UsageError,
+    VerifyError,
+)
 from fxopt.parsing import parse_program, same_text
 from fxopt.pass_base import make
 from fxopt.testing import small_workload
@@ -342,8 +351,8 @@ def _raise(error):
         (UsageError("no"), UsageError, ": no$"),
         (UnknownNameError("op", "a", ["b"]), UnknownNameError, "unknown op 'a'"),
         (OwnText(), PassError, "OwnText: mine"),
-        (NoText(), PassError, "NoText: .its message cannot be shown"),
-        (SystemExit(3), PassError, "SystemExit: 3"),
+        (NoText(), PassCrashError, "NoText: .its message cannot be shown"),
+        (SystemExit(3), PassCrashError, "SystemExit: 3"),
         (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
     ],
 )

@@ -58,7 +58,7 @@ def _reasons(outcome) -> list[str]:
 @given(st.lists(st.lists(finite, min_size=6, max_size=6), min_size=1, max_size=4))
 def test_weight_codes_are_the_nearest_of_255_symmetric_ones_in_each_channel(rows):
     weight = torch.tensor(rows)
-    scales = weight_scales(weight, None)
+    scales = weight_scales(weight)
     codes = quantize_weight(weight, scales)
     assert codes.min() >= -127
     error = (codes.double() * scales.double()[:, None] - weight.double()).abs()
@@ -67,14 +67,19 @@ def test_weight_codes_are_the_nearest_of_255_symmetric_ones_in_each_channel(rows
     assert torch.allclose(scales[largest > 0], largest[largest > 0] / 127)
 
 
-@given(st.lists(st.lists(finite, min_size=8, max_size=8), min_size=1, max_size=4))
-def test_with_a_pair_sum_two_products_never_leave_16_bits(rows):
-    weight = torch.tensor(rows).reshape(-1, 2, 2, 2)
-    codes = quantize_weight(weight, weight_scales(weight, 128)).int()
-    for order in (codes.flatten(1), codes.movedim(1, -1).flatten(1)):  # kernels pack channels first, or last
-        pairs = 255 * (order[:, 1:] + order[:, :-1])
-        assert int(pairs.max()) <= 2**15 - 1
-        assert int(pairs.min()) >= -(2**15)
+@given(st.lists(st.lists(finite, min_size=9, max_size=9), min_size=1, max_size=4))
+def test_with_safe_pairs_two_products_never_leave_16_bits(rows):
+    """The rule written out: pairs of one kernel position, and pairs of the whole order, positions then channels."""
+    weight = torch.tensor(rows)[:, :9].reshape(-1, 3, 3)
+    codes = quantize_weight(weight, weight_scales(weight, safe_pairs=True)).int()
+    for channel in codes.tolist():
+        positions = [[channel[c][k] for c in range(3)] for k in range(3)]
+        orders = [*positions, [code for position in positions for code in position]]
+        for order in orders:
+            for i in range(0, len(order), 2):
+                pair = order[i : i + 2]
+                assert 255 * sum(code for code in pair if code > 0) < 2**15
+                assert 255 * sum(code for code in pair if code < 0) >= -(2**15)
 
 
 @given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=8), st.floats(1e-8, 1e3))
@@ -155,7 +160,7 @@ def test_depthwise_kernels_add_no_pairs_and_keep_all_eight_bits():
         torch.manual_seed(1)
         net = nn.Conv2d(8, 8, 3, groups=groups, bias=False)
         net.weight.data = net.weight.data.abs() + 0.1
-        _, outcome = _quantize(net, 2, 8, 6, 6, policy=Policy(pair_sum=128))
+        _, outcome = _quantize(net, 2, 8, 6, 6, policy=Policy(pairs_in_16_bits=True))
         return int(max(t.abs().max() for t in outcome.program.tensors().values() if t.dtype == torch.int8))
 
     assert levels(8) == 127

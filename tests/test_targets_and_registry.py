@@ -1,14 +1,17 @@
 """Targets: files read strictly, machines detected from what Linux tells. Registry: files and packages of somebody's own."""
 
 import importlib
+import json
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
+import emulated_x86
 import pytest
 
-from fxopt import registry
+from fxopt import registry, target
 from fxopt.errors import BackendError, OptionError, UnknownNameError, UsageError
 from fxopt.passes.prune.choice.channel_multiple import channel_multiple
 from fxopt.target import Target, find_target, host, not_here
@@ -105,7 +108,7 @@ CPU implementer\t: 0x41
 
 @pytest.fixture
 def detect(monkeypatch):
-    """Detect a machine from the text that Linux would show; None is a system without that file."""
+    """Detect a machine from the text that Linux would show, where it is not asked; None is a system without that file."""
     read = Path.read_text
 
     def detected(machine, cpuinfo, system="Linux"):
@@ -117,6 +120,7 @@ def detect(monkeypatch):
             return cpuinfo
 
         monkeypatch.setattr(Path, "read_text", read_text)
+        monkeypatch.setattr(target, "_hardware_flags", lambda machine: None)
         monkeypatch.setattr(platform, "machine", lambda: machine)
         monkeypatch.setattr(platform, "system", lambda: system)
         return host.__wrapped__()
@@ -148,6 +152,30 @@ def test_features_are_read_from_the_flags_line_alone(machine, text, extra, featu
 def test_a_system_without_cpuinfo_has_a_triple_and_no_features(machine, system, triple, detect):
     found = detect(machine, None, system)
     assert (found.triple, found.features) == (triple, frozenset())
+
+
+def _in_a_process(code, *start):
+    done = subprocess.run([*(start or [sys.executable]), "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_linux_lists_the_features_that_a_process_is_told_of():
+    """In a process of its own, which runs on the real machine where an emulator runs the tests."""
+    told, listed = _in_a_process(
+        "import json; from fxopt import target; machine = target.host().architecture\n"
+        "print(json.dumps([f and list(f) for f in (target._hardware_flags(machine), target._listed_flags(machine))]))"
+    )
+    if told is None or not listed:
+        pytest.skip("the C library cannot be asked here, or there is no /proc/cpuinfo")
+    assert set(told) == set(listed) & {*target._X86, *target._ARM}
+
+
+@pytest.mark.parametrize(("processor", "features"), [("Haswell", {"avx2", "fma"}), ("Nehalem", set())])
+def test_an_emulated_processor_has_its_own_features_and_not_those_of_the_real_machine(processor, features):
+    if reason := emulated_x86.cannot_emulate():
+        pytest.skip(reason)
+    ask = "import json; from fxopt.target import host; print(json.dumps(sorted(host().features)))"
+    assert _in_a_process(ask, *emulated_x86.python(processor)) == sorted(features)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux tells which cores a process may use")

@@ -111,7 +111,7 @@ def test_trials_of_another_tvm_other_schedules_or_another_processor_are_not_used
     newer.add("a task", Trial(Tile(1, 1), 1.0))
     monkeypatch.undo()
     assert Database(path, CPU, 1)["a task"].best == Tile(5, 1)
-    monkeypatch.setattr(databases, "_schedules", lambda: "others")
+    monkeypatch.setattr(databases, "SCHEDULES", databases.SCHEDULES + 1)
     assert "other schedules" in " ".join(Database(path, CPU, 1).notes)
 
 
@@ -303,7 +303,11 @@ def test_bad_candidates_cost_a_trial_each(importable):
 
 
 def test_a_worker_that_does_not_start_is_an_error_with_what_it_said():
-    with Workers(1, module="no_such_module") as workers:
+    def main():
+        pytest.fail("it is that of a module which cannot be imported")
+
+    main.__module__ = "no_such_module"
+    with Workers(1, main=main) as workers:
         workers.start("good", _job(tvm_kernels.Twice()))
         with pytest.raises(
             BackendError, match=r"(?s)does not start: ended with exit code 1\n.*No module named 'no_such_module'"

@@ -19,7 +19,7 @@ from fxopt.backends.tvm.convolution import Convolution
 from fxopt.backends.tvm.processor import processor_of
 from fxopt.backends.tvm.tasks import Choices, Tile, candidates
 from fxopt.lowering import lower
-from fxopt.target import host
+from fxopt.target import find_target, host
 
 if reason := Tvm().missing():
     pytest.skip(reason, allow_module_level=True)
@@ -87,32 +87,45 @@ def _of(task, side, processor):
     return next((t for t in candidates(task, processor) if t.winograd == side), None) or candidates(task, processor)[0]
 
 
-def _conv(inputs, outputs, size, **other):
+PROCESSORS = ["x86_64_v2", "x86_64_v3", "x86_64_v4", "raspberry_pi_4"]
+"""Vectors of 4 numbers, 8, and 16; and 4 of more registers."""
+
+
+def _conv(inputs, outputs, size, processor, **other):
     usual = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
-    lanes = processor_of(host()).lanes
-    return Convolution(inputs, outputs, **(usual | other), size=size, lanes=lanes, blocked_input=True).task()
+    return Convolution(inputs, outputs, **(usual | other), size=size, lanes=processor.lanes, blocked_input=True).task()
 
 
-def test_only_convolutions_that_can_be_are_filtered_and_few_large_weights_are_not_spread():
-    processor = processor_of(host())
-    assert candidates(_conv(64, 64, (56, 56)), processor)[0].winograd == 4
-    assert candidates(_conv(512, 512, (7, 7)), processor)[0].winograd < 4  # weights of 38 MB for four squares
-    assert candidates(_conv(2048, 2048, (2, 2)), processor)[0].winograd == 0
+@pytest.mark.parametrize("target", PROCESSORS)
+def test_only_convolutions_that_can_be_are_filtered_and_few_large_weights_are_not_spread(target):
+    processor = processor_of(find_target(target))
+
+    def chosen(*sizes, **other):
+        return candidates(_conv(*sizes, processor, **other), processor)[0].winograd
+
+    assert chosen(64, 64, (56, 56)) == 4
+    # weights of 38 MB for four squares: wide vectors multiply faster, and read no faster
+    assert chosen(512, 512, (7, 7)) == (2 if processor.lanes == 16 else 4)
+    assert chosen(2048, 2048, (2, 2)) == 0
     for other in ({"stride": (2, 2)}, {"dilation": (2, 2)}, {"kernel": (3, 1)}, {"kernel": (5, 5)}, {"groups": 64}):
-        assert not any(tile.winograd for tile in candidates(_conv(64, 64, (56, 56), **other), processor))
+        tiles = candidates(_conv(64, 64, (56, 56), processor, **other), processor)
+        assert not any(tile.winograd for tile in tiles)
 
 
-def test_the_best_of_each_way_is_among_the_first_to_be_tried():
-    tiles = candidates(_conv(64, 64, (28, 28)), processor_of(host()))
+@pytest.mark.parametrize("target", PROCESSORS)
+def test_the_best_of_each_way_is_among_the_first_to_be_tried(target):
+    processor = processor_of(find_target(target))
+    tiles = candidates(_conv(64, 64, (28, 28), processor), processor)
     assert {tile.winograd for tile in tiles[:3]} == {0, 2, 4}
     assert len(set(tiles)) == len(tiles)
 
 
 def test_without_it_weights_keep_their_size_whatever_the_database_says(tmp_path):
-    task = _conv(64, 64, (56, 56))
+    processor = processor_of(host())
+    task = _conv(64, 64, (56, 56), processor)
     filtered = dataclasses.replace(Tile(4, 4), winograd=4)
-    assert Choices(processor_of(host()), {task.key: filtered})(task) == filtered
-    assert Choices(processor_of(host()), {task.key: filtered}, winograd=False)(task).winograd == 0
+    assert Choices(processor, {task.key: filtered})(task) == filtered
+    assert Choices(processor, {task.key: filtered}, winograd=False)(task).winograd == 0
     program = capture(nn.Sequential(nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3)).eval(), (torch.randn(1, 64, 30, 30),))
     sizes, notes = {}, {}
     for on in (True, False):

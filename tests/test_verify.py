@@ -9,7 +9,7 @@ import torch
 
 from fxopt import Pipeline, capture, graph_pass
 from fxopt.compare import bulk_scale, clearly_close, relative_error, sqnr
-from fxopt.errors import PassError, VerifyError
+from fxopt.errors import PassCrashError, PassError, VerifyError
 from fxopt.parsing import parse_program
 from fxopt.pipeline import Outcome
 from fxopt.probes import probe_inputs
@@ -143,7 +143,7 @@ def test_use_before_definition(caught):
         relu, linear = _first(program, "aten.relu"), _first(program, "aten.linear")
         linear.prepend(relu)
 
-    message = caught(move_up, PassError)
+    message = caught(move_up, PassCrashError)
     assert "used before it has been defined" in message
     assert "Pass developer" in message
 
@@ -153,7 +153,7 @@ def test_erased_node_in_use(caught):
     def erase_relu(program):
         program.graph.erase_node(_first(program, "aten.relu"))
 
-    message = caught(erase_relu, PassError)
+    message = caught(erase_relu, PassCrashError)
     assert "RuntimeError" in message
     assert "relu" in message
     assert "program.skip(node, reason)" in message
@@ -355,7 +355,7 @@ def test_a_pass_that_only_raises_names_the_step(caught):
     def crash(program):
         operator.getitem([], 3)
 
-    message = caught(crash, PassError)
+    message = caught(crash, PassCrashError)
     assert "IndexError: list index out of range" in message
 
 

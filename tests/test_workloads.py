@@ -368,7 +368,10 @@ def test_glyphs_take_a_weights_file_of_the_users(tmp_path):
 
 
 def test_the_training_command_writes_weights_and_what_it_did(tmp_path):
-    argv = ["-m", "fxopt.models.train", "digits", "--epochs", "1", "--threads", "1", "--out", "mine.safetensors"]
+    python, *argv, out, _ = digits_module.COMMAND.split()  # as a message tells it
+    assert (python, argv[-1], out) == ("python", "digits", "--out")
+    assert glyphs_module.COMMAND.split()[:3] == [python, *argv[:2]]
+    argv += ["--epochs", "1", "--threads", "1", "--out", "mine.safetensors"]
     done = subprocess.run([sys.executable, *argv], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.safetensors"]
     metadata = _metadata(tmp_path / "mine.safetensors")

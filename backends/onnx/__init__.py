@@ -2,7 +2,9 @@
 
 backend.py   the backend and its options
 refusal.py   ops that have no ONNX form
-export.py    program to a checked, reproducible ONNX model
+export.py    program to a checked, reproducible ONNX model, which file.py writes
+values.py    quantized values by name, and as outputs
+weights.py   int8 weights read back, or stored as uint8
 block_weights.py  weights with a scale for each block
 pools.py     pools as the integer kernels want them
 kernels.py   what the runtime's optimizer made of it

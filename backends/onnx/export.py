@@ -15,20 +15,21 @@ from torch import fx
 
 from fxopt.backends.onnx.block_weights import use_block_kernels
 from fxopt.backends.onnx.dynamic_kernels import use_dynamic_kernels
+from fxopt.backends.onnx.file import save
 from fxopt.backends.onnx.pools import rewrite_pools
+from fxopt.backends.onnx.values import name_values
+from fxopt.backends.onnx.weights import store_unsigned
 from fxopt.errors import BackendError, FxoptError
 from fxopt.program import Program
 from fxopt.storage import export_program
 from fxopt.text import source_line
 
-_LARGE = 2_000_000_000
-"""Bytes above which weights go to a file beside: a protobuf message holds at most 2 GiB."""
 
-
-def export(program: Program, opset: int, path: Path) -> dict[str, str]:
+def export(program: Program, opset: int, path: Path, *, unsigned_weights: bool = False) -> dict[str, str]:
     """Write ``program`` as ONNX; return the source of every ONNX node, ``{node name: op and user's line}``.
 
-    Inputs and outputs keep their names and dynamic dims. Raises BackendError where the exporter or the ONNX checker
+    Inputs, outputs and quantized values keep their names, and sizes that are dynamic. With ``unsigned_weights`` those of 8
+    bits are stored as uint8. Raises BackendError where the exporter or the ONNX checker
     fails, with the node.
     """
     import onnx
@@ -51,23 +52,18 @@ def export(program: Program, opset: int, path: Path) -> dict[str, str]:
     assert made is not None
     model = made.model_proto
     origins = {node.name: _origin(node) for node in model.graph.node}
+    name_values(model, program)
     rewrite_pools(model)
+    if unsigned_weights:
+        store_unsigned(model)
     _drop_unused(model)
     _strip(model, program)
-    _save(onnx, model, path)
-    return origins
-
-
-def _save(onnx: Any, model: Any, path: Path) -> None:
-    large = model.ByteSize() > _LARGE
-    if large:
-        onnx.save_model(model, str(path), save_as_external_data=True, location=path.name + ".data")
-    else:
-        path.write_bytes(model.SerializeToString(deterministic=True))
+    save(model, path)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
         raise BackendError(f"ONNX's checker refuses the model: {_reason(error)}") from error
+    return origins
 
 
 def _drop_unused(model: Any) -> None:

@@ -29,8 +29,8 @@ def has_float16(path: Path) -> bool:
     return half in {*casts, *inputs, *(tensor.data_type for tensor in graph.initializer)}
 
 
-def kernel_facts(path: Path, origins: dict[str, str]) -> dict[str, Any]:
-    """Facts about the optimized graph of ``path``.
+def kernel_facts(path: Path, origins: dict[str, str], level: str = "all") -> dict[str, Any]:
+    """Facts about the graph of ``path`` as the runtime's optimizer leaves it at ``level``.
 
     ``float16``: whether the model has numbers in it, which decides what the runtime's optimizer may do.
     ``integer_nodes``: op types of the integer nodes, one entry a node. ``integer_contractions`` and
@@ -42,7 +42,7 @@ def kernel_facts(path: Path, origins: dict[str, str]) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
         float16 = has_float16(path)
-        options = session_options(1, "all", True)
+        options = session_options(1, level, True)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         open_session(path, options, float16=float16)
         graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph

@@ -3,6 +3,7 @@
 backend.py   the backend and its options
 convert.py   program to a reproducible OpenVINO model
 kernels.py   what the runtime's optimizer made of it
+values.py    stored int8 weights, and quantized values as outputs
 runtime.py   loading and running, without torch and onnx
 tune.py      options chosen by measurement
 """

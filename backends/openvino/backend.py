@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from fxopt.backend import Backend, Runner, not_installed
 from fxopt.backends.onnx import Onnx
 from fxopt.backends.onnx.runtime import usable_cores
 from fxopt.backends.openvino.runtime import MODEL_FILE, Precision, make_runner, native_precisions, properties
+from fxopt.int8_pairs import OVERFLOWS, cannot_run_here, overflows
 from fxopt.qdq import Policy
 
 if TYPE_CHECKING:
@@ -67,15 +69,28 @@ class Openvino(Backend):
         layers, residual sums, pools and concatenations. Q/DQ around silu and gates would cost more than they save.
         Weights are bounded as for ONNX Runtime: on x86 before VNNI both add products of bytes in 16 bits.
         """
-        return Policy("between_integers", chain=_CHAIN, pair_sum=Onnx().quant_policy(target).pair_sum)
+        return Policy("between_integers", chain=_CHAIN, pairs_in_16_bits=target.int8_saturates)
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Write ``model.xml`` and ``model.bin``; return what the runtime made of them. Raises BackendError."""
         from fxopt.backends.openvino.convert import convert
         from fxopt.backends.openvino.kernels import kernel_facts
+        from fxopt.backends.openvino.values import integer_weights
 
-        origins = convert(program, out / MODEL_FILE)
-        return kernel_facts(out / MODEL_FILE, self.properties(), origins)
+        model = out / MODEL_FILE
+        origins = convert(program, model)
+        facts = kernel_facts(model, self.properties(), origins)
+        return facts | {OVERFLOWS: overflows(integer_weights(model, origins))}
+
+    def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
+        """Write the same model with more outputs; see :meth:`fxopt.backend.Backend.expose`."""
+        from fxopt.backends.openvino.values import expose
+
+        return expose(folder / MODEL_FILE, names, out / MODEL_FILE)
+
+    def elsewhere(self, manifest: dict[str, Any]) -> str | None:
+        """That int8 weights overflow in the kernels for this processor."""
+        return cannot_run_here(manifest)
 
     def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
         """Compile the model for this machine. Raises BackendError where OpenVINO refuses it."""

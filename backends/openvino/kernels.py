@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fxopt.backends.openvino.runtime import compile_model, new_core
+from fxopt.backends.openvino.values import stored_operand
 
 _CONTRACTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
-_DEQUANTIZING = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")
 _INTEGERS = ("i8", "u8", "i4", "u4")
 
 
@@ -70,10 +70,8 @@ def _names(node: Any) -> list[str]:
 
 def _stored_as(node: Any) -> str | None:
     """The dtype of the integers that the second operand is made of by dequantization; None if it is not."""
-    source = node.input_value(1).get_node()
-    while source.get_type_name() in _DEQUANTIZING:
-        source = source.input_value(0).get_node()
-    if source.get_type_name() != "Constant":  # of several outputs, such as a split's, the node has no one dtype
+    source = stored_operand(node)
+    if source is None:
         return None
     kind = str(source.get_element_type().get_type_name())
     return kind if kind in _INTEGERS else None

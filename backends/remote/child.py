@@ -7,19 +7,21 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
+from fxopt.fresh_process import fresh_process
+
 
 class Child:
-    """A process that runs ``main`` of ``module``, with its end of ``connection`` and ``arguments``; see :func:`parents_end`."""
+    """A process that runs ``main``, with its end of ``connection`` and ``arguments``; see :func:`parents_end`."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, main: Callable[[], object], *arguments: str) -> None:
         self.connection, theirs = Pipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        command = [sys.executable, "-c", f"from {module} import main; main()", str(theirs.fileno()), str(os.getpid())]
         self.process = subprocess.Popen(
-            [*command, *arguments],
+            fresh_process(main, str(theirs.fileno()), str(os.getpid()), *arguments),
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors,
         )  # fmt: skip
         theirs.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fxopt.backend import Runner
+from fxopt.backends.remote import link
 from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.child import Child
 from fxopt.backends.remote.message import pack, unpack
@@ -19,7 +20,6 @@ from fxopt.device import Device
 from fxopt.errors import DeviceError
 from fxopt.measure import Timing
 
-_LINK = "fxopt.backends.remote.link"
 _CONNECTING = 90.0
 """Seconds to wait for a session: to import TVM, and for a device that is busy with another."""
 
@@ -130,7 +130,7 @@ class RpcDevice(Device):
 
     def _connect(self, lost: str = "") -> None:
         _need_tvm()
-        self._link = Child(_LINK, self.address)
+        self._link = Child(link.main, self.address)
         try:
             self._hear(_CONNECTING)
         except _Lost as reason:

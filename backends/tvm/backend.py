@@ -190,11 +190,11 @@ class Tvm(Backend):
             return str(error)
         return missing_compiler(triple) if cross_compiler(triple) else None  # for this machine TVM finds one
 
-    def elsewhere(self, target: Target) -> str | None:
+    def elsewhere(self, manifest: dict[str, Any]) -> str | None:
         """That it is machine code of another processor, or uses instructions that this one lacks."""
-        from fxopt.target import host
+        from fxopt.target import Target, host
 
-        here = host()
+        target, here = Target.of(manifest["target"]), host()
         if target.architecture != here.architecture:
             return f"machine code of {target.architecture}, and this machine is {here.architecture}"
         lacking = sorted(target.features - here.features)

@@ -6,4 +6,5 @@ wheels.py          runtime libraries, from the packages that have them
 interface_text.py  inputs and outputs as the program reads them
 readme.py          what to type on the device
 packing.py         the same bytes for the same files
+flash.py           whether it fits into the target's flash
 """

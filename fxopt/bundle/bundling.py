@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from fxopt import artifact
 from fxopt.backend import find_backend
+from fxopt.bundle.flash import is_too_large, kilobytes, too_large
 from fxopt.bundle.interface_text import INTERFACE, interface_text
 from fxopt.bundle.packing import files_of, pack
 from fxopt.bundle.readme import device_readme, source_readme
@@ -17,6 +19,7 @@ from fxopt.bundle.standalone import Standalone
 from fxopt.bundle.wheels import find_package
 from fxopt.compilers import compile_program, missing_compiler
 from fxopt.errors import BackendError, UsageError
+from fxopt.staging import missed_name
 from fxopt.target import Target
 
 _ENDING = ".tar.gz"
@@ -40,8 +43,8 @@ class Bundle:
     def text(self) -> str:
         """What is in it with sizes, the total, and what to type on the device."""
         width = max(map(len, self.files))
-        lines = [f"{name:<{width}}  {_kilobytes(size):>10} kB" for name, size in self.files.items()]
-        lines += [f"{'total':<{width}}  {_kilobytes(self.total):>10} kB, packed {_kilobytes(self.packed)} kB"]
+        lines = [f"{name:<{width}}  {kilobytes(size):>10} kB" for name, size in self.files.items()]
+        lines += [f"{'total':<{width}}  {kilobytes(self.total):>10} kB, packed {kilobytes(self.packed)} kB"]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes), f"on the device: {self.command}"])
 
 
@@ -51,22 +54,27 @@ def bundle(folder: Path, out: Path, wheels: Path | None = None) -> Bundle:
     The runtime is the installed one, or that of the wheels in the folder ``wheels``; for another architecture without that
     folder, the wheels are downloaded. The same artifact and compiler give the same bytes.
 
-    A target's missed ``flash`` is in the result, and the file is written, as an artifact is that misses a budget. Raises
-    BackendError for a folder that is no artifact, a backend or a target without such a program, and where a compiler or a
-    wheel is missing; UsageError where ``out`` cannot be written. Then there is no new file, and an old one stays.
+    A target's missed ``flash`` is in the result, and the file then is NAME.missed.tar.gz, with ``out`` left as it was, as with
+    a build that misses a budget (:mod:`fxopt.staging`). Raises BackendError for a folder that is no artifact, a backend or a
+    target without such a program, and where a compiler or a wheel is missing; UsageError where ``out`` cannot be written, or
+    something of another's has the name of a bundle that missed. Then there is no new file, and an old one stays.
     """
     if not out.name.endswith(_ENDING) or out.name == _ENDING or out.is_dir():
         raise UsageError(f"--out {out}: expected the name of a file that ends in {_ENDING}")
+    earlier = missed_name(out, _ENDING)
+    if os.path.lexists(earlier) and not is_too_large(earlier):
+        raise UsageError(
+            f"{earlier} is not a bundle that is too large, and would be lost; choose another --out, or remove it"
+        )
     manifest = artifact.read_manifest(folder)
     if "target" not in manifest:
         raise BackendError(f"{folder / artifact.MANIFEST}: the key 'target' is missing; build the artifact again")
     target = Target.of(manifest["target"])
     parts = find_backend(manifest["backend"]).standalone(folder, manifest)
     _check_target(target)
-    name = out.name.removesuffix(_ENDING)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
             stage = Path(scratch) / "bundle"
             _put_model(stage / "model", folder, manifest, interface_text(manifest, target, parts.options))
             notes = _put_runtime(stage, parts, manifest, target, wheels)
@@ -74,15 +82,19 @@ def bundle(folder: Path, out: Path, wheels: Path | None = None) -> Bundle:
             libraries = [library.name for wheel in parts.wheels for library in wheel.libraries]
             command = compile_program(stage, units, libraries, target.triple)
             (stage / "src" / "README").write_text(source_readme(command))
-            (stage / "README").write_text(device_readme(stage, manifest, target, name))
-            pack(stage, Path(scratch) / out.name)
-            files = {str(path.relative_to(stage)): path.stat().st_size for path in files_of(stage)}
-            (Path(scratch) / out.name).replace(out)
+            place, files = out, _put_readme(stage, manifest, target, out)
+            if missed := too_large(files, target):
+                place, files = earlier, _put_readme(stage, manifest, target, earlier)
+                missed = too_large(files, target)
+            pack(stage, Path(scratch) / place.name)
+            (Path(scratch) / place.name).replace(place)
+            if not missed and is_too_large(earlier):
+                earlier.unlink()
     except OSError as error:
         raise UsageError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
-    total = sum(files.values())
-    run = f"mkdir {name} && tar xzf {out.name} -C {name} && {name}/bin/run {name}/model"
-    return Bundle(out, files, total, out.stat().st_size, run, notes, _missed(total, target))
+    name = _name(place)
+    run = f"mkdir {name} && tar xzf {place.name} -C {name} && {name}/bin/run {name}/model"
+    return Bundle(place, files, sum(files.values()), place.stat().st_size, run, notes, missed)
 
 
 def _check_target(target: Target) -> None:
@@ -128,15 +140,11 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _missed(total: int, target: Target) -> str | None:
-    if target.flash is None or total <= target.flash:
-        return None
-    over = total - target.flash
-    return (
-        f"the bundle is {_kilobytes(total)} kB unpacked, and {target.name} has {_kilobytes(target.flash)} kB of flash: "
-        f"{_kilobytes(over)} kB too large"
-    )
+def _put_readme(stage: Path, manifest: dict[str, Any], target: Target, place: Path) -> dict[str, int]:
+    """Write the README, in which the bundle's name is; return the bytes of all files, by their paths."""
+    (stage / "README").write_text(device_readme(stage, manifest, target, _name(place)))
+    return {str(path.relative_to(stage)): path.stat().st_size for path in files_of(stage)}
 
 
-def _kilobytes(size: int) -> str:
-    return f"{size / 1000:,.1f}"
+def _name(place: Path) -> str:
+    return place.name.removesuffix(_ENDING)

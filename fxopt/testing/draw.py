@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Iterator
 from random import Random
 from typing import Any, Literal
+
+from fxopt.testing.number_range import NumberRange
 
 _WORDS = ("", "conv1", "layer.0.weight", "it's", 'a "quoted" one', "naïve", "back\\slash", "new\nline", "a, b(c=1)")
 
@@ -19,7 +20,7 @@ def draw(hint: Any, default: Any, random: Random) -> Any:
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _within(args[0], list(_limits(args[1:])), default, random)
+        return _within(args[0], args[1:], default, random)
     if origin is Literal:
         return random.choice(args)
     if origin in (typing.Union, types.UnionType):
@@ -31,33 +32,20 @@ def draw(hint: Any, default: Any, random: Random) -> Any:
     if hint is bool:
         return random.random() < 0.5
     if hint is int or hint is float:
-        return _within(hint, [], default, random)
+        return _within(hint, (), default, random)
     if hint is str:
         return random.choice(_WORDS)
     return None if hint is type(None) else default
 
 
-def _limits(extras: tuple[Any, ...]) -> Iterator[tuple[str, float]]:
-    for extra in extras:
-        parts = extra.metadata if hasattr(extra, "metadata") else extra if hasattr(extra, "__iter__") else (extra,)
-        for part in parts:
-            for sign in ("gt", "ge", "lt", "le", "multiple_of"):
-                if (bound := getattr(part, sign, None)) is not None:
-                    yield sign, bound
-
-
-def _within(base: Any, limits: list[tuple[str, float]], default: Any, random: Random) -> Any:
+def _within(base: Any, extras: tuple[Any, ...], default: Any, random: Random) -> Any:
     if base not in (int, float):
         return draw(base, default, random)
-    bounds = dict(limits)
-    step = bounds.get("multiple_of", 1)
-    low = bounds.get("ge", bounds.get("gt", min(-100, bounds.get("le", bounds.get("lt", 0)) - 100)))
-    high = bounds.get("le", bounds.get("lt", max(low, 0) + 100))
+    numbers = NumberRange.of(base, extras)
+    step = numbers.step or 1
+    low = numbers.low if numbers.low is not None else min(-100, (numbers.high or 0) - 100 * step)
+    high = numbers.high if numbers.high is not None else max(low, 0) + 100 * step
     if base is int:
-        first = math.ceil(low / step) if "gt" not in bounds else math.floor(low / step) + 1
-        last = math.floor(high / step) if "lt" not in bounds else math.ceil(high / step) - 1
-        return int(random.choice([first, last, random.randint(first, last)]) * step)
-    inside = random.uniform(low, high)
-    ends = [bounds[sign] for sign in ("ge", "le") if sign in bounds]
-    drawn = float(random.choice([*ends, inside, inside]))
-    return drawn if drawn not in (bounds.get("gt"), bounds.get("lt")) else (low + high) / 2
+        inside = random.randint(math.ceil(low / step), math.floor(high / step)) * step
+        return int(random.choice([*(numbers.ends() or [low, high]), inside]))
+    return float(random.choice([*numbers.ends(), random.uniform(low, high), random.uniform(low, high)]))

@@ -11,15 +11,12 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt import registry
-from fxopt.backend import Backend
 from fxopt.compare import relative_error
 from fxopt.errors import DataError, FxoptError
 from fxopt.parsing import canonical_text, parse_program
 from fxopt.pass_base import Pass
-from fxopt.pipeline import Outcome, Pipeline, Watcher
+from fxopt.pipeline import Pipeline
 from fxopt.program import Program
-from fxopt.target import host
 from fxopt.testing.contract import (
     Check,
     ContractError,
@@ -31,13 +28,16 @@ from fxopt.testing.contract import (
     require,
 )
 from fxopt.testing.examples import find_example
+from fxopt.testing.option_checks import option_checks
+from fxopt.testing.pass_runs import check_interface, run_pass
 from fxopt.testing.small_models import SmallModel, small_models
-from fxopt.testing.small_workload import other_batch, small_workload
+from fxopt.testing.small_workload import other_batch
 from fxopt.verify import STORED_TOLERANCE
 
 
 def pass_checks(cls: type[Pass], models: Iterable[SmallModel] | None = None) -> list[Check]:
-    """List the checks of a pass: its form, the example in its docstring, and each small model."""
+    """List the checks of a pass: its form, the example in its docstring, each small model, and each of its options."""
+    models = None if models is None else list(models)
     form: list[tuple[str, Any]] = [
         ("name is snake_case and its own", check_name),
         ("docstring begins with a sentence", check_docstring),
@@ -50,7 +50,7 @@ def pass_checks(cls: type[Pass], models: Iterable[SmallModel] | None = None) -> 
     checks = [Check(name, functools.partial(check, cls)) for name, check in form]
     for model in small_models() if models is None else models:
         checks.append(Check(f"keeps the contract on {model.name}", functools.partial(_check_on, cls, model)))
-    return checks
+    return checks + option_checks(cls, models)
 
 
 def _parse_one(text: str) -> Pass:
@@ -76,7 +76,7 @@ def _check_example(cls: type[Pass]) -> str:
             "    before:\n        %x : f32[2,4]\n        %y = aten.relu(%x)\n        return %y\n    after:\n        …"
         )
     before, after = parse_program(example.before), parse_program(example.after)
-    outcome = _run(cls(), before, behind=example.behind)
+    outcome = run_pass(cls(), before, behind=example.behind)
     got, want = canonical_text(outcome.program), canonical_text(after)
     if cls.kind == "approx":  # what it computes depends on data, so only the structure is compared
         got, want = _without_numbers(got), _without_numbers(want)
@@ -103,13 +103,13 @@ def _check_on(cls: type[Pass], model: SmallModel) -> str:
     program = model.program()
     before = program.fingerprint()
     try:
-        outcome = _run(made, program)
+        outcome = run_pass(made, program)
     except DataError as error:
         return f"declined: {error}"
     _check_input_kept(program, before)
-    _check_interface(program, outcome.program)
+    check_interface(program, outcome.program)
     require(
-        _run(made, model.program(), watchers=()).program.fingerprint() == outcome.program.fingerprint(),
+        run_pass(made, model.program(), watchers=()).program.fingerprint() == outcome.program.fingerprint(),
         "two runs on the same program gave different results; draw random numbers from a fixed seed, sort sets",
     )
     changed = any(step.changed for step in outcome.steps)
@@ -126,18 +126,6 @@ def _check_input_kept(program: Program, before: str) -> None:
         "the program that went in was changed, by way of a tensor or node that its copy shares; never edit a weight in "
         "place: program.swap_tensor, or program.add_tensor and a new get_attr node",
     )
-
-
-def _check_interface(before: Program, after: Program) -> None:
-    require(
-        sorted(before.dims().values()) == sorted(after.dims().values()) and _dynamic(before) == _dynamic(after),
-        f"dynamic dims were {before.signature()}, are {after.signature()}; write no example size into the graph",
-    )
-
-
-def _dynamic(program: Program) -> list[list[bool]]:
-    values = [n.meta["val"] for n in program.inputs()] + [getattr(o, "meta", {}).get("val") for o in program.outputs()]
-    return [[isinstance(s, torch.SymInt) for s in v.shape] for v in values if isinstance(v, torch.Tensor)]
 
 
 def _check_like_module(model: SmallModel, after: Program) -> None:
@@ -162,16 +150,9 @@ def _check_like_module(model: SmallModel, after: Program) -> None:
 
 def _run_again(made: Pass, program: Program) -> None:
     try:
-        _run(made, program)
+        run_pass(made, program)
     except FxoptError as error:
         raise ContractError(f"a second run on its own result fails: {error}") from error
-
-
-def _run(made: Pass, program: Program, watchers: tuple[Watcher, ...] | None = None, behind: str = "") -> Outcome:
-    backend: Backend | None = registry.get("backend", "eager")() if "eager" in registry.names("backend") else None
-    workload = small_workload(program)
-    pipeline = Pipeline.of(*Pipeline.parse(behind).passes, made)
-    return pipeline.run(program, watchers=watchers, workload=workload, target=host(), backend=backend)
 
 
 def _indent(text: str) -> str:

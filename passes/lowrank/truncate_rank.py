@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from fxopt import Program, graph_pass
+from fxopt.options import With
 from fxopt.passes.lowrank.approximate import approximate, approximate_cp
 from fxopt.passes.lowrank.chain import Price
 from fxopt.passes.lowrank.choose_ranks import By, Rule
@@ -35,10 +36,10 @@ def truncate_rank(
     params: Annotated[float, Gt(0)] | None = None,
     latency: Annotated[float, Gt(0), Lt(1)] | None = None,
     metric_drop: Annotated[float, Ge(0)] | None = None,
-    by: By = "weights",
+    by: Annotated[By, With(macs=0.5)] = "weights",
     multiple: Annotated[int, Ge(1)] | Literal["target"] = 1,
     data_aware: bool = False,
-    samples: Annotated[int, Ge(1)] = 64,
+    samples: Annotated[int, Ge(1), With(data_aware=True)] = 64,
     keep: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
 ) -> None:

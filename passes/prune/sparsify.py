@@ -13,6 +13,7 @@ from annotated_types import Ge, Lt
 
 from fxopt import Pass, Program
 from fxopt.errors import OptionError, UnknownNameError
+from fxopt.options import With
 from fxopt.pass_base import Kind
 from fxopt.passes.prune.importance.gradients import gradients
 from fxopt.passes.prune.sparse.choice import lowest, lowest_in_groups, summed_groups
@@ -61,10 +62,10 @@ class sparsify(Pass):
     ratio: Annotated[float, Ge(0), Lt(1)] = 0.5
     by: Literal["magnitude", "movement", "random"] = "magnitude"
     scope: Literal["global", "layer"] = "global"
-    pattern: str = ""
+    pattern: Literal["", "2:4"] | str = ""
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), With(by="random")] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Lt
 from fxopt import Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
 from fxopt.ops import find_quantized
+from fxopt.options import With
 from fxopt.passes.prune.choice.budget import Budget, within
 from fxopt.passes.prune.choice.candidates import candidates
 from fxopt.passes.prune.choice.channel_multiple import multiple_for
@@ -17,7 +18,7 @@ from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Unit
 from fxopt.passes.prune.coupling.leftover import report_pinned
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.passes.prune.importance.score import score
+from fxopt.passes.prune.importance.score import Name, Normalize, Reduce, score
 from fxopt.passes.prune.zeroing import zero
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
@@ -34,18 +35,18 @@ def zero_channels(
     macs: Annotated[float, Gt(0)] | None = None,
     params: Annotated[float, Gt(0)] | None = None,
     latency_ms: Annotated[float, Gt(0)] | None = None,
-    by: str = "l2",
+    by: Name | str = "l2",
     scope: Scope = "layer",
-    reduce: Literal["mean", "sum", "max"] = "mean",
-    normalize: Literal["mean", "max", "none"] = "mean",
+    reduce: Reduce = "mean",
+    normalize: Annotated[Normalize, With(scope="global")] = "mean",
     units: tuple[Unit, ...] = (),
     keep: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
     min_channels: Annotated[int, Ge(1)] = 1,
     multiple: Annotated[int, Ge(1)] | Literal["target"] = 1,
     reconstruct: bool = False,
-    samples: Annotated[int, Ge(1)] = 64,
-    seed: int = 0,
+    samples: Annotated[int, Ge(1), With(by="taylor"), With(reconstruct=True)] = 64,
+    seed: Annotated[int, With(by="random")] = 0,
 ) -> None:
     """Zero what is read of the least important channels, so that shrink can remove them.
 

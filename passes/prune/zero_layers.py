@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Lt
 from fxopt import Program, graph_pass
 from fxopt.errors import OptionError, PassError
 from fxopt.ops import find_quantized
+from fxopt.options import With
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
 from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
 from fxopt.passes.prune.depth.choose_layers import LayerChooser
@@ -27,8 +28,8 @@ def zero_layers(
     macs: Annotated[float, Gt(0)] | None = None,
     by: By = "similarity",
     keep: tuple[str, ...] = (),
-    samples: Annotated[int, Ge(1)] = 64,
-    seed: int = 0,
+    samples: Annotated[int, Ge(1), With(by="taylor")] = 64,
+    seed: Annotated[int, With(by="random")] = 0,
 ) -> None:
     """Zero the least important residual branches, so that drop_zero_branches can remove them.
 

@@ -38,9 +38,14 @@ class Placer:
 
 
 def policy_of(program: Program) -> Policy:
-    """The policy of the backend for the target that the pipeline is run for; the default one without a backend."""
-    context = program.context
-    return context.backend.quant_policy(context.target or host()) if context.backend else Policy()
+    """The policy of the backend for the target that the pipeline is run for, this machine unless one is named.
+
+    Without a backend, the usual one; and if there is no target either, weights that no processor's kernels overflow on.
+    """
+    backend, target = program.context.backend, program.context.target
+    if backend is None:
+        return Policy(pairs_in_16_bits=target is None or target.int8_saturates)
+    return backend.quant_policy(target or host())
 
 
 def check_not_quantized(program: Program, way_out: str = _ONCE) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxopt import Program
+from fxopt.int8_pairs import adds_pairs
 from fxopt.ops import arguments
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.weights import largest_code, quantize_bias, quantize_weight, weight_scales, widen_for_bias
@@ -69,10 +70,10 @@ def encode_layers(
         weight, bias = program.tensor(call["weight"]), program.tensor(call["bias"])
         assert weight is not None
         input_scale = inputs[call["input"]].scale
-        limit = pair_limit(weight, policy)
-        scales = weight_scales(weight, limit, bits)
+        bounded = needs_safe_pairs(layer, weight, policy)
+        scales = weight_scales(weight, bounded, bits)
         if learned is not None:
-            scales = learned[layer] if limit is None else torch.maximum(learned[layer], scales)
+            scales = torch.maximum(learned[layer], scales) if bounded else learned[layer]
         if bias is not None:
             scales = widen_for_bias(scales, bias, input_scale)
         axis = 0 if policy.per_channel and layer not in per_tensor else None
@@ -95,7 +96,6 @@ def encode_bias(name: str, bias: torch.Tensor, scales: torch.Tensor, input_scale
     return Codes(name, quantize_bias(bias, both), both, BIAS_LIMITS, axis)
 
 
-def pair_limit(weight: torch.Tensor, policy: Policy) -> int | None:
-    """The policy's bound for neighbouring codes of ``weight``; None for a depthwise one, whose kernels add no pairs."""
-    depthwise = weight.dim() > 2 and weight.shape[1] == 1
-    return None if depthwise else policy.pair_sum
+def needs_safe_pairs(layer: fx.Node, weight: torch.Tensor, policy: Policy) -> bool:
+    """Whether the kernels that multiply by the ``weight`` of a layer add pairs in 16 bits."""
+    return policy.pairs_in_16_bits and adds_pairs(tuple(weight.shape), arguments(layer).get("groups", 1))

@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from fxopt import Program, graph_pass
 from fxopt.errors import DataError
+from fxopt.options import With
 from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, expose_products, policy_of
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
@@ -34,7 +35,7 @@ def insert_qdq(
     correct_bias: Literal["none", "empirical", "analytic"] = "analytic",
     metric_drop: Annotated[float, Ge(0)] | None = None,
     sqnr_db: float | None = None,
-    leave: Leave = "greedy",
+    leave: Annotated[Leave, With(sqnr_db=60.0)] = "greedy",
 ) -> None:
     """Insert calibrated quantize/dequantize ops, and store weights as int8 and biases as int32.
 

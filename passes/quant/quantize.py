@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from fxopt import Pass, graph_pass
+from fxopt.options import With
 from fxopt.passes.clean.canonicalize_clamp import canonicalize_clamp
 from fxopt.passes.clean.fold_constants import fold_constants
 from fxopt.passes.fuse.fold_batch_norm import fold_batch_norm
@@ -41,7 +42,7 @@ def quantize(
     correct_bias: Literal["none", "empirical", "analytic"] = "analytic",
     metric_drop: Annotated[float, Ge(0)] | None = None,
     sqnr_db: float | None = None,
-    leave: Leave = "greedy",
+    leave: Annotated[Leave, With(sqnr_db=60.0)] = "greedy",
 ) -> tuple[Pass, ...]:
     """Quantize weights and activations to int8 after training, as the backend's integer kernels want it.
 

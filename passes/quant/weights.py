@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from fxopt.int8_pairs import LIMIT, heaviest_pairs
 
-def weight_scales(weight: torch.Tensor, pair_sum: int | None, bits: int = 8) -> torch.Tensor:
-    """Symmetric scales float32 [out] of ``weight`` [out, ...] such that codes of 8 ``bits`` lie in -127 … 127.
 
-    ``pair_sum`` bounds the sum of two neighbouring codes of a channel: kernels that add the products u8 · s8 of two
-    neighbours in 16 bits saturate above 32767, and 255 · 128 is just below. Instead of giving every weight 7 bits, a
-    channel's scale grows only as far as its heaviest neighbours ask for. Neighbours are taken along the sum's order with
-    channels first and with channels last, as kernels pack either. A channel of zeros gets the others' median scale.
+def weight_scales(weight: torch.Tensor, safe_pairs: bool = False, bits: int = 8) -> torch.Tensor:
+    """Symmetric scales float32 [out] of ``weight`` [out, in, ...] such that codes of 8 ``bits`` lie in -127 … 127.
+
+    With ``safe_pairs`` the codes suit kernels that add pairs in 16 bits, see :mod:`fxopt.int8_pairs`. Instead of giving
+    every weight 7 bits, a channel's scale grows only as far as its heaviest pair asks for. A channel of zeros gets the
+    others' median scale.
     """
     rows = weight.detach().double()
     scales = rows.flatten(1).abs().amax(1) / largest_code(bits)
-    if pair_sum is not None:
+    if safe_pairs:
         # rounding to the nearest may add half a code to each of the two
-        scales = torch.maximum(scales, _heaviest_pairs(rows) / (pair_sum - 1))
+        scales = torch.maximum(scales, torch.from_numpy(heaviest_pairs(rows.numpy())) / (LIMIT - 1))
     used = scales[scales > 0]
     fallback = used.median().item() if len(used) else 1.0 / largest_code(bits)
     return torch.where(scales > 0, scales, fallback).float()
@@ -41,18 +42,9 @@ def largest_code(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def within_pair_sum(codes: torch.Tensor, pair_sum: int) -> torch.Tensor:
-    """Bool [out]: channels of ``codes`` [out, ...] no two neighbours of which add up to more than ``pair_sum``."""
-    return _heaviest_pairs(codes.double()) <= pair_sum
-
-
-def _heaviest_pairs(rows: torch.Tensor) -> torch.Tensor:
-    """The largest magnitude [out] that two neighbours of ``rows`` [out, ...] add up to; 0 where there is no pair."""
-    found = torch.zeros(len(rows), dtype=rows.dtype)
-    for order in (rows.flatten(1), rows.movedim(1, -1).flatten(1)):
-        if order.shape[1] > 1:
-            found = torch.maximum(found, (order[:, 1:] + order[:, :-1]).abs().amax(1))
-    return found
+def has_safe_pairs(codes: torch.Tensor) -> torch.Tensor:
+    """Bool [out]: channels of ``codes`` [out, in, ...] that suit kernels which add pairs in 16 bits."""
+    return torch.from_numpy(heaviest_pairs(codes.numpy()) <= LIMIT)
 
 
 def quantize_bias(bias: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

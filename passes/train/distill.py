@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from fxopt import Program
 from fxopt.errors import DataError
+from fxopt.options import With
 from fxopt.passes.train.features import Features, Transfer, find_pairs
 from fxopt.passes.train.finetune import finetune
 from fxopt.passes.train.loop import train
@@ -51,7 +52,7 @@ class distill(finetune):
     temperature: Annotated[float, Gt(0)] = 4.0
     soft: Annotated[float, Gt(0), Le(1)] = 0.9
     features: Transfer = "none"
-    feature_weight: Annotated[float, Ge(0)] = 1.0
+    feature_weight: Annotated[float, Ge(0), With(features="hint")] = 1.0
 
     def run(self, program: Program) -> None:
         """Train, and store the weights that did best."""

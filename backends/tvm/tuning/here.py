@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxopt.backends.tvm.tasks import Tile
+from fxopt.backends.tvm.processor import Processor
+from fxopt.backends.tvm.tasks import Kernel, Tile
 from fxopt.backends.tvm.tuning.worker import Job, Timer
 
 _ROUND_MS, _CALL_MS = 5.0, 0.05
@@ -35,15 +36,23 @@ class Here:
 def compiled(job: Job, tile: Tile) -> tuple[Any, list[Any]]:
     """A kernel in a tile as TVM's executable, and the tensors that are its arguments and result."""
     import tvm
-    from tvm import te
 
     from fxopt.backends.tvm.registers import register_pipeline
-    from fxopt.backends.tvm.schedule import schedule_module
 
-    tensors = job.kernel.tensors(tile)
-    module = schedule_module(tvm.IRModule({"main": te.create_prim_func(tensors)}), job.processor)
+    module, tensors = scheduled(job.kernel, tile, job.processor)
     target = tvm.target.Target(job.processor.describe())
     return tvm.compile(module, target=target, tir_pipeline=register_pipeline(job.processor.cores)), tensors
+
+
+def scheduled(kernel: Kernel, tile: Tile, processor: Processor) -> tuple[Any, list[Any]]:
+    """A kernel in a tile as a module of loops, and the tensors that are its arguments and result."""
+    import tvm
+    from tvm import te
+
+    from fxopt.backends.tvm.schedule import schedule_module
+
+    tensors = kernel.tensors(tile)
+    return schedule_module(tvm.IRModule({"main": te.create_prim_func(tensors)}), processor), tensors
 
 
 def timer_of(library: Any, tensors: list[Any], device: Any) -> Timer:

@@ -6,16 +6,16 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
 from fxopt.backends.remote.child import Child
-from fxopt.backends.tvm.tuning.worker import Job, Lost, Times
+from fxopt.backends.tvm.tuning.worker import Job, Lost, Times, main
 from fxopt.errors import BackendError
 
 _START = 120.0
-_MODULE = "fxopt.backends.tvm.tuning.worker"
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class Workers:
     manager: the processes end with it, and with this process if it is killed.
     """
 
-    def __init__(self, count: int, patience: float = 20.0, module: str = _MODULE, *, alone: bool = True) -> None:
-        self.patience, self.module, self.alone = patience, module, alone
-        self._all = [_Worker(module) for _ in range(count)]
+    def __init__(
+        self, count: int, patience: float = 20.0, main: Callable[[], object] = main, *, alone: bool = True
+    ) -> None:
+        self.patience, self.main, self.alone = patience, main, alone
+        self._all = [_Worker(main) for _ in range(count)]
         self._timing: _Worker | None = None
 
     def __enter__(self) -> Workers:
@@ -62,7 +64,7 @@ class Workers:
         """Give a job to an idle worker, best to the one that had the last job of this name: it has the rival compiled."""
         for i, worker in enumerate(self._all):
             if worker.name is None and worker.dead:  # by another's hand: no fault of the job
-                self._all[i] = _Worker(self.module)
+                self._all[i] = _Worker(self.main)
         free = [worker for worker in self._all if worker.name is None]
         worker = next((w for w in free if name in w.had), min(free, key=lambda w: len(w.had)))
         worker.begin(name, job)
@@ -105,7 +107,7 @@ class Workers:
         if not worker.ready:
             raise BackendError(f"a process that times kernels does not start: {reason}\n{worker.complaint()}")
         worker.kill()
-        self._all[self._all.index(worker)] = _Worker(self.module)
+        self._all[self._all.index(worker)] = _Worker(self.main)
         return Answer(name, None, reason)
 
     def _let_one_time(self) -> None:
@@ -130,8 +132,8 @@ class Workers:
 
 
 class _Worker:
-    def __init__(self, module: str) -> None:
-        self._child = Child(module)
+    def __init__(self, main: Callable[[], object]) -> None:
+        self._child = Child(main)
         self.connection = self._child.connection
         self.name: Any = None
         self.had: set[Any] = set()

@@ -65,9 +65,9 @@ def channel_multiple(target: Target, backend: Backend | None) -> ChannelMultiple
 
 
 def multiple_for(program: Program) -> int:
-    """The multiple for the target and backend of a program, which is noted in the program with the reason."""
+    """The multiple for the target and backend of a program, which is reported as the pass's choice with the reason."""
     found = channel_multiple(program.context.target or host(), program.context.backend)
-    program.notes += (f"numbers of channels are multiples of {found.value}: {found.how}",)
+    program.chose("multiple", found.value, found.how)
     return found.value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,10 +35,6 @@ class Rule:
 
 _RULES: dict[str, Rule] = {}
 
-_THEMES = (
-    "elementwise", "layout", "sizes", "pick", "index", "join", "contraction", "conv", "attention", "norm", "reduce", "window",
-)  # fmt: skip
-
 
 def rule(*ops: str, rewrite: Rewrite | None = None) -> Callable[[Couple], Couple]:
     """Register the rule of some ops: ``@rule("permute", "aten.t")``; aten is understood where no namespace is given."""
@@ -54,8 +51,10 @@ def rule(*ops: str, rewrite: Rewrite | None = None) -> Callable[[Couple], Couple
 @functools.cache
 def all_rules() -> dict[str, Rule]:
     """Every rule by op name, or by ``family:NAME``."""
-    for theme in _THEMES:  # they import this file
-        importlib.import_module(f"fxopt.passes.prune.coupling.rules_{theme}")
+    here = importlib.import_module(__name__.rpartition(".")[0])
+    for found in pkgutil.iter_modules(here.__path__, f"{here.__name__}."):
+        if found.name.startswith(f"{here.__name__}.rules_"):  # they import this file
+            importlib.import_module(found.name)
     return _RULES
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ Reduce = Literal["mean", "sum", "max"]
 Normalize = Literal["mean", "max", "none"]
 Scores = NDArray[np.float64]
 
-NAMES = (*CRITERIA, "lamp", "random")
+Name = Literal["l1", "l2", "batch_norm", "taylor", "hessian", "activation", "fpgm", "lamp", "random"]
+NAMES: tuple[str, ...] = get_args(Name)
 """The built-in criteria."""
 
 _REDUCE = ("mean", "sum", "max")

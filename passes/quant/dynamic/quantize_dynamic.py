@@ -46,10 +46,10 @@ def quantize_dynamic(program: Program, *, keep_float: tuple[str, ...] = ()) -> N
         return %y
     """
     check_not_quantized(program)
-    pair_sum, largest = policy_of(program).pair_sum, largest_code(8)
+    policy, largest = policy_of(program), largest_code(8)
     chosen = {}
     for weight in choose_weights(program, keep_float):
         rows = weight.rows()
-        scales = weight_scales(rows, pair_sum)
+        scales = weight_scales(rows, policy.pairs_in_16_bits)
         chosen[weight] = Codes(weight.name, quantize_weight(rows, scales), scales, (-largest, largest))
     emit_dynamic(program, chosen)

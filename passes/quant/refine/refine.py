@@ -10,7 +10,7 @@ from torch import fx
 from fxopt.errors import DataError
 from fxopt.ops import arguments
 from fxopt.passes.prune.importance.calibration_batches import calibration_batches
-from fxopt.passes.quant.encode import LayerCodes, pair_limit
+from fxopt.passes.quant.encode import LayerCodes, needs_safe_pairs
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.placement import Placement
 from fxopt.passes.quant.refine.empirical_bias import empirical_bias
@@ -68,7 +68,7 @@ def _round(program: Program, twins: Twins, layer: fx.Node, policy: Policy) -> No
     if sum(other.weight is twins.codes[layer].weight for other in twins.codes.values()) > 1:
         program.skip(layer, "rounded to nearest: other layers share its weight")
         return
-    found = round_layer(twins, layer, weight, pair_limit(weight, policy))
+    found = round_layer(twins, layer, weight, needs_safe_pairs(layer, weight, policy))
     if isinstance(found, str):
         program.skip(layer, f"rounded to nearest: {found}")
     else:

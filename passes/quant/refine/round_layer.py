@@ -12,19 +12,20 @@ from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.placement import activated
 from fxopt.passes.quant.refine.adaround import Rows, learn_rounding
 from fxopt.passes.quant.refine.twins import Twins
-from fxopt.passes.quant.weights import within_pair_sum
+from fxopt.passes.quant.weights import has_safe_pairs
 from fxopt.passes.refit.rows import Layer
 
 _ROWS, _ELEMENTS = 8192, 2**22
 _FEWEST_ROWS = 10
 
 
-def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, pair_sum: int | None) -> LayerCodes | str:
+def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, safe_pairs: bool) -> LayerCodes | str:
     """Codes of ``layer`` whose ``weight`` is rounded by AdaRound, or the reason why the nearest codes are kept.
 
     Rows are drawn at random from all that the layer computes over the calibration batches, 8192 or 4 million elements at
     most. The last fifth of them, from the last examples, is not learned from: codes that are no better there than nearest
-    ones are dropped. A channel whose codes leave ``pair_sum`` keeps its nearest ones.
+    ones are dropped. With ``safe_pairs`` a channel whose codes would overflow in kernels that add pairs in 16 bits keeps
+    its nearest ones.
     """
     old = twins.codes[layer]
     form, scales, generator = _layer(layer), old.weight.scales, torch.Generator().manual_seed(0)
@@ -38,8 +39,8 @@ def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, pair_sum: in
     learned, unseen = rows.part(slice(-held)), rows.part(slice(-held, None))
     matrix = form.matrix(weight.detach()).flatten(2)
     found = learn_rounding(matrix, scales, old.weight.limits, learned, generator)
-    if pair_sum is not None:
-        safe = within_pair_sum(form.stored(found, old.weight.integers), pair_sum)
+    if safe_pairs:
+        safe = has_safe_pairs(form.stored(found, old.weight.integers))
         found = torch.where(safe.reshape(groups, out, 1), found, nearest)
     without, error = (float(unseen.error(codes * scales).sum()) for codes in (nearest, found))
     if not error < without:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from fxopt import Program, graph_pass
+from fxopt.options import With
 from fxopt.passes.prune.importance.calibration_batches import calibration_batches
 from fxopt.passes.quant.weight_only.blocks import Grid, nearest
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
@@ -21,7 +22,7 @@ def quantize_weights(
     bits: Literal[4, 8] = 4,
     block: Literal[0, 16, 32, 64, 128, 256] = 32,
     rounding: Literal["nearest", "gptq"] = "nearest",
-    images: Annotated[int, Ge(1)] = 128,
+    images: Annotated[int, Ge(1), With(rounding="gptq")] = 128,
     keep_float: tuple[str, ...] = (),
 ) -> None:
     """Store the weights of linears as int4 or int8 with a scale a block; activations stay float.

@@ -1,0 +1,74 @@
+"""The integers of an OpenVINO model: its stored weights, and its quantized values given beside the model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fxopt.backends.openvino.runtime import new_core
+from fxopt.int8_pairs import IntegerWeight
+
+_DEQUANTIZING = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")
+_KINDS = ("Convolution", "GroupConvolution", "MatMul")
+
+
+def integer_weights(path: Path, origins: dict[str, str]) -> list[IntegerWeight]:
+    """The stored int8 weights of convolutions and matrix products; ``origins`` tells where a node comes from."""
+    found = []
+    for node in new_core().read_model(path).get_ordered_ops():
+        kind = node.get_type_name()
+        if kind not in _KINDS:
+            continue
+        stored = stored_operand(node)
+        if stored is None or stored.get_element_type().get_type_name() != "i8":
+            continue
+        codes, groups = stored.get_data(), 1
+        if kind == "GroupConvolution":  # [groups, out / groups, in / groups, *kernel], or the exporter's form of it
+            groups = node.input_value(1).get_shape()[0]
+            codes = codes.reshape(-1, *node.input_value(1).get_shape()[2:])
+        elif kind == "MatMul" and not node.get_attributes()["transpose_b"]:
+            codes = codes.T
+        if codes.ndim > 1:
+            name = node.get_friendly_name().removesuffix("/WithoutBiases")
+            found.append(IntegerWeight(f"{origins.get(name, name)}, {stored.get_friendly_name()}", codes, groups))
+    return found
+
+
+def stored_operand(node: Any) -> Any | None:
+    """The constant that the second operand is dequantized from; None where that is computed."""
+    source = node.input_value(1).get_node()
+    while source.get_type_name() in _DEQUANTIZING:
+        source = source.input_value(0).get_node()
+    return source if source.get_type_name() == "Constant" else None
+
+
+def expose(path: Path, names: Sequence[str], out: Path) -> list[str]:
+    """Write the model ``path`` to ``out`` with what the codes called ``names`` stand for behind its outputs, as float32.
+
+    Not the codes: OpenVINO takes a value for quantized whose codes nothing else reads. Returns the names that it has.
+    """
+    import openvino
+
+    model = new_core().read_model(path)
+    codes = {
+        name: output for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()
+    }
+    real = {name: _dequantized(codes[name]) for name in names if name in codes}
+    present = [name for name in names if real.get(name) is not None]
+    for name in present:
+        model.add_outputs(real[name])
+    openvino.save_model(model, out, compress_to_fp16=False)
+    return present
+
+
+def _dequantized(codes: Any) -> Any | None:
+    """The output that holds the numbers of ``codes``: behind a cast, the zero point where there is one, and the scale."""
+    for kinds in (("Convert",), ("Subtract", "Multiply"), ("Multiply",)):
+        if codes.get_node().get_type_name() == "Multiply":
+            return codes
+        reader = next((i.get_node() for i in codes.get_target_inputs() if i.get_node().get_type_name() in kinds), None)
+        if reader is None:
+            return None
+        codes = reader.output(0)
+    return codes if codes.get_node().get_type_name() == "Multiply" else None

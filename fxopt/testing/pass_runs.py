@@ -1,0 +1,35 @@
+"""A pass run as the contract runs it, and what holds of the program behind every run."""
+
+from __future__ import annotations
+
+import torch
+
+from fxopt import registry
+from fxopt.backend import Backend
+from fxopt.pass_base import Pass
+from fxopt.pipeline import Outcome, Pipeline, Watcher
+from fxopt.program import Program
+from fxopt.target import host
+from fxopt.testing.contract import require
+from fxopt.testing.small_workload import small_workload
+
+
+def run_pass(made: Pass, program: Program, watchers: tuple[Watcher, ...] | None = None, behind: str = "") -> Outcome:
+    """Run a pass, and before it those of ``behind``, with synthetic data, this machine as the target, and a backend."""
+    backend: Backend | None = registry.get("backend", "eager")() if "eager" in registry.names("backend") else None
+    workload = small_workload(program)
+    pipeline = Pipeline.of(*Pipeline.parse(behind).passes, made)
+    return pipeline.run(program, watchers=watchers, workload=workload, target=host(), backend=backend)
+
+
+def check_interface(before: Program, after: Program) -> None:
+    """Hold the dynamic dims of inputs and outputs against those before."""
+    require(
+        sorted(before.dims().values()) == sorted(after.dims().values()) and _dynamic(before) == _dynamic(after),
+        f"dynamic dims were {before.signature()}, are {after.signature()}; write no example size into the graph",
+    )
+
+
+def _dynamic(program: Program) -> list[list[bool]]:
+    values = [n.meta["val"] for n in program.inputs()] + [getattr(o, "meta", {}).get("val") for o in program.outputs()]
+    return [[isinstance(s, torch.SymInt) for s in v.shape] for v in values if isinstance(v, torch.Tensor)]
