@@ -54,7 +54,7 @@ class Fastest(Backend):
                 raise UsageError(f"{self}: {nested} cannot be among its own candidates; name backends such as 'onnx'")
             return found
         names = [name for name in registry.names("backend") if name not in (self.name, _REFERENCE)]
-        others = tuple(map(find_backend, names))
+        others = tuple(b for name in names for b in find_backend(name).alternatives(target))
         return others if any(b.missing() is None for b in others) else (*others, find_backend(_REFERENCE))
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:

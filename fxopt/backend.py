@@ -36,6 +36,11 @@ class Backend:
 
     name: ClassVar[str] = ""
 
+    @property
+    def rounds_floats(self) -> bool:
+        """Whether numbers in float are computed in fewer bits than the program has, as an option asks for."""
+        return False
+
     def __post_init__(self) -> None:
         hints = type_hints(type(self))  # type: ignore[arg-type]
         for field in dataclasses.fields(self):
@@ -116,6 +121,10 @@ class Backend:
 
     def candidates(self, target: Target) -> tuple[Backend, ...]:
         """The backends that a build tries its whole recipe with, to keep the fastest; only itself by default."""
+        return (self,)
+
+    def alternatives(self, target: Target) -> tuple[Backend, ...]:
+        """Copies that have a program quantized otherwise, for a backend that chooses among others to try; itself first."""
         return (self,)
 
     def variants(self) -> tuple[Backend, ...]:

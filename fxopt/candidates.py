@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fxopt.artifact import Artifact, load_for
 from fxopt.backend import Backend
-from fxopt.errors import BackendError, FxoptError, text_of
+from fxopt.errors import DisagreementError, FxoptError, text_of
 from fxopt.fidelity import Fidelity
 from fxopt.measure import Timing
 from fxopt.ops import family
@@ -125,5 +125,6 @@ def _loaded(candidate: Candidate, built: Artifact, target: Target, fidelity: Fid
 
 def _reason(error: Exception) -> str:
     """What went wrong, without the advice of a build with this backend alone."""
-    text = text_of(error) if isinstance(error, FxoptError) else f"{type(error).__name__}: {text_of(error)}"
-    return text if not isinstance(error, BackendError) else text.split("\n  an op is exported")[0]
+    if isinstance(error, DisagreementError):
+        return error.what
+    return text_of(error) if isinstance(error, FxoptError) else f"{type(error).__name__}: {text_of(error)}"

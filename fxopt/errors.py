@@ -13,6 +13,7 @@
     │   ├── VerifyError           a pass broke the graph, the interface or the numbers
     │   └── DataError             a pass needs data that is absent or unusable
     ├── BackendError        (4)   a backend refused or failed
+    │   ├── DisagreementError     what was built gives other numbers than its program
     │   └── DeviceError           a device is not there, is another than expected, or failed
     └── BudgetError         (1)   everything worked, but a budget or a check was missed
 """
@@ -95,6 +96,14 @@ class BackendError(FxoptError):
     """A backend refused an op or failed to build, load or run."""
 
     exit_code = 4
+
+
+class DisagreementError(BackendError):
+    """What was built gives other numbers than its program: ``what`` is wrong, and the ``way_out`` of a build of it alone."""
+
+    def __init__(self, what: str, way_out: str) -> None:
+        super().__init__(f"{what}\n  {way_out}")
+        self.what, self.way_out = what, way_out
 
 
 class DeviceError(BackendError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,8 @@ from fxopt.agreement import copied
 from fxopt.artifact import Artifact
 from fxopt.backend import Backend, find_backend
 from fxopt.compare import relative_error, sqnr
-from fxopt.errors import BackendError
-from fxopt.exposing import Exposed
+from fxopt.errors import BackendError, DisagreementError, last_line
+from fxopt.exposing import Exposed, quantized_values
 from fxopt.facts import plain
 from fxopt.integer_check import ValueCheck, check_values
 from fxopt.ops import find_quantized
@@ -62,9 +63,13 @@ class Fidelity:
 
     @functools.cached_property
     def floor_db(self) -> float:
-        """The rounding floor: least SQNR in dB of the program in float32 against itself in float64."""
-        with_noise = zip(self._probes, self._want, strict=True)
-        return min(sqnr(run(to_float64(self._program), probe, wide=True).outputs, want) for probe, want in with_noise)
+        """The rounding floor: least SQNR in dB of the program in float32 against itself in float64; inf without one."""
+        try:
+            twin = to_float64(self._program)
+            wide = [run(twin, probe, wide=True).outputs for probe in self._probes]
+        except RuntimeError:  # see _check_values
+            return math.inf
+        return min(sqnr(outputs, want) for outputs, want in zip(wide, self._want, strict=True))
 
     def check(self, built: Artifact, expose: Callable[[], Exposed] | None = None) -> dict[str, Any]:
         """How an artifact agrees: ``relative_error``, the largest over the outputs, and ``sqnr_db``, the least in dB.
@@ -82,40 +87,44 @@ class Fidelity:
             errors += [relative_error(a, b) for a, b in zip(want, got, strict=True)]
             ratios.append(sqnr(want, got))
         agreed: dict[str, Any] = {"relative_error": plain(max(errors)), "sqnr_db": plain(min(ratios))}
+        who = built.manifest["backend"]
         if self._quantized:
-            cheap = type(find_backend(built.manifest["backend"])).expose is not Backend.expose
-            if expose is not None and (cheap or min(ratios) < _CLEAR_DB):
-                agreed["values"] = self._check_values(built, expose())
+            backend = find_backend(who)
+            cheap = type(backend).expose is not Backend.expose
+            if expose is not None and quantized_values(self._program) and (cheap or min(ratios) < _CLEAR_DB):
+                agreed["values"] = self._check_values(backend, expose())
             if min(ratios) < _QUANTIZED_DB:
-                self._check_noise(built, min(ratios), "values" in agreed)
+                self._check_noise(who, min(ratios), "codes" in agreed.get("values", ()))
         elif max(errors) > self._room and (self._noise_db is None or min(ratios) < self._noise_db):
             limit = f"{self._room:.2g} relative" + ("" if self._noise_db is None else f" or {self._noise_db:.1f} dB")
-            raise BackendError(
-                f"what {built.manifest['backend']} built gives other numbers than the program: off by "
-                f"{max(errors):.2g} relative, {min(ratios):.1f} dB; allowed {limit}\n{_WAY_OUT}"
+            raise DisagreementError(
+                f"what {who} built gives other numbers than the program: off by {max(errors):.2g} relative, "
+                f"{min(ratios):.1f} dB; allowed {limit}",
+                _WAY_OUT,
             )
         return agreed
 
-    def _check_values(self, built: Artifact, exposed: Exposed) -> dict[str, int]:
-        checks = [check for probe in self._probes for check in self._values(exposed, probe)]
-        # what lies between integers may be in fewer bits than float32, where that is allowed; integers may not
-        bounded = [check for check in checks if check.exact or self._noise_db is None]
+    def _check_values(self, backend: Backend, exposed: Exposed) -> dict[str, Any]:
+        try:
+            checks = [check for probe in self._probes for check in self._values(exposed, probe)]
+        except RuntimeError as error:  # a dtype that the model's code fixes: the twin in float64 does not run
+            return {"not_checked": f"the program does not run in float64: {last_line(error)}"}
+        # what lies between integers may be in fewer bits than float32, where that was asked for; integers may not
+        bounded = [check for check in checks if check.exact or not backend.rounds_floats]
         wrong = {check.node: check for check in bounded if check.wrong(self._room)}
         if wrong:
-            shown = [f"    {self._program.describe(node)}\n      {check}" for node, check in list(wrong.items())[:8]]
-            more = [f"    … and {len(wrong) - 8} more"] * (len(wrong) > 8)
-            raise BackendError(
-                f"what {built.manifest['backend']} built computes {len(wrong)} layer(s) otherwise than the quantized program, "
-                "each on the same inputs:\n"
-                + "\n".join(shown + more)
-                + "\n  the integer kernels of the runtime for these, or "
-                "how they were lowered, are wrong here: leave them in float, quantize(keep_float=(…,)), or take another backend"
+            shown = [f"\n    {self._program.describe(node)}\n      {check}" for node, check in list(wrong.items())[:8]]
+            more = [f"\n    … and {len(wrong) - 8} more"] * (len(wrong) > 8)
+            raise DisagreementError(
+                f"what {backend} built computes {len(wrong)} layer(s) otherwise than the quantized program says, each on its "
+                f"own inputs:{''.join(shown + more)}",
+                "the runtime's kernels for these, or how they were lowered, are wrong here: leave them in float, "
+                "quantize(keep_float=(…,)), or take another backend",
             )
-        codes = [check for check in checks if not check.error]
         return {
-            "codes": sum(check.numbers for check in codes),
-            "off": sum(check.near + check.far for check in codes),
-            "most_steps": max((check.worst for check in codes), default=0),
+            "codes": sum(check.numbers for check in checks if not check.error),
+            "off": sum(check.near + check.far for check in checks),
+            "most_steps": max((check.worst for check in checks), default=0),
         }
 
     def _values(self, exposed: Exposed, probe: list[Any]) -> list[ValueCheck]:
@@ -123,24 +132,21 @@ class Fidelity:
         outputs, codes = exposed(*args, **kwargs)
         return check_values(self._program, copied(probe), outputs, codes)
 
-    def _check_noise(self, built: Artifact, ratio: float, values_hold: bool) -> None:
+    def _check_noise(self, who: str, ratio: float, values_hold: bool) -> None:
         limits = [_QUANTIZED_DB, self.floor_db - _BELOW_FLOOR_DB, *([] if self._noise_db is None else [self._noise_db])]
-        if ratio >= min(limits):
-            return
-        told = (
-            "each quantized value is right on its own inputs, so it is small differences that add up"
-            if values_hold
-            else ""
-        )
-        raise BackendError(
-            f"what {built.manifest['backend']} built keeps {ratio:.1f} dB of the quantized program; allowed {min(limits):.1f} "
-            f"dB (30, or 6 below the {self.floor_db:.1f} that two evaluations in float keep)\n  "
-            + (f"{told}\n  leave delicate layers in float: fxopt explain quant" if told else _WAY_OUT.strip())
-        )
+        if ratio < min(limits):
+            raise DisagreementError(
+                f"what {who} built keeps {ratio:.1f} dB of the quantized program; allowed {min(limits):.1f} dB (30, or 6 below "
+                f"the {self.floor_db:.1f} that two evaluations of it in float keep)",
+                "each quantized value is right on its own inputs, and small differences add up: leave delicate layers in "
+                "float, as fxopt explain quant shows them"
+                if values_hold
+                else _WAY_OUT,
+            )
 
 
 _WAY_OUT = (
-    "  an op is lowered or run wrongly; leave passes or parts out to find it, or try an option of the backend such as "
+    "an op is lowered or run wrongly; leave passes or parts out to find it, or try an option of the backend such as "
     "onnx(optimization_level='basic')"
 )
 

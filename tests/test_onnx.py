@@ -114,7 +114,7 @@ def test_the_same_bytes_whatever_the_hash_seed(tmp_path):
 
 
 def test_weights_beyond_what_one_message_holds_go_beside_it(conv, tmp_path, monkeypatch):
-    monkeypatch.setattr("fxopt.backends.onnx.export._LARGE", 1000)
+    monkeypatch.setattr("fxopt.backends.onnx.file._LARGE", 1000)
     artifact, _ = _lower(conv, tmp_path)
     assert (tmp_path / "model.onnx.data").is_file()
     x = torch.randn(3, 3, 8, 8)

@@ -88,7 +88,8 @@ def test_every_layer_computes_with_codes_of_its_weight_and_of_what_it_reads():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 5, bias=False))
     program = _captured(net, 3, 24)
-    made, skips = _run(program)
+    vnni = Target("vnni", "x86_64-linux-gnu", features=frozenset({"avx512-vnni"}))
+    made, skips = _run(program, target=vnni)
     assert not skips
     x = 5 * torch.randn(7, 24)
     tensors = made.tensors()
@@ -151,7 +152,11 @@ def test_a_weight_that_a_device_multiplies_in_16_bits_keeps_its_pairs_small():
     assert target.int8_saturates
     new = dataclasses.replace(target, features=target.features | {"avx512-vnni"})
     cases = ((target, Onnx(), True), (new, Onnx(), False), (target, Onnx(weights="uint8"), False))
-    cases += ((target, None, True), (new, None, False), (None, None, True))  # for nobody knows which machine: safe on all
+    cases += (
+        (target, None, True),
+        (new, None, False),
+        (None, None, True),
+    )  # for nobody knows which machine: safe on all
     for where, backend, small in cases:
         outcome = Pipeline.parse("quantize_dynamic").run(_captured(net, 2, 16), target=where, backend=backend)
         codes = outcome.program.tensors()["weight_int8"]

@@ -128,6 +128,10 @@ class Onnx(Backend):
         """The package that building or running needs and that is not installed."""
         return not_installed(("onnx", "onnxscript", "onnxruntime"), "onnx")
 
+    def alternatives(self, target: Target) -> tuple[Onnx, ...]:
+        """Bounded weights, and full ones in slower kernels, where the target's kernels for int8 overflow."""
+        return (self, replace(self, weights="uint8")) if self.weights == "int8" and target.int8_saturates else (self,)
+
     def variants(self) -> tuple[Onnx, ...]:
         """All cores or one, and the optimizer with and without layouts of its own for memory."""
         threads = (None, 1) if self.threads is None and usable_cores() > 1 else (self.threads,)

@@ -45,6 +45,11 @@ class Openvino(Backend):
     precision: Precision = "f32"
     hint: Hint = "latency"
 
+    @property
+    def rounds_floats(self) -> bool:
+        """Whether layers in float may be in bf16 or f16."""
+        return self.precision != "f32"
+
     def refuses(self, node: fx.Node) -> str | None:
         """Why a node cannot be written as ONNX, which is the way to OpenVINO, or would not be run as it says; None if it can.
 
