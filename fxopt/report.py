@@ -152,6 +152,9 @@ def _agreement(report: dict[str, Any]) -> str:
         return f"[yellow]built and not run[/], as it is {escape(report['not_run'])}"
     error, ratio = float(agreement["relative_error"]), float(agreement["sqnr_db"])
     text = f"agrees with eager to {error:.2g} relative, {'exact' if ratio == math.inf else f'{ratio:.1f} dB'}"
+    if "codes" in (values := agreement.get("values", {})):
+        text += f"; {values['off']:,} of {values['codes']:,} integers are off on their own inputs"
+        text += f", by {values['most_steps']} step(s) at most" if values["off"] else ""
     if device := report.get("device"):
         text += f", on the {'emulated ' * device['emulated']}device at {escape(device['address'])}"
     return text

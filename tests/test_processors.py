@@ -18,7 +18,7 @@ from fxopt.target import find_target
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:TF32 acceleration")]  # of an option of torch
 PLACES_OF = {"onnx": tuple(PLACES), "openvino": ("native", "Haswell"), "tvm": ("native", "Haswell")}
-NETS_OF = {"onnx": (*MAIN, *KINDS, *OTHER_SCHEMES), "openvino": (*MAIN[:1], *KINDS), "tvm": (*MAIN[:1], *KINDS)}
+NETS_OF = {"onnx": (*MAIN, *KINDS, *OTHER_SCHEMES), "openvino": KINDS, "tvm": (*MAIN[:1], *KINDS)}
 
 
 @pytest.fixture(scope="module")
