@@ -17,6 +17,7 @@ from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.refine.analytic_bias import MeanInputs
 from fxopt.program import Context
 from fxopt.qdq import Policy
+from fxopt.target import find_target
 from fxopt.testing import small_workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,7 +86,7 @@ def test_alone_means_that_everything_else_is_float(program, correct_bias):
         others = tuple(f"layers.{i}" for i in range(6) if f"layers.{i}" != row.layer)
         model = (
             Pipeline.parse(f"insert_qdq(correct_bias={correct_bias!r}, keep_float={others!r})")
-            .run(program, watchers=())
+            .run(program, watchers=(), target=find_target("x86_64_vnni"))
             .program
         )
         assert decibels(program, model) == pytest.approx(row.alone_db, abs=0.01)

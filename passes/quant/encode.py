@@ -12,7 +12,14 @@ from fxopt import Program
 from fxopt.int8_pairs import adds_pairs
 from fxopt.ops import arguments
 from fxopt.passes.quant.observers import Affine
-from fxopt.passes.quant.weights import largest_code, quantize_bias, quantize_weight, weight_scales, widen_for_bias
+from fxopt.passes.quant.weights import (
+    largest_code,
+    quantize_bias,
+    quantize_weight,
+    weight_scales,
+    widen_for_bias,
+    widen_for_pairs,
+)
 from fxopt.qdq import Policy
 
 BIAS_LIMITS = (-(2**31) + 1, 2**31 - 1)
@@ -71,9 +78,10 @@ def encode_layers(
         assert weight is not None
         input_scale = inputs[call["input"]].scale
         bounded = needs_safe_pairs(layer, weight, policy)
-        scales = weight_scales(weight, bounded, bits)
-        if learned is not None:
-            scales = torch.maximum(learned[layer], scales) if bounded else learned[layer]
+        if learned is None:
+            scales = weight_scales(weight, bounded, bits)
+        else:
+            scales = widen_for_pairs(learned[layer], weight, bits) if bounded else learned[layer]
         if bias is not None:
             scales = widen_for_bias(scales, bias, input_scale)
         axis = 0 if policy.per_channel and layer not in per_tensor else None

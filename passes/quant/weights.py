@@ -17,11 +17,19 @@ def weight_scales(weight: torch.Tensor, safe_pairs: bool = False, bits: int = 8)
     rows = weight.detach().double()
     scales = rows.flatten(1).abs().amax(1) / largest_code(bits)
     if safe_pairs:
-        # rounding to the nearest may add half a code to each of the two
-        scales = torch.maximum(scales, torch.from_numpy(heaviest_pairs(rows.numpy())) / (LIMIT - 1))
+        scales = widen_for_pairs(scales, weight, bits)
     used = scales[scales > 0]
     fallback = used.median().item() if len(used) else 1.0 / largest_code(bits)
     return torch.where(scales > 0, scales, fallback).float()
+
+
+def widen_for_pairs(scales: torch.Tensor, weight: torch.Tensor, bits: int = 8) -> torch.Tensor:
+    """Scales [out] large enough for codes of ``weight`` to suit kernels that add pairs in 16 bits; any do for few ``bits``."""
+    if 2 * largest_code(bits) <= LIMIT:
+        return scales
+    # rounding to the nearest may add half a code to each of the two
+    heaviest = torch.from_numpy(heaviest_pairs(weight.detach().double().numpy())) / (LIMIT - 1)
+    return torch.maximum(scales, heaviest.to(scales.dtype))
 
 
 def widen_for_bias(scales: torch.Tensor, bias: torch.Tensor, input_scale: float) -> torch.Tensor:
