@@ -154,8 +154,8 @@ class Bench:
         """The metric of the artifact in ``folder`` under the emulated processor."""
         inputs = torch.cat([args[0] for args, _ in self.data.batches("test", batch_size=64)])
         np.savez(folder / "inputs.npz", inputs.numpy())
-        script = [TESTS / "cases/run_artifacts.py", "there", folder]
-        subprocess.run([sys.executable, TESTS / "emulated_x86.py", str(self.emulate), *script], check=True)
+        command: list[str | Path] = [sys.executable, TESTS / "emulated_x86.py", str(self.emulate)]
+        subprocess.run([*command, TESTS / "cases/run_artifacts.py", "there", folder], check=True)
         with np.load(folder / "artifact-there.npz") as outputs:
             (scores,) = (torch.from_numpy(outputs[name]) for name in outputs.files)
         rest = iter(scores)
@@ -180,7 +180,7 @@ def takes_seed(pass_: Pass) -> bool:
 
 
 def with_seed(pass_: Pass, seed: int) -> Pass:
-    return dataclasses.replace(pass_, seed=seed) if takes_seed(pass_) else pass_
+    return dataclasses.replace(pass_, **{"seed": seed}) if takes_seed(pass_) else pass_
 
 
 def shown(column: str, value: float) -> str:
