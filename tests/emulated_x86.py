@@ -10,8 +10,8 @@ computes, to the last digit; what time it takes says nothing. numpy starts in a 
 in 20. On Nehalem OpenVINO ends of a signal, as its convolutions for SSE4.1 have an AVX instruction in them, and TVM's library
 for ``x86_64_v3`` is refused. ``/proc/cpuinfo`` is that of the real machine: fxopt asks the C library, what does not is misled.
 torch runs too, about ten times slower, and so does pytest: ``emulated_x86.py Haswell -m pytest -n0 tests/test_onnx.py``. What a
-test starts runs on the real machine. ``grid_sample``, which draws the glyphs, ends of a signal in qemu 7.2 but for
-``ATEN_CPU_CAPABILITY=default``.
+test starts runs on the real machine. In qemu 7.2 ``grid_sample``, which draws the glyphs, may end of a signal:
+``ATEN_CPU_CAPABILITY=default`` gives torch other kernels, and leaves those of the runtimes.
 """
 
 from __future__ import annotations
