@@ -14,6 +14,7 @@ Everything below loads when it is first used, so that ``import fxopt`` and loadi
     training on                   trainable (a Program as a plain module)
     the main job                  recipe, building, lowering, judging (batching), measure, artifact (tree), staging, facts,
                                   report, benching, trying_out (fresh_process)
+    whether it is right           fidelity (exposing, integer_check), int8_pairs
     the command line              cli, explain, scaffold, errors (all of them)
     for authors of plugins        testing
 """

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 LIMIT = 128
 """Largest magnitude that the codes of one sign in a pair may sum to."""
-
-
 OVERFLOWS = "overflows_in_16_bits"
 """The key of an artifact's facts under which a backend whose kernels add pairs puts what :func:`overflows` finds."""
+_SHOWN = 8
+"""How many layers a message has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +108,11 @@ def cannot_run_here(manifest: dict[str, Any]) -> str | None:
     )
 
 
-def described(found: list[dict[str, Any]], most: int = 8) -> str:
+def described(found: list[dict[str, Any]]) -> str:
     """Lines that tell of :func:`overflows`."""
     lines = [
         f"    {one['layer']}: channel {', '.join(map(str, one['channels'][:4]))}{' …' * (len(one['channels']) > 4)} "
         f"({len(one['channels'])} of {one['of']}); a pair sums to {one['worst']}, {LIMIT} is safe"
-        for one in found[:most]
+        for one in found[:_SHOWN]
     ]
-    return "\n".join(lines + [f"    … and {len(found) - most} more layers"] * (len(found) > most))
+    return "\n".join(lines + [f"    … and {len(found) - _SHOWN} more layers"] * (len(found) > _SHOWN))

@@ -17,7 +17,7 @@ from torch import fx
 
 from fxopt.compare import relative_error
 from fxopt.ops import arguments, family
-from fxopt.precision import to_float64
+from fxopt.precision import widen
 from fxopt.program import Program
 from fxopt.running import untouched
 from fxopt.text import op_name
@@ -62,25 +62,23 @@ class ValueCheck:
 
 
 def check_values(
-    program: Program, inputs: list[Any], outputs: list[Any], codes: Mapping[str, torch.Tensor]
+    program: Program, twin: Program, inputs: list[Any], outputs: list[Any], codes: Mapping[str, torch.Tensor]
 ) -> list[ValueCheck]:
     """Hold ``codes``, by the name of the quantize node, and flat ``outputs`` of an artifact against the quantized program.
 
-    Values without codes are part of what reads them. Outputs are checked in float, integer ones not at all: they are
-    either codes or made of many values at once.
+    ``twin`` is the program in float64. Values without codes are part of what reads them. Outputs are checked in float,
+    integer ones not at all: they are either codes or made of many values at once.
     """
-    twin = to_float64(program)
     here = {node.name: node for node in program.graph.nodes}
     replay = _Replay(twin.module, here, codes)
-    wide = [v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in inputs]
     with torch.no_grad(), untouched(twin):
-        results = replay.run(*wide, enable_io_processing=False)
+        results = replay.run(*map(widen, inputs), enable_io_processing=False)
     results = list(results) if isinstance(results, (tuple, list)) else [results]
     tensors = [(n, r) for n, r in zip(program.outputs(), results, strict=True) if isinstance(r, torch.Tensor)]
     found = list(replay.found)
     for (node, want), got in zip(tensors, outputs, strict=True):
         if want.is_floating_point():
-            found.append(ValueCheck(_maker(node), False, want.numel(), error=relative_error(want, got)))
+            found.append(ValueCheck(_maker(node), False, 0, error=relative_error(want, got)))
     return found
 
 
@@ -108,17 +106,11 @@ class _Replay(fx.Interpreter):
         return got
 
 
-def _before_activation(node: fx.Node) -> fx.Node:
-    """What is quantized, before activations that the kernel absorbs."""
-    source = node.args[0] if family(node) == "quant" else node
-    while isinstance(source, fx.Node) and op_name(source) in _ABSORBED:
-        source = source.args[0]
-    return source if isinstance(source, fx.Node) else node
-
-
 def _is_exact(node: fx.Node) -> bool:
-    """Whether what a node quantizes is given by a convolution or product of codes."""
-    source = _before_activation(node)
+    """Whether what a node quantizes is given by a convolution or product of codes, and an activation that its kernel absorbs."""
+    source: Any = node.args[0]
+    while op_name(source) in _ABSORBED:
+        source = source.args[0]
     if family(source) != "contraction":
         return False
     bias = arguments(source).get("bias")

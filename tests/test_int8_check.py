@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from cases.int8_nets import KINDS
+from cases.int8_nets import KINDS, Int8Net
 from onnx import numpy_helper
 
 from fxopt import Pipeline, load
@@ -182,8 +182,7 @@ def test_the_counted_kernels_are_those_of_the_level_that_the_session_uses(tmp_pa
     ],
 )  # fmt: skip
 def test_zoo_models_pass(name, tmp_path):
-    workload, backend = find_workload(f"torchvision:{name}"), find_backend("onnx")
-    run = {"workload": workload, "target": OLD, "backend": backend, "watchers": ()}
-    program = Pipeline.parse("fold_batch_norm, quantize").run(workload.capture(), **run).program
+    backend = find_backend("onnx")
+    program, workload = _quantized(Int8Net(name, lambda: find_workload(f"torchvision:{name}")), backend)
     agreed = _checked(program, backend, OLD, tmp_path, workload)
     print(f"\n{name}: {agreed}")

@@ -127,9 +127,9 @@ def test_inputs_and_outputs_of_every_kind_keep_their_order_and_dtype(tmp_path):
 
 def test_int8_agrees_with_eager_far_within_what_quantization_changed(conv, quantized, built):
     artifact, _ = built
-    x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(0))  # of 16, one tie takes them
     got = [torch.from_numpy(artifact(x.numpy()))]
-    assert sqnr([quantized(x)], got) > sqnr([conv(x)], [quantized(x)]) + 15
+    assert sqnr([quantized(x)], got) > sqnr([conv(x)], [quantized(x)]) + 20
 
 
 def test_weights_in_integers_beside_activations_in_float_keep_the_numbers(quantized, tmp_path):

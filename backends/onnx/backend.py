@@ -69,7 +69,7 @@ class Onnx(Backend):
         how = "full range, as products are added in 32 bits"
         if self.weights == "uint8":
             how = "full range, stored as uint8, whose products are added in 32 bits everywhere"
-        elif target.int8_saturates:
+        elif self.quant_policy(target).pairs_in_16_bits:
             how = "pairs of one sign sum to 128 at most, as products are added in pairs in 16 bits before VNNI"
         return {"int8 weights": how, "kernels": "chosen by ONNX Runtime when the file is loaded there"}
 
@@ -78,11 +78,13 @@ class Onnx(Backend):
         from fxopt.backends.onnx.export import export
         from fxopt.backends.onnx.kernels import kernel_facts
         from fxopt.backends.onnx.weights import integer_weights
+        from fxopt.ops import find_quantized
 
         model = out / MODEL_FILE
         origins = export(program, self.opset, model, unsigned_weights=self.weights == "uint8")
         facts = kernel_facts(model, origins, self.optimization_level)
-        return facts | {OVERFLOWS: overflows(integer_weights(model, origins))}
+        weights = integer_weights(model, origins) if find_quantized(program.graph) else []
+        return facts | {OVERFLOWS: overflows(weights)}
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
         """Write the same file with more outputs; see :meth:`fxopt.backend.Backend.expose`."""
@@ -130,7 +132,7 @@ class Onnx(Backend):
 
     def alternatives(self, target: Target) -> tuple[Onnx, ...]:
         """Bounded weights, and full ones in slower kernels, where the target's kernels for int8 overflow."""
-        return (self, replace(self, weights="uint8")) if self.weights == "int8" and target.int8_saturates else (self,)
+        return (self, replace(self, weights="uint8")) if self.quant_policy(target).pairs_in_16_bits else (self,)
 
     def variants(self) -> tuple[Onnx, ...]:
         """All cores or one, and the optimizer with and without layouts of its own for memory."""

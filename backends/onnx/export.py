@@ -15,7 +15,7 @@ from torch import fx
 
 from fxopt.backends.onnx.block_weights import use_block_kernels
 from fxopt.backends.onnx.dynamic_kernels import use_dynamic_kernels
-from fxopt.backends.onnx.file import save
+from fxopt.backends.onnx.file import drop_unused, save
 from fxopt.backends.onnx.pools import rewrite_pools
 from fxopt.backends.onnx.values import name_values
 from fxopt.backends.onnx.weights import store_unsigned
@@ -28,9 +28,8 @@ from fxopt.text import source_line
 def export(program: Program, opset: int, path: Path, *, unsigned_weights: bool = False) -> dict[str, str]:
     """Write ``program`` as ONNX; return the source of every ONNX node, ``{node name: op and user's line}``.
 
-    Inputs, outputs and quantized values keep their names, and sizes that are dynamic. With ``unsigned_weights`` those of 8
-    bits are stored as uint8. Raises BackendError where the exporter or the ONNX checker
-    fails, with the node.
+    Inputs, outputs and quantized values keep their names and dynamic dims. With ``unsigned_weights`` those of 8 bits are
+    stored as uint8. Raises BackendError where the exporter or the ONNX checker fails, with the node.
     """
     import onnx
 
@@ -56,7 +55,7 @@ def export(program: Program, opset: int, path: Path, *, unsigned_weights: bool =
     rewrite_pools(model)
     if unsigned_weights:
         store_unsigned(model)
-    _drop_unused(model)
+    drop_unused(model)
     _strip(model, program)
     save(model, path)
     try:
@@ -64,12 +63,6 @@ def export(program: Program, opset: int, path: Path, *, unsigned_weights: bool =
     except Exception as error:
         raise BackendError(f"ONNX's checker refuses the model: {_reason(error)}") from error
     return origins
-
-
-def _drop_unused(model: Any) -> None:
-    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
-    for initializer in [i for i in model.graph.initializer if i.name not in used]:
-        model.graph.initializer.remove(initializer)
 
 
 def _strip(model: Any, program: Program) -> None:

@@ -1,4 +1,4 @@
-"""An ONNX model as a file, with its weights beside it where they are too large for one."""
+"""An ONNX model as a file, with its weights, those that are read, beside it where they are too large for one."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ def save(model: Any, path: Path) -> None:
         onnx.save_model(model, str(path), save_as_external_data=True, location=path.name + ".data")
     else:
         path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def drop_unused(model: Any) -> None:
+    """Remove stored tensors that nothing reads."""
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    for initializer in [i for i in model.graph.initializer if i.name not in used]:
+        model.graph.initializer.remove(initializer)

@@ -11,17 +11,17 @@ from fxopt.backends.onnx.file import save
 if TYPE_CHECKING:
     from fxopt.program import Program
 
-QUANTIZE = "quantized_decomposed.quantize_per_tensor"
-
 
 def name_values(model: Any, program: Program) -> None:
     """Give the codes of each value that ``program`` quantizes the name of the node that makes them.
 
     The exporter traces the graph anew, which numbers nodes again and keeps their order.
     """
+    from fxopt.exposing import quantized_values
+
     stored = {tensor.name for tensor in model.graph.initializer}
     made = [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[1] in stored]
-    nodes = list(program.find(QUANTIZE))
+    nodes = quantized_values(program)
     if len(made) != len(nodes):  # a pass of the exporter's merged some: they keep the exporter's names
         return
     names = {old.output[0]: node.name for old, node in zip(made, nodes, strict=True)}
@@ -41,7 +41,8 @@ def expose(path: Path, names: Sequence[str], out: Path) -> list[str]:
     model = onnx.load(path)
     codes = {node.output[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"}
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    present = [name for name in names if name in codes and not any(v.name == name for v in model.graph.output)]
+    outputs = {value.name for value in model.graph.output}
+    present = [name for name in names if name in codes and name not in outputs]
     for name in present:
         zero = codes[name].input[2] if len(codes[name].input) > 2 else ""
         kind = kinds.get(zero, onnx.TensorProto.UINT8)

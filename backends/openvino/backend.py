@@ -81,11 +81,13 @@ class Openvino(Backend):
         from fxopt.backends.openvino.convert import convert
         from fxopt.backends.openvino.kernels import kernel_facts
         from fxopt.backends.openvino.values import integer_weights
+        from fxopt.ops import find_quantized
 
         model = out / MODEL_FILE
         origins = convert(program, model)
         facts = kernel_facts(model, self.properties(), origins)
-        return facts | {OVERFLOWS: overflows(integer_weights(model, origins))}
+        weights = integer_weights(model, origins) if find_quantized(program.graph) else []
+        return facts | {OVERFLOWS: overflows(weights)}
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
         """Write the same model with more outputs; see :meth:`fxopt.backend.Backend.expose`."""

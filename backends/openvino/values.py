@@ -64,11 +64,10 @@ def expose(path: Path, names: Sequence[str], out: Path) -> list[str]:
 
 def _dequantized(codes: Any) -> Any | None:
     """The output that holds the numbers of ``codes``: behind a cast, the zero point where there is one, and the scale."""
-    for kinds in (("Convert",), ("Subtract", "Multiply"), ("Multiply",)):
-        if codes.get_node().get_type_name() == "Multiply":
-            return codes
-        reader = next((i.get_node() for i in codes.get_target_inputs() if i.get_node().get_type_name() in kinds), None)
+    while codes.get_node().get_type_name() != "Multiply":
+        readers = (value.get_node() for value in codes.get_target_inputs())
+        reader = next((n for n in readers if n.get_type_name() in ("Convert", "Subtract", "Multiply")), None)
         if reader is None:
             return None
         codes = reader.output(0)
-    return codes if codes.get_node().get_type_name() == "Multiply" else None
+    return codes

@@ -17,7 +17,7 @@ def weight_scales(weight: torch.Tensor, safe_pairs: bool = False, bits: int = 8)
     rows = weight.detach().double()
     scales = rows.flatten(1).abs().amax(1) / largest_code(bits)
     if safe_pairs:
-        scales = widen_for_pairs(scales, weight, bits)
+        scales = widen_for_pairs(scales, rows, bits)
     used = scales[scales > 0]
     fallback = used.median().item() if len(used) else 1.0 / largest_code(bits)
     return torch.where(scales > 0, scales, fallback).float()

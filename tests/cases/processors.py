@@ -21,6 +21,7 @@ from fxopt.compare import sqnr
 from fxopt.exposing import Exposed
 from fxopt.integer_check import check_values
 from fxopt.lowering import lower
+from fxopt.precision import to_float64
 from fxopt.target import Target, find_target
 
 OLD_X86 = find_target("x86_64_v3")
@@ -87,7 +88,8 @@ class Built:
         """Values that were computed otherwise there, each on its own inputs, and how; none where there is no twin."""
         if self.exposed is None:
             return []
-        checks = check_values(self.program, list(self.inputs), *self.exposed.named(self._arrays("exposed", place)))
+        outputs, codes = self.exposed.named(self._arrays("exposed", place))
+        checks = check_values(self.program, to_float64(self.program), list(self.inputs), outputs, codes)
         return [f"{self.program.describe(check.node)}: {check}" for check in checks if check.wrong(ERROR)]
 
     def _arrays(self, name: str, place: str) -> list[np.ndarray]:
