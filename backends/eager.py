@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fxopt.backend import Backend, Runner
 
 if TYPE_CHECKING:
-    from fxopt.program import Program
+    from fxopt.ir.program import Program
     from fxopt.target import Target
 
 _FILE = "model.pt2"
@@ -23,7 +23,7 @@ class Eager(Backend):
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Save the program as ``model.pt2``. Raises UsageError where that cannot be written."""
-        from fxopt.storage import save_program
+        from fxopt.frontend.pt2 import save_program
 
         save_program(program, out / _FILE)
         return {"nodes": len(program.graph.nodes)}
@@ -33,7 +33,7 @@ class Eager(Backend):
         import torch
         from torch.utils import _pytree as pytree
 
-        from fxopt.storage import load_program
+        from fxopt.frontend.pt2 import load_program
 
         program = load_program(folder / _FILE)
         structure = pytree.tree_structure((program.args, program.kwargs))

@@ -10,7 +10,7 @@ from fxopt.backend import Backend, find_backend
 from fxopt.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
-    from fxopt.program import Program
+    from fxopt.ir.program import Program
     from fxopt.target import Target
 
 _REFERENCE = "eager"
@@ -33,7 +33,7 @@ class Fastest(Backend):
 
     def cannot_build(self, target: Target) -> str | None:
         """That the target is another machine, which nothing can be measured on without an address."""
-        from fxopt.target import not_here
+        from fxopt.target.detect import not_here
 
         away = target.address is None and not_here(target)
         return "it measures on the target, which has no address" if away else None
@@ -41,7 +41,7 @@ class Fastest(Backend):
     def candidates(self, target: Target) -> tuple[Backend, ...]:
         """The backends to try. Raises UsageError for a target that nothing can be timed on, and UnknownNameError."""
         from fxopt import registry
-        from fxopt.device import cannot_time
+        from fxopt.runtime.device import cannot_time
 
         if reason := cannot_time(target):
             raise UsageError(

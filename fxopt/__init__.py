@@ -1,22 +1,19 @@
 """fxopt: capture a PyTorch model to a graph, rewrite it by proved passes, lower it to what runs fast on a device.
 
-Everything below loads when it is first used, so that ``import fxopt`` and loading an artifact do not need torch.
+The rooms, from the top; each may import those below it, and its docstring says what it offers::
 
-::
+    cli                     the command line
+    testing                 the conformance kit for passes and backends
+    driver, bundle          a build, from recipe to report; an artifact as one file for a device without Python
+    pass_manager, runtime   passes run and proved; artifacts loaded, run and timed, without torch
+    workload                a model with its inputs, data, loss and metric
+    frontend, backend       from a module to a program; what a backend is
+    numerics, target        runs and error metrics; facts about devices
+    ir, support             the program and its op table; options, text forms, users' code
+    registry, errors        names to passes, backends, models, targets; every error that is raised on purpose
 
-    a model becomes a Program     capturing (exporting, guards, dynamic_shapes, agreement, autocast_regions, capture_*), partial
-    what a Program is             program (fitting), ops (the table), text, shapes, aliasing, cost, canonical
-    Programs as files, as text    storage (archive), parsing (parsing_words, parsing_types)
-    what a pass is                pass_base, options, rewrite, spec (the text form of options)
-    running passes                pipeline (rules, dead_code), watchers
-    proving them                  verify (running, probes, compare, claims), precision (reference)
-    backend, target, workload     backend (qdq), target, workload (recorded), registry
-    training on                   trainable (a Program as a plain module)
-    the main job                  recipe, building, lowering, judging (batching), measure, artifact (tree), staging, facts,
-                                  report, benching, trying_out (fresh_process)
-    whether it is right           fidelity (exposing, integer_check), int8_pairs
-    the command line              cli, explain, scaffold, errors (all of them)
-    for authors of plugins        testing
+``passes``, ``backends`` and ``models`` hold what the registry reaches by name. Everything below loads when it is first
+used, so that ``import fxopt`` and loading an artifact do not need torch.
 """
 
 from __future__ import annotations
@@ -25,33 +22,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fxopt.artifact import Artifact as Artifact
-    from fxopt.artifact import load as load
     from fxopt.backend import Backend as Backend
-    from fxopt.building import build as build
-    from fxopt.capturing import CaptureWarning as CaptureWarning
-    from fxopt.capturing import capture as capture
-    from fxopt.partial import capture_parts as capture_parts
-    from fxopt.pass_base import Pass as Pass
-    from fxopt.pass_base import graph_pass as graph_pass
-    from fxopt.pipeline import Pipeline as Pipeline
-    from fxopt.program import Program as Program
-    from fxopt.recipe import Recipe as Recipe
-    from fxopt.rewrite import rewrite_pass as rewrite_pass
-    from fxopt.storage import load_program as load_program
-    from fxopt.storage import save_program as save_program
+    from fxopt.backend import Policy as Policy
+    from fxopt.backend import Runner as Runner
+    from fxopt.driver.build import build as build
+    from fxopt.driver.recipe import Recipe as Recipe
+    from fxopt.errors import FxoptError as FxoptError
+    from fxopt.frontend.capture import CaptureWarning as CaptureWarning
+    from fxopt.frontend.capture import capture as capture
+    from fxopt.frontend.partial import capture_parts as capture_parts
+    from fxopt.frontend.pt2 import load_program as load_program
+    from fxopt.frontend.pt2 import save_program as save_program
+    from fxopt.ir.printer import op_name as op_name
+    from fxopt.ir.program import Program as Program
+    from fxopt.ir.trainable_module import as_module as as_module
+    from fxopt.pass_manager.context import Context as Context
+    from fxopt.pass_manager.pass_base import Pass as Pass
+    from fxopt.pass_manager.pass_base import graph_pass as graph_pass
+    from fxopt.pass_manager.pattern import rewrite_pass as rewrite_pass
+    from fxopt.pass_manager.pipeline import Pipeline as Pipeline
+    from fxopt.runtime.artifact import Artifact as Artifact
+    from fxopt.runtime.artifact import load as load
+    from fxopt.support.options import With as With
     from fxopt.target import Target as Target
-    from fxopt.trainable import as_module as as_module
     from fxopt.workload import Workload as Workload
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Artifact": "artifact", "load": "artifact", "Backend": "backend", "build": "building",
-    "CaptureWarning": "capturing", "capture": "capturing", "capture_parts": "partial", "Pass": "pass_base",
-    "graph_pass": "pass_base", "Pipeline": "pipeline", "Program": "program", "Recipe": "recipe",
-    "rewrite_pass": "rewrite", "load_program": "storage", "save_program": "storage", "Target": "target",
-    "as_module": "trainable", "Workload": "workload",
+    "Artifact": "runtime.artifact", "load": "runtime.artifact", "Backend": "backend", "Runner": "backend",
+    "Policy": "backend", "build": "driver.build", "CaptureWarning": "frontend.capture",
+    "capture": "frontend.capture", "capture_parts": "frontend.partial", "Pass": "pass_manager.pass_base",
+    "graph_pass": "pass_manager.pass_base", "Context": "pass_manager.context", "Pipeline": "pass_manager.pipeline",
+    "Program": "ir.program", "Recipe": "driver.recipe", "rewrite_pass": "pass_manager.pattern",
+    "load_program": "frontend.pt2", "save_program": "frontend.pt2", "Target": "target",
+    "as_module": "ir.trainable_module", "Workload": "workload", "op_name": "ir.printer", "With": "support.options",
+    "FxoptError": "errors",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOME)]

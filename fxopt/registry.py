@@ -7,15 +7,14 @@ defines. Listing reads the first line of each docstring from the source, without
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import inspect
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from fxopt.errors import UnknownNameError, UsageError
@@ -94,6 +93,26 @@ def get(kind: str, name: str) -> Any:
     return value
 
 
+def register(kind: str, name: str, value: Any, where: str) -> None:
+    """Add what a file defines. Raises UsageError in the name of ``where`` if the name is taken."""
+    if name in names(kind):
+        points = _entry_points(kind)
+        taken = _origin(points[name]) if name in points else "another file"
+        raise UsageError(f"{where}: the {kind} {name!r} is taken by {taken}; rename it")
+    _loaded[kind][name] = value
+
+
+@contextlib.contextmanager
+def overridden(kind: str, name: str, value: Any) -> Iterator[None]:
+    """``name`` stands for ``value`` inside, whatever it stood for before, and for that again afterwards."""
+    before = _loaded[kind].copy()
+    _loaded[kind][name] = value
+    try:
+        yield
+    finally:
+        _loaded[kind] = before
+
+
 def entries(kind: str) -> Iterator[Entry]:
     """Yield every registered name of a kind with its origin and summary, importing nothing that is not loaded."""
     points = _entry_points(kind)
@@ -122,63 +141,3 @@ def _summary_from_source(value: str) -> str:
             if docs and isinstance(docs[0], ast.Constant):
                 return str(docs[0].value).split("\n")[0]
     return ""
-
-
-def load_file(path: str | Path) -> list[str]:
-    """Execute a user's file and register the passes, backends, workloads and targets that it defines.
-
-    Returns ``kind name`` lines. Raises UsageError for a file that is missing, fails, defines nothing, or takes a name.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"--load: there is no file {path}")
-    module = _execute(path)
-    found = []
-    for value in vars(module).values():
-        kind_name = _classify(value, module)
-        if kind_name is None:
-            continue
-        kind, name = kind_name
-        if name in names(kind):
-            taken = _origin(_entry_points(kind)[name]) if name in _entry_points(kind) else "another file"
-            raise UsageError(f"--load {path}: the {kind} {name!r} is taken by {taken}; rename it")
-        _loaded[kind][name] = value
-        found.append(f"{kind} {name}")
-    if not found:
-        raise UsageError(f"--load {path}: it defines no pass, backend, workload or target")
-    return found
-
-
-def _execute(path: Path) -> ModuleType:
-    name = f"fxopt_loaded_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"--load {path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"--load {path}: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _classify(value: Any, module: ModuleType) -> tuple[str, str] | None:
-    from fxopt.backend import Backend
-    from fxopt.pass_base import Pass
-    from fxopt.target import Target
-    from fxopt.workload import Workload
-
-    if getattr(value, "__module__", None) == module.__name__ and isinstance(value, type):
-        for kind, base in (("pass", Pass), ("backend", Backend)):
-            if issubclass(value, base):
-                return kind, value.name
-    if isinstance(value, (Workload, Target)):
-        return ("workload" if isinstance(value, Workload) else "target"), value.name
-    returns = getattr(value, "__annotations__", {}).get("return") if inspect.isfunction(value) else None
-    if value.__module__ == module.__name__ if inspect.isfunction(value) else False:
-        if returns in (Workload, "Workload"):
-            return "workload", value.__name__
-        if returns in (Target, "Target"):
-            return "target", value.__name__
-    return None

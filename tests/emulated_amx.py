@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fxopt.backends.tvm import Tvm, runtime
-from fxopt.backends.tvm.integers import amx
+from fxopt.backends.tvm.tir import amx_intrinsics as amx
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 _SOURCE = """

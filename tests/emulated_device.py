@@ -101,7 +101,7 @@ class EmulatedDevice:
 
     def __init__(self, address: str, *, root: Path = ROOT, cpu: str = "cortex-a76", log: Path | None = None) -> None:
         self.address, self.python = address, python(root, cpu)
-        main = f"import sys; sys.executable = {str(self.python)!r}; from fxopt.cli import main; main()"
+        main = f"import sys; sys.executable = {str(self.python)!r}; from fxopt.cli.main import main; main()"
         self.log = log or root.with_suffix(".log")
         with self.log.open("w") as output:
             self.process = subprocess.Popen(

@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload, capture
-from fxopt.compare import sqnr
+from fxopt.backend.quant_policy import Policy
 from fxopt.errors import DataError
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.pass_manager.context import Context
 from fxopt.passes.quant.decide import calibrated
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
@@ -21,8 +23,6 @@ from fxopt.passes.quant.refine import round_layer
 from fxopt.passes.quant.refine.adaround import Rows, learn_rounding
 from fxopt.passes.quant.refine.refine import refine
 from fxopt.passes.quant.refine.twins import Twins
-from fxopt.program import Context
-from fxopt.qdq import Policy
 from fxopt.testing import small_workload
 from fxopt.workload import find_workload
 

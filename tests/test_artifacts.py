@@ -21,15 +21,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxopt
-from fxopt import Workload, registry, tree
-from fxopt.benching import bench, bench_table
-from fxopt.building import build
+from fxopt import Workload, registry
+from fxopt.cli.render import bench_table
+from fxopt.driver.budget import Budget, budget_lines
+from fxopt.driver.build import build
+from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, UsageError
-from fxopt.judging import budget_lines
-from fxopt.measure import Quartiles, interleave, peak_memory
 from fxopt.models.images import LabelledImages
-from fxopt.recipe import Budget, Recipe
-from fxopt.staging import staged
+from fxopt.runtime import treespec
+from fxopt.runtime.bench import bench
+from fxopt.runtime.isolated import peak_memory
+from fxopt.runtime.staging import staged
+from fxopt.runtime.timing import Quartiles, interleave
 
 # ---- inputs and outputs as trees -----------------------------------------------------------------------------------
 
@@ -49,7 +52,7 @@ TREES = st.recursive(
 
 
 def _describe(value):
-    leaves, spec = tree.describe(value, lambda part: isinstance(part, Leaf))
+    leaves, spec = treespec.describe(value, lambda part: isinstance(part, Leaf))
     return leaves, json.loads(json.dumps(spec))  # as a manifest holds it
 
 
@@ -63,14 +66,14 @@ def _backwards(value):
 @given(TREES)
 def test_a_tree_comes_back_from_json_with_its_leaves_in_place(value):
     leaves, spec = _describe(value)
-    assert tree.assemble(spec, leaves) == value
+    assert treespec.assemble(spec, leaves) == value
 
 
 @given(TREES)
 def test_leaves_are_found_in_their_order_whatever_the_order_of_keys(value):
     leaves, spec = _describe(value)
-    assert tree.flatten_as(spec, value) == leaves
-    assert tree.flatten_as(spec, _backwards(value)) == leaves
+    assert treespec.flatten_as(spec, value) == leaves
+    assert treespec.flatten_as(spec, _backwards(value)) == leaves
 
 
 @pytest.mark.parametrize(
@@ -87,12 +90,12 @@ def test_leaves_are_found_in_their_order_whatever_the_order_of_keys(value):
 )
 def test_another_structure_is_refused_by_its_place(want, got, words):
     with pytest.raises(UsageError, match=words):
-        tree.flatten_as(_describe(want)[1], got)
+        treespec.flatten_as(_describe(want)[1], got)
 
 
 def test_a_container_of_another_kind_is_no_tree():
     with pytest.raises(TypeError, match="set is neither a tensor"):
-        tree.describe([{1, 2}], lambda part: isinstance(part, Leaf))
+        treespec.describe([{1, 2}], lambda part: isinstance(part, Leaf))
 
 
 # ---- calling -------------------------------------------------------------------------------------------------------
@@ -365,7 +368,7 @@ def test_the_digits_recipe_gives_the_same_files_in_another_process(tmp_path):
     recipe = Path(fxopt.__file__).parent.parent / "models" / "digits.toml"
     digests = []
     for seed in ("1", "2"):  # of string hashes, on which the order of sets depends
-        code = "import sys; from fxopt.cli import main; sys.argv[0] = 'fxopt'; main()"
+        code = "import sys; from fxopt.cli.main import main; sys.argv[0] = 'fxopt'; main()"
         argv = ["build", str(recipe), "--out", str(tmp_path / seed), "--no-measure"]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(
@@ -431,7 +434,7 @@ def clock(monkeypatch):
         return run
 
     clock.candidate = candidate
-    monkeypatch.setattr("fxopt.measure.time", SimpleNamespace(perf_counter=lambda: clock.now, sleep=sleep))
+    monkeypatch.setattr("fxopt.runtime.timing.time", SimpleNamespace(perf_counter=lambda: clock.now, sleep=sleep))
     return clock
 
 

@@ -9,11 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload, capture
-from fxopt.artifact import Artifact
+from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
-from fxopt.compare import sqnr
+from fxopt.driver.manifest import interface
 from fxopt.errors import DataError
-from fxopt.facts import interface
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.pass_manager.context import Context
 from fxopt.passes.quant.decide import calibrated
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
@@ -22,9 +23,8 @@ from fxopt.passes.quant.quantize import PREPARATION
 from fxopt.passes.quant.refine.analytic_bias import MeanInputs, correct_analytically
 from fxopt.passes.quant.refine.refine import refine
 from fxopt.passes.quant.refine.with_bias import with_bias
-from fxopt.program import Context
-from fxopt.qdq import Policy
-from fxopt.target import host
+from fxopt.runtime.artifact import Artifact
+from fxopt.target.detect import host
 from fxopt.workload import find_workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -192,7 +192,7 @@ def test_a_linear_layer_is_corrected_for_the_codes_that_it_has(shape, rounding):
 
 
 def lowered(program: Program, out) -> tuple[Artifact, dict]:
-    legal = Onnx().legalize().run(program, watchers=()).program
+    legal = Pipeline.parse(Onnx().legalize()).run(program, watchers=()).program
     facts = Onnx().build(legal, host(), out)
     manifest = interface(legal) | {"backend": "onnx"}
     return Artifact(out, manifest, Onnx().load(out, manifest)), facts

@@ -28,12 +28,13 @@ from fxopt.backends.runner import sources
 from fxopt.backends.tvm.standalone import standalone as tvm_standalone
 from fxopt.bundle import bundling
 from fxopt.bundle.bundling import bundle
+from fxopt.bundle.compile_program import compile_program
 from fxopt.bundle.interface_text import DTYPES, interface_text
-from fxopt.compare import sqnr
-from fxopt.compilers import compile_program
+from fxopt.driver.lower import lower
 from fxopt.errors import BackendError, UsageError
-from fxopt.lowering import lower
-from fxopt.target import Target, find_target, host
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.target import Target, find_target
+from fxopt.target.detect import host
 from fxopt.testing import small_models, small_workload
 from fxopt.workload import find_workload
 
@@ -512,7 +513,7 @@ def _retarget(artifact: Path, out: Path, **facts: object) -> Path:
 
 
 def _command_line(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from fxopt.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-c", "from fxopt.cli.main import main; main()", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 

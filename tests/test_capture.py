@@ -19,11 +19,11 @@ from torch import nn
 
 import fxopt
 from fxopt import CaptureWarning, Pipeline, capture, capture_parts, load_program, save_program
-from fxopt.capture_errors import is_users
-from fxopt.cost import cost
 from fxopt.errors import CaptureError, UnknownNameError, UsageError
-from fxopt.precision import to_float64
-from fxopt.program import Program
+from fxopt.frontend.diagnostics import is_users
+from fxopt.ir.cost import cost
+from fxopt.ir.program import Program
+from fxopt.numerics.float64 import to_float64
 
 Point = collections.namedtuple("Point", "x y")
 

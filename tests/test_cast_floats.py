@@ -15,15 +15,15 @@ from torch.nn import functional as F
 from fxopt import Pipeline, Program, Workload, capture, load_program, save_program
 from fxopt.backends.onnx import Onnx
 from fxopt.backends.openvino import Openvino
-from fxopt.building import build
-from fxopt.compare import sqnr
+from fxopt.driver.artifact_check import Fidelity
+from fxopt.driver.build import build
+from fxopt.driver.lower import lower
+from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, PassError, VerifyError
-from fxopt.fidelity import Fidelity
-from fxopt.lowering import lower
-from fxopt.recipe import Recipe
-from fxopt.target import host
+from fxopt.ir.printer import op_name
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.target.detect import host
 from fxopt.testing import small_models, small_workload
-from fxopt.text import op_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

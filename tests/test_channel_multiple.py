@@ -16,9 +16,10 @@ import pytest
 from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.errors import BackendError
-from fxopt.passes.prune.choice import channel_multiple as module
-from fxopt.passes.prune.choice.channel_multiple import CANDIDATES, channel_multiple, granularity
-from fxopt.target import Target, host
+from fxopt.passes.common import channel_multiple as module
+from fxopt.passes.common.channel_multiple import CANDIDATES, channel_multiple, granularity
+from fxopt.target import Target
+from fxopt.target.detect import host
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,14 +9,14 @@ from torch import nn
 
 from fxopt import Program, Target, Workload, graph_pass
 from fxopt.backends.eager import Eager
-from fxopt.capturing import capture
-from fxopt.facts import step_dict
-from fxopt.parsing import parse_program
-from fxopt.pipeline import Pipeline
-from fxopt.program import Choice
-from fxopt.recipe import Recipe
-from fxopt.report import show_report
-from fxopt.several import build_several, difference_table
+from fxopt.cli.render import difference_table, show_report
+from fxopt.driver.build_targets import build_several
+from fxopt.driver.recipe import Recipe
+from fxopt.driver.report import step_dict
+from fxopt.frontend.capture import capture
+from fxopt.ir.parser import parse_program
+from fxopt.ir.program import Choice
+from fxopt.pass_manager.pipeline import Pipeline
 
 
 @graph_pass

@@ -9,7 +9,7 @@ from torch import nn
 
 from fxopt import Pipeline, capture
 from fxopt.errors import VerifyError
-from fxopt.pass_base import graph_pass
+from fxopt.pass_manager.pass_base import graph_pass
 from fxopt.passes.prune.coupling.axes import length
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.shrink import shrink

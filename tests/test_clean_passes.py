@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fxopt import Pipeline, capture
-from fxopt.parsing import canonical_text as text_of
-from fxopt.parsing import parse_program
-from fxopt.text import op_name
+from fxopt.ir.parser import canonical_text as text_of
+from fxopt.ir.parser import parse_program
+from fxopt.ir.printer import op_name
 
 
 def clean(spec, program):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fxopt
-from fxopt.cli import main
+from fxopt.cli.main import main
 
 BAD = Path(__file__).parent / "cases" / "bad.py"
 
@@ -65,7 +65,7 @@ def test_explain_shows_options_with_types_and_defaults(cli):
 
 
 def test_listing_does_not_import_torch():
-    code = "import sys; sys.argv=['fxopt','passes']; from fxopt.cli import main; main()"
+    code = "import sys; sys.argv=['fxopt','passes']; from fxopt.cli.main import main; main()"
     probe = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("False")
@@ -261,7 +261,7 @@ def test_a_disk_that_is_full_leaves_nothing(backend, tmp_path):
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)); "
     argv = ["fxopt", "build", "digits", "-b", backend, "--out", str(tmp_path / "out")]
-    code = f"{limit}import sys; sys.argv = {argv!r}; from fxopt.cli import main; main()"
+    code = f"{limit}import sys; sys.argv = {argv!r}; from fxopt.cli.main import main; main()"
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
     assert done.returncode in (2, 4), done.stderr

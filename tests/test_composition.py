@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Workload
 from fxopt.backends.onnx import Onnx
-from fxopt.cost import cost
+from fxopt.driver.lower import lower
 from fxopt.errors import PassError
-from fxopt.lowering import lower
+from fxopt.ir.cost import cost
 from fxopt.passes.train import distill as module
-from fxopt.target import host
+from fxopt.target.detect import host
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fxopt import measure, registry
+from fxopt import registry
+from fxopt.runtime import timing as measure
 from fxopt.testing import checks_of
 
 

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, capture
 from fxopt.backends.tvm import Tvm
-from fxopt.ops import arguments
-from fxopt.target import host
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
-from fxopt.text import op_name
 
 
 def rewrite(spec, program):

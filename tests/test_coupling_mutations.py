@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline
 from fxopt.errors import FxoptError
-from fxopt.ops import arguments, set_argument
+from fxopt.ir.op_table import arguments, set_argument
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling import rules_conv
 from fxopt.passes.prune.coupling.atoms import Atoms

@@ -10,13 +10,13 @@ import torch
 from coupling_cases import CASES
 from torch import fx
 
-from fxopt.ops import TABLE
-from fxopt.parsing import parse_program
+from fxopt.ir.op_table import TABLE
+from fxopt.ir.parser import parse_program
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.coupling.table import all_rules, find_rule
-from fxopt.text import op_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

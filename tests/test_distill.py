@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Workload, capture
 from fxopt.errors import DataError
+from fxopt.ir.trainable_module import Watching
 from fxopt.passes.train.distill import distill
 from fxopt.passes.train.features import Features, Pair, find_pairs
 from fxopt.passes.train.soft_labels import soft_loss
-from fxopt.recorded import RecordedInputs
-from fxopt.trainable import Watching
+from fxopt.workload.recorded import RecordedInputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 random = torch.Generator().manual_seed(0)

@@ -21,10 +21,11 @@ from torch import nn
 import fxopt
 from fxopt import capture
 from fxopt.backends.tvm import Tvm
-from fxopt.building import build
-from fxopt.device import device_of, find_device
+from fxopt.driver.budget import Budget
+from fxopt.driver.build import build
+from fxopt.driver.recipe import Recipe
 from fxopt.errors import DeviceError, UsageError
-from fxopt.recipe import Budget, Recipe
+from fxopt.runtime.device import device_of, find_device
 from fxopt.target import find_target
 
 pytestmark = pytest.mark.slow

@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Workload, capture
-from fxopt.compare import sqnr
 from fxopt.errors import DataError
-from fxopt.parsing import parse_program
+from fxopt.ir.parser import parse_program
+from fxopt.ir.printer import op_name
+from fxopt.numerics.error_metrics import sqnr
 from fxopt.testing import small_workload
-from fxopt.text import op_name
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 

@@ -20,22 +20,23 @@ from torch import nn
 import fxopt
 from fxopt import Workload, capture, registry
 from fxopt.backend import Backend, find_backend
+from fxopt.backend.quant_policy import Policy
 from fxopt.backends.eager import Eager
 from fxopt.backends.fastest import Fastest
 from fxopt.backends.onnx import Onnx
 from fxopt.backends.openvino import Openvino
-from fxopt.building import build
+from fxopt.driver.budget import Budget
+from fxopt.driver.build import build
+from fxopt.driver.lower import lower
+from fxopt.driver.plan import resolve
+from fxopt.driver.recipe import Recipe
+from fxopt.driver.successive_halving import race, ranked
 from fxopt.errors import BackendError, UnknownNameError, UsageError
-from fxopt.fresh_process import fresh_process
-from fxopt.lowering import lower
-from fxopt.measure import Timing, interleave
 from fxopt.models.images import LabelledImages
-from fxopt.plan import resolve
-from fxopt.qdq import Policy
-from fxopt.racing import race, ranked
-from fxopt.recipe import Budget, Recipe
-from fxopt.target import host, not_here
-from fxopt.trying_out import call, fails_alone
+from fxopt.runtime.isolated import call, fails_alone
+from fxopt.runtime.timing import Timing, interleave
+from fxopt.support.fresh_process import fresh_process
+from fxopt.target.detect import host, not_here
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -169,7 +170,9 @@ def test_each_backend_quantizes_by_its_own_policy_and_keeps_the_program_in_float
     assert sorted(rows) == sorted(forms)
     codes = {}
     for text in ("slow(plain=True)", "slow"):
-        monkeypatch.setattr("fxopt.choosing.ranked", lambda timings: [name for name in timings if "float" not in name])
+        monkeypatch.setattr(
+            "fxopt.driver.select_backend.ranked", lambda timings: [name for name in timings if "float" not in name]
+        )
         codes[text] = _build(tmp_path / text, text, passes=passes)["backend"]["codes"]
     assert codes == {"slow(plain=True)": 3, "slow": 5}, "inputs of the layers; the pool and the flattening between too"
 
@@ -289,7 +292,7 @@ def test_a_candidate_that_hangs_is_refused_and_another_is_built(tmp_path, monkey
     def hangs(folder, backend, seconds):
         return "its first call takes longer than 31 s" if backend.optimization_level == "all" else None
 
-    monkeypatch.setattr("fxopt.candidates.fails_alone", hangs)
+    monkeypatch.setattr("fxopt.driver.candidates.fails_alone", hangs)
     report = build(Recipe("digits", (), "fastest(among=('onnx(threads=1)',))"), tmp_path / "out", measure=False)
     assert report["choice"]["chosen"] == "onnx(threads=1, optimization_level='extended')"
     refused = [row["refused"] for row in report["choice"]["tried"] if "refused" in row]
@@ -367,7 +370,7 @@ def test_the_command_line_builds_what_loads_without_torch_and_without_the_choice
     fxopt.save_program(program, tmp_path / "net.pt2")
     np.save(tmp_path / "images.npy", np.random.default_rng(0).standard_normal((16, 1, 6, 6)).astype(np.float32))
     command = ["build", "net.pt2", "-p", passes, "-b", "fastest", "-o", "out", "--calibrate", "images.npy"]
-    command = [sys.executable, "-c", "from fxopt.cli import main; main()", *command, "--no-measure"]
+    command = [sys.executable, "-c", "from fxopt.cli.main import main; main()", *command, "--no-measure"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "chosen: " in done.stdout

@@ -21,7 +21,7 @@ from fxopt.passes.train import loop
 from fxopt.passes.train.finetune import finetune
 from fxopt.passes.train.optimizer import make_optimizer, make_schedule
 from fxopt.passes.train.supervised import Supervised
-from fxopt.progress import shown_on
+from fxopt.support.progress import shown_on
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = 4

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from fxopt import Pipeline, capture
-from fxopt.parsing import parse_program
+from fxopt.ir.parser import parse_program
 from fxopt.passes.fuse.fold_batch_norm import fold_batch_norm
 
 CONVOLUTIONS = {

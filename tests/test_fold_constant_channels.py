@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fxopt import Pipeline
-from fxopt.parsing import canonical_text, parse_program
+from fxopt.ir.parser import canonical_text, parse_program
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture, graph_pass
+from fxopt.cli.explain import explain
 from fxopt.errors import CaptureError, FxoptError
-from fxopt.explain import explain
 from fxopt.testing import small_workload
 
 

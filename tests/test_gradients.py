@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from fxopt import Program, Workload, capture
 from fxopt.errors import DataError, PassError
+from fxopt.pass_manager.context import Context
 from fxopt.passes.prune.importance.gradients import gradients
-from fxopt.program import Context
 from fxopt.testing import small_programs, small_workload
 from fxopt.workload import find_workload
 

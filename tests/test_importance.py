@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from fxopt import Program, Workload, capture
 from fxopt.errors import DataError, PassError, UnknownNameError, UsageError
+from fxopt.pass_manager.context import Context
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import find_groups
 from fxopt.passes.prune.importance.score import NAMES, score
 from fxopt.passes.prune.zeroing import zero
-from fxopt.program import Context
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,13 +11,14 @@ from onnx import numpy_helper
 
 from fxopt import Pipeline, load
 from fxopt.backend import find_backend
+from fxopt.driver.artifact_check import Fidelity
+from fxopt.driver.intermediate_values import Exposed
+from fxopt.driver.lower import lower
 from fxopt.errors import BackendError, DisagreementError
-from fxopt.exposing import Exposed
-from fxopt.fidelity import Fidelity
-from fxopt.int8_pairs import adds_pairs, heaviest_pairs
-from fxopt.lowering import lower
 from fxopt.passes.quant import encode
-from fxopt.target import find_target, host
+from fxopt.target import find_target
+from fxopt.target.detect import host
+from fxopt.target.int8_pairs import adds_pairs, heaviest_pairs
 from fxopt.workload import find_workload
 
 OLD, NEW = find_target("x86_64_v3"), find_target("x86_64_vnni")
@@ -149,7 +150,7 @@ def test_what_was_built_for_vnni_is_refused_where_it_would_overflow(tmp_path, mo
     backend = find_backend("onnx")
     program, workload = _quantized(NETS["linear"], backend, NEW)
     lower(program, backend, NEW, tmp_path, workload=workload)
-    monkeypatch.setattr("fxopt.int8_pairs.host", lambda: OLD)
+    monkeypatch.setattr("fxopt.target.int8_pairs.host", lambda: OLD)
     with pytest.raises(BackendError, match=r"built for x86_64_vnni: int8 weights of 2 layer") as caught:
         load(tmp_path)
     assert "-t x86_64_v3" in str(caught.value)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import fx
 
 from fxopt import capture
+from fxopt.ir.parser import parse_program
 from fxopt.models.vision_import import import_torchvision
-from fxopt.parsing import parse_program
+from fxopt.numerics.float64 import to_float64
 from fxopt.passes.prune.known.values import known_values
-from fxopt.precision import to_float64
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, capture, load_program, save_program
-from fxopt.compare import relative_error
-from fxopt.cost import cost, macs_by_node
 from fxopt.errors import BudgetError, DataError, OptionError, PassError, UsageError
+from fxopt.ir.cost import cost, macs_by_node
+from fxopt.ir.printer import op_name
+from fxopt.numerics.error_metrics import relative_error
 from fxopt.testing import small_workload
-from fxopt.text import op_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -569,7 +569,7 @@ class Clock:
         self.layer, self.element, self.asked = layer, element, []
 
     def __call__(self, programs, context, who, **options):
-        from fxopt.measure import Timing
+        from fxopt.runtime.timing import Timing
 
         self.asked.append(len(programs))
         return {name: Timing((self.ms(program),) * 3) for name, program in programs.items()}
@@ -642,11 +642,11 @@ def test_layers_that_are_alike_are_timed_once(clock):
 def test_a_layer_alone_is_the_layer_with_fixed_shapes_and_its_chain_is_what_would_be_there(net, tmp_path):
     """So that ONNX Runtime times what it would run: each is built, and the whole layer gives what torch gives."""
     from fxopt.backend import find_backend
-    from fxopt.lowering import lower
+    from fxopt.driver.lower import lower
     from fxopt.passes.lowrank.chain import Chain
     from fxopt.passes.lowrank.find_weights import find_weights
     from fxopt.passes.lowrank.layer_alone import layer_alone, shapes_of_one, split
-    from fxopt.target import host
+    from fxopt.target.detect import host
 
     shape = shapes_of_one(net)
     for i, weight in enumerate(find_weights(net)):
@@ -723,8 +723,8 @@ def test_errors_at_the_outputs_know_a_layer_that_does_not_count():
 def test_pruned_split_and_quantized_layers_run_as_integers(tmp_path, text):
     """Every layer of every chain has an integer kernel in ONNX Runtime, and the numbers are the program's."""
     from fxopt.backend import find_backend
-    from fxopt.lowering import lower
-    from fxopt.target import host
+    from fxopt.driver.lower import lower
+    from fxopt.target.detect import host
 
     torch.manual_seed(0)
     convolutions = [

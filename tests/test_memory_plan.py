@@ -7,9 +7,9 @@ import torch
 from torch import fx, nn
 
 from fxopt import Pipeline, capture
-from fxopt.building import build
-from fxopt.memory_plan import plan_memory
-from fxopt.recipe import Recipe
+from fxopt.driver.build import build
+from fxopt.driver.recipe import Recipe
+from fxopt.ir.memory_planning import plan_memory
 from fxopt.workload import find_workload
 
 KB = 1000

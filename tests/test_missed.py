@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import fxopt
-from fxopt.building import build
+from fxopt.driver.budget import Budget
+from fxopt.driver.build import build
+from fxopt.driver.build_targets import build_several
+from fxopt.driver.recipe import Recipe
 from fxopt.errors import UsageError
-from fxopt.recipe import Budget, Recipe
-from fxopt.several import build_several
-from fxopt.staging import staged
+from fxopt.runtime.staging import staged
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from fxopt import Pipeline, capture
+from fxopt.backend.quant_policy import Policy
+from fxopt.pass_manager.context import Context
 from fxopt.passes.quant.decide import Placer, calibrated
 from fxopt.passes.quant.mixed import choose
 from fxopt.passes.quant.mixed.choose import QuantBudget, cheapest, left_in_float
@@ -15,8 +17,6 @@ from fxopt.passes.quant.mixed.quant import quant
 from fxopt.passes.quant.mixed.sensitivity import LayerSensitivity, alone
 from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.refine.analytic_bias import MeanInputs
-from fxopt.program import Context
-from fxopt.qdq import Policy
 from fxopt.target import find_target
 from fxopt.testing import small_workload
 

@@ -24,7 +24,7 @@ from fxopt.passes.quant.observers.histogram import Histogram
 from fxopt.passes.quant.observers.search import voters
 from fxopt.passes.quant.observers.squared_error import squared_error
 from fxopt.passes.quant.placement import Placement
-from fxopt.progress import shown_on
+from fxopt.support.progress import shown_on
 from fxopt.testing import small_workload
 
 finite = st.floats(-1e4, 1e4, width=32)

@@ -18,24 +18,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture, load
-from fxopt.artifact import Artifact
+from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
-from fxopt.building import build
-from fxopt.compare import sqnr
+from fxopt.driver.build import build
+from fxopt.driver.lower import lower
+from fxopt.driver.manifest import interface
+from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, UsageError
-from fxopt.facts import interface
-from fxopt.lowering import lower
-from fxopt.measure import Timing
-from fxopt.qdq import Policy
-from fxopt.recipe import Recipe
-from fxopt.target import host
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.runtime.artifact import Artifact
+from fxopt.runtime.timing import Timing
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 from fxopt.workload import find_workload
 
 
 def _lower(program: Program, out: Path, backend: Onnx | None = None) -> tuple[Artifact, dict]:
     backend = backend or Onnx()
-    legal = backend.legalize().run(program).program
+    legal = Pipeline.parse(backend.legalize()).run(program).program
     facts = backend.build(legal, host(), out)
     manifest = interface(legal) | {"backend": str(backend)}
     return Artifact(out, manifest, backend.load(out, manifest)), facts
@@ -103,7 +103,7 @@ def test_the_file_holds_no_path_of_the_machine_that_built_it(conv, tmp_path):
 @pytest.mark.slow
 def test_the_same_bytes_whatever_the_hash_seed(tmp_path):
     """Sets of names come in another order in every process."""
-    code = "import sys; from fxopt.building import build; from fxopt.recipe import Recipe;"
+    code = "import sys; from fxopt.driver.build import build; from fxopt.driver.recipe import Recipe;"
     code += "build(Recipe('digits', ('clean_up, quantize(images=4)',)), sys.argv[1], measure=False)"
     digests = []
     for seed in ("1", "2"):
@@ -272,7 +272,7 @@ def test_tuning_takes_other_options_only_where_they_win_clearly(conv, monkeypatc
         times[str(fast)] = tuple(quick * n for n in (1.0, 1.1, 0.9, 1.05, 1.0))
         return {name: Timing(values) for name, values in times.items()}
 
-    monkeypatch.setattr("fxopt.measure.interleave", timed)
+    monkeypatch.setattr("fxopt.runtime.timing.interleave", timed)
     assert given.tune(conv, host(), 0.1) == (given if kept else fast)
 
 

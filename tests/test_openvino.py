@@ -14,16 +14,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture
-from fxopt.artifact import Artifact
 from fxopt.backend import find_backend
 from fxopt.backends.openvino import Openvino
 from fxopt.backends.openvino.runtime import MODEL_FILE, compile_model, native_precisions
-from fxopt.building import build
-from fxopt.compare import relative_error, sqnr
+from fxopt.driver.build import build
+from fxopt.driver.manifest import interface
+from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, OptionError, UnknownNameError, UsageError
-from fxopt.facts import interface
-from fxopt.recipe import Recipe
-from fxopt.target import Target, host
+from fxopt.numerics.error_metrics import relative_error, sqnr
+from fxopt.runtime.artifact import Artifact
+from fxopt.target import Target
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 from fxopt.workload import find_workload
 
@@ -32,7 +33,7 @@ openvino = pytest.importorskip("openvino", reason="needs the extra 'openvino': p
 
 def _lower(program: Program, out: Path, backend: Openvino | None = None) -> tuple[Artifact, dict]:
     backend = backend or Openvino()
-    legal = backend.legalize().run(program).program
+    legal = Pipeline.parse(backend.legalize()).run(program).program
     facts = backend.build(legal, host(), out)
     manifest = interface(legal) | {"backend": str(backend)}
     return Artifact(out, manifest, backend.load(out, manifest)), facts

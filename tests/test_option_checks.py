@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf
 
 from fxopt import Program, graph_pass, registry
 from fxopt.errors import OptionError
-from fxopt.options import With, check_option, type_hints
+from fxopt.support.options import With, check_option, type_hints
 from fxopt.testing import ContractError, check_pass, run_checks
 from fxopt.testing.option_values import option_values
 

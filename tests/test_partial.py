@@ -12,9 +12,9 @@ from torch import nn
 
 from fxopt import Pipeline, capture, capture_parts, graph_pass
 from fxopt.errors import CaptureError, UnknownNameError, UsageError
-from fxopt.fitting import misfit
-from fxopt.partial import inputs_of
-from fxopt.program import Program
+from fxopt.frontend.submodule_calls import inputs_of
+from fxopt.ir.input_check import misfit
+from fxopt.ir.program import Program
 
 
 class Backbone(nn.Module):

@@ -18,8 +18,8 @@ from fxopt.errors import (
     UsageError,
     VerifyError,
 )
-from fxopt.parsing import parse_program, same_text
-from fxopt.pass_base import make
+from fxopt.ir.parser import parse_program, same_text
+from fxopt.pass_manager.pass_base import make
 from fxopt.testing import small_workload
 
 TEXT = "%x : f32[batch,4]; %a = aten.relu(%x); %b = aten.relu(%a); %c = aten.neg(%b); return %c"

@@ -14,7 +14,7 @@ LIST = """
 import json
 from fxopt import registry
 from fxopt.backend import find_backend
-from fxopt.pipeline import Pipeline
+from fxopt.pass_manager.pipeline import Pipeline
 entries = [e for kind in ("pass", "backend") for e in registry.entries(kind)]
 print(json.dumps({e.name: [e.origin, e.summary] for e in entries}))
 print(Pipeline.parse("drop_double_neg, drop_noop"))

@@ -12,8 +12,8 @@ import pytest
 from cases.int8_nets import KINDS, MAIN, OTHER_SCHEMES
 from cases.processors import PLACES, Built, build_quantized, run_on
 
-from fxopt.artifact import read_manifest
 from fxopt.backend import find_backend
+from fxopt.runtime.artifact import read_manifest
 from fxopt.target import find_target
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:TF32 acceleration")]  # of an option of torch

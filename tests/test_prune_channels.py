@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from fxopt import Pipeline, capture
-from fxopt.cost import cost
 from fxopt.errors import BudgetError, OptionError, PassError, UsageError
+from fxopt.ir.cost import cost
 from fxopt.passes.prune.choice.chooser import Chooser, ratio_for
 from fxopt.passes.prune.coupling.groups import Group
 

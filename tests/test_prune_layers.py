@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload, capture
-from fxopt.cost import cost, macs_by_node
 from fxopt.errors import BudgetError, DataError, OptionError, PassError
-from fxopt.parsing import canonical_text, parse_program
+from fxopt.ir.cost import cost, macs_by_node
+from fxopt.ir.parser import canonical_text, parse_program
 from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
 from fxopt.passes.prune.depth.residual import find_residuals
 from fxopt.passes.prune.known.values import known_values

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from fxopt import Pipeline, capture
-from fxopt.compare import sqnr
 from fxopt.errors import UsageError
+from fxopt.ir.printer import op_name
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.pass_manager.context import Context
 from fxopt.passes.quant.quantize import PREPARATION
-from fxopt.program import Context
 from fxopt.testing import small_workload
-from fxopt.text import op_name
 
 pytest.importorskip("torchao", reason="torchao is not installed: pip install torchao")
 pytestmark = pytest.mark.usefixtures("one_thread")

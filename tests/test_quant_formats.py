@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from fxopt import Pipeline, capture
 from fxopt.backends.onnx import Onnx
 from fxopt.backends.openvino import Openvino
-from fxopt.compare import sqnr
+from fxopt.driver.artifact_check import Fidelity
+from fxopt.driver.lower import lower
 from fxopt.errors import BackendError, OptionError
-from fxopt.fidelity import Fidelity
-from fxopt.lowering import lower
+from fxopt.numerics.error_metrics import sqnr
 from fxopt.passes.quant.observers import FORMATS, Affine
-from fxopt.target import host
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")

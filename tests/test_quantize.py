@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload, capture
 from fxopt.backend import Backend
-from fxopt.compare import sqnr
+from fxopt.backend.quant_policy import Policy
 from fxopt.errors import DataError, PassError
+from fxopt.ir.printer import op_name
+from fxopt.numerics.error_metrics import sqnr
 from fxopt.passes.quant.weights import quantize_bias, quantize_weight, weight_scales, widen_for_bias
-from fxopt.qdq import Policy
-from fxopt.target import host
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
-from fxopt.text import op_name
 
 finite = st.floats(-1e4, 1e4, width=32)
 

@@ -20,13 +20,14 @@ from torch.nn import functional as F
 from fxopt import Pipeline, Program, capture, load_program, save_program
 from fxopt.backends.onnx import Onnx
 from fxopt.backends.openvino import Openvino
-from fxopt.compare import sqnr
+from fxopt.driver.artifact_check import Fidelity
+from fxopt.driver.lower import lower
 from fxopt.errors import PassError
-from fxopt.fidelity import Fidelity
-from fxopt.lowering import lower
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.numerics.float64_quant_ops import choose_qparams
 from fxopt.passes.quant.weights import has_safe_pairs
-from fxopt.reference import choose_qparams
-from fxopt.target import Target, host
+from fxopt.target import Target
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")

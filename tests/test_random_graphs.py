@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, capture, registry
-from fxopt.compare import relative_error
-from fxopt.pass_base import Pass
+from fxopt.numerics.error_metrics import relative_error
+from fxopt.pass_manager.pass_base import Pass
 from fxopt.testing import small_workload
 
 BATCHES = (1, 4)

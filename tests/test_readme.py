@@ -44,7 +44,7 @@ def test_every_command_and_python_block_works_in_order(place):
 
 
 def test_toml_blocks_are_a_recipe_and_a_target(tmp_path):
-    from fxopt.recipe import read_recipe
+    from fxopt.driver.recipe import read_recipe
     from fxopt.target import find_target
 
     recipe, target = [body for kind, body in BLOCKS if kind == "toml"]

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload, capture
 from fxopt.errors import DataError
+from fxopt.pass_manager.context import Context
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import find_groups
 from fxopt.passes.prune.zeroing import zero
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
-from fxopt.program import Context
 from fxopt.workload import find_workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,7 +132,7 @@ def test_a_convolution_is_the_least_squares_solution(groups, options):
 
 def test_drawn_rows_are_those_of_the_layer():
     """With the dense weight nothing is lacking; patches at other positions than the outputs' would show."""
-    from fxopt.passes.refit.rows import layer_of
+    from fxopt.passes.common.layer_rows import layer_of
 
     for layer, shape in (
         (nn.Conv1d(4, 6, 3, stride=2, padding=2, groups=2), (3, 4, 11)),

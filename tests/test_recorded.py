@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from fxopt import capture
-from fxopt.batching import fixed_batch, in_batches
 from fxopt.errors import DataError, RecipeError
-from fxopt.recorded import RecordedInputs, read_arrays
+from fxopt.workload.batching import fixed_batch, in_batches
+from fxopt.workload.recorded import RecordedInputs, read_arrays
 
 
 class _Two(nn.Module):

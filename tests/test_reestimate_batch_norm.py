@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Workload, capture
 from fxopt.errors import DataError
-from fxopt.parsing import parse_program
+from fxopt.ir.parser import parse_program
 from fxopt.testing import small_workload
 from fxopt.workload import find_workload
 

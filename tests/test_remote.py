@@ -29,20 +29,23 @@ from fxopt.backends.remote.device import RpcDevice
 from fxopt.backends.remote.message import pack, unpack
 from fxopt.backends.tvm import Tvm
 from fxopt.backends.tvm.tuning.database import Database
-from fxopt.benching import bench, bench_table
-from fxopt.building import build
-from fxopt.device import device_of, find_device
+from fxopt.cli.render import bench_table, difference_table
+from fxopt.driver.budget import Budget
+from fxopt.driver.build import build
+from fxopt.driver.build_targets import build_several
+from fxopt.driver.lower import lower
+from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, DeviceError, UsageError
-from fxopt.lowering import lower
-from fxopt.recipe import Budget, Recipe
-from fxopt.several import build_several, difference_table
-from fxopt.target import Target, host
+from fxopt.runtime.bench import bench
+from fxopt.runtime.device import device_of, find_device
+from fxopt.target import Target
+from fxopt.target.detect import host
 from fxopt.workload import Workload
 
 if reason := Tvm().missing():
     pytest.skip(reason, allow_module_level=True)
 
-_SERVE = "from fxopt.backends.remote import service\n{before}\nfrom fxopt.cli import main; main()"
+_SERVE = "from fxopt.backends.remote import service\n{before}\nfrom fxopt.cli.main import main; main()"
 
 
 class Server:
@@ -345,7 +348,7 @@ def _tune(address: str, path: Path, trials: int, seconds: float = 120.0) -> Data
 
 
 def _processor(target):
-    from fxopt.backends.tvm.processor import processor_of
+    from fxopt.backends.tvm.machine.processor import processor_of
 
     return processor_of(target)
 

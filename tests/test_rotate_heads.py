@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, capture
-from fxopt.cost import cost
+from fxopt.ir.cost import cost
 from fxopt.testing import small_workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")

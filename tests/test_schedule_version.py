@@ -15,18 +15,22 @@ from typing import Any
 import pytest
 from conftest import GOLDEN
 
-from fxopt.backends.tvm import Tvm, stealing, threads, tiles, winograd
-from fxopt.backends.tvm.convolution import Convolution
-from fxopt.backends.tvm.integers import tiling
-from fxopt.backends.tvm.integers.geometry import Geometry, product
-from fxopt.backends.tvm.integers.instructions import instruction_of
-from fxopt.backends.tvm.integers.tiling import Alone
-from fxopt.backends.tvm.processor import Processor, processor_of
-from fxopt.backends.tvm.product import Product
-from fxopt.backends.tvm.registers import register_pipeline
-from fxopt.backends.tvm.tasks import Kernel, Tile
+from fxopt.backends.tvm import Tvm
+from fxopt.backends.tvm.machine.dot_instructions import instruction_of
+from fxopt.backends.tvm.machine.processor import Processor, processor_of
+from fxopt.backends.tvm.ops import winograd
+from fxopt.backends.tvm.ops.conv2d import Convolution
+from fxopt.backends.tvm.ops.int8_kernel import Alone
+from fxopt.backends.tvm.ops.matmul import Product
+from fxopt.backends.tvm.schedule import register_tiles as tiles
+from fxopt.backends.tvm.tiling import int8 as tiling
+from fxopt.backends.tvm.tiling.int8_geometry import Geometry, product
+from fxopt.backends.tvm.tiling.task import Kernel, Tile
+from fxopt.backends.tvm.tir import parallel_threshold as threads
+from fxopt.backends.tvm.tir import work_stealing as stealing
+from fxopt.backends.tvm.tir.pipeline import register_pipeline
 from fxopt.backends.tvm.tuning import database as databases
-from fxopt.backends.tvm.tuning.here import scheduled
+from fxopt.backends.tvm.tuning.local_runner import scheduled
 from fxopt.target import Target
 
 if reason := Tvm().missing():

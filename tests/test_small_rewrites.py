@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, capture
-from fxopt.parsing import parse_program
-from fxopt.text import op_name, source_line
+from fxopt.ir.parser import parse_program
+from fxopt.ir.printer import op_name, source_line
 
 
 def rewrite(spec, program):

@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, capture
-from fxopt.compare import sqnr
 from fxopt.errors import DataError, OptionError, PassError
-from fxopt.parsing import parse_program
+from fxopt.ir.parser import parse_program
+from fxopt.numerics.error_metrics import sqnr
 from fxopt.passes.quant.smooth_activations import smooth_activations
-from fxopt.target import host
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 from fxopt.workload import find_workload
 

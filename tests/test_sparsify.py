@@ -14,9 +14,9 @@ from torch.nn.utils import prune
 
 from fxopt import Pipeline, Workload, capture
 from fxopt.errors import DataError, OptionError, PassError, UnknownNameError
+from fxopt.passes.common.lowest import lowest
+from fxopt.passes.common.masks import cubic_sparsity, keep_masks, masks
 from fxopt.passes.prune.apply_mask import apply_mask
-from fxopt.passes.prune.sparse.choice import lowest
-from fxopt.passes.prune.sparse.masks import cubic_sparsity, keep_masks, masks
 from fxopt.passes.prune.sparsify import sparsify
 
 pytestmark = pytest.mark.usefixtures("one_thread")

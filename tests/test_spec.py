@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from fxopt import registry
 from fxopt.errors import OptionError, UnknownNameError, UsageError
-from fxopt.pipeline import Pipeline
-from fxopt.spec import format_call, parse_call, parse_calls
+from fxopt.pass_manager.pipeline import Pipeline
+from fxopt.support.spec import format_call, parse_call, parse_calls
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True).filter(lambda n: not _is_keyword(n))
 LITERALS = st.recursive(

@@ -7,7 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from fxopt.backends.tvm import Tvm, loops, runtime, stealing
+from fxopt.backends.tvm import Tvm, runtime
+from fxopt.backends.tvm.schedule import primitives as loops
+from fxopt.backends.tvm.tir import work_stealing as stealing
 
 if reason := Tvm().missing():
     pytest.skip(reason, allow_module_level=True)

@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 
 from fxopt import capture, load_program, save_program
 from fxopt.errors import CaptureError, RecipeError, UsageError
-from fxopt.program import Program
-from fxopt.storage import export_program
+from fxopt.frontend.pt2 import export_program
+from fxopt.ir.program import Program
 
 
 @dataclasses.dataclass

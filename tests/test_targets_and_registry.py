@@ -11,11 +11,12 @@ from pathlib import Path
 import emulated_x86
 import pytest
 
-from fxopt import registry, target
+from fxopt import registry
+from fxopt.cli.targets import target_rows
 from fxopt.errors import BackendError, OptionError, UnknownNameError, UsageError
-from fxopt.passes.prune.choice.channel_multiple import channel_multiple
-from fxopt.target import Target, find_target, host, not_here
-from fxopt.target_table import target_rows
+from fxopt.passes.common.channel_multiple import channel_multiple
+from fxopt.target import Target, find_target, target
+from fxopt.target.detect import host, not_here
 
 PI = 'triple = "aarch64-linux-gnu"\ncpu = "cortex-a72"\nfeatures = ["neon"]\ncores = 4\nmemory = 4000000000\n'
 
@@ -174,7 +175,7 @@ def test_linux_lists_the_features_that_a_process_is_told_of():
 def test_an_emulated_processor_has_its_own_features_and_not_those_of_the_real_machine(processor, features):
     if reason := emulated_x86.cannot_emulate():
         pytest.skip(reason)
-    ask = "import json; from fxopt.target import host; print(json.dumps(sorted(host().features)))"
+    ask = "import json; from fxopt.target.target import host; print(json.dumps(sorted(host().features)))"
     assert _in_a_process(ask, *emulated_x86.python(processor)) == sorted(features)
 
 
@@ -226,7 +227,7 @@ def test_the_table_says_what_can_be_built_for_which_target():
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
     """A driver's program that says what it is told to, or fails."""
-    from fxopt import gpu
+    from fxopt.target import detect as gpu
 
     def says(text, code=0):
         (tmp_path / "bin").mkdir()
@@ -264,7 +265,7 @@ def test_what_is_built_for_a_gpu_is_run_there_or_not_at_all(nvidia_smi, tmp_path
 
     from fxopt import capture
     from fxopt.backend import find_backend
-    from fxopt.lowering import lower
+    from fxopt.driver.lower import lower
 
     nvidia_smi(r"8.6, 24576\n")
     program = capture(torch.nn.Linear(4, 2).eval(), (torch.randn(1, 4),))

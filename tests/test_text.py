@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fxopt import Pipeline, Program, capture
 from fxopt.errors import UnknownNameError, UsageError
-from fxopt.parsing import canonical_text, parse_program, same_text
+from fxopt.ir.parser import canonical_text, parse_program, same_text
 from fxopt.testing import find_example, small_models
 
 FULL = """\

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Workload, capture
 from fxopt.errors import DataError, PassError
+from fxopt.ir.printer import op_name
 from fxopt.passes.quant import train_quantized as module
 from fxopt.passes.quant.aware.fake_quantize import fake_quantize
 from fxopt.target import find_target
-from fxopt.text import op_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -148,8 +148,8 @@ def test_masks_stay():
 
 def test_integer_kernels_run_it(tmp_path):
     from fxopt.backends.onnx import Onnx
-    from fxopt.lowering import lower
-    from fxopt.target import host
+    from fxopt.driver.lower import lower
+    from fxopt.target.detect import host
 
     given = images()
     passes = Pipeline.parse("train_quantized(epochs=1, rate=0.01, batch_size=32)")

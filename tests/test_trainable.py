@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fxopt import Pipeline, as_module, capture
-from fxopt.cost import cost
+from fxopt.ir.cost import cost
 
 
 class Net(nn.Module):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.cost import cost
 from fxopt.errors import OptionError, UnknownNameError, UsageError
+from fxopt.ir.cost import cost
 from fxopt.workload import find_workload
 
 if importlib.util.find_spec("transformers") is None:

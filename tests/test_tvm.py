@@ -17,19 +17,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture
-from fxopt.artifact import Artifact
 from fxopt.backend import find_backend
-from fxopt.backends.tvm import Tvm, loops
+from fxopt.backends.tvm import Tvm
 from fxopt.backends.tvm import runtime as tvm_runtime
-from fxopt.backends.tvm.processor import Processor, processor_of
-from fxopt.backends.tvm.tasks import Choices, Task, Tile, candidates
-from fxopt.backends.tvm.threads import in_threads
-from fxopt.building import build
-from fxopt.compare import relative_error
+from fxopt.backends.tvm.machine.processor import Processor, processor_of
+from fxopt.backends.tvm.schedule import primitives as loops
+from fxopt.backends.tvm.tiling.task import Choices, Task, Tile, candidates
+from fxopt.backends.tvm.tir.parallel_threshold import in_threads
+from fxopt.driver.build import build
+from fxopt.driver.lower import lower
+from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError
-from fxopt.lowering import lower
-from fxopt.recipe import Recipe
-from fxopt.target import Target, host
+from fxopt.numerics.error_metrics import relative_error
+from fxopt.runtime.artifact import Artifact
+from fxopt.target import Target
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 
 if reason := Tvm().missing():

@@ -17,19 +17,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture
-from fxopt.artifact import Artifact
 from fxopt.backends.tvm import Tvm
 from fxopt.backends.tvm import runtime as tvm_runtime
-from fxopt.backends.tvm.integers.instructions import instruction_of
-from fxopt.backends.tvm.integers.tile_registers import Registers
-from fxopt.backends.tvm.processor import processor_of
-from fxopt.backends.tvm.tasks import Choices, Task, Tile
-from fxopt.building import build
-from fxopt.compare import sqnr
+from fxopt.backends.tvm.machine.amx_registers import Registers
+from fxopt.backends.tvm.machine.dot_instructions import instruction_of
+from fxopt.backends.tvm.machine.processor import processor_of
+from fxopt.backends.tvm.tiling.task import Choices, Task, Tile
+from fxopt.driver.build import build
+from fxopt.driver.lower import lower
+from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError
-from fxopt.lowering import lower
-from fxopt.recipe import Recipe
-from fxopt.target import Target, host
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.runtime.artifact import Artifact
+from fxopt.target import Target
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 
 if reason := Tvm().missing():
@@ -432,10 +433,10 @@ def test_code_for_aarch64_holds_the_instruction_of_the_core(cpu, features, instr
 def _assembly(target: Target) -> str:
     """What a quantized convolution is compiled to."""
     tvm = tvm_runtime.need_tvm()
-    from fxopt.backends.tvm.compiling import lower as lower_module
-    from fxopt.backends.tvm.importing import import_program
-    from fxopt.backends.tvm.parameters import lift_parameters
-    from fxopt.backends.tvm.tasks import Choices
+    from fxopt.backends.tvm.compile import lower as lower_module
+    from fxopt.backends.tvm.frontend.from_program import import_program
+    from fxopt.backends.tvm.graph.lift_parameters import lift_parameters
+    from fxopt.backends.tvm.tiling.task import Choices
 
     torch.manual_seed(0)
     program = _quantized(nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()), torch.randn(2, 16, 9, 9))

@@ -23,19 +23,21 @@ from torch import nn
 
 from fxopt import Pipeline, Program, capture
 from fxopt.backends.tvm import Tvm
-from fxopt.backends.tvm.processor import Processor, processor_of
-from fxopt.backends.tvm.tasks import Choices, Task, Tile, candidates
+from fxopt.backends.tvm.machine.processor import Processor, processor_of
+from fxopt.backends.tvm.tiling.task import Choices, Task, Tile, candidates
 from fxopt.backends.tvm.tuning import database as databases
 from fxopt.backends.tvm.tuning import search as searches
 from fxopt.backends.tvm.tuning.database import Database, Known, Trial, append_line
+from fxopt.backends.tvm.tuning.job import Job
 from fxopt.backends.tvm.tuning.proposals import propose, space
 from fxopt.backends.tvm.tuning.search import Search, search
-from fxopt.backends.tvm.tuning.worker import Job, compare
-from fxopt.backends.tvm.tuning.workers import Workers
-from fxopt.compare import relative_error, sqnr
+from fxopt.backends.tvm.tuning.worker import compare
+from fxopt.backends.tvm.tuning.worker_pool import Workers
+from fxopt.driver.lower import legalized, lower
 from fxopt.errors import BackendError
-from fxopt.lowering import legalized, lower
-from fxopt.target import Target, host
+from fxopt.numerics.error_metrics import relative_error, sqnr
+from fxopt.target import Target
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 
 if reason := Tvm().missing():
@@ -395,7 +397,9 @@ def test_a_build_takes_what_tuning_found_and_another_model_shares_it(tmp_path):
 @pytest.mark.parametrize("without", [{"amx-int8"}, set()], ids=["vectors", "all there is"])
 def test_integer_kernels_are_tuned(without, tmp_path, monkeypatch):
     """The trials are of the kernels that the build then makes: a convolution with groups, a depthwise one, a product."""
-    monkeypatch.setattr("fxopt.target.not_here", lambda target: None)  # without AMX it may be another than this machine
+    monkeypatch.setattr(
+        "fxopt.target.detect.not_here", lambda target: None
+    )  # without AMX it may be another than this machine
     target = dataclasses.replace(host(), features=host().features - without)
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -482,7 +486,7 @@ def test_products_of_pairs_are_timed_with_their_packing(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_line_tunes_and_reports_it(tmp_path, monkeypatch, capsys):
-    from fxopt.cli import main
+    from fxopt.cli.main import main
 
     backend = f"tvm(threads=1, database={str(tmp_path / 't.jsonl')!r}, trials=6)"
     words = ["fxopt", "build", "digits", "-p", "fold_batch_norm", "-b", backend, "--tune", "60", "--no-measure"]

@@ -14,12 +14,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import capture
-from fxopt.backends.tvm import Tvm, winograd
-from fxopt.backends.tvm.convolution import Convolution
-from fxopt.backends.tvm.processor import processor_of
-from fxopt.backends.tvm.tasks import Choices, Tile, candidates
-from fxopt.lowering import lower
-from fxopt.target import find_target, host
+from fxopt.backends.tvm import Tvm
+from fxopt.backends.tvm.machine.processor import processor_of
+from fxopt.backends.tvm.ops import winograd
+from fxopt.backends.tvm.ops.conv2d import Convolution
+from fxopt.backends.tvm.tiling.task import Choices, Tile, candidates
+from fxopt.driver.lower import lower
+from fxopt.target import find_target
+from fxopt.target.detect import host
 
 if reason := Tvm().missing():
     pytest.skip(reason, allow_module_level=True)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fxopt import Pipeline, capture, graph_pass
-from fxopt.compare import bulk_scale, clearly_close, relative_error, sqnr
 from fxopt.errors import PassCrashError, PassError, VerifyError
-from fxopt.parsing import parse_program
-from fxopt.pipeline import Outcome
-from fxopt.probes import probe_inputs
+from fxopt.ir.parser import parse_program
+from fxopt.numerics.error_metrics import bulk_scale, clearly_close, relative_error, sqnr
+from fxopt.numerics.probe_inputs import probe_inputs
+from fxopt.pass_manager.pipeline import Outcome
 
 aten = torch.ops.aten
 LINE = next(

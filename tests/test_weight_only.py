@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture, load_program, save_program
 from fxopt.backends.onnx import Onnx
-from fxopt.compare import sqnr
 from fxopt.errors import OptionError, PassError
-from fxopt.parsing import canonical_text, parse_program
+from fxopt.ir.parser import canonical_text, parse_program
+from fxopt.numerics.error_metrics import sqnr
 from fxopt.passes.quant.weight_only.blocks import Grid, nearest
-from fxopt.target import host
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -253,7 +253,7 @@ def test_rows_that_pruning_left_ragged_are_quantized_too(tmp_path):
 def _lowered(program: Program, out: Path):
     out.mkdir(exist_ok=True)
     backend = Onnx()
-    facts = backend.build(backend.legalize().run(program).program, host(), out)
+    facts = backend.build(Pipeline.parse(backend.legalize()).run(program).program, host(), out)
     return backend.load(out, {}), facts
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from fxopt import Pipeline, capture
+from fxopt.ir.parser import canonical_text, parse_program
 from fxopt.models.vision_import import import_torchvision
-from fxopt.parsing import canonical_text, parse_program
-from fxopt.pipeline import tidy
+from fxopt.pass_manager.step import tidy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,10 +24,10 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from fxopt import CaptureWarning, capture, capture_parts
-from fxopt.cost import cost
 from fxopt.errors import CaptureError
-from fxopt.program import Program
-from fxopt.text import op_name
+from fxopt.ir.cost import cost
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 
 if importlib.util.find_spec("torchvision") is None:
     pytest.skip("torchvision is not installed", allow_module_level=True)

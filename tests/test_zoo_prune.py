@@ -21,11 +21,11 @@ import pytest
 import torch
 
 from fxopt import Pipeline, Program, capture, capture_parts
-from fxopt.cost import cost
-from fxopt.lowering import lower
+from fxopt.driver.lower import lower
+from fxopt.ir.cost import cost
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import find_groups
-from fxopt.target import host
+from fxopt.target.detect import host
 from fxopt.workload import find_workload
 
 for name in ("torchvision", "onnxruntime", "timm", "transformers"):
@@ -129,7 +129,7 @@ def _prune(program: Program, row: dict[str, Any], folder: Path) -> Program:
 
 
 def _run_in_onnx(program: Program, row: dict[str, Any], folder: Path) -> None:
-    from fxopt.compare import relative_error
+    from fxopt.numerics.error_metrics import relative_error
     from fxopt.registry import get
 
     folder.mkdir(exist_ok=True)

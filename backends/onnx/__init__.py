@@ -9,7 +9,6 @@ block_weights.py  weights with a scale for each block
 pools.py     pools as the integer kernels want them
 kernels.py   what the runtime's optimizer made of it
 runtime.py   loading and running, without torch; standalone.py, without Python
-tune.py      options chosen by measurement
 """
 
 from fxopt.backends.onnx.backend import Onnx

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from fxopt.backend import Backend, Runner, not_installed
-from fxopt.backends.onnx.runtime import MODEL_FILE, cannot_run_on_gpu, make_runner, usable_cores
-from fxopt.int8_pairs import OVERFLOWS, cannot_run_here, overflows
-from fxopt.qdq import Policy
+from fxopt.backend.quant_policy import Policy
+from fxopt.backends.onnx.runtime import MODEL_FILE, cannot_run_on_gpu, make_runner
+from fxopt.target.detect import usable_cores
+from fxopt.target.int8_pairs import OVERFLOWS, cannot_run_here, overflows
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from fxopt.bundle.standalone import Standalone
-    from fxopt.pipeline import Pipeline
-    from fxopt.program import Program
+    from fxopt.backend.standalone import Standalone
+    from fxopt.ir.program import Program
     from fxopt.target import Target
 
 Level = Literal["all", "extended", "basic", "disabled"]
@@ -50,11 +50,9 @@ class Onnx(Backend):
 
         return without_kernel(node, self.opset) or refuses(node)
 
-    def legalize(self) -> Pipeline:
+    def legalize(self) -> str:
         """Bring writes, attention, averages and clamps into the form that the exporter takes and integer kernels know."""
-        from fxopt.pipeline import Pipeline
-
-        return Pipeline.parse("functionalize_writes, attention_to_4d, mean_to_pool, pool_to_mean, canonicalize_clamp")
+        return "functionalize_writes, attention_to_4d, mean_to_pool, pool_to_mean, canonicalize_clamp"
 
     def quant_policy(self, target: Target) -> Policy:
         """Placement that the runtime fuses to integer kernels: Q/DQ also around a convolution's output.
@@ -78,7 +76,7 @@ class Onnx(Backend):
         from fxopt.backends.onnx.export import export
         from fxopt.backends.onnx.kernels import kernel_facts
         from fxopt.backends.onnx.weights import integer_weights
-        from fxopt.ops import find_quantized
+        from fxopt.ir.op_table import find_quantized
 
         model = out / MODEL_FILE
         origins = export(program, self.opset, model, unsigned_weights=self.weights == "uint8")
@@ -144,6 +142,18 @@ class Onnx(Backend):
 
     def tune(self, program: Program, target: Target, seconds: float) -> Onnx:
         """Return a copy with the threads, level and arena that measured fastest on this machine."""
-        from fxopt.backends.onnx.tune import tune
+        from fxopt.backends.onnx.export import export
+        from fxopt.backends.onnx.kernels import has_float16
+        from fxopt.numerics.execute import example_arrays
+        from fxopt.runtime.tune_options import fastest_options
 
-        return tune(self, program, target, seconds)
+        threads, levels = sorted({1, usable_cores()}), ("all", "extended")
+        others = [
+            replace(self, threads=t, optimization_level=level, arena=arena)
+            for t in threads for level in levels for arena in (True, False)
+        ]  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+            export(program, self.opset, Path(folder) / MODEL_FILE)
+            facts = {"float16": has_float16(Path(folder) / MODEL_FILE)}
+            runner = lambda candidate: candidate.load(Path(folder), {"facts": facts})  # noqa: E731
+            return fastest_options([self, *others], runner, example_arrays(program), seconds)

@@ -14,9 +14,9 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from fxopt.ops import PRODUCT_OPERANDS, arguments
-from fxopt.program import Program
-from fxopt.text import op_name
+from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 
 _GROUPED = "quantized_decomposed.dequantize_per_channel_group"
 _KERNEL_BLOCKS = (16, 32, 64, 128, 256)

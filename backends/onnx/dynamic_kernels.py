@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import PRODUCT_OPERANDS, arguments
-from fxopt.program import Program
-from fxopt.text import op_name
+from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 
 _RANGE = "quantized_decomposed.choose_qparams.tensor"
 _QUANTIZE = "quantized_decomposed.quantize_per_tensor.tensor"

@@ -20,9 +20,9 @@ from fxopt.backends.onnx.pools import rewrite_pools
 from fxopt.backends.onnx.values import name_values
 from fxopt.backends.onnx.weights import store_unsigned
 from fxopt.errors import BackendError, FxoptError
-from fxopt.program import Program
-from fxopt.storage import export_program
-from fxopt.text import source_line
+from fxopt.frontend.pt2 import export_program
+from fxopt.ir.printer import source_line
+from fxopt.ir.program import Program
 
 
 def export(program: Program, opset: int, path: Path, *, unsigned_weights: bool = False) -> dict[str, str]:

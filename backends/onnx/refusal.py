@@ -10,9 +10,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.backends.onnx.export import quiet
-from fxopt.decomposing import decomposed
-from fxopt.ops import arguments, family
-from fxopt.text import op_name
+from fxopt.ir.decompose import decomposed
+from fxopt.ir.op_table import arguments, family
+from fxopt.ir.printer import op_name
 
 
 def refuses(node: fx.Node) -> str | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from fxopt.backend import Runner
 from fxopt.errors import BackendError, UsageError
+from fxopt.target.detect import usable_cores
 
 MODEL_FILE = "model.onnx"
 _GPU = "CUDAExecutionProvider"
@@ -28,11 +28,6 @@ def session_options(threads: int | None, level: str, arena: bool) -> Any:
     options.enable_cpu_mem_arena = arena
     options.log_severity_level = 3
     return options
-
-
-def usable_cores() -> int:
-    """Number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def disabled_optimizers(float16: bool) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fxopt.backend.standalone import Library, Standalone, Wheel
 from fxopt.backends.onnx.runtime import disabled_optimizers
 from fxopt.backends.runner import sources
-from fxopt.bundle.standalone import Library, Standalone, Wheel
 
 _LEVELS = {"all": 99, "extended": 2, "basic": 1, "disabled": 0}
 """The numbers of GraphOptimizationLevel in the runtime's C interface."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fxopt.backends.onnx.file import save
 
 if TYPE_CHECKING:
-    from fxopt.program import Program
+    from fxopt.ir.program import Program
 
 
 def name_values(model: Any, program: Program) -> None:
@@ -17,7 +17,7 @@ def name_values(model: Any, program: Program) -> None:
 
     The exporter traces the graph anew, which numbers nodes again and keeps their order.
     """
-    from fxopt.exposing import quantized_values
+    from fxopt.driver.intermediate_values import quantized_values
 
     stored = {tensor.name for tensor in model.graph.initializer}
     made = [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[1] in stored]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxopt.backends.onnx.file import drop_unused, save
-from fxopt.int8_pairs import IntegerWeight
+from fxopt.target.int8_pairs import IntegerWeight
 
 _CONTRACTIONS = ("Conv", "Gemm", "MatMul", "MatMulInteger")
 _ZERO_POINTS = {"DequantizeLinear": 2, "MatMulInteger": 3}

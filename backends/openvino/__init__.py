@@ -5,7 +5,7 @@ convert.py   program to a reproducible OpenVINO model
 kernels.py   what the runtime's optimizer made of it
 values.py    stored int8 weights, and quantized values as outputs
 runtime.py   loading and running, without torch and onnx
-tune.py      options chosen by measurement
+precision_check.py  which precisions lose nothing that quantization had left
 """
 
 from fxopt.backends.openvino.backend import Openvino

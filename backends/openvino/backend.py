@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge
 
 from fxopt.backend import Backend, Runner, not_installed
+from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
-from fxopt.backends.onnx.runtime import usable_cores
 from fxopt.backends.openvino.runtime import MODEL_FILE, Precision, make_runner, native_precisions, properties
-from fxopt.int8_pairs import OVERFLOWS, cannot_run_here, overflows
-from fxopt.qdq import Policy
+from fxopt.target.detect import usable_cores
+from fxopt.target.int8_pairs import OVERFLOWS, cannot_run_here, overflows
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from fxopt.pipeline import Pipeline
-    from fxopt.program import Program
+    from fxopt.ir.program import Program
     from fxopt.target import Target
 
 Hint = Literal["latency", "throughput"]
@@ -63,7 +63,7 @@ class Openvino(Backend):
             return "OpenVINO does not clip codes of 16 bits; quantize to 8 bits, or take the backend onnx(opset=21)"
         return refuses(node)
 
-    def legalize(self) -> Pipeline:
+    def legalize(self) -> str:
         """Bring the program into the form that the ONNX exporter takes."""
         return Onnx().legalize()
 
@@ -81,7 +81,7 @@ class Openvino(Backend):
         from fxopt.backends.openvino.convert import convert
         from fxopt.backends.openvino.kernels import kernel_facts
         from fxopt.backends.openvino.values import integer_weights
-        from fxopt.ops import find_quantized
+        from fxopt.ir.op_table import find_quantized
 
         model = out / MODEL_FILE
         origins = convert(program, model)
@@ -120,10 +120,27 @@ class Openvino(Backend):
         return tuple(replace(self, threads=t, precision=p) for p in precisions for t in threads)
 
     def tune(self, program: Program, target: Target, seconds: float) -> Openvino:
-        """Return a copy with the precision and threads that measured fastest on this machine."""
-        from fxopt.backends.openvino.tune import tune
+        """Return a copy with the precision and threads that measured fastest on this machine.
 
-        return tune(self, program, seconds)
+        Another precision than the present one and f32 is tried only where it adds less noise than the quantization of
+        activations made, so a program in float keeps its own. ``auto`` is not tried: it is f32 or bf16, by the machine.
+        """
+        from fxopt.backends.openvino.convert import convert
+        from fxopt.backends.openvino.precision_check import PrecisionCheck
+        from fxopt.numerics.execute import example_arrays
+        from fxopt.runtime.tune_options import fastest_options
+
+        precisions: dict[Precision, None] = dict.fromkeys((self.precision, "f32", "bf16"))
+        threads = dict.fromkeys((self.threads, 1, usable_cores()))
+        inputs, is_precise = example_arrays(program), PrecisionCheck(program)
+        runners: dict[Openvino, Runner] = {}
+        with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+            convert(program, Path(folder) / MODEL_FILE)
+            for candidate in (replace(self, threads=t, precision=p) for p in precisions for t in threads):
+                run = candidate.load(Path(folder), {})
+                if candidate.precision in (self.precision, "f32") or is_precise(run, inputs):
+                    runners[candidate] = run
+            return fastest_options(runners, runners.__getitem__, inputs, seconds)
 
     def properties(self) -> dict[str, Any]:
         """The options as OpenVINO's properties."""

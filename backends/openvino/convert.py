@@ -11,7 +11,7 @@ from typing import Any
 from fxopt.backends.onnx.export import export
 from fxopt.backends.openvino.runtime import new_core, reason_of
 from fxopt.errors import BackendError
-from fxopt.program import Program
+from fxopt.ir.program import Program
 
 _OPSET = 22
 """Version of the ONNX operators on the way, the first whose convolutions take bfloat16; nothing of it is left in the result."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fxopt.backends.openvino.runtime import new_core
-from fxopt.int8_pairs import IntegerWeight
+from fxopt.target.int8_pairs import IntegerWeight
 
 _DEQUANTIZING = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")
 _KINDS = ("Convolution", "GroupConvolution", "MatMul")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
-from fxopt.fresh_process import fresh_process
+from fxopt.support.fresh_process import fresh_process
 
 
 class Child:

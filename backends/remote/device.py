@@ -16,9 +16,9 @@ from fxopt.backends.remote import link
 from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.child import Child
 from fxopt.backends.remote.message import pack, unpack
-from fxopt.device import Device
 from fxopt.errors import DeviceError
-from fxopt.measure import Timing
+from fxopt.runtime.device import Device
+from fxopt.runtime.timing import Timing
 
 _CONNECTING = 90.0
 """Seconds to wait for a session: to import TVM, and for a device that is busy with another."""
@@ -48,14 +48,14 @@ class RpcDevice(Device):
         self._numbers = itertools.count()
 
     def facts(self) -> dict[str, Any]:
-        """See :class:`fxopt.device.Device`. Raises DeviceError also where TVM there is of another version."""
+        """See :class:`fxopt.runtime.device.Device`. Raises DeviceError also where TVM there is of another version."""
         if self._facts is None:
             self._ask("facts")  # connects, which keeps them
         assert self._facts is not None
         return self._facts
 
     def open(self, folder: Path, backend: str) -> Runner:
-        """See :class:`fxopt.device.Device`."""
+        """See :class:`fxopt.runtime.device.Device`."""
         name = f"artifact{next(self._numbers)}"
         self._opened[name] = folder, backend
         runner = _Remote(self, name)
@@ -66,7 +66,7 @@ class RpcDevice(Device):
     def interleave(
         self, runs: Mapping[Runner, Sequence[Any]], *, blocks: int = 11, block_ms: float = 40.0
     ) -> list[Timing]:
-        """See :class:`fxopt.device.Device`."""
+        """See :class:`fxopt.runtime.device.Device`."""
         names = [runner.name for runner in runs if isinstance(runner, _Remote)]
         arrays = [array for some in runs.values() for array in some]
         named = [[name, len(some)] for name, some in zip(names, runs.values(), strict=True)]
@@ -74,7 +74,7 @@ class RpcDevice(Device):
         return [Timing(tuple(ms)) for ms in self._expect(values, "blocks_ms", list)]
 
     def peak_memory(self, runner: Runner) -> int | None:
-        """See :class:`fxopt.device.Device`."""
+        """See :class:`fxopt.runtime.device.Device`."""
         assert isinstance(runner, _Remote)
         values, _ = self._ask("peak_memory", names=[runner.name], name=runner.name)
         found: int | None = values.get("bytes")
@@ -92,7 +92,7 @@ class RpcDevice(Device):
         return self._ask("run", arrays, [name], name=name)[1]
 
     def rest(self) -> None:
-        """See :class:`fxopt.device.Device`."""
+        """See :class:`fxopt.runtime.device.Device`."""
         if self._link is not None:
             self._link.kill()
             self._link = None

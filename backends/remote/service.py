@@ -11,15 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fxopt.artifact import MANIFEST, Artifact, load_for
 from fxopt.backend import find_backend, read_json
 from fxopt.backends.remote.message import pack, unpack
 from fxopt.errors import FxoptError
-from fxopt.measure import interleave, peak_memory
-from fxopt.target import Target, host
-from fxopt.versions import versions
+from fxopt.runtime.artifact import Artifact, load_for
+from fxopt.runtime.isolated import peak_memory
+from fxopt.runtime.staging import MANIFEST
+from fxopt.runtime.timing import interleave
+from fxopt.support.versions import versions
+from fxopt.target import Target
+from fxopt.target.detect import host
 
-REQUEST = "fxopt.device.request"
+REQUEST = "fxopt.runtime.device.request"
 """The name under which TVM's server finds :func:`answer`."""
 _opened: dict[str, Artifact] = {}
 

@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from fxopt.backend import Backend, Runner
-from fxopt.backends.onnx.runtime import usable_cores
 from fxopt.backends.tvm import runtime
 from fxopt.errors import BackendError
+from fxopt.target.detect import usable_cores
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from fxopt.backends.tvm.processor import Processor
+    from fxopt.backend.quant_policy import Policy
+    from fxopt.backend.standalone import Standalone
+    from fxopt.backends.tvm.machine.processor import Processor
     from fxopt.backends.tvm.tuning.database import Database
-    from fxopt.bundle.standalone import Standalone
-    from fxopt.pipeline import Pipeline
-    from fxopt.program import Program
-    from fxopt.qdq import Policy
+    from fxopt.ir.program import Program
     from fxopt.target import Target
 
 _CHAIN = ("aten.add.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d")
@@ -60,17 +59,14 @@ class Tvm(Backend):
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why TVM's importer has no form of a node; None if it has, directly or through torch's core ops."""
-        from fxopt.backends.tvm.refusal import refuses
+        from fxopt.backends.tvm.frontend.supported_ops import refuses
 
         return refuses(node)
 
-    def legalize(self) -> Pipeline:
+    def legalize(self) -> str:
         """Bring writes, batch norms, averages and clamps into the form that fuses with convolutions, and these into two dims."""
-        from fxopt.pipeline import Pipeline
 
-        return Pipeline.parse(
-            "functionalize_writes, fold_batch_norm, pool_to_mean, canonicalize_clamp, conv_to_2d, conv_transpose_to_conv"
-        )
+        return "functionalize_writes, fold_batch_norm, pool_to_mean, canonicalize_clamp, conv_to_2d, conv_transpose_to_conv"
 
     def quant_policy(self, target: Target) -> Policy:
         """Inputs and weights of layers, and what lies between them: sums, pools and concatenations in codes.
@@ -78,14 +74,14 @@ class Tvm(Backend):
         A kernel writes float as well as codes, so a convolution's output is quantized only where all that read it take codes.
         No instruction used adds products in 16 bits, so weights may be as large as they are.
         """
-        from fxopt.qdq import Policy
+        from fxopt.backend.quant_policy import Policy
 
         return Policy("between_integers", chain=_CHAIN, products=True)
 
     def suits(self, target: Target) -> dict[str, str]:
         """Vectors, the instruction for bytes with the sign that it wants of activations, and threads."""
-        from fxopt.backends.tvm.integers.instructions import SPOKEN, instruction_of
-        from fxopt.backends.tvm.processor import processor_of
+        from fxopt.backends.tvm.machine.dot_instructions import SPOKEN, instruction_of
+        from fxopt.backends.tvm.machine.processor import processor_of
 
         processor = processor_of(target)
         instruction, features = instruction_of(processor), " ".join(sorted(target.features)) or "no features"
@@ -101,11 +97,11 @@ class Tvm(Backend):
         """Write ``model.so`` and ``model.params``; return how many kernels there are, and their tiles. Raises BackendError."""
         import torch
 
-        from fxopt.backends.tvm.compiling import compile_module
-        from fxopt.backends.tvm.importing import import_program
-        from fxopt.backends.tvm.processor import processor_of
-        from fxopt.backends.tvm.tasks import Choices
-        from fxopt.backends.tvm.tuning.account import account
+        from fxopt.backends.tvm.compile import compile_module
+        from fxopt.backends.tvm.frontend.from_program import import_program
+        from fxopt.backends.tvm.machine.processor import processor_of
+        from fxopt.backends.tvm.tiling.task import Choices
+        from fxopt.backends.tvm.tuning.report import account
 
         processor = processor_of(target)
         shapes = [tuple(leaf.shape) for leaf in program.example_leaves() if isinstance(leaf, torch.Tensor)]
@@ -122,13 +118,13 @@ class Tvm(Backend):
         Raises BackendError where the target is another machine without an address, or there is no database; DeviceError.
         """
         from fxopt.backends.remote.address import Address
-        from fxopt.backends.tvm.compiling import choose_tiles
-        from fxopt.backends.tvm.importing import import_program
-        from fxopt.backends.tvm.processor import processor_of
-        from fxopt.backends.tvm.tasks import Choices
+        from fxopt.backends.tvm.compile import choose_tiles
+        from fxopt.backends.tvm.frontend.from_program import import_program
+        from fxopt.backends.tvm.machine.processor import processor_of
+        from fxopt.backends.tvm.tiling.task import Choices
         from fxopt.backends.tvm.tuning.search import search
-        from fxopt.device import device_of
-        from fxopt.target import not_here
+        from fxopt.runtime.device import device_of
+        from fxopt.target.detect import not_here
 
         if target.address is None and (reason := not_here(target)):
             raise BackendError(
@@ -154,7 +150,7 @@ class Tvm(Backend):
 
     def _database(self, processor: Processor, target: Target) -> Database | None:
         from fxopt.backends.tvm.tuning.database import Database, default_path
-        from fxopt.device import device_of
+        from fxopt.runtime.device import device_of
 
         if self.database == "":
             return None
@@ -179,8 +175,8 @@ class Tvm(Backend):
 
     def cannot_build(self, target: Target) -> str | None:
         """What is missing here, that there are no schedules for the processor, or no compiler to link for it."""
-        from fxopt.backends.tvm.processor import processor_of
-        from fxopt.compilers import cross_compiler, missing_compiler
+        from fxopt.backends.tvm.machine.processor import processor_of
+        from fxopt.target.cross_compiler import cross_compiler, missing_compiler
 
         if reason := self.missing():
             return reason
@@ -192,7 +188,8 @@ class Tvm(Backend):
 
     def elsewhere(self, manifest: dict[str, Any]) -> str | None:
         """That it is machine code of another processor, or uses instructions that this one lacks."""
-        from fxopt.target import Target, host
+        from fxopt.target import Target
+        from fxopt.target.detect import host
 
         target, here = Target.of(manifest["target"]), host()
         if target.architecture != here.architecture:

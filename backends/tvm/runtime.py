@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fxopt.backend import Runner, not_installed
-from fxopt.backends.onnx.runtime import usable_cores
 from fxopt.errors import BackendError, UsageError, last_line
+from fxopt.target.detect import usable_cores
 
 LIBRARY = "model.so"
 PARAMETERS = "model.params"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fxopt.backend.standalone import Library, Standalone, Wheel
 from fxopt.backends.runner import sources
 from fxopt.backends.tvm.runtime import LIBRARY
-from fxopt.bundle.standalone import Library, Standalone, Wheel
 
 _LICENSES = ("*.dist-info/licenses/*",)
 _FFI = Wheel(

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fxopt import artifact
 from fxopt.backend import find_backend
+from fxopt.backend.standalone import Standalone
+from fxopt.bundle.compile_program import compile_program
 from fxopt.bundle.flash import is_too_large, kilobytes, too_large
 from fxopt.bundle.interface_text import INTERFACE, interface_text
 from fxopt.bundle.packing import files_of, pack
 from fxopt.bundle.readme import device_readme, source_readme
-from fxopt.bundle.standalone import Standalone
 from fxopt.bundle.wheels import find_package
-from fxopt.compilers import compile_program, missing_compiler
 from fxopt.errors import BackendError, UsageError
-from fxopt.staging import missed_name
+from fxopt.runtime import artifact
+from fxopt.runtime.staging import missed_name
 from fxopt.target import Target
+from fxopt.target.cross_compiler import missing_compiler
 
 _ENDING = ".tar.gz"
 
@@ -55,9 +56,10 @@ def bundle(folder: Path, out: Path, wheels: Path | None = None) -> Bundle:
     folder, the wheels are downloaded. The same artifact and compiler give the same bytes.
 
     A target's missed ``flash`` is in the result, and the file then is NAME.missed.tar.gz, with ``out`` left as it was, as with
-    a build that misses a budget (:mod:`fxopt.staging`). Raises BackendError for a folder that is no artifact, a backend or a
-    target without such a program, and where a compiler or a wheel is missing; UsageError where ``out`` cannot be written, or
-    something of another's has the name of a bundle that missed. Then there is no new file, and an old one stays.
+    a build that misses a budget (:mod:`fxopt.runtime.staging`). Raises BackendError for a folder that is no artifact, a
+    backend or a target without such a program, and where a compiler or a wheel is missing; UsageError where ``out``
+    cannot be written, or something of another's has the name of a bundle that missed. Then there is no new file, and an
+    old one stays.
     """
     if not out.name.endswith(_ENDING) or out.name == _ENDING or out.is_dir():
         raise UsageError(f"--out {out}: expected the name of a file that ends in {_ENDING}")

@@ -6,7 +6,7 @@ import json
 import tarfile
 from pathlib import Path
 
-from fxopt import artifact
+from fxopt.runtime import artifact
 from fxopt.target import Target
 
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fxopt.errors import BackendError
+from fxopt.runtime.treespec import Spec
 from fxopt.target import Target
-from fxopt.tree import Spec
 
 INTERFACE = "interface.txt"
 DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxopt.errors import BackendError, UsageError
-from fxopt.target import Target, host
+from fxopt.target import Target
+from fxopt.target.detect import host
 
 _PLATFORMS = (*(f"manylinux_2_{minor}" for minor in range(17, 40)), "manylinux2014")
 """What wheels for Linux are built for; the first has the oldest C library."""

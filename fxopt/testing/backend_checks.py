@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt import facts
-from fxopt.artifact import Artifact, describe_files
 from fxopt.backend import Backend, check_lowerable, find_backend
-from fxopt.capturing import capture
-from fxopt.compare import relative_error
+from fxopt.driver.manifest import interface
 from fxopt.errors import BackendError
-from fxopt.program import Program
-from fxopt.target import host
+from fxopt.frontend.capture import capture
+from fxopt.ir.program import Program
+from fxopt.numerics.error_metrics import relative_error
+from fxopt.runtime.artifact import Artifact
+from fxopt.runtime.staging import describe_files
+from fxopt.target.detect import host
 from fxopt.testing.contract import (
     Check,
     ContractError,
@@ -189,9 +190,9 @@ def _build(backend: Backend, program: Program, out: Path) -> Artifact:
     workload = small_workload(program)
     legal = backend.legalize().run(program, workload=workload, target=target, backend=backend).program
     check_lowerable(backend, legal)
-    interface = facts.interface(legal)
+    facing = interface(legal)
     backend.build(legal, target, out)
-    manifest = interface | {"backend": str(backend), "files": describe_files(out)}
+    manifest = facing | {"backend": str(backend), "files": describe_files(out)}
     return Artifact(out, manifest, backend.load(out, manifest))
 
 

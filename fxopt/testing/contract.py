@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from fxopt import registry
 from fxopt.errors import OptionError, UnknownNameError
-from fxopt.options import type_hints, type_name
-from fxopt.testing.draw import draw
+from fxopt.support.options import type_hints, type_name
+from fxopt.testing.draw_options import draw
 
 DRAWS = 25
 """How many values of its options a pass or a backend is tried with."""
@@ -162,13 +162,5 @@ def kind_of(cls: Any) -> Literal["pass", "backend"]:
 @contextlib.contextmanager
 def registered(cls: Any) -> Iterator[None]:
     """Have the class in the registry under its name inside, so that text can name it before it is packaged."""
-    table = registry._loaded[kind_of(cls)]
-    before = table.get(cls.name)
-    table[cls.name] = cls
-    try:
+    with registry.overridden(kind_of(cls), cls.name, cls):
         yield
-    finally:
-        if before is None:
-            del table[cls.name]
-        else:
-            table[cls.name] = before

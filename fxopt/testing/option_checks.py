@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fxopt.errors import FxoptError, PassCrashError, VerifyError, text_of
-from fxopt.options import With, type_hints
-from fxopt.parsing import parse_program
-from fxopt.pass_base import Pass
-from fxopt.program import Program
-from fxopt.spec import format_call
+from fxopt.ir.parser import parse_program
+from fxopt.ir.program import Program
+from fxopt.pass_manager.pass_base import Pass
+from fxopt.support.options import With, type_hints
+from fxopt.support.spec import format_call
 from fxopt.testing.contract import Check, require
 from fxopt.testing.examples import find_example
 from fxopt.testing.option_values import option_values
@@ -27,7 +27,7 @@ def option_checks(cls: type[Pass], models: Sequence[SmallModel] | None = None) -
     """List a check for each option: every value that its type names is run, or refused with an error for users.
 
     A value is run with the other options at their defaults, and with those that its type says it counts
-    :class:`~fxopt.options.With`: through a verified pipeline, on the example of the docstring and on models. An option
+    :class:`~fxopt.support.options.With`: through a verified pipeline, on the example of the docstring and on models. An option
     whose type names no value beside the default has no check.
     """
     chosen = [model for model in small_models() if model.name in _MODELS] if models is None else models

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.compare import relative_error
 from fxopt.errors import DataError, FxoptError
-from fxopt.parsing import canonical_text, parse_program
-from fxopt.pass_base import Pass
-from fxopt.pipeline import Pipeline
-from fxopt.program import Program
+from fxopt.ir.parser import canonical_text, parse_program
+from fxopt.ir.program import Program
+from fxopt.numerics.error_metrics import relative_error
+from fxopt.pass_manager.pass_base import Pass
+from fxopt.pass_manager.pipeline import Pipeline
+from fxopt.pass_manager.verify import STORED_TOLERANCE
 from fxopt.testing.contract import (
     Check,
     ContractError,
@@ -32,7 +33,6 @@ from fxopt.testing.option_checks import option_checks
 from fxopt.testing.pass_runs import check_interface, run_pass
 from fxopt.testing.small_models import SmallModel, small_models
 from fxopt.testing.small_workload import other_batch
-from fxopt.verify import STORED_TOLERANCE
 
 
 def pass_checks(cls: type[Pass], models: Iterable[SmallModel] | None = None) -> list[Check]:

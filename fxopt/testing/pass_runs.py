@@ -6,10 +6,11 @@ import torch
 
 from fxopt import registry
 from fxopt.backend import Backend
-from fxopt.pass_base import Pass
-from fxopt.pipeline import Outcome, Pipeline, Watcher
-from fxopt.program import Program
-from fxopt.target import host
+from fxopt.ir.program import Program
+from fxopt.pass_manager.pass_base import Pass
+from fxopt.pass_manager.pipeline import Outcome, Pipeline
+from fxopt.pass_manager.step import Watcher
+from fxopt.target.detect import host
 from fxopt.testing.contract import require
 from fxopt.testing.small_workload import small_workload
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fxopt.backend import Backend
 from fxopt.errors import FxoptError, UsageError
-from fxopt.pass_base import Pass
+from fxopt.pass_manager.pass_base import Pass
 from fxopt.testing.contract import Check, CheckResult, ContractError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fxopt.capturing import capture
-from fxopt.program import Program
+from fxopt.frontend.capture import capture
+from fxopt.ir.program import Program
 
 
 @dataclass(frozen=True)

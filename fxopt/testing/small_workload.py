@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.probes import random_batch
-from fxopt.program import Program
+from fxopt.ir.program import Program
+from fxopt.numerics.probe_inputs import random_batch
 from fxopt.workload import Args, Split, Workload
 
 _BATCHES: dict[Split, range] = {"train": range(0, 4), "validation": range(4, 6), "test": range(6, 8)}

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments, set_argument
-from fxopt.text import op_name
+from fxopt.ir.op_table import arguments, set_argument
+from fxopt.ir.printer import op_name
 
 _BOUNDS = {
     "aten.clamp": ("min", "max"), "aten.clamp_min": ("min", ""), "aten.clamp_max": ("", "max"),

@@ -8,10 +8,10 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.aliasing import alias_sets, written
-from fxopt.ops import arguments
-from fxopt.shapes import size_expressions
-from fxopt.text import op_name
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name
+from fxopt.ir.shape_inference import size_expressions
 
 _DROPOUT = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
 _SAME_VALUE = ("aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy")

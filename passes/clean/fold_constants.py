@@ -10,9 +10,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt import Program, graph_pass
-from fxopt.aliasing import alias_sets, written
-from fxopt.ops import arguments, family
-from fxopt.text import op_name
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.op_table import arguments, family
+from fxopt.ir.printer import op_name
 
 _FILLS = {
     "aten.new_zeros": 0, "aten.zeros_like": 0, "aten.new_ones": 1, "aten.ones_like": 1, "aten.new_full": None,

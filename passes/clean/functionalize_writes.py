@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.aliasing import alias_sets, functional_twin, is_private, written
+from fxopt.ir.alias_analysis import alias_sets, functional_twin, is_private, written
 
 
 @graph_pass

@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.aliasing import alias_sets, written
-from fxopt.ops import arguments, family
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.op_table import arguments, family
 
 
 @graph_pass

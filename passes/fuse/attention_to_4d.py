@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
 
 
 @graph_pass

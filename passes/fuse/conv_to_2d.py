@@ -8,10 +8,10 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments, border, each_dim, family
+from fxopt.ir.op_table import arguments, border, each_dim, family
+from fxopt.ir.printer import op_name
 from fxopt.passes.fuse.images import Images
 from fxopt.passes.fuse.stored_weight import reform
-from fxopt.text import op_name
 
 aten = torch.ops.aten
 _CONVOLUTIONS = (

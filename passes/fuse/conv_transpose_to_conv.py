@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments, each_dim
+from fxopt.ir.op_table import arguments, each_dim
 from fxopt.passes.fuse.stored_weight import reform
 
 aten = torch.ops.aten

@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import CONVOLUTIONS, TRANSPOSED, arguments, set_argument
-from fxopt.text import op_name
+from fxopt.ir.op_table import CONVOLUTIONS, TRANSPOSED, arguments, set_argument
+from fxopt.ir.printer import op_name
 
 _FOLDABLE = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRANSPOSED, "aten.linear")
 

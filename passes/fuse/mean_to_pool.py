@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
 
 
 @graph_pass

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program
-from fxopt.text import op_name
+from fxopt.ir.printer import op_name
 
 Form = Callable[[torch.Tensor], torch.Tensor]
 

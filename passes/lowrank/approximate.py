@@ -7,12 +7,12 @@ import math
 import torch
 from torch import fx
 
+from fxopt.ir.program import Program
+from fxopt.passes.common.weight_modes import SplitWeight
 from fxopt.passes.lowrank.chain import Chain, Price, cp_pieces
 from fxopt.passes.lowrank.rank_points import Choices, choices
-from fxopt.passes.lowrank.split_weight import SplitWeight
 from fxopt.passes.lowrank.tensors import cp, cp_sum, product, train, tucker
 from fxopt.passes.lowrank.whitening import Whitening
-from fxopt.program import Program
 
 CP_FACTORS = "cp_factors"
 """In the meta of a weight's node, the factors ``[mode, rank]`` float64 whose CP form the weight was given.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxopt.ops import Shape, arguments
+from fxopt.ir.op_table import Shape, arguments
+from fxopt.ir.printer import op_name
+from fxopt.passes.common.weight_modes import Piece, SplitWeight
 from fxopt.passes.lowrank.find_weights import OPERANDS
-from fxopt.passes.lowrank.split_weight import Piece, SplitWeight
-from fxopt.text import op_name
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fxopt.cost import cost
 from fxopt.errors import BudgetError, OptionError
+from fxopt.ir.cost import cost
+from fxopt.ir.program import Program
+from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.lowrank.layer_latency import with_latency
 from fxopt.passes.lowrank.measured_latency import within_latency
 from fxopt.passes.lowrank.output_errors import with_output_errors, within_metric_drop
 from fxopt.passes.lowrank.rank_path import RankPath
 from fxopt.passes.lowrank.rank_points import Alternatives, Choices, Point
 from fxopt.passes.lowrank.vbmf import vbmf_rank
-from fxopt.passes.quant.mixed.judge import Judge
-from fxopt.program import Program
 
 By = Literal["weights", "outputs"]
 """What a budget counts as lost: squares of weights, or of the program's outputs."""

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.passes.common.weight_modes import Core, Piece, SplitWeight
 from fxopt.passes.lowrank.find_weights import OPERANDS
-from fxopt.passes.lowrank.split_weight import Core, Piece, SplitWeight
-from fxopt.program import Program
-from fxopt.text import op_name
 
 _NEUTRAL = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
 """What a layer has in the dims of the kernel that are another's."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from fxopt import Program, graph_pass
+from fxopt.ir.shape_inference import concrete_shapes
+from fxopt.passes.common.singular_values import NOISE, numerical_rank, squares
+from fxopt.passes.common.weight_modes import Core, SplitWeight
 from fxopt.passes.lowrank.approximate import cp_factors
 from fxopt.passes.lowrank.chain import Chain, Price, cp_pieces
 from fxopt.passes.lowrank.emit_chain import emit_chain
 from fxopt.passes.lowrank.find_weights import find_weights
-from fxopt.passes.lowrank.spectrum import NOISE, numerical_rank, squares
-from fxopt.passes.lowrank.split_weight import Core, SplitWeight
 from fxopt.passes.lowrank.tensors import cp_cores, cp_sum, product, train
-from fxopt.shapes import concrete_shapes
 
 _TOLERANCE = 1e-4
 

@@ -6,11 +6,11 @@ import torch
 from torch import fx
 
 from fxopt.errors import PassError
-from fxopt.ops import CONVOLUTIONS, PRODUCT_OPERANDS, TRANSPOSED, arguments, family, find_quantized
-from fxopt.passes.lowrank.split_weight import Kind, SplitWeight
-from fxopt.passes.prune.sparse.layer_weights import layer_weights
-from fxopt.program import Program
-from fxopt.text import op_name
+from fxopt.ir.op_table import CONVOLUTIONS, PRODUCT_OPERANDS, TRANSPOSED, arguments, family, find_quantized
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.passes.common.stored_weights import layer_weights
+from fxopt.passes.common.weight_modes import Kind, SplitWeight
 
 OPERANDS = {
     **PRODUCT_OPERANDS, "aten.embedding": ("indices", "weight"),

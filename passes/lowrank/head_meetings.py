@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxopt.ops import arguments, family
-from fxopt.program import Program
-from fxopt.text import op_name
+from fxopt.ir.op_table import arguments, family
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 
 ATTENTION = "aten.scaled_dot_product_attention"
 _PRODUCTS = {"aten.matmul": ("self", "other"), "aten.bmm": ("self", "mat2")}

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.agreement import copied
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.numerics.module_state import copied
 from fxopt.passes.lowrank.head_meetings import ATTENTION, Meeting, find_meetings, moves, scales
-from fxopt.program import Program
-from fxopt.text import op_name
 
 
 @dataclass(frozen=True)

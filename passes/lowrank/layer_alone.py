@@ -8,15 +8,15 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.assembling import assemble
-from fxopt.ops import Shape
+from fxopt.ir.builder import assemble
+from fxopt.ir.op_table import Shape
+from fxopt.ir.program import Program, fake_like
+from fxopt.ir.shape_inference import concrete_shapes, derive_shapes, fake_mode
+from fxopt.pass_manager.step import tidy
+from fxopt.passes.common.weight_modes import Core, SplitWeight
 from fxopt.passes.lowrank.chain import Chain
 from fxopt.passes.lowrank.emit_chain import emit_chain
 from fxopt.passes.lowrank.find_weights import find_weights
-from fxopt.passes.lowrank.split_weight import Core, SplitWeight
-from fxopt.pipeline import tidy
-from fxopt.program import Program, fake_like
-from fxopt.shapes import concrete_shapes, derive_shapes, fake_mode
 
 
 def shapes_of_one(program: Program) -> Shape:

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fxopt.built_times import built_times
-from fxopt.canonical import canonical_text
+from fxopt.driver.time_build import built_times
+from fxopt.ir.program import Program
+from fxopt.ir.structural_equal import canonical_text
 from fxopt.passes.lowrank.layer_alone import layer_alone, shapes_of_one, split
 from fxopt.passes.lowrank.rank_points import Alternatives, Form, Point
-from fxopt.program import Program
-from fxopt.progress import progress_bar
+from fxopt.support.progress import progress_bar
 
 _SIZES = (0.5, 0.15)
 """Of each form, the sizes relative to the layer's at which a chain is timed."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fxopt.built_times import built_times
+from fxopt.driver.time_build import built_times
 from fxopt.errors import BudgetError
+from fxopt.ir.program import Program
+from fxopt.passes.common.variant_quality import least
 from fxopt.passes.lowrank.layer_alone import split
 from fxopt.passes.lowrank.rank_path import RankPath
 from fxopt.passes.lowrank.rank_points import Alternatives, Point
-from fxopt.passes.quant.mixed.judge import least
-from fxopt.program import Program
 
 _BLOCKS, _BLOCK_MS = 15, 5.0  # short blocks are seldom interrupted by whatever else runs
 _SURE = 2

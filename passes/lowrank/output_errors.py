@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from fxopt.ir.program import Program
+from fxopt.passes.common.variant_quality import Judge, least
 from fxopt.passes.lowrank.approximate import approximate
 from fxopt.passes.lowrank.rank_path import RankPath
 from fxopt.passes.lowrank.rank_points import Alternatives, Point
-from fxopt.passes.quant.mixed.judge import Judge, least
-from fxopt.program import Program
-from fxopt.progress import progress_bar
+from fxopt.support.progress import progress_bar
 
 
 def with_output_errors(

@@ -11,13 +11,13 @@ from typing import Literal
 
 import torch
 
+from fxopt.passes.common.singular_values import squares, tails
+from fxopt.passes.common.weight_modes import SplitWeight
 from fxopt.passes.lowrank.chain import Chain, Price
-from fxopt.passes.lowrank.spectrum import squares, tails
-from fxopt.passes.lowrank.split_weight import SplitWeight
 from fxopt.passes.lowrank.whitening import Whitening
 
 Form = Literal["channel", "spatial", "tucker", "train", "cp"]
-"""How convolutions are split; see :mod:`fxopt.passes.lowrank.split_weight`."""
+"""How convolutions are split; see :mod:`fxopt.passes.common.weight_modes`."""
 
 FORMS: tuple[Form, ...] = ("channel", "spatial", "tucker", "train")
 """Those whose ranks can be read off singular values."""

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
 from fxopt.passes.lowrank.head_paths import HeadPair, head_pairs
 
 

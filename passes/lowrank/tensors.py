@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from fxopt.errors import UsageError
+from fxopt.passes.common.weight_modes import Core, SplitWeight
 from fxopt.passes.lowrank.chain import Chain, cp_pieces
-from fxopt.passes.lowrank.split_weight import Core, SplitWeight
 
 _STEPS = 50
 _CANCELLED = 100.0

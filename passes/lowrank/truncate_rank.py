@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from fxopt import Program, graph_pass
-from fxopt.options import With
+from fxopt.ir.shape_inference import concrete_shapes
+from fxopt.passes.common.channel_multiple import multiple_for
+from fxopt.passes.common.weight_modes import SplitWeight
 from fxopt.passes.lowrank.approximate import approximate, approximate_cp
 from fxopt.passes.lowrank.chain import Price
 from fxopt.passes.lowrank.choose_ranks import By, Rule
 from fxopt.passes.lowrank.find_weights import find_weights, not_finite
 from fxopt.passes.lowrank.rank_points import FORMS, Alternatives, Choices, Form, choices
-from fxopt.passes.lowrank.split_weight import SplitWeight
 from fxopt.passes.lowrank.whitening import Whitening, whitenings
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
-from fxopt.passes.prune.choice.channel_multiple import multiple_for
-from fxopt.progress import progress_bar
-from fxopt.shapes import concrete_shapes
+from fxopt.support.options import With
+from fxopt.support.progress import progress_bar
 
 _WHO = "truncate_rank"
 

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.agreement import copied
 from fxopt.errors import DataError
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.numerics.module_state import copied
+from fxopt.passes.common.calibration_batches import calibration_batches
+from fxopt.passes.common.layer_rows import Layer
+from fxopt.passes.common.weight_modes import SplitWeight
 from fxopt.passes.lowrank.find_weights import OPERANDS, PRODUCTS
-from fxopt.passes.lowrank.split_weight import SplitWeight
-from fxopt.passes.prune.importance.calibration_batches import calibration_batches
-from fxopt.passes.refit.rows import Layer
-from fxopt.program import Program
-from fxopt.text import op_name
 
 _DAMPING = 0.01
 _POSITIONS = 32

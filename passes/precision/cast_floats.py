@@ -8,9 +8,9 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import family, find_quantized
+from fxopt.ir.op_table import family, find_quantized
+from fxopt.ir.printer import op_name
 from fxopt.passes.precision.choose_half import HalfChoice, choose_half
-from fxopt.text import op_name
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.aliasing import alias_sets, written
-from fxopt.ops import arguments, family
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.op_table import arguments, family
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 from fxopt.passes.precision.float32_chains import float32_chains
-from fxopt.program import Program
-from fxopt.text import op_name
 
 _SELECTS = tuple(f"aten.{name}" for name in ("max", "min", "amax", "amin", "argmax", "argmin", "any", "all", "topk"))
 """Reductions that pick a number and add nothing."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxopt.ops import family
-from fxopt.program import Program
+from fxopt.ir.op_table import family
+from fxopt.ir.program import Program
 
 _READS_NO_NUMBERS = ("size", "check")
 

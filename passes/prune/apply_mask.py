@@ -8,7 +8,7 @@ import torch
 
 from fxopt import Program, graph_pass
 from fxopt.errors import DataError, UnknownNameError
-from fxopt.passes.prune.sparse.masks import store_masked
+from fxopt.passes.common.masks import store_masked
 
 _EXAMPLE = "example"
 

@@ -6,12 +6,12 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.aliasing import alias_sets, written
-from fxopt.dead_code import remove_dead
-from fxopt.ops import arguments
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.dead_code import remove_dead
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name, type_text
+from fxopt.ir.shape_inference import size_expressions
 from fxopt.passes.prune.known.values import known_values
-from fxopt.shapes import size_expressions
-from fxopt.text import op_name, type_text
 
 _SUMS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.add_.Tensor", "aten.sub_.Tensor")
 _BY_STRIDE = ("aten.view", "aten.view_as", "aten.as_strided", "aten.unflatten.int", "aten.view.dtype")

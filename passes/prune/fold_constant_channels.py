@@ -8,12 +8,12 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.aliasing import alias_sets, written
-from fxopt.ops import CONVOLUTIONS, TRANSPOSED, arguments, set_argument
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.op_table import CONVOLUTIONS, TRANSPOSED, arguments, set_argument
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known.cells import settle
 from fxopt.passes.prune.known.sums import pads
 from fxopt.passes.prune.known.values import known_values
-from fxopt.text import op_name
 
 _CONVOLUTIONS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRANSPOSED)
 _MATMULS = ("aten.matmul", "aten.mm", "aten.addmm")

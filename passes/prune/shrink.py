@@ -9,11 +9,11 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
+from fxopt.ir.shape_inference import derive_shapes
 from fxopt.passes.prune.coupling.analysis import couple, needed
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.leftover import report_leftover
 from fxopt.passes.prune.coupling.table import find_rule
-from fxopt.shapes import derive_shapes
 
 
 @graph_pass

@@ -13,12 +13,12 @@ from annotated_types import Ge, Lt
 
 from fxopt import Pass, Program
 from fxopt.errors import OptionError, UnknownNameError
-from fxopt.options import With
-from fxopt.pass_base import Kind
+from fxopt.pass_manager.pass_base import Kind
+from fxopt.passes.common.lowest import lowest, lowest_in_groups, summed_groups
+from fxopt.passes.common.masks import store_masked
+from fxopt.passes.common.stored_weights import LayerWeight, layer_weights
 from fxopt.passes.prune.importance.gradients import gradients
-from fxopt.passes.prune.sparse.choice import lowest, lowest_in_groups, summed_groups
-from fxopt.passes.prune.sparse.layer_weights import LayerWeight, layer_weights
-from fxopt.passes.prune.sparse.masks import store_masked
+from fxopt.support.options import With
 
 
 @dataclass(frozen=True)

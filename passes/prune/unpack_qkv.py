@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.aliasing import alias_sets, written
-from fxopt.ops import arguments, set_argument
-from fxopt.text import op_name
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.op_table import arguments, set_argument
+from fxopt.ir.printer import op_name
 
 _VIEWS = {"aten.view": "size", "aten.reshape": "shape", "aten._unsafe_view": "size", "aten.unflatten.int": "sizes"}
 _MOVES = {

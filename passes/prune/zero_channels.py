@@ -8,11 +8,10 @@ from annotated_types import Ge, Gt, Lt
 
 from fxopt import Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
-from fxopt.ops import find_quantized
-from fxopt.options import With
+from fxopt.ir.op_table import find_quantized
+from fxopt.passes.common.channel_multiple import multiple_for
 from fxopt.passes.prune.choice.budget import Budget, within
 from fxopt.passes.prune.choice.candidates import candidates
-from fxopt.passes.prune.choice.channel_multiple import multiple_for
 from fxopt.passes.prune.choice.chooser import Chooser, Dead, Scope
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Unit
@@ -22,6 +21,7 @@ from fxopt.passes.prune.importance.score import Name, Normalize, Reduce, score
 from fxopt.passes.prune.zeroing import zero
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
+from fxopt.support.options import With
 
 _WHO = "zero_channels"
 _HALF = 0.5

@@ -8,13 +8,13 @@ from annotated_types import Ge, Gt, Lt
 
 from fxopt import Program, graph_pass
 from fxopt.errors import OptionError, PassError
-from fxopt.ops import find_quantized
-from fxopt.options import With
+from fxopt.ir.op_table import find_quantized
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
 from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
 from fxopt.passes.prune.depth.choose_layers import LayerChooser
 from fxopt.passes.prune.depth.layer_importance import Asked, By, Layer, layer_scores
 from fxopt.passes.prune.depth.residual import find_residuals
+from fxopt.support.options import With
 
 _WHO = "zero_layers"
 _QUARTER = 0.25

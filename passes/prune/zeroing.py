@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt import Program
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.text import op_name
 
 
 def zero(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> None:

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
 from fxopt.passes.quant.equalization.channels import Layer, find_channels
 from fxopt.passes.quant.equalization.layers import grouped
 from fxopt.passes.quant.equalization.moments import measure_moments

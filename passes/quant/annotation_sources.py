@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx, nn
 
-from fxopt.text import op_name
+from fxopt.ir.printer import op_name
 
 _SOURCES = {
     "aten.conv1d": nn.Conv1d,

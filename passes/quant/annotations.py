@@ -10,13 +10,13 @@ from typing import Any
 from torch import fx
 
 from fxopt.errors import UsageError
-from fxopt.ops import arguments, family
+from fxopt.ir.op_table import arguments, family
+from fxopt.ir.program import Program
 from fxopt.passes.quant.annotation_sources import name_sources
 from fxopt.passes.quant.annotation_specs import Edge, asked_code, asked_weight, shared_with
 from fxopt.passes.quant.observers import Affine, Format
 from fxopt.passes.quant.placement import LEFT, Placement, declined, same_numbers
-from fxopt.program import Program
-from fxopt.user_function import find_function
+from fxopt.support.import_user_code import find_function
 
 _KEY = "quantization_annotation"
 _HOW = (

@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
-from fxopt.batching import cut, examples, fixed_batch
 from fxopt.errors import DataError
-from fxopt.memory_layout import channels_last, runs_in_any_layout
+from fxopt.ir.memory_format import channels_last, runs_in_any_layout
+from fxopt.ir.program import Program
+from fxopt.passes.common.calibration_batches import fitting_batches
 from fxopt.passes.quant.observers import OBSERVERS, Calibration, Observer
-from fxopt.program import Program
-from fxopt.progress import progress_bar
-from fxopt.text import type_text
+from fxopt.support.progress import progress_bar
+from fxopt.workload.batching import examples
 
 Watching = Mapping[fx.Node, Callable[[torch.Tensor], None]]
 """What is called with every value of a node, as the batches run."""
@@ -84,35 +83,3 @@ def calibrate(
                 "look at the images, or at the layers before it",
             )
     return observers
-
-
-def fitting_batches(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
-    """Flat inputs as the program takes them: checked, and in batches of another size where its own is fixed."""
-    leaves = pytree.tree_leaves((args, {}))
-    nodes = program.inputs()
-    got = ", ".join(f"{v.dtype}{list(v.shape)}".replace("torch.", "") for v in leaves if isinstance(v, torch.Tensor))
-    if len(leaves) != len(nodes):
-        raise DataError(f"calibration gives {len(leaves)} input(s) ({got}), the program takes {program.signature()}")
-    for node, leaf in zip(nodes, leaves, strict=True):
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not bool(leaf.isfinite().all()):
-            raise DataError(f"calibration gives NaN or infinity in input {node.target!r}; clean the data")
-    size = fixed_batch(program)
-    count = len(leaves[0]) if isinstance(leaves[0], torch.Tensor) and leaves[0].dim() else None
-    if size and count != size and all(isinstance(v, torch.Tensor) and v.dim() and len(v) == count for v in leaves):
-        for batch in cut(leaves, size):
-            yield from fitting_batches(program, tuple(batch))
-        return
-    for node, leaf in zip(nodes, leaves, strict=True):
-        want = node.meta["val"]
-        if isinstance(want, torch.Tensor) and not _fits(want, leaf):
-            raise DataError(
-                f"calibration gives {got} for input {node.target!r}, "
-                f"the program takes {type_text(want, program.dims())}"
-            )
-    yield leaves
-
-
-def _fits(want: torch.Tensor, got: Any) -> bool:
-    if not isinstance(got, torch.Tensor) or got.dtype != want.dtype or got.dim() != want.dim():
-        return False
-    return all(not isinstance(w, int) or w == g for w, g in zip(want.shape, got.shape, strict=True))

@@ -8,16 +8,16 @@ from types import MappingProxyType
 
 from torch import fx
 
-from fxopt.ops import find_quantized, find_quantized_value
+from fxopt.backend.quant_policy import Policy
+from fxopt.ir.op_table import find_quantized, find_quantized_value
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import derive_shapes
 from fxopt.passes.quant.annotations import place_by_annotations
 from fxopt.passes.quant.calibrate import Watching, calibrate
 from fxopt.passes.quant.observers import FORMATS, Affine, Calibration, Observer
 from fxopt.passes.quant.placement import Placement, place
 from fxopt.passes.quant.split_attention import split_attention
-from fxopt.program import Program
-from fxopt.qdq import Policy
-from fxopt.shapes import derive_shapes
-from fxopt.target import host
+from fxopt.target.detect import host
 
 _ONCE = "quantize a layer once, after all other passes"
 

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program
-from fxopt.ops import set_argument
+from fxopt.ir.op_table import set_argument
 from fxopt.passes.quant.encode import Codes, LayerCodes
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.placement import Placement

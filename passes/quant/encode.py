@@ -9,8 +9,8 @@ import torch
 from torch import fx
 
 from fxopt import Program
-from fxopt.int8_pairs import adds_pairs
-from fxopt.ops import arguments
+from fxopt.backend.quant_policy import Policy
+from fxopt.ir.op_table import arguments
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.weights import (
     largest_code,
@@ -20,7 +20,7 @@ from fxopt.passes.quant.weights import (
     widen_for_bias,
     widen_for_pairs,
 )
-from fxopt.qdq import Policy
+from fxopt.target.int8_pairs import adds_pairs
 
 BIAS_LIMITS = (-(2**31) + 1, 2**31 - 1)
 

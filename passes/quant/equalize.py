@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
 from fxopt.passes.quant.equalization.balance import BALANCED, SWEEPS, Matrix, balance, ranges
 from fxopt.passes.quant.equalization.channels import Channels, Layer, find_channels
 from fxopt.passes.quant.equalization.homogeneous import not_homogeneous

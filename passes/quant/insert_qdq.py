@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from fxopt import Program, graph_pass
+from fxopt.backend.quant_policy import Activations
 from fxopt.errors import DataError
-from fxopt.options import With
 from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, expose_products, policy_of
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
@@ -18,7 +18,7 @@ from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.observers import Calibration
 from fxopt.passes.quant.refine.analytic_bias import MeanInputs, correct_analytically
 from fxopt.passes.quant.refine.refine import refine
-from fxopt.qdq import Activations
+from fxopt.support.options import With
 
 
 @graph_pass(kind="approx")

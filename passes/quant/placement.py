@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import CONVOLUTIONS, TRANSPOSED, arguments, family
+from fxopt.backend.quant_policy import Policy
+from fxopt.ir.op_table import CONVOLUTIONS, TRANSPOSED, arguments, family
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 from fxopt.passes.quant.observers import FORMATS, Affine, Format
-from fxopt.program import Program
-from fxopt.qdq import Policy
-from fxopt.text import op_name
 
 _CONVOLUTIONS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS))
 _ABSORBED = ("aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min")

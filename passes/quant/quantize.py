@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from fxopt import Pass, graph_pass
-from fxopt.options import With
+from fxopt.backend.quant_policy import Activations
 from fxopt.passes.clean.canonicalize_clamp import canonicalize_clamp
 from fxopt.passes.clean.fold_constants import fold_constants
 from fxopt.passes.fuse.fold_batch_norm import fold_batch_norm
@@ -16,7 +16,7 @@ from fxopt.passes.quant.insert_qdq import insert_qdq
 from fxopt.passes.quant.mixed.choose import Leave
 from fxopt.passes.quant.observers import Calibration
 from fxopt.passes.quant.split_silu import split_silu
-from fxopt.qdq import Activations
+from fxopt.support.options import With
 
 PREPARATION: tuple[Pass, ...] = (
     fold_constants(),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from fxopt.int8_pairs import LIMIT, heaviest_pairs
+from fxopt.target.int8_pairs import LIMIT, heaviest_pairs
 
 
 def weight_scales(weight: torch.Tensor, safe_pairs: bool = False, bits: int = 8) -> torch.Tensor:
     """Symmetric scales float32 [out] of ``weight`` [out, in, ...] such that codes of 8 ``bits`` lie in -127 … 127.
 
-    With ``safe_pairs`` the codes suit kernels that add pairs in 16 bits, see :mod:`fxopt.int8_pairs`. Instead of giving
+    With ``safe_pairs`` the codes suit kernels that add pairs in 16 bits, see :mod:`fxopt.target.int8_pairs`. Instead of giving
     every weight 7 bits, a channel's scale grows only as far as its heaviest pair asks for. A channel of zeros gets the
     others' median scale.
     """

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxopt.ops import PRODUCT_OPERANDS, arguments
-from fxopt.program import Program
-from fxopt.text import op_name
+from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 
 _OP = "quantized_decomposed.dequantize_per_channel_group"
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxopt.ops import arguments, family
+from fxopt.ir.op_table import arguments, family
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import concrete_shapes
+from fxopt.passes.common.layer_rows import Layer, layer_of
 from fxopt.passes.refit.coded import Coded, coded_weight
-from fxopt.passes.refit.rows import Layer, layer_of
-from fxopt.program import Program
-from fxopt.shapes import concrete_shapes
-from fxopt.text import op_name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from annotated_types import Ge
 
 from fxopt import Program, graph_pass
 from fxopt.errors import DataError
-from fxopt.passes.quant.mixed.judge import Judge
+from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
 

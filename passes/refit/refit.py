@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxopt.passes.lowrank.spectrum import numerical_rank, squares
-from fxopt.passes.lowrank.split_weight import Kind, SplitWeight
+from fxopt.ir.program import Program
+from fxopt.passes.common.layer_rows import Layer
+from fxopt.passes.common.singular_values import numerical_rank, squares
+from fxopt.passes.common.weight_modes import Kind, SplitWeight
 from fxopt.passes.refit.coded import real
 from fxopt.passes.refit.counterparts import Counterpart
-from fxopt.passes.refit.rows import Layer
 from fxopt.passes.refit.sums import Sums, summed
-from fxopt.program import Program
-from fxopt.progress import progress_bar
+from fxopt.support.progress import progress_bar
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Strengths to choose from, in mean squares of what a layer reads."""

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.batching import examples
 from fxopt.errors import DataError
-from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.ir.program import Program
+from fxopt.numerics.execute import started
+from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.refit.counterparts import Counterpart
 from fxopt.passes.refit.normal_equations import NormalEquations
-from fxopt.program import Program
-from fxopt.running import started
+from fxopt.workload.batching import examples
 
 _HELD_OUT = 5
 """One example in so many is held out."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fxopt.errors import UsageError
-from fxopt.program import Program
+from fxopt.ir.program import Program
 
 if TYPE_CHECKING:
     from fxopt.passes.train.finetune import finetune

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from fxopt import Program
 from fxopt.errors import DataError
-from fxopt.options import With
+from fxopt.ir.trainable_module import TrainableModule
 from fxopt.passes.train.features import Features, Transfer, find_pairs
 from fxopt.passes.train.finetune import finetune
 from fxopt.passes.train.loop import train
@@ -18,7 +18,7 @@ from fxopt.passes.train.objective import Objective
 from fxopt.passes.train.soft_labels import soft_loss
 from fxopt.passes.train.supervised import Supervised, are_classes
 from fxopt.passes.train.teachers import Teacher, find_teachers
-from fxopt.trainable import TrainableModule
+from fxopt.support.options import With
 
 
 @dataclasses.dataclass(frozen=True)

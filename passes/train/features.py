@@ -9,10 +9,10 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from fxopt.ops import family
-from fxopt.program import Program
-from fxopt.shapes import concrete_shapes
-from fxopt.text import op_name
+from fxopt.ir.op_table import family
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import concrete_shapes
 
 _MOST = 4
 """Pairs at most: the ends of the stages of a network."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fxopt.memory_layout import runs_in_any_layout
-from fxopt.program import Program
+from fxopt.ir.memory_format import runs_in_any_layout
+from fxopt.ir.program import Program
 
 
 def use_channels_last(program: Program, module: torch.nn.Module) -> None:

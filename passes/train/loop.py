@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fxopt.aliasing import make_functional, written
-from fxopt.batching import examples, fixed_batch, in_batches
 from fxopt.errors import DataError, FxoptError
-from fxopt.ops import find_quantized
+from fxopt.ir.alias_analysis import make_functional, written
+from fxopt.ir.op_table import find_quantized
+from fxopt.ir.program import Program
+from fxopt.ir.trainable_module import TrainableModule, as_module
 from fxopt.passes.train.average import Average
 from fxopt.passes.train.checkpoint import Checkpoint
 from fxopt.passes.train.layout import use_channels_last
@@ -19,10 +20,9 @@ from fxopt.passes.train.objective import Objective
 from fxopt.passes.train.optimizer import make_optimizer, make_schedule
 from fxopt.passes.train.processes import Processes
 from fxopt.passes.train.zeros import Zeros
-from fxopt.program import Program
-from fxopt.progress import Advance, progress_bar
-from fxopt.trainable import TrainableModule, as_module
+from fxopt.support.progress import Advance, progress_bar
 from fxopt.workload import Data
+from fxopt.workload.batching import examples, fixed_batch, in_batches
 
 if TYPE_CHECKING:
     from fxopt.passes.train.finetune import finetune

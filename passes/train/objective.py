@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from fxopt.trainable import TrainableModule
+from fxopt.ir.trainable_module import TrainableModule
 
 
 class Objective(torch.nn.Module):
     """The mean loss of a program over one batch; parameters of its own are trained along, and are not part of the result."""
 
     watched: tuple[str, ...] = ()
-    """Nodes of the program whose values it looks at, see :class:`fxopt.trainable.TrainableModule`."""
+    """Nodes of the program whose values it looks at, see :class:`fxopt.ir.trainable_module.TrainableModule`."""
 
     def forward(self, output: Any, args: tuple[Any, ...], target: Any, module: TrainableModule) -> torch.Tensor:
         """The loss of the ``output`` that ``module`` just gave for ``args``, with gradients."""

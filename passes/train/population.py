@@ -10,9 +10,9 @@ from torch import fx
 
 from fxopt import Program
 from fxopt.errors import DataError
-from fxopt.ops import arguments
-from fxopt.passes.prune.importance.calibration_batches import calibration_batches
-from fxopt.running import started
+from fxopt.ir.op_table import arguments
+from fxopt.numerics.execute import started
+from fxopt.passes.common.calibration_batches import calibration_batches
 
 
 class _Moments:

@@ -9,7 +9,7 @@ from annotated_types import Ge
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
 from fxopt.passes.train.population import population
 
 STATISTICS = ("running_mean", "running_var")

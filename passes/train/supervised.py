@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from fxopt.errors import DataError
+from fxopt.ir.program import Program
+from fxopt.ir.trainable_module import TrainableModule
 from fxopt.passes.train.objective import Objective
-from fxopt.program import Program
-from fxopt.trainable import TrainableModule
 from fxopt.workload import training_data
 
 if TYPE_CHECKING:

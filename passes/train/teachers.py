@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.batching import fixed_batch, in_batches
 from fxopt.errors import DataError
+from fxopt.ir.program import Program
+from fxopt.ir.trainable_module import Watching
 from fxopt.passes.train.layout import use_channels_last
-from fxopt.program import Program
-from fxopt.trainable import Watching
 from fxopt.workload import find_workload
+from fxopt.workload.batching import fixed_batch, in_batches
 
 
 def find_teachers(program: Program, names: Sequence[str], who: str) -> list[Teacher]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fxopt.passes.prune.sparse.choice import lowest
-from fxopt.passes.prune.sparse.layer_weights import layer_weights
-from fxopt.passes.prune.sparse.masks import cubic_sparsity, masks
-from fxopt.program import Program
+from fxopt.ir.program import Program
+from fxopt.passes.common.lowest import lowest
+from fxopt.passes.common.masks import cubic_sparsity, masks
+from fxopt.passes.common.stored_weights import layer_weights
 
 if TYPE_CHECKING:
     from fxopt.passes.train.finetune import finetune

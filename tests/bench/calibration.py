@@ -32,11 +32,11 @@ from rich.console import Console
 from rich.progress import track
 
 from fxopt import Pipeline, Workload
+from fxopt.backend.quant_policy import Policy
 from fxopt.passes.quant.calibrate import calibrate
 from fxopt.passes.quant.observers import OBSERVERS
 from fxopt.passes.quant.placement import place
 from fxopt.passes.quant.quantize import PREPARATION
-from fxopt.qdq import Policy
 from fxopt.workload import find_workload
 
 OUT = Path("build/calibration.md")

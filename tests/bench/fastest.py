@@ -35,9 +35,9 @@ from fxopt import Workload
 from fxopt.backends.onnx.runtime import make_runner as onnx_runner
 from fxopt.backends.openvino.runtime import make_runner as openvino_runner
 from fxopt.backends.openvino.runtime import properties
-from fxopt.building import build
-from fxopt.measure import interleave
-from fxopt.recipe import Recipe
+from fxopt.driver.build import build
+from fxopt.driver.recipe import Recipe
+from fxopt.runtime.timing import interleave
 from fxopt.workload import find_workload
 
 MODELS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16")

@@ -33,9 +33,9 @@ from fxopt import Pipeline, Workload
 from fxopt.backend import find_backend
 from fxopt.backends.onnx.kernels import kernel_facts
 from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner
-from fxopt.compare import sqnr
-from fxopt.measure import interleave
-from fxopt.target import host
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.runtime.timing import interleave
+from fxopt.target.detect import host
 from fxopt.workload import find_workload
 
 MODELS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16")
@@ -102,7 +102,7 @@ def build(workload: Workload, images: int, out: Path) -> None:
     backend, target, program = find_backend("onnx"), host(), workload.capture()
     where: dict[str, Any] = {"watchers": (), "workload": workload, "target": target, "backend": backend}
     rewritten = Pipeline.parse(f"fold_batch_norm, quantize(images={images})").run(program, **where).program
-    backend.build(backend.legalize().run(rewritten, **where).program, target, out.parent)
+    backend.build(Pipeline.parse(backend.legalize()).run(rewritten, **where).program, target, out.parent)
 
 
 def export_fp32(workload: Workload, out: Path) -> None:

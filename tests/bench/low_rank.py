@@ -27,11 +27,11 @@ from torch import nn
 
 from fxopt import Pipeline, Program, capture
 from fxopt.backend import find_backend
-from fxopt.built_times import built_times
-from fxopt.cost import cost
+from fxopt.driver.time_build import built_times
+from fxopt.ir.cost import cost
 from fxopt.models.glyphs import glyphs
 from fxopt.models.train import fit
-from fxopt.program import Context
+from fxopt.pass_manager.context import Context
 from fxopt.workload import Workload
 
 FORMS = ("channel", "spatial", "tucker", "train")

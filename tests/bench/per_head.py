@@ -15,10 +15,10 @@ import small_vit
 
 from fxopt import Pipeline, Program, capture
 from fxopt.backend import Backend
-from fxopt.built_times import built_times
-from fxopt.compare import sqnr
-from fxopt.cost import cost
-from fxopt.program import Context
+from fxopt.driver.time_build import built_times
+from fxopt.ir.cost import cost
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.pass_manager.context import Context
 
 ONLY = "only=('blocks.*.qkv', 'blocks.*.out')"
 RECIPES = {

@@ -15,8 +15,8 @@ the two sides take turns, and the timed models have three rounds, of which the m
 * works: the pruned model runs, and its outputs have the shapes that they had
 * seconds: analysis and pruning; ours without verification, with capturing beside it
 * MACs: the share that is left, by torch's own FlopCounterMode on both sides
-* error: relative error (``fxopt.compare.relative_error``) in float64. The peer's pruned model is held against the dense
-  one whose weights are zero where they read a removed channel; where a norm or an attention head is cut through, these
+* error: relative error (``fxopt.numerics.error_metrics.relative_error``) in float64. The peer's pruned model is held against
+  the dense one whose weights are zero where they read a removed channel; where a norm or an attention head is cut through, these
   differ. Ours is what verification found.
 
 The table goes to build/prune_peer.md too.
@@ -47,8 +47,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from fxopt import Pipeline, capture
-from fxopt.compare import relative_error
 from fxopt.models.vision_import import import_torchvision
+from fxopt.numerics.error_metrics import relative_error
 from fxopt.workload import find_workload
 
 TIMED = ("resnet18", "resnet50", "densenet201", "mobilenet_v2")

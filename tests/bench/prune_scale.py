@@ -15,10 +15,10 @@ import tracemalloc
 
 import numpy as np
 
-from fxopt.parsing import parse_program
+from fxopt.ir.parser import parse_program
+from fxopt.ir.program import Program
 from fxopt.passes.prune.coupling.analysis import couple, needed
 from fxopt.passes.prune.coupling.groups import find_groups
-from fxopt.program import Program
 
 BLOCK = """
 %wa{i} = param "b{i}.a" : f32[16,16,3,3]

@@ -18,10 +18,10 @@ import torch
 
 from fxopt import Pipeline, Program
 from fxopt.backend import find_backend
-from fxopt.cost import cost
-from fxopt.lowering import lower
-from fxopt.measure import interleave
-from fxopt.target import host
+from fxopt.driver.lower import lower
+from fxopt.ir.cost import cost
+from fxopt.runtime.timing import interleave
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 from fxopt.workload import find_workload
 

@@ -41,7 +41,7 @@ from quant_sides import Quantized, Side, fxopt
 from rich.console import Console
 from rich.progress import track
 
-from fxopt.compare import sqnr
+from fxopt.numerics.error_metrics import sqnr
 from fxopt.workload import Workload
 
 OUT = Path("build/quant_accuracy.md")

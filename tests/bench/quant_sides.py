@@ -16,8 +16,8 @@ from fxopt import Pipeline, Workload
 from fxopt.backend import find_backend
 from fxopt.backends.onnx.kernels import kernel_facts
 from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner
-from fxopt.lowering import lower
-from fxopt.target import host
+from fxopt.driver.lower import lower
+from fxopt.target.detect import host
 
 
 @dataclass

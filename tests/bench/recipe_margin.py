@@ -40,11 +40,11 @@ from rich.table import Table
 
 from fxopt import Pass, Pipeline, Program
 from fxopt.backend import find_backend
-from fxopt.cost import cost
-from fxopt.judging import model_bytes
-from fxopt.lowering import lower
-from fxopt.recipe import Recipe, read_recipe
-from fxopt.storage import load_program, save_program
+from fxopt.driver.lower import lower
+from fxopt.driver.recipe import Recipe, read_recipe
+from fxopt.frontend.pt2 import load_program, save_program
+from fxopt.ir.cost import cost
+from fxopt.runtime.artifact import model_bytes
 from fxopt.target import find_target
 from fxopt.workload import Data, Workload, find_workload
 

@@ -28,14 +28,13 @@ import torch
 
 from fxopt import Pipeline, Program
 from fxopt.backend import find_backend
-from fxopt.backends.onnx.runtime import usable_cores
-from fxopt.cost import cost
-from fxopt.judging import model_bytes
-from fxopt.lowering import lower
-from fxopt.measure import interleave
+from fxopt.driver.lower import lower
+from fxopt.driver.recipe import read_recipe
+from fxopt.ir.cost import cost
 from fxopt.models.nets import CharacterNet
-from fxopt.recipe import read_recipe
-from fxopt.target import host
+from fxopt.runtime.artifact import model_bytes
+from fxopt.runtime.timing import interleave
+from fxopt.target.detect import host, usable_cores
 from fxopt.workload import Workload, find_workload
 
 RECIPES = Path(__file__).parents[2] / "models"

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fxopt.measure import Quartiles
+from fxopt.runtime.timing import Quartiles
 
 FXOPT = str(Path(sys.executable).with_name("fxopt"))
 COMMANDS = {

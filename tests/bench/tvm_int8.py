@@ -31,10 +31,10 @@ from tvm_speed import MODELS, backends
 
 from fxopt import Pipeline, Program, Workload
 from fxopt.backend import find_backend
-from fxopt.compare import sqnr
-from fxopt.lowering import legalized, lower
-from fxopt.measure import interleave
-from fxopt.target import host
+from fxopt.driver.lower import legalized, lower
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.runtime.timing import interleave
+from fxopt.target.detect import host
 from fxopt.workload import find_workload
 
 

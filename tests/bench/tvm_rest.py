@@ -25,17 +25,17 @@ from tvm_speed import cost_model, of_one_size, patient_builder, program_of, stoc
 
 from fxopt import Pipeline, Program
 from fxopt.backends.tvm import Tvm
-from fxopt.backends.tvm.compiling import kernels_of
-from fxopt.backends.tvm.importing import import_program
-from fxopt.backends.tvm.processor import processor_of
-from fxopt.backends.tvm.registers import register_pipeline
+from fxopt.backends.tvm.compile import kernels_of
+from fxopt.backends.tvm.frontend.from_program import import_program
+from fxopt.backends.tvm.machine.processor import processor_of
+from fxopt.backends.tvm.ops.block_names import SUMS
 from fxopt.backends.tvm.runtime import use_threads
-from fxopt.backends.tvm.schedule import schedule_module
-from fxopt.backends.tvm.tasks import Choices
-from fxopt.backends.tvm.tiles import SUMS
-from fxopt.lowering import legalized, lower
-from fxopt.measure import interleave
-from fxopt.target import host
+from fxopt.backends.tvm.schedule.schedule_module import schedule_module
+from fxopt.backends.tvm.tiling.task import Choices
+from fxopt.backends.tvm.tir.pipeline import register_pipeline
+from fxopt.driver.lower import legalized, lower
+from fxopt.runtime.timing import interleave
+from fxopt.target.detect import host
 from fxopt.testing import small_workload
 
 

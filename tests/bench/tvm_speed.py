@@ -28,10 +28,10 @@ from typing import Any
 
 from fxopt import Pipeline, Program
 from fxopt.backend import Backend, find_backend
-from fxopt.lowering import legalized, lower
-from fxopt.measure import interleave
-from fxopt.storage import export_program
-from fxopt.target import host
+from fxopt.driver.lower import legalized, lower
+from fxopt.frontend.pt2 import export_program
+from fxopt.runtime.timing import interleave
+from fxopt.target.detect import host
 from fxopt.workload import find_workload
 
 MODELS = ("resnet18", "resnet50", "mobilenet_v2", "vit_b_16", "pruned resnet18", "digits")
@@ -173,7 +173,7 @@ def cost_model() -> str:
 def stock_target() -> Any:
     import tvm
 
-    from fxopt.backends.tvm.processor import processor_of
+    from fxopt.backends.tvm.machine.processor import processor_of
 
     return tvm.target.Target(processor_of(host()).describe() | {"num-cores": host().cores})
 

@@ -35,15 +35,15 @@ from tvm_speed import cost_model, patient_builder, program_of
 
 from fxopt import Program
 from fxopt.backends.tvm import Tvm
-from fxopt.backends.tvm.compiling import choose_tiles
-from fxopt.backends.tvm.importing import import_program
-from fxopt.backends.tvm.processor import processor_of
-from fxopt.backends.tvm.tasks import Choices, Tile, candidates
+from fxopt.backends.tvm.compile import choose_tiles
+from fxopt.backends.tvm.frontend.from_program import import_program
+from fxopt.backends.tvm.machine.processor import processor_of
+from fxopt.backends.tvm.tiling.task import Choices, Tile, candidates
 from fxopt.backends.tvm.tuning.database import Database
 from fxopt.backends.tvm.tuning.search import search
-from fxopt.lowering import legalized, lower
-from fxopt.measure import interleave
-from fxopt.target import host
+from fxopt.driver.lower import legalized, lower
+from fxopt.runtime.timing import interleave
+from fxopt.target.detect import host
 
 
 def main() -> None:

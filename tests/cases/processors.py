@@ -17,11 +17,11 @@ from torch.utils import _pytree as pytree
 
 from fxopt import Pipeline, Program
 from fxopt.backend import Backend
-from fxopt.compare import sqnr
-from fxopt.exposing import Exposed
-from fxopt.integer_check import check_values
-from fxopt.lowering import lower
-from fxopt.precision import to_float64
+from fxopt.driver.int8_check import check_values
+from fxopt.driver.intermediate_values import Exposed
+from fxopt.driver.lower import lower
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.numerics.float64 import to_float64
 from fxopt.target import Target, find_target
 
 OLD_X86 = find_target("x86_64_v3")

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fxopt.backends.tvm.processor import Processor
-from fxopt.backends.tvm.tasks import Tile
+from fxopt.backends.tvm.machine.processor import Processor
+from fxopt.backends.tvm.tiling.task import Tile
 
 SCHEDULES = 1
 """Version of the code that makes kernels of tiles, in the stamp of each trial. It is raised when the kernels of a task become

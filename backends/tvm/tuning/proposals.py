@@ -7,8 +7,8 @@ import functools
 import itertools
 import random
 
-from fxopt.backends.tvm.processor import Processor
-from fxopt.backends.tvm.tasks import Task, Tile, candidates, price
+from fxopt.backends.tvm.machine.processor import Processor
+from fxopt.backends.tvm.tiling.task import Task, Tile, candidates, price
 from fxopt.backends.tvm.tuning.database import Known
 
 _FIRST = 6

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 
 from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.connect import devices_behind
-from fxopt.backends.tvm.processor import Processor
-from fxopt.backends.tvm.tasks import Choices, Task
+from fxopt.backends.tvm.machine.processor import Processor
+from fxopt.backends.tvm.tiling.task import Choices, Task
 from fxopt.backends.tvm.tuning.database import Database, Known, Trial
+from fxopt.backends.tvm.tuning.job import Job
 from fxopt.backends.tvm.tuning.proposals import propose
-from fxopt.backends.tvm.tuning.worker import Job
-from fxopt.backends.tvm.tuning.workers import Answer, Workers
+from fxopt.backends.tvm.tuning.worker_pool import Answer, Workers
 
 _PATIENCE = 6
 """Trials without a win that halve what a task is expected to gain."""
@@ -151,7 +151,7 @@ def search(
     A database that cannot be written, and devices that are all lost, end the search with a warning: what is known is used.
     Raises DeviceError where there is none to begin with.
     """
-    from fxopt.progress import progress_bar
+    from fxopt.support.progress import progress_bar
 
     found = Search(choices, database, threads, seed, device)
     begun, shown = time.monotonic(), 0
@@ -177,7 +177,7 @@ def search(
 
 
 def _workers(tasks: int, device: Address | None) -> Workers:
-    from fxopt.backends.onnx.runtime import usable_cores
+    from fxopt.target.detect import usable_cores
 
     if device is None:
         return Workers(min(usable_cores(), tasks))

@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Protocol
 
-from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.child import hide_torch, parents_end
-from fxopt.backends.tvm.processor import Processor
-from fxopt.backends.tvm.tasks import Kernel, Tile
+from fxopt.backends.tvm.tiling.task import Kernel, Tile
+from fxopt.backends.tvm.tuning.job import Job, Lost, LostError, Place, Timer, Times
 from fxopt.errors import last_line
 
 _MEMORY = 3 * 2**30
@@ -31,65 +27,13 @@ _NEAR, _CLEARLY, _HOPELESS = 1.03, 0.98, 4.0
 """A round is near the minimum, a tile is faster, and a tile is not even called again, by its part of what it is beside."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A kernel to time in a tile, beside a ``rival``, which is None in the first trial.
-
-    ``seen`` are the least seconds that the rival took before in this search; ``device`` is where to time it, None for here;
-    it may be ``away`` for some seconds.
-    """
-
-    kernel: Kernel
-    tile: Tile
-    rival: Tile | None
-    processor: Processor
-    threads: int
-    seen: float = math.inf
-    device: Address | None = None
-    away: float = 0.0
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds a call of the tile and of the rival, and whether the tile was clearly faster."""
-
-    seconds: float
-    rival: float | None = None
-    won: bool = False
-
-
-@dataclass(frozen=True)
-class Lost:
-    """That the device was lost, and did not come back: no fault of the job."""
-
-    reason: str
-
-
-Timer = Callable[[], float]
-"""Times a round of calls; gives seconds of the fastest, as what else runs on a machine only adds."""
-
-
-class LostError(Exception):
-    """The place is gone, and does not come back."""
-
-
-class Place(Protocol):
-    """Where kernels run: here, or on a device."""
-
-    def timer(self, job: Job, tile: Tile) -> Timer:
-        """Compile a kernel and bring it there; it has been called once already."""
-
-    def renew(self) -> bool:
-        """After an error: whether it may have been the place's, which is there again. Raises LostError if it is not."""
-
-
 def main() -> None:
     """Serve jobs until the parent closes the connection."""
     connection, _ = parents_end()
     hide_torch()
     from fxopt.backends.tvm.runtime import allow_tiles, need_tvm
-    from fxopt.backends.tvm.tuning.here import Here
-    from fxopt.backends.tvm.tuning.there import There
+    from fxopt.backends.tvm.tuning.local_runner import Here
+    from fxopt.backends.tvm.tuning.rpc_runner import There
 
     need_tvm()
     allow_tiles()

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxopt import Program
-from fxopt.built_times import built_times
+from fxopt.driver.time_build import built_times
 from fxopt.errors import BudgetError
+from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.passes.prune.choice.chooser import Chooser, Dead, ratio_for
 from fxopt.passes.prune.choice.plan import Plan
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.shrink import shrink
 from fxopt.passes.prune.zeroing import zero
-from fxopt.pipeline import Pipeline
 
 _STEPS = 24
 _TIMED_STEPS = 6

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt import Program
-from fxopt.cost import Cost, cost
-from fxopt.ops import Shape, lookup
+from fxopt.ir.cost import Cost, cost
+from fxopt.ir.op_table import Shape, lookup
+from fxopt.ir.shape_inference import concrete_shapes
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.shapes import concrete_shapes
 
 
 class Plan:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt import Program
-from fxopt.ops import arguments, set_argument
+from fxopt.ir.op_table import arguments, set_argument
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.atoms import Rows
 from fxopt.passes.prune.coupling.axes import Axis

@@ -11,11 +11,11 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import fx
 
-from fxopt.ops import family
+from fxopt.ir.op_table import family
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.atoms import Rows
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.text import op_name
 
 Unit = Literal["channels", "heads", "head_dims"]
 """Single indices; blocks of neighbouring indices (heads, groups); the same place in every block."""

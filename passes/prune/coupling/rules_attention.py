@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from fxopt.ops import arguments, set_argument
+from fxopt.ir.op_table import arguments, set_argument
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.rules_contraction import contract

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.axes import Axis
 from fxopt.passes.prune.coupling.sweep import Axes, Contraction, Sweep

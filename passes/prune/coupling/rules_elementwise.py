@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
 from fxopt.passes.prune.coupling.sweep import Axes, Sweep
 from fxopt.passes.prune.coupling.table import rule
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.axes import Axis
 from fxopt.passes.prune.coupling.cut import Cut

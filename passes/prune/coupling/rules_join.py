@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxopt.ops import arguments, set_argument
+from fxopt.ir.op_table import arguments, set_argument
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.atoms import concatenated
 from fxopt.passes.prune.coupling.axes import Axis

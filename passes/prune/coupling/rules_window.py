@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.sweep import Axes, Sweep
 from fxopt.passes.prune.coupling.table import rule
-from fxopt.text import op_name
 
 _POSITIONS = "positions in the image"
 _CLASH = "its channels are factored in another way elsewhere"

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt import Program
-from fxopt.ops import family
+from fxopt.ir.op_table import family
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.atoms import Atoms, Rows
 from fxopt.passes.prune.coupling.axes import Axis
-from fxopt.text import op_name
 
 Axes = list[Axis]
 Couple = Callable[["Sweep", fx.Node], Any]

@@ -1,7 +1,7 @@
 """The rules of all ops: how an op couples the axes of its operands and result, and what to rewrite when indices go.
 
 A rule is found by the op's name with its overload, by its name without, by its in-place twin, or by its family in
-:mod:`fxopt.ops`. Rules stand in the files ``rules_*.py``, one theme each, the rewrite beside the coupling.
+:mod:`fxopt.ir.op_table`. Rules stand in the files ``rules_*.py``, one theme each, the rewrite beside the coupling.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from fxopt.ops import family
+from fxopt.ir.op_table import family
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.coupling.sweep import Couple
-from fxopt.text import op_name
 
 if TYPE_CHECKING:
     from fxopt.passes.prune.coupling.cut import Cut

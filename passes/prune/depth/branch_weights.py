@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.program import Program
 from fxopt.passes.prune.depth.residual import Branch
 from fxopt.passes.prune.depth.stream_graph import made_of_weights, reads_values
 from fxopt.passes.prune.known.rules import rule_of
-from fxopt.program import Program
 
 Site = tuple[fx.Node, fx.Node]
 """A call and a weight among its operands, which is to be zero there."""

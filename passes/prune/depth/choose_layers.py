@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 
 from torch import fx
 
-from fxopt.cost import macs_by_node
-from fxopt.dead_code import LiveCode
 from fxopt.errors import BudgetError
+from fxopt.ir.cost import macs_by_node
+from fxopt.ir.dead_code import LiveCode
+from fxopt.ir.program import Program
 from fxopt.passes.prune.depth.residual import Branch
-from fxopt.program import Program
 
 LARGEST = 0.5
 """A branch with a larger share of the MACs is no layer of the network but most of it; a ``ratio`` above this allows it."""

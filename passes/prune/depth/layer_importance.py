@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 
 from fxopt.errors import DataError, FxoptError
+from fxopt.ir.program import Program
+from fxopt.numerics.execute import untouched
 from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.layer_influence import influences
 from fxopt.passes.prune.depth.residual import Branch
 from fxopt.passes.prune.importance.gradients import gradients, runner_for
-from fxopt.program import Program
-from fxopt.running import untouched
 from fxopt.workload import Data
 
 By = Literal["similarity", "magnitude", "taylor", "loss", "random"]

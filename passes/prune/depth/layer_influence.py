@@ -9,14 +9,14 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from fxopt.aliasing import written
 from fxopt.errors import DataError
+from fxopt.ir.alias_analysis import written
+from fxopt.ir.program import Program
+from fxopt.numerics.execute import untouched
+from fxopt.numerics.probe_inputs import probe_inputs
+from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.residual import Branch
-from fxopt.passes.prune.importance.calibration_batches import calibration_batches
-from fxopt.probes import probe_inputs
-from fxopt.program import Program
-from fxopt.running import untouched
 
 _TINY = torch.finfo(torch.float64).tiny
 

@@ -10,14 +10,14 @@ import networkx as nx
 import torch
 from torch import fx
 
-from fxopt.aliasing import written
-from fxopt.ops import arguments, family
+from fxopt.ir.alias_analysis import written
+from fxopt.ir.op_table import arguments, family
+from fxopt.ir.printer import type_text
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import size_expressions
 from fxopt.passes.prune.depth.stream_graph import SOURCE, stream_graph
 from fxopt.passes.prune.known import elementwise as element
 from fxopt.passes.prune.known.rules import rule_of
-from fxopt.program import Program
-from fxopt.shapes import size_expressions
-from fxopt.text import type_text
 
 _SUMS = ("aten.add.Tensor", "aten.add_.Tensor")
 

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.ops import family
-from fxopt.program import Program
+from fxopt.ir.op_table import family
+from fxopt.ir.program import Program
 
 SOURCE = "inputs"
 """The node that all inputs come from."""

@@ -9,10 +9,10 @@ import torch
 from torch import fx
 
 from fxopt.errors import DataError
+from fxopt.ir.program import Program
+from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.prune.coupling.sweep import Contraction
-from fxopt.passes.prune.importance.calibration_batches import calibration_batches
 from fxopt.passes.prune.importance.cells_of_atoms import Question, Scored, summed_by_atom
-from fxopt.program import Program
 
 _Key = tuple[int, int]
 """A contraction and one of its operands, by number."""

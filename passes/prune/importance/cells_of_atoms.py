@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 from fxopt.passes.prune.coupling.atoms import Rows
 from fxopt.passes.prune.coupling.groups import Group, Place
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.program import Program
-from fxopt.text import op_name
 
 Scored = tuple[NDArray[np.int64], NDArray[np.float64]]
 """What one place says: atoms, none of them twice, and a number for each."""

@@ -12,13 +12,13 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.aliasing import alias_sets, make_functional, written
-from fxopt.batching import cut, fixed_batch, in_batches
 from fxopt.errors import DataError, FxoptError
-from fxopt.fitting import misfit
-from fxopt.ops import arguments, set_argument
-from fxopt.program import Program
+from fxopt.ir.alias_analysis import alias_sets, make_functional, written
+from fxopt.ir.input_check import misfit
+from fxopt.ir.op_table import arguments, set_argument
+from fxopt.ir.program import Program
 from fxopt.workload import Data, training_data
+from fxopt.workload.batching import cut, fixed_batch, in_batches
 
 _STATISTICS = ("running_mean", "running_var")
 

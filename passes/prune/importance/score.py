@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt.errors import FxoptError, UnknownNameError, UsageError
+from fxopt.ir.program import Program
 from fxopt.passes.prune.coupling.analysis import needed
 from fxopt.passes.prune.coupling.groups import Group
 from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.importance.cells_of_atoms import Question, Scored, cells_by_atom
 from fxopt.passes.prune.importance.criteria import CRITERIA, l2
-from fxopt.program import Program
-from fxopt.user_function import find_function
+from fxopt.support.import_user_code import find_function
 
 Reduce = Literal["mean", "sum", "max"]
 Normalize = Literal["mean", "max", "none"]

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known.cells import LIMIT, Cells, Known, Of, collapse, extents, nothing, settle, spread, symbolic
 from fxopt.passes.prune.known.reshape import reshape as reshape_cells
-from fxopt.text import op_name
 
 
 def reshape(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import fx
 
-from fxopt.ops import TRANSPOSED
+from fxopt.ir.op_table import TRANSPOSED
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known import elementwise as element
 from fxopt.passes.prune.known import layout as layout
 from fxopt.passes.prune.known import sums as sums
 from fxopt.passes.prune.known.cells import Known, Of
-from fxopt.text import op_name
 
 Rule = Callable[[fx.Node, dict[str, Any], Of], Known]
 """What is known of a call, from its arguments by name and what is known of them. None for nothing."""

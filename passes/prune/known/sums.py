@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import CONVOLUTIONS
+from fxopt.ir.op_table import CONVOLUTIONS
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known.cells import (
     Cells,
     Known,
@@ -23,7 +24,6 @@ from fxopt.passes.prune.known.cells import (
     total,
     zeros_of,
 )
-from fxopt.text import op_name
 
 _ROWS = 256
 _FEW = 64

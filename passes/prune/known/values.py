@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.aliasing import alias_sets, written
-from fxopt.ops import arguments
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.op_table import arguments
+from fxopt.ir.program import Program
 from fxopt.passes.prune.known.cells import LIMIT, Cells, Known, extents, settle, symbolic
 from fxopt.passes.prune.known.rules import rule_of
-from fxopt.program import Program
 
 
 def known_values(program: Program) -> dict[fx.Node, torch.Tensor]:

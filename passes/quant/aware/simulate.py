@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import derive_shapes
 from fxopt.passes.quant.aware.fake_quantize import fake_quantize, fake_quantize_bias
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.placement import Placement
-from fxopt.program import Program
-from fxopt.shapes import derive_shapes
 
 _FAKE = fake_quantize._opoverload
 _FAKE_BIAS = fake_quantize_bias._opoverload

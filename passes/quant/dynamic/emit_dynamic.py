@@ -8,13 +8,13 @@ import operator
 import torch
 from torch import fx
 
-from fxopt.aliasing import written
-from fxopt.ops import PRODUCT_OPERANDS, arguments, set_argument
+from fxopt.ir.alias_analysis import written
+from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments, set_argument
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 from fxopt.passes.quant.emit import dequantized
 from fxopt.passes.quant.encode import Codes
 from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
-from fxopt.program import Program
-from fxopt.text import op_name
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 """Least scale of an activation, for one that is all zeros."""

@@ -15,11 +15,11 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt import Program
-from fxopt.aliasing import alias_sets, written
-from fxopt.ops import family
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.op_table import family
+from fxopt.ir.printer import op_name
 from fxopt.passes.quant.equalization.follow import follow
 from fxopt.passes.quant.equalization.layers import LAYERS, channel_dim, grouped, readers, unusable
-from fxopt.text import op_name
 
 Declines = Callable[[fx.Node], str | None]
 """Says why what is done to a channel before an op is not the same as what is done behind it; None where it is."""

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.ops import arguments
-from fxopt.text import op_name
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name
 
 if TYPE_CHECKING:
     from fxopt.passes.quant.equalization.channels import Channels

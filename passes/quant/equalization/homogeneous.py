@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import fx
 
-from fxopt.ops import arguments, family
+from fxopt.ir.op_table import arguments, family
+from fxopt.ir.printer import op_name
 from fxopt.passes.quant.equalization.layers import LAYERS
-from fxopt.text import op_name
 
 _ALWAYS = (
     "relu leaky_relu abs clone contiguous detach alias lift_fresh_copy mul.Scalar div.Scalar add.Tensor sub.Tensor maximum "

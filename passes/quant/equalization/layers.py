@@ -9,8 +9,8 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt import Program
-from fxopt.ops import CONVOLUTIONS, TRANSPOSED, arguments
-from fxopt.text import op_name
+from fxopt.ir.op_table import CONVOLUTIONS, TRANSPOSED, arguments
+from fxopt.ir.printer import op_name
 
 LAYERS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRANSPOSED, "aten.linear")
 

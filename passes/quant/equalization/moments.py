@@ -10,7 +10,7 @@ from torch import fx
 
 from fxopt import Program
 from fxopt.errors import DataError
-from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.quant.equalization.layers import channel_dim
 
 Moments = tuple[torch.Tensor, torch.Tensor]

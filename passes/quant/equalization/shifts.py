@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxopt.ops import TRANSPOSED, arguments, family
+from fxopt.ir.op_table import TRANSPOSED, arguments, family
+from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known.sums import pads
 from fxopt.passes.quant.equalization.layers import LAYERS
-from fxopt.text import op_name
 
 _ALWAYS = (
     "aten.relu", "aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy", "aten.mean.dim",

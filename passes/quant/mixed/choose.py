@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from fxopt.errors import UsageError
-from fxopt.passes.quant.mixed.judge import least
+from fxopt.passes.common.variant_quality import least
 from fxopt.passes.quant.mixed.sensitivity import LayerSensitivity, alone, slowdowns
 from fxopt.passes.quant.mixed.trials import Trials
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from fxopt.ir.program import Program
+from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.passes.quant.decide import Placer, calibrated, expose_products, policy_of
 from fxopt.passes.quant.mixed.sensitivity import SensitivityTable, alone, left_in_float
 from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.quantize import PREPARATION
 from fxopt.passes.quant.refine.analytic_bias import MeanInputs
-from fxopt.pipeline import Pipeline
-from fxopt.program import Program
 
 _WHO = "explain quant"
 _IMAGES = 64

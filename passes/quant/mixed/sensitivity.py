@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fxopt.built_times import built_times
-from fxopt.device import cannot_time
-from fxopt.ops import arguments
+from fxopt.driver.time_build import built_times
+from fxopt.ir.op_table import arguments
+from fxopt.ir.printer import op_name, source_line
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import derive_shapes
 from fxopt.passes.quant.mixed.trials import Trials
-from fxopt.program import Program
-from fxopt.shapes import derive_shapes
-from fxopt.target import host
-from fxopt.text import op_name, source_line
+from fxopt.runtime.device import cannot_time
+from fxopt.target.detect import host
 
 
 @dataclass(frozen=True)

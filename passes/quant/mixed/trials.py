@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from fxopt.ir.program import Program
+from fxopt.pass_manager.step import tidy
+from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.quant.decide import Placer
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
-from fxopt.passes.quant.mixed.judge import Judge
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.refine.analytic_bias import MeanInputs, correct_analytically
-from fxopt.pipeline import tidy
-from fxopt.program import Program
 
 
 class Trials(Judge):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fxopt.qdq import Activations
+from fxopt.backend.quant_policy import Activations
 
 _DTYPES = {
     (False, False): torch.uint8,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.program import Program
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.refine.with_bias import channel_sum, corrected
-from fxopt.program import Program
 
 
 class MeanInputs:

@@ -7,9 +7,11 @@ from typing import Literal
 import torch
 from torch import fx
 
+from fxopt.backend.quant_policy import Policy
 from fxopt.errors import DataError
-from fxopt.ops import arguments
-from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.ir.op_table import arguments
+from fxopt.ir.program import Program
+from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.quant.encode import LayerCodes, needs_safe_pairs
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.placement import Placement
@@ -17,8 +19,6 @@ from fxopt.passes.quant.refine.empirical_bias import empirical_bias
 from fxopt.passes.quant.refine.round_layer import round_layer
 from fxopt.passes.quant.refine.twins import Twins
 from fxopt.passes.quant.refine.with_bias import corrected
-from fxopt.program import Program
-from fxopt.qdq import Policy
 
 Rounding = Literal["nearest", "adaround"]
 Correction = Literal["none", "empirical", "analytic"]

@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.passes.common.layer_rows import Layer
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.placement import activated
 from fxopt.passes.quant.refine.adaround import Rows, learn_rounding
 from fxopt.passes.quant.refine.twins import Twins
 from fxopt.passes.quant.weights import has_safe_pairs
-from fxopt.passes.refit.rows import Layer
 
 _ROWS, _ELEMENTS = 8192, 2**22
 _FEWEST_ROWS = 10

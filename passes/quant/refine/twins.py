@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.program import Program
+from fxopt.numerics.execute import started
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.placement import Placement
-from fxopt.program import Program
-from fxopt.running import started
 
 
 class Twins:

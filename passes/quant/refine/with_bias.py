@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from fxopt.ops import arguments
+from fxopt.ir.op_table import arguments
+from fxopt.ir.program import Program
 from fxopt.passes.quant.encode import BIAS_LIMITS, LayerCodes, encode_bias
-from fxopt.program import Program
 
 
 def corrected(program: Program, layer: fx.Node, old: LayerCodes, bias: torch.Tensor, input_scale: float) -> LayerCodes:

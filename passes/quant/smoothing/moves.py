@@ -10,9 +10,9 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.ops import TABLE, arguments, family
+from fxopt.ir.op_table import TABLE, arguments, family
+from fxopt.ir.printer import op_name
 from fxopt.passes.quant.smoothing.needs import FREE, Needs, is_tensor
-from fxopt.text import op_name
 
 _OTHERS = {
     "aten.im2col", "aten.col2im", "aten.index.Tensor", "aten.index_select", "aten.gather", "aten.embedding",

@@ -13,9 +13,9 @@ import torch
 from torch import fx
 
 from fxopt import Program
-from fxopt.ops import Shape
-from fxopt.shapes import concrete_shapes
-from fxopt.text import op_name
+from fxopt.ir.op_table import Shape
+from fxopt.ir.printer import op_name
+from fxopt.ir.shape_inference import concrete_shapes
 
 FREE, ONE = -1, 0
 AS_IT_IS = torch.tensor(ONE)

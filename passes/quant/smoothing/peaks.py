@@ -10,9 +10,9 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import DataError
-from fxopt.passes.quant.calibrate import fitting_batches
-from fxopt.precision import widen
-from fxopt.program import Program
+from fxopt.ir.program import Program
+from fxopt.numerics.float64 import widen
+from fxopt.passes.common.calibration_batches import fitting_batches
 
 
 class _Watch(fx.Interpreter):

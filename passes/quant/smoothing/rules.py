@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ops import CONVOLUTIONS, arguments, family
+from fxopt.ir.op_table import CONVOLUTIONS, arguments, family
+from fxopt.ir.printer import op_name
 from fxopt.passes.quant.smoothing import moves
 from fxopt.passes.quant.smoothing.needs import Needs, is_real, is_tensor
-from fxopt.text import op_name
 
 Sent = Iterator[tuple[fx.Node, torch.Tensor]]
 

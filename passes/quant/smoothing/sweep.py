@@ -8,10 +8,10 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt import Program
-from fxopt.aliasing import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.printer import op_name
 from fxopt.passes.quant.smoothing.needs import AS_IT_IS, Needs, is_real
 from fxopt.passes.quant.smoothing.rules import carriers, divide, passes_on
-from fxopt.text import op_name
 
 _READ_NO_NUMBERS = ("aten._assert_tensor_metadata", "aten.sym_size.int", "aten.sym_numel", "aten.sym_stride.int")
 

@@ -8,10 +8,10 @@ from fnmatch import fnmatch
 import torch
 from torch import fx
 
-from fxopt.ops import PRODUCT_OPERANDS, arguments, family, find_quantized
-from fxopt.passes.prune.sparse.layer_weights import LayerWeight, layer_weights
-from fxopt.program import Program
-from fxopt.text import op_name
+from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments, family, find_quantized
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.passes.common.stored_weights import LayerWeight, layer_weights
 
 
 @dataclass(frozen=True, eq=False)

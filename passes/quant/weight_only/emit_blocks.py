@@ -6,11 +6,11 @@ import importlib
 
 import torch
 
-from fxopt.ops import PRODUCT_OPERANDS, set_argument
+from fxopt.ir.op_table import PRODUCT_OPERANDS, set_argument
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
 from fxopt.passes.quant.weight_only.blocks import BlockCodes
 from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
-from fxopt.program import Program
-from fxopt.text import op_name
 
 importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the op
 

@@ -8,13 +8,13 @@ import torch
 from torch import fx
 
 from fxopt.errors import DataError
-from fxopt.ops import PRODUCT_OPERANDS, arguments
+from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.numerics.execute import started
 from fxopt.passes.quant.weight_only.blocks import BlockCodes, Grid
 from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
 from fxopt.passes.quant.weight_only.gptq import gptq
-from fxopt.program import Program
-from fxopt.running import started
-from fxopt.text import op_name
 
 
 def gptq_codes(

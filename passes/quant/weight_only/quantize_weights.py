@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from fxopt import Program, graph_pass
-from fxopt.options import With
-from fxopt.passes.prune.importance.calibration_batches import calibration_batches
+from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.quant.weight_only.blocks import Grid, nearest
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
 from fxopt.passes.quant.weight_only.emit_blocks import emit_blocks
 from fxopt.passes.quant.weight_only.gptq_codes import gptq_codes
+from fxopt.support.options import With
 
 
 @graph_pass(kind="approx")

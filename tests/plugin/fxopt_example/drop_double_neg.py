@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.text import op_name
+from fxopt.ir.printer import op_name
 
 
 @graph_pass

@@ -15,7 +15,7 @@ from fxopt.backend import Backend, Runner, read_json
 if TYPE_CHECKING:
     from torch import fx
 
-    from fxopt.program import Program
+    from fxopt.ir.program import Program
     from fxopt.target import Target
 
 
@@ -49,7 +49,7 @@ class Numpy(Backend):
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why numpy cannot run a node: its op is not in the table, or has named arguments."""
-        from fxopt.text import op_name
+        from fxopt.ir.printer import op_name
 
         if op_name(node) not in OPS:
             return f"the numpy backend has only {', '.join(sorted(OPS))}"
@@ -59,7 +59,7 @@ class Numpy(Backend):
         """Write the graph as ``graph.json`` and the weights as ``weights.npz``."""
         from torch import fx
 
-        from fxopt.text import op_name
+        from fxopt.ir.printer import op_name
 
         def plain(value: Any) -> Any:
             if isinstance(value, fx.Node):

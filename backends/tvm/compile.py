@@ -1,0 +1,117 @@
+"""A Relax module as a library and its parameters."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fxopt.backends.tvm.graph.convert_layout import use_blocked_layout
+from fxopt.backends.tvm.graph.legalize import legalizers
+from fxopt.backends.tvm.graph.lift_parameters import lift_parameters
+from fxopt.backends.tvm.graph.static_entry import FIXED, add_fixed_entry
+from fxopt.backends.tvm.machine.processor import Processor
+from fxopt.backends.tvm.runtime import LIBRARY, PARAMETERS, need_tvm
+from fxopt.backends.tvm.schedule.schedule_module import schedule_module
+from fxopt.backends.tvm.tiling.task import Choices
+from fxopt.backends.tvm.tir.pipeline import register_pipeline
+from fxopt.errors import BackendError, last_line
+from fxopt.target.cross_compiler import cross_compiler
+
+
+def compile_module(
+    module: Any, shapes: list[tuple[int, ...]], processor: Processor, choices: Choices, out: Path
+) -> dict[str, Any]:
+    """Write ``model.so`` and ``model.params`` into the folder ``out``; return facts about the kernels.
+
+    ``shapes`` are those of the example inputs, which calls are made faster for.
+
+    Raises BackendError where TVM cannot compile it, or there is no C compiler to link with.
+    """
+    tvm = need_tvm()
+    target = tvm.target.Target(processor.describe())
+    try:
+        with target:
+            lowered, parameters = lift_parameters(lower(module, choices))
+            lowered = add_fixed_entry(lowered, shapes)
+            executable = tvm.compile(
+                lowered, target=target, relax_pipeline=_pipeline(), tir_pipeline=register_pipeline(processor.cores)
+            )
+    except Exception as error:
+        raise BackendError(f"TVM {tvm.__version__} cannot compile the model: {last_line(error)}") from error
+    _link(executable, processor, out / LIBRARY)
+    stored = {f"p{i}": parameter for i, parameter in enumerate(parameters)}
+    if FIXED in [name.name_hint for name in lowered.functions]:
+        stored |= {f"shape{i}": tvm.runtime.tensor(np.array([len(s), *s], np.int64)) for i, s in enumerate(shapes)}
+    tvm.runtime.save_param_dict_to_file(stored, str(out / PARAMETERS))
+    kernels = sum(isinstance(function, tvm.tirx.PrimFunc) for function in lowered.functions.values())
+    return {"kernels": kernels, "tiles": choices.to_dict(), **choices.facts}
+
+
+def choose_tiles(module: Any, choices: Choices) -> Any:
+    """The module with its convolutions and products as kernels in tiles of ``choices``."""
+    import tvm
+    from tvm.relax import transform
+
+    first = [transform.DecomposeOpsForInference(), transform.CanonicalizeBindings(), transform.ConvertToDataflow(1)]
+    return use_blocked_layout(tvm.transform.Sequential(first)(module), choices)
+
+
+def kernels_of(module: Any, choices: Choices) -> Any:
+    """The module as kernels, without loops in threads or vectors yet, and the calls of them."""
+    import tvm
+    from tvm.relax import transform
+
+    module = choose_tiles(module, choices)
+    fused = [
+        transform.DeadCodeElimination(), transform.CanonicalizeBindings(), transform.LegalizeOps(legalizers()),
+        transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.FuseTIR(),
+        transform.DeadCodeElimination(), transform.RewriteDataflowReshape(),
+    ]  # fmt: skip
+    return tvm.transform.Sequential(fused)(module)
+
+
+def lower(module: Any, choices: Choices) -> Any:
+    """The module as scheduled kernels and the calls of them."""
+    return schedule_module(kernels_of(module, choices), choices.processor)
+
+
+def _pipeline() -> Any:
+    """TVM's last steps, and then the sizes that are worked out in a call in the order of their places.
+
+    TVM leaves them in the order of addresses in its memory, so that no two libraries would be the same.
+    """
+    import tvm
+    from tvm import relax
+
+    def in_order(module: Any, _: Any) -> Any:
+        for name, function in module.functions_items():
+            if isinstance(function, tvm.tirx.PrimFunc) and name.name_hint.startswith("shape_func"):
+                module.update_func(name, function.with_body(_by_place(function.body)))
+        return module
+
+    return tvm.transform.Sequential(
+        [relax.get_pipeline("default_build"), tvm.transform.module_pass(in_order, opt_level=0)]
+    )
+
+
+def _by_place(body: Any) -> Any:
+    from tvm import tirx
+
+    stores = list(body.seq) if isinstance(body, tirx.SeqStmt) else []
+    if not all(isinstance(store, tirx.BufferStore) for store in stores) or len(stores) < 2:
+        return body
+    return tirx.SeqStmt(sorted(stores, key=lambda store: int(store.indices[0])))
+
+
+def _link(executable: Any, processor: Processor, path: Path) -> None:
+    """Link the library in a folder of its own, so that no path of this machine comes into it."""
+    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+        try:
+            executable.export_library(str(path), workspace_dir=folder, cc=cross_compiler(processor.triple))
+        except Exception as error:
+            raise BackendError(
+                f"the library cannot be linked: {last_line(error)}\n  TVM links with a C++ compiler; install g++"
+            ) from error

@@ -1,0 +1,140 @@
+"""A program as a Relax module, through torch's core ops; what fails is named with the user's line."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.backends.tvm.frontend.provenance import PLACES, name_for
+from fxopt.backends.tvm.runtime import need_tvm
+from fxopt.errors import BackendError
+from fxopt.frontend.pt2 import export_program
+from fxopt.ir.printer import node_text, source_line
+from fxopt.ir.program import Program
+
+
+def import_program(program: Program) -> Any:
+    """The program as a Relax module whose ``main`` takes the tensor inputs and gives a tuple; weights are constants.
+
+    Its variables are named by nodes, and the attribute ``PLACES`` tells which; see :mod:`places`.
+
+    Raises BackendError where TVM's importer fails, with the node.
+    """
+    need_tvm()
+    with torch.no_grad():  # with gradients, attention would be taken apart into the form that keeps what they need
+        exported = export_program(program).run_decompositions()
+    importer = _importer_class()()
+    unknown = [node for node in _calls(exported.graph) if _key(node) not in importer.convert_map]
+    if unknown:
+        lines = "\n".join(f"    {_describe(program, node, _by_name(program))}" for node in unknown[:20])
+        raise BackendError(f"TVM's importer has no form of {len(unknown)} op(s):\n{lines}")
+    try:
+        module = importer.from_exported_program(exported, False, False, False, {})
+    except _ConversionError as error:
+        raise BackendError(
+            f"TVM's importer cannot convert\n    {_describe(program, error.node, _by_name(program))}\n  {error.reason}"
+        ) from error
+    mine = _by_name(program)
+    places = {node.name: _describe(program, node, mine) for node in _calls(exported.graph)}
+    module["main"] = module["main"].with_attr(PLACES, places)
+    return module
+
+
+def known_ops() -> frozenset[str]:
+    """Names of the ops that the importer has a form of, as it spells them: ``conv2d.default``."""
+    need_tvm()
+    return frozenset(_importer_class()().convert_map)
+
+
+class _ConversionError(Exception):
+    def __init__(self, node: fx.Node, reason: str) -> None:
+        super().__init__(reason)
+        self.node, self.reason = node, reason
+
+
+@functools.cache
+def _importer_class() -> type[Any]:
+    from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+    class Importer(ExportedProgramImporter):
+        """TVM's importer, which tells the node where it fails, names variables by nodes, and knows the ops of quantization."""
+
+        node: fx.Node | None = None
+
+        def create_convert_map(self) -> dict[str, Callable[[fx.Node], Any]]:
+            """TVM's conversions and ours."""
+            from fxopt.backends.tvm.frontend.converters import conversions
+
+            known = super().create_convert_map() | conversions(self)
+            return {name: self._guarded(convert) for name, convert in known.items()}
+
+        @property
+        def block_builder(self) -> Any:
+            """What makes the module."""
+            return self._builder
+
+        @block_builder.setter
+        def block_builder(self, builder: Any) -> None:
+            self._builder = _Naming(builder, self)
+
+        def _guarded(self, convert: Callable[[fx.Node], Any]) -> Callable[[fx.Node], Any]:
+            def call(node: fx.Node) -> Any:
+                self.node = node
+                try:
+                    return convert(node)
+                except Exception as error:
+                    first = (str(error).strip().splitlines() or [""])[0]
+                    raise _ConversionError(node, f"{type(error).__name__}: {first}") from error
+
+            return call
+
+    return Importer
+
+
+class _Naming:
+    """A builder that names each variable by the node that is being converted."""
+
+    def __init__(self, builder: Any, importer: Any) -> None:
+        self._builder, self._importer = builder, importer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._builder, name)
+
+    def emit(self, expr: Any, name_hint: str = "") -> Any:
+        node = self._importer.node
+        return self._builder.emit(expr, name_hint or (name_for(node.name) if node is not None else ""))
+
+
+def _calls(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.op == "call_function"]
+
+
+def _key(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _by_name(program: Program) -> dict[str, fx.Node]:
+    return {node.name: node for node in program.graph.nodes}
+
+
+def _describe(program: Program, node: fx.Node, mine: dict[str, fx.Node]) -> str:
+    """The node of the program that a node of the decomposed graph comes from, as text; or that node itself."""
+    for name in _origins(node):
+        if name in mine:
+            return program.describe(mine[name])
+    where = source_line(node)
+    return node_text(node) + (f"        {where}" if where else "")
+
+
+def _origins(node: fx.Node) -> list[str]:
+    """Names of the nodes that a node was made of, the nearest first."""
+    names, left = [], list(node.meta.get("from_node", ()))
+    while left:
+        source = left.pop(0)
+        names.append(source.name)
+        left += list(getattr(source, "from_node", ()))
+    return names

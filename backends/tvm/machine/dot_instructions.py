@@ -1,0 +1,48 @@
+"""Which instruction of a processor multiplies bytes and adds the products in 32 bits, and what it wants of its operands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fxopt.backends.tvm.machine.processor import Processor
+
+SPOKEN = {"amx": "amx-int8", "vnni": "vpdpbusd", "sdot": "sdot", "plain": "chosen by LLVM"}
+"""Instructions as the report names them."""
+Kind = Literal["amx", "vnni", "sdot", "plain"]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """``group`` neighbouring bytes are multiplied and added in one lane; ``signed``: activations must be signed.
+
+    ``held`` is what the number of channels in memory is a multiple of.
+    """
+
+    kind: Kind
+    lanes: int
+    group: int = 4
+    signed: bool = False
+
+    @property
+    def stored(self) -> tuple[str, int]:
+        """The dtype that codes of one unsigned byte are stored in, and what is taken from them for that."""
+        return ("int8", 128) if self.signed else ("uint8", 0)
+
+    def held(self, channels: int) -> int:
+        """Channels that are held in memory for so many: whole vectors, or whole groups if there are few."""
+        step = self.lanes if channels > 4 else 4
+        return -(-channels // step) * step
+
+
+def instruction_of(processor: Processor) -> Instruction:
+    """The best there is: AMX, AVX-512 VNNI or AVX-VNNI, sdot; else products that LLVM finds instructions for, smlal for one."""
+    has, lanes = processor.features, processor.lanes
+    if processor.triple.startswith("x86_64"):
+        if lanes == 16 and "amx-int8" in has:
+            return Instruction("amx", lanes)
+        if (lanes == 16 and "avx512-vnni" in has) or (lanes == 8 and "avx-vnni" in has):
+            return Instruction("vnni", lanes)
+    if "neon-dotprod" in has:
+        return Instruction("sdot", lanes, signed=True)
+    return Instruction("plain", lanes, group=1)

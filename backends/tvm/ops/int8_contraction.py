@@ -1,0 +1,144 @@
+"""Integer convolutions and products as tensor expressions: 32-bit sums of codes times weights, in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fxopt.backends.tvm.ops.block_names import FLUSHED, INTEGERS, SUMS, TILE
+from fxopt.backends.tvm.ops.int8_operands import padded, windows
+from fxopt.backends.tvm.schedule.register_tiles import PADDED
+from fxopt.backends.tvm.tiling.int8 import Tiling
+from fxopt.backends.tvm.tiling.int8_geometry import Geometry
+from fxopt.backends.tvm.tiling.task import whole
+
+
+def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: Any, weight: Any) -> Any:
+    """[n, H, W, lanes of all vectors] of int32 sums of ``data`` [n, H, W, held] and a packed weight.
+
+    The border is the code of zero.
+    """
+    from tvm import te
+
+    high, wide = geometry.out_size
+    assert wide is not None
+    source = padded(geometry, tiling, zero, data) if geometry.windows is None else windows(geometry, tiling, zero, data)
+    sums = _sums(geometry, tiling, data.shape[0], -(-wide // tiling.rows), source, weight)
+    held = geometry.instruction.held(geometry.outputs)
+    element = _in_memory(geometry, tiling, sums, held)
+    return te.compute((data.shape[0], high, wide, held), element, name="convolved")
+
+
+def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
+    """[rows, columns] of int32 sums of ``data`` [rows, depth] and a packed weight.
+
+    Of pairs, [n, rows, columns] of [n, rows, depth] and a packed right operand for each.
+    """
+    from tvm import te, tirx
+
+    *lead, rows, depth = data.shape
+    columns = geometry.outputs
+    tiles = tirx.floordiv(rows - 1, tiling.rows) + 1  # in this form, as TVM's prover knows it of what reads them
+    even = geometry.width is not None and geometry.width % tiling.rows == 0
+    deep = geometry.steps * geometry.step
+    source = data
+    if not even or deep != int(depth):
+
+        def inside(*at: Any) -> Any:
+            row, k = at[-2:]
+            within = tirx.all(row < rows, k < depth)
+            return tirx.if_then_else(within, data[at], tirx.const(0, data.dtype))
+
+        source = te.compute((*lead, tiles * tiling.rows, deep), inside, name=PADDED)
+    sums = _sums(geometry, tiling, lead[0] if lead else 1, tiles, source, weight)
+    element = _in_memory(geometry, tiling, sums, columns)
+    if lead:
+        return te.compute((*lead, rows, columns), lambda n, m, c: element(n, 0, m, c), name="multiplied")
+    return te.compute((rows, columns), lambda m, c: element(0, 0, m, c), name="multiplied")
+
+
+def _in_memory(geometry: Geometry, tiling: Tiling, sums: Any, channels: int) -> Callable[..., Any]:
+    """What gives the sum of a position and channel of an image.
+
+    Sums are stored where they are in registers of tiles, all channels of a position together, and where channels end
+    within a vector.
+    """
+    from tvm import te, tirx
+
+    def place(y: Any, x: Any) -> list[Any]:
+        down, up = tirx.floordiv, tirx.floormod
+        return [down(y, tiling.lines), down(x, tiling.rows), up(y, tiling.lines), up(x, tiling.rows)]
+
+    lanes = geometry.instruction.lanes
+    if geometry.in_tile_registers:
+        n, vectors, *places, _ = sums.shape
+        stored = te.compute(
+            (n, *places, vectors, lanes), lambda n, *at: sums[(n, at[-2], *at[:-2], at[-1])], name=FLUSHED
+        )
+        return lambda n, y, x, c: stored[(n, *place(y, x), tirx.floordiv(c, lanes), tirx.floormod(c, lanes))]
+    tiled = sums if channels % lanes == 0 else te.compute(sums.shape, lambda *at: sums[at], name=FLUSHED)
+    return lambda n, y, x, c: tiled[(n, tirx.floordiv(c, lanes), *place(y, x), tirx.floormod(c, lanes))]
+
+
+def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: Any, weight: Any) -> Any:
+    """[n, vectors, blocks of lines, tiles, lines, rows, lanes]."""
+    from tvm import te, tirx
+
+    lanes, kind = geometry.instruction.lanes, geometry.instruction.kind
+    (r_step, s_step), (r_gap, s_gap) = geometry.stride, geometry.dilation
+    r = te.reduce_axis((0, geometry.kernel[0]), "r")
+    s = te.reduce_axis((0, geometry.columns_apart), "s")
+
+    def byte(n: Any, yo: Any, xo: Any, yi: Any, xi: Any, c: Any) -> Any:
+        y, x = yo * tiling.lines + yi, xo * tiling.rows + xi
+        if len(source.shape) < 4:
+            return source[(*([n] if geometry.pairs else []), x, c)]
+        if geometry.windows is not None:
+            held, across = geometry.windows.held, geometry.windows.kernel[1]
+            window = (tirx.floordiv(c, held * across), tirx.floormod(tirx.floordiv(c, held), across))
+            return source[(n, x, *window, tirx.floormod(c, held))]
+        column = x * s_step + s * s_gap
+        if geometry.merged:
+            column, c = column + tirx.floordiv(c, geometry.held), tirx.floormod(c, geometry.held)
+        return source[n, y * r_step + r * r_gap, column, c]
+
+    if geometry.depthwise:
+        axes = [r, s]
+
+        def term(n: Any, k: Any, yo: Any, xo: Any, yi: Any, xi: Any, lane: Any) -> Any:
+            number = byte(n, yo, xo, yi, xi, k * lanes + lane)
+            return number.astype("int32") * weight[k, r, s, lane].astype("int32")
+    else:
+        group = geometry.instruction.group
+        step = te.reduce_axis((0, geometry.steps), "step")
+        part = te.reduce_axis((0, geometry.step // group), "part")
+        inner = te.reduce_axis((0, group), "inner")
+        axes = [r, s, step, part, inner]
+        per_group = geometry.vectors // geometry.groups
+
+        def term(n: Any, k: Any, yo: Any, xo: Any, yi: Any, xi: Any, lane: Any) -> Any:
+            c = step * geometry.step + part * group + inner
+            if geometry.groups > 1:
+                c = tirx.floordiv(k, per_group) * geometry.per_group + c
+            number = byte(n, yo, xo, yi, xi, c)
+            packed = weight[(*([n] if geometry.pairs else []), k, r, s, step, part, lane, inner)]
+            return number.astype("int32") * packed.astype("int32")
+
+    high = geometry.out_size[0]
+    return te.compute(
+        (
+            batch,
+            whole(geometry.vectors, tiling.vectors),
+            -(-high // tiling.lines),
+            tiles,
+            tiling.lines,
+            tiling.rows,
+            lanes,
+        ),
+        lambda *at: te.sum(term(*at), axis=axes),
+        name=SUMS,
+        attrs={
+            INTEGERS: "depthwise" if geometry.depthwise else kind,
+            TILE: [tiling.lines, tiling.rows, tiling.vectors, tiling.unroll, tiling.register, tiling.chunk],
+        },
+    )

@@ -1,0 +1,53 @@
+"""The kernel of one int8 contraction and the tiles it may have."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fxopt.backends.tvm.ops.affine_value import Code, Place, Sum
+from fxopt.backends.tvm.ops.requantize import rounded
+from fxopt.backends.tvm.tiling.amx import offered
+from fxopt.backends.tvm.tiling.int8 import Tiling, tiling_from
+from fxopt.backends.tvm.tiling.int8_geometry import Geometry
+from fxopt.backends.tvm.tiling.task import Choices, Task, Tile
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The sums of a geometry by themselves, of one example, rounded to codes, for tuning to time."""
+
+    geometry: Geometry
+
+    def tensors(self, tile: Tile) -> list[Any]:
+        """Codes, a packed weight, factors and biases of channels, and codes of the sums."""
+        from tvm import te
+
+        from fxopt.backends.tvm.ops.int8_contraction import convolve, multiply
+        from fxopt.backends.tvm.ops.int8_packing import packed_shape
+
+        geometry = dataclasses.replace(self.geometry, width=self.geometry.width or self.geometry.usual)
+        tiling, of = tiling_from(tile, geometry), geometry.windows or geometry
+        size, lead = (1, of.height, of.width, of.held), (geometry.pairs,) if geometry.pairs else ()
+        data = te.placeholder((*lead, *size[2:]) if lead else size, geometry.instruction.stored[0])
+        weight = te.placeholder((*lead, *packed_shape(geometry, tiling)), "int8")
+        sums = multiply(geometry, tiling, data, weight) if lead else convolve(geometry, tiling, 0, data, weight)
+        each, dtype = np.ones(1, np.float32), geometry.instruction.stored[0]
+        total = Sum(Place(tuple(sums.shape), geometry.outputs, image=True), ((sums, each),), each)
+        code = Code(1.0, 0, *((0, 255) if dtype == "uint8" else (-128, 127)), dtype, dtype)
+        factor, bias = (te.placeholder((sums.shape[-1],), "float32") for _ in range(2))
+        return [data, weight, factor, bias, rounded(total, code)[0](sums, factor, bias)]
+
+
+def tiling_of(geometry: Geometry, choices: Choices) -> Tiling:
+    """The tile to take."""
+    grouped, steps = geometry.groups > 1 and not geometry.depthwise, 1 if geometry.depthwise else geometry.steps
+    vectors = geometry.vectors // geometry.groups if grouped else geometry.vectors
+    task = Task(
+        geometry.key(), geometry.columns(), vectors, steps, shared=not geometry.depthwise, grouped=grouped,
+        kernel=Alone(geometry), offered=offered(geometry, vectors) if geometry.in_tile_registers else (),
+    )  # fmt: skip
+    return tiling_from(choices(task), geometry)

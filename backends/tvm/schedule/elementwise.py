@@ -1,0 +1,65 @@
+"""Loops for kernels without products: element-wise ops, pools, softmax, norms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxopt.backends.tvm.schedule.primitives import blocks_of, inner_loops, is_reduction, parallel, schedule_alone
+
+
+def schedule_rows(sch: Any, lanes: int) -> Any:
+    """Spread rows over the threads, with all that a row needs computed beside it; else one block after the other.
+
+    Returns the schedule that holds the result.
+    """
+    from tvm.s_tir.schedule import ScheduleError
+
+    _fold_chains(sch)
+    blocks = blocks_of(sch)
+    if len(blocks) > 1 and any(is_reduction(sch, block) for block in blocks):
+        together = sch.copy()
+        try:
+            _rows_together(together, lanes)
+            return together
+        except ScheduleError:  # which loops do not nest only TVM's schedule knows
+            pass
+    for block in blocks:
+        schedule_alone(sch, block, lanes)
+    return sch
+
+
+def _fold_chains(sch: Any) -> None:
+    """Compute what is element-wise where it is read, if it is read once and not again and again in a reduction."""
+    for block in blocks_of(sch)[:-1]:
+        readers = sch.get_consumers(block)
+        if is_reduction(sch, block) or len(readers) != 1:
+            continue
+        padding = sch.get(block).name_hint.startswith("pad")
+        as_many = len(sch.get(block).iter_vars) >= len(sch.get(readers[0]).iter_vars)
+        if padding or (as_many and not is_reduction(sch, readers[0]) and _read_at_one_place(sch, block, readers[0])):
+            sch.compute_inline(block)
+
+
+def _read_at_one_place(sch: Any, block: Any, reader: Any) -> bool:
+    """Whether a reader takes one element of what a block gives for each of its own, be it several times."""
+    from tvm import ir
+    from tvm_ffi import structural_equal, structural_map
+
+    found, given = list[Any](), sch.get(block).writes[0].source
+
+    def note(load: Any) -> Any:
+        if load.source.same_as(given):
+            found.append(load)
+        return load
+
+    structural_map(sch.get(reader).body, (ir.TensorLoad, note))
+    return all(structural_equal(load.indices, found[0].indices, True) for load in found)
+
+
+def _rows_together(sch: Any, lanes: int) -> None:
+    *before, last = blocks_of(sch)
+    row = parallel(sch, list(sch.get_loops(last))[:-1])
+    for block in reversed(before):
+        sch.compute_at(block, row, preserve_unit_loops=True)
+    for block in (*before, last):
+        inner_loops(sch, block, lanes, 1)

@@ -1,0 +1,142 @@
+"""Loops for integer sums: tiles whose sums stay in registers, and what is behind them done on each tile."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fxopt.backends.tvm.ops.block_names import INTEGERS, SUMS, TILE
+from fxopt.backends.tvm.schedule.primitives import blocks_of, extent, parallel, schedule_alone, vectorize
+from fxopt.backends.tvm.schedule.register_tiles import PACKED, PADDED, _on_each_tile, _split_behind, write_out
+from fxopt.backends.tvm.tiling.int8 import Tiling
+from fxopt.backends.tvm.tir.amx_intrinsics import MARK, MULTIPLY, STORE, ZERO, with_instructions
+from fxopt.backends.tvm.tir.dot_intrinsics import dot_intrinsic
+from fxopt.backends.tvm.tir.split_edge_tiles import MARK as MARK_WRITES
+
+_TILES, _ROUNDS = 16, 24
+"""Tiles of AMX that one round is to have at most, and rounds that threads are to share at least."""
+
+
+def is_integer(sch: Any) -> bool:
+    """Whether the sums of a kernel are those of integers."""
+    return INTEGERS in sch.get(sch.get_sblock(SUMS)).annotations
+
+
+def schedule_integers(sch: Any, lanes: int) -> Any:
+    """Cut integer sums [n, vectors, blocks of lines, tiles, lines, rows, lanes] into tiles; return the kernel."""
+    sums = sch.get_sblock(SUMS)
+    notes = sch.get(sums).annotations
+    tiling, kind = Tiling(*(int(value) for value in notes[TILE])), str(notes[INTEGERS])
+    sch.unannotate(sums, TILE)
+    sch.unannotate(sums, INTEGERS)
+    blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
+    behind = _split_behind(sch, blocks_of(sch))
+    for block in behind.pop("folded"):
+        sch.compute_inline(block)
+    if (padded := blocks.get(PADDED)) is not None:
+        schedule_alone(sch, padded, lanes)
+    if (packed := blocks.get(PACKED)) is not None:
+        parallel(sch, list(sch.get_loops(packed))[:2])  # the rest as it is, in which LLVM finds vectors of bytes
+    if kind == "amx":
+        _in_tile_registers(sch, sums, tiling, behind, lanes)
+        return with_instructions(sch.mod["main"])
+    n, vectors, block, tiles, line, rows, lane, *over = sch.get_loops(sums)
+    vectors, vector = sch.split(vectors, [None, tiling.vectors])
+    inner = []
+    if kind != "depthwise":
+        r, s, step, part, group = over
+        over, inner = [r, s, part, step], [group]
+    if tiling.unroll > 1:
+        over[-1], step = sch.split(over[-1], [None, tiling.unroll])
+        steps = [step]
+    else:
+        steps = [over.pop()] if kind == "depthwise" else []
+    outer = _order(sch, n, vectors, block, tiles, tiling.chunk)
+    dots = kind in ("vnni", "sdot")
+    sch.reorder(*outer, *over, *steps, *([] if dots else inner), vector, line, rows, lane, *(inner if dots else []))
+    _on_each_tile(sch, behind, outer[-1], lanes)
+    write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
+    for loop in (*steps, vector, line, rows):
+        sch.unroll(loop)
+    if not dots:
+        sch.vectorize(lane)
+    sch.set_scope(sums, 0, "local")
+    depth = _hand_out(sch, outer)
+    first = sch.decompose_reduction(sums, over[0])
+    write_out(sch, first, depth, lanes)
+    if dots:
+        sch.tensorize(lane, dot_intrinsic(kind, lanes))
+    for later in behind["later"]:
+        schedule_alone(sch, later, lanes)
+    return sch.mod["main"]
+
+
+def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, list[Any]], lanes: int) -> None:
+    n, vectors, block, tiles, line, rows, lane, r, s, step, part, group = sch.get_loops(sums)
+    size = (extent(sch, part) or 1) * (extent(sch, group) or 1)
+    vectors, vector = sch.split(vectors, [None, tiling.vectors])
+    down, register = sch.split(rows, [None, tiling.register])
+    outer = _order(sch, n, vectors, block, tiles, tiling.chunk)
+    sch.reorder(*outer, r, s, step, vector, line, down, register, lane, part, group)
+    (stored,) = behind["copied"]
+    for later in (stored, *behind["done"]):
+        sch.reverse_compute_at(later, outer[-1], preserve_unit_loops=True)
+    for later in behind["done"]:
+        vectorize(sch, sch.get_loops(later)[-1], lanes)
+        sch.annotate(later, MARK_WRITES, 0)
+    _, at_block, at_tile, at_lines, at_rows, at_vectors, at_lane = list(sch.get_loops(stored))[len(outer) :]
+    at_down, at_register = sch.split(at_rows, [None, tiling.register])
+    sch.reorder(at_block, at_tile, at_vectors, at_lines, at_down, at_register, at_lane)
+    sch.set_scope(sums, 0, "local")
+    depth = _hand_out(sch, outer)
+    first = sch.decompose_reduction(sums, r)
+    registers = (tiling.lines, tiling.rows // tiling.register, tiling.vectors, tiling.register, size)
+    for what, loop in ((ZERO, sch.get_loops(first)[depth]), (MULTIPLY, vector), (STORE, at_vectors)):
+        sch.annotate(sch.blockize(loop), MARK, [what, *registers])
+    for later in behind["later"]:
+        schedule_alone(sch, later, lanes)
+
+
+def _order(sch: Any, n: Any, vectors: Any, block: Any, tiles: Any, chunk: int) -> list[Any]:
+    """The loops over tiles: up to ``chunk`` of them are given all their channels together; 0: channels are outside of all."""
+    wide = extent(sch, tiles)
+    if not chunk or wide is None:
+        return [n, vectors, block, tiles]
+    if chunk < wide:
+        beyond, tiles = sch.split(tiles, [None, _divisor(wide, chunk)])
+        return [n, block, beyond, vectors, tiles]
+    beyond, block = sch.split(block, [None, _divisor(extent(sch, block) or 1, chunk // wide)])
+    return [n, beyond, vectors, block, tiles]
+
+
+def _hand_out(sch: Any, loops: list[Any]) -> int:
+    """Run the outermost of the loops over tiles in threads, and make one loop of the others: up to ``_TILES`` tiles a round.
+
+    The loops of a round are pipelined, so that a round wants many tiles; but there must be enough rounds for the threads.
+    Returns how many loops there are then.
+    """
+    over, inner = list(loops), list[Any]()
+    rounds, tiles = math.prod(extent(sch, loop) or 1 for loop in over), 1
+    while len(over) > 1:
+        size = extent(sch, over[-1])
+        if size is None:
+            inner.insert(0, over.pop())
+            break
+        part = _divisor(size, min(_TILES // tiles, rounds // _ROUNDS))
+        tiles, rounds = tiles * part, rounds // part
+        if part == size:
+            inner.insert(0, over.pop())
+            continue
+        if part > 1:
+            over[-1], within = sch.split(over[-1], [None, part])
+            inner.insert(0, within)
+        break
+    if len(inner) > 1:
+        sch.fuse(*inner)
+    parallel(sch, over)
+    return 1 + bool(inner)
+
+
+def _divisor(size: int, most: int) -> int:
+    """The largest part of a loop that leaves whole rounds, up to ``most``."""
+    return max((part for part in range(1, most + 1) if size % part == 0), default=1)

@@ -1,0 +1,115 @@
+"""Small steps that all schedules share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxopt.backends.tvm.tir.overlap_tail import OVERLAPPING
+
+_FEW = 8
+"""Vectors of sums that stay in registers, beside what else there is in them."""
+
+
+def blocks_of(sch: Any) -> list[Any]:
+    """The blocks of a kernel, in order."""
+    return list(sch.get_child_blocks(sch.get_sblock("root")))
+
+
+def is_reduction(sch: Any, block: Any) -> bool:
+    """Whether a block sums, or takes a maximum, over something."""
+    return any(int(var.iter_type) == 2 for var in sch.get(block).iter_vars)
+
+
+def extent(sch: Any, loop: Any) -> int | None:
+    """How often a loop runs; None where that is known only when the model runs."""
+    from tvm import tirx
+
+    size = sch.get(loop).extent
+    return int(size) if isinstance(size, tirx.IntImm) else None
+
+
+def parallel(sch: Any, loops: list[Any]) -> Any:
+    """Fuse loops and run them in threads, where :mod:`threads` finds that there is enough to do."""
+    fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
+    sch.parallel(fused)
+    return fused
+
+
+def vectorize(sch: Any, loop: Any, lanes: int) -> None:
+    """Make vectors of a loop, the last of which may overlap the one before; LLVM finds them where the size can vary."""
+    size = extent(sch, loop)
+    if size is None or size < lanes:
+        return
+    if size % lanes:
+        sch.annotate(loop, OVERLAPPING, lanes)
+        return
+    if size > lanes:
+        _, loop = sch.split(loop, [None, lanes])
+    sch.vectorize(loop)
+
+
+def schedule_alone(sch: Any, block: Any, lanes: int) -> None:
+    """Spread a block over the threads, and make vectors of its innermost loop, or of the one around it if that is short."""
+    loops = list(sch.get_loops(block))
+    kinds = [int(var.iter_type) == 2 for var in sch.get(block).iter_vars]
+    outer = loops[: kinds.index(True) if True in kinds else len(kinds)][:-1]
+    if not any(kinds) and len(outer) > 1 and _short(sch, loops[-1], lanes):
+        outer = outer[:-1]
+    if not outer:
+        inner_loops(sch, block, lanes, 0)
+        return
+    parallel(sch, outer)
+    inner_loops(sch, block, lanes, 1)
+
+
+def inner_loops(sch: Any, block: Any, lanes: int, depth: int) -> None:
+    """Order and vectorize the loops of a block that are inside of ``depth`` others.
+
+    A reduction goes around the innermost dim where neighbours in that dim lie together in memory, so that it runs in
+    vectors; else it stays inside.
+    """
+    loops = list(sch.get_loops(block))[depth:]
+    if not loops:
+        return
+    if not is_reduction(sch, block):
+        if len(loops) > 1 and _short(sch, loops[-1], lanes):
+            sch.unroll(loops[-1])  # LLVM makes vectors of the loop around it
+        else:
+            vectorize(sch, loops[-1], lanes)
+        return
+    kinds = [int(var.iter_type) == 2 for var in sch.get(block).iter_vars][-len(loops) :]
+    spatial = [loop for loop, reduces in zip(loops, kinds, strict=True) if not reduces]
+    reducing = [loop for loop, reduces in zip(loops, kinds, strict=True) if reduces]
+    if spatial and _lies_together(sch, block):
+        sch.reorder(*spatial[:-1], *reducing, spatial[-1])
+        _vectorize_sums(sch, spatial[-1], lanes)
+        first = sch.decompose_reduction(block, reducing[0])
+        vectorize(sch, sch.get_loops(first)[-1], lanes)
+
+
+def _vectorize_sums(sch: Any, loop: Any, lanes: int) -> None:
+    """Make vectors of a loop within that of a reduction; a few are written out, and stay in registers."""
+    size = extent(sch, loop)
+    if size and size % lanes == 0 and lanes < size <= _FEW * lanes:
+        vectors, loop = sch.split(loop, [None, lanes])
+        sch.unroll(vectors)
+    vectorize(sch, loop, lanes)
+
+
+def _short(sch: Any, loop: Any, lanes: int) -> bool:
+    """Whether a loop is known to fill less than a vector by far."""
+    return (extent(sch, loop) or lanes) <= lanes // 2
+
+
+def _lies_together(sch: Any, block: Any) -> bool:
+    """Whether the last dim of what a reduction gives is that of what it reads."""
+    found = sch.get(block)
+    spatial = [var.var for var in found.iter_vars if int(var.iter_type) != 2]
+    return any(_depends(region.region[-1].min, spatial[-1]) for region in found.reads if len(region.region))
+
+
+def _depends(index: Any, variable: Any) -> bool:
+    if index.same_as(variable):
+        return True
+    operands = [getattr(index, name, None) for name in ("a", "b", "value")]
+    return any(_depends(operand, variable) for operand in operands if hasattr(operand, "same_as"))

@@ -1,0 +1,164 @@
+"""Loops for convolutions and matrix products: tiles whose sums stay in registers while the inputs pass by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fxopt.backends.tvm.ops.block_names import FLUSHED, SUMS, TILE
+from fxopt.backends.tvm.schedule.primitives import (
+    blocks_of,
+    extent,
+    inner_loops,
+    is_reduction,
+    parallel,
+    schedule_alone,
+)
+from fxopt.backends.tvm.tiling.task import Tile
+from fxopt.backends.tvm.tir.split_edge_tiles import MARK
+
+PADDED, PACKED = "padded_input", "packed_columns"
+"""Names of blocks that bring an operand into the form that it is read in."""
+_BYTES, _CACHED = 4, 2**19
+"""Bytes of a number, and bytes of weights that stay in the cache beside the inputs."""
+_WINDOW = 7
+"""Columns of a kernel's window up to which a row of it is written out."""
+
+
+def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
+    """Cut the sums of a kernel into tiles, with what is element-wise behind them computed on each tile as it is done.
+
+    The sums are [..., vectors, lines, tiles, rows, lanes], with what they run over behind.
+    """
+    sums = sch.get_sblock(SUMS)
+    tile = Tile.of([int(value) for value in sch.get(sums).annotations[TILE]])
+    sch.unannotate(sums, TILE)
+    blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
+    behind = _split_behind(sch, blocks_of(sch))
+    for block in behind.pop("folded"):
+        sch.compute_inline(block)
+    padded = blocks.get(PADDED)
+    height = 0
+    if padded is not None:
+        height = _lines_at_once(sch, sums, cores) if tile.lines is None else tile.lines
+    outer, over, spread = cut(sch, sums, tile, height)
+    for block in filter(None, (blocks.get(PACKED), None if height else padded)):
+        schedule_alone(sch, block, lanes)
+    _on_each_tile(sch, behind, outer[-1], lanes)
+    write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
+    write_out(sch, sums, len(outer) + len(over), lanes)
+    for block in (sums, *behind["copied"]):  # what lies in memory of TVM's own LLVM takes for what may overlap all else
+        sch.set_scope(block, 0, "local")
+    if height:
+        sch.compute_at(padded, outer[spread - 1], preserve_unit_loops=True)
+        inner_loops(sch, padded, lanes, spread)
+    # before the sums fall apart into two blocks, whose rounds TVM cannot tell to be independent
+    parallel(sch, outer[:spread])
+    write_out(sch, sch.decompose_reduction(sums, over[0]), 1 + len(outer) - spread, lanes)
+    for block in behind["later"]:
+        schedule_alone(sch, block, lanes)
+
+
+def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
+    """What is behind the sums: ``copied`` tiles, what is ``folded`` into the op that is ``done`` on a tile, and the ``later``.
+
+    Only what has an element for each sum is done on a tile; a result that is spread over a larger one is not.
+    """
+    names = [sch.get(block).name_hint for block in blocks]
+    start = names.index(SUMS) + 1
+    before = zip(blocks[: start - 1], names, strict=False)
+    operands = [block for block, name in before if name not in (PADDED, PACKED)]
+    copied = [blocks[start]] if FLUSHED in names else []
+    chain = blocks[start + len(copied) :]
+    last = last_alike(sch, chain)
+    return {"copied": copied, "folded": [*operands, *chain[:last]], "done": [chain[last]], "later": chain[last + 1 :]}
+
+
+def _on_each_tile(sch: Any, behind: dict[str, list[Any]], loop: Any, lanes: int) -> None:
+    """Do in a loop over tiles what is done on a tile."""
+    for block in (*behind["copied"], *behind["done"]):
+        sch.reverse_compute_at(block, loop, preserve_unit_loops=True)
+    if behind["copied"]:
+        (done,) = behind["done"]
+        sch.split(sch.get_loops(done)[-1], [None, lanes])
+        sch.annotate(done, MARK, 1)
+
+
+def last_alike(sch: Any, chain: list[Any]) -> int:
+    """Which of the blocks is the last that has an element for each of the first's, as all between have."""
+    shapes, last = [sch.get(block).writes[0].source.shape for block in chain], 0
+    while last + 1 < len(chain) and _same(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
+        last += 1
+    return last
+
+
+def _same(one: Any, other: Any) -> bool:
+    from tvm_ffi import structural_equal
+
+    return len(one) == len(other) and all(map(structural_equal, one, other))
+
+
+def _lines_at_once(sch: Any, sums: Any, cores: int) -> int:
+    """Lines of an image whose inputs are given their border together, so that they stay in the cache; 0 for the whole image.
+
+    They must leave enough blocks of lines for the threads, and not read the weights too often.
+    """
+    found = sch.get(sums)
+    spatial = [int(var.dom.extent) for var in found.iter_vars[1:3]]
+    vectors, lines = spatial
+    depthwise = len(found.iter_vars) == 8
+    if sum(int(var.iter_type) == 2 for var in found.iter_vars) == 3:  # the input is not in vectors: it has few channels
+        return 0
+    weights = 0 if depthwise else _BYTES * _size(found.reads[1].source.shape)
+    if weights > _CACHED:
+        return 0
+    for height in (8, 7, 6, 5, 4):
+        blocks = lines // height * (vectors if depthwise else 1)
+        if lines % height == 0 and lines > height and (blocks % cores == 0 or blocks >= 4 * cores):
+            return height
+    return 0
+
+
+def _size(shape: Any) -> int:
+    return math.prod(int(size) for size in shape)
+
+
+def cut(sch: Any, sums: Any, tile: Tile, height: int) -> tuple[list[Any], list[Any], int]:
+    """Order the loops of the sums; return those outside of a tile, those that a tile stays for, and how many are spread.
+
+    With a ``height`` lines are taken in blocks; blocks are outside of the output channels, unless each channel is by itself.
+    Loops that the sums are within stay as they are.
+    """
+    kinds = [int(var.iter_type) == 2 for var in sch.get(sums).iter_vars]
+    loops = list(sch.get_loops(sums))[-len(kinds) :]
+    *lead, vectors, line, tiles, rows, lane = [x for x, reduces in zip(loops, kinds, strict=True) if not reduces]
+    over = [x for x, reduces in zip(loops, kinds, strict=True) if reduces]
+    depthwise = len(loops) == 8
+    vectors, vector = sch.split(vectors, [None, tile.vectors])
+    steps = []
+    if tile.unroll > 1:
+        over[-1], step = sch.split(over[-1], [None, tile.unroll])
+        steps = [step]
+    elif len(over) > 1 and (extent(sch, over[-1]) or 0) <= _WINDOW:
+        steps = [over.pop()]
+    if height:
+        block, line = sch.split(line, [None, height])
+        outer = [*lead, vectors, block, line, tiles] if depthwise else [*lead, block, vectors, line, tiles]
+        spread = len(lead) + (2 if depthwise else 1)
+    else:
+        outer = [*lead, vectors, line, tiles]
+        spread = len(outer) - 1
+    sch.reorder(*outer, *over, *steps, vector, rows, lane)
+    return outer, over, spread
+
+
+def write_out(sch: Any, block: Any, depth: int, lanes: int) -> None:
+    """Unroll the loops of a block inside of ``depth`` others, and make vectors of the last."""
+    *loops, last = list(sch.get_loops(block))[depth:]
+    size = extent(sch, last)
+    if size and size > lanes:
+        between, last = sch.split(last, [None, lanes])
+        loops.append(between)
+    for loop in loops:
+        sch.unroll(loop)
+    sch.vectorize(last)

@@ -1,0 +1,37 @@
+"""The tiles that integer sums are cut into: chosen for a vector instruction as those of float are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fxopt.backends.tvm.tiling.amx import weights_stay
+from fxopt.backends.tvm.tiling.int8_geometry import Geometry
+from fxopt.backends.tvm.tiling.task import Tile
+
+_BESIDE = 4
+"""Tiles of vectors that are given all their channels together, so that threads do not write parts of one cache line."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A tile of sums: ``lines`` by ``rows`` positions by ``vectors`` of output channels.
+
+    ``rows`` are made of registers of ``register`` positions where the instruction is one on tiles. ``chunk`` such tiles,
+    one beside or below the other, are given all their channels before the next ones; 0 if all tiles are given some channels
+    before others.
+    """
+
+    lines: int
+    rows: int
+    vectors: int
+    unroll: int
+    register: int = 0
+    chunk: int = 0
+
+
+def tiling_from(tile: Tile, geometry: Geometry) -> Tiling:
+    """The tiling that the numbers of a tile stand for."""
+    if not geometry.in_tile_registers:
+        chunk = 1 if geometry.depthwise else _BESIDE if weights_stay(geometry) else 0
+        return Tiling(1, tile.rows, tile.vectors, tile.unroll, chunk=chunk)
+    return Tiling(tile.lines or 1, tile.rows * tile.unroll, tile.vectors, 1, tile.rows, tile.chunk)

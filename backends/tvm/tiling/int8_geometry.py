@@ -1,0 +1,137 @@
+"""Sizes of an integer convolution or matrix product."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from fxopt.backends.tvm.machine.dot_instructions import Instruction
+from fxopt.backends.tvm.tiling.task import windows
+
+AMX_BYTES = 64
+"""Bytes of a row of a tile register."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution [n, H, W, held] of codes. A product of rows has one line, as many columns as rows, and no batch.
+
+    ``padding`` is top, left, bottom, right; ``width`` is None where it is known only when the model runs. ``windows``: the
+    convolution whose windows are gathered first, each as the channels of one position in one line. ``pairs``: how many
+    products there usually are at once, each with a right operand of its own; 0 where that is a weight.
+    """
+
+    held: int
+    outputs: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+    per_group: int
+    height: int
+    width: int | None
+    usual: int
+    instruction: Instruction
+    windows: Geometry | None = None
+    pairs: int = 0
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is convolved by itself."""
+        return self.per_group == 1 and self.groups > 1
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of output channels."""
+        return -(-self.outputs // self.instruction.lanes)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the columns of a window and their channels are one row of bytes."""
+        return self.instruction.kind == "amx" and self.groups == 1 and self.dilation[1] == 1 and self.kernel[1] > 1
+
+    @property
+    def in_tile_registers(self) -> bool:
+        """Whether its sums are those of tiles of AMX."""
+        return self.instruction.kind == "amx" and not self.depthwise
+
+    @property
+    def columns_apart(self) -> int:
+        """Columns of a window that are multiplied one after the other: one, where they are one row of bytes."""
+        return 1 if self.merged else self.kernel[1]
+
+    @property
+    def depth(self) -> int:
+        """Bytes that are multiplied for each line of a window, or each position of it, before they are filled up."""
+        if self.merged:
+            return self.kernel[1] * self.held
+        return self.per_group if self.groups > 1 else self.held
+
+    @property
+    def step(self) -> int:
+        """Bytes that are multiplied at once: a row of a tile register, or the group of an instruction.
+
+        Without padding at the end, if the depth has a divisor that fills most of a row.
+        """
+        if self.instruction.kind != "amx":
+            return self.instruction.group
+        depth = -(-self.depth // 4) * 4
+        best = max(s for s in range(4, AMX_BYTES + 1, 4) if depth % s == 0)
+        return best if best * 2 > min(depth, AMX_BYTES) else AMX_BYTES
+
+    @property
+    def steps(self) -> int:
+        """Steps of a line or position of a window."""
+        return -(-self.depth // self.step)
+
+    @property
+    def out_size(self) -> tuple[int, int | None]:
+        """Height and width of the output."""
+        top, left, bottom, right = self.padding
+        down, across = zip(self.kernel, self.stride, self.dilation, strict=True)
+        wide = None if self.width is None else windows(self.width, left + right, *across)
+        return windows(self.height, top + bottom, *down), wide
+
+    def gathered(self) -> Geometry:
+        """A product of windows that are gathered first, which wastes no rows of registers where lines are short.
+
+        Chellapilla et al., "High performance convolutional neural networks for document processing" (2006).
+        """
+        high, wide = self.out_size
+        assert wide is not None
+        depth = self.kernel[0] * self.kernel[1] * self.held
+        return dataclasses.replace(
+            self, held=depth, kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), per_group=depth,
+            height=1, width=high * wide, windows=self,
+        )  # fmt: skip
+
+    def key(self) -> str:
+        """The same for equal kernels of any model."""
+        if self.windows is not None:
+            return f"{self.windows.key()} gathered"
+        wide = self.width if self.width is not None else f"~{self.usual}"
+        sizes = f"{self.per_group}x{self.groups}>{self.outputs} {self.height}x{wide} k{self.kernel[0]}x{self.kernel[1]}"
+        steps = f"s{self.stride} p{self.padding} d{self.dilation}".replace(" ", "")
+        pairs = f" in {self.pairs} pairs" if self.pairs else ""
+        return f"int8 {self.instruction.kind} {sizes} {steps} l{self.instruction.lanes}{pairs}"
+
+    def columns(self) -> int:
+        """Columns of the output, as many as there usually are."""
+        wide = self.out_size[1]
+        return wide if wide is not None else self.usual
+
+
+def product(rows: Any, depth: int, columns: int, usual: int, instruction: Instruction, pairs: int = 0) -> Geometry:
+    """A product of [rows, depth] by [depth, columns], or of ``pairs`` of them."""
+    width = int(rows) if isinstance(rows, int) else None
+    return Geometry(
+        depth, columns, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, depth, 1, width, usual, instruction, pairs=pairs
+    )
+
+
+def size(shape: Any) -> int:
+    """Elements of a known shape."""
+    return math.prod(int(extent) for extent in shape)

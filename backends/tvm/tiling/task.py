@@ -1,0 +1,178 @@
+"""What there is to choose for a kernel: a task with its key, the tiles it may be cut into, and the choice made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fxopt.backends.tvm.machine.processor import Processor
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One register tile: ``rows`` positions (columns of an image, or rows of a matrix) by ``vectors`` of outputs.
+
+    ``unroll`` is how many steps of the innermost sum are written out. ``lines`` of an image are given their border
+    together: None for as many as the rule says, 0 for all. ``chunk`` tiles are given all their outputs before the next ones;
+    0 if all tiles are given some outputs before others. ``winograd``: the side of the squares of outputs that are computed
+    by minimal filtering, for which the tile is one of its products; 0 for none.
+    """
+
+    rows: int
+    vectors: int
+    unroll: int = 4
+    lines: int | None = None
+    chunk: int = 0
+    winograd: int = 0
+
+    def numbers(self) -> list[int]:
+        """As an annotation in TVM holds it, but for ``winograd``, which the blocks of a kernel tell."""
+        return [self.rows, self.vectors, self.unroll, -1 if self.lines is None else self.lines, self.chunk]
+
+    @classmethod
+    def of(cls, numbers: list[int]) -> Tile:
+        """Back from :meth:`numbers`."""
+        rows, vectors, unroll, lines, chunk = numbers
+        return cls(rows, vectors, unroll, None if lines < 0 else lines, chunk)
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain values, as a database holds them."""
+        values = dataclasses.asdict(self).items()
+        return {name: value for name, value in values if value is not None and (value or name not in _SELDOM)}
+
+
+_SELDOM = ("chunk", "winograd")
+"""What is left out of plain values where it is 0."""
+
+
+class Kernel(Protocol):
+    """What a task computes, by itself: a small value that can be pickled, so that another process can time its tiles."""
+
+    def tensors(self, tile: Tile) -> list[Any]:
+        """The tensor expressions of its arguments, and that of its result, with sizes that are known."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kernel to choose a tile for: ``positions`` in a line that a tile is cut from, as many as there usually are.
+
+    ``vectors`` of outputs there are in all; ``steps`` of the innermost sum; ``key`` names the task, the same for equal
+    kernels of any model.
+    """
+
+    key: str
+    positions: int
+    vectors: int
+    steps: int
+    shared: bool = True
+    """Whether one input value serves all the vectors of a tile; in a depthwise convolution each has its own."""
+    grouped: bool = False
+    """Whether a tile must stay within ``vectors``, as the next ones read other inputs; else the last may overhang."""
+    lines: tuple[int, ...] = ()
+    """How many lines at once there are to choose from, beside what the rule says."""
+    work: int = 1
+    """Multiply-adds of vectors."""
+    filtered: tuple[Filtered, ...] = ()
+    """The same by minimal filtering, where there is that."""
+    offered: tuple[Tile, ...] = ()
+    """The tiles there are, best first, where they are not the usual ones."""
+    kernel: Kernel | None = field(default=None, compare=False, repr=False)
+    """What to time; None for what is never tuned."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A convolution by minimal filtering: ``side`` of a square of outputs, the task of its products, and the rest.
+
+    ``beside`` is about how long what is beside the products takes, in multiply-adds of vectors; ``more_bytes`` the room that
+    weights take beyond that of the windows.
+    """
+
+    side: int
+    products: Task
+    beside: float
+    more_bytes: int
+
+
+def whole(size: int, part: int) -> int:
+    """A size filled up to whole parts."""
+    return -(-size // part) * part
+
+
+def candidates(task: Task, processor: Processor) -> list[Tile]:
+    """Tiles whose sums stay in registers, the one that is best by rule first, and then the best of other ways to compute it.
+
+    A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds, needs about eight sums to
+    hide the latency of one, and leaves registers for the operands. What overhangs is computed for nothing.
+    """
+    if task.offered:
+        return list(task.offered)
+    most = processor.registers * 5 // 8 if processor.registers > 16 else 12
+    found = _tiles(task, most)
+    for way in task.filtered:
+        found += [dataclasses.replace(tile, winograd=way.side) for tile in _tiles(way.products, most)]
+    found = sorted(found, key=lambda tile: price(task, tile))
+    first = {tile.winograd: tile for tile in reversed(found)}
+    return [*sorted(first.values(), key=found.index), *(tile for tile in found if tile != first[tile.winograd])]
+
+
+def _tiles(task: Task, most: int) -> list[Tile]:
+    """All tiles of up to so many sums."""
+    found = []
+    for vectors in (1, 2, 3, 4) if task.shared else (1,):
+        if task.grouped and task.vectors % vectors:
+            continue
+        for rows in range(1, most // vectors + 1):
+            if rows <= task.positions:
+                unroll = next(u for u in (4, 2, 1) if task.steps % u == 0)
+                found.append(Tile(rows, vectors, unroll))
+    return found
+
+
+def price(task: Task, tile: Tile) -> float:
+    """About how long it takes: multiply-adds, what is computed for nothing, loads, and latency that is not hidden."""
+    if tile.winograd:
+        way = next(way for way in task.filtered if way.side == tile.winograd)
+        return price(way.products, dataclasses.replace(tile, winograd=0)) + way.beside
+    waste = whole(task.positions, tile.rows) / task.positions * whole(task.vectors, tile.vectors) / task.vectors
+    sums = tile.rows * tile.vectors
+    loads = (tile.rows + tile.vectors) / sums if task.shared else 1.0 + 1.0 / tile.rows
+    return task.work * waste * max(1.0, 8 / sums) * (1.0 + 0.3 * loads)
+
+
+class Choices:
+    """The tile of each task for one processor: that of ``known`` by key, or the best by rule.
+
+    ``winograd``: whether convolutions may be computed by minimal filtering. ``made`` notes what was chosen, for the report,
+    and ``facts`` what else there is to say of the kernels; ``tasks`` and ``uses`` what was asked for, and how often.
+    """
+
+    def __init__(self, processor: Processor, known: dict[str, Tile] | None = None, *, winograd: bool = True) -> None:
+        self.processor, self.known, self.winograd = processor, known or {}, winograd
+        self.made: dict[str, Tile] = {}
+        self.tasks: dict[str, Task] = {}
+        self.uses: Counter[str] = Counter()
+        self.facts: dict[str, Any] = {}
+
+    def __call__(self, task: Task) -> Tile:
+        """The tile to take."""
+        if not self.winograd:
+            task = dataclasses.replace(task, filtered=())
+        tile = self.known.get(task.key)
+        if tile is None or (task.offered and tile not in task.offered) or (tile.winograd and not task.filtered):
+            tile = candidates(task, self.processor)[0]
+        self.made[task.key] = tile
+        self.tasks[task.key] = task
+        self.uses[task.key] += 1
+        return tile
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values of what was chosen."""
+        return {key: tile.to_dict() for key, tile in sorted(self.made.items())}
+
+
+def windows(size: int, border: int, kernel: int, stride: int, dilation: int) -> int:
+    """How many windows of a kernel there are along a dim with its border."""
+    return (size + border - (kernel - 1) * dilation - 1) // stride + 1

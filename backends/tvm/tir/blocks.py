@@ -1,0 +1,43 @@
+"""Blocks of TVM made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def rebuilt(block: Any, **changes: Any) -> Any:
+    """A block with some of its parts changed, by the names that TVM has for them."""
+    from tvm.s_tir import SBlock
+
+    names = (
+        "iter_vars",
+        "reads",
+        "writes",
+        "name_hint",
+        "body",
+        "init",
+        "alloc_buffers",
+        "match_buffers",
+        "annotations",
+    )
+    return SBlock(*(changes[name] if name in changes else getattr(block, name) for name in names))
+
+
+def map_kernels(module: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """The module with each statement of a kind changed, in all of its kernels."""
+    import tvm
+    from tvm_ffi import structural_map
+
+    made = {}
+    for name, function in module.functions.items():
+        is_kernel = isinstance(function, tvm.tirx.PrimFunc)
+        made[name] = function.with_body(structural_map(function.body, (kind, change))) if is_kernel else function
+    return tvm.IRModule(made, attrs=module.attrs)
+
+
+def on_the_stack(buffer: Any) -> Any:
+    """An array of a known, small size that is not taken from the runtime's pool."""
+    from tvm import tirx
+
+    return tirx.AllocBuffer(buffer, {"disable_lower_builtin": tirx.const(1, "bool")})

@@ -1,0 +1,84 @@
+"""Loops in threads only where there is enough to do: to hand out the rounds of a loop costs as much as many of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxopt.backends.tvm.tir.amx_intrinsics import configured
+from fxopt.backends.tvm.tir.blocks import map_kernels
+from fxopt.backends.tvm.tir.work_stealing import share
+
+_LITTLE = 150_000
+"""Vector operations that one thread has done before several would have: what handing out costs, several times over."""
+_TILE = 32
+"""What an instruction on tile registers takes, which stands as a statement by itself."""
+_USUAL = 4
+"""Rounds of a loop that are known only when the model runs, inside of one in threads."""
+_OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
+
+
+def in_threads(module: Any, cores: int) -> Any:
+    """The module, in which each loop in threads first looks whether its rounds are many enough, unless that is known.
+
+    If they are, the threads of up to ``cores`` share them.
+    """
+    from tvm import tirx
+
+    def choose(loop: Any) -> Any:
+        if int(loop.kind) != tirx.ForKind.PARALLEL:
+            return loop
+        serial = configured(loop, tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body))
+        if cores == 1:
+            return serial
+        few = -(-_LITTLE // max(1, _work(loop.body)))
+        if isinstance(loop.extent, tirx.IntImm):
+            return serial if int(loop.extent) < few else share(loop, cores)
+        if few <= _least(loop.extent):
+            return share(loop, cores)
+        return tirx.IfThenElse(loop.extent < tirx.const(few, loop.extent.ty.dtype), serial, share(loop, cores))
+
+    return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, choose))
+
+
+def _least(extent: Any) -> int:
+    """Rounds there are if every size that is known only when the model runs is 1."""
+    from tvm import ir, tirx
+    from tvm.sym import Analyzer
+    from tvm_ffi import structural_map
+
+    ones = structural_map(extent, (ir.Var, lambda var: tirx.const(1, var.ty.dtype)))
+    least = Analyzer().simplify(ones)
+    return int(least) if isinstance(least, tirx.IntImm) else 1
+
+
+def _work(statement: Any) -> int:
+    """About how many operations on vectors a statement takes."""
+    from tvm import ir, tirx
+
+    if isinstance(statement, tirx.For):
+        rounds = int(statement.extent) if isinstance(statement.extent, tirx.IntImm) else _USUAL
+        return rounds * _work(statement.body)
+    if isinstance(statement, tirx.SeqStmt):
+        return sum(map(_work, statement.seq))
+    if isinstance(statement, tirx.IfThenElse):
+        cases = [statement.then_case, statement.else_case]
+        return max(_work(case) for case in cases if case is not None)
+    if isinstance(statement, tirx.BufferStore):
+        return 1 + _operations(statement.value)
+    if isinstance(statement, tirx.Evaluate):
+        return _TILE if isinstance(statement.value, ir.Call) else 0
+    if isinstance(statement, tirx.Bind):
+        return _operations(statement.value)
+    return _work(statement.body) if hasattr(statement, "body") else 0
+
+
+def _operations(value: Any) -> int:
+    """Operations and loads of an expression, but for what indices take."""
+    from tvm import ir
+
+    if isinstance(value, ir.TensorLoad):
+        return 1
+    if isinstance(value, ir.Call):
+        return 1 + sum(map(_operations, value.args))
+    parts = [part for name in _OPERANDS if hasattr(part := getattr(value, name, None), "ty")]
+    return 1 + sum(map(_operations, parts)) if parts else 0

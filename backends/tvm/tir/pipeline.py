@@ -1,0 +1,45 @@
+"""The last steps from loops to LLVM: TVM's own, and small arrays of a tile on the stack, where LLVM makes registers of them.
+
+By itself TVM 0.27 takes every array from its pool at run time. LLVM cannot know that nothing else points there, and stores each
+sum again after each step.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from fxopt.backends.tvm.tir.blocks import map_kernels, on_the_stack
+from fxopt.backends.tvm.tir.parallel_threshold import in_threads
+from fxopt.backends.tvm.tir.software_pipeline import overlapped
+
+
+@functools.cache
+def register_pipeline(cores: int) -> str:
+    """Make the pipeline for so many cores known to TVM; return its name."""
+    import tvm
+    from tvm import tirx
+
+    def pipeline() -> Any:
+        lower, for_host, for_device = tirx.get_tir_pipeline("s_tir")
+
+        def all_passes(module: Any, _: Any) -> Any:
+            return in_threads(overlapped(_on_the_stack(lower(module))), cores)
+
+        return tvm.transform.module_pass(all_passes, opt_level=0), for_host, for_device
+
+    name = f"fxopt for {cores} cores"
+    tirx.register_tir_pipeline(name, pipeline)
+    return name
+
+
+def _on_the_stack(module: Any) -> Any:
+    """Mark the arrays of scope ``local`` so that they are not taken from the pool."""
+    import tvm
+
+    def mark(alloc: Any) -> Any:
+        if alloc.buffer.scope() != "local" or not all(isinstance(size, tvm.tirx.IntImm) for size in alloc.buffer.shape):
+            return alloc
+        return on_the_stack(alloc.buffer)
+
+    return map_kernels(module, tvm.tirx.AllocBuffer, mark)

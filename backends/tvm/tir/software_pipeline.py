@@ -1,0 +1,48 @@
+"""Tiles of AMX, software pipelined: what is done with the sums of a tile waits until the next tile is being multiplied.
+
+before: for each tile: multiply, store the sums, read and round them
+after:  for each tile: multiply, read and round the sums of the tile before, store the sums; then those of the last
+
+The unit for tiles and those for vectors then work at the same time. In the order before, the processor does not look far
+enough ahead to find the next multiplication. One array for the sums is enough, as they are read before it is written again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxopt.backends.tvm.tir.blocks import map_kernels
+
+_STORES = "tilestored64"
+
+
+def overlapped(module: Any) -> Any:
+    """The module with its loops over tiles of AMX pipelined."""
+    from tvm import tirx
+
+    return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, _pipelined))
+
+
+def _pipelined(loop: Any) -> Any:
+    from tvm import tirx
+    from tvm.tirx.stmt import stmt_seq
+
+    steps = list(loop.body.seq) if isinstance(loop.body, tirx.SeqStmt) else []
+    stores = [i for i, step in enumerate(steps) if isinstance(step, tirx.Evaluate) and _STORES in str(step)]
+    if not stores or loop.kind != tirx.ForKind.SERIAL:
+        return loop
+    first, behind = stores[0], stores[-1] + 1
+    bound = [step for step in steps[:first] if isinstance(step, tirx.Bind)]
+    read = stmt_seq(*bound, *steps[behind:])
+    before = tirx.IfThenElse(loop.loop_var > loop.min, _at(read, loop.loop_var, loop.loop_var - 1), None)
+    body = tirx.SeqStmt([*steps[:first], before, *steps[first:behind]])
+    whole = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=loop.annotations)
+    last = _at(read, loop.loop_var, loop.min + loop.extent - 1)
+    return tirx.SeqStmt([whole, tirx.IfThenElse(loop.extent > 0, last, None)])
+
+
+def _at(statement: Any, var: Any, value: Any) -> Any:
+    from tvm.tirx import Var
+    from tvm_ffi import structural_map
+
+    return structural_map(statement, (Var, lambda found: value if found.same_as(var) else found))

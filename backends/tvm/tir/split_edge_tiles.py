@@ -1,0 +1,104 @@
+"""Tiles that may reach beyond the result, in two versions: one that lies within is written in whole vectors.
+
+before: sums of a tile; copy of them; for each element of the tile: if it is in the result: write it
+after:  sums of a tile; if the last element is in the result: write vectors, from the registers of the sums;
+        else: copy of them, and as before
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxopt.backends.tvm.tir.blocks import rebuilt
+
+MARK = "fxopt.whole_tiles"
+"""Annotation of the block that writes: 1 if the statement before its loops only copies the sums, out of registers."""
+
+
+def with_whole_tiles(function: Any) -> Any:
+    """The kernel with both versions of what is marked."""
+    from tvm.tirx import SeqStmt
+    from tvm_ffi import structural_map
+
+    return function.with_body(structural_map(function.body, (SeqStmt, _in_two_versions)))
+
+
+def _in_two_versions(statements: Any) -> Any:
+    from tvm.tirx import IfThenElse
+    from tvm.tirx.stmt import stmt_seq
+
+    steps = list(statements.seq)
+    for i, step in enumerate(steps):
+        loops, realized = _nest(step)
+        if realized is None or MARK not in realized.block.annotations:
+            continue
+        copied = bool(realized.block.annotations[MARK])
+        slow = _around(loops, _with(realized, realized.predicate, realized.block))
+        _, copy = _nest(steps[i - 1])
+        whole = _whole(loops, realized, copy if copied else None)
+        within = _within(realized.predicate, loops)
+        if within is None:
+            return stmt_seq(*steps[: i - copied], whole, *steps[i + 1 :])
+        slow = stmt_seq(*steps[i - copied : i], slow)
+        return stmt_seq(*steps[: i - copied], IfThenElse(within, whole, slow), *steps[i + 1 :])
+    return statements
+
+
+def _nest(step: Any) -> tuple[list[Any], Any]:
+    """Loops one in the other, and the block within; None if there is no such block."""
+    from tvm.s_tir import SBlockRealize
+    from tvm.tirx import For
+
+    loops = []
+    while isinstance(step, For):
+        loops.append(step)
+        step = step.body
+    return loops, step if isinstance(step, SBlockRealize) else None
+
+
+def _within(predicate: Any, loops: list[Any]) -> Any:
+    """Whether the last element of a tile is in the result, as all bounds are upper ones; None if it always is."""
+    from tvm.sym import Analyzer
+    from tvm.tirx import IntImm, Var
+    from tvm_ffi import structural_map
+
+    last = {loop.loop_var: loop.min + loop.extent - 1 for loop in loops}
+    found = Analyzer().simplify(structural_map(predicate, (Var, lambda var: last.get(var, var))))
+    return None if isinstance(found, IntImm) and int(found) else found
+
+
+def _whole(loops: list[Any], realized: Any, copy: Any) -> Any:
+    """The loops without the bound, written out and in vectors; what ``copy`` copies is read where it comes from."""
+    from tvm import ir, tirx
+    from tvm_ffi import structural_map
+
+    block = realized.block
+    if copy is not None:
+        (taken,), (given,) = copy.block.reads, copy.block.writes
+
+        def original(load: Any) -> Any:
+            if not load.source.same_as(given.source):
+                return load
+            return tirx.BufferLoad(taken.source, load.indices)
+
+        block = structural_map(block, (ir.TensorLoad, original))
+    around = tirx.ForKind.SERIAL if copy is None else tirx.ForKind.UNROLLED
+    kinds = [*[around] * (len(loops) - 1), tirx.ForKind.VECTORIZED]
+    return _around(loops, _with(realized, tirx.const(True), block), kinds)
+
+
+def _with(realized: Any, predicate: Any, block: Any) -> Any:
+    """A block in place of another, without the mark."""
+    from tvm.s_tir import SBlockRealize
+
+    notes = {key: value for key, value in block.annotations.items() if key != MARK}
+    return SBlockRealize(realized.iter_values, predicate, rebuilt(block, annotations=notes))
+
+
+def _around(loops: list[Any], body: Any, kinds: list[Any] | None = None) -> Any:
+    from tvm.tirx import For
+
+    for i, loop in reversed(list(enumerate(loops))):
+        kind = kinds[i] if kinds else loop.kind
+        body = For(loop.loop_var, loop.min, loop.extent, kind, body, None, loop.annotations, loop.step, loop.span)
+    return body

@@ -1,0 +1,64 @@
+"""Messages between a search and the processes that compile and time its candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fxopt.backends.remote.address import Address
+from fxopt.backends.tvm.machine.processor import Processor
+from fxopt.backends.tvm.tiling.task import Kernel, Tile
+
+
+@dataclass(frozen=True)
+class Job:
+    """A kernel to time in a tile, beside a ``rival``, which is None in the first trial.
+
+    ``seen`` are the least seconds that the rival took before in this search; ``device`` is where to time it, None for here;
+    it may be ``away`` for some seconds.
+    """
+
+    kernel: Kernel
+    tile: Tile
+    rival: Tile | None
+    processor: Processor
+    threads: int
+    seen: float = math.inf
+    device: Address | None = None
+    away: float = 0.0
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds a call of the tile and of the rival, and whether the tile was clearly faster."""
+
+    seconds: float
+    rival: float | None = None
+    won: bool = False
+
+
+@dataclass(frozen=True)
+class Lost:
+    """That the device was lost, and did not come back: no fault of the job."""
+
+    reason: str
+
+
+Timer = Callable[[], float]
+"""Times a round of calls; gives seconds of the fastest, as what else runs on a machine only adds."""
+
+
+class LostError(Exception):
+    """The place is gone, and does not come back."""
+
+
+class Place(Protocol):
+    """Where kernels run: here, or on a device."""
+
+    def timer(self, job: Job, tile: Tile) -> Timer:
+        """Compile a kernel and bring it there; it has been called once already."""
+
+    def renew(self) -> bool:
+        """After an error: whether it may have been the place's, which is there again. Raises LostError if it is not."""

@@ -1,0 +1,5 @@
+"""``python -m fxopt``."""
+
+from fxopt.cli.main import main
+
+main()

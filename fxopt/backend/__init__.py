@@ -1,0 +1,21 @@
+"""What a backend is, and what it tells passes about its kernels. No module here imports torch.
+
+May import ``target`` and ``support``, and ``ir`` inside functions.
+Offers :class:`fxopt.Backend`, :data:`Runner`, :class:`Policy` and :func:`find_backend`.
+"""
+
+from fxopt.backend.backend import Backend, Runner, check_lowerable, find_backend, not_installed, read_json
+from fxopt.backend.quant_policy import Activations, Policy
+from fxopt.backend.standalone import Standalone
+
+__all__ = [
+    "Activations",
+    "Backend",
+    "Policy",
+    "Runner",
+    "Standalone",
+    "check_lowerable",
+    "find_backend",
+    "not_installed",
+    "read_json",
+]

@@ -1,0 +1,180 @@
+"""What a backend is: it lowers a program to something that runs on a target, and loads that again.
+
+A backend is a frozen dataclass whose fields are its options, as a pass is, and has the same text form. Its module
+must import without torch, so that an artifact loads where only the backend's runtime is installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fxopt.errors import BackendError, UnknownNameError
+from fxopt.support.options import check_option, type_hints
+from fxopt.support.spec import format_call, parse_call
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxopt.backend.quant_policy import Policy
+    from fxopt.backend.standalone import Standalone
+    from fxopt.ir.program import Program
+    from fxopt.target import Target
+
+Runner = Callable[[list[Any]], list[Any]]
+"""Runs a built model: flat numpy inputs to flat numpy outputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """Base of all backends. Subclasses are frozen dataclasses with a ``name``; they need ``build`` and ``load``."""
+
+    name: ClassVar[str] = ""
+
+    @property
+    def rounds_floats(self) -> bool:
+        """Whether numbers in float are computed in fewer bits than the program has, as an option asks for."""
+        return False
+
+    def __post_init__(self) -> None:
+        hints = type_hints(type(self))  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
+            where = f"backend {self.name}({field.name}=…)"
+            object.__setattr__(self, field.name, check_option(where, hints[field.name], getattr(self, field.name)))
+
+    def refuses(self, node: fx.Node) -> str | None:
+        """Why this backend cannot lower a node; None if it can. Asked for every node before the build."""
+        return None
+
+    def legalize(self) -> str:
+        """The passes that bring any program into the form that this backend takes, as text; none by default."""
+        return ""
+
+    def quant_policy(self, target: Target) -> Policy:
+        """What to quantize and how, so that this backend's integer kernels for ``target`` are really used."""
+        from fxopt.backend.quant_policy import Policy
+
+        return Policy()
+
+    def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
+        """Write the compiled model into the folder ``out``; return facts for the report. Raises BackendError.
+
+        Of a backend whose kernels may add products of bytes in 16 bits, :data:`fxopt.target.int8_pairs.OVERFLOWS` is one of them.
+        """
+        raise NotImplementedError
+
+    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+        """Return a runner of what :meth:`build` wrote into ``folder``. Must work without torch."""
+        raise NotImplementedError
+
+    def standalone(self, folder: Path, manifest: dict[str, Any]) -> Standalone:
+        """What a program that runs an artifact without Python is made of, for `fxopt bundle`. Raises BackendError."""
+        raise BackendError(
+            f"the backend {self.name!r} has no program that runs its models without Python\n"
+            "  build with another backend, such as tvm or onnx; or install Python on the device, and fxopt with the runtime"
+        )
+
+    def missing(self) -> str | None:
+        """What is not installed that building and running here needs, with the way out; None if everything is there."""
+        return None
+
+    def cannot_build(self, target: Target) -> str | None:
+        """Why this machine cannot build for ``target``, with the way out; None if it can.
+
+        By default that something is missing, or that the target is a GPU.
+        """
+        return "it has no kernels for GPUs" if "cuda" in target.features else self.missing()
+
+    def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
+        """Write into ``out`` what :meth:`build` wrote into ``folder``, with codes of quantized values behind its outputs.
+
+        ``names`` are those of the quantize nodes of ``program``; returned are those that the model gives, in order, as
+        codes or as the numbers that these stand for. Its other values must be computed by the kernels that compute them in
+        ``folder``. By default the program is built again with more outputs. Raises BackendError.
+        """
+        from fxopt.ir.with_outputs import with_outputs
+
+        self.build(with_outputs(program, names), target, out)
+        return list(names)
+
+    def elsewhere(self, manifest: dict[str, Any]) -> str | None:
+        """Why an artifact does not run on this machine, or would give other numbers; None if it does, as most files do."""
+        return None
+
+    def stand_in(self, folder: Path, manifest: dict[str, Any]) -> Runner | None:
+        """A runner that gives the numbers of an artifact which runs :meth:`elsewhere`, with other kernels; None without one.
+
+        A build for another machine is checked and judged by it, and never timed.
+        """
+        return None
+
+    def suits(self, target: Target) -> dict[str, str]:
+        """What is done for this target that may be done otherwise for another: what it is about, and how, with the reason."""
+        return {}
+
+    def candidates(self, target: Target) -> tuple[Backend, ...]:
+        """The backends that a build tries its whole recipe with, to keep the fastest; only itself by default."""
+        return (self,)
+
+    def alternatives(self, target: Target) -> tuple[Backend, ...]:
+        """Copies that have a program quantized otherwise, for a backend that chooses among others to try; itself first."""
+        return (self,)
+
+    def variants(self) -> tuple[Backend, ...]:
+        """Copies that run what this backend built with other options of the runtime, itself first; options that are set stay."""
+        return (self,)
+
+    def tune(self, program: Program, target: Target, seconds: float) -> Backend:
+        """Return a copy with the options that measured best on the target within about ``seconds``; itself by default."""
+        return self
+
+    def __str__(self) -> str:
+        changed = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
+        }
+        return format_call(self.name, changed)
+
+
+def find_backend(spec: str) -> Backend:
+    """A backend from its text form. Raises UnknownNameError and OptionError."""
+    from fxopt import registry
+
+    name, options = parse_call(spec, "backend")
+    cls: type[Backend] = registry.get("backend", name)
+    known = [f.name for f in dataclasses.fields(cls)]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option of the backend {name}", option, known)
+    return cls(**options)
+
+
+def not_installed(packages: tuple[str, ...], extra: str) -> str | None:
+    """The first of the packages that is not installed, with the extra of fxopt that has it; None if all are."""
+    absent = next((name for name in packages if importlib.util.find_spec(name) is None), None)
+    return f"{absent} is not installed: pip install 'fxopt[{extra}]'" if absent else None
+
+
+def check_lowerable(backend: Backend, program: Program) -> None:
+    """Ask the backend about every node. Raises BackendError that lists all that it refuses, with source lines."""
+    refused = [(n, r) for n in program.graph.nodes if n.op == "call_function" and (r := backend.refuses(n))]
+    if refused:
+        lines = [f"    {program.describe(node)}\n      {reason}" for node, reason in refused[:20]]
+        more = f"\n    … and {len(refused) - 20} more" if len(refused) > 20 else ""
+        raise BackendError(
+            f"the backend {backend.name!r} cannot lower {len(refused)} node(s):\n" + "\n".join(lines) + more
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of an artifact. Raises BackendError if it is missing or broken."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BackendError(f"{path}: {error}\n  is this the folder of an artifact? build it again") from None
+    if not isinstance(value, dict):
+        raise BackendError(f"{path}: not a JSON object")
+    return value

@@ -1,0 +1,36 @@
+"""What a backend's integer kernels want of quantization: the policy that a backend hands to the quantize pass.
+
+Policy (what is quantized, and how) is data from backend and target; mechanism (observe, compute, insert) is a pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activations = Literal["uint8", "int8", "uint16", "int16"]
+"""Integers of activations: unsigned ones with a zero point, signed ones symmetric around zero."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Placement and number formats. Activations have a scale per tensor; weights are symmetric int8.
+
+    ``convolution_output``: whether what a convolution gives, after the activation that its kernel absorbs, is quantized
+    too: ``always``, for kernels that run only between two Q/DQ pairs; ``between_integers``, where every reader takes
+    integers, for kernels that write either; or ``never``. ``chain``: op families between integer convolutions that stay
+    in integers when all their inputs are. ``pairs_in_16_bits``: whether kernels add products in pairs in 16 bits, so
+    that pairs of weights are bounded (:mod:`fxopt.target.int8_pairs`). ``per_channel``: a scale for each output channel of a
+    weight, or one for all. ``products``: whether products of two computed values, as those of attention, are quantized
+    too, with both sides in codes.
+    """
+
+    convolution_output: Literal["always", "between_integers", "never"] = "always"
+    chain: tuple[str, ...] = (
+        "aten.add.Tensor", "aten.mul.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d",
+        "aten.adaptive_avg_pool2d", "aten.sigmoid", "aten.leaky_relu",
+    )  # fmt: skip
+    pairs_in_16_bits: bool = False
+    activations: Activations = "uint8"
+    per_channel: bool = True
+    products: bool = False

@@ -1,0 +1,5 @@
+"""``python -m fxopt.cli``."""
+
+from fxopt.cli.main import main
+
+main()

@@ -1,0 +1,50 @@
+"""The typer application, and what its commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="fxopt",
+    help="Capture a PyTorch model, rewrite it by proved passes, lower it to what runs fast on a device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+new_app = typer.Typer(help="Start a file of your own.", no_args_is_help=True)
+app.add_typer(new_app, name="new")
+
+Load = Annotated[list[Path] | None, typer.Option("--load", help="Python file with passes, backends or workloads.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Print the version."""
+    if show:
+        import fxopt
+
+        print(fxopt.__version__)
+
+
+def load_files(files: list[Path] | None) -> None:
+    """Register what the files of ``--load`` define."""
+    if files:
+        from fxopt.driver.load_file import load_file
+
+        for file in files:
+            load_file(file)
+
+
+def kept_as(text: str, place: str | Path, asked: Path) -> str:
+    """What was missed, and where what was made is, as it is not under the name that was asked for."""
+    return f"{text}\n  kept as {from_here(place)}; nothing was changed at {asked}"
+
+
+def from_here(place: str | Path) -> str:
+    """A path, from the current folder on where it is below it."""
+    here, place = Path.cwd(), Path(place).absolute()
+    return str(place.relative_to(here) if place.is_relative_to(here) else place)

@@ -1,0 +1,98 @@
+"""The command that builds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxopt.cli.app import Json, Load, app, from_here, kept_as, load_files
+from fxopt.errors import BudgetError
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(help="A recipe (.toml), a model name, module:attribute, or a .pt2 file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the artifact.")],
+    passes: Annotated[str | None, typer.Option("--passes", "-p", help="Passes, instead of the recipe's.")] = None,
+    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Backend, e.g. onnx(threads=2).")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="Target name or .toml file; several: a folder each.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data of its own.")
+    ] = None,
+    tune: Annotated[
+        float, typer.Option(min=0, help="Seconds to let the backend choose its options by measurement.")
+    ] = 0.0,
+    measure: Annotated[bool, typer.Option(help="Time the model before and after, beside eager.")] = True,
+    print_after: Annotated[list[str] | None, typer.Option(help="Print the program after this pass, or 'all'.")] = None,
+    dump: Annotated[Path | None, typer.Option(help="Save the program after each pass as text here.")] = None,
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
+    """Build a recipe or a model into an artifact folder with a report."""
+    load_files(load)
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from fxopt.driver.recipe import Recipe, read_recipe
+
+    recipe = read_recipe(source) if source.endswith(".toml") else Recipe(model=source)
+    given: dict[str, Any] = {"passes": (passes,) if passes is not None else None, "backend": backend}
+    given["calibration"] = str(calibrate) if calibrate else None
+    given["target"] = target[0] if target else None
+    recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
+    console = Console(stderr=as_json)
+
+    def show(name: str, report: dict[str, Any]) -> None:
+        from fxopt.cli.render import show_report
+
+        if not as_json:
+            show_report(report, console)
+            seconds, folder = sum(report["seconds"].values()), from_here(report["folder"])
+            console.print(f"[bold]{folder}[/] in {seconds:.1f} s; run it with fxopt.load({folder!r})")
+
+    with _progress(console) as progress:
+        from fxopt.cli.render import difference_table
+        from fxopt.driver.build import build as run_build
+        from fxopt.driver.build_targets import build_several
+        from fxopt.pass_manager import instruments as w
+
+        extra = [w.print_after(print_after, console)] if print_after else []
+        extra += [w.dump(dump)] if dump else []
+        options = {"measure": measure, "tune_seconds": tune, "watchers": tuple(extra), "progress": progress}
+        if target and len(target) > 1:
+            reports = build_several(recipe, target, out, show, **options)
+        else:
+            reports = {"": run_build(recipe, out, **options)}
+            show("", reports[""])
+    if as_json:
+        print(json.dumps(reports.get("", reports), default=str))
+    elif len(reports) > 1:
+        console.print(difference_table(reports))
+    if missed := {name: "; ".join(report["missed"]) for name, report in reports.items() if report["missed"]}:
+        told = [
+            kept_as(f"{name}: {text}".lstrip(": "), reports[name]["folder"], out / name)
+            for name, text in missed.items()
+        ]
+        raise BudgetError("\n".join(told))
+
+
+def _progress(console: Any) -> Any:
+    import contextlib
+
+    from fxopt.support.progress import shown_on
+
+    @contextlib.contextmanager
+    def running() -> Any:
+        if not console.is_terminal:
+            yield lambda stage: None
+            return
+        with shown_on(console), console.status("starting") as status:
+            yield lambda stage: status.update(stage)
+
+    return running()

@@ -1,0 +1,113 @@
+"""Commands that show what there is: passes, backends, models, targets, devices, analyses, and the manual of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxopt.cli.app import Json, Load, app, load_files
+
+
+@app.command()
+def passes(load: Load = None, as_json: Json = False) -> None:
+    """List the passes, one line each."""
+    _list("pass", load, as_json)
+
+
+@app.command()
+def backends(load: Load = None, as_json: Json = False) -> None:
+    """List the backends."""
+    _list("backend", load, as_json)
+
+
+@app.command()
+def models(load: Load = None, as_json: Json = False) -> None:
+    """List the workloads: models with what is known about them. A zoo takes a name, torchvision:resnet18."""
+    _list("workload", load, as_json)
+
+
+@app.command()
+def targets(load: Load = None, as_json: Json = False) -> None:
+    """List the targets with their facts, and which backends can build for them on this machine."""
+    load_files(load)
+    from fxopt.cli.targets import target_rows
+
+    rows = target_rows()
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        if "absent" in row:
+            print(f"{row['name']:<15} {row['absent']}")
+            continue
+        facts = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("name", "features", "builds", "cannot_build"))
+        print(f"{row['name']:<15} {facts}")
+        print(
+            f"{'':<15} features {' '.join(row['features']) or 'none'}; built here by {', '.join(row['builds']) or 'none'}"
+        )
+        for backend, reason in row["cannot_build"].items():
+            print(f"{'':<15} not by {backend}: {reason}")
+
+
+@app.command()
+def devices(
+    address: Annotated[str | None, typer.Argument(help="Address of a device to ask what it is.")] = None,
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
+    """List the kinds of devices, by the scheme of their addresses; or say what the device at an address is."""
+    if address is None:
+        _list("device", load, as_json)
+        return
+    load_files(load)
+    from fxopt.runtime.device import find_device
+
+    facts = find_device(address).facts()
+    print(json.dumps(facts) if as_json else "\n".join(f"{key:<12} {_words(value)}" for key, value in facts.items()))
+
+
+@app.command()
+def analyses(load: Load = None, as_json: Json = False) -> None:
+    """List the analyses: `fxopt explain NAME MODEL` shows what one finds in a model."""
+    _list("analysis", load, as_json)
+
+
+@app.command()
+def explain(
+    name: str,
+    model: Annotated[str | None, typer.Argument(help="For an analysis: the model to look into.")] = None,
+    backend: Annotated[str, typer.Option("--backend", "-b", help="For an analysis.")] = "onnx",
+    target: Annotated[str, typer.Option("--target", "-t", help="For an analysis.")] = "host",
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
+    """Show the manual of a pass, a backend or a workload; or what an analysis, such as groups or quant, finds in a model."""
+    load_files(load)
+    from fxopt.cli import explain as explaining
+
+    shown = explaining.explain(name) if model is None else explaining.analyse(name, model, backend, target)
+    print(json.dumps(shown.to_dict()) if as_json else shown.text())
+
+
+def _words(value: Any) -> str:
+    """A fact as a person reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _list(kind: str, load: list[Path] | None, as_json: bool) -> None:
+    load_files(load)
+    from fxopt import registry
+
+    rows = list(registry.entries(kind))
+    if as_json:
+        print(json.dumps([vars(row) for row in rows]))
+        return
+    width = max((len(row.name) for row in rows), default=0)
+    for row in rows:
+        origin = "" if row.origin == "fxopt" else f"  [{row.origin}]"
+        print(f"{row.name:<{width}}  {row.summary}{origin}")

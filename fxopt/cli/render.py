@@ -1,0 +1,214 @@
+"""The report on a console: what each step did, what was left alone and why, before and after."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+def show_report(report: dict[str, Any], console: Console) -> None:
+    """Print a build's report as tables; at most a few skip reasons a step, all of them are in ``report.json``."""
+    console.print(f"[bold]{escape(report['model']['name'])}[/]  {escape(report['model']['signature'])}")
+    for note in report["model"]["notes"]:
+        console.print(f"  note: {escape(note)}")
+    console.print(_steps(report["steps"], report.get("metric")))
+    for step in report["steps"]:
+        _show_choices(step, console)
+        _show_skips(step, console)
+    if "choice" in report:
+        console.print(_candidates(report["choice"]))
+        console.print(f"  chosen: {escape(report['choice']['chosen'])}: {escape(report['choice']['why'])}")
+    console.print(_figures(report))
+    _show_backend(report, console)
+    for line in report["budget"]:
+        mark = "[green]kept[/]" if line["met"] else "[red]missed[/]"
+        console.print(f"  budget {mark}: {escape(line['text'])}")
+
+
+def _steps(steps: list[dict[str, Any]], metric: str | None) -> Table:
+    rows: list[dict[str, str]] = []
+    group = None
+    for step in steps:
+        delta = step["delta"] or {}
+        if step["part_of"] not in (None, group):
+            rows.append({"pass": escape(step["part_of"])})
+        group = step["part_of"]
+        rows.append(
+            {
+                "pass": escape(f"  {step['pass']}" if group else step["pass"]),
+                "left": str(len(step["skips"]) or ""),
+                "MACs": _signed(delta.get("macs")),
+                "weights, kB": _signed(round(delta.get("weight_bytes", 0) / 1000)),
+                "outputs": _effect(step, metric),
+                "s": f"{step['seconds']:.2f}",
+            }
+        )
+    table = Table(title="Passes", title_justify="left")
+    columns = [name for name in (rows[-1] if rows else ()) if any(row.get(name) for row in rows)]
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("pass", "outputs") else "right")
+    for row in rows:
+        table.add_row(*(row.get(name, "") for name in columns))
+    return table
+
+
+def _effect(step: dict[str, Any], metric: str | None) -> str:
+    """What a step did to the outputs, as it was verified."""
+    if not step["changed"]:
+        return "unchanged"
+    text = ""
+    if "error" in step:
+        text = f"proved, {step['error']:.0e}" if step["error"] else "proved, the same"
+    if "sqnr_db" in step:
+        sqnr = float(step["sqnr_db"])
+        text = "equal" if sqnr == math.inf else f"SQNR {sqnr:.1f} dB"
+        text += f", {metric} {step['metric']:.4f}" if "metric" in step else ""
+    return text + (" (but they are constant)" if "vacuous" in step else "")
+
+
+def _show_choices(step: dict[str, Any], console: Console) -> None:
+    for choice in step["choices"]:
+        line = f"{step['pass']} chose {choice['what']} = {choice['value']}: {choice['why']}"
+        console.print(f"  {escape(line)}")
+
+
+def _show_skips(step: dict[str, Any], console: Console) -> None:
+    by_reason: dict[str, list[dict[str, str]]] = {}
+    for skip in step["skips"]:
+        by_reason.setdefault(skip["reason"], []).append(skip)
+    for reason, skips in by_reason.items():
+        first = skips[0]
+        where = f"   {first['source']}" if first["source"] else ""
+        console.print(f"  [dim]{escape(step['pass'])} left {len(skips)}: {escape(reason)}[/]")
+        console.print(f"    [dim]{escape(first['node'])}{escape(where)}[/]", soft_wrap=True)
+
+
+def _candidates(choice: dict[str, Any]) -> Table:
+    """What was tried, the fastest first; blocks tell how long a candidate stayed in the race."""
+    table = Table(title="Candidates", title_justify="left")
+    for column in ("", "latency, ms", "blocks", "SQNR, dB", "refused"):
+        table.add_column(column, justify="left" if column in ("", "refused") else "right")
+    for row in choice["tried"]:
+        latency, agreement = row.get("latency"), row.get("agreement")
+        table.add_row(
+            escape(row["candidate"]),
+            _timing(latency) if latency else "",
+            str(latency["blocks"]) if latency else "",
+            f"{float(agreement['sqnr_db']):.1f}" if agreement else "",
+            escape(row.get("refused", "").split("\n")[0]),
+        )
+    return table
+
+
+def _figures(report: dict[str, Any]) -> Table:
+    before, after = report["before"], report["after"]
+    table = Table(title="Before and after, by the same backend", title_justify="left")
+    for column in ("", "before", "after", "ratio"):
+        table.add_column(column, justify="left" if not column else "right")
+    if "metric" in after:
+        change = after["metric"] - before["metric"]
+        table.add_row(report["metric"], f"{before['metric']:.4f}", f"{after['metric']:.4f}", f"{change:+.4f}")
+    rows = [("MACs", "macs", 1), ("parameters", "parameters", 1), ("file, kB", "file_bytes", 1000)]
+    rows += [("peak memory, MB", "peak_memory_bytes", 1_000_000)]
+    for label, key, unit in rows:
+        a, b = before.get(key), after.get(key)
+        if a and b is not None:
+            table.add_row(label, f"{a / unit:,.0f}", f"{b / unit:,.0f}", f"{b / a:.3f}")
+    if "latency" in after:
+        a, b = before["latency"], after["latency"]
+        table.add_row("latency, ms", _timing(a), _timing(b), f"{b['median_ms'] / a['median_ms']:.3f}")
+    if "eager" in report:
+        eager = report["eager"]["latency"]
+        ratio = f"{b['median_ms'] / eager['median_ms']:.3f}"
+        table.add_row(f"  eager, {report['eager']['threads']} threads", _timing(eager), "", ratio)
+    return table
+
+
+def _show_backend(report: dict[str, Any], console: Console) -> None:
+    facts = report["backend"]
+    console.print(f"backend {escape(facts['text'])}: {_agreement(report)}")
+    for what, how in report["for_target"].items():
+        console.print(f"  for {escape(report['target']['name'])}: {what}: {escape(how)}")
+    if "not_timed" in report:
+        console.print(f"  latency is not measured: {escape(report['not_timed'])}")
+    for note in facts.get("notes", []):
+        console.print(f"  {escape(note)}")
+    if facts.get("integer_nodes"):
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(facts["integer_nodes"]).most_common())
+        console.print(f"  integer kernels: {kinds}")
+    for place in facts.get("dequantized_at_run_time", []):
+        console.print(f"  [yellow]float at run time[/]: {escape(str(place))}")
+
+
+def _agreement(report: dict[str, Any]) -> str:
+    """Whether the artifact gives the program's numbers, and where it was run to see that."""
+    agreement = report["agreement"]
+    if agreement is None:
+        return f"[yellow]built and not run[/], as it is {escape(report['not_run'])}"
+    error, ratio = float(agreement["relative_error"]), float(agreement["sqnr_db"])
+    text = f"agrees with eager to {error:.2g} relative, {'exact' if ratio == math.inf else f'{ratio:.1f} dB'}"
+    if "codes" in (values := agreement.get("values", {})):
+        text += f"; {values['off']:,} of {values['codes']:,} integers are off on their own inputs"
+        text += f", by {values['most_steps']} step(s) at most" if values["off"] else ""
+    if device := report.get("device"):
+        text += f", on the {'emulated ' * device['emulated']}device at {escape(device['address'])}"
+    return text
+
+
+def _timing(timing: dict[str, Any]) -> str:
+    return f"{timing['median_ms']:.3g} ({timing['low_ms']:.3g}–{timing['high_ms']:.3g})"
+
+
+def _signed(value: int | None) -> str:
+    return f"{value:+,}" if value else ""
+
+
+def difference_table(reports: dict[str, dict[str, Any]]) -> Table:
+    """What differs between the artifacts of several targets, and why."""
+    table = Table(title="What differs between the targets", title_justify="left")
+    for column in ("", *reports):
+        table.add_column(column)
+    sides = {name: _facts(report) for name, report in reports.items()}
+    for what in dict.fromkeys(what for facts in sides.values() for what in facts):
+        row = [facts.get(what, "") for facts in sides.values()]
+        if len(set(row)) > 1:
+            table.add_row(what, *map(escape, row))
+    return table
+
+
+def _facts(report: dict[str, Any]) -> dict[str, str]:
+    after = report["after"]
+    found = dict(report["for_target"])
+    for step in report["steps"]:
+        found |= {f"{step['pass']}: {c['what']}": f"{c['value']}, {c['why']}" for c in step["choices"]}
+    found |= {"file, kB": f"{after['file_bytes'] / 1000:,.0f}", "MACs": f"{after['macs']:,}"}
+    if "latency" in after:
+        found["latency, ms"] = f"{after['latency']['median_ms']:.3g}"
+    if "metric" in after:
+        found[report["metric"]] = f"{after['metric']:.4f}"
+    return found
+
+
+def bench_table(rows: list[dict[str, Any]]) -> Table:
+    """The rows of :func:`bench` as a table."""
+    emulated = any(row["emulated"] for row in rows)
+    table = Table(caption="emulated: what it takes says nothing, and is not measured" if emulated else None)
+    for column in ("artifact", "ms (quartiles)", "ratio", "file, kB", "peak memory, MB", "metric"):
+        table.add_column(column, justify="left" if column == "artifact" else "right")
+    for row in rows:
+        t, ratio = row.get("latency"), row.get("ratio")
+        memory = row["peak_memory_bytes"]
+        table.add_row(
+            row["artifact"],
+            f"{t['median_ms']:.3g} ({t['low_ms']:.3g}–{t['high_ms']:.3g})" if t else "-",
+            f"{ratio:.3f}" if ratio else "-",
+            f"{row['file_bytes'] / 1000:,.0f}",
+            f"{memory / 1e6:,.0f}" if memory else "?",
+            f"{row['metric']} {row['value']:.4f}" if "metric" in row else "",
+        )
+    return table

@@ -1,0 +1,181 @@
+"""Whether an artifact gives the numbers of the program that it was built of."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.backend import Backend, find_backend
+from fxopt.driver.int8_check import ValueCheck, check_values
+from fxopt.driver.intermediate_values import Exposed, quantized_values
+from fxopt.driver.report import plain
+from fxopt.errors import BackendError, DisagreementError, last_line
+from fxopt.ir.op_table import find_quantized
+from fxopt.ir.printer import type_text
+from fxopt.ir.program import Program
+from fxopt.numerics.error_metrics import relative_error, sqnr
+from fxopt.numerics.execute import run
+from fxopt.numerics.float64 import coarsest, to_float64
+from fxopt.numerics.module_state import copied
+from fxopt.numerics.probe_inputs import probe_inputs
+from fxopt.runtime.artifact import Artifact
+
+_AGREEMENT = 1e-3
+"""Largest relative difference between a program in float32 and what a backend built of it."""
+_QUANTIZED_DB, _BELOW_FLOOR_DB = 30.0, 6.0
+"""Least SQNR of an artifact against its quantized program, or how far below the rounding floor it may be, if that is less."""
+_CLEAR_DB = 40.0
+"""SQNR from which an artifact is not built again only to look at its values one by one."""
+
+
+class Fidelity:
+    """What ``program`` gives on the example inputs and on random ones, for artifacts to be held against.
+
+    A program in float must be met to 1e-3 relative, or the root of its largest epsilon where that is more, as in half
+    precision, whose roundings a backend may leave out. A quantized one must be met to 30 dB, or to 6 dB below its rounding
+    floor where that is less: what two evaluations of the same quantized graph in float differ by, as a deep network makes
+    much of a tie that falls the other way. Where ``noise_db`` is given, a signal-to-noise ratio of that many dB is
+    enough, which is for runtimes that compute in fewer bits. ``seconds`` is what the program took.
+    """
+
+    def __init__(self, program: Program, noise_db: float | None = None) -> None:
+        self._program = program
+        self._probes = probe_inputs(program)
+        begun = time.perf_counter()
+        self._want = [_outputs(program, program, probe) for probe in self._probes]
+        self.seconds = time.perf_counter() - begun
+        self._noise_db, self._quantized = noise_db, is_quantized(program)
+        self._room = max(_AGREEMENT, coarsest(program) ** 0.5)
+
+    def sqnr_to(self, other: Program) -> float:
+        """Least SQNR in dB of the program against another of the same interface, on the same inputs."""
+        return min(
+            sqnr(_outputs(other, self._program, probe), want)
+            for probe, want in zip(self._probes, self._want, strict=True)
+        )
+
+    @functools.cached_property
+    def _wide(self) -> Program:
+        """The program in float64."""
+        return to_float64(self._program)
+
+    @functools.cached_property
+    def floor_db(self) -> float:
+        """The rounding floor: least SQNR in dB of the program in float32 against itself in float64; inf without one."""
+        try:
+            wide = [run(self._wide, probe, wide=True).outputs for probe in self._probes]
+        except RuntimeError:  # see _check_values
+            return math.inf
+        return min(sqnr(outputs, want) for outputs, want in zip(wide, self._want, strict=True))
+
+    def check(self, built: Artifact, expose: Callable[[], Exposed] | None = None) -> dict[str, Any]:
+        """How an artifact agrees: ``relative_error``, the largest over the outputs, and ``sqnr_db``, the least in dB.
+
+        With ``expose`` each quantized value is held against the program on its own inputs too, see
+        :mod:`fxopt.driver.int8_check`; ``values`` then says how many codes there were, how many were off, and the most steps.
+        Raises BackendError where the artifact gives something else.
+        """
+        errors, ratios = [0.0], []
+        for probe, want in zip(self._probes, self._want, strict=True):
+            got = _outputs(built, self._program, probe)
+            for i, (a, b) in enumerate(zip(want, got, strict=True)):
+                if _type(a) != _type(b):
+                    raise BackendError(f"the backend built a model whose output {i} is {_type(b)}, expected {_type(a)}")
+            errors += [relative_error(a, b) for a, b in zip(want, got, strict=True)]
+            ratios.append(sqnr(want, got))
+        error, ratio = max(errors), min(ratios)
+        agreed: dict[str, Any] = {"relative_error": plain(error), "sqnr_db": plain(ratio)}
+        who = built.manifest["backend"]
+        if self._quantized:
+            backend = find_backend(who)
+            cheap = type(backend).expose is not Backend.expose
+            if expose is not None and quantized_values(self._program) and (cheap or ratio < _CLEAR_DB):
+                agreed["values"] = self._check_values(backend, expose())
+            if ratio < _QUANTIZED_DB:
+                self._check_noise(who, ratio, "codes" in agreed.get("values", ()))
+        elif error > self._room and (self._noise_db is None or ratio < self._noise_db):
+            limit = f"{self._room:.2g} relative" + ("" if self._noise_db is None else f" or {self._noise_db:.1f} dB")
+            raise DisagreementError(
+                f"what {who} built gives other numbers than the program: off by {error:.2g} relative, "
+                f"{ratio:.1f} dB; allowed {limit}",
+                _WAY_OUT,
+            )
+        return agreed
+
+    def _check_values(self, backend: Backend, exposed: Exposed) -> dict[str, Any]:
+        try:
+            checks = [check for probe in self._probes for check in self._values(exposed, probe)]
+        except RuntimeError as error:  # a dtype that the model's code fixes: the twin in float64 does not run
+            return {"not_checked": f"the program does not run in float64: {last_line(error)}"}
+        # what lies between integers may be in fewer bits than float32, where that was asked for; integers may not
+        bounded = [check for check in checks if check.exact or not backend.rounds_floats]
+        wrong = {check.node: check for check in bounded if check.wrong(self._room)}
+        if wrong:
+            shown = [f"\n    {self._program.describe(node)}\n      {check}" for node, check in list(wrong.items())[:8]]
+            more = [f"\n    … and {len(wrong) - 8} more"] * (len(wrong) > 8)
+            raise DisagreementError(
+                f"what {backend} built computes {len(wrong)} layer(s) otherwise than the quantized program says, each on its "
+                f"own inputs:{''.join(shown + more)}",
+                "the runtime's kernels for these, or how they were lowered, are wrong here: leave them in float, "
+                "quantize(keep_float=(…,)), or take another backend",
+            )
+        return {
+            "codes": sum(check.numbers for check in checks),
+            "off": sum(check.near + check.far for check in checks),
+            "most_steps": max((check.worst for check in checks), default=0),
+        }
+
+    def _values(self, exposed: Exposed, probe: list[Any]) -> list[ValueCheck]:
+        args, kwargs = _arguments(self._program, probe, as_numpy=True)
+        outputs, codes = exposed(*args, **kwargs)
+        return check_values(self._program, self._wide, copied(probe), outputs, codes)
+
+    def _check_noise(self, who: str, ratio: float, values_hold: bool) -> None:
+        limits = [_QUANTIZED_DB, self.floor_db - _BELOW_FLOOR_DB, *([] if self._noise_db is None else [self._noise_db])]
+        if ratio < min(limits):
+            raise DisagreementError(
+                f"what {who} built keeps {ratio:.1f} dB of the quantized program; allowed {min(limits):.1f} dB (30, or 6 below "
+                f"the {self.floor_db:.1f} that two evaluations of it in float keep)",
+                "each quantized value is right on its own inputs, and small differences add up: leave delicate layers in "
+                "float, as fxopt explain quant shows them"
+                if values_hold
+                else _WAY_OUT,
+            )
+
+
+_WAY_OUT = (
+    "an op is lowered or run wrongly; leave passes or parts out to find it, or try an option of the backend such as "
+    "onnx(optimization_level='basic')"
+)
+
+
+def is_quantized(program: Program) -> bool:
+    """Whether any op of the program quantizes or dequantizes."""
+    return find_quantized(program.graph) is not None
+
+
+def _outputs(model: Callable[..., Any], program: Program, probe: list[Any]) -> list[Any]:
+    """Flat outputs as tensors, from copies of flat inputs: a model may write into them."""
+    args, kwargs = _arguments(program, probe, as_numpy=isinstance(model, Artifact))
+    return [
+        torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v
+        for v in pytree.tree_leaves(model(*args, **kwargs))
+    ]
+
+
+def _arguments(program: Program, probe: list[Any], *, as_numpy: bool) -> tuple[Any, Any]:
+    """Copies of flat inputs, nested as the program takes them."""
+    leaves = [v.detach().numpy() if as_numpy and isinstance(v, torch.Tensor) else v for v in copied(probe)]
+    args, kwargs = pytree.tree_unflatten(leaves, pytree.tree_structure((program.args, program.kwargs)))
+    return args, kwargs
+
+
+def _type(value: Any) -> str:
+    return type_text(value) if isinstance(value, torch.Tensor) else repr(value)

@@ -1,0 +1,129 @@
+"""The main job: a recipe to an artifact folder with a report."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fxopt.driver.artifact_check import Fidelity
+from fxopt.driver.budget import budget_lines, device_lines
+from fxopt.driver.candidates import Candidate
+from fxopt.driver.evaluate import compare
+from fxopt.driver.intermediate_values import Exposed
+from fxopt.driver.lower import legalized
+from fxopt.driver.plan import resolve
+from fxopt.driver.recipe import Recipe, read_recipe
+from fxopt.driver.report import cost_dict, step_dict
+from fxopt.driver.select_backend import choose
+from fxopt.ir.cost import cost
+from fxopt.ir.memory_planning import plan_memory
+from fxopt.pass_manager.step import Watcher
+from fxopt.runtime import artifact
+from fxopt.runtime.staging import staged
+from fxopt.support.versions import versions
+from fxopt.workload.recorded import RecordedInputs
+
+Progress = Callable[[str], None]
+"""Told the name of each stage as it begins."""
+
+
+def build(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    measure: bool = True,
+    tune_seconds: float = 0.0,
+    watchers: tuple[Watcher, ...] = (),
+    progress: Progress = lambda stage: None,
+) -> dict[str, Any]:
+    """Build a recipe into the folder ``out`` and return the report, which is also in the folder.
+
+    With ``measure`` the model before and after is timed side by side, beside eager; ``tune_seconds`` above 0 lets
+    the backend choose its options by measurement. A backend that chooses among others has the recipe tried with each
+    of them: ``report["choice"]``, also in the manifest. Extra ``watchers`` run inside verification and the metric.
+    The folder appears when all is done, or not at all. A missed budget is in the report, ``report["missed"]``, and the folder
+    then is ``out.missed``, with ``out`` left as it was: see :mod:`fxopt.runtime.staging`. ``report["folder"]`` is where it
+    is, which alone is not in the report in the folder.
+
+    Raises UsageError, CaptureError, PassError, BackendError.
+    """
+    plan = resolve(recipe if isinstance(recipe, Recipe) else read_recipe(recipe))
+    clock = _Clock(progress)
+    account: dict[str, Any] = {}
+    with staged(Path(out)) as stage, tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
+        with clock("capture"):
+            program = plan.workload.capture()
+        if plan.calibration is not None:
+            plan = replace(plan, workload=replace(plan.workload, data=RecordedInputs(plan.calibration, program)))
+        if plan.candidates == (plan.backend,):
+            with clock("passes"):
+                chosen = Candidate(plan.backend, outcome=plan.rewrite(program, plan.backend, watchers))
+        else:
+            with clock("choose"):
+                chosen, account = choose(plan, program, watchers, Path(scratch) / "candidates")
+        backend, outcome = chosen.backend, chosen.outcome
+        assert outcome is not None
+        if tune_seconds:
+            with clock("tune"):
+                legal = legalized(outcome.program, backend, plan.target, plan.workload)
+                backend = backend.tune(legal, plan.target, tune_seconds)
+        with clock("build"):
+            lowered, built = plan.lower(outcome.program, backend, stage.folder)
+            exposed = functools.partial(Exposed, lowered, backend, plan.target, built, Path(scratch) / "exposed")
+            agreed = None if built.elsewhere else Fidelity(lowered, chosen.noise_db).check(built, exposed)
+        with clock("build before"):
+            _, reference = plan.lower(program, backend, Path(scratch) / "before")
+        with clock("measure"):
+            report = compare(plan.workload, program, reference, built, timed=measure)
+            if built.elsewhere:
+                report["not_run"] = built.elsewhere
+            if built.device:
+                report["device"] = {"address": built.device.address, **built.device.facts()}
+        report |= {
+            "agreement": agreed,
+            "recipe": plan.recipe.to_dict(),
+            "backend": {"text": str(backend), **built.manifest["facts"]},
+            "target": plan.target.to_dict(),
+            "for_target": backend.suits(plan.target),
+            "versions": versions(),
+            "model": {
+                "name": plan.workload.name,
+                "signature": program.signature(),
+                "notes": list(outcome.program.notes),
+            },
+            "steps": [step_dict(step) for step in outcome.steps],
+            "seconds": clock.seconds,
+        }
+        if account:
+            report["choice"] = built.manifest["choice"] = account
+        report["before"] |= cost_dict(outcome.before)
+        report["after"] |= cost_dict(cost(outcome.program))
+        report["memory"] = plan_memory(lowered).to_dict()
+        report["budget"] = budget_lines(plan.recipe.budget, report) + device_lines(plan.target, report)
+        report["missed"] = [line["text"] for line in report["budget"] if not line["met"]]
+        stage.missed = bool(report["missed"])
+        artifact.write_json(stage.folder / artifact.REPORT, report)
+        built.manifest["measured"] = {key: report[key] for key in ("before", "after", "agreement")}
+        artifact.write_json(stage.folder / artifact.MANIFEST, built.manifest)
+    return report | {"folder": str(stage.place)}
+
+
+class _Clock:
+    """Seconds of each stage, announced as it begins."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        self._progress(stage)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)

@@ -1,0 +1,39 @@
+"""One recipe for several targets: a folder each, and what differs between them, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fxopt.driver.build import build
+from fxopt.driver.recipe import Recipe
+from fxopt.errors import FxoptError, UsageError
+from fxopt.target import find_target
+
+
+def build_several(
+    recipe: Recipe, targets: Sequence[str], out: Path, done: Callable[[str, dict[str, Any]], None], **options: Any
+) -> dict[str, dict[str, Any]]:
+    """Build a recipe for each target into ``out/NAME``; ``done`` is told each report. Options are those of ``build``.
+
+    One that fails does not keep the others from being built. Raises UsageError for a name twice, and in the end what
+    failed, with all reasons, as the first of them.
+    """
+    names = [find_target(target).name for target in targets]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"two targets have the name {twice!r}: their artifacts would have one folder")
+    reports: dict[str, dict[str, Any]] = {}
+    failed: list[tuple[str, FxoptError]] = []
+    for name, target in zip(names, targets, strict=True):
+        try:
+            reports[name] = build(replace(recipe, target=target), out / name, **options)
+        except FxoptError as error:
+            failed.append((name, error))
+            continue
+        done(name, reports[name])
+    if failed:
+        text = "\n".join(f"for {name}: {error}" for name, error in failed)
+        raise type(failed[0][1])(f"built for {', '.join(reports) or 'no target'}\n{text}")
+    return reports

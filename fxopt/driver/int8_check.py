@@ -1,0 +1,127 @@
+"""Whether the integer kernels of an artifact compute what the quantized program says, value by value, each on its own inputs.
+
+The program is replayed in float64, where sums of products of codes are exact; at each quantize node the codes that the
+artifact computed take the place of those of the replay, so that what one kernel does to a value says nothing about the
+next. A convolution or product between integers is one multiplication and one rounding away from its code: a tie may
+fall the other way, nothing may be more than a step off. Other kernels, such as sums and pools, requantize in their own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.ir.op_table import arguments, family
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.numerics.error_metrics import relative_error
+from fxopt.numerics.execute import untouched
+from fxopt.numerics.float64 import widen
+
+_ABSORBED = ("aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min")
+"""Activations that a kernel applies as it rounds."""
+_FAR_SHARE = 1e-3
+"""The share of codes that may be more than a step off where other ops than convolutions and products give them."""
+_NEAR_SHARE, _FEW = 0.1, 16
+"""The share of codes that may be one step off, as ties are few, unless they are fewer than this."""
+
+
+@dataclass(frozen=True)
+class ValueCheck:
+    """One value: ``node`` computes it, ``exact`` if by a convolution or product of integers.
+
+    Of ``numbers`` codes ``near`` are one step off and ``far`` more, ``worst`` the most; of an output in float ``error`` is
+    the largest relative difference, and the others are 0.
+    """
+
+    node: fx.Node
+    exact: bool
+    numbers: int
+    near: int = 0
+    far: int = 0
+    worst: int = 0
+    error: float = 0.0
+
+    def wrong(self, room: float) -> bool:
+        """Whether this cannot be rounding; ``room`` is the relative difference that an output in float may have."""
+        far = self.far > (0 if self.exact else _FAR_SHARE * self.numbers)
+        near = self.near > max(_FEW, _NEAR_SHARE * self.numbers)
+        return far or near or self.error > room
+
+    def __str__(self) -> str:
+        if not self.worst:
+            return f"off by {self.error:.2g} relative"
+        return (
+            f"{self.near + self.far:,} of {self.numbers:,} codes are off, {self.far:,} of them by more than a step, "
+            f"by {self.worst} at most"
+        )
+
+
+def check_values(
+    program: Program, twin: Program, inputs: list[Any], outputs: list[Any], codes: Mapping[str, torch.Tensor]
+) -> list[ValueCheck]:
+    """Hold ``codes``, by the name of the quantize node, and flat ``outputs`` of an artifact against the quantized program.
+
+    ``twin`` is the program in float64. Values without codes are part of what reads them. Outputs are checked in float,
+    integer ones not at all: they are either codes or made of many values at once.
+    """
+    here = {node.name: node for node in program.graph.nodes}
+    replay = _Replay(twin.module, here, codes)
+    with torch.no_grad(), untouched(twin):
+        results = replay.run(*map(widen, inputs), enable_io_processing=False)
+    results = list(results) if isinstance(results, (tuple, list)) else [results]
+    tensors = [(n, r) for n, r in zip(program.outputs(), results, strict=True) if isinstance(r, torch.Tensor)]
+    found = list(replay.found)
+    for (node, want), got in zip(tensors, outputs, strict=True):
+        if want.is_floating_point():
+            found.append(ValueCheck(_maker(node), False, 0, error=relative_error(want, got)))
+    return found
+
+
+class _Replay(fx.Interpreter):
+    """Runs node by node, with codes of an artifact in place of its own."""
+
+    def __init__(self, module: fx.GraphModule, here: dict[str, fx.Node], codes: Mapping[str, torch.Tensor]) -> None:
+        super().__init__(module)
+        self._here, self._codes = here, codes
+        self.found: list[ValueCheck] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        got = self._codes.get(n.name)
+        if got is None:
+            return value
+        node = self._here[n.name]
+        if got.shape != value.shape or got.dtype != value.dtype:
+            self.found.append(ValueCheck(_maker(node), True, value.numel(), error=float("inf")))
+            return value
+        steps = (got.to(torch.int32) - value.to(torch.int32)).abs()
+        far, worst = int((steps > 1).sum()), int(steps.max()) if steps.numel() else 0
+        near = int((steps == 1).sum())
+        self.found.append(ValueCheck(_maker(node), _is_exact(node), value.numel(), near, far, worst))
+        return got
+
+
+def _is_exact(node: fx.Node) -> bool:
+    """Whether what a node quantizes is given by a convolution or product of codes, and an activation that its kernel absorbs."""
+    source: Any = node.args[0]
+    while op_name(source) in _ABSORBED:
+        source = source.args[0]
+    if family(source) != "contraction":
+        return False
+    bias = arguments(source).get("bias")
+    return all(family(operand) == "quant" for operand in source.all_input_nodes if operand is not bias)
+
+
+def _maker(node: fx.Node) -> fx.Node:
+    """The node to name for a value: the convolution or product that gives it, or what is quantized."""
+    while family(node) != "contraction" and len(node.all_input_nodes) == 1:
+        (source,) = node.all_input_nodes
+        if source.op != "call_function" or (family(source) == "quant" and family(node) != "quant"):
+            break
+        node = source
+    return node

@@ -1,0 +1,50 @@
+"""What a user's file defines, registered: ``--load file.py``."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fxopt import registry
+from fxopt.backend import Backend
+from fxopt.errors import UsageError
+from fxopt.pass_manager.pass_base import Pass
+from fxopt.support.import_user_code import import_file
+from fxopt.target import Target
+from fxopt.workload import Workload
+
+
+def load_file(path: str | Path) -> list[str]:
+    """Execute a user's file and register the passes, backends, workloads and targets that it defines.
+
+    Returns ``kind name`` lines. Raises UsageError for a file that is missing, fails, defines nothing, or takes a name.
+    """
+    try:
+        module = import_file(Path(path))
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"--load {path}: {type(error).__name__}: {error}") from error
+    found = [(*kind_name, value) for value in vars(module).values() if (kind_name := _classify(value, module))]
+    if not found:
+        raise UsageError(f"--load {path}: it defines no pass, backend, workload or target")
+    for kind, name, value in found:
+        registry.register(kind, name, value, f"--load {path}")
+    return [f"{kind} {name}" for kind, name, _ in found]
+
+
+def _classify(value: Any, module: ModuleType) -> tuple[str, str] | None:
+    """Kind and name of what a module defines itself; None for what it only imports, and for anything else."""
+    if isinstance(value, (Workload, Target)):
+        return ("workload" if isinstance(value, Workload) else "target"), value.name
+    if getattr(value, "__module__", None) != module.__name__:
+        return None
+    if isinstance(value, type):
+        return next(
+            ((k, value.name) for k, base in (("pass", Pass), ("backend", Backend)) if issubclass(value, base)), None
+        )
+    if inspect.isfunction(value):
+        returns = value.__annotations__.get("return")
+        kinds = {Workload: "workload", "Workload": "workload", Target: "target", "Target": "target"}
+        return (kinds[returns], value.__name__) if returns in kinds else None
+    return None

@@ -1,0 +1,60 @@
+"""From a program to a loaded artifact: legalize, ask the backend, build, load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxopt.backend import Backend, check_lowerable
+from fxopt.driver.manifest import interface
+from fxopt.errors import BackendError
+from fxopt.ir.program import Program
+from fxopt.pass_manager.pipeline import Pipeline
+from fxopt.runtime import artifact
+from fxopt.runtime.artifact import Artifact
+from fxopt.support.versions import versions
+from fxopt.target import Target
+from fxopt.target.int8_pairs import check_weights
+
+if TYPE_CHECKING:
+    from fxopt.workload import Workload
+
+
+def legalized(program: Program, backend: Backend, target: Target, workload: Workload | None = None) -> Program:
+    """The program in the form that the backend takes. Raises BackendError that lists every node it refuses."""
+    legal = Pipeline.parse(backend.legalize()).run(program, workload=workload, target=target, backend=backend)
+    check_lowerable(backend, legal.program)
+    return legal.program
+
+
+def lower(
+    program: Program,
+    backend: Backend,
+    target: Target,
+    out: Path,
+    *,
+    workload: Workload | None = None,
+    recipe: dict[str, Any] | None = None,
+) -> tuple[Program, Artifact]:
+    """Build a program into the folder ``out``; return it as legalized, and the artifact.
+
+    It is loaded on the target's device where the target has an address, and here where it can run here; what can run at
+    neither is built all the same, see ``elsewhere`` of it. Raises BackendError, DeviceError.
+    """
+    if reason := backend.cannot_build(target):
+        raise BackendError(f"the backend {backend.name!r} cannot build for {target.name!r}: {reason}")
+    legal = legalized(program, backend, target, workload)
+    facing = interface(legal)
+    built_facts = backend.build(legal, target, out)
+    check_weights(built_facts, backend, target)
+    manifest = facing | {
+        "backend": str(backend),
+        "target": target.to_dict(),
+        "recipe": recipe,
+        "history": list(program.history),
+        "versions": versions(),
+        "files": artifact.describe_files(out),
+        "facts": built_facts,
+    }
+    artifact.write_json(out / artifact.MANIFEST, manifest)
+    return legal, artifact.load_to_check(out, target)

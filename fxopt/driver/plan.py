@@ -1,0 +1,67 @@
+"""A plan: a recipe with every name resolved, and its two steps for any backend: rewrite, lower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fxopt.backend import Backend, find_backend
+from fxopt.driver.lower import lower
+from fxopt.driver.recipe import Recipe
+from fxopt.ir.program import Program
+from fxopt.pass_manager.instruments import metric_watcher
+from fxopt.pass_manager.pipeline import Outcome, Pipeline
+from fxopt.pass_manager.step import Watcher
+from fxopt.pass_manager.verify import Verify
+from fxopt.runtime.artifact import Artifact
+from fxopt.runtime.device import device_of
+from fxopt.target import Target, find_target
+from fxopt.workload import Workload, find_workload
+from fxopt.workload.recorded import read_arrays
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whatever is misspelt in a recipe fails in making one, before any work is done.
+
+    ``candidates`` are the backends that the recipe is tried with: the backend itself, or those that it chooses among.
+    """
+
+    recipe: Recipe
+    workload: Workload
+    pipeline: Pipeline
+    backend: Backend
+    candidates: tuple[Backend, ...]
+    target: Target
+    calibration: dict[str, Any] | None
+
+    def rewrite(
+        self, program: Program, backend: Backend, watchers: tuple[Watcher, ...], pipeline: Pipeline | None = None
+    ) -> Outcome:
+        """Run the recipe's passes for a backend, or those of another pipeline; each is verified and its metric noted."""
+        data = self.workload.data
+        around: tuple[Watcher, ...] = (*((metric_watcher(data),) if data else ()), Verify(), *watchers)
+        passes = self.pipeline if pipeline is None else pipeline
+        return passes.run(program, watchers=around, workload=self.workload, target=self.target, backend=backend)
+
+    def lower(self, program: Program, backend: Backend, out: Path) -> tuple[Program, Artifact]:
+        """Build a program into the new folder ``out``; return it as legalized, and the artifact. Raises BackendError."""
+        out.mkdir(parents=True, exist_ok=True)
+        return lower(program, backend, self.target, out, workload=self.workload, recipe=self.recipe.to_dict())
+
+
+def resolve(recipe: Recipe) -> Plan:
+    """Look up everything a recipe names. Raises the UsageError of what cannot be found, and DeviceError."""
+    pipeline, backend = Pipeline.parse(recipe.passes), find_backend(recipe.backend)
+    target = find_target(recipe.target)
+    device_of(target)  # that it is not there, or is another machine, is better known before the passes run
+    return Plan(
+        recipe,
+        pipeline=pipeline,
+        backend=backend,
+        candidates=backend.candidates(target),
+        target=target,
+        workload=find_workload(recipe.model),
+        calibration=read_arrays(recipe.calibration) if recipe.calibration else None,
+    )

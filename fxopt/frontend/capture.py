@@ -1,0 +1,163 @@
+"""Capture: from an nn.Module to a Program, through ``torch.export``."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import CaptureError, FxoptError, PassError, UsageError
+from fxopt.frontend.checks import check_inputs, check_python
+from fxopt.frontend.eager_check import check_same, run_eager
+from fxopt.frontend.export import export_module
+from fxopt.frontend.inline_autocast import inline_idle_autocast
+from fxopt.frontend.notes import notes_of
+from fxopt.ir.alias_analysis import make_functional
+from fxopt.ir.dead_code import drop_unused_modules
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import derive_shapes
+from fxopt.numerics.module_state import copied, unchanged
+
+
+class CaptureWarning(UserWarning):
+    """The model was captured, but not with all that was asked for."""
+
+
+def capture(
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    dynamic: Any = "batch",
+    at: str | None = None,
+) -> Program:
+    """Capture ``module`` as it runs on example inputs, in evaluation mode.
+
+    ``args`` and ``kwargs`` may be any pytree of tensors and numbers. ``dynamic`` says which dims may vary:
+    ``"batch"`` the first dim of the tensor inputs (those with the batch size of the first one; failing that the first
+    one's alone, which is noted), falling back to fixed shapes with a CaptureWarning where the model does not allow it;
+    ``None`` none; anything else goes to ``torch.export`` as its ``dynamic_shapes``.
+    With ``at="backbone"`` only that submodule is captured, with the inputs it receives when ``module`` runs.
+
+    Raises CaptureError, with the user's line and the way out, for a model that does not run on the inputs, that
+    ``torch.export`` does not take, or that returns something else than tensors; UnknownNameError for ``at``.
+    The module is left as it was, buffers and train mode included; the program has weights and example inputs of its own.
+    torch's fast path for transformers stays off: it gives zeros for padded rows, the program gives what is computed there.
+    """
+    if isinstance(module, torch.export.ExportedProgram):
+        raise UsageError(
+            "capture takes an nn.Module, and this is exported already\n"
+            "  torch.export.save(exported, 'model.pt2') and fxopt.load_program('model.pt2') keep its dynamic dims;\n"
+            "  or capture(exported.module(), args)"
+        )
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"capture takes an nn.Module, got {type(module).__name__}; wrap a function in a module")
+    if not isinstance(args, tuple):
+        raise UsageError(f"args must be a tuple of inputs, got {type(args).__name__}; write capture(model, (x,))")
+    check_python(module)
+    kwargs = dict(kwargs or {})
+    notes: tuple[str, ...] = ()
+    with unchanged(module), torch.no_grad():
+        if at is not None:
+            from fxopt.frontend.submodule_calls import inputs_of
+
+            module, args, kwargs, notes = inputs_of(module, at, args, kwargs)
+        want = run_eager(module, args, kwargs)
+        check_inputs(module, args, kwargs)
+        exported, found, warning = export_module(module, args, kwargs, dynamic)
+        program = from_exported(exported, args, kwargs, notes=(*notes, *found))
+        if isinstance(dynamic, str) and program.dims() and not _batch_of_one(module, program, args, kwargs):
+            found = ("a batch of 1 takes another way through the model",)
+            if _batch_size(program, args, kwargs) == 1:
+                warning = f"captured with a fixed batch of 1: {found[0]}"
+                exported = export_module(module, args, kwargs, None)[0]
+                program = from_exported(exported, args, kwargs, notes=(*notes, warning))
+            else:
+                program.ranges = {symbol: (max(2, low), high) for symbol, (low, high) in program.ranges.items()}
+                program.notes = (*program.notes, f"captured for batches of 2 or more: {found[0]}")
+        check_same(program, args, kwargs, want)
+    if warning:
+        warnings.warn(CaptureWarning(warning), stacklevel=2)
+    return program
+
+
+def from_exported(
+    exported: torch.export.ExportedProgram,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    notes: tuple[str, ...] = (),
+) -> Program:
+    """Make a Program of an ExportedProgram, with weights and example inputs of its own.
+
+    Guards are dropped, idle autocast regions inlined, in-place ops made functional, unused weights removed. Notes of its
+    own come behind ``notes``.
+    Raises CaptureError where the shapes of the graph cannot be derived.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unlifted = exported.module(check_guards=False)
+    module = fx.GraphModule(unlifted, unlifted.graph, class_name="Program")
+    _own_tensors(module)
+    ranges = {}
+    for symbol, bounds in exported.range_constraints.items():
+        if free_unbacked_symbols(symbol):
+            continue  # a value of the run, not a size of the inputs
+        upper = int(bounds.upper) if bounds.upper.is_finite and bounds.upper < 2**31 else None
+        ranges[str(symbol)] = (int(bounds.lower), upper)
+    program = Program(module, copied(args), copied(kwargs), ranges=ranges)
+    inline_idle_autocast(program.module)
+    make_functional(program)
+    program.graph.eliminate_dead_code()
+    drop_unused_modules(module, set(program.tensors()))
+    module.recompile()
+    try:
+        derive_shapes(program)
+    except PassError as error:
+        raise CaptureError(f"the captured graph has no known shapes: {error}") from error
+    program.notes = tuple(dict.fromkeys((*notes, *notes_of(program))))
+    return program
+
+
+def _own_tensors(module: torch.nn.Module) -> None:
+    """Copy the weights, tied ones once: a model that is trained on must not change its program."""
+    copies: dict[int, Any] = {}
+    for owner in module.modules():
+        for store in (owner._parameters, owner._buffers):
+            for name, tensor in store.items():
+                if tensor is not None:
+                    store[name] = copies.setdefault(id(tensor), _copy(tensor))
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    copy = tensor.detach().clone()
+    return torch.nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else copy
+
+
+def _batch_size(program: Program, args: Any, kwargs: Any) -> int:
+    leaves = pytree.tree_leaves((args, kwargs))
+    sizes = [v.shape[0] for n, v in zip(program.inputs(), leaves, strict=True) if _is_batched(n)]
+    return int(sizes[0])
+
+
+def _is_batched(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and isinstance(value.shape[0], torch.SymInt)
+
+
+def _batch_of_one(module: torch.nn.Module, program: Program, args: Any, kwargs: Any) -> bool:
+    """Whether the program is right for one example too: torch traces with two, and takes for granted that it is."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    one = [v[:1] if _is_batched(n) else v for n, v in zip(program.inputs(), leaves, strict=True)]
+    one_args, one_kwargs = pytree.tree_unflatten(one, spec)
+    if any(isinstance(v, torch.Tensor) and v.numel() == 0 for v in one):
+        return True
+    try:
+        check_same(program, one_args, one_kwargs, run_eager(module, one_args, one_kwargs))
+    except FxoptError:
+        return False
+    return True

@@ -1,0 +1,111 @@
+"""Why a model cannot be captured, in words: the user's line, the reason, the way out."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+import fxopt
+from fxopt.errors import CaptureError
+from fxopt.ir.printer import short_path, type_text
+
+_SITE = Path(torch.__file__).parent.parent
+_MACHINERY = (*(f"{_SITE / name}/" for name in ("torch", "sympy", "numpy")), f"{Path(fxopt.__file__).parent}/", "<")
+"""Where a line is not the user's own."""
+_STANDARD = f"{sysconfig.get_path('stdlib')}/"
+"""Where it is not either, but in site-packages, which is inside."""
+
+_MEANINGS = {
+    "GuardOnDataDependentSymNode": "the line branches on values, or sizes a tensor by values, known only at run time",
+    "Unsupported": "torch.export cannot trace this construct",
+}
+
+
+def is_final(error: Exception) -> bool:
+    """Whether exporting with fixed shapes would fail for the same reason."""
+    return type(error).__name__ in _MEANINGS
+
+
+def is_users(path: str) -> bool:
+    """Whether a source file is the user's own or of a package with models, rather than of torch's machinery or ours."""
+    return not path.startswith(_MACHINERY) and (path.startswith(f"{_SITE}/") or not path.startswith(_STANDARD))
+
+
+def user_line(error: BaseException) -> str:
+    """The innermost line outside torch that led to an error, as ``path:line: code``; empty if there is none."""
+    for frame in reversed([f for e in _chain(error) for f in traceback.extract_tb(e.__traceback__)]):
+        if is_users(frame.filename):
+            return f"{short_path(frame.filename)}:{frame.lineno}: {frame.line}"
+    return ""
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain[::-1]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) < 240 else line[:240] + "…"
+
+
+def reason_of(error: BaseException) -> str:
+    """Reason and place on one line, for a note."""
+    where = user_line(error)
+    kind = type(error).__name__
+    reason = _MEANINGS.get(kind) or first_line(error)
+    return f"{reason}  ({where})" if where else reason
+
+
+def cannot_run(module: torch.nn.Module, args: Any, kwargs: Any, error: Exception) -> CaptureError:
+    """The model itself fails on the example inputs, before anything was captured."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    given = ", ".join(type_text(v) if isinstance(v, torch.Tensor) else repr(v)[:40] for v in leaves)
+    where = user_line(error)
+    lines = [
+        f"{type(module).__name__} does not run on the example inputs ({given}), before any capture",
+        *([f"    {where}"] if where else []),
+        f"    {type(error).__name__}: {first_line(error)}",
+        "  give inputs that model.eval()(*args, **kwargs) takes",
+    ]
+    return CaptureError("\n".join(lines))
+
+
+def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
+    """The model runs, but ``torch.export`` does not take it."""
+    kind = type(error).__name__
+    where = user_line(error)
+    lines = [
+        f"{type(module).__name__} runs, but cannot be captured: {_MEANINGS.get(kind, f'{kind}: {first_line(error)}')}"
+    ]
+    if where:
+        lines.append(f"    {where}")
+    if kind in _MEANINGS:
+        lines.append(f"    {first_line(error)}")
+    scripted = [name for name, child in module.named_modules() if isinstance(child, torch.jit.ScriptModule)]
+    if scripted:
+        lines.append(
+            f"  it holds scripted modules, which cannot be captured: {scripted[0]!r}; put the Python module there"
+        )
+    parts = [
+        name
+        for name, child in module.named_children()
+        if not isinstance(child, torch.jit.ScriptModule) and any(True for _ in child.parameters())
+    ]
+    if parts:
+        lines.append(
+            f"  capture a part instead: capture(model, …, at={parts[0]!r}) (parts: {', '.join(parts)}),\n"
+            "  or capture_parts(model, …) for the largest parts that can be captured"
+        )
+    elif where:
+        lines.append("  write the line with tensor operations alone (torch.where, torch.cond, a mask)")
+    return CaptureError("\n".join(lines))

@@ -1,0 +1,132 @@
+"""The attempts at ``torch.export``: as many dynamic dims as the model allows."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import UsageError
+from fxopt.frontend.diagnostics import cannot_export, is_final
+from fxopt.frontend.dynamic_shapes import Dims, dynamic_shapes
+from fxopt.frontend.shape_guards import Guard, fixed_batch_reason, noting_guards
+
+_Exported = torch.export.ExportedProgram
+
+
+def export_module(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Any
+) -> tuple[_Exported, tuple[str, ...], str]:
+    """Export with as much of ``dynamic`` as the model allows.
+
+    Returns the export, notes, and a warning if the model allows nothing of it. Raises CaptureError, UsageError.
+    """
+    batched = _batched_inputs(args, kwargs) if isinstance(dynamic, str) else []
+    if isinstance(dynamic, str) and dynamic != "batch":
+        raise UsageError(f"dynamic must be 'batch', None or the dynamic_shapes of torch.export, got {dynamic!r}")
+    reason = ""
+    for some in [batched, batched[:1]] if len(batched) > 1 else [batched] if batched else []:
+        guards: list[Guard] = []
+        try:
+            exported = noting_guards(guards, functools.partial(_export_batch, module, args, kwargs, some))
+        except Exception as error:
+            if is_final(error):
+                raise cannot_export(module, error) from error
+            # the first attempt's: in the second, inputs that fit each other were told apart
+            reason = reason or fixed_batch_reason(error, guards)
+            continue
+        names = _input_names(args, kwargs)
+        fixed = [name for i, name in enumerate(names) if name and i not in some]
+        note = f"the batch is dynamic in input {', '.join(names[i] for i in some)} only; fixed: {', '.join(fixed)}"
+        return exported, (note,) if fixed else (), ""
+    try:
+        exported = _run_export(module, args, kwargs, None if isinstance(dynamic, str) else dynamic or None)
+    except Exception as error:
+        raise cannot_export(module, error) from error
+    if not reason:
+        return exported, (), ""
+    size = pytree.tree_leaves((args, kwargs))[batched[0]].shape[0]
+    note = f"captured with a fixed batch of {size}: {reason}"
+    return exported, (note,), note
+
+
+def _batched_inputs(args: Any, kwargs: Any) -> list[int]:
+    """Numbers of the inputs whose first dim is the batch: the first tensor with dims, and those of the same size."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    sizes = {i: v.shape[0] for i, v in enumerate(leaves) if isinstance(v, torch.Tensor) and v.dim()}
+    return [i for i, size in sizes.items() if size == next(iter(sizes.values()))]
+
+
+def _input_names(args: Any, kwargs: Any) -> list[str]:
+    """A name for every tensor input that has dims; empty for the others."""
+    paths = [pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path((args, kwargs))]
+    paths = [p.replace("[0]", "args", 1) if p.startswith("[0]") else p.replace("[1]", "kwargs", 1) for p in paths]
+    leaves = pytree.tree_leaves((args, kwargs))
+    return [p if isinstance(v, torch.Tensor) and v.dim() else "" for p, v in zip(paths, leaves, strict=True)]
+
+
+def _export_batch(module: torch.nn.Module, args: Any, kwargs: Any, batched: list[int]) -> _Exported:
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    batch = torch.export.Dim("batch", min=1)
+    dims: list[Dims] = [{0: batch} if i in batched else None for i in range(len(leaves))]
+    wide = [_two_or_more(v) if i in batched else v for i, v in enumerate(leaves)]
+    wide_args, wide_kwargs = pytree.tree_unflatten(wide, spec)
+    with _named_keywords(module, wide_kwargs):
+        return _run_export(module, wide_args, wide_kwargs, dynamic_shapes(module, wide_args, wide_kwargs, dims))
+
+
+def _two_or_more(value: torch.Tensor) -> torch.Tensor:
+    """Two examples for one or none: torch takes sizes of 0 and 1 for constants."""
+    if value.shape[0] == 0:
+        return value.new_zeros((2, *value.shape[1:]))
+    return torch.cat([value, value]) if value.shape[0] == 1 else value
+
+
+def _run_export(module: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Exported:
+    shapes_log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = shapes_log.level
+    shapes_log.setLevel(logging.ERROR)
+    try:
+        # where it fails, torch.export prints the graph so far
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
+    finally:
+        shapes_log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _named_keywords(module: torch.nn.Module, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Let the signature of a ``forward(self, x, **k)`` name the keywords that are given.
+
+    torch.export counts what goes into ``**k`` twice where shapes are dynamic, and then finds that they do not fit.
+    """
+    forward = module.forward
+    known = inspect.signature(forward).parameters
+    given = [p for p in known.values() if p.kind is not p.VAR_KEYWORD]
+    named = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in kwargs if n not in {p.name for p in given}]
+    if len(given) == len(known) or not named:
+        yield
+        return
+
+    def with_names(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    with_names.__signature__ = inspect.Signature([*given, *named])  # type: ignore[attr-defined]
+    own = module.__dict__.get("forward")
+    module.__dict__["forward"] = with_names
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = own

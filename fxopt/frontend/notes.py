@@ -1,0 +1,63 @@
+"""What a captured graph holds that its reader would not expect."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from fxopt.ir.op_table import arguments, family, lookup
+from fxopt.ir.printer import op_name, source_line
+from fxopt.ir.program import Program
+
+_SHOWN = 5
+
+
+def notes_of(program: Program) -> tuple[str, ...]:
+    """Sentences about nodes with graphs of their own, and about those in training mode, with the user's lines.
+
+    A graph that was exported in training mode is noted and not changed: an always active dropout may be meant, and a
+    file must give what was saved.
+    """
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    inner = [node for node in calls if isinstance(node.target, torch._ops.HigherOrderOperator)]
+    training = [node for node in calls if _trains(node)]
+    notes = []
+    if inner:
+        notes.append(f"passes do not look into {_listed(inner)}, and what is in there is not counted")
+    if training:
+        notes.append(
+            f"in training mode: {_listed(training)}; if that is not meant, export the model after model.eval()"
+        )
+    return tuple(notes)
+
+
+def _trains(node: fx.Node) -> bool:
+    row = lookup(node)
+    if row is not None and row.family != "random" and family(node) == "random":
+        return True
+    if not hasattr(node.target, "_schema"):
+        return False
+    call = arguments(node)  # without running statistics, those of the input are used in evaluation too
+    return call.get("running_mean") is not None and bool(call.get("training") or call.get("use_input_stats"))
+
+
+def _listed(nodes: list[fx.Node]) -> str:
+    places = list(dict.fromkeys(_place(node) for node in nodes))
+    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+    return ", ".join(places[:_SHOWN]) + more
+
+
+def _place(node: fx.Node) -> str:
+    line = next((line for n in (node, *_inside(node)) if (line := source_line(n))), "")
+    path, _ = next(reversed(node.meta.get("nn_module_stack", {"": ("", None)}).values()))
+    where = line or (f"in {path.removeprefix('L__self__.')}" if path else "")
+    return f"{op_name(node)} ({where})" if where else op_name(node)
+
+
+def _inside(node: fx.Node) -> list[fx.Node]:
+    """The nodes of the graphs that a node is given: the lines of the user's are there."""
+    names = [str(n.target) for n in node.all_input_nodes if n.op == "get_attr"]
+    values = [operator.attrgetter(name)(node.graph.owning_module) for name in names]
+    return [inner for value in values if isinstance(value, fx.GraphModule) for inner in value.graph.nodes]

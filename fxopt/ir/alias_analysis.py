@@ -1,0 +1,156 @@
+"""Which values share memory, read off the op schemas; and in-place ops made functional where that is safe."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.ir.program import Program
+
+# Their schemas promise a new tensor, but in evaluation they hand back their operand.
+_IDENTITY_IN_EVAL = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
+
+
+def alias_sets(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """For every node a representative of the set of nodes that may share memory with it."""
+    parent: dict[fx.Node, fx.Node] = {node: node for node in graph.nodes}
+
+    def find(node: fx.Node) -> fx.Node:
+        while parent[node] is not node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    weights: dict[int, fx.Node] = {}
+    for node in graph.nodes:
+        for source in _aliased(node):
+            parent[find(node)] = find(source)
+        if node.op == "get_attr":  # a tied weight is one tensor under several names
+            tensor = operator.attrgetter(str(node.target))(graph.owning_module)
+            parent[find(node)] = find(weights.setdefault(id(tensor), node))
+    return {node: find(node) for node in graph.nodes}
+
+
+def _aliased(node: fx.Node) -> list[fx.Node]:
+    if node.op != "call_function":
+        return []
+    if node.target is operator.getitem:
+        return [node.args[0]]  # type: ignore[list-item]
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return list(node.all_input_nodes)
+    if str(schema.name).replace("::", ".") in _IDENTITY_IN_EVAL:
+        return [node.args[0]]  # type: ignore[list-item]
+    if not any(r.alias_info for r in schema.returns):
+        return []
+    return [value for info, value in _arguments(node) if info.alias_info for value in _nodes(value)]
+
+
+def _arguments(node: fx.Node) -> list[tuple[Any, Any]]:
+    infos = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((a.name for a in infos), node.args, strict=False)) | node.kwargs
+    return [(info, given[info.name]) for info in infos if info.name in given]
+
+
+def _nodes(value: Any) -> list[fx.Node]:
+    if isinstance(value, fx.Node):
+        return [value]
+    return [n for v in value for n in _nodes(v)] if isinstance(value, (list, tuple)) else []
+
+
+def written(node: fx.Node) -> list[fx.Node]:
+    """The operands that a node writes into."""
+    if node.op != "call_function" or not getattr(node.target, "_schema", None):
+        return []
+    write = [v for info, v in _arguments(node) if info.alias_info and info.alias_info.is_write]
+    return [n for value in write for n in _nodes(value)]
+
+
+def make_functional(program: Program) -> None:
+    """Replace in-place ops by their functional twins wherever nobody else can see the write.
+
+    before: %y = aten.relu_(%x); %z = aten.add(%x, %y)
+    after:  %y = aten.relu(%x);  %z = aten.add(%y, %y)
+
+    A write stays where another view of the same memory is read after it, or where it reaches an input or a weight. A
+    slice of everything, which ``x[:, 0:] += y`` makes, is no other view.
+    """
+    for node in list(program.graph.nodes):
+        if _is_whole(node):
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    order = {node: i for i, node in enumerate(program.graph.nodes)}
+    sets = alias_sets(program.graph)
+    members: dict[fx.Node, list[fx.Node]] = {}
+    for node, root in sets.items():
+        members.setdefault(root, []).append(node)
+    for node in list(program.graph.nodes):
+        targets = written(node)
+        if len(targets) != 1 or targets[0] is not node.args[0]:
+            continue
+        operand, at = targets[0], order[node]
+        twin = functional_twin(node.target)
+        if twin is None or not is_private(node, members[sets[operand]], order, (operand,)):
+            continue
+        node.target = twin
+        replacement = node
+        if (source := _copied(node)) is not None:
+            mine = source is operand or is_private(node, members[sets[source]], order)
+            replacement = source if mine else node
+        for user in list(operand.users):
+            if order[user] > at:
+                user.replace_input_with(operand, replacement)
+        if replacement is not node:
+            node.replace_all_uses_with(replacement)
+            program.graph.erase_node(node)
+    program.module.recompile()
+
+
+def is_private(
+    write: fx.Node, shared: Iterable[fx.Node], order: Mapping[fx.Node, int], own: Collection[fx.Node] = ()
+) -> bool:
+    """Whether nobody sees a write into memory but readers of the views ``own``.
+
+    ``shared`` are the nodes that may share the memory, ``order`` the places of all nodes. Nobody else does if the memory is
+    no input or weight, and no other view that was there before the write is read after it.
+    """
+    at = order[write]
+    before = [node for node in shared if order[node] < at]
+    if any(node.op in ("placeholder", "get_attr") for node in before):
+        return False
+    return not any(order[user] > at for node in before if node not in own for user in node.users)
+
+
+def _is_whole(node: fx.Node) -> bool:
+    if node.op != "call_function" or node.target is not torch.ops.aten.slice.Tensor:
+        return False
+    given: list[Any] = [*node.args[2:], *(None, None, 1)[len(node.args) - 2 :]]
+    start, end, step = given
+    unbounded = end is None or (isinstance(end, int) and end >= sys.maxsize)
+    return unbounded and bool(start in (None, 0)) and bool(step == 1)
+
+
+def _copied(node: fx.Node) -> fx.Node | None:
+    """What a copy into memory of the same form leaves there; None for any other call."""
+    if node.target is not torch.ops.aten.copy.default or not isinstance(node.args[1], fx.Node):
+        return None
+    into, source = (n.meta.get("val") for n in node.args[:2])  # type: ignore[union-attr]
+    if not isinstance(into, torch.Tensor) or not isinstance(source, torch.Tensor):
+        return None
+    return node.args[1] if into.shape == source.shape and into.dtype == source.dtype else None
+
+
+def functional_twin(target: Any) -> torch._ops.OpOverload | None:
+    """The op that gives as a new tensor what an in-place op writes; None if there is none with the same arguments."""
+    namespace, _, name = target._schema.name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    twin = getattr(packet, target._overloadname, None) if packet is not None else None
+    if twin is None or not name.endswith("_") or twin._schema.is_mutable:
+        return None
+    same = [a.name for a in twin._schema.arguments] == [a.name for a in target._schema.arguments]
+    return twin if same else None

@@ -1,0 +1,53 @@
+"""What a program costs: multiply-accumulates, parameters, bytes of weights. A plain function with a typed result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from fxopt.ir.op_table import lookup
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import concrete_shapes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs for the example inputs, number of weight elements, bytes of all tensors, and ops that were not counted.
+
+    A size that is known only when the model runs (the rows that a mask picks) counts as 1.
+    """
+
+    macs: int
+    parameters: int
+    bytes: int
+    unknown: tuple[str, ...] = ()
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.macs - other.macs, self.parameters - other.parameters, self.bytes - other.bytes)
+
+
+def macs_by_node(program: Program) -> dict[fx.Node, int]:
+    """Multiply-accumulates of every convolution, linear, matrix product and attention, for the example inputs."""
+    shape = concrete_shapes(program)
+    rows = ((node, lookup(node)) for node in program.graph.nodes if node.op == "call_function")
+    return {node: row.macs(node, shape) for node, row in rows if row and row.macs}
+
+
+def cost(program: Program) -> Cost:
+    """Cost of a whole program. Weights that are tied count once.
+
+    ``unknown`` names the ops that the op table lacks, and those with a graph of their own, such as autocast and cond.
+    """
+    tensors = {id(t): t for t in program.tensors().values()}.values()
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    unknown = sorted(
+        {str(n.target) for n in calls if lookup(n) is None and isinstance(n.target, torch._ops.OperatorBase)}
+    )
+    return Cost(
+        macs=sum(macs_by_node(program).values()),
+        parameters=sum(t.numel() for t in tensors),
+        bytes=sum(t.numel() * t.element_size() for t in tensors),
+        unknown=tuple(unknown),
+    )

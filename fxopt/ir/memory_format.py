@@ -1,0 +1,29 @@
+"""The layout in memory that convolutions run fastest in, where a program can be run in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+
+_BOUND = ("aten.view", "aten.view_as", "aten.as_strided", "aten.unflatten")
+"""Ops that take a value only in the layout that the program was captured with."""
+
+
+def runs_in_any_layout(program: Program) -> bool:
+    """Whether no op of the program is bound to the layout of the values that it was captured with."""
+    calls = (node for node in program.graph.nodes if node.op == "call_function")
+    return not any(op_name(node).startswith(_BOUND) for node in calls)
+
+
+def channels_last(values: list[Any]) -> list[Any]:
+    """Values with the channels of images innermost, which oneDNN convolves in about two thirds of the time."""
+    return [
+        value.contiguous(memory_format=torch.channels_last)
+        if isinstance(value, torch.Tensor) and value.dim() == 4 and value.is_floating_point()
+        else value
+        for value in values
+    ]

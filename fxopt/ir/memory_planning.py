@@ -1,0 +1,106 @@
+"""How much memory a program needs when it runs, from its graph alone: weights, and the values that are alive at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.ir.alias_analysis import alias_sets
+from fxopt.ir.op_table import family
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import concrete_shapes
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of ``weights``, and of the ``values`` alive at the node where they are most, the ``largest`` of them first.
+
+    A runtime takes some tens of megabytes beside that, for its code and what it packs.
+    """
+
+    weights: int
+    values: int
+    at: str
+    largest: tuple[tuple[str, int], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"weights": self.weights, "values": self.values, "at": self.at, "largest": list(map(list, self.largest))}
+
+
+def plan_memory(program: Program) -> MemoryPlan:
+    """Plan for the example inputs: each value lives from the node that makes it to the last that reads it or a view of it.
+
+    Inputs and outputs count, as whoever calls has them. What a kernel fuses away does not: an activation takes the place of
+    its operand where nothing else reads that, a value that is only quantized and what dequantizes take none, since kernels
+    for integers read and write codes. Tied weights count once.
+    """
+    shape = concrete_shapes(program)
+    shared = alias_sets(program.graph)
+    for node in program.graph.nodes:
+        operands = node.all_input_nodes
+        if _dequantizes(node):
+            shared[node] = shared[operands[0]]
+        if (
+            family(node) == "unary"
+            and len(operands) == 1
+            and len(operands[0].users) == 1
+            and operands[0].op != "placeholder"
+        ):
+            shared[node] = shared[operands[0]]
+    nodes = list(program.graph.nodes)
+    places = {node: i for i, node in enumerate(nodes)}
+    sizes: dict[fx.Node, int] = {}
+    first: dict[fx.Node, int] = {}
+    last: dict[fx.Node, int] = {}
+    for node in nodes:
+        whole = shared[node]
+        if node.op not in ("placeholder", "call_function") or whole.op == "get_attr" or _fused(node):
+            continue
+        size = 0 if _dequantizes(node) else _bytes(node, shape(node))
+        sizes[whole] = max(sizes.get(whole, 0), size)
+        first.setdefault(whole, places[node])
+        last[whole] = max([last.get(whole, 0), places[node], *(places[user] for user in node.users)])
+    born: dict[int, list[fx.Node]] = defaultdict(list)
+    for value, place in first.items():
+        born[place].append(value)
+    alive: list[fx.Node] = []
+    most, values, at = -1, [], nodes[-1]
+    for i, node in enumerate(nodes):
+        alive = [value for value in alive if last[value] >= i] + born[i]
+        if (total := sum(sizes[value] for value in alive)) > most:
+            most, values, at = total, list(alive), node
+    values.sort(key=lambda value: -sizes[value])
+    largest = tuple((program.describe(value), sizes[value]) for value in values[:_SHOWN] if sizes[value])
+    weights = {id(tensor): tensor for tensor in program.tensors().values()}.values()
+    return MemoryPlan(
+        sum(tensor.numel() * tensor.element_size() for tensor in weights), max(most, 0), program.describe(at), largest
+    )
+
+
+def _dequantizes(node: fx.Node) -> bool:
+    return family(node) == "quant" and "dequantize" in str(node.target)
+
+
+def _fused(node: fx.Node) -> bool:
+    """Whether a value is made by a kernel that writes its codes instead, with an activation between or not."""
+    return bool(node.users) and all(
+        not _dequantizes(user) if family(user) == "quant" else family(user) == "unary" and _fused(user)
+        for user in node.users
+    )
+
+
+def _bytes(node: fx.Node, shape: tuple[int, ...]) -> int:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return 0
+    count = 1
+    for size in shape:
+        count *= size
+    return count * value.element_size()

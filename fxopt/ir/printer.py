@@ -1,0 +1,127 @@
+"""A graph as text: one line a node, as error messages, goldens and docstrings show it.
+
+::
+
+    %x : f32[batch,3,8,8]
+    %w = param "conv.weight" : f32[8,3,3,3]
+    %y = aten.conv2d(%x, %w, None, [1, 1], [1, 1]) : f32[batch,8,8,8]
+    return %y
+
+An op is written without its overload where that is ``default``. :mod:`fxopt.ir.parser` reads the same form.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+DTYPES: dict[torch.dtype, str] = {
+    torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16",
+    torch.int64: "i64", torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.uint16: "u16",
+    torch.bool: "bool", torch.complex64: "c64", torch.complex128: "c128",
+}  # fmt: skip
+
+_TORCH = str(Path(torch.__file__).parent)
+_SYMBOL = re.compile(r"\b[su]\d+\b")
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+def op_name(node: fx.Node) -> str:
+    """Name of what a node calls: ``aten.conv2d``, ``aten.mean.dim``, ``getitem``; or the op of a node that calls nothing."""
+    if node.op != "call_function":
+        return node.op
+    if isinstance(node.target, torch._ops.OpOverload):
+        name = str(node.target)
+        return name.removesuffix(".default")
+    if node.target is operator.getitem:
+        return "getitem"
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def type_text(value: Any, dims: dict[str, str] | None = None) -> str:
+    """Dtype and shape of a (fake) tensor, ``f32[batch,3]``; a list of them for several; the value for numbers."""
+    if isinstance(value, torch.Tensor):
+        shape = ",".join(_SYMBOL.sub(lambda m: (dims or {}).get(m[0], m[0]), str(size)) for size in value.shape)
+        return f"{DTYPES.get(value.dtype, str(value.dtype))}[{shape}]"
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(type_text(v, dims) for v in value) + ")"
+    if isinstance(value, torch.SymInt):
+        return "int"
+    return type(value).__name__
+
+
+def argument_text(value: Any) -> str:
+    """An argument of a node as the text form writes it."""
+    if isinstance(value, fx.Node):
+        return f"%{value.name}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(argument_text(v) for v in value) + "]"
+    if isinstance(value, torch.dtype):
+        return DTYPES.get(value, str(value))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k!r}: {argument_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (torch.device, torch.layout, torch.memory_format)):
+        return str(value) if not isinstance(value, torch.device) else f"'{value}'"
+    return repr(value)
+
+
+def source_line(node: fx.Node) -> str:
+    """The user's line that made a node, ``net.py:42``; empty if not known.
+
+    Frames inside torch are passed over; a path is shown from the current folder or from site-packages on.
+    """
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    for path, line in reversed(frames):
+        if path.startswith(_TORCH) or path.startswith("torch/") or path.startswith("<"):
+            continue
+        return f"{short_path(path)}:{line}"
+    return ""
+
+
+def short_path(path: str) -> str:
+    """A path from the current folder or from site-packages on."""
+    for root in [str(Path.cwd()), *sys.path]:
+        if root and path.startswith(root + "/"):
+            return path[len(root) + 1 :]
+    return path
+
+
+def node_text(node: fx.Node, *, source: bool = False, dims: dict[str, str] | None = None) -> str:
+    """One node as a line of the text form, with its source line behind it if asked for."""
+    if node.op == "output":
+        leaves = node.args[0]
+        items = leaves if isinstance(leaves, (list, tuple)) else (leaves,)
+        return "return " + ", ".join(argument_text(a) for a in items)
+    value = node.meta.get("val")
+    kind = f" : {type_text(value, dims)}" if value is not None else ""
+    if node.op == "placeholder":
+        text = f"%{node.name}{kind}"
+    elif node.op == "get_attr":
+        text = f'%{node.name} = param "{node.target}"{kind}'
+    else:
+        arguments = [argument_text(a) for a in node.args]
+        arguments += [f"{k}={argument_text(v)}" for k, v in node.kwargs.items()]
+        text = f"%{node.name} = {op_name(node)}({', '.join(arguments)}){kind}"
+    where = source_line(node) if source else ""
+    return f"{text}        {where}" if where else text
+
+
+def graph_text(graph: fx.Graph, *, source: bool = False, dims: dict[str, str] | None = None) -> str:
+    """A whole graph in the text form; parameters stand where they are first used."""
+    lines: list[str] = []
+    shown: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            continue
+        for needed in node.all_input_nodes:
+            if needed.op == "get_attr" and needed not in shown:
+                shown.add(needed)
+                lines.append(node_text(needed, dims=dims))
+        lines.append(node_text(node, source=source, dims=dims))
+    return "\n".join(lines)

@@ -1,0 +1,325 @@
+"""A Program: a captured model as an fx graph of ATen ops, with example inputs, dynamic dims and history."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import PassError, UsageError
+from fxopt.ir.input_check import misfit
+from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
+from fxopt.pass_manager.context import Context
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A place that a pass left alone, and why."""
+
+    node: str
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.reason}" + (f"   ({self.source})" if self.source else "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value that a pass chose itself, where its options leave that to the target, the data or a measurement."""
+
+    what: str
+    value: bool | int | float | str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value}, {self.why}"
+
+
+@dataclass
+class Program:
+    """A captured model.
+
+    ``module`` is an fx.GraphModule of ATen calls. Weights are ``get_attr`` nodes with the model's own names; every
+    node has a fake tensor in ``meta["val"]`` and, where known, the user's line in ``meta["stack_trace"]``.
+    ``args`` and ``kwargs`` are example inputs (any pytree); ``ranges`` gives ``(min, max)`` of every dynamic size.
+    Passes edit the module in place; the pipeline hands them a copy.
+    """
+
+    module: fx.GraphModule
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    history: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    context: Context = field(default_factory=Context)
+    skips: list[Skip] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    claims: dict[str, tuple[str, dict[int, torch.Tensor]]] = field(default_factory=dict)
+    """What a pass leaves of values, by node name: the name before and indices kept by dim (``pass_manager/value_map``)."""
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The fx graph, to be edited in place."""
+        return self.module.graph
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph without gradients; a graph that writes into an input does so in the caller's tensor.
+
+        Raises UsageError for inputs of another structure, dtype or fixed size, for a dynamic size outside its range,
+        and for numbers that are not those of the example.
+        """
+        if self.in_spec is not None and (problem := misfit(self, args, kwargs)):
+            raise UsageError(f"inputs do not fit the program: {problem}\n  capture the model with inputs like these")
+        with torch.no_grad():
+            return self.module(*args, **kwargs)
+
+    @property
+    def in_spec(self) -> pytree.TreeSpec | None:
+        """Structure of ``(args, kwargs)``; None for a graph that was written by hand."""
+        info = getattr(self.graph._codegen, "pytree_info", None)
+        return info.in_spec if info else None
+
+    @property
+    def out_spec(self) -> pytree.TreeSpec | None:
+        """Structure of the outputs; None for a graph that was written by hand."""
+        info = getattr(self.graph._codegen, "pytree_info", None)
+        return info.out_spec if info else None
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    def find(self, *ops: str) -> Iterator[fx.Node]:
+        """Yield the nodes that call one of ``ops``, in order; ``aten.mean`` finds every overload of it.
+
+        The nodes are listed before the first is yielded, and a node erased meanwhile is passed over.
+        """
+        wanted = set(ops)
+        for node in list(self.graph.nodes):
+            if node.op != "call_function" or node._erased:
+                continue
+            name = op_name(node)
+            if name in wanted or name.rsplit(".", 1)[0] in wanted:
+                yield node
+
+    def inputs(self) -> list[fx.Node]:
+        """The placeholder nodes in order, one for each tensor or number of the example inputs."""
+        return [node for node in self.graph.nodes if node.op == "placeholder"]
+
+    def outputs(self) -> list[Any]:
+        """What the graph returns, flat: nodes, numbers or None."""
+        result = self.graph.output_node().args[0]
+        return list(result) if isinstance(result, (tuple, list)) else [result]
+
+    def example_leaves(self) -> list[Any]:
+        """The example inputs, flat, in the order of :meth:`inputs`."""
+        return pytree.tree_leaves((self.args, self.kwargs))
+
+    def dims(self) -> dict[str, str]:
+        """Names of the dynamic sizes, by symbol: ``batch`` for a first dim, otherwise input and dim."""
+        names: dict[str, str] = {}
+        for node in self.inputs():
+            value = node.meta.get("val")
+            for dim, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+                symbol = str(size)
+                if isinstance(size, torch.SymInt) and symbol.isidentifier() and symbol not in names:
+                    taken = "batch" in names.values()
+                    names[symbol] = f"{node.name}_{dim}" if dim or taken else "batch"
+        return names
+
+    def signature(self) -> str:
+        """Inputs and outputs as text: ``(x: f32[batch,3,8,8]) -> (f32[batch,10])``."""
+        dims = self.dims()
+        inputs = ", ".join(f"{n.target}: {type_text(n.meta.get('val'), dims)}" for n in self.inputs())
+        values = [out.meta.get("val") if isinstance(out, fx.Node) else out for out in self.outputs()]
+        return f"({inputs}) -> ({', '.join(type_text(v, dims) for v in values)})"
+
+    def text(self, *, source: bool = False) -> str:
+        """The whole graph in the text form of :mod:`fxopt.ir.printer`."""
+        return graph_text(self.graph, source=source, dims=self.dims())
+
+    def describe(self, node: fx.Node) -> str:
+        """One node as text with its source line, for messages."""
+        return node_text(node, source=True, dims=self.dims())
+
+    def fingerprint(self) -> str:
+        """sha256 over the graph, the dynamic ranges and every weight; equal programs have equal fingerprints."""
+        digest = hashlib.sha256(f"{self.text()}\n{sorted(self.ranges.items())}".encode())
+        for name, tensor in sorted(self.tensors().items()):
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    # ---- weights -----------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor the graph reads, by attribute name; tied weights are one tensor under several names."""
+        names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")
+        found = {name: _attribute(self.module, name) for name in names}
+        return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+
+    def tensor(self, node: Any) -> torch.Tensor | None:
+        """The weight that a ``get_attr`` node reads; None for any other node or argument."""
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            return None
+        value = _attribute(self.module, str(node.target))
+        return value if isinstance(value, torch.Tensor) else None
+
+    def add_tensor(self, name: str, tensor: torch.Tensor, before: fx.Node) -> fx.Node:
+        """Add a weight under a free name like ``name`` and return a ``get_attr`` node for it, placed before a node.
+
+        A weight is never changed in place: others may read it, and a copy of the program may share it.
+        """
+        free = name.replace("-", "_")
+        count = 0
+        while _has(self.module, free):
+            count += 1
+            free = f"{name}_{count}"
+        self._store(free, tensor)
+        with self.graph.inserting_before(before):
+            node = self.graph.get_attr(free)
+        node.meta["val"] = self._fake(tensor)
+        return node
+
+    def swap_tensor(self, user: fx.Node, old: fx.Node, tensor: torch.Tensor) -> fx.Node:
+        """Let ``user`` read ``tensor`` instead of the weight ``old``; return the ``get_attr`` node.
+
+        The weight keeps its name if nobody else reads it; otherwise the others keep the old one, and the new one gets
+        a name like it.
+        """
+        readers = {u for n in self.graph.nodes if n.op == "get_attr" and n.target == old.target for u in n.users}
+        if readers == {user}:
+            self._store(str(old.target), tensor)
+            old.meta["val"] = self._fake(tensor)
+            return old
+        node = self.add_tensor(str(old.target), tensor, user)
+        user.replace_input_with(old, node)
+        return node
+
+    def set_tensor(self, name: str, tensor: torch.Tensor) -> None:
+        """As :meth:`set_tensors`, for one weight."""
+        self.set_tensors({name: tensor})
+
+    def set_tensors(self, changed: dict[str, torch.Tensor]) -> None:
+        """Let every reader of a weight, and of the names tied to it, read another tensor; given by the weight's name.
+
+        A parameter stays a parameter, and goes on asking for gradients if it did; a buffer stays a buffer.
+        """
+        known = self.tensors()
+        new: dict[int, torch.Tensor] = {}
+        for name, tensor in changed.items():
+            old, value = known[name], tensor.detach()
+            keeps = isinstance(old, torch.nn.Parameter)
+            new[id(old)] = torch.nn.Parameter(value, requires_grad=old.requires_grad) if keeps else value
+        for name, old in known.items():
+            if id(old) in new:
+                path, _, leaf = name.rpartition(".")
+                owner = self.module.get_submodule(path)
+                store: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
+                store[leaf] = new[id(old)]
+        for node in self.graph.nodes:
+            was = known.get(str(node.target)) if node.op == "get_attr" else None
+            if was is not None and id(was) in new and new[id(was)].shape != was.shape:
+                node.meta["val"] = self._fake(new[id(was)])
+
+    def _store(self, name: str, tensor: torch.Tensor) -> None:
+        path, _, leaf = name.rpartition(".")
+        owner: torch.nn.Module = self.module
+        for part in path.split(".") if path else ():
+            if not hasattr(owner, part):
+                owner.add_module(part, torch.nn.Module())
+            owner = getattr(owner, part)
+        owner._parameters.pop(leaf, None)
+        owner._buffers.pop(leaf, None)
+        if tensor.is_floating_point():
+            owner.register_parameter(leaf, torch.nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad))
+        else:
+            owner.register_buffer(leaf, tensor)
+
+    def _fake(self, tensor: torch.Tensor) -> Any:
+        mode = next((n.meta["val"].fake_mode for n in self.inputs() if hasattr(n.meta.get("val"), "fake_mode")), None)
+        return fake_like(mode, tensor) if mode is not None else None
+
+    # ---- editing -----------------------------------------------------------------------------------------------
+
+    def replace(self, node: fx.Node, by: fx.Node) -> None:
+        """Let every user of ``node`` read ``by`` instead, and erase ``node``."""
+        if "stack_trace" in node.meta:
+            by.meta.setdefault("stack_trace", node.meta["stack_trace"])
+        node.replace_all_uses_with(by)
+        self.graph.erase_node(node)
+
+    def call(self, target: Any, *args: Any, like: fx.Node, **kwargs: Any) -> fx.Node:
+        """Insert a call after ``like``, which gives it the source line, and return its node."""
+        with self.graph.inserting_after(like):
+            node = self.graph.call_function(target, args, kwargs)
+        node.meta["stack_trace"] = like.meta.get("stack_trace")
+        return node
+
+    def skip(self, node: fx.Node, reason: str) -> None:
+        """Report that a pass leaves ``node`` alone, and why."""
+        self.skips.append(Skip(node_text(node, dims=self.dims()), source_line(node), reason))
+
+    def chose(self, what: str, value: bool | int | float | str, why: str) -> None:
+        """Report what a pass chose where its options leave that open, and why: ``chose("multiple", 16, "measured …")``.
+
+        ``what`` is the option, or a noun, that a reader can compare between builds. The report has it with the step.
+        """
+        self.choices.append(Choice(what, value, why))
+
+    def fail(self, node: fx.Node, reason: str) -> PassError:
+        """Return a PassError about ``node``, to be raised."""
+        return PassError(f"{reason}\n    {self.describe(node)}")
+
+    def copy(self, instead: Mapping[int, torch.Tensor] = MappingProxyType({})) -> Program:
+        """Return a copy that shares nothing that can be changed: no weight, no graph, no example input.
+
+        ``instead`` has tensors for the copy to have in place of weights, by the ``id`` of the weight.
+        """
+        twin = copy.copy(self)
+        with warnings.catch_warnings():  # torch warns of its own class in the tree specs
+            warnings.simplefilter("ignore", FutureWarning)
+            twin.module = copy.deepcopy(self.module, dict(instead))
+        for node in twin.graph.nodes:  # fx copies the dict, not the lists and dicts in it
+            node.meta = {k: copy.copy(v) if isinstance(v, (dict, list)) else v for k, v in node.meta.items()}
+        inputs = (self.args, self.kwargs)
+        clone = lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v  # noqa: E731
+        twin.args, twin.kwargs = pytree.tree_map(clone, inputs)
+        twin.ranges = dict(self.ranges)
+        twin.context = copy.copy(self.context)
+        twin.skips = list(self.skips)
+        twin.choices = list(self.choices)
+        twin.claims = dict(self.claims)
+        return twin
+
+
+def fake_like(mode: FakeTensorMode, tensor: torch.Tensor) -> FakeTensor:
+    """A fake tensor of a weight's form: what ``mode.from_tensor`` makes of one that is no view, at a tenth of the time."""
+    meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return FakeTensor(mode, meta.requires_grad_(tensor.requires_grad), tensor.device)
+
+
+def _attribute(module: torch.nn.Module, name: str) -> Any:
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _has(module: torch.nn.Module, name: str) -> bool:
+    try:
+        _attribute(module, name)
+    except AttributeError:
+        return False
+    return True

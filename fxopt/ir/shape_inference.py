@@ -1,0 +1,174 @@
+"""Shapes: re-derive every node's fake tensor after an edit, and read sizes as concrete numbers."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+from fxopt.errors import PassError
+from fxopt.ir.op_table import Shape
+from fxopt.ir.program import Program, fake_like
+
+
+class _Derive(FakeTensorProp):
+    """Runs the graph on fake tensors, from the symbolic shapes of the placeholders; remembers where it stands."""
+
+    at: fx.Node | None = None
+
+    def __init__(self, program: Program, mode: FakeTensorMode) -> None:
+        super().__init__(program.module, mode)
+        self.weights = {name: fake_like(mode, tensor) for name, tensor in program.tensors().items()}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.at = n
+        n.meta.pop("unbacked_bindings", None)  # they name the sizes of another environment
+        return super().run_node(n)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """As torch does, but where the value has the form of its operand: half the time of a convolutional net."""
+        return args[0] if _keeps_operand(target, args) else super().call_function(target, args, kwargs)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.weights[target] if target in self.weights else super().get_attr(target, args, kwargs)
+
+
+_ACTIVATIONS = {
+    getattr(torch.ops.aten, name).default
+    for name in ("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "relu6_", "silu", "silu_", "hardswish", "hardswish_",
+                 "hardsigmoid", "hardsigmoid_", "sigmoid", "sigmoid_", "gelu", "gelu_", "tanh", "tanh_")
+}  # fmt: skip
+_BATCH_NORM = torch.ops.aten.batch_norm.default
+
+
+def _keeps_operand(target: Any, args: Any) -> bool:
+    """Whether it is an activation, or batch norm in evaluation with statistics that fit, of a contiguous float tensor."""
+    if target not in _ACTIVATIONS and target is not _BATCH_NORM:
+        return False
+    if not args[0].is_floating_point() or not args[0].is_contiguous():
+        return False
+    if target is not _BATCH_NORM:
+        return True
+    x, *parameters, training = args[:6]
+    fits = all(p is not None and tuple(p.shape) == (x.shape[1],) and p.dtype == x.dtype for p in parameters)
+    return len(args) == 9 and not training and fits
+
+
+def fake_mode(program: Program) -> FakeTensorMode:
+    """The fake-tensor mode of the placeholders, or a new one for a program that has none yet."""
+    for node in program.inputs():
+        value = node.meta.get("val")
+        if value is not None and hasattr(value, "fake_mode"):
+            mode: FakeTensorMode = value.fake_mode
+            return mode
+    return FakeTensorMode(shape_env=ShapeEnv())
+
+
+class _SameNames(ShapeEnv):
+    """Calls the symbol made for ``s77`` s77 again: ``program.ranges`` knows it by that name."""
+
+    def _generate_unique_id(self, source_name: str) -> int:
+        wanted = source_name.removeprefix("s")
+        if not wanted.isdigit() or int(wanted) in self.unique_ids:
+            return super()._generate_unique_id(source_name)
+        self.unique_ids.add(int(wanted))
+        return int(wanted)
+
+
+def fresh_inputs(program: Program) -> tuple[FakeTensorMode, list[Any]]:
+    """Fake values for the placeholders in a shape environment of their own, with the same dynamic sizes.
+
+    A graph that fixes a dynamic size does so in its environment, for everyone who shares it. So each derivation has
+    its own, and a wrong pass cannot spoil the program it was given a copy of.
+    """
+    env = _SameNames()
+    mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    made: dict[sympy.Symbol, torch.SymInt] = {}
+
+    def size(old: int | torch.SymInt) -> Any:
+        if not isinstance(old, torch.SymInt):
+            return old
+        expression = old.node.expr
+        for symbol in sorted(getattr(expression, "free_symbols", ()), key=str):
+            if symbol not in made:
+                made[symbol] = _new_size(env, symbol, old, program.ranges.get(str(symbol), (0, None)))
+        if isinstance(expression, (int, sympy.Integer)):
+            return int(expression)
+        return sympy_interp(PythonReferenceAnalysis, made, expression)
+
+    def value(old: Any) -> Any:
+        if not isinstance(old, torch.Tensor):
+            return size(old)
+        sizes, strides = [size(s) for s in old.shape], [size(s) for s in old.stride()]
+        return torch.empty_strided(sizes, strides, dtype=old.dtype, device=old.device)
+
+    with mode:
+        return mode, [value(node.meta["val"]) for node in program.inputs()]
+
+
+def _new_size(env: ShapeEnv, symbol: sympy.Symbol, old: torch.SymInt, bounds: tuple[int, int | None]) -> torch.SymInt:
+    hint = int(old.node.shape_env.backed_var_to_val[symbol])
+    new = env.create_symbol(
+        hint, ConstantSource(str(symbol)), DimDynamic.DYNAMIC, do_not_specialize_zero_one=bounds[0] < 2
+    )
+    return env.create_symintnode(new, hint=hint)  # type: ignore[return-value]
+
+
+def derive_shapes(program: Program) -> None:
+    """Set ``meta["val"]`` of every node anew. Raises PassError at the node whose inputs do not fit."""
+    mode, values = fresh_inputs(program)
+    run = _Derive(program, mode)
+    loggers = [logging.getLogger(name) for name in ("torch.fx.interpreter", "torch._subclasses.fake_tensor")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with enable_python_dispatcher():  # else a composite op in C++ (aten.pad) asks for sizes as plain numbers
+            run.propagate_dont_convert_inputs(*values)
+    except Exception as error:
+        if run.at is None:
+            raise
+        operands = "\n".join(f"    {program.describe(n)}" for n in run.at.all_input_nodes)
+        reason = str(error).split("\nWhile executing")[0].splitlines()[0] if str(error) else type(error).__name__
+        raise PassError(f"shapes do not fit: {reason}\n{operands}\n    {program.describe(run.at)}") from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def size_expressions(sizes: Any) -> list[Any]:
+    """Sizes or strides as ints and sympy expressions: two dynamic ones that only may be equal are not."""
+    return [s if isinstance(s, int) else s.node.expr for s in sizes]
+
+
+def concrete_shapes(program: Program) -> Shape:
+    """Return a function that gives a node's shape with the example inputs' sizes put in for the dynamic dims."""
+    known: dict[Any, int] = {}
+    for node, leaf in zip(program.inputs(), program.example_leaves(), strict=True):
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            for size, actual in zip(value.shape, leaf.shape, strict=True):
+                if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
+                    known[size.node.expr] = int(actual)
+
+    def size_of(size: int | torch.SymInt) -> int:
+        if isinstance(size, torch.SymInt):
+            value = sympy.sympify(sympy.sympify(size.node.expr).xreplace(known))
+            return int(value) if value.is_number else int(size.node.hint or 1)
+        return size
+
+    def shape(node: fx.Node) -> tuple[int, ...]:
+        value = node.meta.get("val")
+        return tuple(size_of(s) for s in value.shape) if isinstance(value, torch.Tensor) else ()
+
+    return shape

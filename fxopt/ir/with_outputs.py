@@ -1,0 +1,23 @@
+"""A program that returns values from its middle too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
+
+from fxopt.ir.program import Program
+
+
+def with_outputs(program: Program, names: Sequence[str]) -> Program:
+    """A copy whose outputs are flat, followed by the values of the nodes called ``names``."""
+    twin = program.copy()
+    nodes = {node.name: node for node in twin.graph.nodes}
+    outputs = [*twin.outputs(), *(nodes[name] for name in names)]
+    twin.graph.output_node().args = (tuple(outputs),)
+    if (info := getattr(twin.graph._codegen, "pytree_info", None)) is not None:
+        flat = pytree.tree_structure(tuple(outputs))
+        twin.graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(info.orig_args, info.in_spec, flat)))
+    twin.module.recompile()
+    return twin

@@ -1,0 +1,94 @@
+"""Run a program without side effects: buffers, written weights, inputs and the random state are as before."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.program import Program
+from fxopt.numerics.float64 import widen
+
+_Interpreter = TypeVar("_Interpreter", bound=fx.Interpreter)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Flat outputs, and sentences that say which share memory with an input, a weight or an earlier output."""
+
+    outputs: list[Any]
+    aliases: frozenset[str]
+
+
+def run(program: Program, inputs: list[Any], *, wide: bool) -> Run:
+    """Run copies of flat inputs, as float64 with ``wide``; random numbers and buffers are the same in every run."""
+    fresh = [v.clone() if isinstance(v, torch.Tensor) else v for v in inputs]
+    fresh = [widen(v) for v in fresh] if wide else fresh
+    args, kwargs = pytree.tree_unflatten(fresh, pytree.tree_structure((program.args, program.kwargs)))
+    with torch.random.fork_rng(devices=[]), untouched(program):
+        torch.default_generator.manual_seed(0)
+        outputs = pytree.tree_leaves(program(*args, **kwargs))
+        owners = {
+            _memory(v): f"input {node.target}"
+            for node, v in zip(program.inputs(), fresh, strict=True)
+            if isinstance(v, torch.Tensor)
+        }
+        owners |= {_memory(t): f"weight {name}" for name, t in program.tensors().items()}
+    aliases = []
+    for i, out in enumerate(outputs):
+        if isinstance(out, torch.Tensor) and out.numel():
+            owner = owners.setdefault(_memory(out), f"output {i}")
+            if owner != f"output {i}":
+                aliases.append(f"output {i} shares memory with {owner}")
+    return Run(outputs, frozenset(aliases))
+
+
+def started(interpreter: _Interpreter, inputs: list[Any]) -> _Interpreter:
+    """An interpreter that is about to run node by node, on copies of flat inputs: a model may write into them."""
+    interpreter.args_iter = iter([v.clone() if isinstance(v, torch.Tensor) else v for v in inputs])
+    return interpreter
+
+
+@contextlib.contextmanager
+def untouched(program: Program) -> Iterator[None]:
+    """Have copies stand in for the buffers, and for weights that the graph writes to; afterwards all is as it was.
+
+    Copies, not values put back: an output that is a buffer keeps what the run made of it.
+    """
+    targets = _written_weights(program)
+    owners = list(program.module.modules())
+    saved: list[tuple[Any, str, Any]] = [(m._buffers, name, t) for m in owners for name, t in m._buffers.items()]
+    saved += [(m._parameters, name, t) for m in owners for name, t in m._parameters.items() if id(t) in targets]
+    memo: dict[int, Any] = {}  # tied tensors stay tied
+    for store, name, tensor in saved:
+        store[name] = copy.deepcopy(tensor, memo)
+    try:
+        yield
+    finally:
+        for store, name, tensor in saved:
+            store[name] = tensor
+
+
+def _written_weights(program: Program) -> set[int]:
+    targets = [target for node in program.graph.nodes for target in written(node)]
+    if not targets:
+        return set()
+    sets = alias_sets(program.graph)
+    roots = {sets[target] for target in targets}
+    return {id(program.tensor(n)) for n in program.graph.nodes if n.op == "get_attr" and sets[n] in roots}
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def example_arrays(program: Program) -> list[Any]:
+    """The tensors of the example inputs as flat numpy arrays, as a runner takes them."""
+    return [v.numpy() for v in program.example_leaves() if isinstance(v, torch.Tensor)]

@@ -1,0 +1,68 @@
+"""The float64 twin of a program, in which exact passes are proved: float32 noise would hide real errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from fxopt.ir.program import Program
+from fxopt.ir.shape_inference import fake_mode
+
+_WIDE = {
+    torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,
+    torch.complex64: torch.complex128, torch.complex32: torch.complex128,
+}  # fmt: skip
+
+
+def widen(value: Any) -> Any:
+    """A floating tensor or dtype as float64, a complex one as complex128; anything else unchanged."""
+    if isinstance(value, torch.Tensor):
+        return value.to(_WIDE[value.dtype]) if value.dtype in _WIDE else value
+    return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+def coarsest(program: Program) -> float:
+    """The largest epsilon among the floating dtypes of a program's values: 2**-23 in float32, 2**-7 with bfloat16; 0 without."""
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    dtypes = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    return max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+
+
+def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
+    """Return a copy that computes in float64: weights, buffers, example inputs and dtypes written into the graph.
+
+    Checks of dtypes are dropped; the quantize and dequantize ops get twins that work in float64. The nodes' fake
+    tensors become float64 only with ``to_run_passes``: that takes longer than all the rest.
+    """
+    wide: dict[int, torch.Tensor] = {}
+    for tensor in program.tensors().values():
+        if tensor.dtype in _WIDE and id(tensor) not in wide:
+            value = widen(tensor.detach())
+            wide[id(tensor)] = torch.nn.Parameter(value, False) if isinstance(tensor, torch.nn.Parameter) else value
+    twin = program.copy(instead=wide)
+    for node in list(twin.graph.nodes):
+        if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
+            twin.graph.erase_node(node)
+            continue
+        node.args = pytree.tree_map(widen, node.args)
+        node.kwargs = pytree.tree_map(widen, node.kwargs)
+        if node.op == "call_function" and str(node.target).startswith("quantized_decomposed."):
+            _widen_quant(node)
+    if to_run_passes:
+        with fake_mode(twin):
+            for node in twin.graph.nodes:
+                if "val" in node.meta:
+                    node.meta["val"] = pytree.tree_map(widen, node.meta["val"])
+    twin.args, twin.kwargs = pytree.tree_map(widen, (twin.args, twin.kwargs))
+    twin.module.recompile()
+    return twin
+
+
+def _widen_quant(node: fx.Node) -> None:
+    """Let a quantize op take float64, a dequantize op give it: the ops themselves insist on float32."""
+    from fxopt.numerics import float64_quant_ops
+
+    node.target = float64_quant_ops.wide_twin(node.target)

@@ -1,0 +1,132 @@
+"""Inputs to try a program with: its example, and random ones like it, of other sizes where these are dynamic."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import sympy
+import torch
+from torch import fx
+
+from fxopt.ir.program import Program
+from fxopt.numerics.execute import run
+
+SCALES = (10.0, 1.0, 0.1)
+"""What rows of random inputs are multiplied with where a pass must be exact: past a clamp, as in relu6, and near zero."""
+
+_Result = TypeVar("_Result")
+
+
+def probe_inputs(program: Program) -> list[list[Any]]:
+    """Flat inputs to try: the example, and the first of :func:`random_inputs` that the program runs on."""
+    return [inputs for inputs, _ in try_probes(program, lambda inputs: run(program, inputs, wide=False))]
+
+
+def try_probes(
+    program: Program, call: Callable[[list[Any]], _Result], scales: tuple[float, ...] = (1.0,)
+) -> list[tuple[list[Any], _Result]]:
+    """Call with the example, and with the first of :func:`random_inputs` that does not fail; return inputs and results.
+
+    Raises what the call raises on the example.
+    """
+    example = program.example_leaves()
+    tried = [(example, call(example))]
+    for inputs in random_inputs(program, scales):
+        with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):  # fx prints where it failed
+            return [*tried, (inputs, call(inputs))]
+    return tried
+
+
+def random_inputs(program: Program, scales: tuple[float, ...] = (1.0,)) -> Iterator[list[Any]]:
+    """Yield flat random inputs: every dynamic size another than the example's, the batch alone, the example's sizes.
+
+    There are several, as a model may hold conditions on its sizes that ``program.ranges`` does not tell. Floating
+    inputs have the mean and deviation of the example, and their rows (the first dim) are multiplied with ``scales`` in
+    turn. Integers may be indices, so they are drawn from the values that the example has.
+    """
+    known = _example_sizes(program)
+    names = program.dims()
+    other: dict[sympy.Symbol, int] = {}
+    for step, (symbol, size) in enumerate(known.items(), 1):  # a step each: sizes that were alike become different
+        near = (3, 2, 4) if names.get(str(symbol)) == "batch" else (size + step, size - step, size + 1, size - 1)
+        other[symbol] = _another(size, near, program.ranges.get(str(symbol), (1, None)))
+    batch = {symbol: size for symbol, size in other.items() if names.get(str(symbol)) == "batch"}
+    tried: list[dict[sympy.Symbol, int]] = []
+    for sizes in (other, known | batch, known):
+        if sizes not in tried:
+            tried.append(sizes)
+            yield _random(program, sizes, scales)
+
+
+def random_batch(program: Program, size: int) -> list[Any]:
+    """Flat random inputs with a batch of ``size``, where that is dynamic, and the example's sizes otherwise."""
+    names = program.dims()
+    sizes = {s: size if names.get(str(s)) == "batch" else n for s, n in _example_sizes(program).items()}
+    return _random(program, sizes, (1.0,))
+
+
+def _random(program: Program, sizes: dict[sympy.Symbol, int], scales: tuple[float, ...]) -> list[Any]:
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for node, leaf in zip(program.inputs(), program.example_leaves(), strict=True):
+        shape = [_size(n, sizes) for n, _ in _sizes(node, leaf)]
+        is_tensor = isinstance(leaf, torch.Tensor)
+        made.append(_random_like(leaf, shape, scales, generator) if is_tensor else shape[0] if shape else leaf)
+    return made
+
+
+def _example_sizes(program: Program) -> dict[sympy.Symbol, int]:
+    """What the symbols in the sizes of the inputs are for the example."""
+    known: dict[sympy.Symbol, int] = {}
+    for node, leaf in zip(program.inputs(), program.example_leaves(), strict=True):
+        for size, actual in _sizes(node, leaf):
+            if not isinstance(size, torch.SymInt):
+                continue
+            if size.node.expr.is_symbol:
+                known[size.node.expr] = actual
+            for symbol in size.node.expr.free_symbols - known.keys():
+                known[symbol] = int(size.node.shape_env.backed_var_to_val[symbol])
+    return known
+
+
+def _sizes(node: fx.Node, leaf: Any) -> list[tuple[Any, int]]:
+    """Sizes of an input, symbolic and of the example; an input that is a dynamic number is one itself."""
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        return list(zip(value.shape, leaf.shape, strict=True))
+    return [(value, leaf)] if isinstance(value, torch.SymInt) else []
+
+
+def _size(size: Any, known: dict[sympy.Symbol, int]) -> int:
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    return int(sympy.sympify(size.node.expr).xreplace({symbol: sympy.Integer(n) for symbol, n in known.items()}))
+
+
+def _another(size: int, near: tuple[int, ...], bounds: tuple[int, int | None]) -> int:
+    """The first size near that is another and within bounds; failing that the size itself."""
+    low, high = max(bounds[0], 1), bounds[1]
+    return next((n for n in near if n != size and low <= n and (high is None or n <= high)), size)
+
+
+def _random_like(
+    leaf: torch.Tensor, shape: list[int], scales: tuple[float, ...], generator: torch.Generator
+) -> torch.Tensor:
+    if leaf.numel() == 0:
+        return leaf
+    if leaf.dtype == torch.bool:
+        return torch.randint(2, shape, generator=generator).bool()
+    if not leaf.is_floating_point():
+        values = leaf.flatten()
+        return values[torch.randint(len(values), shape, generator=generator)]
+    finite = leaf[leaf.isfinite()].double()
+    spread = finite.std().item() if finite.numel() > 1 else 1.0
+    mean = finite.mean().item() if finite.numel() else 0.0
+    noise = torch.randn(shape, generator=generator) * (spread or 1.0) + mean
+    if shape:
+        rows = torch.tensor(scales)[torch.arange(shape[0]) % len(scales)]
+        noise *= rows.reshape(-1, *[1] * (len(shape) - 1))
+    return noise.to(leaf.dtype)

@@ -1,0 +1,80 @@
+"""Watchers a user turns on: print or save the program after a pass. Verification is in :mod:`fxopt.pass_manager.verify`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from torch.utils import _pytree as pytree
+
+from fxopt import registry
+from fxopt.errors import UnknownNameError, UsageError
+from fxopt.ir.program import Program
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.numerics.execute import untouched
+from fxopt.pass_manager.step import Step, StepResult, Watcher
+from fxopt.workload import Data
+from fxopt.workload.batching import fixed_batch, in_batches
+
+
+def print_after(names: list[str], console: Console) -> Watcher:
+    """Print the program as text after the passes of these names; ``all`` stands for every pass.
+
+    Raises UnknownNameError for a name that is no pass.
+    """
+    known = registry.names("pass")
+    for name in names:
+        if name not in ("all", *known):
+            raise UnknownNameError("pass", name, [*known, "all"])
+
+    @contextlib.contextmanager
+    def watch(step: Step, program: Program, result: StepResult) -> Iterator[None]:
+        yield
+        if "all" in names or step.pass_.name in names:
+            console.print(f"-- after {step}", markup=False)
+            console.print(program.text(source=True), markup=False, highlight=False, soft_wrap=True)
+
+    return watch
+
+
+def dump(folder: Path) -> Watcher:
+    """Save the program before the first pass and after each as numbered text files in ``folder``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
+
+    def write(number: int, name: str, program: Program) -> None:
+        (folder / f"{number:02}_{name}.txt").write_text(program.text(source=True) + "\n")
+
+    @contextlib.contextmanager
+    def watch(step: Step, program: Program, result: StepResult) -> Iterator[None]:
+        if step.index == 1:
+            write(0, "captured", program)
+        yield
+        write(step.index, step.pass_.name, program)
+
+    return watch
+
+
+def metric_watcher(data: Data) -> Watcher:
+    """Watcher that notes what an approximate step does on the validation split: the metric, and the SQNR in dB.
+
+    The SQNR is over one batch, against the program before the step; it takes the place of that on random inputs, which
+    lie outside the range that a calibration on real data saw.
+    """
+
+    @contextlib.contextmanager
+    def watch(step: Step, program: Program, result: StepResult) -> Iterator[None]:
+        yield
+        if step.pass_.kind == "approx" and result.changed:
+            size = fixed_batch(program)
+            (args, _) = next(iter(data.batches("validation", batch_size=32)))
+            with untouched(step.before), untouched(program):
+                want, got = (pytree.tree_leaves(in_batches(p, size)(*args)) for p in (step.before, program))
+                result.findings["sqnr_db"] = sqnr(want, got)
+                result.findings["metric"] = data.evaluate(in_batches(program, size), "validation")
+
+    return watch

@@ -1,0 +1,132 @@
+"""What a pass is: a frozen dataclass whose fields are its options, and ``run(program)`` that edits in place.
+
+Most passes are a function under :func:`graph_pass`, its keyword-only parameters the options::
+
+    @graph_pass
+    def drop_relu_twice(program: Program, *, also: tuple[str, ...] = ()) -> None:
+        \"\"\"First line: shown by `fxopt passes`.\"\"\"
+
+A pass is ``exact`` (the outputs must not change: proved in float64) or ``approx`` (the error is measured and
+reported). A pass that is made of others overrides :meth:`Pass.steps`, or is a function that returns them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, overload
+
+from fxopt.errors import UnknownNameError
+from fxopt.support.options import check_option, type_hints
+
+if typing.TYPE_CHECKING:
+    from fxopt.ir.program import Program
+
+Kind = Literal["exact", "approx"]
+
+_TAKEN = ("name", "kind", "tolerance", "run", "steps", "options", "function")
+"""What a pass is asked for; an option of such a name would hide it, and ``kind='approx'`` in a recipe end the proof."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """Base of all passes. Subclasses are frozen dataclasses and set ``name`` and, where needed, the rest."""
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[Kind] = "exact"
+    tolerance: ClassVar[float] = 1e-9
+    """Largest relative error of an exact pass in float64. A looser one wants its reason in the docstring."""
+
+    if typing.TYPE_CHECKING:  # a type checker cannot know the options that a function's parameters become
+
+        def __init__(self, **options: Any) -> None: ...
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        fields = [name for name, hint in inspect.get_annotations(cls).items() if "ClassVar" not in str(hint)]
+        for name in set(fields) & set(_TAKEN):
+            raise TypeError(
+                f"{cls.__name__}: an option may not be called {name!r}, which every pass has; rename it, or if it is "
+                f"meant to be the attribute of the pass, annotate it as ClassVar"
+            )
+
+    def __post_init__(self) -> None:
+        hints = type_hints(type(self))  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
+            value = check_option(f"{self.name}({field.name}=…)", hints[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
+    def run(self, program: Program) -> None:
+        """Edit ``program`` in place.
+
+        Report what is left alone with ``program.skip(node, reason)``, and what was chosen in the user's place with
+        ``program.chose(what, value, why)``.
+        """
+        raise NotImplementedError(f"{self.name} has neither run() nor steps()")
+
+    def steps(self) -> tuple[Pass, ...]:
+        """Return the passes that this one stands for; itself for a pass that is not made of others."""
+        return (self,)
+
+    def options(self) -> dict[str, Any]:
+        """Options that differ from their defaults, in order of declaration."""
+        values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+        return {name: value for name, (value, default) in values.items() if value != default}
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+        return f"{self.name}({options})" if options else self.name
+
+
+@overload
+def graph_pass(function: Callable[..., Any], /) -> type[Pass]: ...
+@overload
+def graph_pass(*, kind: Kind = ..., tolerance: float = ...) -> Callable[[Callable[..., Any]], type[Pass]]: ...
+def graph_pass(
+    function: Callable[..., Any] | None = None, /, *, kind: Kind = "exact", tolerance: float = 1e-9
+) -> type[Pass] | Callable[[Callable[..., Any]], type[Pass]]:
+    """Make a pass of a function ``f(program, *, option: type = default, …)``.
+
+    The result is a frozen dataclass: ``f(option=1)`` is a value, and ``f(option=1).run(program)`` calls the function.
+    A function that takes no program and is annotated to return a tuple of passes makes a pass of several.
+    Raises TypeError for an option without type or default, or of a name that every pass has, such as ``kind``.
+    """
+    if function is None:
+        return functools.partial(_make_pass, kind=kind, tolerance=tolerance)
+    return _make_pass(function, kind=kind, tolerance=tolerance)
+
+
+def _make_pass(function: Callable[..., Any], *, kind: Kind, tolerance: float) -> type[Pass]:
+    parameters = list(inspect.signature(function).parameters.values())
+    composite = not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY
+    hints = typing.get_type_hints(function, localns={"Program": Any}, include_extras=True)
+    fields: list[Any] = []
+    for parameter in parameters[0 if composite else 1 :]:
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
+            raise TypeError(f"{function.__name__}: write the option {parameter.name!r} keyword-only, with a default")
+        if parameter.name not in hints:
+            raise TypeError(f"{function.__name__}: the option {parameter.name!r} has no type")
+        fields.append((parameter.name, hints[parameter.name], dataclasses.field(default=parameter.default)))
+
+    def call(self: Pass, *positional: Any) -> Any:
+        return function(*positional, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+    namespace: dict[str, Any] = {
+        "name": function.__name__, "kind": kind, "tolerance": tolerance, "function": staticmethod(function),
+        "__doc__": function.__doc__, "steps" if composite else "run": call,
+    }  # fmt: skip
+    made = dataclasses.make_dataclass(function.__name__, fields, bases=(Pass,), namespace=namespace, frozen=True)
+    made.__module__, made.__qualname__, made.__doc__ = function.__module__, function.__qualname__, function.__doc__
+    return made
+
+
+def make(cls: type[Pass], options: dict[str, Any]) -> Pass:
+    """Construct a pass from options by name. Raises UnknownNameError and OptionError."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in options:
+        if name not in known:
+            raise UnknownNameError(f"option of {cls.name}", name, known, hint=f"see `fxopt explain {cls.name}`")
+    return cls(**options)

@@ -1,0 +1,107 @@
+"""The pipeline: passes in the order written, watchers around each, and what each one did.
+
+Nothing a pass says about itself is believed: whether it changed something, and what it cost or saved, is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fxopt import registry
+from fxopt.backend import Backend
+from fxopt.errors import PassError, UsageError
+from fxopt.ir.cost import Cost, cost
+from fxopt.ir.program import Program
+from fxopt.pass_manager.context import Context
+from fxopt.pass_manager.pass_base import Pass, make
+from fxopt.pass_manager.step import HINT, Step, StepResult, Watcher, located, run_step
+from fxopt.support.spec import parse_calls
+from fxopt.target import Target
+from fxopt.workload import Workload
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The rewritten program and what every step did."""
+
+    program: Program
+    steps: tuple[StepResult, ...]
+    before: Cost
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes, run in the order written. ``Pipeline.parse(str(p)) == p``. Raises UsageError for what is no pass."""
+
+    passes: tuple[Pass, ...] = ()
+
+    def __post_init__(self) -> None:
+        for value in self.passes:
+            if not isinstance(value, Pass):
+                raise UsageError(
+                    f"a pipeline is made of pass values such as fold_batch_norm(), got {value!r}\n"
+                    "  names and text are read by Pipeline.parse"
+                )
+
+    @classmethod
+    def of(cls, *passes: Pass) -> Pipeline:
+        """Make a pipeline of pass values."""
+        return cls(passes)
+
+    @classmethod
+    def parse(cls, text: str | Iterable[str]) -> Pipeline:
+        """Read ``fold_batch_norm, quantize(scheme='int8')``, or a list of such. Raises UsageError."""
+        parts = [text] if isinstance(text, str) else list(text) if isinstance(text, Iterable) else [None]
+        if not all(isinstance(part, str) for part in parts):
+            raise UsageError(
+                f"a pipeline is read from text such as 'fold_batch_norm, quantize', or a list of texts; got {text!r}\n"
+                "  make one of pass values by Pipeline.of"
+            )
+        calls = [call for part in parts for call in parse_calls(part)]
+        return cls(tuple(make(registry.get("pass", name), options) for name, options in calls))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.passes))
+
+    def run(
+        self,
+        program: Program,
+        *,
+        watchers: Sequence[Watcher] | None = None,
+        workload: Workload | None = None,
+        target: Target | None = None,
+        backend: Backend | None = None,
+    ) -> Outcome:
+        """Run the passes over a copy of ``program``, which stays as it is.
+
+        ``watchers`` defaults to verification. Raises PassError with the pass and its place; another FxoptError that a
+        pass raises keeps its type and is given the place too. The copy is then dropped.
+        """
+        if watchers is None:
+            from fxopt.pass_manager.verify import Verify
+
+            watchers = (Verify(),)
+        work = program.copy()
+        work.context = Context(workload or program.context.workload, target or program.context.target, backend, program)
+        leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
+        before = last = cost(work)
+        results: list[StepResult] = []
+        for i, (leaf, part_of) in enumerate(leaves, 1):
+            old = work.copy() if results else dataclasses.replace(program, context=work.context)
+            step = Step(leaf, i, len(leaves), results[-1].text if results else "", old)
+            result = run_step(step, work, watchers)
+            result.part_of = part_of
+            result.delta, last = (result.cost - last, result.cost) if result.cost else (None, last)
+            results.append(result)
+        work.context = program.context
+        return Outcome(work, tuple(results), before)
+
+
+def _steps(pass_: Pass) -> tuple[Pass, ...]:
+    with located(repr(str(pass_)), HINT):
+        steps = tuple(pass_.steps())
+        if not all(isinstance(step, Pass) for step in steps):
+            raise PassError(f"steps() must return passes, got {steps!r}")
+    return steps

@@ -1,0 +1,134 @@
+"""One step of a pipeline: a pass run in place, tidied up behind, and what it changed and cost."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fxopt.errors import FxoptError, PassCrashError, PassError, text_of
+from fxopt.ir.cost import Cost, cost
+from fxopt.ir.dead_code import drop_unused, remove_dead
+from fxopt.ir.program import Choice, Program, Skip
+from fxopt.ir.shape_inference import derive_shapes
+from fxopt.pass_manager.invariants import check_arity, check_calls, check_kept, lost_types, same_tensor
+from fxopt.pass_manager.pass_base import Pass
+
+
+@dataclass
+class StepResult:
+    """What one step did. Watchers put their findings into ``findings``: ``error``, ``sqnr_db``, ``metric`` …
+
+    The pass itself tells what it left alone, by ``program.skip``, and what it chose, by ``program.chose``.
+    """
+
+    text: str
+    kind: str
+    part_of: str | None = None
+    changed: bool = False
+    skips: list[Skip] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    cost: Cost | None = None
+    delta: Cost | None = None
+    seconds: float = 0.0
+    findings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pass at its place in the pipeline, with a copy of the program as it was before."""
+
+    pass_: Pass
+    index: int
+    total: int
+    after: str
+    before: Program
+
+    def __str__(self) -> str:
+        place = f"step {self.index} of {self.total}" + (f", after {self.after}" if self.after else "")
+        return f"{str(self.pass_)!r} ({place})"
+
+
+Watcher = Callable[[Step, Program, StepResult], contextlib.AbstractContextManager[None]]
+"""Entered before a pass runs and left after it; may add findings to the result or raise."""
+
+
+def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepResult:
+    """Run one pass over ``program`` in place, tidy up behind it, and compute what it did."""
+    result = StepResult(str(step.pass_), step.pass_.kind)
+    program.skips, program.choices = [], []
+    with located(step), contextlib.ExitStack() as stack:
+        for watcher in watchers:
+            stack.enter_context(watcher(step, program, result))
+        start = time.perf_counter()
+        apply(step, program)
+        with located(step, HINT):
+            check_kept(step.before, program)
+            result.changed = differs(step.before, program)
+            if (result.changed and _reshaped(step.before, program)) or lost_types(step.before, program):
+                derive_shapes(program)
+            if result.changed:
+                program.history = (*program.history, result.text)
+            result.cost = cost(program)
+        result.seconds = time.perf_counter() - start
+        result.skips, result.choices = program.skips, program.choices
+    return result
+
+
+def apply(step: Step, program: Program) -> None:
+    """Run the pass, then what every pass would have to do: drop dead code and unused weights, lint."""
+    program.claims = {}
+    known = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    with located(step, HINT):
+        step.pass_.run(program)
+        check_calls(program, known)
+        tidy(program)
+
+
+HINT = "\n  Pass developer: guard the node this came from, or decline it with program.skip(node, reason)"
+"""What the author of a pass can do, behind whatever went wrong in it."""
+
+
+@contextlib.contextmanager
+def located(where: object, hint: str = "") -> Iterator[None]:
+    """Put the pass and its place before the message of whatever goes wrong, once; what is no FxoptError becomes one."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (Exception, SystemExit) as error:  # a pass that calls sys.exit() must not end the program that runs it
+        text = text_of(error)
+        if isinstance(error, FxoptError):
+            if str(where) not in text:
+                error.args = (f"in {where}: {text}",)
+            if str(where) in text_of(error):  # not so in a class with a __str__ of its own
+                raise
+        failed = PassError if isinstance(error, FxoptError) else PassCrashError
+        raise failed(f"in {where}: {type(error).__name__}: {text}{hint}") from error
+
+
+def tidy(program: Program) -> None:
+    """Drop nodes and weights that nothing uses any more, check the graph's form and recompile it."""
+    check_arity(program)
+    remove_dead(program)
+    program.graph.lint()
+    drop_unused(program.module, set(program.tensors()))
+    program.module.recompile()
+
+
+def _reshaped(before: Program, after: Program) -> bool:
+    """Whether the graphs differ, or the form of any weight; other numbers in the same form have the same shapes."""
+    if str(before.graph) != str(after.graph):
+        return True
+    old, new = before.tensors(), after.tensors()
+    return any(t.shape != new[name].shape or t.dtype != new[name].dtype for name, t in old.items())
+
+
+def differs(before: Program, after: Program) -> bool:
+    """Whether the graphs or any weight differ; a weight is compared by its bits, so an edit in place is seen."""
+    if str(before.graph) != str(after.graph) or before.in_spec != after.in_spec or before.out_spec != after.out_spec:
+        return True
+    old, new = before.tensors(), after.tensors()
+    return any(not same_tensor(tensor, new[name]) for name, tensor in old.items())

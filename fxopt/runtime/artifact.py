@@ -1,0 +1,174 @@
+"""An artifact: a folder with a compiled model, ``manifest.json`` and the report; and loading one, without torch.
+
+``manifest.json`` holds inputs, outputs and their nesting, the backend and target, the recipe's text, versions,
+the sha256 of every file, and the figures that were measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fxopt.backend import Backend, Runner, find_backend, read_json
+from fxopt.errors import BackendError, UsageError
+from fxopt.runtime import treespec
+from fxopt.runtime.device import Device, device_of
+from fxopt.runtime.staging import MANIFEST, sha256
+from fxopt.target import Target
+
+_EXAMPLE = "rpc://192.168.1.20:9090"
+
+
+class Artifact:
+    """A loaded artifact: called like the model it was made of, with numpy arrays or anything that turns into one."""
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        runner: Runner,
+        device: Device | None = None,
+        elsewhere: str | None = None,
+    ) -> None:
+        """``device`` is where it runs if not here; ``elsewhere`` why it cannot be run from here at all, else None."""
+        self.folder, self.manifest, self.runner = folder, manifest, runner
+        self.device, self.elsewhere = device, elsewhere
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model. Inputs nest as at capture; outputs are numpy arrays nested as the model nests its own.
+
+        Raises UsageError for inputs of another structure, shape or dtype.
+        """
+        return treespec.assemble(self.manifest["out_tree"], self.runner(self.arrays(*args, **kwargs)))
+
+    def arrays(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The inputs as the runner takes them, checked. Raises UsageError."""
+        leaves = treespec.flatten_as(self.manifest["in_tree"], [list(args), kwargs])
+        arrays = []
+        sizes: dict[str, int] = {}
+        for value, fact in zip(leaves, self.manifest["inputs"], strict=True):
+            if "constant" in fact:
+                if value != fact["constant"]:
+                    raise UsageError(
+                        f"input {fact['name']!r} was captured as the constant {fact['constant']!r}, got {value!r}"
+                    )
+                continue
+            arrays.append(_checked(np.asarray(value), fact, sizes, self.manifest["dims"]))
+        return arrays
+
+    def random_inputs(self, batch: int = 1, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
+        """Random inputs that fit, as ``(args, kwargs)``; integers are zeros, as their range is not known."""
+        generator = np.random.default_rng(seed)
+        leaves: list[Any] = []
+        for fact in self.manifest["inputs"]:
+            if "constant" in fact:
+                leaves.append(fact["constant"])
+                continue
+            shape = [batch if size == "batch" else n for size, n in zip(fact["shape"], fact["example"], strict=True)]
+            dtype = np.dtype(fact["dtype"])
+            noise = generator.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
+            leaves.append(noise)
+        args, kwargs = treespec.assemble(self.manifest["in_tree"], leaves)
+        return args, kwargs
+
+
+def _checked(array: Any, fact: dict[str, Any], sizes: dict[str, int], dims: dict[str, list[int | None]]) -> Any:
+    """The array as the runtime takes it; ``sizes`` notes what each dynamic dim is in this call."""
+    fits = len(fact["shape"]) == array.ndim and str(array.dtype) == fact["dtype"]
+    for want, got in zip(fact["shape"], array.shape, strict=False):
+        low, high = dims.get(want, (0, None)) if isinstance(want, str) else (want, want)
+        known = sizes.setdefault(want, got) if isinstance(want, str) else got
+        fits = fits and known == got and got >= (low or 0) and (high is None or got <= high)
+    if not fits:
+        told = [
+            f"\n  {name}: {low} to {high or 'any'}, {sizes[name]} in this call"
+            for name, (low, high) in dims.items()
+            if name in fact["shape"] and name in sizes
+        ]
+        expected, got_type = _type(fact["dtype"], fact["shape"]), _type(array.dtype, array.shape)
+        raise UsageError(f"input {fact['name']!r}: expected {expected}, got {got_type}{''.join(told)}")
+    return np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dim
+
+
+def _type(dtype: Any, shape: Any) -> str:
+    return f"{dtype}[{', '.join(map(str, shape))}]"
+
+
+def load(folder: str | Path, *, on: str | None = None) -> Artifact:
+    """Load an artifact. Needs only the runtime of its backend.
+
+    ``on`` is the address of a device where ``fxopt serve`` runs, such as ``rpc://192.168.1.20:9090``: the artifact is brought
+    there, and run there.
+
+    Raises BackendError for a folder that is not an artifact, whose files are not those that were built, or that was built
+    for another machine; DeviceError where the device cannot be used.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    backend = find_backend(manifest["backend"])
+    if "target" not in manifest:
+        return Artifact(folder, manifest, backend.load(folder, manifest))
+    target = dataclasses.replace(Target.of(manifest["target"]), address=on)
+    found = _place(folder, manifest, backend, target)
+    if found.elsewhere:
+        raise BackendError(
+            f"{folder} was built for {target.name}: {found.elsewhere}\n  load it there, or on={_EXAMPLE!r} with its address"
+        )
+    return found
+
+
+def load_for(folder: Path, target: Target, backend: Backend | None = None) -> Artifact:
+    """Load an artifact where its target is: on its device, or here; one that can run at neither is only looked at.
+
+    ``backend`` is its own with other options of the runtime. Raises BackendError, and DeviceError where the device is
+    another machine than the target says.
+    """
+    manifest = read_manifest(folder)
+    backend = backend or find_backend(manifest["backend"])
+    manifest["backend"] = str(backend)
+    return _place(folder, manifest, backend, target)
+
+
+def load_to_check(folder: Path, target: Target) -> Artifact:
+    """Like :func:`load_for`; what cannot run here by its own kernels is run by its backend's stand-in, if there is one."""
+    found = load_for(folder, target)
+    if found.elsewhere and (runner := find_backend(found.manifest["backend"]).stand_in(folder, found.manifest)):
+        return Artifact(folder, found.manifest, runner)
+    return found
+
+
+def _place(folder: Path, manifest: dict[str, Any], backend: Backend, target: Target) -> Artifact:
+    if device := device_of(target):
+        return Artifact(folder, manifest, device.open(folder, str(backend)), device)
+    if reason := backend.elsewhere(manifest):
+        return Artifact(folder, manifest, _nowhere(f"{folder} was built for {target.name}: {reason}"), elsewhere=reason)
+    return Artifact(folder, manifest, backend.load(folder, manifest))
+
+
+def _nowhere(message: str) -> Runner:
+    def run(arrays: list[Any]) -> list[Any]:
+        raise BackendError(f"{message}\n  run it there, or give the target its address")
+
+    return run
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What ``manifest.json`` holds. Raises BackendError where the folder is no artifact, or its files are others."""
+    manifest = read_json(folder / MANIFEST)
+    for key in ("backend", "files", "inputs", "in_tree", "out_tree", "dims"):
+        if key not in manifest:
+            raise BackendError(f"{folder / MANIFEST}: the key {key!r} is missing; build the artifact again")
+    for name, digest in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != digest:
+            state = "differs from what was built" if path.is_file() else "is missing"
+            raise BackendError(f"{path} {state}; copy the whole folder, or build the artifact again")
+    return manifest
+
+
+def model_bytes(built: Artifact) -> int:
+    """Size of the compiled model in bytes."""
+    return sum((Path(built.folder) / name).stat().st_size for name in built.manifest["files"])

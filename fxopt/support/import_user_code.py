@@ -1,0 +1,61 @@
+"""The user's own code, by path or by module: the one place that imports it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fxopt.errors import UsageError
+
+
+def import_file(path: Path) -> ModuleType:
+    """Execute a Python file as a module of its own, once for each state of it.
+
+    Raises FileNotFoundError, or whatever the file raises.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return _execute(path.resolve(), path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _execute(path: Path, changed_ns: int) -> ModuleType:
+    name = f"fxopt_loaded_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def import_attribute(spec: str) -> Any:
+    """What ``module:attribute`` or ``path/file.py:attribute`` names; modules are found from the current folder on too."""
+    place, _, name = spec.rpartition(":")
+    if place.endswith(".py"):
+        return getattr(import_file(Path(place)), name)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(place), name)
+    finally:
+        sys.path.pop(0)
+
+
+def find_function(spec: str, who: str) -> Callable[..., Any]:
+    """The function that ``spec`` names. Raises UsageError in the name of ``who`` where it cannot be had."""
+    try:
+        found = import_attribute(spec)
+    except Exception as error:
+        raise UsageError(
+            f"{who}: {type(error).__name__}: {error}\n  give module:function of an importable module, or file.py:function"
+        ) from error
+    if not callable(found):
+        raise UsageError(f"{who}: {spec!r} is a {type(found).__name__}, not a function")
+    return found

@@ -1,0 +1,101 @@
+"""A target: facts about the device that a model is built for. ``host`` is detected; others are TOML files."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Gt
+
+from fxopt.errors import UnknownNameError, UsageError
+from fxopt.support.options import check_option
+
+# Names as Linux writes them in /proc/cpuinfo, and as users write them in a descriptor.
+X86 = {
+    "avx2": "avx2", "fma": "fma", "avx512f": "avx512f", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni",
+    "amx_int8": "amx-int8", "amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16",
+}  # fmt: skip
+ARM = {"asimd": "neon", "asimddp": "neon-dotprod", "i8mm": "neon-i8mm", "bf16": "neon-bf16", "sve": "sve"}
+FEATURES = frozenset({*X86.values(), *ARM.values(), "rvv", "simd128", "cuda"})
+"""Every feature that passes and backends may look for; the last are the vectors of RISC-V and of WebAssembly, and a GPU."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device. ``memory``, for running, and ``flash``, for files, are in bytes, None where there is no limit to hold.
+
+    ``features`` are named like ``avx512-vnni``; ``channel_multiple`` is what its kernels round numbers of channels up to,
+    None for what is measured or the usual one for its features; ``address`` is None for this machine.
+    """
+
+    name: str
+    triple: str
+    cpu: str = "generic"
+    features: frozenset[str] = frozenset()
+    cores: int = 1
+    memory: int | None = None
+    flash: int | None = None
+    channel_multiple: int | None = None
+    address: str | None = None
+
+    @property
+    def is_x86(self) -> bool:
+        """Whether the device has x86-64 instructions."""
+        return self.triple.startswith("x86_64")
+
+    @property
+    def int8_saturates(self) -> bool:
+        """Whether int8 kernels add pairs of u8·s8 products in 16 bits, which overflow: x86 before VNNI."""
+        return self.is_x86 and not self.features & {"avx512-vnni", "avx-vnni", "amx-int8"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as JSON and TOML hold them."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in values.items() if v is not None}
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Target:
+        """Back from :meth:`to_dict`."""
+        return cls(**{**values, "features": frozenset(values["features"])})
+
+    @property
+    def architecture(self) -> str:
+        """The first word of the triple: ``x86_64``, ``aarch64`` …"""
+        return self.triple.split("-")[0]
+
+
+def find_target(spec: str) -> Target:
+    """A registered target, or one from a TOML file. Raises UnknownNameError and UsageError."""
+    if spec.endswith(".toml"):
+        return read_target(Path(spec))
+    from fxopt import registry
+
+    found = registry.get("target", spec)
+    return found if isinstance(found, Target) else found()
+
+
+def read_target(path: Path) -> Target:
+    """The target of a TOML file. Raises UsageError, UnknownNameError for a key or a feature, OptionError for a value."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"target file {path}: {error}") from None
+    known = [f.name for f in fields(Target)]
+    for key in values:
+        if key not in known:
+            raise UnknownNameError(f"key in {path}", key, known)
+    hints: dict[str, Any] = {
+        "name": str, "triple": str, "cpu": str, "features": list[str], "cores": Annotated[int, Gt(0)],
+        "memory": Annotated[int, Gt(0)], "flash": Annotated[int, Gt(0)], "channel_multiple": Annotated[int, Gt(0)],
+        "address": str,
+    }  # fmt: skip
+    checked = {key: check_option(f"{path}: {key}", hints[key], value) for key, value in values.items()}
+    if "triple" not in checked:
+        raise UsageError(f"target file {path}: the key 'triple' is missing, e.g. triple = \"aarch64-linux-gnu\"")
+    for feature in checked.get("features", ()):
+        if feature not in FEATURES:
+            raise UnknownNameError(f"feature in {path}", feature, FEATURES)
+    checked["features"] = frozenset(checked.get("features", ()))
+    return Target(**{"name": path.stem, **checked})

@@ -1,0 +1,8 @@
+"""What a model is for: its factory, example inputs, data, loss and metric; or inputs recorded in a file.
+
+May import ``frontend``, ``ir`` and ``support``. Offers :class:`fxopt.Workload`, :class:`Data` and :func:`find_workload`.
+"""
+
+from fxopt.workload.workload import Args, Data, Split, Workload, find_workload, training_data
+
+__all__ = ["Args", "Data", "Split", "Workload", "find_workload", "training_data"]

@@ -1,0 +1,88 @@
+"""Inputs recorded in a file, for a model that comes without data: enough to calibrate with, and to see what was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import DataError, RecipeError
+from fxopt.ir.program import Program
+from fxopt.workload.batching import fixed_batch, in_batches
+from fxopt.workload.workload import Args, Split
+
+_SHARE: dict[Split, tuple[float, float]] = {"train": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}
+
+
+def read_arrays(path: str | Path) -> dict[str, Any]:
+    """Arrays of a ``.npz`` file by name, or the one of a ``.npy`` file under an empty name.
+
+    Raises RecipeError for a file that is missing, damaged, of another kind, or that holds pickled objects.
+    """
+    try:
+        found = np.load(path, allow_pickle=False)
+        return {name: found[name] for name in found.files} if isinstance(found, np.lib.npyio.NpzFile) else {"": found}
+    except FileNotFoundError:
+        raise RecipeError(f"calibration: there is no file {path}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise RecipeError(
+            f"calibration: {path} cannot be read: {error}\n"
+            "  save the inputs with numpy.save('inputs.npy', x), or numpy.savez('inputs.npz', name=x, …) for several"
+        ) from None
+
+
+class RecordedInputs:
+    """Data (see :class:`fxopt.workload.Data`) made of arrays [N, …], one for each input of a program, without targets.
+
+    The first half is for training and calibration, a quarter each for validation and test; of fewer than four examples
+    all are in each. The metric ``agreement`` is 1 - noise / signal, 0 to 1, of the outputs against those of ``program``:
+    how well a compiled model follows the original. Raises DataError where the arrays are not the program's inputs.
+    """
+
+    metric = "agreement"
+
+    def __init__(self, arrays: dict[str, Any], program: Program) -> None:
+        names = [str(node.target) for node in program.inputs()]
+        if program.kwargs or any(not isinstance(value, torch.Tensor) for value in program.args):
+            raise DataError(
+                f"calibration arrays are positional, the model takes {program.signature()}; write a workload"
+            )
+        if set(arrays) == {""} and len(names) == 1:
+            arrays = {names[0]: arrays[""]}
+        if set(arrays) != set(names):
+            raise DataError(f"calibration holds {sorted(arrays)}, the model takes {program.signature()}")
+        counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+        if len(set(counts.values())) != 1 or not min(counts.values()):
+            raise DataError(f"calibration arrays need the same number of examples, one or more; got {counts}")
+        self._tensors = [torch.from_numpy(arrays[name]) for name in names]
+        self._program = program
+
+    def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
+        """Yield ``(args, None)``; ``seed`` shuffles."""
+        count = len(self._tensors[0])
+        low, high = _SHARE[split] if count >= 4 else (0.0, 1.0)
+        order = torch.arange(int(low * count), int(high * count))
+        if seed is not None:
+            order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))]
+        for some in order.split(batch_size):
+            yield tuple(tensor[some] for tensor in self._tensors), None
+
+    def loss(self, output: Any, target: Any) -> torch.Tensor:
+        """Raise DataError: there are no targets to learn."""
+        raise DataError("recorded inputs have no targets to train on; give a workload with data")
+
+    def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
+        """Agreement of ``model`` with the program, 0 to 1, over every floating output."""
+        original = in_batches(self._program, fixed_batch(self._program))
+        signal = noise = 0.0
+        for args, _ in self.batches(split, batch_size=16):
+            pairs = zip(*(pytree.tree_leaves(run(*args)) for run in (original, model)), strict=True)
+            for want, got in pairs:
+                if isinstance(want, torch.Tensor) and want.is_floating_point():
+                    signal += want.double().pow(2).sum().item()
+                    noise += (want.double() - torch.as_tensor(got).double()).pow(2).sum().item()
+        return max(0.0, 1 - noise / signal) if signal else float(noise == 0)

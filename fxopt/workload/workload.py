@@ -1,0 +1,171 @@
+"""A workload: what a model is for. Its factory, example inputs, data, loss and metric in one value."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from fxopt import registry
+from fxopt.errors import DataError, FxoptError, UsageError
+from fxopt.support.import_user_code import import_attribute
+from fxopt.support.options import call_checked
+from fxopt.support.spec import parse_call
+
+if TYPE_CHECKING:
+    import torch
+
+    from fxopt.ir.program import Program
+
+Split = Literal["train", "validation", "test"]
+Args = tuple[Any, ...]
+
+
+class Data(Protocol):
+    """What a workload knows beside its model. All tensors are on the CPU."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric, higher is better, in the unit of its range (for example ``top-1``, 0 to 1)."""
+
+    def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
+        """Yield ``(args, target)`` of at most ``batch_size`` examples; shuffled (and augmented) by ``seed`` if given."""
+
+    def loss(self, output: Any, target: Any) -> torch.Tensor:
+        """Scalar training loss of one batch."""
+
+    def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
+        """Metric of ``model`` over a split; the model is called with tensors and may answer with numpy arrays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A named model with what is needed to capture, calibrate, train and judge it.
+
+    ``model`` gives a module with its weights, ``inputs`` gives example ``(args, kwargs)``, and ``dynamic`` says
+    which dims may vary, as in :func:`fxopt.capture`. ``data`` is None for a model without any.
+    """
+
+    name: str
+    model: Callable[[], torch.nn.Module]
+    inputs: Callable[[], tuple[Args, dict[str, Any]]]
+    dynamic: Any = "batch"
+    data: Data | None = None
+    program: Callable[[], Program] | None = None
+    """A model that is a Program already, from a file; None to capture ``model``."""
+
+    def capture(self) -> Program:
+        """Capture the model on its example inputs. Raises CaptureError, UsageError where its factories fail."""
+        if self.program is not None:
+            return self.program()
+        from fxopt.frontend.capture import capture
+
+        with _blamed(f"the inputs of {self.name!r}"):
+            args, kwargs = self.inputs()
+        with _blamed(f"the model of {self.name!r}"):
+            model = self.model()
+        return capture(model, args, kwargs, dynamic=self.dynamic)
+
+    def need_data(self, who: str) -> Data:
+        """Return the data, or raise DataError in the name of ``who`` needs it."""
+        if self.data is None:
+            raise DataError(
+                f"{who} needs data, and the workload {self.name!r} has none\n"
+                "  give a workload with data (see `fxopt models`), or write one: README, 'Your own model'"
+            )
+        return self.data
+
+    def calibration(self, count: int, who: str) -> Iterator[Args]:
+        """Yield the arguments of whole batches, at most 32, with ``count`` training examples or more; always the same.
+
+        Fewer where the training split has no more.
+        """
+        from fxopt.workload.batching import examples
+
+        seen = 0
+        for args, _ in self.need_data(who).batches("train", batch_size=min(32, count)):
+            yield args
+            seen += examples(args)
+            if seen >= count:
+                return
+
+
+def training_data(program: Program, who: str) -> Data:
+    """The data that a program in a pipeline may be trained on. Raises DataError in the name of ``who`` without any."""
+    workload = program.context.workload
+    if workload is None:
+        raise DataError(f"{who} needs training data: run the pipeline with workload=…")
+    data = workload.need_data(who)
+    if not callable(getattr(data, "loss", None)):
+        raise DataError(f"{who} needs a training loss, and the data of {workload.name!r} have no loss(output, target)")
+    return data
+
+
+_WANTED = "write a function that returns a fxopt.Workload with the model and example inputs: README, 'Your own model'"
+
+
+def find_workload(spec: str) -> Workload:
+    """A workload from its text form.
+
+    A registered name (``digits``), one of a zoo (``torchvision:resnet18``), both with options in brackets,
+    ``module:attribute`` of the user's own code, or a ``.pt2`` file that fxopt or ``torch.export`` saved.
+    Raises UnknownNameError, OptionError, UsageError, and RecipeError for a file that is not a program.
+    """
+    if spec.endswith((".pt2", ".pt", ".pth", ".onnx")) or "/" in spec.partition("(")[0]:
+        return _from_file(Path(spec))
+    name, options = parse_call(spec, "model")
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme not in registry.names("workload"):
+        found = _from_module(name)
+    else:
+        found = registry.get("workload", scheme)
+    if isinstance(found, Workload):
+        if options:
+            raise UsageError(f"model {name!r} takes no options")
+        return found
+    args = (rest,) if colon and scheme in registry.names("workload") else ()
+    if not inspect.isroutine(found):
+        raise UsageError(f"model {name!r} is a {type(found).__name__}; {_WANTED}")
+    with _blamed(f"{name}()"):
+        made = call_checked(found, scheme if args else name, *args, **options)
+    if not isinstance(made, Workload):
+        raise UsageError(f"model {name!r}: it returned a {type(made).__name__}; {_WANTED}")
+    return made
+
+
+@contextlib.contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """Say which of the user's functions failed, and at which line."""
+    try:
+        yield
+    except FxoptError:
+        raise
+    except Exception as error:
+        from fxopt.frontend.diagnostics import user_line
+
+        raise UsageError(f"{what} failed: {type(error).__name__}: {error}\n    {user_line(error)}") from error
+
+
+def _from_module(spec: str) -> Any:
+    try:
+        return import_attribute(spec)
+    except Exception as error:
+        known = ", ".join(registry.names("workload"))
+        raise UsageError(
+            f"model {spec!r}: {type(error).__name__}: {error}\n  or did you mean one of: {known}?"
+        ) from error
+
+
+def _from_file(path: Path) -> Workload:
+    from fxopt.frontend.pt2 import load_program
+
+    program = load_program(path)
+    return Workload(
+        name=str(path),
+        model=lambda: program.module,
+        inputs=lambda: (program.args, program.kwargs),
+        program=program.copy,
+    )

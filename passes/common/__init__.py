@@ -1,0 +1,1 @@
+"""What passes of several themes share: calibration batches, stored weights, layer rows, singular values, bisection."""

@@ -1,0 +1,63 @@
+"""Calibration examples as flat inputs that a program takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import DataError
+from fxopt.ir.printer import type_text
+from fxopt.ir.program import Program
+from fxopt.workload.batching import cut, fixed_batch
+
+
+def calibration_batches(program: Program, samples: int, who: str) -> Iterator[list[Any]]:
+    """Yield the flat inputs of batches with ``samples`` training examples or more, of the size that the program takes.
+
+    Raises DataError in the name of ``who`` where there are none, or where they do not fit.
+    """
+    workload = program.context.workload
+    if workload is None:
+        raise DataError(f"{who} needs data: run the pipeline with workload=…")
+    seen = False
+    for args in workload.calibration(samples, who):
+        for leaves in fitting_batches(program, args):
+            seen = True
+            yield leaves
+    if not seen:
+        raise DataError(f"{who}: the workload {workload.name!r} gave no calibration batch")
+
+
+def fitting_batches(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
+    """Flat inputs as the program takes them: checked, and in batches of another size where its own is fixed."""
+    leaves = pytree.tree_leaves((args, {}))
+    nodes = program.inputs()
+    got = ", ".join(f"{v.dtype}{list(v.shape)}".replace("torch.", "") for v in leaves if isinstance(v, torch.Tensor))
+    if len(leaves) != len(nodes):
+        raise DataError(f"calibration gives {len(leaves)} input(s) ({got}), the program takes {program.signature()}")
+    for node, leaf in zip(nodes, leaves, strict=True):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+            raise DataError(f"calibration gives NaN or infinity in input {node.target!r}; clean the data")
+    size = fixed_batch(program)
+    count = len(leaves[0]) if isinstance(leaves[0], torch.Tensor) and leaves[0].dim() else None
+    if size and count != size and all(isinstance(v, torch.Tensor) and v.dim() and len(v) == count for v in leaves):
+        for batch in cut(leaves, size):
+            yield from fitting_batches(program, tuple(batch))
+        return
+    for node, leaf in zip(nodes, leaves, strict=True):
+        want = node.meta["val"]
+        if isinstance(want, torch.Tensor) and not _fits(want, leaf):
+            raise DataError(
+                f"calibration gives {got} for input {node.target!r}, "
+                f"the program takes {type_text(want, program.dims())}"
+            )
+    yield leaves
+
+
+def _fits(want: torch.Tensor, got: Any) -> bool:
+    if not isinstance(got, torch.Tensor) or got.dtype != want.dtype or got.dim() != want.dim():
+        return False
+    return all(not isinstance(w, int) or w == g for w, g in zip(want.shape, got.shape, strict=True))
