@@ -103,14 +103,21 @@ def register(kind: str, name: str, value: Any, where: str) -> None:
 
 
 @contextlib.contextmanager
-def overridden(kind: str, name: str, value: Any) -> Iterator[None]:
-    """``name`` stands for ``value`` inside, whatever it stood for before, and for that again afterwards."""
-    before = _loaded[kind].copy()
-    _loaded[kind][name] = value
+def restored() -> Iterator[None]:
+    """Whatever is registered inside is forgotten afterwards."""
+    before = {kind: dict(found) for kind, found in _loaded.items()}
     try:
         yield
     finally:
-        _loaded[kind] = before
+        _loaded.update(before)
+
+
+@contextlib.contextmanager
+def overridden(kind: str, name: str, value: Any) -> Iterator[None]:
+    """``name`` stands for ``value`` inside, whatever it stood for before, and for that again afterwards."""
+    with restored():
+        _loaded[kind][name] = value
+        yield
 
 
 def entries(kind: str) -> Iterator[Entry]:

@@ -67,6 +67,15 @@ def _no_tiles_of_the_user(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def registering():
+    """Register a thing for one test: ``registering("pass", "name", thing)``."""
+    from fxopt import registry
+
+    with registry.restored():
+        yield lambda kind, name, value: registry.register(kind, name, value, "the test")
+
+
 @pytest.fixture(scope="session")
 def programs():
     """The small models captured, by name. Take ``.copy()`` before an edit in place."""

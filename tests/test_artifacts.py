@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxopt
-from fxopt import Workload, registry
+from fxopt import Workload
 from fxopt.cli.render import bench_table
 from fxopt.driver.budget import Budget, budget_lines
 from fxopt.driver.build import build
@@ -542,7 +542,7 @@ def test_bench_has_a_row_of_figures_for_each_artifact(sizes):
     assert bench_table(rows).row_count == 2
 
 
-def test_bench_measures_the_metric_where_there_is_data(tmp_path, monkeypatch):
+def test_bench_measures_the_metric_where_there_is_data(tmp_path, registering):
     images, labels = torch.randn(40, 1, 2, 2), torch.arange(40) % 4
     dots = Workload(
         name="dots",
@@ -550,7 +550,7 @@ def test_bench_measures_the_metric_where_there_is_data(tmp_path, monkeypatch):
         inputs=lambda: ((images[:1],), {}),
         data=LabelledImages(lambda: {"test": (images, labels)}),
     )
-    monkeypatch.setitem(registry._loaded["workload"], "dots", dots)
+    registering("workload", "dots", dots)
     build(Recipe(model="dots", backend="onnx"), tmp_path / "dots", measure=False)
     (row,) = bench([tmp_path / "dots"], blocks=1)
     hits = images.numpy().reshape(40, 4).argmax(1) == labels.numpy()

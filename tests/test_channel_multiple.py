@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.errors import BackendError
 from fxopt.passes.common import channel_multiple as module
@@ -101,8 +100,8 @@ class Sleeps(Backend):
 
 
 @pytest.fixture
-def sleeps(monkeypatch):
-    monkeypatch.setitem(registry._loaded["backend"], "sleeps", Sleeps)
+def sleeps(monkeypatch, registering):
+    registering("backend", "sleeps", Sleeps)
     monkeypatch.setattr(Sleeps, "builds", [])
     return Sleeps
 

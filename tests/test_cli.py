@@ -22,15 +22,13 @@ def cli(monkeypatch, capsys):
     def run(*args):
         from fxopt import registry
 
-        saved = {kind: dict(found) for kind, found in registry._loaded.items()}
         monkeypatch.setattr(sys, "argv", ["fxopt", *map(str, args)])
+        code = 0
         try:
-            main()
-            code = 0
+            with registry.restored():
+                main()
         except SystemExit as stop:
             code = stop.code or 0
-        for kind, found in saved.items():
-            registry._loaded[kind] = found
         out, err = capsys.readouterr()
         return code, out, err
 

@@ -103,7 +103,7 @@ class _Net(nn.Module):
 
 
 @pytest.fixture
-def names(monkeypatch):
+def names(registering):
     """Backends and a workload registered for one test."""
     torch.manual_seed(0)
     net, images = _Net().eval(), torch.randn(40, 1, 6, 6)
@@ -113,9 +113,9 @@ def names(monkeypatch):
         name="known", model=lambda: net, inputs=lambda: ((images[:1],), {}), data=LabelledImages(lambda: splits)
     )
     for cls in (_Slow, _Absent, _Broken):
-        monkeypatch.setitem(registry._loaded["backend"], cls.name, cls)
-    monkeypatch.setitem(registry._loaded["workload"], "known", known)
-    monkeypatch.setitem(registry._loaded["workload"], "bare", replace(known, name="bare", data=None))
+        registering("backend", cls.name, cls)
+    registering("workload", "known", known)
+    registering("workload", "bare", replace(known, name="bare", data=None))
     return known
 
 

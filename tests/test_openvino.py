@@ -312,11 +312,11 @@ def test_options_that_do_not_exist_are_refused(text, error):
 def test_tuning_offers_bf16_only_where_quantization_is_noisier(kind, conv, quantized, monkeypatch):
     seen = []
 
-    def first(runs, seconds):
+    def last(runs, seconds):
         seen.extend(runs)
         return list(runs)[-1]
 
-    monkeypatch.setattr("fxopt.backends.openvino.tune.fastest", first)
+    monkeypatch.setattr("fxopt.runtime.tune_options.fastest", last)
     tuned = Openvino(threads=1).tune(quantized if kind == "int8" else conv, host(), 0.1)
     assert seen[0] == "openvino(threads=1)"
     assert any("bf16" in name for name in seen) == (kind == "int8")

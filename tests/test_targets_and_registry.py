@@ -13,9 +13,11 @@ import pytest
 
 from fxopt import registry
 from fxopt.cli.targets import target_rows
+from fxopt.driver.load_file import load_file
 from fxopt.errors import BackendError, OptionError, UnknownNameError, UsageError
 from fxopt.passes.common.channel_multiple import channel_multiple
 from fxopt.target import Target, find_target, target
+from fxopt.target import detect as detecting
 from fxopt.target.detect import host, not_here
 
 PI = 'triple = "aarch64-linux-gnu"\ncpu = "cortex-a72"\nfeatures = ["neon"]\ncores = 4\nmemory = 4000000000\n'
@@ -121,7 +123,7 @@ def detect(monkeypatch):
             return cpuinfo
 
         monkeypatch.setattr(Path, "read_text", read_text)
-        monkeypatch.setattr(target, "_hardware_flags", lambda machine: None)
+        monkeypatch.setattr(detecting, "_hardware_flags", lambda machine: None)
         monkeypatch.setattr(platform, "machine", lambda: machine)
         monkeypatch.setattr(platform, "system", lambda: system)
         return host.__wrapped__()
@@ -163,19 +165,19 @@ def _in_a_process(code, *start):
 def test_linux_lists_the_features_that_a_process_is_told_of():
     """In a process of its own, which runs on the real machine where an emulator runs the tests."""
     told, listed = _in_a_process(
-        "import json; from fxopt import target; machine = target.host().architecture\n"
-        "print(json.dumps([f and list(f) for f in (target._hardware_flags(machine), target._listed_flags(machine))]))"
+        "import json; from fxopt.target import detect; machine = detect.host().architecture\n"
+        "print(json.dumps([f and list(f) for f in (detect._hardware_flags(machine), detect._listed_flags(machine))]))"
     )
     if told is None or not listed:
         pytest.skip("the C library cannot be asked here, or there is no /proc/cpuinfo")
-    assert set(told) == set(listed) & {*target._X86, *target._ARM}
+    assert set(told) == set(listed) & {*target.X86, *target.ARM}
 
 
 @pytest.mark.parametrize(("processor", "features"), [("Haswell", {"avx2", "fma"}), ("Nehalem", set())])
 def test_an_emulated_processor_has_its_own_features_and_not_those_of_the_real_machine(processor, features):
     if reason := emulated_x86.cannot_emulate():
         pytest.skip(reason)
-    ask = "import json; from fxopt.target.target import host; print(json.dumps(sorted(host().features)))"
+    ask = "import json; from fxopt.target import host; print(json.dumps(sorted(host().features)))"
     assert _in_a_process(ask, *emulated_x86.python(processor)) == sorted(features)
 
 
@@ -315,16 +317,17 @@ def helper() -> int:
 
 
 @pytest.fixture
-def registered(monkeypatch):
+def registered():
     """Forget afterwards what a test registered."""
-    monkeypatch.setattr(registry, "_loaded", {kind: dict(found) for kind, found in registry._loaded.items()})
+    with registry.restored():
+        yield
 
 
 @pytest.fixture
 def load(registered, tmp_path):
     def run(text, name="mine.py"):
         (tmp_path / name).write_text(text)
-        return registry.load_file(tmp_path / name)
+        return load_file(tmp_path / name)
 
     return run
 
@@ -362,11 +365,11 @@ def test_a_loaded_file_is_listed_with_its_summary(load):
 
 def test_a_missing_file_is_named(registered, tmp_path):
     with pytest.raises(UsageError, match=r"there is no file .*gone\.py"):
-        registry.load_file(tmp_path / "gone.py")
+        load_file(tmp_path / "gone.py")
 
 
 def test_a_file_that_is_not_python_is_refused(load):
-    with pytest.raises(UsageError, match=r"mine\.txt: not a Python file"):
+    with pytest.raises(UsageError, match=r"mine\.txt is not a Python file"):
         load("hello", "mine.txt")
 
 

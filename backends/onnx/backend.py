@@ -147,7 +147,8 @@ class Onnx(Backend):
         from fxopt.numerics.execute import example_arrays
         from fxopt.runtime.tune_options import fastest_options
 
-        threads, levels = sorted({1, usable_cores()}), ("all", "extended")
+        threads = sorted({1, usable_cores()})
+        levels: tuple[Level, ...] = ("all", "extended")
         others = [
             replace(self, threads=t, optimization_level=level, arena=arena)
             for t in threads for level in levels for arena in (True, False)

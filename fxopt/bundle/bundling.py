@@ -19,7 +19,7 @@ from fxopt.bundle.readme import device_readme, source_readme
 from fxopt.bundle.wheels import find_package
 from fxopt.errors import BackendError, UsageError
 from fxopt.runtime import artifact
-from fxopt.runtime.staging import missed_name
+from fxopt.runtime.staging import MANIFEST, missed_name
 from fxopt.target import Target
 from fxopt.target.cross_compiler import missing_compiler
 
@@ -70,7 +70,7 @@ def bundle(folder: Path, out: Path, wheels: Path | None = None) -> Bundle:
         )
     manifest = artifact.read_manifest(folder)
     if "target" not in manifest:
-        raise BackendError(f"{folder / artifact.MANIFEST}: the key 'target' is missing; build the artifact again")
+        raise BackendError(f"{folder / MANIFEST}: the key 'target' is missing; build the artifact again")
     target = Target.of(manifest["target"])
     parts = find_backend(manifest["backend"]).standalone(folder, manifest)
     _check_target(target)
@@ -110,7 +110,7 @@ def _check_target(target: Target) -> None:
 
 
 def _put_model(into: Path, folder: Path, manifest: dict[str, Any], interface: str) -> None:
-    for name in [*manifest["files"], artifact.MANIFEST]:
+    for name in [*manifest["files"], MANIFEST]:
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, into / name)
     (into / INTERFACE).write_text(interface)

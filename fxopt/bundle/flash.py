@@ -6,7 +6,7 @@ import json
 import tarfile
 from pathlib import Path
 
-from fxopt.runtime import artifact
+from fxopt.runtime.staging import MANIFEST
 from fxopt.target import Target
 
 
@@ -25,7 +25,7 @@ def is_too_large(path: Path) -> bool:
     """Whether a file is a bundle that is larger than the flash of its own target."""
     try:
         with tarfile.open(path) as tar:
-            manifest = tar.extractfile(f"model/{artifact.MANIFEST}")
+            manifest = tar.extractfile(f"model/{MANIFEST}")
             target = Target.of(json.load(manifest)["target"]) if manifest else None
             return target is not None and too_large({file.name: file.size for file in tar}, target) is not None
     except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError):

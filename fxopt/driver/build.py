@@ -24,8 +24,7 @@ from fxopt.driver.select_backend import choose
 from fxopt.ir.cost import cost
 from fxopt.ir.memory_planning import plan_memory
 from fxopt.pass_manager.step import Watcher
-from fxopt.runtime import artifact
-from fxopt.runtime.staging import staged
+from fxopt.runtime.staging import MANIFEST, REPORT, staged, write_json
 from fxopt.support.versions import versions
 from fxopt.workload.recorded import RecordedInputs
 
@@ -108,9 +107,9 @@ def build(
         report["budget"] = budget_lines(plan.recipe.budget, report) + device_lines(plan.target, report)
         report["missed"] = [line["text"] for line in report["budget"] if not line["met"]]
         stage.missed = bool(report["missed"])
-        artifact.write_json(stage.folder / artifact.REPORT, report)
+        write_json(stage.folder / REPORT, report)
         built.manifest["measured"] = {key: report[key] for key in ("before", "after", "agreement")}
-        artifact.write_json(stage.folder / artifact.MANIFEST, built.manifest)
+        write_json(stage.folder / MANIFEST, built.manifest)
     return report | {"folder": str(stage.place)}
 
 

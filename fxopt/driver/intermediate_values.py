@@ -13,6 +13,7 @@ from fxopt.backend import Backend
 from fxopt.ir.program import Program
 from fxopt.runtime import artifact
 from fxopt.runtime.artifact import Artifact
+from fxopt.runtime.staging import MANIFEST, describe_files, write_json
 from fxopt.target import Target
 
 _QUANTIZE = "quantized_decomposed.quantize_per_tensor"
@@ -31,8 +32,8 @@ class Exposed:
         folder.mkdir(parents=True)
         self._nodes = {node.name: node for node in quantized_values(program)}
         self.names = backend.expose(program, target, built.folder, list(self._nodes), folder)
-        manifest = built.manifest | {"files": artifact.describe_files(folder)}
-        artifact.write_json(folder / artifact.MANIFEST, manifest)
+        manifest = built.manifest | {"files": describe_files(folder)}
+        write_json(folder / MANIFEST, manifest)
         self._count = len(manifest["outputs"])
         self._run = artifact.load_to_check(folder, target)
         self._built = built

@@ -12,6 +12,7 @@ from fxopt.ir.program import Program
 from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.runtime import artifact
 from fxopt.runtime.artifact import Artifact
+from fxopt.runtime.staging import MANIFEST, describe_files, write_json
 from fxopt.support.versions import versions
 from fxopt.target import Target
 from fxopt.target.int8_pairs import check_weights
@@ -53,8 +54,8 @@ def lower(
         "recipe": recipe,
         "history": list(program.history),
         "versions": versions(),
-        "files": artifact.describe_files(out),
+        "files": describe_files(out),
         "facts": built_facts,
     }
-    artifact.write_json(out / artifact.MANIFEST, manifest)
+    write_json(out / MANIFEST, manifest)
     return legal, artifact.load_to_check(out, target)

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.backend import Backend, check_lowerable, find_backend
-from fxopt.driver.manifest import interface
+from fxopt.backend import Backend, find_backend
+from fxopt.driver.lower import lower
 from fxopt.errors import BackendError
 from fxopt.frontend.capture import capture
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import relative_error
 from fxopt.runtime.artifact import Artifact
-from fxopt.runtime.staging import describe_files
 from fxopt.target.detect import host
 from fxopt.testing.contract import (
     Check,
@@ -186,14 +185,7 @@ def _check_any(models: list[SmallModel], built: set[str]) -> str:
 
 
 def _build(backend: Backend, program: Program, out: Path) -> Artifact:
-    target = host()
-    workload = small_workload(program)
-    legal = backend.legalize().run(program, workload=workload, target=target, backend=backend).program
-    check_lowerable(backend, legal)
-    facing = interface(legal)
-    backend.build(legal, target, out)
-    manifest = facing | {"backend": str(backend), "files": describe_files(out)}
-    return Artifact(out, manifest, backend.load(out, manifest))
+    return lower(program, backend, host(), out, workload=small_workload(program))[1]
 
 
 def _check_agreement(
