@@ -9,7 +9,7 @@
 
     digits.toml, glyphs.toml                 recipes for `fxopt build`: prune, factorize, distill, quantize
     digits_int8.toml                         one that only quantizes
-    digits.safetensors, glyphs.safetensors   trained weights; their metadata holds the command and the figures
+    demo_weights/                            trained weights, not in the core wheel; metadata with command and figures
 
     nets              the network of digits and glyphs          train      trains it: python -m fxopt.models.train
     images            labelled images: batches, loss, top-1     weights    reads and writes the .safetensors

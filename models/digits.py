@@ -14,7 +14,7 @@ from fxopt.models.nets import CharacterNet
 from fxopt.models.weights import load_weights
 from fxopt.workload import Args, Workload
 
-WEIGHTS = Path(__file__).with_name("digits.safetensors")
+WEIGHTS = Path(__file__).parent / "demo_weights" / "digits.safetensors"
 COMMAND = f"python -m fxopt.models.train digits --out {WEIGHTS}"
 
 

@@ -15,7 +15,7 @@ from fxopt.models.nets import CharacterNet
 from fxopt.models.weights import load_weights
 from fxopt.workload import Args, Workload
 
-WEIGHTS = Path(__file__).with_name("glyphs.safetensors")
+WEIGHTS = Path(__file__).parent / "demo_weights" / "glyphs.safetensors"
 COMMAND = f"python -m fxopt.models.train glyphs --out {WEIGHTS}"
 
 

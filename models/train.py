@@ -1,4 +1,4 @@
-"""Train the shipped models: ``python -m fxopt.models.train digits --out models/digits.safetensors``.
+"""Train the shipped models: ``python -m fxopt.models.train digits --out models/demo_weights/digits.safetensors``.
 
 The same command, seed, versions and number of threads give the same file.
 """

@@ -43,7 +43,10 @@ def load_weights(path: Path, model: torch.nn.Module, *, command: str) -> None:
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
-        raise RecipeError(f"there is no weights file {path}\n  train it: {command}") from None
+        raise RecipeError(
+            f"there is no weights file {path}\n  train it: {command}\n"
+            "  those of the demo models are a package of their own: pip install fxopt-demo-weights, or models/demo_weights"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise RecipeError(f"{path} is not a readable safetensors file: {error}\n  train it again: {command}") from error
     except RuntimeError as error:
