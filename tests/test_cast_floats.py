@@ -271,7 +271,7 @@ def test_float16_runs_in_onnx_runtime_at_half_the_size(tmp_path):
     half = _built(("cast_floats",), "onnx", tmp_path / "half")
     assert half["bytes"] < 0.6 * whole["bytes"]
     assert half["sqnr"] > 55
-    assert half["agreement"]["relative_error"] < 0.01
+    assert half["agreement"].relative_error < 0.01
     stored = onnx.load(tmp_path / "half" / "model.onnx").graph.initializer
     assert all(t.data_type != onnx.TensorProto.FLOAT or math.prod(t.dims) <= 64 for t in stored), "only the norm's"
 
@@ -281,7 +281,7 @@ def test_attention_in_float16_runs_in_onnx_runtime(tmp_path):
     program = _captured(nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), 1, 16, 64)
     legal, artifact = lower(_cast(program)[0], Onnx(threads=1), host(), tmp_path)  # a crash ends the process
     assert artifact.manifest["facts"]["float16"]
-    assert Fidelity(legal).check(artifact)["sqnr_db"] > 55
+    assert Fidelity(legal).check(artifact).sqnr_db > 55
 
 
 def test_bfloat16_is_refused_before_the_export_with_every_node(tmp_path):
@@ -323,7 +323,7 @@ def test_half_precision_is_no_excuse_for_other_numbers(tmp_path):
     net[2].weight.data[1, 3] *= 2
     wrong = _cast(_captured(net, 4, 16))[0]
     legal, artifact = lower(wrong, Onnx(), host(), tmp_path)
-    assert Fidelity(legal).check(artifact)["relative_error"] < 0.005
+    assert Fidelity(legal).check(artifact).relative_error < 0.005
     with pytest.raises(BackendError, match=r"allowed 0\.031 relative"):
         Fidelity(half).check(artifact)
 
@@ -332,6 +332,6 @@ def test_half_precision_is_no_excuse_for_other_numbers(tmp_path):
 def test_the_digits_in_half_precision_are_as_good_as_before(tmp_path):
     recipe = Recipe("digits", ("fold_batch_norm", "cast_floats"))
     report = build(recipe, tmp_path / "out", measure=False)
-    assert abs(report["before"]["metric"] - report["after"]["metric"]) <= 0.003
-    assert report["after"]["file_bytes"] < 0.62 * report["before"]["file_bytes"]
-    assert report["steps"][-1]["sqnr_db"] > 50
+    assert abs(report.before.metric - report.after.metric) <= 0.003
+    assert report.after.file_bytes < 0.62 * report.before.file_bytes
+    assert report.steps[-1].sqnr_db > 50

@@ -12,7 +12,7 @@ from fxopt.backends.eager import Eager
 from fxopt.cli.render import difference_table, show_report
 from fxopt.driver.build_targets import build_several
 from fxopt.driver.recipe import Recipe
-from fxopt.driver.report import step_dict
+from fxopt.driver.report import StepReport
 from fxopt.frontend.capture import capture
 from fxopt.ir.parser import parse_program
 from fxopt.ir.program import Choice
@@ -37,7 +37,8 @@ def test_a_choice_is_on_the_step_that_made_it_and_only_once():
     outcome = Pipeline.of(swap_negation(times=2), look()).run(program)  # an exact pass is run twice: the proof
     assert outcome.steps[0].choices == [Choice("times", 2, "as the test wants it")]
     assert outcome.steps[1].choices == []
-    assert step_dict(outcome.steps[0])["choices"] == [{"what": "times", "value": 2, "why": "as the test wants it"}]
+    (choice,) = StepReport.of(outcome.steps[0]).choices
+    assert (choice.what, choice.value, choice.why) == ("times", 2, "as the test wants it")
 
 
 def small_net() -> Workload:

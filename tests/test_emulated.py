@@ -76,22 +76,22 @@ def test_float_gives_the_numbers_of_eager_there(backend, device, tmp_path):
     report = build(
         Recipe("test_remote:small_net", (), backend, target, budget=Budget(latency_ms=1e6)), tmp_path / "out"
     )
-    assert report["device"]["emulated"]
-    assert report["agreement"]["relative_error"] < 1e-4
-    assert "emulated" in report["not_timed"], "what an emulator takes is no latency"
-    assert report["missed"] == ["latency_ms: limit 1e+06, not measured"]
-    assert report["after"]["peak_memory_bytes"] > report["memory"]["weights"] + report["memory"]["values"]
+    assert report.device["emulated"]
+    assert report.agreement.relative_error < 1e-4
+    assert "emulated" in report.not_timed, "what an emulator takes is no latency"
+    assert report.missed == ["latency_ms: limit 1e+06, not measured"]
+    assert report.after.peak_memory_bytes > report.memory.weights + report.memory.values
 
 
 @pytest.mark.parametrize("backend", ["tvm", "onnx"])
 def test_int8_gives_the_numbers_and_the_metric_of_eager_there(backend, device, tmp_path):
     target = _target(tmp_path, "raspberry_pi_5", device.address)
     report = build(Recipe("digits", ("fold_batch_norm", "quantize"), backend, target), tmp_path / "out", measure=False)
-    assert report["device"]["emulated"]
-    assert report["agreement"]["sqnr_db"] > 35
-    assert report["after"]["metric"] == pytest.approx(report["before"]["metric"], abs=0.005)
+    assert report.device["emulated"]
+    assert report.agreement.sqnr_db > 35
+    assert report.after.metric == pytest.approx(report.before.metric, abs=0.005)
     if backend == "tvm":
-        assert report["backend"]["integer_instruction"] == "sdot"
+        assert report.backend["integer_instruction"] == "sdot"
 
 
 def test_a_processor_without_the_instructions_is_told_before_the_build(start, tmp_path):

@@ -30,6 +30,7 @@ from fxopt.driver.build import build
 from fxopt.driver.lower import lower
 from fxopt.driver.plan import resolve
 from fxopt.driver.recipe import Recipe
+from fxopt.driver.report import BackendChoice, BuildReport, TriedCandidate
 from fxopt.driver.successive_halving import race, ranked
 from fxopt.errors import BackendError, UnknownNameError, UsageError
 from fxopt.models.images import LabelledImages
@@ -123,12 +124,12 @@ def _among(*texts: str) -> str:
     return str(Fastest(among=texts))
 
 
-def _build(out: Path, *texts: str, passes=(), model="known", **limits) -> dict:
+def _build(out: Path, *texts: str, passes=(), model="known", **limits) -> BuildReport:
     return build(Recipe(model, passes, _among(*texts), budget=Budget(**limits)), out, measure=False)
 
 
-def _tried(report: dict) -> dict[str, dict]:
-    return {row["candidate"]: row for row in report["choice"]["tried"]}
+def _tried(report: BuildReport) -> dict[str, TriedCandidate]:
+    return {row.candidate: row for row in report.choice.tried}
 
 
 # ---- what is tried -------------------------------------------------------------------------------------------------
@@ -149,17 +150,17 @@ def test_eager_is_tried_where_nothing_else_is_installed(monkeypatch):
 
 def test_the_fastest_is_built_and_the_manifest_says_why(names, tmp_path):
     report = _build(tmp_path / "out", "slow(ms=15.0)", "slow(ms=2.0)", "absent", "broken", "slow(ms=6.0)")
-    assert report["choice"]["chosen"] == "slow(ms=2.0)"
-    assert re.fullmatch(r"[\d.]+ ms a call", report["choice"]["why"])
+    assert report.choice.chosen == "slow(ms=2.0)"
+    assert re.fullmatch(r"[\d.]+ ms a call", report.choice.why)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["backend"] == "slow(ms=2.0)"
-    assert manifest["choice"] == report["choice"]
+    assert BackendChoice(**manifest["choice"]) == report.choice
     rows = _tried(report)
-    assert [name for name, row in rows.items() if "latency" in row][:2] == ["slow(ms=2.0)", "slow(ms=6.0)"]
-    assert rows["slow(ms=15.0)"]["latency"]["median_ms"] > 15
-    assert "pip install absent" in rows["absent"]["refused"]
-    assert rows["broken"]["refused"] == 'KeyError: "a stranger\'s mistake"'
-    assert report["backend"]["text"] == "slow(ms=2.0)"
+    assert [name for name, row in rows.items() if row.latency][:2] == ["slow(ms=2.0)", "slow(ms=6.0)"]
+    assert rows["slow(ms=15.0)"].latency.median_ms > 15
+    assert "pip install absent" in rows["absent"].refused
+    assert rows["broken"].refused == 'KeyError: "a stranger\'s mistake"'
+    assert report.backend["text"] == "slow(ms=2.0)"
 
 
 def test_each_backend_quantizes_by_its_own_policy_and_keeps_the_program_in_float(names, tmp_path, monkeypatch):
@@ -173,16 +174,16 @@ def test_each_backend_quantizes_by_its_own_policy_and_keeps_the_program_in_float
         monkeypatch.setattr(
             "fxopt.driver.select_backend.ranked", lambda timings: [name for name in timings if "float" not in name]
         )
-        codes[text] = _build(tmp_path / text, text, passes=passes)["backend"]["codes"]
+        codes[text] = _build(tmp_path / text, text, passes=passes).backend["codes"]
     assert codes == {"slow(plain=True)": 3, "slow": 5}, "inputs of the layers; the pool and the flattening between too"
 
 
 def test_float_wins_where_integers_do_not_pay(names, tmp_path):
     """Eager computes what a Q/DQ op says one by one, so the program in float is faster."""
     report = _build(tmp_path / "out", "slow", passes=("quantize(images=8)",))
-    assert report["choice"]["chosen"] == "slow, left in float"
-    assert report["backend"]["codes"] == 0
-    assert [step["pass"] for step in report["steps"]][-1] == "canonicalize_clamp"
+    assert report.choice.chosen == "slow, left in float"
+    assert report.backend["codes"] == 0
+    assert [step.pass_ for step in report.steps][-1] == "canonicalize_clamp"
 
 
 # ---- what keeps a candidate out ------------------------------------------------------------------------------------
@@ -190,16 +191,16 @@ def test_float_wins_where_integers_do_not_pay(names, tmp_path):
 
 def test_other_numbers_are_refused_in_float_however_fast(names, tmp_path):
     report = _build(tmp_path / "out", "slow(noise=0.01)", "slow(ms=8.0)")
-    assert report["choice"]["chosen"] == "slow(ms=8.0)"
+    assert report.choice.chosen == "slow(ms=8.0)"
     for name in ("slow(noise=0.01)", "slow(noise=0.02)"):
-        assert re.search(r"off by 0\.0\d+ relative.*allowed 0\.001", _tried(report)[name]["refused"])
+        assert re.search(r"off by 0\.0\d+ relative.*allowed 0\.001", _tried(report)[name].refused)
 
 
 @pytest.mark.parametrize(("drop", "chosen"), [(0.5, r"slow\(noise=0\.0[12]\)"), (None, r"slow\(ms=8\.0\)")])
 def test_fewer_bits_are_allowed_where_the_metric_judges_them(drop, chosen, names, tmp_path):
     report = _build(tmp_path / "out", "slow(noise=0.01)", "slow(ms=8.0)", metric_drop=drop)
-    assert re.fullmatch(chosen, report["choice"]["chosen"])  # the two with noise take equally long
-    assert drop is None or 33 < report["agreement"]["sqnr_db"] < 41
+    assert re.fullmatch(chosen, report.choice.chosen)  # the two with noise take equally long
+    assert drop is None or 33 < report.agreement.sqnr_db < 41
 
 
 def test_a_metric_beyond_the_budget_keeps_the_fastest_out(names, tmp_path, monkeypatch):
@@ -210,19 +211,19 @@ def test_a_metric_beyond_the_budget_keeps_the_fastest_out(names, tmp_path, monke
 
     monkeypatch.setattr(LabelledImages, "evaluate", evaluate)
     report = _build(tmp_path / "out", "slow(noise=0.01)", "slow(ms=8.0)", metric_drop=0.05)
-    assert report["choice"]["chosen"] == "slow(ms=8.0)"
+    assert report.choice.chosen == "slow(ms=8.0)"
     rows = _tried(report)
-    assert re.match(r"metric_drop: 0\.\d+, limit 0\.05, over by 0\.0", rows["slow(noise=0.01)"]["refused"])
-    assert rows["slow(noise=0.02)"]["metric"] == pytest.approx(0.8, abs=1e-3)
-    assert "2 faster miss the budget" in report["choice"]["why"]
-    assert report["missed"] == []
+    assert re.match(r"metric_drop: 0\.\d+, limit 0\.05, over by 0\.0", rows["slow(noise=0.01)"].refused)
+    assert rows["slow(noise=0.02)"].metric == pytest.approx(0.8, abs=1e-3)
+    assert "2 faster miss the budget" in report.choice.why
+    assert report.missed == []
 
 
 def test_a_recipe_that_quantizes_allows_noise_below_its_own(names, tmp_path):
     report = _build(tmp_path / "out", "slow(noise=1e-3)", "slow(noise=0.3)", passes=("quantize(images=8)",))
     rows = _tried(report)
-    assert "refused" not in rows["slow(noise=0.001), left in float"]
-    assert "allowed 0.001 relative or" in rows["slow(noise=0.3), left in float"]["refused"]
+    assert rows["slow(noise=0.001), left in float"].refused is None
+    assert "allowed 0.001 relative or" in rows["slow(noise=0.3), left in float"].refused
 
 
 def test_when_all_are_refused_every_reason_is_told(names, tmp_path):
@@ -294,8 +295,8 @@ def test_a_candidate_that_hangs_is_refused_and_another_is_built(tmp_path, monkey
 
     monkeypatch.setattr("fxopt.driver.candidates.fails_alone", hangs)
     report = build(Recipe("digits", (), "fastest(among=('onnx(threads=1)',))"), tmp_path / "out", measure=False)
-    assert report["choice"]["chosen"] == "onnx(threads=1, optimization_level='extended')"
-    refused = [row["refused"] for row in report["choice"]["tried"] if "refused" in row]
+    assert report.choice.chosen == "onnx(threads=1, optimization_level='extended')"
+    refused = [row.refused for row in report.choice.tried if row.refused]
     assert refused == ["its first call takes longer than 31 s"]
 
 

@@ -119,8 +119,8 @@ def test_artifacts_for_this_machine_pass_value_by_value(name, net, tmp_path):
     backend = find_backend(name)
     program, workload = _quantized(net, backend, host())
     agreed = _checked(program, backend, host(), tmp_path, workload)
-    assert agreed["values"]["codes"] > 0
-    assert agreed["values"]["off"] <= 0.01 * agreed["values"]["codes"]
+    assert agreed.values.codes > 0
+    assert agreed.values.off <= 0.01 * agreed.values.codes
 
 
 def test_full_range_weights_are_kept_as_uint8_where_int8_would_overflow(tmp_path):

@@ -93,9 +93,9 @@ def test_it_is_what_torch_holds_but_for_what_is_fused():
 def test_a_target_with_too_little_is_told_by_how_much_and_of_which_values(tmp_path):
     (tmp_path / "tiny.toml").write_text('triple = "aarch64-linux-gnu"\nmemory = 3_000_000\nflash = 100_000\n')
     report = build(Recipe("digits", (), "onnx", str(tmp_path / "tiny.toml")), tmp_path / "out", measure=False)
-    memory, flash = report["missed"]
-    needed = report["memory"]["weights"] + report["memory"]["values"]
+    memory, flash = report.missed
+    needed = report.memory.weights + report.memory.values
     assert f"memory of tiny: {needed:,} bytes, limit 3,000,000, over by {needed - 3_000_000:,}" in memory
     assert "MB: %conv2d" in memory
     assert "models/nets.py:" in memory
-    assert f"flash of tiny: {report['after']['file_bytes']:,} bytes, limit 100,000, over by" in flash
+    assert f"flash of tiny: {report.after.file_bytes:,} bytes, limit 100,000, over by" in flash

@@ -49,21 +49,21 @@ def _names(out):
 
 def test_a_miss_alone_leaves_no_folder_of_the_name(make, out):
     report = make(missed=True)
-    assert report["missed"]
+    assert report.missed
     assert _names(out) == ["net.missed"]
-    assert report["folder"] == str(out.with_name("net.missed"))
+    assert report.folder == str(out.with_name("net.missed"))
 
 
 def test_a_miss_is_a_whole_artifact_and_the_earlier_one_stays_as_it_was(make, out):
     good = make(missed=False)
-    assert good["folder"] == str(out)
+    assert good.folder == str(out)
     before = _contents(out)
     report = make(missed=True)
     assert _names(out) == ["net", "net.missed"]
     assert _contents(out) == before
-    assert fxopt.load(report["folder"])(torch.ones(4, 3)).shape == (4, 2)
+    assert fxopt.load(report.folder)(torch.ones(4, 3)).shape == (4, 2)
     kept = json.loads((out.with_name("net.missed") / "report.json").read_text())
-    assert kept == json.loads(json.dumps({key: value for key, value in report.items() if key != "folder"}, default=str))
+    assert kept == report.model_copy(update={"folder": None}).to_dict()
 
 
 def test_a_later_miss_replaces_it_and_a_later_good_build_removes_it(make, out):
@@ -127,7 +127,7 @@ def test_of_a_link_the_miss_is_beside_the_folder_that_it_leads_to(make, out):
     make(missed=False)
     link = out.parent.parent / "current"
     link.symlink_to(out)
-    assert make(missed=True, out=link)["folder"] == str(out.with_name("net.missed"))
+    assert make(missed=True, out=link).folder == str(out.with_name("net.missed"))
     assert _names(out) == ["net", "net.missed"]
 
 
@@ -135,6 +135,6 @@ def test_each_of_several_targets_is_by_itself(model, tmp_path):
     (tmp_path / "small.toml").write_text('triple = "x86_64-linux-gnu"\nflash = 1\n')
     recipe, told = Recipe(str(model), (), "eager"), []
     targets = ["x86_64_v3", str(tmp_path / "small.toml")]
-    build_several(recipe, targets, tmp_path / "out", lambda name, report: told.append(report["folder"]), measure=False)
+    build_several(recipe, targets, tmp_path / "out", lambda name, report: told.append(report.folder), measure=False)
     assert told == [str(tmp_path / "out" / name) for name in ("x86_64_v3", "small.missed")]
     assert _names(tmp_path / "out" / "x") == ["small.missed", "x86_64_v3"]

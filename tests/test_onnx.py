@@ -279,7 +279,7 @@ def test_tuning_takes_other_options_only_where_they_win_clearly(conv, monkeypatc
 def test_a_tuned_build_remembers_its_options(tmp_path):
     report = build(Recipe("digits", ("fold_batch_norm",)), tmp_path / "out", measure=False, tune_seconds=0.5)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["backend"] == report["backend"]["text"]
+    assert manifest["backend"] == report.backend["text"]
     assert load(tmp_path / "out").random_inputs()
 
 

@@ -261,8 +261,8 @@ np.save(sys.argv[3], fxopt.load(sys.argv[1])(np.load(sys.argv[2])))
 def test_digits_in_int8_from_the_recipe_to_a_process_that_has_openvino_only(tmp_path):
     recipe = Recipe("digits", ("clean_up, quantize(images=32)",), backend="openvino")
     report = build(recipe, tmp_path / "digits", measure=False)
-    assert report["backend"]["float_contractions"] == 0
-    assert report["after"]["metric"] > report["before"]["metric"] - 0.01
+    assert report.backend["float_contractions"] == 0
+    assert report.after.metric > report.before.metric - 0.01
     workload = find_workload("digits")
     ((images,), labels) = next(workload.data.batches("test", batch_size=300))
     np.save(tmp_path / "images.npy", images.numpy())

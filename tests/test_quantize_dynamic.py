@@ -253,7 +253,7 @@ def test_integer_kernels_multiply_at_a_quarter_of_the_size(tmp_path):
     kinds = _optimized(tmp_path / "made")
     assert kinds.count("MatMulIntegerToFloat") + kinds.count("DynamicQuantizeMatMul") == 5
     assert not {"Gemm", "MatMul", "DequantizeLinear", "QuantizeLinear"} & set(kinds)
-    assert Fidelity(legal).check(artifact)["sqnr_db"] > 60
+    assert Fidelity(legal).check(artifact).sqnr_db > 60
     for batch in (1, 9):
         x = torch.randn(batch, 3, 70)
         assert sqnr([made(x)], [torch.as_tensor(artifact(x.numpy()))]) > 60
@@ -296,5 +296,5 @@ def test_openvino_gives_the_numbers_and_names_the_layers_it_computes_in_float(tm
     program = _captured(nn.Sequential(nn.Linear(70, 40), nn.ReLU(), nn.Linear(40, 6)), 2, 70)
     made, _ = _run(program, watchers=())
     legal, artifact = lower(made, Openvino(threads=1), host(), tmp_path)
-    assert Fidelity(legal).check(artifact)["sqnr_db"] > 60
+    assert Fidelity(legal).check(artifact).sqnr_db > 60
     assert len(artifact.manifest["facts"]["dequantized_at_run_time"]) == 2

@@ -187,12 +187,12 @@ def test_a_build_is_judged_and_timed_there(server, tmp_path):
     target.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
     recipe = Recipe("digits", ("fold_batch_norm",), "onnx", str(target), budget=Budget(latency_ms=10_000.0))
     report = build(recipe, tmp_path / "out")
-    assert report["device"]["address"] == server.address
-    assert report["agreement"]["relative_error"] < 1e-3
-    assert report["after"]["metric"] == pytest.approx(0.991, abs=0.01)
-    assert report["after"]["latency"]["median_ms"] > 0
-    assert report["after"]["peak_memory_bytes"] > 10**7
-    assert report["missed"] == []
+    assert report.device["address"] == server.address
+    assert report.agreement.relative_error < 1e-3
+    assert report.after.metric == pytest.approx(0.991, abs=0.01)
+    assert report.after.latency.median_ms > 0
+    assert report.after.peak_memory_bytes > 10**7
+    assert report.missed == []
     assert "eager" not in report, "it did not run there"
 
 
@@ -201,7 +201,7 @@ def test_the_fastest_is_chosen_there(server, tmp_path):
     target.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in _at(server).to_dict().items()))
     recipe = Recipe("test_remote:small_net", (), "fastest(among=('onnx', 'tvm'))", str(target))
     report = build(recipe, tmp_path / "out", measure=False)
-    timed = [row for row in report["choice"]["tried"] if "latency" in row]
+    timed = [row for row in report.choice.tried if row.latency]
     assert len(timed) >= 3
     assert {row["backend"].split("(")[0] for row in timed} == {"onnx", "tvm"}
 

@@ -426,7 +426,7 @@ def test_without_tvm_the_extra_is_named(monkeypatch):
 def digits(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("digits") / "built"
     report = build(Recipe("digits", ("fold_batch_norm",), "tvm(threads=1)"), out, measure=False)
-    assert report["after"]["metric"] == report["before"]["metric"]
+    assert report.after.metric == report.before.metric
     return out
 
 

@@ -399,11 +399,11 @@ def test_lines_and_volumes_are_integers_too(net, shape, layers, tmp_path):
 def test_pruned_and_quantized_digits_are_all_integers_and_keep_their_metric(tmp_path):
     passes = ("fold_batch_norm", "prune_channels(ratio=0.3, by='l1')", "quantize")
     report = build(Recipe("digits", passes, "tvm(threads=1)"), tmp_path / "built", measure=False)
-    facts = report["backend"]
+    facts = report.backend
     assert facts["float_contractions"] == 0
     assert facts["integer_contractions"] > 20
     eager = build(Recipe("digits", passes, "eager"), tmp_path / "eager", measure=False)
-    assert abs(report["after"]["metric"] - eager["after"]["metric"]) < 0.005
+    assert abs(report.after.metric - eager.after.metric) < 0.005
 
 
 # ---- instructions --------------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fxopt.cli.app import Json, Load, app, from_here, kept_as, load_files
 from fxopt.errors import BudgetError
+
+if TYPE_CHECKING:
+    from fxopt.driver.report import BuildReport
 
 
 @app.command()
@@ -48,12 +51,12 @@ def build(
     recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
     console = Console(stderr=as_json)
 
-    def show(name: str, report: dict[str, Any]) -> None:
+    def show(name: str, report: BuildReport) -> None:
         from fxopt.cli.render import show_report
 
         if not as_json:
             show_report(report, console)
-            seconds, folder = sum(report["seconds"].values()), from_here(report["folder"])
+            seconds, folder = sum(report.seconds.values()), from_here(str(report.folder))
             console.print(f"[bold]{folder}[/] in {seconds:.1f} s; run it with fxopt.load({folder!r})")
 
     with _progress(console) as progress:
@@ -71,12 +74,13 @@ def build(
             reports = {"": run_build(recipe, out, **options)}
             show("", reports[""])
     if as_json:
-        print(json.dumps(reports.get("", reports), default=str))
+        plain = {name: report.to_dict() for name, report in reports.items()}
+        print(json.dumps(plain.get("", plain)))
     elif len(reports) > 1:
         console.print(difference_table(reports))
-    if missed := {name: "; ".join(report["missed"]) for name, report in reports.items() if report["missed"]}:
+    if missed := {name: "; ".join(report.missed) for name, report in reports.items() if report.missed}:
         told = [
-            kept_as(f"{name}: {text}".lstrip(": "), reports[name]["folder"], out / name)
+            kept_as(f"{name}: {text}".lstrip(": "), str(reports[name].folder), out / name)
             for name, text in missed.items()
         ]
         raise BudgetError("\n".join(told))

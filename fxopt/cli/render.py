@@ -10,42 +10,43 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fxopt.driver.report import BackendChoice, BuildReport, Latency, SkippedNode, StepReport
 
-def show_report(report: dict[str, Any], console: Console) -> None:
+
+def show_report(report: BuildReport, console: Console) -> None:
     """Print a build's report as tables; at most a few skip reasons a step, all of them are in ``report.json``."""
-    console.print(f"[bold]{escape(report['model']['name'])}[/]  {escape(report['model']['signature'])}")
-    for note in report["model"]["notes"]:
+    console.print(f"[bold]{escape(report.model.name)}[/]  {escape(report.model.signature)}")
+    for note in report.model.notes:
         console.print(f"  note: {escape(note)}")
-    console.print(_steps(report["steps"], report.get("metric")))
-    for step in report["steps"]:
+    console.print(_steps(report.steps, report.metric))
+    for step in report.steps:
         _show_choices(step, console)
         _show_skips(step, console)
-    if "choice" in report:
-        console.print(_candidates(report["choice"]))
-        console.print(f"  chosen: {escape(report['choice']['chosen'])}: {escape(report['choice']['why'])}")
+    if report.choice:
+        console.print(_candidates(report.choice))
+        console.print(f"  chosen: {escape(report.choice.chosen)}: {escape(report.choice.why)}")
     console.print(_figures(report))
     _show_backend(report, console)
-    for line in report["budget"]:
-        mark = "[green]kept[/]" if line["met"] else "[red]missed[/]"
-        console.print(f"  budget {mark}: {escape(line['text'])}")
+    for line in report.budget:
+        mark = "[green]kept[/]" if line.met else "[red]missed[/]"
+        console.print(f"  budget {mark}: {escape(line.text)}")
 
 
-def _steps(steps: list[dict[str, Any]], metric: str | None) -> Table:
+def _steps(steps: list[StepReport], metric: str | None) -> Table:
     rows: list[dict[str, str]] = []
     group = None
     for step in steps:
-        delta = step["delta"] or {}
-        if step["part_of"] not in (None, group):
-            rows.append({"pass": escape(step["part_of"])})
-        group = step["part_of"]
+        if step.part_of not in (None, group):
+            rows.append({"pass": escape(str(step.part_of))})
+        group = step.part_of
         rows.append(
             {
-                "pass": escape(f"  {step['pass']}" if group else step["pass"]),
-                "left": str(len(step["skips"]) or ""),
-                "MACs": _signed(delta.get("macs")),
-                "weights, kB": _signed(round(delta.get("weight_bytes", 0) / 1000)),
+                "pass": escape(f"  {step.pass_}" if group else step.pass_),
+                "left": str(len(step.skips) or ""),
+                "MACs": _signed(step.delta.macs if step.delta else 0),
+                "weights, kB": _signed(round(step.delta.weight_bytes / 1000) if step.delta else 0),
                 "outputs": _effect(step, metric),
-                "s": f"{step['seconds']:.2f}",
+                "s": f"{step.seconds:.2f}",
             }
         )
     table = Table(title="Passes", title_justify="left")
@@ -57,85 +58,85 @@ def _steps(steps: list[dict[str, Any]], metric: str | None) -> Table:
     return table
 
 
-def _effect(step: dict[str, Any], metric: str | None) -> str:
+def _effect(step: StepReport, metric: str | None) -> str:
     """What a step did to the outputs, as it was verified."""
-    if not step["changed"]:
+    if not step.changed:
         return "unchanged"
     text = ""
-    if "error" in step:
-        text = f"proved, {step['error']:.0e}" if step["error"] else "proved, the same"
-    if "sqnr_db" in step:
-        sqnr = float(step["sqnr_db"])
-        text = "equal" if sqnr == math.inf else f"SQNR {sqnr:.1f} dB"
-        text += f", {metric} {step['metric']:.4f}" if "metric" in step else ""
-    return text + (" (but they are constant)" if "vacuous" in step else "")
+    if step.error is not None:
+        text = f"proved, {step.error:.0e}" if step.error else "proved, the same"
+    if step.sqnr_db is not None:
+        text = "equal" if step.sqnr_db == math.inf else f"SQNR {step.sqnr_db:.1f} dB"
+        text += f", {metric} {step.metric:.4f}" if step.metric is not None else ""
+    return text + (" (but they are constant)" if step.vacuous else "")
 
 
-def _show_choices(step: dict[str, Any], console: Console) -> None:
-    for choice in step["choices"]:
-        line = f"{step['pass']} chose {choice['what']} = {choice['value']}: {choice['why']}"
+def _show_choices(step: StepReport, console: Console) -> None:
+    for choice in step.choices:
+        line = f"{step.pass_} chose {choice.what} = {choice.value}: {choice.why}"
         console.print(f"  {escape(line)}")
 
 
-def _show_skips(step: dict[str, Any], console: Console) -> None:
-    by_reason: dict[str, list[dict[str, str]]] = {}
-    for skip in step["skips"]:
-        by_reason.setdefault(skip["reason"], []).append(skip)
+def _show_skips(step: StepReport, console: Console) -> None:
+    by_reason: dict[str, list[SkippedNode]] = {}
+    for skip in step.skips:
+        by_reason.setdefault(skip.reason, []).append(skip)
     for reason, skips in by_reason.items():
         first = skips[0]
-        where = f"   {first['source']}" if first["source"] else ""
-        console.print(f"  [dim]{escape(step['pass'])} left {len(skips)}: {escape(reason)}[/]")
-        console.print(f"    [dim]{escape(first['node'])}{escape(where)}[/]", soft_wrap=True)
+        where = f"   {first.source}" if first.source else ""
+        console.print(f"  [dim]{escape(step.pass_)} left {len(skips)}: {escape(reason)}[/]")
+        console.print(f"    [dim]{escape(first.node)}{escape(where)}[/]", soft_wrap=True)
 
 
-def _candidates(choice: dict[str, Any]) -> Table:
+def _candidates(choice: BackendChoice) -> Table:
     """What was tried, the fastest first; blocks tell how long a candidate stayed in the race."""
     table = Table(title="Candidates", title_justify="left")
     for column in ("", "latency, ms", "blocks", "SQNR, dB", "refused"):
         table.add_column(column, justify="left" if column in ("", "refused") else "right")
-    for row in choice["tried"]:
-        latency, agreement = row.get("latency"), row.get("agreement")
+    for row in choice.tried:
         table.add_row(
-            escape(row["candidate"]),
-            _timing(latency) if latency else "",
-            str(latency["blocks"]) if latency else "",
-            f"{float(agreement['sqnr_db']):.1f}" if agreement else "",
-            escape(row.get("refused", "").split("\n")[0]),
+            escape(row.candidate),
+            _timing(row.latency) if row.latency else "",
+            str(row.latency.blocks) if row.latency else "",
+            f"{row.agreement.sqnr_db:.1f}" if row.agreement else "",
+            escape((row.refused or "").split("\n")[0]),
         )
     return table
 
 
-def _figures(report: dict[str, Any]) -> Table:
-    before, after = report["before"], report["after"]
+def _figures(report: BuildReport) -> Table:
+    before, after = report.before, report.after
     table = Table(title="Before and after, by the same backend", title_justify="left")
     for column in ("", "before", "after", "ratio"):
         table.add_column(column, justify="left" if not column else "right")
-    if "metric" in after:
-        change = after["metric"] - before["metric"]
-        table.add_row(report["metric"], f"{before['metric']:.4f}", f"{after['metric']:.4f}", f"{change:+.4f}")
-    rows = [("MACs", "macs", 1), ("parameters", "parameters", 1), ("file, kB", "file_bytes", 1000)]
-    rows += [("peak memory, MB", "peak_memory_bytes", 1_000_000)]
-    for label, key, unit in rows:
-        a, b = before.get(key), after.get(key)
+    if before.metric is not None and after.metric is not None:
+        change = after.metric - before.metric
+        table.add_row(report.metric, f"{before.metric:.4f}", f"{after.metric:.4f}", f"{change:+.4f}")
+    for label, a, b, unit in (
+        ("MACs", before.macs, after.macs, 1),
+        ("parameters", before.parameters, after.parameters, 1),
+        ("file, kB", before.file_bytes, after.file_bytes, 1000),
+        ("peak memory, MB", before.peak_memory_bytes, after.peak_memory_bytes, 1_000_000),
+    ):
         if a and b is not None:
             table.add_row(label, f"{a / unit:,.0f}", f"{b / unit:,.0f}", f"{b / a:.3f}")
-    if "latency" in after:
-        a, b = before["latency"], after["latency"]
-        table.add_row("latency, ms", _timing(a), _timing(b), f"{b['median_ms'] / a['median_ms']:.3f}")
-    if "eager" in report:
-        eager = report["eager"]["latency"]
-        ratio = f"{b['median_ms'] / eager['median_ms']:.3f}"
-        table.add_row(f"  eager, {report['eager']['threads']} threads", _timing(eager), "", ratio)
+    if before.latency and after.latency:
+        ratio = after.latency.median_ms / before.latency.median_ms
+        table.add_row("latency, ms", _timing(before.latency), _timing(after.latency), f"{ratio:.3f}")
+        if report.eager:
+            ratio = after.latency.median_ms / report.eager.latency.median_ms
+            name = f"  eager, {report.eager.threads} threads"
+            table.add_row(name, _timing(report.eager.latency), "", f"{ratio:.3f}")
     return table
 
 
-def _show_backend(report: dict[str, Any], console: Console) -> None:
-    facts = report["backend"]
+def _show_backend(report: BuildReport, console: Console) -> None:
+    facts = report.backend
     console.print(f"backend {escape(facts['text'])}: {_agreement(report)}")
-    for what, how in report["for_target"].items():
-        console.print(f"  for {escape(report['target']['name'])}: {what}: {escape(how)}")
-    if "not_timed" in report:
-        console.print(f"  latency is not measured: {escape(report['not_timed'])}")
+    for what, how in report.for_target.items():
+        console.print(f"  for {escape(report.target['name'])}: {what}: {escape(how)}")
+    if report.not_timed:
+        console.print(f"  latency is not measured: {escape(report.not_timed)}")
     for note in facts.get("notes", []):
         console.print(f"  {escape(note)}")
     if facts.get("integer_nodes"):
@@ -145,30 +146,30 @@ def _show_backend(report: dict[str, Any], console: Console) -> None:
         console.print(f"  [yellow]float at run time[/]: {escape(str(place))}")
 
 
-def _agreement(report: dict[str, Any]) -> str:
+def _agreement(report: BuildReport) -> str:
     """Whether the artifact gives the program's numbers, and where it was run to see that."""
-    agreement = report["agreement"]
+    agreement = report.agreement
     if agreement is None:
-        return f"[yellow]built and not run[/], as it is {escape(report['not_run'])}"
-    error, ratio = float(agreement["relative_error"]), float(agreement["sqnr_db"])
-    text = f"agrees with eager to {error:.2g} relative, {'exact' if ratio == math.inf else f'{ratio:.1f} dB'}"
-    if "codes" in (values := agreement.get("values", {})):
-        text += f"; {values['off']:,} of {values['codes']:,} integers are off on their own inputs"
-        text += f", by {values['most_steps']} step(s) at most" if values["off"] else ""
-    if device := report.get("device"):
+        return f"[yellow]built and not run[/], as it is {escape(str(report.not_run))}"
+    text = f"agrees with eager to {agreement.relative_error:.2g} relative, "
+    text += "exact" if agreement.sqnr_db == math.inf else f"{agreement.sqnr_db:.1f} dB"
+    if (values := agreement.values) and values.codes is not None:
+        text += f"; {values.off:,} of {values.codes:,} integers are off on their own inputs"
+        text += f", by {values.most_steps} step(s) at most" if values.off else ""
+    if device := report.device:
         text += f", on the {'emulated ' * device['emulated']}device at {escape(device['address'])}"
     return text
 
 
-def _timing(timing: dict[str, Any]) -> str:
-    return f"{timing['median_ms']:.3g} ({timing['low_ms']:.3g}–{timing['high_ms']:.3g})"
+def _timing(timing: Latency) -> str:
+    return f"{timing.median_ms:.3g} ({timing.low_ms:.3g}–{timing.high_ms:.3g})"
 
 
-def _signed(value: int | None) -> str:
+def _signed(value: int) -> str:
     return f"{value:+,}" if value else ""
 
 
-def difference_table(reports: dict[str, dict[str, Any]]) -> Table:
+def difference_table(reports: dict[str, BuildReport]) -> Table:
     """What differs between the artifacts of several targets, and why."""
     table = Table(title="What differs between the targets", title_justify="left")
     for column in ("", *reports):
@@ -181,16 +182,16 @@ def difference_table(reports: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def _facts(report: dict[str, Any]) -> dict[str, str]:
-    after = report["after"]
-    found = dict(report["for_target"])
-    for step in report["steps"]:
-        found |= {f"{step['pass']}: {c['what']}": f"{c['value']}, {c['why']}" for c in step["choices"]}
-    found |= {"file, kB": f"{after['file_bytes'] / 1000:,.0f}", "MACs": f"{after['macs']:,}"}
-    if "latency" in after:
-        found["latency, ms"] = f"{after['latency']['median_ms']:.3g}"
-    if "metric" in after:
-        found[report["metric"]] = f"{after['metric']:.4f}"
+def _facts(report: BuildReport) -> dict[str, str]:
+    after = report.after
+    found = dict(report.for_target)
+    for step in report.steps:
+        found |= {f"{step.pass_}: {c.what}": f"{c.value}, {c.why}" for c in step.choices}
+    found |= {"file, kB": f"{after.file_bytes / 1000:,.0f}", "MACs": f"{after.macs:,}"}
+    if after.latency:
+        found["latency, ms"] = f"{after.latency.median_ms:.3g}"
+    if after.metric is not None:
+        found[str(report.metric)] = f"{after.metric:.4f}"
     return found
 
 

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from fxopt.backend import Backend, find_backend
 from fxopt.driver.int8_check import ValueCheck, check_values
 from fxopt.driver.intermediate_values import Exposed, quantized_values
-from fxopt.driver.report import plain
+from fxopt.driver.report import Agreement, QuantizedValues
 from fxopt.errors import BackendError, DisagreementError, last_line
 from fxopt.ir.op_table import find_quantized
 from fxopt.ir.printer import type_text
@@ -75,7 +75,7 @@ class Fidelity:
             return math.inf
         return min(sqnr(outputs, want) for outputs, want in zip(wide, self._want, strict=True))
 
-    def check(self, built: Artifact, expose: Callable[[], Exposed] | None = None) -> dict[str, Any]:
+    def check(self, built: Artifact, expose: Callable[[], Exposed] | None = None) -> Agreement:
         """How an artifact agrees: ``relative_error``, the largest over the outputs, and ``sqnr_db``, the least in dB.
 
         With ``expose`` each quantized value is held against the program on its own inputs too, see
@@ -91,15 +91,15 @@ class Fidelity:
             errors += [relative_error(a, b) for a, b in zip(want, got, strict=True)]
             ratios.append(sqnr(want, got))
         error, ratio = max(errors), min(ratios)
-        agreed: dict[str, Any] = {"relative_error": plain(error), "sqnr_db": plain(ratio)}
+        values: QuantizedValues | None = None
         who = built.manifest["backend"]
         if self._quantized:
             backend = find_backend(who)
             cheap = type(backend).expose is not Backend.expose
             if expose is not None and quantized_values(self._program) and (cheap or ratio < _CLEAR_DB):
-                agreed["values"] = self._check_values(backend, expose())
+                values = self._check_values(backend, expose())
             if ratio < _QUANTIZED_DB:
-                self._check_noise(who, ratio, "codes" in agreed.get("values", ()))
+                self._check_noise(who, ratio, values is not None and values.codes is not None)
         elif error > self._room and (self._noise_db is None or ratio < self._noise_db):
             limit = f"{self._room:.2g} relative" + ("" if self._noise_db is None else f" or {self._noise_db:.1f} dB")
             raise DisagreementError(
@@ -107,13 +107,13 @@ class Fidelity:
                 f"{ratio:.1f} dB; allowed {limit}",
                 _WAY_OUT,
             )
-        return agreed
+        return Agreement(relative_error=error, sqnr_db=ratio, values=values)
 
-    def _check_values(self, backend: Backend, exposed: Exposed) -> dict[str, Any]:
+    def _check_values(self, backend: Backend, exposed: Exposed) -> QuantizedValues:
         try:
             checks = [check for probe in self._probes for check in self._values(exposed, probe)]
         except RuntimeError as error:  # a dtype that the model's code fixes: the twin in float64 does not run
-            return {"not_checked": f"the program does not run in float64: {last_line(error)}"}
+            return QuantizedValues(not_checked=f"the program does not run in float64: {last_line(error)}")
         # what lies between integers may be in fewer bits than float32, where that was asked for; integers may not
         bounded = [check for check in checks if check.exact or not backend.rounds_floats]
         wrong = {check.node: check for check in bounded if check.wrong(self._room)}
@@ -126,11 +126,11 @@ class Fidelity:
                 "the runtime's kernels for these, or how they were lowered, are wrong here: leave them in float, "
                 "quantize(keep_float=(…,)), or take another backend",
             )
-        return {
-            "codes": sum(check.numbers for check in checks),
-            "off": sum(check.near + check.far for check in checks),
-            "most_steps": max((check.worst for check in checks), default=0),
-        }
+        return QuantizedValues(
+            codes=sum(check.numbers for check in checks),
+            off=sum(check.near + check.far for check in checks),
+            most_steps=max((check.worst for check in checks), default=0),
+        )
 
     def _values(self, exposed: Exposed, probe: list[Any]) -> list[ValueCheck]:
         args, kwargs = _arguments(self._program, probe, as_numpy=True)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.budget import budget_lines, device_lines
@@ -19,7 +18,7 @@ from fxopt.driver.intermediate_values import Exposed
 from fxopt.driver.lower import legalized
 from fxopt.driver.plan import resolve
 from fxopt.driver.recipe import Recipe, read_recipe
-from fxopt.driver.report import cost_dict, step_dict
+from fxopt.driver.report import BackendChoice, BuildReport, Costs, MemoryFacts, ModelFacts, StepReport
 from fxopt.driver.select_backend import choose
 from fxopt.ir.cost import cost
 from fxopt.ir.memory_planning import plan_memory
@@ -40,21 +39,21 @@ def build(
     tune_seconds: float = 0.0,
     watchers: tuple[Watcher, ...] = (),
     progress: Progress = lambda stage: None,
-) -> dict[str, Any]:
+) -> BuildReport:
     """Build a recipe into the folder ``out`` and return the report, which is also in the folder.
 
     With ``measure`` the model before and after is timed side by side, beside eager; ``tune_seconds`` above 0 lets
     the backend choose its options by measurement. A backend that chooses among others has the recipe tried with each
-    of them: ``report["choice"]``, also in the manifest. Extra ``watchers`` run inside verification and the metric.
-    The folder appears when all is done, or not at all. A missed budget is in the report, ``report["missed"]``, and the folder
-    then is ``out.missed``, with ``out`` left as it was: see :mod:`fxopt.runtime.staging`. ``report["folder"]`` is where it
+    of them: ``report.choice``, also in the manifest. Extra ``watchers`` run inside verification and the metric.
+    The folder appears when all is done, or not at all. A missed budget is in the report, ``report.missed``, and the folder
+    then is ``out.missed``, with ``out`` left as it was: see :mod:`fxopt.runtime.staging`. ``report.folder`` is where it
     is, which alone is not in the report in the folder.
 
     Raises UsageError, CaptureError, PassError, BackendError.
     """
     plan = resolve(recipe if isinstance(recipe, Recipe) else read_recipe(recipe))
     clock = _Clock(progress)
-    account: dict[str, Any] = {}
+    choice: BackendChoice | None = None
     with staged(Path(out)) as stage, tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
         with clock("capture"):
             program = plan.workload.capture()
@@ -65,7 +64,7 @@ def build(
                 chosen = Candidate(plan.backend, outcome=plan.rewrite(program, plan.backend, watchers))
         else:
             with clock("choose"):
-                chosen, account = choose(plan, program, watchers, Path(scratch) / "candidates")
+                chosen, choice = choose(plan, program, watchers, Path(scratch) / "candidates")
         backend, outcome = chosen.backend, chosen.outcome
         assert outcome is not None
         if tune_seconds:
@@ -79,38 +78,47 @@ def build(
         with clock("build before"):
             _, reference = plan.lower(program, backend, Path(scratch) / "before")
         with clock("measure"):
-            report = compare(plan.workload, program, reference, built, timed=measure)
-            if built.elsewhere:
-                report["not_run"] = built.elsewhere
-            if built.device:
-                report["device"] = {"address": built.device.address, **built.device.facts()}
-        report |= {
-            "agreement": agreed,
-            "recipe": plan.recipe.to_dict(),
-            "backend": {"text": str(backend), **built.manifest["facts"]},
-            "target": plan.target.to_dict(),
-            "for_target": backend.suits(plan.target),
-            "versions": versions(),
-            "model": {
-                "name": plan.workload.name,
-                "signature": program.signature(),
-                "notes": list(outcome.program.notes),
-            },
-            "steps": [step_dict(step) for step in outcome.steps],
-            "seconds": clock.seconds,
-        }
-        if account:
-            report["choice"] = built.manifest["choice"] = account
-        report["before"] |= cost_dict(outcome.before)
-        report["after"] |= cost_dict(cost(outcome.program))
-        report["memory"] = plan_memory(lowered).to_dict()
-        report["budget"] = budget_lines(plan.recipe.budget, report) + device_lines(plan.target, report)
-        report["missed"] = [line["text"] for line in report["budget"] if not line["met"]]
-        stage.missed = bool(report["missed"])
-        write_json(stage.folder / REPORT, report)
-        built.manifest["measured"] = {key: report[key] for key in ("before", "after", "agreement")}
+            costs = Costs.of(outcome.before), Costs.of(cost(outcome.program))
+            compared = compare(plan.workload, program, reference, built, costs, timed=measure)
+            device = {"address": built.device.address, **built.device.facts()} if built.device else None
+        memory = MemoryFacts.of(plan_memory(lowered))
+        reached = {
+            "metric_drop": compared.metric_drop, "file_bytes": compared.after.file_bytes, "macs": compared.after.macs,
+            "latency_ms": compared.after.latency.median_ms if compared.after.latency else None,
+        }  # fmt: skip
+        budget = budget_lines(plan.recipe.budget, reached)
+        budget += device_lines(plan.target, memory, compared.after.file_bytes)
+        report = BuildReport(
+            model=ModelFacts(name=plan.workload.name, signature=program.signature(), notes=list(outcome.program.notes)),
+            recipe=plan.recipe.to_dict(),
+            backend={"text": str(backend), **built.manifest["facts"]},
+            target=plan.target.to_dict(),
+            for_target=backend.suits(plan.target),
+            versions=versions(),
+            steps=[StepReport.of(step) for step in outcome.steps],
+            before=compared.before,
+            after=compared.after,
+            metric=plan.workload.data.metric if plan.workload.data else None,
+            agreement=agreed,
+            eager=compared.eager,
+            choice=choice,
+            memory=memory,
+            budget=budget,
+            missed=[line.text for line in budget if not line.met],
+            not_run=built.elsewhere,
+            not_timed=compared.not_timed,
+            device=device,
+            seconds=clock.seconds,
+        )
+        stage.missed = bool(report.missed)
+        values = report.to_dict()
+        write_json(stage.folder / REPORT, values)
+        built.manifest["measured"] = {key: values[key] for key in ("before", "after", "agreement") if key in values}
+        if choice:
+            built.manifest["choice"] = values["choice"]
         write_json(stage.folder / MANIFEST, built.manifest)
-    return report | {"folder": str(stage.place)}
+    report.folder = str(stage.place)
+    return report
 
 
 class _Clock:

@@ -9,13 +9,14 @@ from typing import Any
 
 from fxopt.driver.build import build
 from fxopt.driver.recipe import Recipe
+from fxopt.driver.report import BuildReport
 from fxopt.errors import FxoptError, UsageError
 from fxopt.target import find_target
 
 
 def build_several(
-    recipe: Recipe, targets: Sequence[str], out: Path, done: Callable[[str, dict[str, Any]], None], **options: Any
-) -> dict[str, dict[str, Any]]:
+    recipe: Recipe, targets: Sequence[str], out: Path, done: Callable[[str, BuildReport], None], **options: Any
+) -> dict[str, BuildReport]:
     """Build a recipe for each target into ``out/NAME``; ``done`` is told each report. Options are those of ``build``.
 
     One that fails does not keep the others from being built. Raises UsageError for a name twice, and in the end what
@@ -24,7 +25,7 @@ def build_several(
     names = [find_target(target).name for target in targets]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"two targets have the name {twice!r}: their artifacts would have one folder")
-    reports: dict[str, dict[str, Any]] = {}
+    reports: dict[str, BuildReport] = {}
     failed: list[tuple[str, FxoptError]] = []
     for name, target in zip(names, targets, strict=True):
         try:

@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fxopt.backend import Backend
 from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.plan import Plan
+from fxopt.driver.report import Agreement
 from fxopt.errors import DisagreementError, FxoptError, text_of
 from fxopt.ir.op_table import family
 from fxopt.ir.program import Program
@@ -44,7 +45,7 @@ class Candidate:
     outcome: Outcome | None = None
     noise_db: float | None = None
     artifact: Artifact | None = None
-    agreement: dict[str, Any] | None = None
+    agreement: Agreement | None = None
     timing: Timing | None = None
     metric: float | None = None
     refused: str | None = None

@@ -1,12 +1,14 @@
-"""Before against after: metric, size, latency, memory, and the budget."""
+"""Evaluate an artifact beside the model it was made of: metric, size, latency, memory, by the same backend."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from fxopt.driver.report import Costs, Eager, Figures, Latency
 from fxopt.ir.program import Program
 from fxopt.numerics.module_state import copied
 from fxopt.runtime.artifact import Artifact, model_bytes
@@ -17,36 +19,59 @@ from fxopt.workload import Workload
 from fxopt.workload.batching import fixed_batch, in_batches
 
 
-def compare(
-    workload: Workload, program: Program, reference: Artifact, built: Artifact, *, timed: bool
-) -> dict[str, Any]:
-    """Figures of the model as captured (``before``, built by the same backend) and as built (``after``).
+@dataclass(frozen=True)
+class Comparison:
+    """The model as captured (``before``, built by the same backend) and as built (``after``).
 
-    What runs on a device is judged there, beside no eager, as torch is not there. ``not_timed`` says why there is no latency.
+    ``not_timed`` says why there is no latency; ``eager`` is torch, where all run on this machine.
     """
-    before: dict[str, Any] = {"file_bytes": model_bytes(reference)}
-    after: dict[str, Any] = {"file_bytes": model_bytes(built)}
-    report: dict[str, Any] = {"before": before, "after": after}
+
+    before: Figures
+    after: Figures
+    eager: Eager | None = None
+    not_timed: str | None = None
+
+    @property
+    def metric_drop(self) -> float | None:
+        """By how much the metric fell; None where one of the two is not known."""
+        before, after = self.before.metric, self.after.metric
+        return None if before is None or after is None else before - after
+
+
+def compare(
+    workload: Workload,
+    program: Program,
+    reference: Artifact,
+    built: Artifact,
+    costs: tuple[Costs, Costs],
+    *,
+    timed: bool,
+) -> Comparison:
+    """Evaluate and time two artifacts side by side, given the costs of their programs.
+
+    What runs on a device is evaluated there, beside no eager, as torch is not there.
+    """
+    before: dict[str, Any] = dict(costs[0]) | {"file_bytes": model_bytes(reference)}
+    after: dict[str, Any] = dict(costs[1]) | {"file_bytes": model_bytes(built)}
+    runs = built.elsewhere is None
     if workload.data is not None:
-        report["metric"] = workload.data.metric
         size = fixed_batch(program)
         before["metric"] = workload.data.evaluate(in_batches(program, size), "test")
-        if built.elsewhere is None:
+        if runs:
             after["metric"] = workload.data.evaluate(in_batches(built, size), "test")
-    if timed and (reason := cannot_time(Target.of(built.manifest["target"]))):
-        report["not_timed"] = reason
-    elif timed:
+    eager, reason = None, cannot_time(Target.of(built.manifest["target"])) if timed else None
+    if timed and reason is None:
         args, kwargs = copied((program.args, program.kwargs))  # a model may write into its inputs
         arrays = pytree.tree_map(to_numpy, (args, kwargs))
         timings = time_artifacts(
             {"before": (reference, *arrays), "after": (built, *arrays)}, {"eager": lambda: program(*args, **kwargs)}
         )
         if "eager" in timings:
-            report["eager"] = {"latency": timings["eager"].to_dict(), "threads": torch.get_num_threads()}
-        before["latency"], after["latency"] = timings["before"].to_dict(), timings["after"].to_dict()
-    if timed and built.elsewhere is None:
+            eager = Eager(latency=Latency.of(timings["eager"]), threads=torch.get_num_threads())
+        before["latency"], after["latency"] = Latency.of(timings["before"]), Latency.of(timings["after"])
+    if timed and runs:
         before["peak_memory_bytes"], after["peak_memory_bytes"] = peak_of(reference), peak_of(built)
-    return report
+    return Comparison(Figures(**before), Figures(**after), eager, reason)
 
 
 def to_numpy(value: Any) -> Any:

@@ -1,35 +1,229 @@
-"""What a report and a manifest hold, as plain values: the interface, costs, what each step did."""
+"""The report of a build: what it was asked for, what each step did, before and after, and the budget. ``report.json``."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from fxopt.ir.cost import Cost
+from fxopt.ir.memory_planning import MemoryPlan
 from fxopt.pass_manager.step import StepResult
+from fxopt.runtime.timing import Timing
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning or goes; one that is added leaves it."""
 
 
-def cost_dict(cost: Cost) -> dict[str, Any]:
-    """MACs, parameters and bytes of weights."""
-    values: dict[str, Any] = {"macs": cost.macs, "parameters": cost.parameters, "weight_bytes": cost.bytes}
-    return values | ({"ops_not_counted": list(cost.unknown)} if cost.unknown else {})
+def _plain(value: float) -> float | str:
+    """A number as JSON can hold it: ``inf`` and ``nan`` as text."""
+    return value if math.isfinite(value) else str(value)
 
 
-def step_dict(step: StepResult) -> dict[str, Any]:
-    """A step's result as plain values; infinite figures as the text ``inf``."""
-    return {
-        "pass": step.text,
-        "kind": step.kind,
-        "part_of": step.part_of,
-        "changed": step.changed,
-        "skips": [{"node": s.node, "source": s.source, "reason": s.reason} for s in step.skips],
-        "choices": [{"what": c.what, "value": plain(c.value), "why": c.why} for c in step.choices],
-        "delta": cost_dict(step.delta) if step.delta else None,
-        "seconds": round(step.seconds, 3),
-        **{key: plain(value) for key, value in step.findings.items()},
-    }
+Real = Annotated[float, BeforeValidator(float), PlainSerializer(_plain, when_used="always")]
+"""A float that may be infinite, which JSON has as text."""
 
 
-def plain(value: Any) -> Any:
-    """A number as JSON can hold it."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+class _Part(BaseModel):
+    """Part of a report: immutable, no field beside those declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Latency(_Part):
+    """Milliseconds a call: median and quartiles over blocks of calls."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    blocks: int
+
+    @classmethod
+    def of(cls, timing: Timing) -> Latency:
+        """The figures of a timing."""
+        return cls(**timing.to_dict())
+
+
+class Costs(_Part):
+    """MACs, parameters and bytes of weights, or what a step changed of them; ops that MACs could not be counted for."""
+
+    macs: int
+    parameters: int
+    weight_bytes: int
+    ops_not_counted: list[str] | None = None
+
+    @classmethod
+    def of(cls, cost: Cost) -> Costs:
+        """The figures of a cost."""
+        return cls(
+            macs=cost.macs, parameters=cost.parameters, weight_bytes=cost.bytes,
+            ops_not_counted=list(cost.unknown) or None,
+        )  # fmt: skip
+
+
+class Figures(Costs):
+    """One side of the comparison, the model before or after: costs of the program, and its artifact as measured."""
+
+    file_bytes: int
+    metric: float | None = None
+    latency: Latency | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Eager(_Part):
+    """torch itself, timed beside."""
+
+    latency: Latency
+    threads: int
+
+
+class SkippedNode(_Part):
+    """A node that a pass left alone, its source line, and why."""
+
+    node: str
+    source: str
+    reason: str
+
+
+class ChosenOption(_Part):
+    """An option that a pass chose itself."""
+
+    what: str
+    value: bool | int | Real | str
+    why: str
+
+
+class StepReport(BaseModel):
+    """What one step did; fields beside these are findings of the user's own watchers."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    pass_: str = Field(validation_alias=AliasChoices("pass_", "pass"), serialization_alias="pass")
+    kind: str
+    part_of: str | None = None
+    changed: bool
+    skips: list[SkippedNode]
+    choices: list[ChosenOption]
+    delta: Costs | None = None
+    seconds: float
+    error: Real | None = None
+    sqnr_db: Real | None = None
+    metric: float | None = None
+    vacuous: str | None = None
+
+    @classmethod
+    def of(cls, step: StepResult) -> StepReport:
+        """The report of a step's result."""
+        return cls(
+            pass_=step.text, kind=step.kind, part_of=step.part_of, changed=step.changed,
+            skips=[SkippedNode(node=s.node, source=s.source, reason=s.reason) for s in step.skips],
+            choices=[ChosenOption(what=c.what, value=c.value, why=c.why) for c in step.choices],
+            delta=Costs.of(step.delta) if step.delta else None, seconds=round(step.seconds, 3), **step.findings,
+        )  # fmt: skip
+
+
+class QuantizedValues(_Part):
+    """Quantized values of an artifact against the program on their own inputs: how many, how many differ, by how much."""
+
+    codes: int | None = None
+    off: int | None = None
+    most_steps: int | None = None
+    not_checked: str | None = None
+
+
+class Agreement(_Part):
+    """How near an artifact is to its program."""
+
+    relative_error: Real
+    sqnr_db: Real
+    values: QuantizedValues | None = None
+
+
+class BudgetLine(_Part):
+    """One limit, what was reached, whether it is kept, and a sentence."""
+
+    name: str
+    limit: float
+    value: float | None = None
+    met: bool
+    text: str
+
+
+class ModelFacts(_Part):
+    """The model as captured."""
+
+    name: str
+    signature: str
+    notes: list[str]
+
+
+class MemoryFacts(_Part):
+    """Planned bytes: see :class:`fxopt.ir.memory_planning.MemoryPlan`."""
+
+    weights: int
+    values: int
+    at: str
+    largest: list[tuple[str, int]]
+
+    @classmethod
+    def of(cls, plan: MemoryPlan) -> MemoryFacts:
+        """The figures of a plan."""
+        return cls(weights=plan.weights, values=plan.values, at=plan.at, largest=list(plan.largest))
+
+
+class TriedCandidate(_Part):
+    """One candidate of a choice among backends."""
+
+    candidate: str
+    backend: str
+    form: str
+    latency: Latency | None = None
+    agreement: Agreement | None = None
+    metric: float | None = None
+    refused: str | None = None
+
+
+class BackendChoice(_Part):
+    """Which backend was chosen by measurement, why, and what was tried, the fastest first."""
+
+    chosen: str
+    why: str
+    tried: list[TriedCandidate]
+
+
+class BuildReport(BaseModel):
+    """All of a build. Sizes are in bytes, times in seconds unless a name says ms; a field is None where it does not apply."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    model: ModelFacts
+    recipe: dict[str, Any]
+    backend: dict[str, Any]
+    """``text``, the backend with its options, and whatever facts its ``build`` returned."""
+    target: dict[str, Any]
+    for_target: dict[str, str]
+    versions: dict[str, str]
+    steps: list[StepReport]
+    before: Figures
+    after: Figures
+    metric: str | None = None
+    """Name of the workload's metric."""
+    agreement: Agreement | None = None
+    eager: Eager | None = None
+    choice: BackendChoice | None = None
+    memory: MemoryFacts
+    budget: list[BudgetLine]
+    missed: list[str]
+    """The sentences of the limits that are missed."""
+    not_run: str | None = None
+    not_timed: str | None = None
+    device: dict[str, Any] | None = None
+    seconds: dict[str, float]
+    folder: str | None = None
+    """Where the artifact is; not in ``report.json`` itself."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as JSON holds them; what is None is left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -13,6 +13,7 @@ from fxopt.driver.budget import budget_lines
 from fxopt.driver.candidates import Candidate, candidates_of
 from fxopt.driver.evaluate import to_numpy
 from fxopt.driver.plan import Plan
+from fxopt.driver.report import BackendChoice, Latency, TriedCandidate
 from fxopt.driver.successive_halving import race, ranked
 from fxopt.errors import BackendError
 from fxopt.ir.cost import cost
@@ -26,7 +27,7 @@ from fxopt.workload.batching import fixed_batch, in_batches
 
 def choose(
     plan: Plan, program: Program, watchers: tuple[Watcher, ...], scratch: Path
-) -> tuple[Candidate, dict[str, Any]]:
+) -> tuple[Candidate, BackendChoice]:
     """Try the recipe with all backends of the plan; return the candidate to build, and what was tried, for the report.
 
     Each backend runs the whole recipe, since what is quantized depends on it, and keeps a program in float beside the
@@ -63,7 +64,7 @@ class _Budget:
         self._budget = replace(plan.recipe.budget, latency_ms=None)
         self._size = fixed_batch(program)
         self._data = plan.workload.data if self._budget.metric_drop is not None else None
-        self._before = {"metric": self._metric(program)} if self._data is not None else {}
+        self._before = self._metric(program) if self._data is not None else None
 
     def _metric(self, run: Callable[..., Any]) -> float:
         assert self._data is not None
@@ -72,14 +73,15 @@ class _Budget:
     def __call__(self, candidate: Candidate) -> bool:
         assert candidate.artifact is not None
         assert candidate.outcome is not None
-        after: dict[str, Any] = {
+        reached: dict[str, float | None] = {
             "file_bytes": model_bytes(candidate.artifact),
             "macs": cost(candidate.outcome.program).macs,
         }
-        if self._data is not None:
-            candidate.metric = after["metric"] = self._metric(candidate.artifact)
-        lines = budget_lines(self._budget, {"before": self._before, "after": after})
-        candidate.refused = "; ".join(line["text"] for line in lines if not line["met"]) or None
+        if self._before is not None:
+            candidate.metric = self._metric(candidate.artifact)
+            reached["metric_drop"] = self._before - candidate.metric
+        lines = budget_lines(self._budget, reached)
+        candidate.refused = "; ".join(line.text for line in lines if not line.met) or None
         return candidate.refused is None
 
 
@@ -89,10 +91,10 @@ def _call(candidate: Candidate, program: Program) -> Call:
     return candidate.artifact, args, kwargs
 
 
-def _chosen(best: Candidate, tried: list[Candidate]) -> tuple[Candidate, dict[str, Any]]:
-    """The candidate to build, and the account of the choice as plain values."""
+def _chosen(best: Candidate, tried: list[Candidate]) -> tuple[Candidate, BackendChoice]:
+    """The candidate to build, and the account of the choice."""
     rows = sorted(tried, key=lambda c: c.timing.ms.median if c.timing else float("inf"))
-    account = {"chosen": str(best), "why": _why(best, tried), "tried": [_row(candidate) for candidate in rows]}
+    account = BackendChoice(chosen=str(best), why=_why(best, tried), tried=[_row(candidate) for candidate in rows])
     for candidate in tried:
         candidate.artifact = None  # frees the loaded models: they would slow whatever is timed next
     return best, account
@@ -113,14 +115,9 @@ def _why(best: Candidate, tried: list[Candidate]) -> str:
     return text + (f"; {len(missed)} faster miss the budget" if missed else "")
 
 
-def _row(candidate: Candidate) -> dict[str, Any]:
-    values = {
-        "candidate": str(candidate),
-        "backend": str(candidate.backend),
-        "form": candidate.form,
-        "latency": candidate.timing.to_dict() if candidate.timing else None,
-        "agreement": candidate.agreement,
-        "metric": candidate.metric,
-        "refused": candidate.refused,
-    }
-    return {key: value for key, value in values.items() if value is not None}
+def _row(candidate: Candidate) -> TriedCandidate:
+    return TriedCandidate(
+        candidate=str(candidate), backend=str(candidate.backend), form=candidate.form,
+        latency=Latency.of(candidate.timing) if candidate.timing else None,
+        agreement=candidate.agreement, metric=candidate.metric, refused=candidate.refused,
+    )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
@@ -28,10 +27,6 @@ class MemoryPlan:
     values: int
     at: str
     largest: tuple[tuple[str, int], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"weights": self.weights, "values": self.values, "at": self.at, "largest": list(map(list, self.largest))}
 
 
 def plan_memory(program: Program) -> MemoryPlan:

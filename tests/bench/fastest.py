@@ -107,7 +107,7 @@ def fastest(model: str, options: argparse.Namespace, out: Path) -> tuple[Run, st
     passes = (f"fold_batch_norm, quantize(images={options.images})",)
     report = build(Recipe(model, passes, f"fastest(among={among!r})"), out, measure=False)
     artifact = fxopt.load(out)
-    return lambda arrays: [artifact(*arrays)], report["choice"]["chosen"]
+    return lambda arrays: [artifact(*arrays)], report.choice.chosen
 
 
 def inductor(workload: Workload) -> Run:

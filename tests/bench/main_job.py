@@ -11,16 +11,16 @@ to eager, each from the report of its own run, and wall seconds of the whole com
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from fxopt.driver.report import BuildReport
 
 RECIPES = Path(__file__).parents[2] / "models"
 
@@ -52,21 +52,21 @@ def main() -> None:
     Console(width=120).print(table)
 
 
-def build(recipe: Path) -> tuple[dict[str, Any], float]:
+def build(recipe: Path) -> tuple[BuildReport, float]:
     """The report of one build, and its wall seconds, start of the interpreter included."""
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
         command = [Path(sys.executable).with_name("fxopt"), "build", recipe, "--out", f"{folder}/out", "--json"]
         start = time.perf_counter()
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        return json.loads(done.stdout), time.perf_counter() - start
+        return BuildReport.model_validate_json(done.stdout), time.perf_counter() - start
 
 
-def figures(report: dict[str, Any], seconds: float) -> list[str]:
-    before, after, facts = report["before"], report["after"], report["backend"]
-    fp32, eager = before["latency"]["median_ms"], report["eager"]["latency"]["median_ms"]
+def figures(report: BuildReport, seconds: float) -> list[str]:
+    before, after, facts = report.before, report.after, report.backend
+    fp32, eager = before.latency.median_ms, report.eager.latency.median_ms
     return [
-        f"{before['metric']:.4f}", f"{after['metric']:.4f}", f"{before['file_bytes'] / after['file_bytes']:.2f}",
-        f"{after['latency']['median_ms'] / fp32:.2f}", f"{after['latency']['median_ms'] / eager:.3f}",
+        f"{before.metric:.4f}", f"{after.metric:.4f}", f"{before.file_bytes / after.file_bytes:.2f}",
+        f"{after.latency.median_ms / fp32:.2f}", f"{after.latency.median_ms / eager:.3f}",
         str(facts["integer_contractions"]), str(facts["float_contractions"]), f"{seconds:.1f}",
     ]  # fmt: skip
 
