@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fxopt.backend import Backend, Runner
+from fxopt.backend import Backend, Manifest, Runner
+from fxopt.backend.manifest import ConstantInput
 
 if TYPE_CHECKING:
     from fxopt.ir.program import Program
@@ -28,7 +29,7 @@ class Eager(Backend):
         save_program(program, out / _FILE)
         return {"nodes": len(program.graph.nodes)}
 
-    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+    def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Load the program. Needs torch."""
         import torch
         from torch.utils import _pytree as pytree
@@ -37,13 +38,12 @@ class Eager(Backend):
 
         program = load_program(folder / _FILE)
         structure = pytree.tree_structure((program.args, program.kwargs))
-        constants = {i: fact["constant"] for i, fact in enumerate(manifest["inputs"]) if "constant" in fact}
+        constants = {i: fact.constant for i, fact in enumerate(manifest.inputs) if isinstance(fact, ConstantInput)}
 
         def run(arrays: list[Any]) -> list[Any]:
             given = iter(arrays)
             leaves = [
-                constants[i] if i in constants else torch.from_numpy(next(given))
-                for i in range(len(manifest["inputs"]))
+                constants[i] if i in constants else torch.from_numpy(next(given)) for i in range(len(manifest.inputs))
             ]
             args, kwargs = pytree.tree_unflatten(leaves, structure)
             outputs = pytree.tree_leaves(program(*args, **kwargs))

@@ -45,8 +45,11 @@ class Fastest(Backend):
 
         if reason := cannot_time(target):
             raise UsageError(
-                f"{self} measures on the target, and {reason}\n"
-                "  give the target the address of a device, run the build there with -t host, or name a backend: -b onnx"
+                f"{self} measures on the target, and {reason}",
+                way_out=(
+                    "give the target the address of a device, run the build there with -t host, or name a "
+                    "backend: -b onnx"
+                ),
             )
         if self.among:
             found = tuple(dict.fromkeys(map(find_backend, self.among)))
@@ -60,6 +63,7 @@ class Fastest(Backend):
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Refuse: a choice is made for a whole recipe, and another backend builds. Raises BackendError."""
         raise BackendError(
-            f"{self} chooses a backend for a whole recipe: fxopt build MODEL -b fastest, or fxopt.build(Recipe(…), out)"
-            "\n  to build or analyse a single program, name a backend such as onnx"
+            f"{self} chooses a backend for a whole recipe: fxopt build MODEL -b fastest, or fxopt.build(Recipe(…), "
+            "out)",
+            way_out="to build or analyse a single program, name a backend such as onnx",
         )

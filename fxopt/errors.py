@@ -22,12 +22,52 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class FxoptError(Exception):
-    """Base of all errors that fxopt raises on purpose; the message is written for the user."""
+    """Base of all errors that fxopt raises on purpose. ``str`` of it is written for the user; programs read the fields.
+
+    ``what`` happened; ``step``, the pass and its place in the pipeline; ``node``, as text; ``source``, the user's line that
+    the node came from; ``expected`` and ``got``; ``way_out``, what the user can do; ``doc``, the page that explains it. All
+    but ``what`` and ``doc`` are None where they do not apply.
+    """
 
     exit_code = 3
+    doc = "docs/index.md"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        step: str | None = None,
+        node: str | None = None,
+        source: str | None = None,
+        expected: str | None = None,
+        got: str | None = None,
+        way_out: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what, self.step, self.node, self.source = what, step, node, source
+        self.expected, self.got, self.way_out = expected, got, way_out
+
+    def __str__(self) -> str:
+        lines = [self.what if self.step is None else self._at(self.step)]
+        lines += [f"    {self.node}"] * (self.node is not None)
+        lines += [f"    expected {self.expected}"] * (self.expected is not None)
+        lines += [f"    got      {self.got}"] * (self.got is not None)
+        lines += [f"  {self.way_out}"] * (self.way_out is not None)
+        return "\n".join(lines)
+
+    def _at(self, step: str) -> str:
+        """What happened, with the step before it."""
+        return f"in {step}: {self.what}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are set, with the name of the class and its exit code, as JSON holds them."""
+        names = ("what", "step", "node", "source", "expected", "got", "way_out", "doc")
+        known = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {"error": type(self).__name__, "exit_code": self.exit_code, **known}
 
 
 def text_of(error: BaseException) -> str:
@@ -48,6 +88,7 @@ class UsageError(FxoptError):
     """A command, a recipe, a name or an option is wrong."""
 
     exit_code = 2
+    doc = "docs/build.md"
 
 
 class UnknownNameError(UsageError):
@@ -61,7 +102,8 @@ class UnknownNameError(UsageError):
             message += "; did you mean " + " or ".join(repr(n) for n in near) + "?"
         elif known:
             message += f"; there are: {', '.join(known)}"
-        super().__init__(message + (f"\n  {hint}" if hint else ""))
+        super().__init__(message, way_out=hint or None)
+        self.name, self.nearest = name, near
 
 
 class OptionError(UsageError):
@@ -75,9 +117,16 @@ class RecipeError(UsageError):
 class CaptureError(FxoptError):
     """The model cannot become a Program; the message names the line and the way out."""
 
+    doc = "docs/your-own-model.md"
+
 
 class PassError(FxoptError):
     """A pass failed; the message names the pass, its place in the pipeline and the node."""
+
+    node_name: str | None = None
+    """Name of the node whose shapes do not fit."""
+
+    doc = "docs/write-a-pass.md"
 
 
 class PassCrashError(PassError):
@@ -87,30 +136,37 @@ class PassCrashError(PassError):
 class VerifyError(PassError):
     """A pass broke the graph, the interface or the numbers."""
 
+    doc = "docs/theory/verification.md"
+
+    def _at(self, step: str) -> str:
+        return f"after {step}\n  {self.what}"
+
 
 class DataError(PassError):
     """A pass needs data that the workload lacks, or the data cannot be used."""
+
+    doc = "docs/your-own-model.md"
 
 
 class BackendError(FxoptError):
     """A backend refused an op or failed to build, load or run."""
 
     exit_code = 4
+    doc = "docs/write-a-backend.md"
 
 
 class DisagreementError(BackendError):
     """What was built gives other numbers than its program: ``what`` is wrong, and the ``way_out`` of a build of it alone."""
 
-    def __init__(self, what: str, way_out: str) -> None:
-        super().__init__(f"{what}\n  {way_out}")
-        self.what, self.way_out = what, way_out
-
 
 class DeviceError(BackendError):
     """A device cannot be reached, is another than the target says, or failed."""
+
+    doc = "docs/devices.md"
 
 
 class BudgetError(FxoptError):
     """Everything worked, but a budget or a check was missed."""
 
     exit_code = 1
+    doc = "docs/build.md"

@@ -50,7 +50,8 @@ def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
         if other.value != point.value:
             raise UsageError(
                 f"two packages register the {kind} {point.name!r}: {_origin(other)} ({other.value}) and "
-                f"{_origin(point)} ({point.value})\n  uninstall one, or rename its entry point"
+                f"{_origin(point)} ({point.value})",
+                way_out="uninstall one, or rename its entry point",
             )
     return found
 
@@ -81,8 +82,8 @@ def get(kind: str, name: str) -> Any:
     except ImportError as error:
         missing = getattr(error, "name", None) or str(error)
         raise UsageError(
-            f"the {kind} {name!r} of {_origin(points[name])} cannot be imported: {error}\n"
-            f"  is the extra that holds {missing!r} installed? e.g. pip install 'fxopt[all]'"
+            f"the {kind} {name!r} of {_origin(points[name])} cannot be imported: {error}",
+            way_out=f"is the extra that holds {missing!r} installed? e.g. pip install 'fxopt[all]'",
         ) from error
     except Exception as error:
         point = points[name]

@@ -39,7 +39,7 @@ def digit_splits() -> Splits:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise DataError("the digits come with scikit-learn\n  pip install 'fxopt[digits]'") from error
+        raise DataError("the digits come with scikit-learn", way_out="pip install 'fxopt[digits]'") from error
     bunch = load_digits()
     # grey levels are 0 to 16; their mean and standard deviation over the set are 4.9 and 6.0
     images = torch.tensor((bunch.images - 4.9) / 6.0, dtype=torch.float32).unsqueeze(1)

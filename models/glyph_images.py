@@ -51,10 +51,12 @@ def _templates(classes: str, side: int) -> torch.Tensor:
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise DataError("glyphs are drawn with Pillow\n  pip install 'fxopt[digits]'") from error
+        raise DataError("glyphs are drawn with Pillow", way_out="pip install 'fxopt[digits]'") from error
     font = ImageFont.load_default(size=side * 0.75)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise DataError("this Pillow was built without FreeType, and has no scalable font\n  pip install pillow")
+        raise DataError(
+            "this Pillow was built without FreeType, and has no scalable font", way_out="pip install pillow"
+        )
     rows = []
     for character in classes:
         for stroke in _BOLDNESS:

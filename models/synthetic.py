@@ -67,7 +67,8 @@ class SyntheticImages:
     def loss(self, output: Any, target: Any) -> torch.Tensor:
         """Raise DataError: synthetic images have no labels."""
         raise DataError(
-            "synthetic images have no labels to train on\n  give a workload with data, or distill from the original model"
+            "synthetic images have no labels to train on",
+            way_out="give a workload with data, or distill from the original model",
         )
 
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:

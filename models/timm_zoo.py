@@ -64,8 +64,8 @@ def _build(
             return timm.create_model(name, pretrained=True, **options).eval()
         except Exception as error:
             raise RecipeError(
-                f"timm:{name}: the weights could not be loaded: {type(error).__name__}: {error}\n"
-                "  check the network and HF_HOME, or leave `weights` out for random ones"
+                f"timm:{name}: the weights could not be loaded: {type(error).__name__}: {error}",
+                way_out="check the network and HF_HOME, or leave `weights` out for random ones",
             ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)

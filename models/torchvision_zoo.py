@@ -65,8 +65,8 @@ def _build(name: str, family: Family, weights: str | None, size: int | None, sid
             return builder(**options).eval()
         except Exception as error:
             raise RecipeError(
-                f"torchvision:{name}: the weights {weights!r} could not be loaded: {type(error).__name__}: {error}\n"
-                f"  check the network, or put the file into {torch.hub.get_dir()}/checkpoints"
+                f"torchvision:{name}: the weights {weights!r} could not be loaded: {type(error).__name__}: {error}",
+                way_out=f"check the network, or put the file into {torch.hub.get_dir()}/checkpoints",
             ) from error
     if "weights_backbone" in inspect.signature(builder).parameters:
         options["weights_backbone"] = None

@@ -63,7 +63,9 @@ def transformers_workload(
 
 def _import_transformers() -> Any:
     if importlib.util.find_spec("transformers") is None:
-        raise UsageError("this model comes from transformers, which is not installed\n  pip install 'fxopt[zoo]'")
+        raise UsageError(
+            "this model comes from transformers, which is not installed", way_out="pip install 'fxopt[zoo]'"
+        )
     if importlib.util.find_spec("torchvision") is not None:
         import_torchvision()  # transformers imports it, and that must have been made to work
     import transformers

@@ -25,7 +25,7 @@ def import_torchvision() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except ModuleNotFoundError as error:
-        raise UsageError(f"this model comes from torchvision, which is not installed\n  {_INSTALL}") from error
+        raise UsageError("this model comes from torchvision, which is not installed", way_out=_INSTALL) from error
     except RuntimeError as error:
         if _MISSING not in str(error):
             raise
@@ -45,7 +45,7 @@ def import_timm() -> ModuleType:
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
-        raise UsageError(f"this model comes from timm, which is not installed\n  {_INSTALL}") from error
+        raise UsageError("this model comes from timm, which is not installed", way_out=_INSTALL) from error
 
 
 _libraries: list[torch.library.Library] = []  # declarations vanish with their library object

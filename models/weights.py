@@ -44,14 +44,19 @@ def load_weights(path: Path, model: torch.nn.Module, *, command: str) -> None:
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
         raise RecipeError(
-            f"there is no weights file {path}\n  train it: {command}\n"
-            "  those of the demo models are a package of their own: pip install fxopt-demo-weights, or models/demo_weights"
+            f"there is no weights file {path}\n  train it: {command}",
+            way_out=(
+                "those of the demo models are a package of their own: pip install fxopt-demo-weights, or "
+                "models/demo_weights"
+            ),
         ) from None
     except (SafetensorError, OSError) as error:
-        raise RecipeError(f"{path} is not a readable safetensors file: {error}\n  train it again: {command}") from error
+        raise RecipeError(
+            f"{path} is not a readable safetensors file: {error}", way_out=f"train it again: {command}"
+        ) from error
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise RecipeError(f"{path} does not fit the network: {reason}\n  train it again: {command}") from error
+        raise RecipeError(f"{path} does not fit the network: {reason}", way_out=f"train it again: {command}") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -23,6 +23,7 @@ from cases.integer_chain import IntegerChain
 import fxopt
 from fxopt import Pipeline, Program, capture
 from fxopt.backend import find_backend
+from fxopt.backend.manifest import Interface
 from fxopt.backends.onnx.standalone import standalone as onnx_standalone
 from fxopt.backends.runner import sources
 from fxopt.backends.tvm.standalone import standalone as tvm_standalone
@@ -483,24 +484,25 @@ def test_a_bundle_is_an_artifact_with_what_it_needs_and_nothing_else(residual):
 
 def test_words_of_an_interface_are_words():
     """A dim may be a sum, and a key of outputs anything; both are one word to a program that reads words."""
-    manifest = {
+    facts = {
         "dims": {"batch": [1, 8], "length": [None, None]},
         "inputs": [
             {"name": "x", "shape": ["batch", "2*length + 1"], "example": [1, 5], "dtype": "float32"},
             {"name": "flag", "constant": True},
         ],
         "outputs": [{"dtype": "int64", "example": []}, {"dtype": "bool", "example": [5]}],
+        "in_tree": ["tuple", [0, 1]],
         "out_tree": ["tuple", [["dict", {"a key": 0, "b": ["list", [1]]}], None, 0]],
     }
-    text = interface_text(manifest, Target("board", "aarch64-linux-gnu"), {"threads": "2"})
+    text = interface_text(Interface.model_validate(facts), Target("board", "aarch64-linux-gnu"), {"threads": "2"})
     assert text.splitlines() == [
         "fxopt-interface 1", "target board, aarch64-linux-gnu", "dim batch 1 8", "dim length 0 any",
         "input x float32 batch 2*length+1", "example 1 5", "output output[0].akey int64", "output output[0].b[0] bool 5",
         "option threads 2",
     ]  # fmt: skip
-    manifest["inputs"][0]["dtype"] = "complex64"
+    facts["inputs"][0]["dtype"] = "complex64"
     with pytest.raises(BackendError, match="the input 'x' is complex64"):
-        interface_text(manifest, Target("board", "aarch64-linux-gnu"), {})
+        interface_text(Interface.model_validate(facts), Target("board", "aarch64-linux-gnu"), {})
 
 
 def _retarget(artifact: Path, out: Path, **facts: object) -> Path:

@@ -256,7 +256,7 @@ def _built(passes: tuple[str, ...], backend: str, out: Path) -> dict:
         "agreement": Fidelity(legal).check(artifact),
         "bytes": sum(f.stat().st_size for f in out.glob("model.*")),
         "sqnr": sqnr([net(x).detach()], [torch.as_tensor(artifact(x.numpy()))]),
-        "facts": artifact.manifest["facts"],
+        "facts": artifact.manifest.facts,
     }
 
 
@@ -280,7 +280,7 @@ def test_attention_in_float16_runs_in_onnx_runtime(tmp_path):
     layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True, norm_first=True, activation="gelu")
     program = _captured(nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), 1, 16, 64)
     legal, artifact = lower(_cast(program)[0], Onnx(threads=1), host(), tmp_path)  # a crash ends the process
-    assert artifact.manifest["facts"]["float16"]
+    assert artifact.manifest.facts["float16"]
     assert Fidelity(legal).check(artifact).sqnr_db > 55
 
 

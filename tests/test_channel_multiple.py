@@ -94,7 +94,7 @@ class Sleeps(Backend):
 
         def run(arrays: list[Any]) -> list[Any]:
             time.sleep(seconds)
-            return [np.zeros(o["example"], np.float32) for o in manifest["outputs"]]
+            return [np.zeros(o.example, np.float32) for o in manifest.outputs]
 
         return run
 

@@ -96,7 +96,7 @@ def test_every_sensible_order_ends_in_integers_near_its_teacher(order, given, de
     if "low_rank" in ORDERS[order]:
         assert any("_0_int8" in name for name in outcome.program.tensors()), "a factor is in int8"
     _, built = lower(outcome.program, Onnx(), host(), tmp_path, workload=given)
-    facts = built.manifest["facts"]
+    facts = built.manifest.facts
     assert facts["integer_contractions"] >= 6
     assert not facts["float_contractions"]
     assert given.data.evaluate(built) > given.data.evaluate(dense) - 0.06

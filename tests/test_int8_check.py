@@ -128,8 +128,8 @@ def test_full_range_weights_are_kept_as_uint8_where_int8_would_overflow(tmp_path
     backend = find_backend("onnx(weights='uint8')")
     program, workload = _quantized(NETS["linear"], backend)
     legal, built = lower(program, backend, OLD, tmp_path, workload=workload)
-    assert built.manifest["facts"]["float_contractions"] == 0
-    assert built.manifest["facts"]["overflows_in_16_bits"] == []
+    assert built.manifest.facts["float_contractions"] == 0
+    assert built.manifest.facts["overflows_in_16_bits"] == []
     model = onnx.load(tmp_path / "model.onnx")
     weights = [numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) == 2]
     codes = [t for name, t in sorted(legal.tensors().items()) if name.endswith("weight_int8")]
@@ -170,7 +170,7 @@ def test_the_counted_kernels_are_those_of_the_level_that_the_session_uses(tmp_pa
         _, built = lower(
             program, find_backend(f"onnx(optimization_level={level!r})"), OLD, tmp_path / level, workload=workload
         )
-        counts[level] = built.manifest["facts"]["integer_contractions"]
+        counts[level] = built.manifest.facts["integer_contractions"]
     assert counts == {"all": 2, "basic": 0}
 
 

@@ -741,7 +741,7 @@ def test_pruned_split_and_quantized_layers_run_as_integers(tmp_path, text):
     chains = [name for name in small.tensors() if "weight_" in name and name.endswith("_int8")]
     assert len(chains) >= 5
     _, built = lower(small, backend, host(), tmp_path, workload=small_workload(program))
-    assert built.manifest["facts"]["float_contractions"] == 0, built.manifest["facts"]
+    assert built.manifest.facts["float_contractions"] == 0, built.manifest.facts
     x = torch.randn(1, 12, 9, 9)
     want, got = program(x), torch.from_numpy(built(x.numpy()))
     assert relative_error(small(x), got) < 0.05

@@ -48,7 +48,7 @@ def test_int8_gives_the_numbers_of_the_quantized_program(backend, place, built):
         line = f"{net.net.name:24} {found:7.1f} {net.least_db:7.1f} {net.floor_db:7.1f} {len(off):11}"
         print(line)
         if net.net not in OTHER_SCHEMES:
-            assert read_manifest(net.folder / "artifact")["facts"]["float_contractions"] == 0
+            assert read_manifest(net.folder / "artifact").facts["float_contractions"] == 0
         wrong += ["\n  ".join([line, *off])] * (found < net.least_db or bool(off))
     assert not wrong, "\n".join(wrong)
 

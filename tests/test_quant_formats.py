@@ -131,7 +131,7 @@ def test_onnx_runtime_gives_the_numbers_and_counts_what_is_integer(net, options,
     made = _quantize(net, options, backend)
     legal, artifact = lower(made, backend, host(), tmp_path)
     assert Fidelity(legal).check(artifact).sqnr_db > 60
-    facts = artifact.manifest["facts"]
+    facts = artifact.manifest.facts
     assert facts["integer_contractions"] + facts["float_contractions"] == 4
     if integer is not None:
         assert facts["integer_contractions"] == integer
@@ -155,4 +155,4 @@ def test_openvino_has_integer_kernels_for_symmetric_activations(net, tmp_path):
     made = _quantize(net, "activations='int8', per_channel=False", backend)
     legal, artifact = lower(made, backend, host(), tmp_path)
     assert Fidelity(legal).check(artifact).sqnr_db > 60
-    assert artifact.manifest["facts"]["integer_contractions"] == 4
+    assert artifact.manifest.facts["integer_contractions"] == 4

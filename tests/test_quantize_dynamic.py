@@ -248,7 +248,7 @@ def test_integer_kernels_multiply_at_a_quarter_of_the_size(tmp_path):
         legal, artifact = lower(one, Onnx(), host(), tmp_path / name)
     sizes = {name: (tmp_path / name / "model.onnx").stat().st_size for name in ("whole", "made")}
     assert sizes["made"] < 0.28 * sizes["whole"]
-    facts = artifact.manifest["facts"]
+    facts = artifact.manifest.facts
     assert (facts["integer_contractions"], facts["float_contractions"], facts["dequantized_at_run_time"]) == (5, 0, [])
     kinds = _optimized(tmp_path / "made")
     assert kinds.count("MatMulIntegerToFloat") + kinds.count("DynamicQuantizeMatMul") == 5
@@ -286,7 +286,7 @@ def test_what_the_kernel_does_not_take_is_computed_all_the_same(tmp_path):
     program = _captured(_ByHand(), 12, 12)
     (tmp_path / "made").mkdir()
     _, artifact = lower(program, Onnx(), host(), tmp_path / "made")
-    assert artifact.manifest["facts"]["integer_contractions"] == 1
+    assert artifact.manifest.facts["integer_contractions"] == 1
     x = torch.randn(12, 12)
     for got, want in zip(artifact(x.numpy()), program(x), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
@@ -297,4 +297,4 @@ def test_openvino_gives_the_numbers_and_names_the_layers_it_computes_in_float(tm
     made, _ = _run(program, watchers=())
     legal, artifact = lower(made, Openvino(threads=1), host(), tmp_path)
     assert Fidelity(legal).check(artifact).sqnr_db > 60
-    assert len(artifact.manifest["facts"]["dequantized_at_run_time"]) == 2
+    assert len(artifact.manifest.facts["dequantized_at_run_time"]) == 2

@@ -155,7 +155,7 @@ def test_integer_kernels_run_it(tmp_path):
     passes = Pipeline.parse("train_quantized(epochs=1, rate=0.01, batch_size=32)")
     outcome = passes.run(given.capture(), workload=given, watchers=(), backend=Onnx(), target=host())
     _, built = lower(outcome.program, Onnx(), host(), tmp_path, workload=given)
-    facts = built.manifest["facts"]
+    facts = built.manifest.facts
     assert facts["integer_contractions"] == 5
     assert not facts["float_contractions"]
     x = given.data.points[:8]

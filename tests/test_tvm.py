@@ -84,7 +84,7 @@ class _Each(nn.Module):
 def test_lines_volumes_and_larger_images(net, shape, tmp_path):
     torch.manual_seed(0)
     artifact = _check(net(), (torch.randn(shape),), tmp_path)
-    tiles = artifact.manifest["facts"]["tiles"]
+    tiles = artifact.manifest.facts["tiles"]
     assert sum(key.startswith("conv2d") for key in tiles) >= 2, "they are tasks to tune"
 
 
@@ -281,7 +281,7 @@ def test_every_tile_of_a_task_gives_the_same_numbers(tmp_path, monkeypatch):
         known.update(dict.fromkeys(tasks, tile))
         (out := tmp_path / str(i)).mkdir()
         artifact = _lower(program, out)
-        assert set(map(str, artifact.manifest["facts"]["tiles"].values())) == {str(tile.to_dict())}
+        assert set(map(str, artifact.manifest.facts["tiles"].values())) == {str(tile.to_dict())}
         assert relative_error(net.double()(x.double()), torch.from_numpy(artifact(x.numpy()))) < 2e-6
         net.float()
 

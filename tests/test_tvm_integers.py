@@ -135,8 +135,8 @@ def test_convolutions_of_every_kind_give_eagers_codes(target, tmp_path_factory, 
     module = _Layer(conv, *zeros, data.draw(st.sampled_from(["none", "relu", "relu6"]), "activation"))
     program = capture(module, (torch.randn(2, inputs, *size),))
     artifact = _lower(program, tmp_path_factory.mktemp("layer"), target)
-    assert artifact.manifest["facts"]["integer_contractions"] == 1
-    assert artifact.manifest["facts"]["float_contractions"] == 0
+    assert artifact.manifest.facts["integer_contractions"] == 1
+    assert artifact.manifest.facts["float_contractions"] == 0
     for batch in (1, 3):
         x = torch.randn(batch, inputs, *size) * 3
         _one_step(module(x), artifact(x.numpy()), module.step)
@@ -179,7 +179,7 @@ def test_products_of_every_kind_are_exact_sums(target, tmp_path_factory, data):
     module = _Product(inputs, outputs, data.draw(st.sampled_from([0, 128, 255]), "zero"), bias=data.draw(st.booleans()))
     program = capture(module, (torch.randn(2, *lead, inputs),))
     artifact = _lower(program, tmp_path_factory.mktemp("product"), target)
-    assert artifact.manifest["facts"]["integer_contractions"] == 1
+    assert artifact.manifest.facts["integer_contractions"] == 1
     for batch in (1, 2, 19):
         x = torch.randn(batch, *lead, inputs) * 3
         codes = (torch.round(x * np.float32(1 / np.float32(0.03))) + module.zero).clamp(0, 255) - module.zero
@@ -223,7 +223,7 @@ def test_products_of_two_values_are_exact_sums_less_their_zero_points(target, tm
     torch.manual_seed(0)
     program = capture(module, (torch.randn(2, *lead, rows, depth), torch.randn(2, *lead, *right)))
     artifact = _lower(program, tmp_path_factory.mktemp("pairs"), target)
-    facts = artifact.manifest["facts"]
+    facts = artifact.manifest.facts
     assert (facts["integer_contractions"], facts["float_because"]) == (1, [])
     for batch in (1, 2, 5):
         a, b = torch.randn(batch, *lead, rows, depth) * 3, torch.randn(batch, *lead, *right) * 2
@@ -251,7 +251,7 @@ def test_attention_is_computed_in_integers(target, tmp_path):
     net = Attention()
     program = _quantized(net, torch.randn(2, 21, 36))
     artifact = _lower(program, tmp_path, target)
-    facts = artifact.manifest["facts"]
+    facts = artifact.manifest.facts
     assert (facts["integer_contractions"], facts["float_because"]) == (4, [])
     x = torch.randn(5, 21, 36)
     want, got = program(x), torch.from_numpy(artifact(x.numpy()))
@@ -280,7 +280,7 @@ def test_what_lies_between_two_layers_stays_in_codes(target, tmp_path):
     net = _Blocks()
     program = _quantized(net, torch.randn(2, 3, 22, 26))
     artifact = _lower(program, tmp_path, target)
-    facts = artifact.manifest["facts"]
+    facts = artifact.manifest.facts
     assert (facts["integer_contractions"], facts["float_contractions"], facts["float_because"]) == (6, 0, [])
     x = torch.randn(5, 3, 22, 26)
     want, got = program(x), torch.from_numpy(artifact(x.numpy()))
@@ -371,7 +371,7 @@ def test_a_layer_in_float_is_reported_with_the_reason(tmp_path):
     program = capture(Net().eval(), (torch.randn(2, 3, 9, 9),))
     where = {"workload": small_workload(program), "target": host(), "backend": Tvm()}
     program = Pipeline.parse("quantize(keep_float=('middle',))").run(program, watchers=(), **where).program
-    facts = _lower(program, tmp_path, host()).manifest["facts"]
+    facts = _lower(program, tmp_path, host()).manifest.facts
     assert (facts["integer_contractions"], facts["float_contractions"]) == (2, 1)
     assert facts["float_because"][0].startswith("%conv2d_1 = aten.conv2d(")
     assert "test_tvm_integers.py" in facts["float_because"][0]
@@ -385,7 +385,7 @@ def test_lines_and_volumes_are_integers_too(net, shape, layers, tmp_path):
     where = {"workload": small_workload(program), "target": host(), "backend": Tvm()}
     program = Pipeline.parse("fold_batch_norm, quantize").run(program, watchers=(), **where).program
     artifact = _lower(program, tmp_path, host())
-    facts = artifact.manifest["facts"]
+    facts = artifact.manifest.facts
     assert (facts["integer_contractions"], facts["float_contractions"]) == (layers, 0), facts["float_because"]
     x = torch.randn(3, *shape[1:])
     want = program(x)

@@ -367,7 +367,7 @@ def _facts(backend: Tvm, program: Program, out: Path) -> dict:
     _, artifact = lower(program, backend, host(), out)
     x = torch.randn(3, 3, 16, 16)
     assert relative_error(program(x), torch.from_numpy(artifact(x.numpy()))) < 1e-5
-    return artifact.manifest["facts"]
+    return artifact.manifest.facts
 
 
 def test_a_build_takes_what_tuning_found_and_another_model_shares_it(tmp_path):
@@ -413,7 +413,7 @@ def test_integer_kernels_are_tuned(without, tmp_path, monkeypatch):
     backend.tune(program, target, 120.0)
     (tmp_path / "built").mkdir()
     artifact = lower(program, backend, target, tmp_path / "built")[1]
-    facts = artifact.manifest["facts"]
+    facts = artifact.manifest.facts
     assert facts["integer_contractions"] == 4
     assert set(facts["tuned"]) == set(facts["tiles"])
     assert not any("failed" in row for row in facts["tuned"].values())
@@ -440,7 +440,7 @@ def test_without_trials_no_process_is_started(case, tmp_path, monkeypatch):
     program = _net() if case == "no trials" else capture(nn.MaxPool2d(2).eval(), (torch.randn(2, 3, 8, 8),))
     assert _tune(backend, program) == backend
     if case == "nothing to tune":
-        facts = lower(program, backend, host(), tmp_path)[1].manifest["facts"]
+        facts = lower(program, backend, host(), tmp_path)[1].manifest.facts
         assert facts["notes"] == ["there is nothing to tune: no convolution and no product in tiles"]
     assert not (tmp_path / "t.jsonl").exists()
 

@@ -133,7 +133,7 @@ def test_without_it_weights_keep_their_size_whatever_the_database_says(tmp_path)
     for on in (True, False):
         (out := tmp_path / str(on)).mkdir()
         _, artifact = lower(program, Tvm(threads=1, database="", winograd=on), host(), out)
-        sizes[on], notes[on] = (out / "model.params").stat().st_size, str(artifact.manifest["facts"]["notes"])
+        sizes[on], notes[on] = (out / "model.params").stat().st_size, str(artifact.manifest.facts["notes"])
     assert abs(sizes[True] - sizes[False] - 64 * 64 * 4 * (36 - 9)) < 100
     assert "1 convolution(s) are computed by minimal filtering, and their weights take 0.4 MB more" in notes[True]
     assert "minimal" not in notes[False]

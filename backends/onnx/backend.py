@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from fxopt.backend import Backend, Runner, not_installed
+from fxopt.backend import Backend, Manifest, Runner, not_installed
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx.runtime import MODEL_FILE, cannot_run_on_gpu, make_runner
 from fxopt.target.detect import usable_cores
@@ -90,39 +90,39 @@ class Onnx(Backend):
 
         return expose(folder / MODEL_FILE, names, out / MODEL_FILE)
 
-    def stand_in(self, folder: Path, manifest: dict[str, Any]) -> Runner | None:
+    def stand_in(self, folder: Path, manifest: Manifest) -> Runner | None:
         """The model with its weights as uint8, whose kernels overflow nowhere. None where it is not int8 that is in the way."""
         from fxopt.backends.onnx.weights import unsigned_copy
 
-        if "cuda" in manifest["target"]["features"]:
+        if "cuda" in manifest.target.features:
             return None
         with tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
             unsigned_copy(folder / MODEL_FILE, Path(scratch) / MODEL_FILE)
             return self.load(Path(scratch), manifest)
 
-    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+    def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Open the model in ONNX Runtime. Raises BackendError where the runtime refuses it."""
-        float16 = manifest.get("facts", {}).get("float16", False)
-        gpu = "cuda" in manifest.get("target", {}).get("features", ())
+        float16 = manifest.facts.get("float16", False)
+        gpu = "cuda" in manifest.target.features
         options = (self.threads, self.optimization_level, self.arena)
         return make_runner(folder / MODEL_FILE, *options, float16=float16, gpu=gpu)
 
-    def standalone(self, folder: Path, manifest: dict[str, Any]) -> Standalone:
+    def standalone(self, folder: Path, manifest: Manifest) -> Standalone:
         """The program that runs a model in ONNX Runtime's library, with the options of :meth:`load`."""
         from fxopt.backends.onnx.standalone import standalone
 
-        float16 = manifest.get("facts", {}).get("float16", False)
+        float16 = manifest.facts.get("float16", False)
         return standalone(self.threads, self.optimization_level, self.arena, float16=float16)
 
     def cannot_build(self, target: Target) -> str | None:
         """What is missing here. The file runs anywhere, and is checked and timed where the target's kernels are."""
         return self.missing()
 
-    def elsewhere(self, manifest: dict[str, Any]) -> str | None:
+    def elsewhere(self, manifest: Manifest) -> str | None:
         """That the runtime installed here has no kernels for a GPU, or that int8 weights overflow in those for this processor."""
-        if "cuda" in manifest["target"]["features"]:
+        if "cuda" in manifest.target.features:
             return cannot_run_on_gpu()
-        return cannot_run_here(manifest)
+        return cannot_run_here(manifest.facts)
 
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed."""
@@ -155,6 +155,10 @@ class Onnx(Backend):
         ]  # fmt: skip
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
             export(program, self.opset, Path(folder) / MODEL_FILE)
-            facts = {"float16": has_float16(Path(folder) / MODEL_FILE)}
-            runner = lambda candidate: candidate.load(Path(folder), {"facts": facts})  # noqa: E731
+            float16 = has_float16(Path(folder) / MODEL_FILE)
+
+            def runner(candidate: Onnx) -> Runner:
+                options = (candidate.threads, candidate.optimization_level, candidate.arena)
+                return make_runner(Path(folder) / MODEL_FILE, *options, float16=float16)
+
             return fastest_options([self, *others], runner, example_arrays(program), seconds)

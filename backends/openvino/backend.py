@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
-from fxopt.backend import Backend, Runner, not_installed
+from fxopt.backend import Backend, Manifest, Runner, not_installed
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
 from fxopt.backends.openvino.runtime import MODEL_FILE, Precision, make_runner, native_precisions, properties
@@ -95,11 +95,11 @@ class Openvino(Backend):
 
         return expose(folder / MODEL_FILE, names, out / MODEL_FILE)
 
-    def elsewhere(self, manifest: dict[str, Any]) -> str | None:
+    def elsewhere(self, manifest: Manifest) -> str | None:
         """That int8 weights overflow in the kernels for this processor."""
-        return cannot_run_here(manifest)
+        return cannot_run_here(manifest.facts)
 
-    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+    def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Compile the model for this machine. Raises BackendError where OpenVINO refuses it."""
         return make_runner(folder / MODEL_FILE, self.properties())
 
@@ -137,7 +137,7 @@ class Openvino(Backend):
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
             convert(program, Path(folder) / MODEL_FILE)
             for candidate in (replace(self, threads=t, precision=p) for p in precisions for t in threads):
-                run = candidate.load(Path(folder), {})
+                run = make_runner(Path(folder) / MODEL_FILE, candidate.properties())
                 if candidate.precision in (self.precision, "f32") or is_precise(run, inputs):
                     runners[candidate] = run
             return fastest_options(runners, runners.__getitem__, inputs, seconds)

@@ -25,7 +25,9 @@ class Address:
         found = _FORM.fullmatch(text)
         if found is None or (found["key"] is None) != (found["scheme"] == "rpc"):
             raise UsageError(
-                f"{text!r} is no address of a device\n"
-                "  give rpc://HOST:PORT of a device that serves, or tracker://HOST:PORT/KEY of those that have a key"
+                f"{text!r} is no address of a device",
+                way_out=(
+                    "give rpc://HOST:PORT of a device that serves, or tracker://HOST:PORT/KEY of those that have a key"
+                ),
             )
         return cls(found["host"], int(found["port"] or _PORTS[found["scheme"]]), found["key"])

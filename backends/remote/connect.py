@@ -48,8 +48,8 @@ def _count(tracker: Any, address: Address) -> int:
         return known[address.key]
     where, there = f"{address.host}:{address.port}", ", ".join(sorted(known)) or "none"
     raise DeviceError(
-        f"the tracker at {where} knows no device with the key {address.key!r}; keys of devices there: {there}\n"
-        f"  start one: fxopt serve tracker://{where}/{address.key}"
+        f"the tracker at {where} knows no device with the key {address.key!r}; keys of devices there: {there}",
+        way_out=f"start one: fxopt serve tracker://{where}/{address.key}",
     )
 
 
@@ -60,8 +60,8 @@ def _reachable(address: Address) -> None:
     except OSError as error:
         command = "fxopt serve" if address.key is None else "python -m tvm.exec.rpc_tracker"
         raise DeviceError(
-            f"no {_kind(address)} can be reached at {address.host}:{address.port}: {error.strerror or error}\n"
-            f"  is it on, and does `{command}` run there?"
+            f"no {_kind(address)} can be reached at {address.host}:{address.port}: {error.strerror or error}",
+            way_out=f"is it on, and does `{command}` run there?",
         ) from None
 
 

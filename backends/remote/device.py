@@ -114,8 +114,8 @@ class RpcDevice(Device):
                 self.rest()
                 reason = str(lost)
         raise DeviceError(
-            f"the device at {self.address} was lost twice at the question {verb!r}: {reason}\n"
-            "  did the model crash there, or take more memory than it has? its own log says more"
+            f"the device at {self.address} was lost twice at the question {verb!r}: {reason}",
+            way_out="did the model crash there, or take more memory than it has? its own log says more",
         )
 
     def _request(self, verb: str, arrays: Sequence[Any] = (), **values: Any) -> tuple[dict[str, Any], list[Any]]:
@@ -148,8 +148,9 @@ class RpcDevice(Device):
         if here != there:
             self.rest()
             raise DeviceError(
-                f"the device at {self.address} has TVM {there}, and this machine {here}: libraries of one do not run in "
-                f"the other\n  there: pip install apache-tvm=={here}"
+                f"the device at {self.address} has TVM {there}, and this machine {here}: libraries of one do not "
+                "run in the other",
+                way_out=f"there: pip install apache-tvm=={here}",
             )
         self._facts = facts
 

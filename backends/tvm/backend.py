@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
-from fxopt.backend import Backend, Runner
+from fxopt.backend import Backend, Manifest, Runner
 from fxopt.backends.tvm import runtime
 from fxopt.errors import BackendError
 from fxopt.target.detect import usable_cores
@@ -158,16 +158,16 @@ class Tvm(Backend):
         path = Path(self.database) if self.database else default_path()
         return Database(path, processor, self._threads(processor), emulated=bool(device and device.facts()["emulated"]))
 
-    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+    def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Load the library. Raises BackendError where TVM refuses it."""
-        needs_tiles = manifest.get("facts", {}).get("integer_instruction") == "amx-int8"
+        needs_tiles = manifest.facts.get("integer_instruction") == "amx-int8"
         return runtime.make_runner(folder, self.threads, needs_tiles=needs_tiles)
 
-    def standalone(self, folder: Path, manifest: dict[str, Any]) -> Standalone:
+    def standalone(self, folder: Path, manifest: Manifest) -> Standalone:
         """The program that runs the library in TVM's runtime, with what :meth:`load` does before."""
         from fxopt.backends.tvm.standalone import standalone
 
-        return standalone(folder, manifest.get("facts", {}), self.threads)
+        return standalone(folder, manifest.facts, self.threads)
 
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed, or is in a version that crashes."""
@@ -186,12 +186,11 @@ class Tvm(Backend):
             return str(error)
         return missing_compiler(triple) if cross_compiler(triple) else None  # for this machine TVM finds one
 
-    def elsewhere(self, manifest: dict[str, Any]) -> str | None:
+    def elsewhere(self, manifest: Manifest) -> str | None:
         """That it is machine code of another processor, or uses instructions that this one lacks."""
-        from fxopt.target import Target
         from fxopt.target.detect import host
 
-        target, here = Target.of(manifest["target"]), host()
+        target, here = manifest.target, host()
         if target.architecture != here.architecture:
             return f"machine code of {target.architecture}, and this machine is {here.architecture}"
         lacking = sorted(target.features - here.features)

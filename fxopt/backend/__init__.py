@@ -5,12 +5,14 @@ Offers :class:`fxopt.Backend`, :data:`Runner`, :class:`Policy` and :func:`find_b
 """
 
 from fxopt.backend.backend import Backend, Runner, check_lowerable, find_backend, not_installed, read_json
+from fxopt.backend.manifest import Manifest
 from fxopt.backend.quant_policy import Activations, Policy
 from fxopt.backend.standalone import Standalone
 
 __all__ = [
     "Activations",
     "Backend",
+    "Manifest",
     "Policy",
     "Runner",
     "Standalone",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fxopt.backend.quant_policy import Policy
 from fxopt.errors import BackendError, UnknownNameError
 from fxopt.support.options import check_option, type_hints
 from fxopt.support.spec import format_call, parse_call
@@ -20,7 +21,7 @@ from fxopt.support.spec import format_call, parse_call
 if TYPE_CHECKING:
     from torch import fx
 
-    from fxopt.backend.quant_policy import Policy
+    from fxopt.backend.manifest import Manifest
     from fxopt.backend.standalone import Standalone
     from fxopt.ir.program import Program
     from fxopt.target import Target
@@ -56,8 +57,6 @@ class Backend:
 
     def quant_policy(self, target: Target) -> Policy:
         """What to quantize and how, so that this backend's integer kernels for ``target`` are really used."""
-        from fxopt.backend.quant_policy import Policy
-
         return Policy()
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
@@ -67,15 +66,18 @@ class Backend:
         """
         raise NotImplementedError
 
-    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+    def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Return a runner of what :meth:`build` wrote into ``folder``. Must work without torch."""
         raise NotImplementedError
 
-    def standalone(self, folder: Path, manifest: dict[str, Any]) -> Standalone:
+    def standalone(self, folder: Path, manifest: Manifest) -> Standalone:
         """What a program that runs an artifact without Python is made of, for `fxopt bundle`. Raises BackendError."""
         raise BackendError(
-            f"the backend {self.name!r} has no program that runs its models without Python\n"
-            "  build with another backend, such as tvm or onnx; or install Python on the device, and fxopt with the runtime"
+            f"the backend {self.name!r} has no program that runs its models without Python",
+            way_out=(
+                "build with another backend, such as tvm or onnx; or install Python on the device, and fxopt "
+                "with the runtime"
+            ),
         )
 
     def missing(self) -> str | None:
@@ -101,11 +103,11 @@ class Backend:
         self.build(with_outputs(program, names), target, out)
         return list(names)
 
-    def elsewhere(self, manifest: dict[str, Any]) -> str | None:
+    def elsewhere(self, manifest: Manifest) -> str | None:
         """Why an artifact does not run on this machine, or would give other numbers; None if it does, as most files do."""
         return None
 
-    def stand_in(self, folder: Path, manifest: dict[str, Any]) -> Runner | None:
+    def stand_in(self, folder: Path, manifest: Manifest) -> Runner | None:
         """A runner that gives the numbers of an artifact which runs :meth:`elsewhere`, with other kernels; None without one.
 
         A build for another machine is checked and judged by it, and never timed.
@@ -174,7 +176,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise BackendError(f"{path}: {error}\n  is this the folder of an artifact? build it again") from None
+        raise BackendError(f"{path}: {error}", way_out="is this the folder of an artifact? build it again") from None
     if not isinstance(value, dict):
         raise BackendError(f"{path}: not a JSON object")
     return value

@@ -7,9 +7,8 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fxopt.backend import find_backend
+from fxopt.backend import Manifest, find_backend
 from fxopt.backend.standalone import Standalone
 from fxopt.bundle.compile_program import compile_program
 from fxopt.bundle.flash import is_too_large, kilobytes, too_large
@@ -69,10 +68,8 @@ def bundle(folder: Path, out: Path, wheels: Path | None = None) -> Bundle:
             f"{earlier} is not a bundle that is too large, and would be lost; choose another --out, or remove it"
         )
     manifest = artifact.read_manifest(folder)
-    if "target" not in manifest:
-        raise BackendError(f"{folder / MANIFEST}: the key 'target' is missing; build the artifact again")
-    target = Target.of(manifest["target"])
-    parts = find_backend(manifest["backend"]).standalone(folder, manifest)
+    target = manifest.target
+    parts = find_backend(manifest.backend).standalone(folder, manifest)
     _check_target(target)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,22 +106,22 @@ def _check_target(target: Target) -> None:
         raise BackendError(f"the program for {target.name} is compiled here, and {reason}")
 
 
-def _put_model(into: Path, folder: Path, manifest: dict[str, Any], interface: str) -> None:
-    for name in [*manifest["files"], MANIFEST]:
+def _put_model(into: Path, folder: Path, manifest: Manifest, interface: str) -> None:
+    for name in [*manifest.files, MANIFEST]:
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, into / name)
     (into / INTERFACE).write_text(interface)
 
 
 def _put_runtime(
-    stage: Path, parts: Standalone, manifest: dict[str, Any], target: Target, wheels: Path | None
+    stage: Path, parts: Standalone, manifest: Manifest, target: Target, wheels: Path | None
 ) -> tuple[str, ...]:
     """Sources, libraries, headers and licenses into their folders; return what a user should know about versions."""
     notes = []
     for path in parts.sources:
         _write(stage / "src" / path.name, path.read_bytes())
     for wheel in parts.wheels:
-        version = manifest.get("versions", {}).get(wheel.package)
+        version = manifest.versions.get(wheel.package)
         package = find_package(wheel.package, version, target, wheels, exact=wheel.exact)
         if version not in (None, package.version):
             notes.append(f"{wheel.package} is {package.version} ({package.where}), and was {version} in the build")
@@ -142,7 +139,7 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _put_readme(stage: Path, manifest: dict[str, Any], target: Target, place: Path) -> dict[str, int]:
+def _put_readme(stage: Path, manifest: Manifest, target: Target, place: Path) -> dict[str, int]:
     """Write the README, in which the bundle's name is; return the bytes of all files, by their paths."""
     (stage / "README").write_text(device_readme(stage, manifest, target, _name(place)))
     return {str(path.relative_to(stage)): path.stat().st_size for path in files_of(stage)}

@@ -28,7 +28,7 @@ def compile_program(stage: Path, units: Iterable[str], libraries: Iterable[str],
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()[-1:]
         raise BackendError(
-            f"{command[0]} cannot compile the program: {said[0] if said else 'no reason given'}\n"
-            "  it needs GCC 9 or newer, with the C++ library of the target"
+            f"{command[0]} cannot compile the program: {(said[0] if said else 'no reason given')}",
+            way_out="it needs GCC 9 or newer, with the C++ library of the target",
         )
     return shlex.join(command)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from fxopt.backend.manifest import Interface
 from fxopt.errors import BackendError
 from fxopt.runtime.treespec import Spec
 from fxopt.target import Target
@@ -25,28 +26,27 @@ DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16", "int32", "i
 """What the program can read and write."""
 
 
-def interface_text(manifest: dict[str, Any], target: Target, options: dict[str, str]) -> str:
-    """The text of a manifest. Raises BackendError for a dtype that the program cannot read."""
+def interface_text(manifest: Interface, target: Target, options: dict[str, str]) -> str:
+    """The text of a manifest's interface. Raises BackendError for a dtype that the program cannot read."""
     features = f" with {' '.join(sorted(target.features))}" if target.features else ""
     lines = ["fxopt-interface 1", f"target {target.name}, {target.triple}{features}"]
-    lines += [f"dim {_word(name)} {low or 0} {high or 'any'}" for name, (low, high) in manifest["dims"].items()]
-    for fact in manifest["inputs"]:
-        if "constant" not in fact:
-            _check(fact["dtype"], f"the input {fact['name']!r}")
-            lines.append(" ".join(["input", _word(fact["name"]), fact["dtype"], *map(_word, fact["shape"])]))
-            lines.append(" ".join(["example", *map(str, fact["example"])]))
-    names = dict(reversed(list(_names(manifest["out_tree"], ""))))  # an output that comes twice has its first name
-    for number, fact in enumerate(manifest["outputs"]):
-        _check(fact["dtype"], f"the output {names[number]!r}")
-        lines.append(" ".join(["output", _word(names[number]), fact["dtype"], *map(str, fact["example"])]))
+    lines += [f"dim {_word(name)} {low or 0} {high or 'any'}" for name, (low, high) in manifest.dims.items()]
+    for fact in manifest.tensors:
+        _check(fact.dtype, f"the input {fact.name!r}")
+        lines.append(" ".join(["input", _word(fact.name), fact.dtype, *map(_word, fact.shape)]))
+        lines.append(" ".join(["example", *map(str, fact.example)]))
+    names = dict(reversed(list(_names(manifest.out_tree, ""))))  # an output that comes twice has its first name
+    for number, output in enumerate(manifest.outputs):
+        _check(output.dtype, f"the output {names[number]!r}")
+        lines.append(" ".join(["output", _word(names[number]), output.dtype, *map(str, output.example)]))
     return "\n".join([*lines, *(f"option {name} {value}" for name, value in options.items())]) + "\n"
 
 
 def _check(dtype: str, where: str) -> None:
     if dtype not in DTYPES:
         raise BackendError(
-            f"{where} is {dtype}, and a program without Python reads and writes {', '.join(DTYPES)}\n"
-            "  cast in the model, at its inputs and outputs"
+            f"{where} is {dtype}, and a program without Python reads and writes {', '.join(DTYPES)}",
+            way_out="cast in the model, at its inputs and outputs",
         )
 
 

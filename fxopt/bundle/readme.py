@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
+from fxopt.backend import Manifest
 from fxopt.target import Target
 
 
-def device_readme(stage: Path, manifest: dict[str, Any], target: Target, name: str) -> str:
+def device_readme(stage: Path, manifest: Manifest, target: Target, name: str) -> str:
     """What the bundle in the folder ``stage`` needs, and what to type; ``name`` is that of its file, without ending."""
-    inputs = [fact for fact in manifest["inputs"] if "constant" not in fact]
-    files = " ".join(f"{fact['name']}.npy" for fact in inputs)
-    shapes = [f"    {fact['name']}: {fact['dtype']}[{', '.join(map(str, fact['shape']))}]" for fact in inputs]
+    files = " ".join(f"{fact.name}.npy" for fact in manifest.tensors)
+    shapes = [f"    {fact.name}: {fact.dtype}[{', '.join(map(str, fact.shape))}]" for fact in manifest.tensors]
     return "\n".join(
         [
-            f"A model for {target.name} ({target.triple}), built by fxopt with its backend {manifest['backend']}. It needs",
+            f"A model for {target.name} ({target.triple}), built by fxopt with its backend {manifest.backend}. It needs",
             f"Linux with {_needs(stage)}, and no Python.",
             "",
             f"    mkdir {name} && tar xzf {name}.tar.gz -C {name} && cd {name}",

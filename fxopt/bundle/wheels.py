@@ -54,8 +54,8 @@ def find_package(name: str, version: str | None, target: Target, folder: Path | 
         found = _in_wheel(_in_folder(name, version, target, folder) if folder else _downloaded(name, version, target))
     if exact and version not in (None, found.version):
         raise BackendError(
-            f"the model was compiled by {name} {version}, and {found.where} has {found.version}\n"
-            "  build the artifact again, or give wheels of that version: --wheels FOLDER"
+            f"the model was compiled by {name} {version}, and {found.where} has {found.version}",
+            way_out="build the artifact again, or give wheels of that version: --wheels FOLDER",
         )
     return found
 
@@ -133,10 +133,12 @@ def _run_pip(name: str, version: str, target: Target, into: str) -> None:
     )
     said = [line for line in done.stderr.splitlines() if line.strip()]
     if any(word in done.stderr for word in ("connection broken", "Connection", "Temporary failure", "timed out")):
-        raise BackendError(f"pip cannot reach the package index: {said[0]}\n  {way_out}")
+        raise BackendError(f"pip cannot reach the package index: {said[0]}", way_out=way_out)
     if "No matching distribution" in done.stderr:
         raise BackendError(
-            f"there is no wheel of {name} {version} for Linux on {target.architecture}\n"
-            f"  {way_out}; one that you build yourself will do"
+            f"there is no wheel of {name} {version} for Linux on {target.architecture}",
+            way_out=f"{way_out}; one that you build yourself will do",
         )
-    raise BackendError(f"pip cannot download {name} {version}: {said[-1] if said else 'no reason given'}\n  {way_out}")
+    raise BackendError(
+        f"pip cannot download {name} {version}: {(said[-1] if said else 'no reason given')}", way_out=way_out
+    )

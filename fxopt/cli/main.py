@@ -6,13 +6,14 @@ Each command imports what it needs when it runs, so that listing and help stay q
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import traceback
 
 from fxopt.cli import build, listing, tools  # noqa: F401  (they add their commands to the application)
 from fxopt.cli.app import app
-from fxopt.errors import FxoptError
+from fxopt.errors import BudgetError, FxoptError
 
 
 class _Stopped(BaseException):
@@ -31,6 +32,8 @@ def main() -> None:
         app()
     except FxoptError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if "--json" in sys.argv[1:] and not isinstance(error, BudgetError):  # the report has what was missed
+            print(json.dumps(error.to_dict()))
         sys.exit(error.exit_code)
     except _Stopped as stop:
         print("stopped; nothing was written", file=sys.stderr)

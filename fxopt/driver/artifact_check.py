@@ -92,7 +92,7 @@ class Fidelity:
             ratios.append(sqnr(want, got))
         error, ratio = max(errors), min(ratios)
         values: QuantizedValues | None = None
-        who = built.manifest["backend"]
+        who = built.manifest.backend
         if self._quantized:
             backend = find_backend(who)
             cheap = type(backend).expose is not Backend.expose
@@ -105,7 +105,7 @@ class Fidelity:
             raise DisagreementError(
                 f"what {who} built gives other numbers than the program: off by {error:.2g} relative, "
                 f"{ratio:.1f} dB; allowed {limit}",
-                _WAY_OUT,
+                way_out=_WAY_OUT,
             )
         return Agreement(relative_error=error, sqnr_db=ratio, values=values)
 
@@ -123,7 +123,7 @@ class Fidelity:
             raise DisagreementError(
                 f"what {backend} built computes {len(wrong)} layer(s) otherwise than the quantized program says, each on its "
                 f"own inputs:{''.join(shown + more)}",
-                "the runtime's kernels for these, or how they were lowered, are wrong here: leave them in float, "
+                way_out="the runtime's kernels for these, or how they were lowered, are wrong here: leave them in float, "
                 "quantize(keep_float=(…,)), or take another backend",
             )
         return QuantizedValues(
@@ -143,7 +143,7 @@ class Fidelity:
             raise DisagreementError(
                 f"what {who} built keeps {ratio:.1f} dB of the quantized program; allowed {min(limits):.1f} dB (30, or 6 below "
                 f"the {self.floor_db:.1f} that two evaluations of it in float keep)",
-                "each quantized value is right on its own inputs, and small differences add up: leave delicate layers in "
+                way_out="each quantized value is right on its own inputs, and small differences add up: leave delicate layers in "
                 "float, as fxopt explain quant shows them"
                 if values_hold
                 else _WAY_OUT,

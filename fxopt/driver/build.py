@@ -91,7 +91,7 @@ def build(
         report = BuildReport(
             model=ModelFacts(name=plan.workload.name, signature=program.signature(), notes=list(outcome.program.notes)),
             recipe=plan.recipe.to_dict(),
-            backend={"text": str(backend), **built.manifest["facts"]},
+            backend={"text": str(backend), **built.manifest.facts},
             target=plan.target.to_dict(),
             for_target=backend.suits(plan.target),
             versions=versions(),
@@ -113,10 +113,10 @@ def build(
         stage.missed = bool(report.missed)
         values = report.to_dict()
         write_json(stage.folder / REPORT, values)
-        built.manifest["measured"] = {key: values[key] for key in ("before", "after", "agreement") if key in values}
+        built.manifest.measured = {key: values[key] for key in ("before", "after", "agreement") if key in values}
         if choice:
-            built.manifest["choice"] = values["choice"]
-        write_json(stage.folder / MANIFEST, built.manifest)
+            built.manifest.choice = values["choice"]
+        write_json(stage.folder / MANIFEST, built.manifest.to_dict())
     report.folder = str(stage.place)
     return report
 

@@ -14,7 +14,6 @@ from fxopt.numerics.module_state import copied
 from fxopt.runtime.artifact import Artifact, model_bytes
 from fxopt.runtime.device import cannot_time
 from fxopt.runtime.interleaved import peak_of, time_artifacts
-from fxopt.target import Target
 from fxopt.workload import Workload
 from fxopt.workload.batching import fixed_batch, in_batches
 
@@ -59,7 +58,7 @@ def compare(
         before["metric"] = workload.data.evaluate(in_batches(program, size), "test")
         if runs:
             after["metric"] = workload.data.evaluate(in_batches(built, size), "test")
-    eager, reason = None, cannot_time(Target.of(built.manifest["target"])) if timed else None
+    eager, reason = None, cannot_time(built.manifest.target) if timed else None
     if timed and reason is None:
         args, kwargs = copied((program.args, program.kwargs))  # a model may write into its inputs
         arrays = pytree.tree_map(to_numpy, (args, kwargs))

@@ -32,9 +32,9 @@ class Exposed:
         folder.mkdir(parents=True)
         self._nodes = {node.name: node for node in quantized_values(program)}
         self.names = backend.expose(program, target, built.folder, list(self._nodes), folder)
-        manifest = built.manifest | {"files": describe_files(folder)}
-        write_json(folder / MANIFEST, manifest)
-        self._count = len(manifest["outputs"])
+        manifest = built.manifest.model_copy(update={"files": describe_files(folder)})
+        write_json(folder / MANIFEST, manifest.to_dict())
+        self._count = len(manifest.outputs)
         self._run = artifact.load_to_check(folder, target)
         self._built = built
 

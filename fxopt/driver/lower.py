@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxopt.backend import Backend, check_lowerable
-from fxopt.driver.manifest import interface
+from fxopt.backend.manifest import Manifest
+from fxopt.driver.interface import interface
 from fxopt.errors import BackendError
 from fxopt.ir.program import Program
 from fxopt.pass_manager.pipeline import Pipeline
@@ -46,16 +47,11 @@ def lower(
         raise BackendError(f"the backend {backend.name!r} cannot build for {target.name!r}: {reason}")
     legal = legalized(program, backend, target, workload)
     facing = interface(legal)
-    built_facts = backend.build(legal, target, out)
-    check_weights(built_facts, backend, target)
-    manifest = facing | {
-        "backend": str(backend),
-        "target": target.to_dict(),
-        "recipe": recipe,
-        "history": list(program.history),
-        "versions": versions(),
-        "files": describe_files(out),
-        "facts": built_facts,
-    }
-    write_json(out / MANIFEST, manifest)
+    facts = backend.build(legal, target, out)
+    check_weights(facts, backend, target)
+    manifest = Manifest(
+        **dict(facing), backend=str(backend), target=target, recipe=recipe, history=list(program.history),
+        versions=versions(), files=describe_files(out), facts=facts,
+    )  # fmt: skip
+    write_json(out / MANIFEST, manifest.to_dict())
     return legal, artifact.load_to_check(out, target)

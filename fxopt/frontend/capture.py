@@ -50,9 +50,9 @@ def capture(
     """
     if isinstance(module, torch.export.ExportedProgram):
         raise UsageError(
-            "capture takes an nn.Module, and this is exported already\n"
-            "  torch.export.save(exported, 'model.pt2') and fxopt.load_program('model.pt2') keep its dynamic dims;\n"
-            "  or capture(exported.module(), args)"
+            "capture takes an nn.Module, and this is exported already",
+            way_out="torch.export.save(exported, 'model.pt2') and fxopt.load_program('model.pt2') keep its dynamic dims;\n"
+            "  or capture(exported.module(), args)",
         )
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"capture takes an nn.Module, got {type(module).__name__}; wrap a function in a module")

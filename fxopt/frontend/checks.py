@@ -20,8 +20,8 @@ def check_python(module: torch.nn.Module) -> None:
     """Raise CaptureError for a scripted or traced module."""
     if isinstance(module, torch.jit.ScriptModule):
         raise CaptureError(
-            f"{module.original_name} is a scripted module, which torch.export does not take\n"
-            "  capture the Python module that it was scripted from"
+            f"{module.original_name} is a scripted module, which torch.export does not take",
+            way_out="capture the Python module that it was scripted from",
         )
 
 
@@ -31,8 +31,11 @@ def check_inputs(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         if not isinstance(leaf, _INPUTS):
             name = type(leaf).__name__
             raise CaptureError(
-                f"{type(module).__name__} takes a {name} (input{pytree.keystr(path[1:])}), and a program takes tensors\n"
-                f"  {_make_known(leaf)}, or wrap the model in a module that takes tensors and makes the {name} of them"
+                f"{type(module).__name__} takes a {name} (input{pytree.keystr(path[1:])}), and a program takes tensors",
+                way_out=(
+                    f"{_make_known(leaf)}, or wrap the model in a module that takes tensors and makes the "
+                    f"{name} of them"
+                ),
             )
 
 
@@ -48,7 +51,7 @@ def check_outputs(module: torch.nn.Module, outputs: Any) -> None:
             )
     if not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
         raise CaptureError(
-            f"{type(module).__name__} returns no tensor: {outputs!r:.80}\n  a program returns at least one"
+            f"{type(module).__name__} returns no tensor: {outputs!r:.80}", way_out="a program returns at least one"
         )
 
 

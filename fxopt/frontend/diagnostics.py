@@ -75,9 +75,10 @@ def cannot_run(module: torch.nn.Module, args: Any, kwargs: Any, error: Exception
         f"{type(module).__name__} does not run on the example inputs ({given}), before any capture",
         *([f"    {where}"] if where else []),
         f"    {type(error).__name__}: {first_line(error)}",
-        "  give inputs that model.eval()(*args, **kwargs) takes",
     ]
-    return CaptureError("\n".join(lines))
+    return CaptureError(
+        "\n".join(lines), source=where or None, way_out="give inputs that model.eval()(*args, **kwargs) takes"
+    )
 
 
 def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
@@ -101,11 +102,12 @@ def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
         for name, child in module.named_children()
         if not isinstance(child, torch.jit.ScriptModule) and any(True for _ in child.parameters())
     ]
+    way_out = None
     if parts:
-        lines.append(
-            f"  capture a part instead: capture(model, …, at={parts[0]!r}) (parts: {', '.join(parts)}),\n"
+        way_out = (
+            f"capture a part instead: capture(model, …, at={parts[0]!r}) (parts: {', '.join(parts)}),\n"
             "  or capture_parts(model, …) for the largest parts that can be captured"
         )
     elif where:
-        lines.append("  write the line with tensor operations alone (torch.where, torch.cond, a mask)")
-    return CaptureError("\n".join(lines))
+        way_out = "write the line with tensor operations alone (torch.where, torch.cond, a mask)"
+    return CaptureError("\n".join(lines), source=where or None, way_out=way_out)

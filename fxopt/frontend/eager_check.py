@@ -46,8 +46,10 @@ def check_same(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], 
     for i, (a, b) in enumerate(zip(want, got, strict=True)):
         if not close(a, b):
             raise CaptureError(
-                f"the captured graph differs from the module at output {i}\n    expected {a!r:.120}\n    got      {b!r:.120}\n"
-                "  does the model keep state between calls, or read something else than its inputs and buffers?"
+                f"the captured graph differs from the module at output {i}",
+                expected=f"{a!r:.120}",
+                got=f"{b!r:.120}",
+                way_out="does the model keep state between calls, or read something else than its inputs and buffers?",
             )
 
 

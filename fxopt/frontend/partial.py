@@ -46,8 +46,9 @@ class Parts:
             was, now = chosen[path], program
             if (was.in_spec, was.out_spec, was.signature()) != (now.in_spec, now.out_spec, now.signature()):
                 raise UsageError(
-                    f"the program for {path!r} has another interface\n"
-                    f"  expected {was.signature()}\n  got      {now.signature()}"
+                    f"the program for {path!r} has another interface",
+                    expected=was.signature(),
+                    got=now.signature(),
                 )
             chosen[path] = program
         known = dict(module.named_modules(remove_duplicate=False))
@@ -122,7 +123,7 @@ def capture_parts(
                 programs[path] = _capture_part(part, recorded.pop(path), dynamic)
                 covered |= {id(p) for p in part.parameters()}
             except FxoptError as error:
-                failures[path] = str(error).split("\n  capture a part")[0]
+                failures[path] = error.what  # the way out of a whole model that is captured in parts is this
                 below += _children(path, part)
         level = below
     sizes = {id(p): p.numel() for p in module.parameters()}

@@ -114,8 +114,12 @@ def load_program(path: str | Path) -> Program:
     except Exception as error:
         lines = str(error).strip().splitlines()
         raise RecipeError(
-            f"{path}: torch {torch.__version__} cannot read this archive: {type(error).__name__}: {lines[0] if lines else ''}\n"
-            "  was it saved by another version of torch, or does it use ops or classes of a package that is not imported?"
+            f"{path}: torch {torch.__version__} cannot read this archive: {type(error).__name__}: "
+            f"{(lines[0] if lines else '')}",
+            way_out=(
+                "was it saved by another version of torch, or does it use ops or classes of a package that is "
+                "not imported?"
+            ),
         ) from error
     program = from_exported(exported, args, kwargs, notes=tuple(known.get("notes", ())))
     program.history = tuple(known.get("history", ()))
@@ -133,9 +137,11 @@ def _check_classes(what: str, spec: pytree.TreeSpec) -> None:
         name = (spec.context if is_tuple else spec.type).__name__
         named = f"torch.export.register_dataclass({name}, serialized_type_name={f'my_package.{name}'!r})"
         raise CaptureError(
-            f"the {what} hold a {name}, which has no name to be saved under\n"
-            f"  {'' if is_tuple else f'register it with a name, {named}, or '}"
-            "wrap the model in a module that has a tuple or a dict there"
+            f"the {what} hold a {name}, which has no name to be saved under",
+            way_out=(
+                f"{('' if is_tuple else f'register it with a name, {named}, or ')}wrap the model in a module "
+                "that has a tuple or a dict there"
+            ),
         ) from error
 
 
@@ -211,9 +217,12 @@ def _check_dynamic(program: Program, exported: torch.export.ExportedProgram) -> 
         for dim, (old, new) in enumerate(zip(node.meta["val"].shape, value.shape, strict=True)):
             if not str(old).isdigit() and str(new).isdigit():  # a fixed size may be a SymInt still
                 raise CaptureError(
-                    f"exported again, dim {dim} of input {node.target!r} is fixed to {new}, and was dynamic\n"
-                    f"    {type_text(node.meta['val'], program.dims())} became {type_text(value)}\n"
-                    "  a pass wrote a size into the graph as a number; capture with dynamic=None to fix the shapes on purpose"
+                    f"exported again, dim {dim} of input {node.target!r} is fixed to {new}, and was dynamic\n    "
+                    f"{type_text(node.meta['val'], program.dims())} became {type_text(value)}",
+                    way_out=(
+                        "a pass wrote a size into the graph as a number; capture with dynamic=None to fix the "
+                        "shapes on purpose"
+                    ),
                 )
 
 

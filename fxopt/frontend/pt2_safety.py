@@ -56,9 +56,11 @@ def check_archive(path: Path) -> None:
     except RecipeError:
         raise
     except Exception as error:
-        raise RecipeError(f"{path}: damaged: {_first_line(error)}\n  get the file again, or {_WAY_OUT}") from error
+        raise RecipeError(
+            f"{path}: damaged: {_first_line(error)}", way_out=f"get the file again, or {_WAY_OUT}"
+        ) from error
     if problem:
-        raise RecipeError(f"{path}: refused, nothing was executed: {problem}\n  {_WAY_OUT}")
+        raise RecipeError(f"{path}: refused, nothing was executed: {problem}", way_out=_WAY_OUT)
 
 
 def _check_format(path: Path) -> None:
@@ -68,7 +70,7 @@ def _check_format(path: Path) -> None:
             head = file.read(4)
         if head[:2] != b"PK":
             what = "a pickle" if head[:1] == b"\x80" else "an empty file" if not head else "not a .pt2 archive"
-            raise RecipeError(f"{path}: this is {what}, and pickles are never executed\n  {_WAY_OUT}")
+            raise RecipeError(f"{path}: this is {what}, and pickles are never executed", way_out=_WAY_OUT)
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] or name for name in archive.namelist()]
             if broken := archive.testzip():  # torch takes weights without looking at their checksums
@@ -76,7 +78,9 @@ def _check_format(path: Path) -> None:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     except zipfile.BadZipFile as error:
-        raise RecipeError(f"{path}: truncated or damaged: {error}\n  get the file again, or {_WAY_OUT}") from error
+        raise RecipeError(
+            f"{path}: truncated or damaged: {error}", way_out=f"get the file again, or {_WAY_OUT}"
+        ) from error
     if "archive_format" in names:
         return
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):

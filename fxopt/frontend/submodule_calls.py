@@ -39,8 +39,8 @@ def inputs_of(
     calls = record_calls(module, [path], args, kwargs)[path]
     if not calls:
         raise CaptureError(
-            f"{path!r} is not called when {type(module).__name__} runs on the example inputs\n"
-            "  is it used in training only, or through one of its methods? capture the module around it"
+            f"{path!r} is not called when {type(module).__name__} runs on the example inputs",
+            way_out="is it used in training only, or through one of its methods? capture the module around it",
         )
     note = f"{path} runs {len(calls)} times; captured with the inputs of its first call"
     return known[path], calls[0].args, calls[0].kwargs, (note,) if len(calls) > 1 else ()

@@ -88,8 +88,7 @@ class _Reader:
         try:
             derive_shapes(program)
         except PassError as error:
-            name = str(error).rpartition("\n    %")[2].partition(" ")[0]
-            raise self.places.get(name, place).error(f"operands that fit\n  {error}") from error
+            raise self.places.get(error.node_name or "", place).error(f"operands that fit\n  {error}") from error
         self._check_types(program)
         return program
 

@@ -82,7 +82,9 @@ class Program:
         and for numbers that are not those of the example.
         """
         if self.in_spec is not None and (problem := misfit(self, args, kwargs)):
-            raise UsageError(f"inputs do not fit the program: {problem}\n  capture the model with inputs like these")
+            raise UsageError(
+                f"inputs do not fit the program: {problem}", way_out="capture the model with inputs like these"
+            )
         with torch.no_grad():
             return self.module(*args, **kwargs)
 
@@ -278,9 +280,9 @@ class Program:
         """
         self.choices.append(Choice(what, value, why))
 
-    def fail(self, node: fx.Node, reason: str) -> PassError:
+    def fail(self, node: fx.Node, reason: str, way_out: str | None = None) -> PassError:
         """Return a PassError about ``node``, to be raised."""
-        return PassError(f"{reason}\n    {self.describe(node)}")
+        return PassError(reason, node=self.describe(node), source=source_line(node) or None, way_out=way_out)
 
     def copy(self, instead: Mapping[int, torch.Tensor] = MappingProxyType({})) -> Program:
         """Return a copy that shares nothing that can be changed: no weight, no graph, no example input.

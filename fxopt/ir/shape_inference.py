@@ -16,7 +16,6 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-from fxopt.errors import PassError
 from fxopt.ir.op_table import Shape
 from fxopt.ir.program import Program, fake_like
 
@@ -140,7 +139,9 @@ def derive_shapes(program: Program) -> None:
             raise
         operands = "\n".join(f"    {program.describe(n)}" for n in run.at.all_input_nodes)
         reason = str(error).split("\nWhile executing")[0].splitlines()[0] if str(error) else type(error).__name__
-        raise PassError(f"shapes do not fit: {reason}\n{operands}\n    {program.describe(run.at)}") from error
+        failed = program.fail(run.at, f"shapes do not fit: {reason}\n{operands}")
+        failed.node_name = run.at.name
+        raise failed from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from fxopt.backend import Backend, Runner, find_backend, read_json
+from fxopt.backend.manifest import ConstantInput, Manifest, TensorInput
 from fxopt.errors import BackendError, UsageError
 from fxopt.runtime import treespec
 from fxopt.runtime.device import Device, device_of
@@ -28,7 +30,7 @@ class Artifact:
     def __init__(
         self,
         folder: Path,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         runner: Runner,
         device: Device | None = None,
         elsewhere: str | None = None,
@@ -42,43 +44,45 @@ class Artifact:
 
         Raises UsageError for inputs of another structure, shape or dtype.
         """
-        return treespec.assemble(self.manifest["out_tree"], self.runner(self.arrays(*args, **kwargs)))
+        return treespec.assemble(self.manifest.out_tree, self.runner(self.arrays(*args, **kwargs)))
 
     def arrays(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The inputs as the runner takes them, checked. Raises UsageError."""
-        leaves = treespec.flatten_as(self.manifest["in_tree"], [list(args), kwargs])
+        leaves = treespec.flatten_as(self.manifest.in_tree, [list(args), kwargs])
         arrays = []
         sizes: dict[str, int] = {}
-        for value, fact in zip(leaves, self.manifest["inputs"], strict=True):
-            if "constant" in fact:
-                if value != fact["constant"]:
+        for value, fact in zip(leaves, self.manifest.inputs, strict=True):
+            if isinstance(fact, ConstantInput):
+                if value != fact.constant:
                     raise UsageError(
-                        f"input {fact['name']!r} was captured as the constant {fact['constant']!r}, got {value!r}"
+                        f"input {fact.name!r} was captured as the constant {fact.constant!r}, got {value!r}"
                     )
                 continue
-            arrays.append(_checked(np.asarray(value), fact, sizes, self.manifest["dims"]))
+            arrays.append(_checked(np.asarray(value), fact, sizes, self.manifest.dims))
         return arrays
 
     def random_inputs(self, batch: int = 1, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
         """Random inputs that fit, as ``(args, kwargs)``; integers are zeros, as their range is not known."""
         generator = np.random.default_rng(seed)
         leaves: list[Any] = []
-        for fact in self.manifest["inputs"]:
-            if "constant" in fact:
-                leaves.append(fact["constant"])
+        for fact in self.manifest.inputs:
+            if isinstance(fact, ConstantInput):
+                leaves.append(fact.constant)
                 continue
-            shape = [batch if size == "batch" else n for size, n in zip(fact["shape"], fact["example"], strict=True)]
-            dtype = np.dtype(fact["dtype"])
+            shape = [batch if size == "batch" else n for size, n in zip(fact.shape, fact.example, strict=True)]
+            dtype = np.dtype(fact.dtype)
             noise = generator.standard_normal(shape).astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
             leaves.append(noise)
-        args, kwargs = treespec.assemble(self.manifest["in_tree"], leaves)
+        args, kwargs = treespec.assemble(self.manifest.in_tree, leaves)
         return args, kwargs
 
 
-def _checked(array: Any, fact: dict[str, Any], sizes: dict[str, int], dims: dict[str, list[int | None]]) -> Any:
+def _checked(
+    array: Any, fact: TensorInput, sizes: dict[str, int], dims: dict[str, tuple[int | None, int | None]]
+) -> Any:
     """The array as the runtime takes it; ``sizes`` notes what each dynamic dim is in this call."""
-    fits = len(fact["shape"]) == array.ndim and str(array.dtype) == fact["dtype"]
-    for want, got in zip(fact["shape"], array.shape, strict=False):
+    fits = len(fact.shape) == array.ndim and str(array.dtype) == fact.dtype
+    for want, got in zip(fact.shape, array.shape, strict=False):
         low, high = dims.get(want, (0, None)) if isinstance(want, str) else (want, want)
         known = sizes.setdefault(want, got) if isinstance(want, str) else got
         fits = fits and known == got and got >= (low or 0) and (high is None or got <= high)
@@ -86,10 +90,10 @@ def _checked(array: Any, fact: dict[str, Any], sizes: dict[str, int], dims: dict
         told = [
             f"\n  {name}: {low} to {high or 'any'}, {sizes[name]} in this call"
             for name, (low, high) in dims.items()
-            if name in fact["shape"] and name in sizes
+            if name in fact.shape and name in sizes
         ]
-        expected, got_type = _type(fact["dtype"], fact["shape"]), _type(array.dtype, array.shape)
-        raise UsageError(f"input {fact['name']!r}: expected {expected}, got {got_type}{''.join(told)}")
+        expected, got_type = _type(fact.dtype, fact.shape), _type(array.dtype, array.shape)
+        raise UsageError(f"input {fact.name!r}: expected {expected}, got {got_type}{''.join(told)}")
     return np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dim
 
 
@@ -108,14 +112,13 @@ def load(folder: str | Path, *, on: str | None = None) -> Artifact:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    backend = find_backend(manifest["backend"])
-    if "target" not in manifest:
-        return Artifact(folder, manifest, backend.load(folder, manifest))
-    target = dataclasses.replace(Target.of(manifest["target"]), address=on)
+    backend = find_backend(manifest.backend)
+    target = dataclasses.replace(manifest.target, address=on)
     found = _place(folder, manifest, backend, target)
     if found.elsewhere:
         raise BackendError(
-            f"{folder} was built for {target.name}: {found.elsewhere}\n  load it there, or on={_EXAMPLE!r} with its address"
+            f"{folder} was built for {target.name}: {found.elsewhere}",
+            way_out=f"load it there, or on={_EXAMPLE!r} with its address",
         )
     return found
 
@@ -127,20 +130,20 @@ def load_for(folder: Path, target: Target, backend: Backend | None = None) -> Ar
     another machine than the target says.
     """
     manifest = read_manifest(folder)
-    backend = backend or find_backend(manifest["backend"])
-    manifest["backend"] = str(backend)
+    backend = backend or find_backend(manifest.backend)
+    manifest.backend = str(backend)
     return _place(folder, manifest, backend, target)
 
 
 def load_to_check(folder: Path, target: Target) -> Artifact:
     """Like :func:`load_for`; what cannot run here by its own kernels is run by its backend's stand-in, if there is one."""
     found = load_for(folder, target)
-    if found.elsewhere and (runner := find_backend(found.manifest["backend"]).stand_in(folder, found.manifest)):
+    if found.elsewhere and (runner := find_backend(found.manifest.backend).stand_in(folder, found.manifest)):
         return Artifact(folder, found.manifest, runner)
     return found
 
 
-def _place(folder: Path, manifest: dict[str, Any], backend: Backend, target: Target) -> Artifact:
+def _place(folder: Path, manifest: Manifest, backend: Backend, target: Target) -> Artifact:
     if device := device_of(target):
         return Artifact(folder, manifest, device.open(folder, str(backend)), device)
     if reason := backend.elsewhere(manifest):
@@ -150,25 +153,31 @@ def _place(folder: Path, manifest: dict[str, Any], backend: Backend, target: Tar
 
 def _nowhere(message: str) -> Runner:
     def run(arrays: list[Any]) -> list[Any]:
-        raise BackendError(f"{message}\n  run it there, or give the target its address")
+        raise BackendError(message, way_out="run it there, or give the target its address")
 
     return run
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     """What ``manifest.json`` holds. Raises BackendError where the folder is no artifact, or its files are others."""
-    manifest = read_json(folder / MANIFEST)
-    for key in ("backend", "files", "inputs", "in_tree", "out_tree", "dims"):
-        if key not in manifest:
-            raise BackendError(f"{folder / MANIFEST}: the key {key!r} is missing; build the artifact again")
-    for name, digest in manifest["files"].items():
-        path = folder / name
-        if not path.is_file() or sha256(path) != digest:
-            state = "differs from what was built" if path.is_file() else "is missing"
-            raise BackendError(f"{path} {state}; copy the whole folder, or build the artifact again")
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        problem = f"the key {key!r} is missing" if first["type"] == "missing" else f"{key}: {first['msg']}"
+        raise BackendError(
+            f"{path}: {problem}; build the artifact again, or load it with the fxopt that built it"
+        ) from None
+    for name, digest in manifest.files.items():
+        file = folder / name
+        if not file.is_file() or sha256(file) != digest:
+            state = "differs from what was built" if file.is_file() else "is missing"
+            raise BackendError(f"{file} {state}; copy the whole folder, or build the artifact again")
     return manifest
 
 
 def model_bytes(built: Artifact) -> int:
     """Size of the compiled model in bytes."""
-    return sum((Path(built.folder) / name).stat().st_size for name in built.manifest["files"])
+    return sum((Path(built.folder) / name).stat().st_size for name in built.manifest.files)

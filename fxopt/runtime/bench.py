@@ -30,7 +30,7 @@ def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11, on: str | No
         {
             "artifact": name,
             **({"latency": timings[name].to_dict(), "ratio": timings[name].ratio(first).median} if first else {}),
-            "file_bytes": sum((model.folder / f).stat().st_size for f in model.manifest["files"]),
+            "file_bytes": sum((model.folder / f).stat().st_size for f in model.manifest.files),
             "peak_memory_bytes": peak_of(model),
             "emulated": emulated,
             **_metric(model),
@@ -41,7 +41,7 @@ def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11, on: str | No
 
 def _metric(model: Artifact) -> dict[str, Any]:
     """The metric on the test split, where the recipe's workload has data and can be made on this machine."""
-    recipe = model.manifest.get("recipe")
+    recipe = model.manifest.recipe
     if not recipe:
         return {}
     try:

@@ -65,8 +65,8 @@ class Device(abc.ABC):
             what = f"{', '.join(lacking)}, which it lacks" if built == there else f"{built}, and it is {there}"
             has = f"{there} with {' '.join(facts['features']) or 'no features'}"
             raise DeviceError(
-                f"the device at {self.address} is {has}; the target {target.name!r} is built for {what}\n"
-                "  take a target that describes it, or give another address"
+                f"the device at {self.address} is {has}; the target {target.name!r} is built for {what}",
+                way_out="take a target that describes it, or give another address",
             )
 
 

@@ -54,7 +54,8 @@ def find_function(spec: str, who: str) -> Callable[..., Any]:
         found = import_attribute(spec)
     except Exception as error:
         raise UsageError(
-            f"{who}: {type(error).__name__}: {error}\n  give module:function of an importable module, or file.py:function"
+            f"{who}: {type(error).__name__}: {error}",
+            way_out="give module:function of an importable module, or file.py:function",
         ) from error
     if not callable(found):
         raise UsageError(f"{who}: {spec!r} is a {type(found).__name__}, not a function")

@@ -91,16 +91,18 @@ def check_weights(facts: dict[str, Any], backend: Backend, target: Target) -> No
     found = facts.get(OVERFLOWS, ())
     if found and target.int8_saturates:
         raise BackendError(
-            f"the int8 weights of {len(found)} layer(s) overflow in the kernels of {backend} for {target.name!r}, x86 without "
-            f"VNNI, which add products in pairs in 16 bits:\n{described(found)}\n"
-            "  quantize for this backend and target, in one pipeline with them, or leave the layers in float: "
-            "quantize(keep_float=(…,))"
+            f"the int8 weights of {len(found)} layer(s) overflow in the kernels of {backend} for {target.name!r}, "
+            f"x86 without VNNI, which add products in pairs in 16 bits:\n{described(found)}",
+            way_out=(
+                "quantize for this backend and target, in one pipeline with them, or leave the layers in "
+                "float: quantize(keep_float=(…,))"
+            ),
         )
 
 
-def cannot_run_here(manifest: dict[str, Any]) -> str | None:
-    """Why the int8 kernels for this processor would give other numbers than an artifact was built for; None if they would not."""
-    found = manifest.get("facts", {}).get(OVERFLOWS, ())
+def cannot_run_here(facts: dict[str, Any]) -> str | None:
+    """Why this processor's int8 kernels would give other numbers than an artifact with these facts was built for, or None."""
+    found = facts.get(OVERFLOWS, ())
     if not found or not host().int8_saturates:
         return None
     return (

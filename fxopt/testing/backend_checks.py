@@ -154,7 +154,7 @@ def _check_on(cls: type[Backend], model: SmallModel, built: set[str]) -> str:
         require(
             program.fingerprint() == before, "build() changed the program that it was given; work on program.copy()"
         )
-        require(bool(artifact.manifest["files"]), "build() wrote no file into the folder it was given")
+        require(bool(artifact.manifest.files), "build() wrote no file into the folder it was given")
         _check_agreement(program, artifact, program.args, program.kwargs, "the example inputs")
         for size in (1, 3, 5) if "batch" in program.dims().values() else ():
             args, kwargs = other_batch(program, size)
@@ -169,7 +169,7 @@ def _check_twice(cls: type[Backend], models: list[SmallModel], built: set[str]) 
         files = []
         for _ in range(2):
             with tempfile.TemporaryDirectory() as folder:
-                files.append(_build(cls(), model.program(), Path(folder)).manifest["files"])
+                files.append(_build(cls(), model.program(), Path(folder)).manifest.files)
         different = sorted(name for name in files[0] | files[1] if files[0].get(name) != files[1].get(name))
         require(
             not different,

@@ -30,8 +30,10 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
         raise RecipeError(f"calibration: there is no file {path}") from None
     except (OSError, ValueError, EOFError) as error:
         raise RecipeError(
-            f"calibration: {path} cannot be read: {error}\n"
-            "  save the inputs with numpy.save('inputs.npy', x), or numpy.savez('inputs.npz', name=x, …) for several"
+            f"calibration: {path} cannot be read: {error}",
+            way_out=(
+                "save the inputs with numpy.save('inputs.npy', x), or numpy.savez('inputs.npz', name=x, …) for several"
+            ),
         ) from None
 
 

@@ -122,7 +122,7 @@ def _measured(target: Target, backend: Backend) -> ChannelMultiple:
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
             value = granularity(costs)
     except FxoptError as error:
-        return _by_rule(target, f"{backend} did not build the layers to be timed: {str(error).splitlines()[0]}")
+        return _by_rule(target, f"{backend} did not build the layers to be timed: {error.what}")
     if value is None:
         return _by_rule(target, f"with {backend} a layer of {_HIGH} channels takes no longer than one of {_LOW}")
     return ChannelMultiple(value, f"measured on {target.name} with {backend}")

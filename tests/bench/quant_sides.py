@@ -39,7 +39,7 @@ def fxopt(passes: str, backend: str = "onnx") -> Side:
         pipeline = Pipeline.parse(passes.format(images=images))
         made = pipeline.run(workload.capture(), watchers=(), workload=workload, target=target, backend=lowered).program
         _, artifact = lower(made, lowered, target, folder, workload=workload)
-        return Quantized(artifact, artifact.manifest["facts"])
+        return Quantized(artifact, artifact.manifest.facts)
 
     return make
 

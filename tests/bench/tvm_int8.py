@@ -88,7 +88,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> str:
         )
         exact, eager, got = small(*inputs), program(*inputs), torch.from_numpy(runs[kind]()[0])
         noise[kind] = f"{sqnr([exact], [got]):.1f} ({sqnr([exact], [eager]):.1f})"
-        facts[kind] = artifact.manifest["facts"]
+        facts[kind] = artifact.manifest.facts
     runs |= peer(small, workload, options, folder)
     times = interleave(runs, blocks=options.rounds)
     best = "tuned" if options.tune else "rule"

@@ -77,7 +77,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> str:
         start = time.perf_counter()
         (folder / kind).mkdir()
         _, artifact = lower(program, backend, host(), folder / kind)
-        seconds[kind], facts[kind] = time.perf_counter() - start, artifact.manifest["facts"]
+        seconds[kind], facts[kind] = time.perf_counter() - start, artifact.manifest.facts
         runs[kind] = functools.partial(backend.load(folder / kind, artifact.manifest), arrays)
     times = interleave(runs, blocks=options.rounds)
     stock = {}

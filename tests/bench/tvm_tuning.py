@@ -154,7 +154,7 @@ def save_and_win(options: argparse.Namespace, folder: Path) -> None:
     tuned = time.perf_counter() - begun
     for time_of in ("first", "second"):
         seconds, found = built(backend, program, folder / time_of)
-        rows = found.manifest["facts"]
+        rows = found.manifest.facts
         print(f"{options.model}, {time_of} build after {tuned:.0f} s of tuning: {seconds:.1f} s; {rows['notes'][0]}")
     all_trials = sum(row["trials"] for row in rows["tuned"].values())
     runs = {"rule": plain, "database": found}
@@ -164,7 +164,7 @@ def save_and_win(options: argparse.Namespace, folder: Path) -> None:
     print(f"database ÷ rule {times['database'].ratio(times['rule'])}; {all_trials} trials, gains of tasks", end=" ")
     print(*sorted((row["gain"] for row in rows["tuned"].values()), reverse=True))
     seconds, found = built(backend, program_of(options.sibling), folder / "sibling")
-    rows = found.manifest["facts"]
+    rows = found.manifest.facts
     shared = sum(row["trials"] for row in rows["tuned"].values())
     print(f"{options.sibling}, first build: {seconds:.1f} s; {rows['notes'][0]}")
     print(f"  {shared} trials found in the database, {tuned * shared / max(1, all_trials):.0f} s of tuning saved")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxopt import Program, graph_pass
-from fxopt.ir.printer import op_name
+from fxopt import Program, graph_pass, op_name
 
 
 @graph_pass

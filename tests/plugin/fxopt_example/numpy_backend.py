@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fxopt.backend import Backend, Runner, read_json
+from fxopt.backend import Backend, Manifest, Runner, read_json
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from fxopt.ir.program import Program
-    from fxopt.target import Target
+    from fxopt import Program, Target
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
@@ -49,7 +48,7 @@ class Numpy(Backend):
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why numpy cannot run a node: its op is not in the table, or has named arguments."""
-        from fxopt.ir.printer import op_name
+        from fxopt import op_name
 
         if op_name(node) not in OPS:
             return f"the numpy backend has only {', '.join(sorted(OPS))}"
@@ -59,7 +58,7 @@ class Numpy(Backend):
         """Write the graph as ``graph.json`` and the weights as ``weights.npz``."""
         from torch import fx
 
-        from fxopt.ir.printer import op_name
+        from fxopt import op_name
 
         def plain(value: Any) -> Any:
             if isinstance(value, fx.Node):
@@ -77,7 +76,7 @@ class Numpy(Backend):
         np.savez(out / "weights.npz", **weights)
         return {"calls": len(nodes)}
 
-    def load(self, folder: Path, manifest: dict[str, Any]) -> Runner:
+    def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Read both files; needs numpy alone."""
         graph = read_json(folder / "graph.json")
         with np.load(folder / "weights.npz") as stored:

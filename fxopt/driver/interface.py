@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.backend.manifest import ConstantInput, Interface, Output, TensorInput
 from fxopt.errors import BackendError
 from fxopt.ir.program import Program
 from fxopt.numerics.module_state import copied
@@ -16,7 +17,7 @@ _FOREIGN = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 """Dtypes that numpy does not have."""
 
 
-def interface(program: Program) -> dict[str, Any]:
+def interface(program: Program) -> Interface:
     """Inputs, outputs and their nesting, for a manifest. Raises BackendError for what an artifact cannot hold."""
     dims = program.dims()
     args, kwargs = copied((program.args, program.kwargs))  # a model may write into its inputs
@@ -26,26 +27,28 @@ def interface(program: Program) -> dict[str, Any]:
         outputs, out_tree = treespec.describe(program(*args, **kwargs), lambda v: isinstance(v, torch.Tensor))
     except TypeError as error:
         raise BackendError(
-            f"the model returns something that an artifact cannot hold: {error}\n  {program.signature()}\n"
-            "  return tensors, nested in tuples, lists or dicts"
+            f"the model returns something that an artifact cannot hold: {error}\n  {program.signature()}",
+            way_out="return tensors, nested in tuples, lists or dicts",
         ) from None
     for value in [*leaves, *outputs]:
         if isinstance(value, torch.Tensor) and value.dtype in _FOREIGN:
             raise BackendError(
-                f"an artifact takes and gives arrays of numpy, which has no {_dtype(value)}\n  {program.signature()}\n"
-                "  cast to float32 at the inputs and outputs of the model"
+                f"an artifact takes and gives arrays of numpy, which has no {_dtype(value)}\n  {program.signature()}",
+                way_out="cast to float32 at the inputs and outputs of the model",
             )
-    types = [{"dtype": _dtype(t), "example": list(t.shape)} for t in outputs]
-    ranges = {name: list(program.ranges.get(symbol, (0, None))) for symbol, name in dims.items()}
-    return {"inputs": inputs, "in_tree": in_tree, "outputs": types, "out_tree": out_tree, "dims": ranges}
+    types = [Output(dtype=_dtype(t), example=list(t.shape)) for t in outputs]
+    ranges: dict[str, tuple[int | None, int | None]] = {
+        name: program.ranges.get(symbol, (0, None)) for symbol, name in dims.items()
+    }
+    return Interface(inputs=inputs, in_tree=in_tree, outputs=types, out_tree=out_tree, dims=ranges)
 
 
-def _input(node: fx.Node, leaf: Any, dims: dict[str, str]) -> dict[str, Any]:
+def _input(node: fx.Node, leaf: Any, dims: dict[str, str]) -> TensorInput | ConstantInput:
     name = str(node.target)
     if not isinstance(leaf, torch.Tensor):
-        return {"name": name, "constant": leaf}
+        return ConstantInput(name=name, constant=leaf)
     shape = [n if isinstance(n, int) else dims.get(str(n), str(n)) for n in node.meta["val"].shape]
-    return {"name": name, "shape": shape, "example": list(leaf.shape), "dtype": _dtype(leaf)}
+    return TensorInput(name=name, shape=shape, example=list(leaf.shape), dtype=_dtype(leaf))
 
 
 def _dtype(tensor: torch.Tensor) -> str:
