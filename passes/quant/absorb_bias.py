@@ -10,7 +10,8 @@ from annotated_types import Ge
 
 from fxopt import Program, graph_pass
 from fxopt.ir.op_table import arguments
-from fxopt.passes.quant.equalization.channels import Layer, find_channels
+from fxopt.passes.quant.equalization.channel_ids import Layer
+from fxopt.passes.quant.equalization.channels import find_channels
 from fxopt.passes.quant.equalization.layers import grouped
 from fxopt.passes.quant.equalization.moments import measure_moments
 from fxopt.passes.quant.equalization.shifts import not_shifting
