@@ -46,7 +46,7 @@ def lower(
     legal = legalized(program, backend, target, workload)
     facing = interface(legal)
     built_facts = backend.build(legal, target, out)
-    check_weights(built_facts, backend, target)
+    check_weights(built_facts, str(backend), target)
     manifest = facing | {
         "backend": str(backend),
         "target": target.to_dict(),
