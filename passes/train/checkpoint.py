@@ -6,21 +6,19 @@ import hashlib
 import os
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fxopt.errors import UsageError
 from fxopt.ir.program import Program
-
-if TYPE_CHECKING:
-    from fxopt.passes.train.finetune import finetune
+from fxopt.passes.train.options import TrainOptions
 
 
 class Checkpoint:
     """The file of one training: of this program, with these options, on this workload."""
 
-    def __init__(self, program: Program, how: finetune) -> None:
+    def __init__(self, program: Program, how: TrainOptions) -> None:
         workload = program.context.workload
         said = f"{program.fingerprint()} {how} {workload.name if workload else ''}"
         self._key = hashlib.sha256(said.encode()).hexdigest()

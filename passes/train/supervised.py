@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -11,16 +11,14 @@ from fxopt.errors import DataError
 from fxopt.ir.program import Program
 from fxopt.ir.trainable_module import TrainableModule
 from fxopt.passes.train.objective import Objective
+from fxopt.passes.train.options import TrainOptions
 from fxopt.workload import training_data
-
-if TYPE_CHECKING:
-    from fxopt.passes.train.finetune import finetune
 
 
 class Supervised(Objective):
     """The workload's loss, with label smoothing where asked for."""
 
-    def __init__(self, program: Program, how: finetune) -> None:
+    def __init__(self, program: Program, how: TrainOptions) -> None:
         super().__init__()
         self._data, self._how = training_data(program, how.name), how
 
