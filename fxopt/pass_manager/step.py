@@ -13,6 +13,7 @@ from fxopt.ir.cost import Cost, cost
 from fxopt.ir.dead_code import drop_unused, remove_dead
 from fxopt.ir.program import Choice, Program, Skip
 from fxopt.ir.shape_inference import derive_shapes
+from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.invariants import check_arity, check_calls, check_kept, lost_types, same_tensor
 from fxopt.pass_manager.pass_base import Pass
 
@@ -38,13 +39,14 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """A pass at its place in the pipeline, with a copy of the program as it was before."""
+    """A pass at its place in the pipeline, with a copy of the program as it was before, and what it may ask about."""
 
     pass_: Pass
     index: int
     total: int
     after: str
     before: Program
+    context: Context
 
     def __str__(self) -> str:
         place = f"step {self.index} of {self.total}" + (f", after {self.after}" if self.after else "")
@@ -82,7 +84,7 @@ def apply(step: Step, program: Program) -> None:
     program.claims = {}
     known = {node.target for node in program.graph.nodes if node.op == "call_function"}
     with located(step, HINT):
-        step.pass_.run(program)
+        step.pass_.run(program, step.context)
         check_calls(program, known)
         tidy(program)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from fxopt import Program
+from fxopt import Context, Program
 from fxopt.passes.train.loop import train
 from fxopt.passes.train.options import TrainOptions
 from fxopt.passes.train.supervised import Supervised
-from fxopt.workload import training_data
+from fxopt.workload import training_workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,7 @@ class finetune(TrainOptions):
 
     name: ClassVar[str] = "finetune"
 
-    def run(self, program: Program) -> None:
+    def run(self, program: Program, context: Context = Context()) -> None:
         """Train, and store the weights that did best."""
-        train(program, training_data(program, self.name), self, Supervised(program, self))
+        workload = training_workload(context.workload, self.name)
+        train(program, workload, self, Supervised(workload, self))
