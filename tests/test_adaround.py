@@ -13,7 +13,6 @@ from fxopt import Pipeline, Program, Workload, capture
 from fxopt.backend.quant_policy import Policy
 from fxopt.errors import DataError
 from fxopt.numerics.error_metrics import sqnr
-from fxopt.pass_manager.context import Context
 from fxopt.passes.quant.decide import calibrated
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
@@ -43,25 +42,27 @@ class Data:
             yield (some,), None
 
 
-def prepared(model: nn.Module, data: Data) -> Program:
+def prepared(model: nn.Module, data: Data) -> tuple[Program, Workload]:
     torch.manual_seed(0)
     program = capture(model.eval(), (data.x[:2],))
-    program.context = Context(Workload(name="mine", model=lambda: model, inputs=lambda: (program.args, {}), data=data))
-    return program
+    given = Workload(name="mine", model=lambda: model, inputs=lambda: (program.args, {}), data=data)
+    return program, given
 
 
-def encoded(program: Program, *, bits: int = 4, policy: Policy | None = None, images: int = 40, left=frozenset()):
+def encoded(
+    program: Program, given, *, bits: int = 4, policy: Policy | None = None, images: int = 40, left=frozenset()
+):
     """What insert_qdq decides before it refines: placement, ranges, codes and policy."""
     policy = policy or Policy()
     placement = place(program, policy, (), left)
-    ranges = calibrated(program, placement, policy, images=images, who="the test")
+    ranges = calibrated(program, given, placement, policy, images=images, who="the test")
     return placement, ranges, encode_layers(program, placement.layers, ranges, policy, bits=bits), policy
 
 
-def refined(program: Program, *parts, rounding="adaround", correct_bias="none", images: int = 40):
+def refined(program: Program, given, *parts, rounding="adaround", correct_bias="none", images: int = 40):
     placement, ranges, codes, policy = parts
     return refine(
-        program, placement, ranges, codes, policy, rounding=rounding, correct_bias=correct_bias, images=images
+        program, given, placement, ranges, codes, policy, rounding=rounding, correct_bias=correct_bias, images=images
     )  # fmt: skip
 
 
@@ -151,10 +152,10 @@ def test_a_layer_gives_more_of_what_it_gave_also_for_data_that_was_not_seen(name
     make, shape = LAYERS[name]
     torch.manual_seed(1)
     layer, clamp = make(), activation()
-    program = prepared(nn.Sequential(layer, clamp), Data(*shape))
-    parts = encoded(program)
+    program, given = prepared(nn.Sequential(layer, clamp), Data(*shape))
+    parts = encoded(program, given)
     assert not program.skips
-    codes, (node,) = refined(program, *parts), parts[0].layers
+    codes, (node,) = refined(program, given, *parts), parts[0].layers
     assert not program.skips
 
     def error(codes, x):
@@ -164,7 +165,7 @@ def test_a_layer_gives_more_of_what_it_gave_also_for_data_that_was_not_seen(name
             given = clamp(torch.func.functional_call(layer, {"weight": real}, (x,)))
         return float((given - wanted).square().mean())
 
-    calibration, fresh = program.context.workload.data.x, Data(*shape, count=200).x[40:]
+    calibration, fresh = given.data.x, Data(*shape, count=200).x[40:]
     for x in (calibration, fresh):
         assert error(codes, x) < 0.9 * error(parts[2], x)
     assert codes[node].weight.integers.dtype == torch.int8
@@ -181,9 +182,9 @@ def test_it_learns_from_what_the_quantized_layer_reads_and_the_float_one_gives_b
     monkeypatch.setattr(round_layer, "learn_rounding", spy)
     torch.manual_seed(0)
     net, data = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU6()), Data(6)
-    program = prepared(net, data)
-    parts = encoded(program)
-    codes = refined(program, *parts)
+    program, given = prepared(net, data)
+    parts = encoded(program, given)
+    codes = refined(program, given, *parts)
     x = data.x
     for rows, (node, code), layer, clamp in zip(seen, codes.items(), (net[0], net[2]), (net[1], net[3]), strict=True):
         scale = parts[1][node.args[0]].scale
@@ -212,10 +213,10 @@ class Net(nn.Module):
 
 
 def test_the_quantized_twin_gives_bit_for_bit_what_the_graph_will():
-    program = prepared(Net(), Data(4, 8, 8))
-    program = Pipeline.of(*PREPARATION).run(program, workload=program.context.workload, watchers=()).program
+    program, given = prepared(Net(), Data(4, 8, 8))
+    program = Pipeline.of(*PREPARATION).run(program, workload=given, watchers=()).program
     (_, kept, *_) = [n.name for n in program.graph.nodes if "linear" in n.name] + [""]
-    placement, ranges, codes, _ = encoded(program, left={kept})
+    placement, ranges, codes, _ = encoded(program, given, left={kept})
     x = Data(4, 8, 8).x[:5]
     twins = Twins(program, placement, ranges, codes, [[x]])
     last = program.outputs()[0]
@@ -237,20 +238,20 @@ def test_a_channel_whose_neighbours_would_overflow_keeps_its_nearest_codes(monke
     monkeypatch.setattr(Rows, "error", lambda rows, weight: -weight.sum())
     net = nn.Linear(4, 2, bias=False)
     net.weight.data = torch.tensor([[64.0, 63.0, 0.5, 2.0], [64.0, 0.5, 63.0, 2.5]]) / 128
-    program = prepared(net, Data(4))
-    parts = encoded(program, bits=8, policy=Policy(pairs_in_16_bits=True))
+    program, given = prepared(net, Data(4))
+    parts = encoded(program, given, bits=8, policy=Policy(pairs_in_16_bits=True))
     (node,) = parts[0].layers
     assert parts[2][node].weight.integers[0].tolist() == [64, 63, 0, 2]
-    codes = refined(program, *parts)[node].weight.integers
+    codes = refined(program, given, *parts)[node].weight.integers
     assert codes[0].tolist() == [64, 63, 0, 2], "65 + 64 would be 129"
     assert codes[1].tolist() == (net.weight[1] / parts[2][node].weight.scales[1]).floor().add(1).clamp(max=127).tolist()
 
 
 def test_codes_that_are_worse_on_rows_left_out_are_dropped_with_the_reason(monkeypatch):
     monkeypatch.setattr(round_layer, "learn_rounding", lambda weight, scales, *_: (weight / scales).floor())
-    program = prepared(nn.Linear(6, 4), Data(6))
-    parts = encoded(program)
-    codes, (node,) = refined(program, *parts), parts[0].layers
+    program, given = prepared(nn.Linear(6, 4), Data(6))
+    parts = encoded(program, given)
+    codes, (node,) = refined(program, given, *parts), parts[0].layers
     assert torch.equal(codes[node].weight.integers, parts[2][node].weight.integers)
     assert [skip.reason for skip in program.skips] == [
         "rounded to nearest: on examples that were left out it would be no better"
@@ -267,14 +268,14 @@ def test_a_shared_weight_and_too_little_data_keep_the_nearest_codes_with_the_rea
             return self.a(F.relu(self.a(x)))
 
     data = Data(4, 5, 5)
-    program = prepared(Twice(), data)
-    placement, ranges, codes, policy = encoded(program)
+    program, given = prepared(Twice(), data)
+    placement, ranges, codes, policy = encoded(program, given)
     shared = codes[placement.layers[0]]
     codes = dict.fromkeys(placement.layers, shared)
-    assert refined(program, placement, ranges, codes, policy) == codes
+    assert refined(program, given, placement, ranges, codes, policy) == codes
     assert [skip.reason for skip in program.skips] == ["rounded to nearest: other layers share its weight"] * 2
-    program = prepared(nn.Linear(6, 4), Data(6, count=8))
-    refined(program, *encoded(program))
+    program, given = prepared(nn.Linear(6, 4), Data(6, count=8))
+    refined(program, given, *encoded(program, given))
     assert [skip.reason for skip in program.skips][-1].startswith("rounded to nearest: there are only 8 rows of data")
 
 
@@ -282,8 +283,8 @@ def test_a_shared_weight_and_too_little_data_keep_the_nearest_codes_with_the_rea
 
 
 def test_the_pass_is_reproducible_and_changes_codes_alone():
-    program = prepared(Net(), Data(4, 8, 8))
-    where = {"workload": program.context.workload, "watchers": ()}
+    program, given = prepared(Net(), Data(4, 8, 8))
+    where = {"workload": given, "watchers": ()}
     runs = [
         Pipeline.parse("quantize(rounding='adaround', correct_bias='none')").run(program, **where).program
         for _ in range(2)
@@ -302,24 +303,24 @@ def test_the_pass_is_reproducible_and_changes_codes_alone():
 def test_four_bits_gain_decibels_on_the_digits():
     workload = find_workload("digits")
     program = Pipeline.of(*PREPARATION).run(workload.capture(), workload=workload, watchers=()).program
-    program.context = Context(workload)
     layers = [n.name for n in place(program, Policy(), ()).layers]
     ((images,), _) = next(workload.data.batches("test", batch_size=200))
     wanted, found = program(images), {}
     for rounding in ("nearest", "adaround"):
         work = program.copy()
-        placement, ranges, codes, policy = encoded(work, left=set(layers[4:]), images=32)  # the rest would take long
-        codes = refined(work, placement, ranges, codes, policy, rounding=rounding, images=32)
+        placement, ranges, codes, policy = encoded(
+            work, workload, left=set(layers[4:]), images=32
+        )  # the rest would take long
+        codes = refined(work, workload, placement, ranges, codes, policy, rounding=rounding, images=32)
         found[rounding] = sqnr([wanted], [emitted(work, placement, ranges, codes)(images)])
     assert found["adaround"] > found["nearest"] + 3
 
 
 def test_without_data_the_option_is_named():
-    program = prepared(nn.Linear(6, 4), Data(6))
-    parts = encoded(program)
-    program.context = Context()
+    program, given = prepared(nn.Linear(6, 4), Data(6))
+    parts = encoded(program, given)
     with pytest.raises(DataError, match=r"insert_qdq\(rounding='adaround'\) needs data"):
-        refined(program, *parts)
+        refined(program, None, *parts)
 
 
 def test_what_is_not_finite_is_named_with_its_line():

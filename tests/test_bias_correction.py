@@ -14,7 +14,6 @@ from fxopt.backends.onnx import Onnx
 from fxopt.driver.manifest import interface
 from fxopt.errors import DataError
 from fxopt.numerics.error_metrics import sqnr
-from fxopt.pass_manager.context import Context
 from fxopt.passes.quant.decide import calibrated
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
@@ -56,17 +55,14 @@ class Net(nn.Module):
         return self.head(F.relu(self.c(F.relu6(self.b(y)) + y)).mean((2, 3)))
 
 
-def captured(model: nn.Module, data: Data) -> Program:
+def captured(model: nn.Module, data: Data) -> tuple[Program, Workload]:
     program = capture(model.eval(), (data.x[:2],))
     workload = Workload(name="mine", model=lambda: model, inputs=lambda: (program.args, {}), data=data)
-    program.context = Context(workload)
-    program = Pipeline.of(*PREPARATION).run(program, watchers=()).program
-    program.context = Context(workload)
-    return program
+    return Pipeline.of(*PREPARATION).run(program, watchers=()).program, workload
 
 
-def quantized(program: Program, options: str, backend: Onnx | None = None) -> Program:
-    where = {"watchers": (), "target": host(), "backend": backend}
+def quantized(program: Program, workload: Workload, options: str, backend: Onnx | None = None) -> Program:
+    where = {"watchers": (), "workload": workload, "target": host(), "backend": backend}
     return Pipeline.parse(f"insert_qdq(images=40, {options})").run(program, **where).program
 
 
@@ -107,11 +103,11 @@ def codes(program: Program, layer: str) -> tuple[torch.Tensor, torch.Tensor, tor
 def test_every_layer_has_the_mean_outputs_that_it_had_in_float(rounding):
     torch.manual_seed(0)
     data = Data(4, 8, 8)
-    program = captured(Net(), data)
+    program, workload = captured(Net(), data)
     wanted = outputs(program, data.x)
     errors = {}
     for kind in ("none", "empirical"):
-        made = quantized(program, f"rounding={rounding!r}, correct_bias={kind!r}")
+        made = quantized(program, workload, f"rounding={rounding!r}, correct_bias={kind!r}")
         given = outputs(made, data.x)
         errors[kind] = {name: (mean(given[name]) - mean(wanted[name])).abs() for name in wanted}
     assert len(wanted) == 4
@@ -127,13 +123,12 @@ def test_biases_correct_the_digits_at_four_bits():
     wanted, found = program(images), {}
     for kind in ("none", "empirical", "analytic"):
         work = program.copy()
-        work.context = Context(workload)
         placement = place(work, Policy(), ())
         means = MeanInputs(work, placement.layers)
-        ranges = calibrated(work, placement, Policy(), images=64, who="the test", also=means.watching())
+        ranges = calibrated(work, workload, placement, Policy(), images=64, who="the test", also=means.watching())
         encoded = encode_layers(work, placement.layers, ranges, Policy(), bits=4)
         encoded = refine(
-            work, placement, ranges, encoded, Policy(), rounding="nearest", correct_bias=kind, images=64
+            work, workload, placement, ranges, encoded, Policy(), rounding="nearest", correct_bias=kind, images=64
         )  # fmt: skip
         if kind == "analytic":
             encoded = correct_analytically(work, encoded, ranges, means)
@@ -154,7 +149,7 @@ def test_the_analytic_correction_is_the_papers_sum_over_the_kernel(groups, bias)
     torch.manual_seed(0)
     conv, data = nn.Conv2d(4, 8, 3, stride=3, groups=groups, bias=bias), Data(4, 9, 9)
     data.x = data.x[:, :, :1, :1].expand(-1, -1, 9, 9).contiguous()
-    made = quantized(captured(conv, data), "correct_bias='analytic'")
+    made = quantized(*captured(conv, data), "correct_bias='analytic'")
     weight, got, step = codes(made, "conv2d")
     expected = data.x.double().mean((0, 2, 3)).numpy()
     error = (weight - conv.weight.detach().double()).sum((2, 3)).numpy()  # [out, in / groups]
@@ -169,7 +164,7 @@ def test_the_analytic_correction_is_the_papers_sum_over_the_kernel(groups, bias)
 def test_padding_counts_as_the_zeros_that_it_is():
     torch.manual_seed(0)
     conv, data = nn.Conv1d(3, 4, 5, padding=2), Data(3, 4)  # most of what the kernel sees is padding
-    made = quantized(captured(conv, data), "correct_bias='analytic'")
+    made = quantized(*captured(conv, data), "correct_bias='analytic'")
     weight, got, step = codes(made, "conv1d")
     moved = F.conv1d(data.x.double(), weight - conv.weight.detach().double(), padding=2)
     want = conv.bias.detach().double() - mean(moved)
@@ -181,7 +176,7 @@ def test_padding_counts_as_the_zeros_that_it_is():
 def test_a_linear_layer_is_corrected_for_the_codes_that_it_has(shape, rounding):
     torch.manual_seed(0)
     net, data = nn.Linear(6, 5), Data(*shape)
-    made = quantized(captured(net, data), f"rounding={rounding!r}, correct_bias='analytic'")
+    made = quantized(*captured(net, data), f"rounding={rounding!r}, correct_bias='analytic'")
     weight, got, step = codes(made, "linear")
     expected = data.x.double().flatten(0, -2).mean(0)
     want = net.bias.detach().double() - (weight - net.weight.detach().double()) @ expected
@@ -203,8 +198,8 @@ def test_layers_that_get_a_bias_keep_their_integer_kernels(tokens, tmp_path):
     torch.manual_seed(0)
     data = Data(7, 8) if tokens else Data(4, 8, 8)
     net = nn.Sequential(nn.Linear(8, 16, bias=False), nn.GELU(), nn.Linear(16, 5)) if tokens else Net()
-    program = captured(net, data)
-    made = quantized(program, "rounding='adaround', correct_bias='empirical'", Onnx())
+    program, workload = captured(net, data)
+    made = quantized(program, workload, "rounding='adaround', correct_bias='empirical'", Onnx())
     names = {"0.bias_int32"} if tokens else {"a.bias_int32", "head.bias_int32"}
     assert names <= set(made.tensors())
     artifact, facts = lowered(made, tmp_path)
@@ -216,9 +211,9 @@ def test_layers_that_get_a_bias_keep_their_integer_kernels(tokens, tmp_path):
 
 def test_a_bias_that_does_not_fit_is_left_with_the_reason():
     torch.manual_seed(0)
-    program = captured(nn.Linear(6, 5), Data(6))
+    program, workload = captured(nn.Linear(6, 5), Data(6))
     placement = place(program, Policy(), ())
-    ranges = calibrated(program, placement, Policy(), images=40, who="the test")
+    ranges = calibrated(program, workload, placement, Policy(), images=40, who="the test")
     ((node, found),) = encode_layers(program, placement.layers, ranges, Policy()).items()
     scale = ranges[node.args[0]].scale
     assert with_bias(found, "b", torch.full((5,), 1e9).double(), scale) == (
@@ -233,15 +228,14 @@ def test_a_layer_that_reads_nothing_but_zeros_keeps_its_bias():
     torch.manual_seed(0)
     net, data = nn.Linear(6, 5), Data(6)
     data.x = torch.zeros_like(data.x)
-    program = captured(net, data)
+    program, workload = captured(net, data)
     for kind in ("empirical", "analytic"):
-        made = quantized(program, f"rounding='adaround', correct_bias={kind!r}")
+        made = quantized(program, workload, f"rounding='adaround', correct_bias={kind!r}")
         assert torch.allclose(codes(made, "linear")[1], net.bias.detach().double(), atol=1e-4)
 
 
 def test_without_data_the_option_is_named():
-    program = captured(nn.Linear(6, 5), Data(6))
-    program.context = Context()
+    program, _ = captured(nn.Linear(6, 5), Data(6))
     placement = place(program, Policy(), ())
     with pytest.raises(DataError, match=r"insert_qdq\(correct_bias='empirical'\) needs data"):
-        refine(program, placement, {}, {}, Policy(), rounding="nearest", correct_bias="empirical", images=4)
+        refine(program, None, placement, {}, {}, Policy(), rounding="nearest", correct_bias="empirical", images=4)

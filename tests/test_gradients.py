@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from fxopt import Program, Workload, capture
 from fxopt.errors import DataError, PassError
-from fxopt.pass_manager.context import Context
 from fxopt.passes.prune.importance.gradients import gradients
 from fxopt.testing import small_programs, small_workload
 from fxopt.workload import find_workload
@@ -35,11 +34,9 @@ class _Data:
         return F.cross_entropy(output, target)
 
 
-def _with(program: Program, data) -> Program:
-    program.context = Context(
-        Workload(name="mine", model=lambda: program.module, inputs=lambda: (program.args, {}), data=data)
-    )
-    return program
+def _with(program: Program, data) -> tuple[Program, Workload]:
+    workload = Workload(name="mine", model=lambda: program.module, inputs=lambda: (program.args, {}), data=data)
+    return program, workload
 
 
 def _eager(model: nn.Module, pairs, loss) -> tuple[dict, dict]:
@@ -67,8 +64,7 @@ def _assert_close(got: dict, want: dict, count: int) -> None:
 def test_the_digits_have_the_gradients_of_the_eager_model():
     workload = find_workload("digits")
     program = workload.capture()
-    program.context = Context(workload)
-    found = gradients(program, "me", samples=6, seed=3)
+    found = gradients(program, workload, "me", samples=6, seed=3)
     batches = workload.data.batches("train", batch_size=1, seed=3)
     mean, squared = _eager(workload.model(), [next(batches) for _ in range(6)], workload.data.loss)
     _assert_close(found.mean, mean, 6)
@@ -80,11 +76,11 @@ def test_the_program_is_untouched_and_a_second_run_gives_the_same():
     for program in small_programs().values():
         if program.kwargs:
             continue  # batches are positional
-        program.context = Context(small_workload(program))
+        workload = small_workload(program)
         tensors = program.tensors()
         before = program.fingerprint(), {n: (id(t), t.requires_grad, t._version) for n, t in tensors.items()}
         chance = torch.get_rng_state()
-        first, second = gradients(program, "me", seed=1), gradients(program, "me", seed=1)
+        first, second = (gradients(program, workload, "me", seed=1) for _ in range(2))
         for left, right in ((first.mean, second.mean), (first.squared, second.squared)):
             assert all(torch.equal(left[n], right[n]) for n in left)
         assert before == (
@@ -100,7 +96,7 @@ def test_a_fixed_batch_is_filled_up_and_gives_the_gradients_of_single_examples()
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).eval()
     data = _Data(2, 4, 4)
-    fixed = gradients(_with(capture(net, (data.x[:5],), dynamic=None), data), "me")
+    fixed = gradients(*_with(capture(net, (data.x[:5],), dynamic=None), data), "me")
     mean, squared = _eager(net, [((data.x,), data.y)], data.loss)
     _assert_close(fixed.mean, mean, 8)
     _assert_close(fixed.squared, squared, 8)
@@ -116,7 +112,7 @@ def test_dropout_and_batch_norm_are_evaluated_though_the_graph_was_exported_in_t
     for node in exported.graph.find_nodes(op="call_module"):  # torch's own guards, which capture drops
         exported.graph.erase_node(node)
     exported.recompile()
-    found = gradients(_with(program, data), "me")
+    found = gradients(*_with(program, data), "me")
     _assert_close(found.mean, mean, 8)
     assert exported.get_parameter("0.weight").grad is None
 
@@ -124,7 +120,7 @@ def test_dropout_and_batch_norm_are_evaluated_though_the_graph_was_exported_in_t
 def test_tied_weights_have_one_gradient_under_each_name():
     program = capture(nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False)), (_Data(3).x,))
     program.module.get_submodule("2").weight = program.module.get_submodule("0").weight
-    found = gradients(_with(program, _Data(3)), "me").mean
+    found = gradients(*_with(program, _Data(3)), "me").mean
     weight = program.tensors()["0.weight"].detach().clone().requires_grad_()
     data = _Data(3)
     F.cross_entropy(F.linear(F.linear(data.x, weight).relu(), weight), data.y).backward()
@@ -146,7 +142,7 @@ def test_a_weight_without_influence_has_zeros():
         def loss(self, output, target):
             return F.cross_entropy(output[0], target)
 
-    found = gradients(_with(capture(_Unread(), (torch.randn(2, 4),)), First(4)), "me")
+    found = gradients(*_with(capture(_Unread(), (torch.randn(2, 4),)), First(4)), "me")
     assert found.mean["fc.weight"].any()
     assert found.mean["other.weight"].shape == (3, 4)
     assert not found.mean["other.weight"].any()
@@ -172,7 +168,7 @@ def test_values_that_are_written_over_in_place_do_not_stop_autograd():
     data = _Data(4)
     with pytest.raises(RuntimeError, match="inplace"):
         data.loss(_Overwrites()(data.x), data.y).backward()
-    found = gradients(_with(capture(_Overwrites(), (data.x,)), data), "me")
+    found = gradients(*_with(capture(_Overwrites(), (data.x,)), data), "me")
     mean, squared = _eager(_Overwrites(functional=True), [((data.x,), data.y)], data.loss)
     _assert_close(found.mean, mean, 8)
     _assert_close(found.squared, squared, 8)
@@ -187,23 +183,23 @@ def _linear() -> Program:
 
 def test_without_a_workload_data_loss_or_batch_the_error_names_who_asked():
     with pytest.raises(DataError, match="zero_channels needs training data"):
-        gradients(_linear(), "zero_channels")
+        gradients(_linear(), None, "zero_channels")
     with pytest.raises(DataError, match="zero_channels needs data"):
-        gradients(_with(_linear(), None), "zero_channels")
+        gradients(*_with(_linear(), None), "zero_channels")
 
     class NoLoss:
         metric = "none"
         batches = _Data(4).batches
 
     with pytest.raises(DataError, match=r"zero_channels.*loss\(output, target\)"):
-        gradients(_with(_linear(), NoLoss()), "zero_channels")
+        gradients(*_with(_linear(), NoLoss()), "zero_channels")
 
     class Empty(_Data):
         def batches(self, split, *, batch_size, seed=None):
             return iter(())
 
     with pytest.raises(DataError, match=r"zero_channels.*no training batch"):
-        gradients(_with(_linear(), Empty(4)), "zero_channels")
+        gradients(*_with(_linear(), Empty(4)), "zero_channels")
 
 
 @pytest.mark.parametrize(
@@ -222,12 +218,12 @@ def test_a_loss_that_is_of_no_use_is_named_with_its_batch(loss, words):
 
     Mine.loss = staticmethod(loss)
     with pytest.raises(DataError, match=words):
-        gradients(_with(_linear(), Mine(4)), "me", seed=2)
+        gradients(*_with(_linear(), Mine(4)), "me", seed=2)
 
 
 def test_data_that_do_not_fit_are_refused_with_what_is_expected():
     with pytest.raises(DataError, match=r"batch 1 of 'mine' does not fit.*f32\[batch,4\].*f32\[1,5\]"):
-        gradients(_with(_linear(), _Data(5)), "me")
+        gradients(*_with(_linear(), _Data(5)), "me")
 
 
 class _Writes(nn.Module):
@@ -243,6 +239,6 @@ class _Writes(nn.Module):
 
 
 def test_a_graph_that_writes_into_a_weight_is_refused_with_the_users_line():
-    program = _with(capture(_Writes(), (torch.randn(2, 4),)), _Data(4))
+    program, workload = _with(capture(_Writes(), (torch.randn(2, 4),)), _Data(4))
     with pytest.raises(PassError, match=r"writes into the weight 'scale'(.|\n)*aten\.clamp_.*test_gradients\.py:\d+"):
-        gradients(program, "me")
+        gradients(program, workload, "me")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,6 @@ from torch.nn import functional as F
 
 from fxopt import Program, Workload, capture
 from fxopt.errors import DataError, PassError, UnknownNameError, UsageError
-from fxopt.pass_manager.context import Context
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import find_groups
 from fxopt.passes.prune.importance.score import NAMES, score
@@ -69,17 +70,20 @@ class Data:
 DATA = Data(2, 4, 4)
 
 
-def programs(model: nn.Module, data: Data | None = DATA, *shape: int) -> Program:
-    program = capture(model.eval(), (torch.randn(2, *(shape or (2, 4, 4))),), dynamic=None)
-    program.context = Context(Workload(name="mine", model=lambda: model, inputs=lambda: (program.args, {}), data=data))
-    return program
+WORKLOAD = Workload(name="mine", model=lambda: Net(), inputs=lambda: ((DATA.x,), {}), data=DATA)
 
 
-def scores(program: Program, by: str, **options) -> dict[str, np.ndarray]:
+def programs(model: nn.Module, *shape: int) -> Program:
+    return capture(model.eval(), (torch.randn(2, *(shape or (2, 4, 4))),), dynamic=None)
+
+
+def scores(program: Program, by: str, workload: Workload | None = WORKLOAD, **options) -> dict[str, np.ndarray]:
     """Scores of each group by its name, without normalisation unless asked."""
     sweep = couple(program)
     groups = find_groups(sweep)
-    found = score(program, sweep, groups, **{"by": by, "normalize": "none", "who": "me"} | options)
+    found = score(
+        program, sweep, groups, **{"by": by, "normalize": "none", "workload": workload, "who": "me"} | options
+    )
     outside = np.ones(len(found), bool)
     outside[np.concatenate([g.atoms for g in groups])] = False
     assert len(found) == len(sweep.atoms)
@@ -118,7 +122,7 @@ def test_normalised_scores_of_a_group_have_a_mean_or_largest_of_one():
 
 def test_heads_are_the_sum_of_their_channels():
     net = Heads()
-    found = scores(programs(net, Data(5, 8), 5, 8), "l1")
+    found = scores(programs(net, 5, 8), "l1")
     want = np.mean(
         [w.detach().abs().movedim(d, 0).reshape(3, 4, -1).sum((1, 2)) for w, d in
          [(net.q.weight, 0), (net.k.weight, 0), (net.v.weight, 0), (net.o.weight, 1)]], 0
@@ -137,7 +141,7 @@ def test_batch_norm_reads_gamma_and_leaves_other_groups_to_l2():
     assert "no batch norm scales these channels, so l2 ranks c1.weight[0]" in skip.reason
     assert "conv2d" in skip.node
     with pytest.raises(PassError, match=r"batch norm(.|\n)*aten\.(.|\n)*test_importance\.py"):
-        scores(programs(Heads(), Data(5, 8), 5, 8), "batch_norm")
+        scores(programs(Heads(), 5, 8), "batch_norm")
 
 
 @pytest.mark.parametrize("by", ["taylor", "hessian"])
@@ -194,7 +198,7 @@ def test_what_is_gone_already_scores_nothing_and_the_rest_as_before(by):
     dead = np.zeros(len(sweep.atoms), bool)
     dead[groups[0].atoms[[1, 4]]] = dead[groups[1].atoms[2]] = True
     zero(program, sweep, dead)
-    found = score(program, sweep, groups, by=by, samples=8, who="me")
+    found = score(program, sweep, groups, by=by, workload=WORKLOAD, samples=8, who="me")
     assert (found[dead] == 0).all()
     left = np.concatenate([g.atoms for g in groups])
     assert (found[left[~dead[left]]] > 0).mean() > 0.7  # a relu may be dead by itself
@@ -204,7 +208,7 @@ def test_what_is_gone_already_scores_nothing_and_the_rest_as_before(by):
 
 
 def test_zeroed_heads_dims_score_nothing_though_no_weight_consumes_them():
-    program = programs(Heads(), Data(5, 8), 5, 8)
+    program = programs(Heads(), 5, 8)
     sweep = couple(program)
     group = next(g for g in find_groups(sweep) if g.unit == "head_dims")
     dead = np.zeros(len(sweep.atoms), bool)
@@ -280,9 +284,9 @@ def test_weights_that_are_not_finite_are_named_with_the_users_line():
 @pytest.mark.parametrize("by", ["taylor", "hessian", "activation"])
 def test_criteria_that_need_data_say_who_asked(by):
     with pytest.raises(DataError, match=rf"me\(by='{by}'\) needs data"):
-        scores(programs(Net(), None), by)
+        scores(programs(Net()), by, dataclasses.replace(WORKLOAD, data=None))
     with pytest.raises(DataError, match=rf"me\(by='{by}'\) needs"):
-        scores(capture(Net().eval(), (torch.randn(2, 2, 4, 4),)), by)
+        scores(capture(Net().eval(), (torch.randn(2, 2, 4, 4),)), by, None)
 
 
 # ---- the peer ------------------------------------------------------------------------------------------------------

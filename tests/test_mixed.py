@@ -43,34 +43,37 @@ class OneBad(nn.Module):
 @pytest.fixture(scope="module")
 def program():
     torch.manual_seed(0)
-    program = capture(OneBad().eval(), (torch.randn(8, 8),))
-    program.context = Context(workload=small_workload(program))
-    return program
+    return capture(OneBad().eval(), (torch.randn(8, 8),))
 
 
 @pytest.fixture(scope="module")
-def trials(program):
-    return trials_of(program, "none")
+def workload(program):
+    return small_workload(program)
 
 
-def trials_of(program, correct_bias):
+@pytest.fixture(scope="module")
+def trials(program, workload):
+    return trials_of(program, workload, "none")
+
+
+def trials_of(program, workload, correct_bias):
     placer = Placer(Policy())
     placement = placer(program)
     means = MeanInputs(program, placement.layers)
-    ranges = calibrated(program, placement, placer.policy, images=64, who="a test", also=means.watching())
+    ranges = calibrated(program, workload, placement, placer.policy, images=64, who="a test", also=means.watching())
     codes = {node.name: code for node, code in ranges.items()}
-    return Trials(program, placer, codes, "a test", means if correct_bias == "analytic" else None)
+    return Trials(program, Context(workload), placer, codes, "a test", means if correct_bias == "analytic" else None)
 
 
-def decibels(program, model):
+def decibels(program, workload, model):
     """By the definition, on the validation batch."""
-    args, _ = next(iter(program.context.workload.data.batches("validation", batch_size=32)))
+    args, _ = next(iter(workload.data.batches("validation", batch_size=32)))
     want, got = program(*args).double().numpy(), model(*args).double().numpy()
     return 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum())
 
 
-def test_the_bad_layer_comes_first_by_name_and_line(program):
-    table = quant(program)
+def test_the_bad_layer_comes_first_by_name_and_line(program, workload):
+    table = quant(program, Context(workload))
     first = table.rows[0]
     assert first.layer == "layers.3"
     assert "test_mixed.py" in first.source
@@ -81,15 +84,15 @@ def test_the_bad_layer_comes_first_by_name_and_line(program):
 
 
 @pytest.mark.parametrize("correct_bias", ["none", "analytic"])
-def test_alone_means_that_everything_else_is_float(program, correct_bias):
-    for row in alone(trials_of(program, correct_bias)):
+def test_alone_means_that_everything_else_is_float(program, workload, correct_bias):
+    for row in alone(trials_of(program, workload, correct_bias)):
         others = tuple(f"layers.{i}" for i in range(6) if f"layers.{i}" != row.layer)
         model = (
             Pipeline.parse(f"insert_qdq(correct_bias={correct_bias!r}, keep_float={others!r})")
-            .run(program, watchers=(), target=find_target("x86_64_vnni"))
+            .run(program, watchers=(), workload=workload, target=find_target("x86_64_vnni"))
             .program
         )
-        assert decibels(program, model) == pytest.approx(row.alone_db, abs=0.01)
+        assert decibels(program, workload, model) == pytest.approx(row.alone_db, abs=0.01)
 
 
 def test_greedy_leaves_no_more_than_it_takes(program, trials):
@@ -129,19 +132,19 @@ def test_a_knapsack_is_the_best_of_all_subsets(monkeypatch, trials):
 
 
 @pytest.mark.parametrize("leave", ["greedy", "knapsack"])
-def test_quantize_holds_its_budget_and_names_what_it_left(program, leave):
+def test_quantize_holds_its_budget_and_names_what_it_left(program, workload, leave):
     from fxopt.backends.onnx import Onnx
 
-    whole = Pipeline.parse("quantize").run(program, watchers=()).program
-    budget = decibels(program, whole) + 8
+    whole = Pipeline.parse("quantize").run(program, watchers=(), workload=workload).program
+    budget = decibels(program, workload, whole) + 8
     passes = Pipeline.parse(f"quantize(sqnr_db={budget}, leave={leave!r})")
-    outcome = passes.run(program, watchers=(), backend=Onnx(), workload=program.context.workload)
-    assert decibels(program, outcome.program) >= budget
+    outcome = passes.run(program, watchers=(), backend=Onnx(), workload=workload)
+    assert decibels(program, workload, outcome.program) >= budget
     left = [skip for skip in outcome.steps[-1].skips if "left in float, so that the budget" in skip.reason]
     assert len(left) == 1
     assert "layers_3_weight" in left[0].node
 
 
-def test_a_budget_that_holds_anyway_leaves_nothing(program):
-    outcome = Pipeline.parse("quantize(metric_drop=0.5)").run(program, watchers=())
+def test_a_budget_that_holds_anyway_leaves_nothing(program, workload):
+    outcome = Pipeline.parse("quantize(metric_drop=0.5)").run(program, watchers=(), workload=workload)
     assert not any("left in float" in skip.reason for skip in outcome.steps[-1].skips)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from fxopt import Pass, Pipeline, capture, graph_pass
+from fxopt import Context, Pass, Pipeline, capture, graph_pass
 from fxopt.errors import (
     DataError,
     FxoptError,
@@ -20,6 +20,7 @@ from fxopt.errors import (
 )
 from fxopt.ir.parser import parse_program, same_text
 from fxopt.pass_manager.pass_base import make
+from fxopt.target import find_target
 from fxopt.testing import small_workload
 
 TEXT = "%x : f32[batch,4]; %a = aten.relu(%x); %b = aten.relu(%a); %c = aten.neg(%b); return %c"
@@ -167,15 +168,30 @@ def test_an_error_names_the_step_and_what_came_before(program):
 
 def test_a_pass_that_needs_data_says_so(program):
     @graph_pass(kind="approx")
-    def look(program):
-        workload = program.context.workload
-        if workload is None:
+    def look(program, context):
+        if context.workload is None:
             raise DataError("look needs a workload")
-        assert len(list(workload.calibration(8, "look"))) > 0
+        assert len(list(context.workload.calibration(8, "look"))) > 0
 
     with pytest.raises(DataError, match=r"in 'look' .*look needs a workload"):
         Pipeline.of(look()).run(program)
     assert not Pipeline.of(look()).run(program, workload=small_workload(program)).steps[0].changed
+
+
+def test_a_pass_is_handed_the_context_and_its_replay_the_same(program):
+    seen = []
+
+    @graph_pass
+    def drop_one(program, context, *, limit: int = 1):
+        seen.append((context, limit))
+        drop_second_relu(limit=limit).run(program)
+
+    given, target = small_workload(program), find_target("host")
+    outcome = Pipeline.of(rebuild(), drop_one(limit=2)).run(program, workload=given, target=target)
+    assert outcome.steps[1].changed
+    assert seen == [(Context(given, target, None, program), 2)] * 2, "once, and once more in float64"
+    drop_one().run(program)
+    assert seen[-1] == (Context(), 1)
 
 
 def test_options_are_checked_when_the_value_is_made():
@@ -192,6 +208,12 @@ def test_a_pass_function_with_a_bad_signature_is_refused_at_once():
 
         @graph_pass
         def positional(program, limit: int):
+            """Do."""
+
+    with pytest.raises(TypeError, match=r"'target' keyword-only.*\(program, context, \*, …\)"):
+
+        @graph_pass
+        def other(program, context, target, *, limit: int = 3):
             """Do."""
 
     with pytest.raises(TypeError, match="has no type"):

@@ -10,7 +10,6 @@ from fxopt import Pipeline, capture
 from fxopt.errors import UsageError
 from fxopt.ir.printer import op_name
 from fxopt.numerics.error_metrics import sqnr
-from fxopt.pass_manager.context import Context
 from fxopt.passes.quant.quantize import PREPARATION
 from fxopt.testing import small_workload
 
@@ -38,14 +37,12 @@ class Block(nn.Module):
 @pytest.fixture(scope="module")
 def program():
     torch.manual_seed(0)
-    program = capture(Block().eval(), (torch.randn(4, 3, 8, 8),))
-    program.context = Context(workload=small_workload(program))
-    return program
+    return capture(Block().eval(), (torch.randn(4, 3, 8, 8),))
 
 
 def quantized(program, function, more=""):
     run = Pipeline.parse(f"quantize(quantizer='pt2e_quantizers:{function}'{more})")
-    return run.run(program, workload=program.context.workload)
+    return run.run(program, workload=small_workload(program))
 
 
 def quantized_values(program):
@@ -67,7 +64,7 @@ def test_what_is_quantized_is_what_torchao_quantizes_itself(program):
     ready = Pipeline.of(*PREPARATION).run(program).program
     name_sources(ready.graph)
     peer = prepare_pt2e(ready.copy().module, x86())
-    for args in program.context.workload.calibration(64, "the test"):
+    for args in small_workload(program).calibration(64, "the test"):
         peer(*args)
     peer = convert_pt2e(peer)
     wanted = set()

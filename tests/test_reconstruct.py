@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload, capture
 from fxopt.errors import DataError
-from fxopt.pass_manager.context import Context
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import find_groups
 from fxopt.passes.prune.zeroing import zero
@@ -35,9 +34,9 @@ class Data:
 
 
 def pruned(model: nn.Module, data: Data, gone: dict[int, list[int]]):
-    """The dense program, the one with these atoms zeroed (by group, then number), its sweep, and the dead atoms."""
+    """The dense program, the one with these atoms zeroed (by group, then number), its workload, sweep and dead atoms."""
     program = capture(model.eval(), (data.x[:2],))
-    program.context = Context(Workload(name="mine", model=lambda: model, inputs=lambda: (program.args, {}), data=data))
+    workload = Workload(name="mine", model=lambda: model, inputs=lambda: (program.args, {}), data=data)
     sweep = couple(program)
     groups = find_groups(sweep)
     dead = np.zeros(len(sweep.atoms), bool)
@@ -45,16 +44,16 @@ def pruned(model: nn.Module, data: Data, gone: dict[int, list[int]]):
         dead[groups[group].atoms[atoms]] = True
     before = program.copy()
     zero(program, sweep, dead)
-    return before, program, sweep, dead
+    return before, program, workload, sweep, dead
 
 
-def reconstruct(before: Program, program: Program, sweep, dead, **options):
+def reconstruct(before: Program, program: Program, workload, sweep, dead, **options):
     """Refit the layers that read dead atoms, as zero_channels does."""
     reads = {c.node.name for c in sweep.contractions if c.weight is not None and dead[sweep.resolve(c.rows)].any()}
     pairs, reasons = counterparts(before, program)
     for node, reason in reasons.items():
         program.skip(node, reason)
-    return refit(before, program, [pair for pair in pairs if pair.layer.node.name in reads], **options)
+    return refit(before, program, workload, [pair for pair in pairs if pair.layer.node.name in reads], **options)
 
 
 def values(program: Program, x: torch.Tensor, *names: str) -> list[torch.Tensor]:
@@ -82,8 +81,8 @@ def test_a_linear_layer_is_the_least_squares_solution(bias):
     torch.manual_seed(0)
     data = Data(9, 6, count=128)
     net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 5, bias=bias))
-    before, program, sweep, dead = pruned(net, data, {0: [1, 3, 6]})
-    (refit,) = reconstruct(before, program, sweep, dead, samples=128, who="me", **_ALL)
+    before, program, workload, sweep, dead = pruned(net, data, {0: [1, 3, 6]})
+    (refit,) = reconstruct(before, program, workload, sweep, dead, samples=128, who="me", **_ALL)
     (y,), (x,) = values(before, data.x, "linear_1"), values(program, data.x, "gelu")
     left = [0, 2, 4, 5, 7]
     weight, shift = oracle(x.flatten(0, 1)[:, left], y.flatten(0, 1), bias)
@@ -110,8 +109,8 @@ def test_a_convolution_is_the_least_squares_solution(groups, options):
     data = Data(3, 8, 8)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, groups=groups, **options))
     gone = {0: [2]} if groups > 1 else {0: [2, 5]}
-    before, program, sweep, dead = pruned(net, data, gone)
-    (refit,) = reconstruct(before, program, sweep, dead, samples=64, who="me", **_ALL)
+    before, program, workload, sweep, dead = pruned(net, data, gone)
+    (refit,) = reconstruct(before, program, workload, sweep, dead, samples=64, who="me", **_ALL)
     (y,), (read,) = values(before, data.x, "conv2d_1"), values(program, data.x, "relu")
     got = program.tensors()["2.weight"].detach()
     zeroed = (got == 0).flatten(2).all(2)  # [out, in / groups]
@@ -172,10 +171,10 @@ def test_rows_that_were_zeroed_stay_zero():
         i for i, g in enumerate(groups) if g.unit == "head_dims" and any("q.weight" in p.weight for p in g.places)
     )
     up = next(i for i, g in enumerate(groups) if g.unit == "channels")
-    before, program, sweep, dead = pruned(Block(), data, {qk: [1], up: [0, 5]})
+    before, program, workload, sweep, dead = pruned(Block(), data, {qk: [1], up: [0, 5]})
     zeroed = {name: tensor == 0 for name, tensor in program.tensors().items()}
     assert zeroed["q.bias"].sum() == 3
-    done = reconstruct(before, program, sweep, dead, samples=64, who="me")
+    done = reconstruct(before, program, workload, sweep, dead, samples=64, who="me")
     assert {"linear_1", "linear_2", "linear_3"} <= {refit.node for refit in done}
     for name, tensor in program.tensors().items():
         assert torch.equal(tensor == 0, zeroed[name]), name
@@ -186,8 +185,8 @@ def test_earlier_layers_feed_later_ones():
     torch.manual_seed(0)
     data = Data(9, 6, count=128)
     net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 5))
-    before, program, sweep, dead = pruned(net, data, {0: [1, 3], 1: [0, 7]})
-    first, second = reconstruct(before, program, sweep, dead, samples=128, who="me", **_ALL)
+    before, program, workload, sweep, dead = pruned(net, data, {0: [1, 3], 1: [0, 7]})
+    first, second = reconstruct(before, program, workload, sweep, dead, samples=128, who="me", **_ALL)
     assert (first.node, second.node) == ("linear_1", "linear_2")
     (y,), (x,) = values(before, data.x, "linear_2"), values(program, data.x, "gelu_1")
     weight, _ = oracle(x.flatten(0, 1)[:, 1:7], y.flatten(0, 1), True)
@@ -206,9 +205,9 @@ def test_shared_weights_are_left_alone():
             return self.b(self.a(x).relu()) + self.b(self.c(x).relu())
 
     data = Data(6, count=64)
-    before, program, sweep, dead = pruned(Twice(), data, {0: [2]})
+    before, program, workload, sweep, dead = pruned(Twice(), data, {0: [2]})
     kept = program.fingerprint()
-    assert reconstruct(before, program, sweep, dead, samples=64, who="me") == []
+    assert reconstruct(before, program, workload, sweep, dead, samples=64, who="me") == []
     assert program.fingerprint() == kept
     assert any("several places" in skip.reason for skip in program.skips)
 
@@ -223,9 +222,9 @@ def test_a_fit_that_is_no_better_on_other_rows_is_not_taken(dtype):
         net[0].bias.zero_()
     data = Data(40, count=24)
     data.x = torch.randn(24, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
-    before, program, sweep, dead = pruned(net.to(dtype), data, {0: [3]})
+    before, program, workload, sweep, dead = pruned(net.to(dtype), data, {0: [3]})
     kept = program.fingerprint()
-    assert reconstruct(before, program, sweep, dead, samples=24, who="me", ridge=1e-9) == []
+    assert reconstruct(before, program, workload, sweep, dead, samples=24, who="me", ridge=1e-9) == []
     assert program.fingerprint() == kept
     assert "left out" in program.skips[-1].reason
 
@@ -233,7 +232,6 @@ def test_a_fit_that_is_no_better_on_other_rows_is_not_taken(dtype):
 def test_images_that_were_not_seen_come_out_nearer():
     workload = find_workload("digits")
     program = workload.capture()
-    program.context = Context(workload)
     sweep = couple(program)
     dead = np.zeros(len(sweep.atoms), bool)
     for group in find_groups(sweep):
@@ -243,7 +241,7 @@ def test_images_that_were_not_seen_come_out_nearer():
     zero(program, sweep, dead)
     images = torch.cat([args[0] for args, _ in workload.data.batches("test", batch_size=64)])
     wanted, zeroed = before(images), program(images)
-    done = reconstruct(before, program, sweep, dead, samples=128, who="me")
+    done = reconstruct(before, program, workload, sweep, dead, samples=128, who="me")
     assert len(done) > 10
     assert (program(images) - wanted).norm() < 0.5 * (zeroed - wanted).norm()
     for contraction in sweep.contractions:  # what was zeroed is zero still
@@ -253,12 +251,12 @@ def test_images_that_were_not_seen_come_out_nearer():
 
 
 def test_without_data_the_error_names_who_asked():
-    before, program, sweep, dead = pruned(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5)), Data(6), {0: [1]})
-    program.context = Context()
+    before, program, workload, sweep, dead = pruned(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5)), Data(6), {0: [1]})
+    workload = None
     with pytest.raises(DataError, match="zero_channels needs data"):
-        reconstruct(before, program, sweep, dead, samples=8, who="zero_channels")
+        reconstruct(before, program, workload, sweep, dead, samples=8, who="zero_channels")
     dead[:] = False
-    assert reconstruct(before, program, sweep, dead, samples=8, who="zero_channels") == []
+    assert reconstruct(before, program, workload, sweep, dead, samples=8, who="zero_channels") == []
 
 
 # ---- zeros and equations -------------------------------------------------------------------------------------------
@@ -272,8 +270,8 @@ def test_single_zeros_stay_and_every_output_is_the_least_squares_solution_of_wha
     net = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, outs))
     with torch.no_grad():
         net[2].weight.masked_fill_(torch.rand(outs, 8) < 0.3, 0)
-    before, program, sweep, dead = pruned(net, data, {0: [1]})
-    (refit,) = reconstruct(before, program, sweep, dead, samples=128, who="me", **_ALL)
+    before, program, workload, sweep, dead = pruned(net, data, {0: [1]})
+    (refit,) = reconstruct(before, program, workload, sweep, dead, samples=128, who="me", **_ALL)
     (y,), (x,) = values(before, data.x, "linear_1"), values(program, data.x, "gelu")
     got = program.tensors()["2.weight"].detach()
     zero = (net[2].weight == 0) | (torch.arange(8) == 1)
@@ -407,14 +405,14 @@ def test_scales_and_biases_of_weights_in_few_bits_are_the_least_squares_solution
     torch.manual_seed(0)
     program = capture(nn.Sequential(nn.Linear(40, 6), nn.GELU(), nn.Linear(6, 3)).eval(), (torch.randn(2, 40),))
     data = Data(40, count=96)
-    program.context = Context(Workload(name="mine", model=lambda: None, inputs=lambda: (program.args, {}), data=data))
+    workload = Workload(name="mine", model=lambda: None, inputs=lambda: (program.args, {}), data=data)
     lossy = (
         Pipeline.parse(f"quantize_weights(bits=4, block={block}, keep_float=('2',))").run(program, watchers=()).program
     )
     pairs, _ = counterparts(program, lossy)
     again = lossy.copy()
     pairs, _ = counterparts(program, again)
-    done = refit(program, again, [pair for pair in pairs if pair.coded], samples=96, who="me", ridge=1e-12)
+    done = refit(program, again, workload, [pair for pair in pairs if pair.coded], samples=96, who="me", ridge=1e-12)
     assert [one.node for one in done] == ["linear"]
     codes = lossy.tensors()["0.weight_int4"].double()[:, :40]
     assert torch.equal(codes, again.tensors()["0.weight_int4"].double()[:, :40])

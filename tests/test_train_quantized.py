@@ -58,9 +58,9 @@ def simulated(monkeypatch):
     seen = []
     train = module.train
 
-    def spy(program, data, how, objective):
+    def spy(program, *rest):
         seen.append(program.copy())
-        train(program, data, how, objective)
+        train(program, *rest)
         seen.append(program.copy())
 
     monkeypatch.setattr(module, "train", spy)

@@ -69,10 +69,9 @@ def analyse(name: str, model: str, backend: str, target: str) -> Finding:
     from fxopt.workload import find_workload
 
     analysis = registry.get("analysis", name)
-    workload, context = find_workload(model), Context(None, find_target(target), find_backend(backend))
-    program = workload.capture()
-    program.context = dataclasses.replace(context, workload=workload)
-    found: Finding = analysis(program)
+    workload = find_workload(model)
+    context = Context(workload, find_target(target), find_backend(backend))
+    found: Finding = analysis(workload.capture(), context)
     return found
 
 

@@ -91,9 +91,7 @@ def _outcomes(backend: Backend, plan: Plan, program: Program, watchers: tuple[Wa
     start, skipped = quantizing[0].index, {step.index for step in quantizing}
     leaves = [leaf for pass_ in plan.pipeline.passes for leaf in pass_.steps()]
     behind = tuple(leaf for i, leaf in enumerate(leaves, 1) if i > start and i not in skipped)
-    before = quantizing[0].before.copy()
-    before.context = program.context
-    rest = plan.rewrite(before, backend, watchers, Pipeline(behind))
+    rest = plan.rewrite(quantizing[0].before, backend, watchers, Pipeline(behind))
     return {"recipe": whole, "float": Outcome(rest.program, (*whole.steps[: start - 1], *rest.steps), whole.before)}
 
 

@@ -48,7 +48,7 @@ def lower(
     legal = legalized(program, backend, target, workload)
     facing = interface(legal)
     facts = backend.build(legal, target, out)
-    check_weights(facts, backend, target)
+    check_weights(facts, str(backend), target)
     manifest = Manifest(
         **dict(facing), backend=str(backend), target=target, recipe=recipe, history=list(program.history),
         versions=versions(), files=describe_files(out), facts=facts,

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-import fxopt
 from fxopt.errors import CaptureError
 from fxopt.ir.printer import short_path, type_text
 
 _SITE = Path(torch.__file__).parent.parent
-_MACHINERY = (*(f"{_SITE / name}/" for name in ("torch", "sympy", "numpy")), f"{Path(fxopt.__file__).parent}/", "<")
+_MACHINERY = (*(f"{_SITE / name}/" for name in ("torch", "sympy", "numpy")), f"{Path(__file__).parents[1]}/", "<")
 """Where a line is not the user's own."""
 _STANDARD = f"{sysconfig.get_path('stdlib')}/"
 """Where it is not either, but in site-packages, which is inside."""

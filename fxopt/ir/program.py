@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -18,10 +18,6 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import PassError, UsageError
 from fxopt.ir.input_check import misfit
 from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
-from fxopt.pass_manager.context import Context
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -64,11 +60,13 @@ class Program:
     ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     history: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    context: Context = field(default_factory=Context)
     skips: list[Skip] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     claims: dict[str, tuple[str, dict[int, torch.Tensor]]] = field(default_factory=dict)
     """What a pass leaves of values, by node name: the name before and indices kept by dim (``pass_manager/value_map``)."""
+    kept_indices: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
+    """By the name of a weight and dim, which of its indices are left of those it had when the pipeline began, or when it
+    was added."""
 
     @property
     def graph(self) -> fx.Graph:
@@ -299,10 +297,10 @@ class Program:
         clone = lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v  # noqa: E731
         twin.args, twin.kwargs = pytree.tree_map(clone, inputs)
         twin.ranges = dict(self.ranges)
-        twin.context = copy.copy(self.context)
         twin.skips = list(self.skips)
         twin.choices = list(self.choices)
         twin.claims = dict(self.claims)
+        twin.kept_indices = {name: dict(dims) for name, dims in self.kept_indices.items()}
         return twin
 
 

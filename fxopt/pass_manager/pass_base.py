@@ -6,6 +6,9 @@ Most passes are a function under :func:`graph_pass`, its keyword-only parameters
     def drop_relu_twice(program: Program, *, also: tuple[str, ...] = ()) -> None:
         \"\"\"First line: shown by `fxopt passes`.\"\"\"
 
+One that needs the workload, the target, the backend, or the program as it was when the pipeline began, takes a
+:class:`~fxopt.Context` as its second parameter: ``def finetune(program: Program, context: Context, *, …) -> None``.
+
 A pass is ``exact`` (the outputs must not change: proved in float64) or ``approx`` (the error is measured and
 reported). A pass that is made of others overrides :meth:`Pass.steps`, or is a function that returns them.
 """
@@ -20,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal, overload
 
 from fxopt.errors import UnknownNameError
+from fxopt.pass_manager.context import Context
 from fxopt.support.options import check_option, type_hints
 
 if typing.TYPE_CHECKING:
@@ -27,6 +31,7 @@ if typing.TYPE_CHECKING:
 
 Kind = Literal["exact", "approx"]
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _TAKEN = ("name", "kind", "tolerance", "run", "steps", "options", "function")
 """What a pass is asked for; an option of such a name would hide it, and ``kind='approx'`` in a recipe end the proof."""
 
@@ -59,8 +64,8 @@ class Pass:
             value = check_option(f"{self.name}({field.name}=…)", hints[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
 
-    def run(self, program: Program) -> None:
-        """Edit ``program`` in place.
+    def run(self, program: Program, context: Context = Context()) -> None:
+        """Edit ``program`` in place; ``context`` has what may be asked about beside it.
 
         Report what is left alone with ``program.skip(node, reason)``, and what was chosen in the user's place with
         ``program.chose(what, value, why)``.
@@ -88,11 +93,12 @@ def graph_pass(*, kind: Kind = ..., tolerance: float = ...) -> Callable[[Callabl
 def graph_pass(
     function: Callable[..., Any] | None = None, /, *, kind: Kind = "exact", tolerance: float = 1e-9
 ) -> type[Pass] | Callable[[Callable[..., Any]], type[Pass]]:
-    """Make a pass of a function ``f(program, *, option: type = default, …)``.
+    """Make a pass of a function ``f(program, *, option: type = default, …)``, or ``f(program, context, *, …)``.
 
     The result is a frozen dataclass: ``f(option=1)`` is a value, and ``f(option=1).run(program)`` calls the function.
     A function that takes no program and is annotated to return a tuple of passes makes a pass of several.
-    Raises TypeError for an option without type or default, or of a name that every pass has, such as ``kind``.
+    Raises TypeError for any other parameter before the options, for an option without type or default, or of a name that
+    every pass has, such as ``kind``.
     """
     if function is None:
         return functools.partial(_make_pass, kind=kind, tolerance=tolerance)
@@ -102,11 +108,16 @@ def graph_pass(
 def _make_pass(function: Callable[..., Any], *, kind: Kind, tolerance: float) -> type[Pass]:
     parameters = list(inspect.signature(function).parameters.values())
     composite = not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY
-    hints = typing.get_type_hints(function, localns={"Program": Any}, include_extras=True)
+    second = parameters[1] if not composite and len(parameters) > 1 else None
+    takes_context = second is not None and second.name == "context" and second.kind in _POSITIONAL
+    hints = typing.get_type_hints(function, localns={"Program": Any, "Context": Any}, include_extras=True)
     fields: list[Any] = []
-    for parameter in parameters[0 if composite else 1 :]:
+    for parameter in parameters[(not composite) + takes_context :]:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
-            raise TypeError(f"{function.__name__}: write the option {parameter.name!r} keyword-only, with a default")
+            raise TypeError(
+                f"{function.__name__}: write the option {parameter.name!r} keyword-only, with a default; a pass takes "
+                "(program, *, …), or (program, context, *, …)"
+            )
         if parameter.name not in hints:
             raise TypeError(f"{function.__name__}: the option {parameter.name!r} has no type")
         fields.append((parameter.name, hints[parameter.name], dataclasses.field(default=parameter.default)))
@@ -114,9 +125,12 @@ def _make_pass(function: Callable[..., Any], *, kind: Kind, tolerance: float) ->
     def call(self: Pass, *positional: Any) -> Any:
         return function(*positional, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
+    def run(self: Pass, program: Program, context: Context = Context()) -> None:
+        call(self, program, *[context] * takes_context)
+
     namespace: dict[str, Any] = {
         "name": function.__name__, "kind": kind, "tolerance": tolerance, "function": staticmethod(function),
-        "__doc__": function.__doc__, "steps" if composite else "run": call,
+        "__doc__": function.__doc__, **({"steps": call} if composite else {"run": run}),
     }  # fmt: skip
     made = dataclasses.make_dataclass(function.__name__, fields, bases=(Pass,), namespace=namespace, frozen=True)
     made.__module__, made.__qualname__, made.__doc__ = function.__module__, function.__qualname__, function.__doc__

@@ -84,18 +84,18 @@ class Pipeline:
 
             watchers = (Verify(),)
         work = program.copy()
-        work.context = Context(workload or program.context.workload, target or program.context.target, backend, program)
+        work.kept_indices = {}
+        context = Context(workload, target, backend, program)
         leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
         before = last = cost(work)
         results: list[StepResult] = []
         for i, (leaf, part_of) in enumerate(leaves, 1):
-            old = work.copy() if results else dataclasses.replace(program, context=work.context)
-            step = Step(leaf, i, len(leaves), results[-1].text if results else "", old)
+            old = work.copy() if results else dataclasses.replace(program, kept_indices={})
+            step = Step(leaf, i, len(leaves), results[-1].text if results else "", old, context)
             result = run_step(step, work, watchers)
             result.part_of = part_of
             result.delta, last = (result.cost - last, result.cost) if result.cost else (None, last)
             results.append(result)
-        work.context = program.context
         return Outcome(work, tuple(results), before)
 
 

@@ -13,6 +13,7 @@ from fxopt.ir.cost import Cost, cost
 from fxopt.ir.dead_code import drop_unused, remove_dead
 from fxopt.ir.program import Choice, Program, Skip
 from fxopt.ir.shape_inference import derive_shapes
+from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.invariants import check_arity, check_calls, check_kept, lost_types, same_tensor
 from fxopt.pass_manager.pass_base import Pass
 
@@ -38,13 +39,14 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """A pass at its place in the pipeline, with a copy of the program as it was before."""
+    """A pass at its place in the pipeline, with a copy of the program as it was before, and what it may ask about."""
 
     pass_: Pass
     index: int
     total: int
     after: str
     before: Program
+    context: Context
 
     def __str__(self) -> str:
         place = f"step {self.index} of {self.total}" + (f", after {self.after}" if self.after else "")
@@ -82,31 +84,28 @@ def apply(step: Step, program: Program) -> None:
     program.claims = {}
     known = {node.target for node in program.graph.nodes if node.op == "call_function"}
     with located(step, HINT):
-        step.pass_.run(program)
+        step.pass_.run(program, step.context)
         check_calls(program, known)
         tidy(program)
 
 
-HINT = "\n  Pass developer: guard the node this came from, or decline it with program.skip(node, reason)"
+HINT = "Pass developer: guard the node this came from, or decline it with program.skip(node, reason)"
 """What the author of a pass can do, behind whatever went wrong in it."""
 
 
 @contextlib.contextmanager
-def located(where: object, hint: str = "") -> Iterator[None]:
-    """Put the pass and its place before the message of whatever goes wrong, once; what is no FxoptError becomes one."""
+def located(where: object, hint: str | None = None) -> Iterator[None]:
+    """Give whatever goes wrong the pass and its place in the pipeline; what is no FxoptError becomes one."""
     try:
         yield
     except MemoryError:
         raise
     except (Exception, SystemExit) as error:  # a pass that calls sys.exit() must not end the program that runs it
-        text = text_of(error)
-        if isinstance(error, FxoptError):
-            if str(where) not in text:
-                error.args = (f"in {where}: {text}",)
-            if str(where) in text_of(error):  # not so in a class with a __str__ of its own
-                raise
+        if isinstance(error, FxoptError) and type(error).__str__ is FxoptError.__str__:
+            error.step = error.step or str(where)
+            raise
         failed = PassError if isinstance(error, FxoptError) else PassCrashError
-        raise failed(f"in {where}: {type(error).__name__}: {text}{hint}") from error
+        raise failed(f"{type(error).__name__}: {text_of(error)}", step=str(where), way_out=hint) from error
 
 
 def tidy(program: Program) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from numpy.typing import NDArray
 from fxopt.errors import BackendError
 from fxopt.target.detect import host
 from fxopt.target.target import Target
-
-if TYPE_CHECKING:
-    from fxopt.backend import Backend
 
 LIMIT = 128
 """Largest magnitude that the codes of one sign in a pair may sum to."""
@@ -86,8 +83,8 @@ def overflows(weights: Iterable[IntegerWeight]) -> list[dict[str, Any]]:
     return found
 
 
-def check_weights(facts: dict[str, Any], backend: Backend, target: Target) -> None:
-    """Raise BackendError where what was built holds weights that the int8 kernels for its target overflow on."""
+def check_weights(facts: dict[str, Any], backend: str, target: Target) -> None:
+    """Raise BackendError where what a backend built holds weights that the int8 kernels for its target overflow on."""
     found = facts.get(OVERFLOWS, ())
     if found and target.int8_saturates:
         raise BackendError(

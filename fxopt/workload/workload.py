@@ -93,15 +93,14 @@ class Workload:
                 return
 
 
-def training_data(program: Program, who: str) -> Data:
-    """The data that a program in a pipeline may be trained on. Raises DataError in the name of ``who`` without any."""
-    workload = program.context.workload
+def training_workload(workload: Workload | None, who: str) -> Workload:
+    """The workload that a pipeline was given, which must have data to train on, or DataError in the name of ``who``."""
     if workload is None:
         raise DataError(f"{who} needs training data: run the pipeline with workload=…")
     data = workload.need_data(who)
     if not callable(getattr(data, "loss", None)):
         raise DataError(f"{who} needs a training loss, and the data of {workload.name!r} have no loss(output, target)")
-    return data
+    return workload
 
 
 _WANTED = "write a function that returns a fxopt.Workload with the model and example inputs: README, 'Your own model'"

@@ -11,15 +11,15 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import DataError
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
+from fxopt.workload import Workload
 from fxopt.workload.batching import cut, fixed_batch
 
 
-def calibration_batches(program: Program, samples: int, who: str) -> Iterator[list[Any]]:
+def calibration_batches(program: Program, workload: Workload | None, samples: int, who: str) -> Iterator[list[Any]]:
     """Yield the flat inputs of batches with ``samples`` training examples or more, of the size that the program takes.
 
     Raises DataError in the name of ``who`` where there are none, or where they do not fit.
     """
-    workload = program.context.workload
     if workload is None:
         raise DataError(f"{who} needs data: run the pipeline with workload=…")
     seen = False

@@ -16,6 +16,7 @@ from fxopt.driver.lower import lower
 from fxopt.errors import FxoptError
 from fxopt.frontend.capture import capture
 from fxopt.ir.program import Program
+from fxopt.pass_manager.context import Context
 from fxopt.runtime.device import cannot_time
 from fxopt.runtime.interleaved import Call, time_artifacts
 from fxopt.target import Target
@@ -65,9 +66,9 @@ def channel_multiple(target: Target, backend: Backend | None) -> ChannelMultiple
     return _found[key]
 
 
-def multiple_for(program: Program) -> int:
-    """The multiple for the target and backend of a program, which is reported as the pass's choice with the reason."""
-    found = channel_multiple(program.context.target or host(), program.context.backend)
+def multiple_for(program: Program, context: Context) -> int:
+    """The multiple for the target and backend of a pipeline, which is reported as the pass's choice with the reason."""
+    found = channel_multiple(context.target or host(), context.backend)
     program.chose("multiple", found.value, found.how)
     return found.value
 

@@ -13,7 +13,7 @@ from fxopt.errors import DataError
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.passes.common.calibration_batches import fitting_batches
-from fxopt.workload import Data
+from fxopt.workload import Data, Workload
 from fxopt.workload.batching import fixed_batch, in_batches
 
 _JUDGED = 32
@@ -23,8 +23,7 @@ _JUDGED = 32
 class Judge:
     """Holds variants of one program against it. Raises DataError without usable data."""
 
-    def __init__(self, program: Program, who: str) -> None:
-        workload = program.context.workload
+    def __init__(self, program: Program, workload: Workload | None, who: str) -> None:
         if workload is None:
             raise DataError(f"{who} needs data: run it with a workload")
         self.program = program

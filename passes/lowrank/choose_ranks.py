@@ -11,6 +11,7 @@ from typing import Literal
 from fxopt.errors import BudgetError, OptionError
 from fxopt.ir.cost import cost
 from fxopt.ir.program import Program
+from fxopt.pass_manager.context import Context
 from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.lowrank.layer_latency import with_latency
 from fxopt.passes.lowrank.measured_latency import within_latency
@@ -61,10 +62,12 @@ class Rule:
         if by == "outputs" and not self.is_budget:
             raise OptionError(f"{who}: by='outputs' compares layers, for a budget: give macs, params or latency")
 
-    def chosen(self, program: Program, every: list[Alternatives], by: By, who: str) -> list[Point | str]:
+    def chosen(
+        self, program: Program, context: Context, every: list[Alternatives], by: By, who: str
+    ) -> list[Point | str]:
         """The chain of each weight, or the reason why it stays. Raises OptionError, BudgetError and DataError."""
         if self.is_budget:
-            return self._within(program, every, by, who)
+            return self._within(program, context, every, by, who)
         if self.rank is not None and every:
             most = max(c.weight.full(cut) for a in every for c in a.forms.values() for cut in c.spectra)
             if self.rank >= most:
@@ -90,20 +93,22 @@ class Rule:
         found = every.largest(self.share * every.dense.size)
         return found or f"no chain has {self.share:g} of its size, not even of rank 1"
 
-    def _within(self, program: Program, every: list[Alternatives], by: By, who: str) -> list[Point | str]:
+    def _within(
+        self, program: Program, context: Context, every: list[Alternatives], by: By, who: str
+    ) -> list[Point | str]:
         measured = self.metric_drop is not None or by == "outputs"
         timed, option = self.latency is not None, f"{who}: latency"
         points_of = Alternatives.all if not measured else Alternatives.short if timed else Alternatives.few
         lines = [[a.dense, *points_of(a)] for a in every]
         reasons: list[str | None] = [None] * len(every)
         if timed:
-            lines, reasons = with_latency(program, every, lines, option)
-        judge = Judge(program, who) if measured else None
+            lines, reasons = with_latency(program, context, every, lines, option)
+        judge = Judge(program, context.workload, who) if measured else None
         if judge is not None:
             lines = with_output_errors(program, every, lines, judge)
         if self.latency is not None:
             path = RankPath.of(lines, operator.attrgetter("ms"))
-            points = within_latency(program, every, path, self.latency, option)
+            points = within_latency(program, context, every, path, self.latency, option)
         elif self.metric_drop is not None:
             assert judge is not None
             path = RankPath.of(lines, operator.attrgetter("macs"))

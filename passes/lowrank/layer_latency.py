@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fxopt.driver.time_build import built_times
 from fxopt.ir.program import Program
 from fxopt.ir.structural_equal import canonical_text
+from fxopt.pass_manager.context import Context
 from fxopt.passes.lowrank.layer_alone import layer_alone, shapes_of_one, split
 from fxopt.passes.lowrank.rank_points import Alternatives, Form, Point
 from fxopt.support.progress import progress_bar
@@ -49,7 +50,7 @@ class Times:
 
 
 def with_latency(
-    program: Program, every: Sequence[Alternatives], lines: Sequence[Sequence[Point]], who: str
+    program: Program, context: Context, every: Sequence[Alternatives], lines: Sequence[Sequence[Point]], who: str
 ) -> tuple[list[list[Point]], list[str | None]]:
     """The points of each weight that are faster than the whole layer, with ``ms`` set; and why there are none.
 
@@ -65,16 +66,16 @@ def with_latency(
             alone = layer_alone(program, alternatives.weight, shape)
             key = alone if isinstance(alone, str) else canonical_text(alone)
             if key not in known:
-                known[key] = alone if isinstance(alone, str) else _timed(program, alternatives, alone, who)
+                known[key] = alone if isinstance(alone, str) else _timed(context, alternatives, alone, who)
             times = known[key]
             faster = [] if isinstance(times, str) else _faster(points, times)
             found.append(faster or [points[0]])
-            reasons.append(None if faster else times if isinstance(times, str) else _reason(program, points[0], times))
+            reasons.append(None if faster else times if isinstance(times, str) else _reason(context, points[0], times))
             advance(1)
     return found, reasons
 
 
-def _timed(program: Program, alternatives: Alternatives, alone: Program, who: str) -> Times | str:
+def _timed(context: Context, alternatives: Alternatives, alone: Program, who: str) -> Times | str:
     """Time a layer; a reason where no chain is smaller."""
     size = alternatives.dense.size
     chosen = {
@@ -85,7 +86,7 @@ def _timed(program: Program, alternatives: Alternatives, alone: Program, who: st
     if not chosen:
         return "no chain is much smaller"
     models = {"whole": alone} | {name: split(alone, {"w0": point.chain}) for name, point in chosen.items()}
-    times = built_times(models, program.context, who, blocks=_BLOCKS, block_ms=_BLOCK_MS)
+    times = built_times(models, context, who, blocks=_BLOCKS, block_ms=_BLOCK_MS)
     whole = times["whole"].ms.median
     shares = {name: times[name].ratio(times["whole"]).median for name in chosen}
     by_form: dict[Form, list[tuple[int, float]]] = {}
@@ -106,9 +107,9 @@ def _faster(points: Sequence[Point], times: Times) -> list[Point]:
     return [dataclasses.replace(points[0], ms=times.whole), *faster] if faster else []
 
 
-def _reason(program: Program, dense: Point, times: Times) -> str:
+def _reason(context: Context, dense: Point, times: Times) -> str:
     point, share = times.best
     return (
         f"split it would not be clearly faster: at best {share:.2f} times as long as the whole layer, measured with "
-        f"{program.context.backend}, {point.chain} of the {point.form} form, {point.size / dense.size:.0%} of its size"
+        f"{context.backend}, {point.chain} of the {point.form} form, {point.size / dense.size:.0%} of its size"
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fxopt.driver.time_build import built_times
 from fxopt.errors import BudgetError
 from fxopt.ir.program import Program
+from fxopt.pass_manager.context import Context
 from fxopt.passes.common.variant_quality import least
 from fxopt.passes.lowrank.layer_alone import split
 from fxopt.passes.lowrank.rank_path import RankPath
@@ -18,7 +19,7 @@ _SURE = 2
 
 
 def within_latency(
-    program: Program, every: Sequence[Alternatives], path: RankPath, limit: float, who: str
+    program: Program, context: Context, every: Sequence[Alternatives], path: RankPath, limit: float, who: str
 ) -> list[Point]:
     """The points behind the fewest moves with which the whole program takes at most ``limit`` times as long.
 
@@ -29,7 +30,7 @@ def within_latency(
     def ratio(count: int, blocks: int = _BLOCKS) -> float:
         chains = {name: point.chain for name, point in zip(names, path.after(count), strict=True)}
         models = {"whole": program, "split": split(program, chains)}
-        times = built_times(models, program.context, who, blocks=blocks, block_ms=_BLOCK_MS)
+        times = built_times(models, context, who, blocks=blocks, block_ms=_BLOCK_MS)
         return times["split"].ratio(times["whole"]).median
 
     moves = len(path.moves)

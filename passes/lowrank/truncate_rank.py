@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.ir.shape_inference import concrete_shapes
 from fxopt.passes.common.channel_multiple import multiple_for
 from fxopt.passes.common.weight_modes import SplitWeight
@@ -19,6 +19,7 @@ from fxopt.passes.lowrank.whitening import Whitening, whitenings
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
 from fxopt.support.options import With
 from fxopt.support.progress import progress_bar
+from fxopt.workload import Workload
 
 _WHO = "truncate_rank"
 
@@ -26,6 +27,7 @@ _WHO = "truncate_rank"
 @graph_pass(kind="approx")
 def truncate_rank(
     program: Program,
+    context: Context,
     *,
     form: Form | Literal["auto"] = "auto",
     rank: Annotated[int, Ge(1)] | None = None,
@@ -91,10 +93,12 @@ def truncate_rank(
     rule.check(form, by, _WHO)
     weights = _wanted(program, keep, only)
     if multiple == "target":
-        multiple = multiple_for(program)
+        multiple = multiple_for(program, context)
     shape = concrete_shapes(program)
     forms = FORMS if form == "auto" else (form,)
-    white = _whitenings(program, weights, forms, samples) if data_aware and weights else {}
+    white = {}
+    if data_aware and weights:
+        white = _whitenings(program, context.workload, weights, forms, samples)
     with progress_bar(_WHO, len(weights)) as advance:
         every: list[Alternatives] = []
         for weight in weights:
@@ -115,7 +119,7 @@ def truncate_rank(
             elif reason:
                 program.skip(weight.readers[0], reason)
             advance(1)
-    for alternatives, point in zip(every, rule.chosen(program, every, by, _WHO), strict=True):
+    for alternatives, point in zip(every, rule.chosen(program, context, every, by, _WHO), strict=True):
         if isinstance(point, str):
             program.skip(alternatives.weight.readers[0], point)
         else:
@@ -123,12 +127,16 @@ def truncate_rank(
 
 
 def _whitenings(
-    program: Program, weights: list[SplitWeight], forms: tuple[Form, ...], samples: int
+    program: Program,
+    workload: Workload | None,
+    weights: list[SplitWeight],
+    forms: tuple[Form, ...],
+    samples: int,
 ) -> dict[tuple[SplitWeight, bool], Whitening | None]:
     """The whitening of each weight for the channel form (True), which is cut behind the kernel, and for the others."""
     found: dict[tuple[SplitWeight, bool], Whitening | None] = {}
     for patches in sorted({form == "channel" for form in forms}):
-        some = whitenings(program, weights, patches, samples=samples, who=_WHO)
+        some = whitenings(program, workload, weights, patches, samples=samples, who=_WHO)
         found |= {(weight, patches): whitening for weight, whitening in zip(weights, some, strict=True)}
     return found
 

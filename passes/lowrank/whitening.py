@@ -18,6 +18,7 @@ from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.common.layer_rows import Layer
 from fxopt.passes.common.weight_modes import SplitWeight
 from fxopt.passes.lowrank.find_weights import OPERANDS, PRODUCTS
+from fxopt.workload import Workload
 
 _DAMPING = 0.01
 _POSITIONS = 32
@@ -54,7 +55,13 @@ class Whitening:
 
 
 def whitenings(
-    program: Program, weights: list[SplitWeight], patches: bool, *, samples: int, who: str
+    program: Program,
+    workload: Workload | None,
+    weights: list[SplitWeight],
+    patches: bool,
+    *,
+    samples: int,
+    who: str,
 ) -> list[Whitening | None]:
     """The whitening of each weight over ``samples`` training examples; None where only embeddings read it.
 
@@ -66,7 +73,7 @@ def whitenings(
     totals: dict[int, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for leaves in calibration_batches(program, samples, who):
+        for leaves in calibration_batches(program, workload, samples, who):
             run = _Moments(program, weights, wanted, patches, generator, totals)
             run.run(*copied(leaves), enable_io_processing=False)
     for i, total in totals.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -76,7 +75,6 @@ def _cut_weights(cut: Cut) -> None:
     weights = cut.program.tensors()
     done: set[int] = set()
     changed: dict[str, torch.Tensor] = {}
-    noted = {name: dict(dims) for name, dims in cut.program.context.kept.items()}
     for node in cut.program.graph.nodes:
         tensor = weights.get(str(node.target)) if node.op == "get_attr" else None
         if tensor is None or id(tensor) in done:
@@ -86,14 +84,12 @@ def _cut_weights(cut: Cut) -> None:
             if (kept := cut.kept(axis)) is not None:
                 index = torch.from_numpy(kept)
                 small = small.index_select(dim, index)
-                here = noted.setdefault(str(node.target), {})
+                here = cut.program.kept_indices.setdefault(str(node.target), {})
                 here[dim] = here[dim][index] if dim in here else index
         done.add(id(tensor))
         if small.shape != tensor.shape:
             changed[str(node.target)] = small.contiguous()
     cut.program.set_tensors(changed)
-    # a context of its own: the program before the step shares the old one
-    cut.program.context = dataclasses.replace(cut.program.context, kept=noted)
 
 
 def _claim(cut: Cut, node: fx.Node) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from annotated_types import Ge, Lt
 
-from fxopt import Pass, Program
+from fxopt import Context, Pass, Program
 from fxopt.errors import OptionError, UnknownNameError
 from fxopt.pass_manager.pass_base import Kind
 from fxopt.passes.common.lowest import lowest, lowest_in_groups, summed_groups
@@ -19,6 +19,7 @@ from fxopt.passes.common.masks import store_masked
 from fxopt.passes.common.stored_weights import LayerWeight, layer_weights
 from fxopt.passes.prune.importance.gradients import gradients
 from fxopt.support.options import With
+from fxopt.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,10 @@ class sparsify(Pass):
         match = re.fullmatch(r"(\d{1,6}):(\d{1,6})", self.pattern, re.ASCII)
         return (int(match[1]), int(match[2])) if match else (0, 0)
 
-    def run(self, program: Program) -> None:
+    def run(self, program: Program, context: Context = Context()) -> None:
         """Store the chosen layers' weights anew, with zeros."""
         chosen = self._chosen(program)
-        scores = self._scores(program, chosen)
+        scores = self._scores(program, context.workload, chosen)
         zero: dict[str, torch.Tensor] = {}
         if self.pattern:
             kept, size = self._kept_of()
@@ -144,7 +145,7 @@ class sparsify(Pass):
             raise program.fail(layer, f"the weight {name!r} holds NaN or infinity")
         return None
 
-    def _scores(self, program: Program, chosen: list[LayerWeight]) -> list[torch.Tensor]:
+    def _scores(self, program: Program, workload: Workload | None, chosen: list[LayerWeight]) -> list[torch.Tensor]:
         """A score [n] for every element of the weights, lower for less important; those that are zero go first."""
         weights = [weight.tensor.detach().flatten() for weight in chosen]
         weights = [w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights]
@@ -153,7 +154,7 @@ class sparsify(Pass):
         if self.by == "random":
             scores = [_random(len(w), f"{self.seed} {c.names[0]}") for w, c in zip(weights, chosen, strict=True)]
         elif weights:
-            slopes = gradients(program, "sparsify(by='movement')", seed=self.seed).mean
+            slopes = gradients(program, workload, "sparsify(by='movement')", seed=self.seed).mean
             scores = [-w * slopes[c.names[0]].flatten() for w, c in zip(weights, chosen, strict=True)]
         else:
             scores = []

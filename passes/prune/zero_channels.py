@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
 from fxopt.ir.op_table import find_quantized
 from fxopt.passes.common.channel_multiple import multiple_for
@@ -22,6 +22,7 @@ from fxopt.passes.prune.zeroing import zero
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
 from fxopt.support.options import With
+from fxopt.workload import Workload
 
 _WHO = "zero_channels"
 _HALF = 0.5
@@ -30,6 +31,7 @@ _HALF = 0.5
 @graph_pass(kind="approx")
 def zero_channels(
     program: Program,
+    context: Context,
     *,
     ratio: Annotated[float, Ge(0), Lt(1)] | None = None,
     macs: Annotated[float, Gt(0)] | None = None,
@@ -96,26 +98,41 @@ def zero_channels(
             return  # with the reasons reported
         raise BudgetError(_nothing(program))
     scores = score(
-        program, sweep, groups, by=by, reduce=reduce, normalize=normalize, samples=samples, seed=seed, who=_WHO
+        program,
+        sweep,
+        groups,
+        by=by,
+        reduce=reduce,
+        normalize=normalize,
+        workload=context.workload,
+        samples=samples,
+        seed=seed,
+        who=_WHO,
     )
     if multiple == "target":
-        multiple = multiple_for(program)
+        multiple = multiple_for(program, context)
     chooser = Chooser(groups, scores, scope, min_channels, multiple)
-    dead = chooser.dead(_HALF if ratio is None else ratio) if unbound else within(budget, program, sweep, chooser, _WHO)
+    if unbound:
+        dead = chooser.dead(_HALF if ratio is None else ratio)
+    else:
+        dead = within(budget, program, context, sweep, chooser, _WHO)
     before = program.copy() if reconstruct else None
     zero(program, sweep, dead)
     if before is not None:
-        _refit(before, program, sweep, dead, samples)
+        _refit(before, program, context.workload, sweep, dead, samples)
 
 
-def _refit(before: Program, program: Program, sweep: Sweep, dead: Dead, samples: int) -> None:
+def _refit(
+    before: Program, program: Program, workload: Workload | None, sweep: Sweep, dead: Dead, samples: int
+) -> None:
     """Refit the layers that read dead channels."""
     reads = {c.node.name for c in sweep.contractions if c.weight is not None and dead[sweep.resolve(c.rows)].any()}
     pairs, reasons = counterparts(before, program)
     for node, reason in reasons.items():
         if node.name in reads:
             program.skip(node, f"not refitted: {reason}")
-    refit(before, program, [pair for pair in pairs if pair.layer.node.name in reads], samples=samples, who=_WHO)
+    pairs = [pair for pair in pairs if pair.layer.node.name in reads]
+    refit(before, program, workload, pairs, samples=samples, who=_WHO)
 
 
 def _nothing(program: Program) -> str:

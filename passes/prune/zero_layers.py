@@ -6,7 +6,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.errors import OptionError, PassError
 from fxopt.ir.op_table import find_quantized
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
@@ -23,6 +23,7 @@ _QUARTER = 0.25
 @graph_pass(kind="approx")
 def zero_layers(
     program: Program,
+    context: Context,
     *,
     ratio: Annotated[float, Ge(0), Lt(1)] | None = None,
     macs: Annotated[float, Gt(0)] | None = None,
@@ -87,7 +88,7 @@ def zero_layers(
     if macs is None and share * len(layers) + 1e-9 < 1:
         _too_few(program, layers, share, error=bool(asked))
         return
-    scores = layer_scores(Asked(program, layers, samples, seed, f"{_WHO}(by={by!r})"), by)
+    scores = layer_scores(Asked(program, context.workload, layers, samples, seed, f"{_WHO}(by={by!r})"), by)
     chooser = LayerChooser(program, [layer.branch for layer in layers], _WHO)
     taken = chooser.by_ratio(scores, share) if macs is None else chooser.by_macs(scores, macs)
     zero_sites(program, [site for i in taken for site in layers[i].sites])

@@ -8,16 +8,17 @@ from typing import Annotated
 import torch
 from annotated_types import Ge
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.ir.op_table import arguments
-from fxopt.passes.quant.equalization.channels import Layer, find_channels
+from fxopt.passes.quant.equalization.channel_ids import Layer
+from fxopt.passes.quant.equalization.channels import find_channels
 from fxopt.passes.quant.equalization.layers import grouped
 from fxopt.passes.quant.equalization.moments import measure_moments
 from fxopt.passes.quant.equalization.shifts import not_shifting
 
 
 @graph_pass(kind="approx")
-def absorb_bias(program: Program, *, images: Annotated[int, Ge(1)] = 64) -> None:
+def absorb_bias(program: Program, context: Context, *, images: Annotated[int, Ge(1)] = 64) -> None:
     """Absorb high biases into the next layer, so that activations need less range.
 
     Where all that a channel gives before its relu lies high above zero, c = max(0, mean - 3 · std) may be taken from its
@@ -52,7 +53,8 @@ def absorb_bias(program: Program, *, images: Annotated[int, Ge(1)] = 64) -> None
         return %z
     """
     found = find_channels(program, not_shifting)
-    moments = measure_moments(program, images, [layer.node for layer in found.layers], "absorb_bias")
+    layers = [layer.node for layer in found.layers]
+    moments = measure_moments(program, context.workload, images, layers, "absorb_bias")
     constants = torch.zeros(len(found.labels), dtype=torch.float64)
     for layer in found.layers:
         mean, std = moments[layer.node]

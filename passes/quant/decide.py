@@ -12,12 +12,14 @@ from fxopt.backend.quant_policy import Policy
 from fxopt.ir.op_table import find_quantized, find_quantized_value
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import derive_shapes
+from fxopt.pass_manager.context import Context
 from fxopt.passes.quant.annotations import place_by_annotations
 from fxopt.passes.quant.calibrate import Watching, calibrate
 from fxopt.passes.quant.observers import FORMATS, Affine, Calibration, Observer
 from fxopt.passes.quant.placement import Placement, place
 from fxopt.passes.quant.split_attention import split_attention
 from fxopt.target.detect import host
+from fxopt.workload import Workload
 
 _ONCE = "quantize a layer once, after all other passes"
 
@@ -37,12 +39,12 @@ class Placer:
         return place(program, self.policy, self.keep_float, left)
 
 
-def policy_of(program: Program) -> Policy:
+def policy_of(context: Context) -> Policy:
     """The policy of the backend for the target that the pipeline is run for, this machine unless one is named.
 
     Without a backend, the usual one; and if there is no target either, weights that no processor's kernels overflow on.
     """
-    backend, target = program.context.backend, program.context.target
+    backend, target = context.backend, context.target
     if backend is None:
         return Policy(pairs_in_16_bits=target is None or target.int8_saturates)
     return backend.quant_policy(target or host())
@@ -75,6 +77,7 @@ def decide(program: Program, placer: Placer) -> Placement:
 
 def calibrated(
     program: Program,
+    workload: Workload,
     placement: Placement,
     policy: Policy,
     *,
@@ -83,14 +86,13 @@ def calibrated(
     calibration: Calibration = "min_max",
     also: Watching = MappingProxyType({}),
 ) -> dict[fx.Node, Affine]:
-    """The code of every value of a placement, over ``images`` training examples of the workload; see :func:`calibrate`.
+    """The code of every value of a placement, over ``images`` training examples of ``workload``; see :func:`calibrate`.
 
     Raises DataError in the name of ``who`` without usable data.
     """
-    assert program.context.workload is not None
     wanted = {owner: owner for node, owner in placement.values.items() if node not in placement.fixed}
     wanted |= {node: placement.values[node] for node in placement.pooled}
-    batches = program.context.workload.calibration(images, who)
+    batches = workload.calibration(images, who)
     observers = calibrate(program, batches, wanted, calibration=calibration, images=images, also=also)
     return codes_of(placement, observers, policy)
 

@@ -9,7 +9,8 @@ import torch
 from fxopt import Program, graph_pass
 from fxopt.ir.op_table import arguments
 from fxopt.passes.quant.equalization.balance import BALANCED, SWEEPS, Matrix, balance, ranges
-from fxopt.passes.quant.equalization.channels import Channels, Layer, find_channels
+from fxopt.passes.quant.equalization.channel_ids import Channels, Layer
+from fxopt.passes.quant.equalization.channels import find_channels
 from fxopt.passes.quant.equalization.homogeneous import not_homogeneous
 from fxopt.passes.quant.equalization.layers import grouped, ungrouped
 

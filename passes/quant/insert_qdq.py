@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.backend.quant_policy import Activations
 from fxopt.errors import DataError
 from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, expose_products, policy_of
@@ -24,6 +24,7 @@ from fxopt.support.options import With
 @graph_pass(kind="approx")
 def insert_qdq(
     program: Program,
+    context: Context,
     *,
     images: Annotated[int, Ge(1)] = 64,
     activations: Activations = "uint8",
@@ -104,9 +105,9 @@ def insert_qdq(
         return %y
     """
     check_not_quantized(program)
-    if program.context.workload is None:
+    if context.workload is None:
         raise DataError("insert_qdq needs calibration data: run the pipeline with workload=…")
-    policy = dataclasses.replace(policy_of(program), activations=activations, per_channel=per_channel)
+    policy = dataclasses.replace(policy_of(context), activations=activations, per_channel=per_channel)
     placer = Placer(policy, keep_float, quantizer)
     expose_products(program, placer)
     placement = decide(program, placer)
@@ -115,6 +116,7 @@ def insert_qdq(
     means = MeanInputs(program, placement.layers) if correct_bias == "analytic" else None
     ranges = calibrated(
         program,
+        context.workload,
         placement,
         policy,
         images=images,
@@ -124,7 +126,7 @@ def insert_qdq(
     )
     if metric_drop is not None or sqnr_db is not None:
         known = {node.name: affine for node, affine in ranges.items()}
-        trials = Trials(program, placer, known, "insert_qdq", means)
+        trials = Trials(program, context, placer, known, "insert_qdq", means)
         left = left_in_float(QuantBudget(metric_drop, sqnr_db), trials, leave, "insert_qdq")
         placement = placer(program, left)
         for node in (node for node in placement.declined if node.name in left):
@@ -132,7 +134,15 @@ def insert_qdq(
         ranges = {node: ranges[node] for node in placement.values}
     codes = encode_layers(program, placement.layers, ranges, policy, per_tensor=placement.per_tensor)
     codes = refine(
-        program, placement, ranges, codes, policy, rounding=rounding, correct_bias=correct_bias, images=images
+        program,
+        context.workload,
+        placement,
+        ranges,
+        codes,
+        policy,
+        rounding=rounding,
+        correct_bias=correct_bias,
+        images=images,
     )
     if means:
         codes = correct_analytically(program, codes, ranges, means)

@@ -8,16 +8,21 @@ import torch
 from annotated_types import Ge, Le
 from torch import fx
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.errors import DataError
 from fxopt.passes.quant.smoothing.factors import SMOOTH, Factors
 from fxopt.passes.quant.smoothing.peaks import channel_peaks
 from fxopt.passes.quant.smoothing.sweep import readable_weight, sweep
+from fxopt.workload import Workload
 
 
 @graph_pass
 def smooth_activations(
-    program: Program, *, alpha: Annotated[float, Ge(0), Le(1)] = 0.5, images: Annotated[int, Ge(1)] = 64
+    program: Program,
+    context: Context,
+    *,
+    alpha: Annotated[float, Ge(0), Le(1)] = 0.5,
+    images: Annotated[int, Ge(1)] = 64,
 ) -> None:
     """Divide each channel that linear layers read by a factor, and multiply their weights by it.
 
@@ -62,17 +67,24 @@ def smooth_activations(
     factors = Factors.unsolved(needs)
     open_ = {n: w for n, w in readers.items() if factors.left(w).total() < len(needs.columns[w])}
     if open_:
-        _solve(program, factors, open_, alpha, images)
+        _solve(program, context.workload, factors, open_, alpha, images)
     for linear, weight in readers.items():
         _explain(program, linear, factors.left(weight), len(needs.columns[weight]))
 
 
-def _solve(program: Program, factors: Factors, readers: dict[fx.Node, fx.Node], alpha: float, images: int) -> None:
+def _solve(
+    program: Program,
+    workload: Workload | None,
+    factors: Factors,
+    readers: dict[fx.Node, fx.Node],
+    alpha: float,
+    images: int,
+) -> None:
     """Find the factors of the columns that may have one, and change the weights."""
-    if program.context.workload is None:
+    if workload is None:
         raise DataError("smooth_activations needs calibration data: run the pipeline with workload=…")
     sources = {linear: linear.all_input_nodes[0] for linear in readers}
-    batches = program.context.workload.calibration(images, "smooth_activations")
+    batches = workload.calibration(images, "smooth_activations")
     seen = channel_peaks(program, batches, dict.fromkeys(sources.values()))
     peaks: dict[fx.Node, torch.Tensor] = {}
     for linear, weight in readers.items():

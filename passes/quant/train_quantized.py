@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt
 from torch import fx
 
-from fxopt import Pass, Program
+from fxopt import Context, Pass, Program
 from fxopt.passes.quant.aware.simulate import Simulated, simulate
 from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, expose_products, policy_of
 from fxopt.passes.quant.emit import emit
@@ -19,7 +19,7 @@ from fxopt.passes.quant.quantize import PREPARATION
 from fxopt.passes.train.finetune import finetune
 from fxopt.passes.train.loop import train
 from fxopt.passes.train.supervised import Supervised
-from fxopt.workload import training_data
+from fxopt.workload import training_workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +66,25 @@ class train_quantized(finetune):
         """The exact preparation, and this."""
         return (*PREPARATION, self)
 
-    def run(self, program: Program) -> None:
+    def run(self, program: Program, context: Context = Context()) -> None:
         """Calibrate, train the simulation, write what it came to."""
         check_not_quantized(program, "train it before, and quantize once")
-        data = training_data(program, self.name)
-        policy = policy_of(program)
+        workload = training_workload(context.workload, self.name)
+        policy = policy_of(context)
         placer = Placer(policy, self.keep_float, self.quantizer)
         expose_products(program, placer)
         placement = decide(program, placer)
         if not (placement.layers or placement.products):
             return
-        ranges = calibrated(program, placement, policy, images=self.images, calibration=self.calibration, who=self.name)
+        ranges = calibrated(
+            program,
+            workload,
+            placement,
+            policy,
+            images=self.images,
+            calibration=self.calibration,
+            who=self.name,
+        )
         encode = functools.partial(
             encode_layers,
             program,
@@ -87,7 +95,7 @@ class train_quantized(finetune):
         )
         codes = encode(ranges)
         made = simulate(program, placement, ranges, codes)
-        train(made.program, data, self, Supervised(made.program, self))
+        train(made.program, workload, self, Supervised(workload, self))
         program.skips += made.program.skips
         ranges = _learned(program, made, ranges)
         steps = made.program.tensors()

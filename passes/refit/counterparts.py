@@ -137,7 +137,8 @@ def _norms(node: fx.Node) -> list[fx.Node]:
 def _kept(program: Program, layer: Layer, name: str, base: str) -> torch.Tensor | None:
     """The outputs of the original's layer that are left, None for all."""
     dim = 1 if layer.transposed else 0
-    kept = [program.context.kept[n][dim] for n in dict.fromkeys((base, name)) if dim in program.context.kept.get(n, {})]
+    noted = program.kept_indices
+    kept = [noted[n][dim] for n in dict.fromkeys((base, name)) if dim in noted.get(n, {})]
     return None if not kept else kept[0] if len(kept) == 1 else kept[0][kept[1]]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Annotated
 
 from annotated_types import Ge
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.errors import DataError
 from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.refit.counterparts import counterparts
@@ -19,7 +18,11 @@ _WHO = "reconstruct"
 
 @graph_pass(kind="approx")
 def reconstruct(
-    program: Program, *, samples: Annotated[int, Ge(1)] = 64, positions: Annotated[int, Ge(1)] = 32
+    program: Program,
+    context: Context,
+    *,
+    samples: Annotated[int, Ge(1)] = 64,
+    positions: Annotated[int, Ge(1)] = 32,
 ) -> None:
     """Refit layers by least squares, so that each gives what it gave in the original program.
 
@@ -58,7 +61,7 @@ def reconstruct(
 
     Half of the channels between are zeroed, and the others tell all of what these did: the outputs are as before.
     """
-    original = program.context.original
+    original = context.original
     if original is None:
         raise DataError(f"{_WHO} has no original to follow: run it in a pipeline, behind what loses something")
     pairs, reasons = counterparts(original, program)
@@ -66,12 +69,12 @@ def reconstruct(
         program.skip(node, f"not refitted: {reason}")
     if not pairs:
         return
-    judge = Judge(dataclasses.replace(original, context=program.context), _WHO)
+    judge = Judge(original, context.workload, _WHO)
     before, as_it_was = judge.sqnr(program), program.copy()
     if before == math.inf:
         program.skip(program.graph.output_node(), "it gives what the original gives")
         return
-    refit(original, program, pairs, samples=samples, positions=positions, who=_WHO)
+    refit(original, program, context.workload, pairs, samples=samples, positions=positions, who=_WHO)
     if judge.sqnr(program) <= before:
         program.set_tensors(as_it_was.tensors())
         output = program.graph.output_node()

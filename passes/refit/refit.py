@@ -16,6 +16,7 @@ from fxopt.passes.refit.coded import real
 from fxopt.passes.refit.counterparts import Counterpart
 from fxopt.passes.refit.sums import Sums, summed
 from fxopt.support.progress import progress_bar
+from fxopt.workload import Workload
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Strengths to choose from, in mean squares of what a layer reads."""
@@ -36,6 +37,7 @@ class Refit:
 def refit(
     original: Program,
     program: Program,
+    workload: Workload | None,
     pairs: Sequence[Counterpart],
     *,
     samples: int,
@@ -60,7 +62,7 @@ def refit(
     done = []
     with progress_bar(who, len(pairs)) as advance:
         for level in _levels(program, _refittable(program, pairs)):
-            sums = summed(original, program, level, positions, samples, who)
+            sums = summed(original, program, workload, level, positions, samples, who)
             for pair in level:
                 found = _fitted(program, pair, sums[pair.layer.node], RIDGES if ridge is None else (ridge,))
                 done += [found] if isinstance(found, Refit) else []

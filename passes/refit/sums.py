@@ -14,6 +14,7 @@ from fxopt.numerics.execute import started
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.refit.counterparts import Counterpart
 from fxopt.passes.refit.normal_equations import NormalEquations
+from fxopt.workload import Workload
 from fxopt.workload.batching import examples
 
 _HELD_OUT = 5
@@ -30,14 +31,20 @@ class Sums:
 
 
 def summed(
-    original: Program, program: Program, level: list[Counterpart], positions: int, samples: int, who: str
+    original: Program,
+    program: Program,
+    workload: Workload | None,
+    level: list[Counterpart],
+    positions: int,
+    samples: int,
+    who: str,
 ) -> dict[fx.Node, Sums]:
     """The equations of each layer of a level over all examples."""
     sums: dict[fx.Node, Sums] = {}
     generator = torch.Generator().manual_seed(0)
     seen = 0
     with torch.no_grad():
-        for leaves in calibration_batches(program, samples, who):
+        for leaves in calibration_batches(program, workload, samples, who):
             wanted = _values(original, leaves, {pair.wanted for pair in level})
             given = _values(program, leaves, {n for pair in level for n in (pair.layer.node, pair.layer.data)})
             count = examples(leaves)

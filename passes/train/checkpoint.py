@@ -6,23 +6,21 @@ import hashlib
 import os
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fxopt.errors import UsageError
 from fxopt.ir.program import Program
-
-if TYPE_CHECKING:
-    from fxopt.passes.train.finetune import finetune
+from fxopt.passes.train.options import TrainOptions
+from fxopt.workload import Workload
 
 
 class Checkpoint:
     """The file of one training: of this program, with these options, on this workload."""
 
-    def __init__(self, program: Program, how: finetune) -> None:
-        workload = program.context.workload
-        said = f"{program.fingerprint()} {how} {workload.name if workload else ''}"
+    def __init__(self, program: Program, workload: Workload, how: TrainOptions) -> None:
+        said = f"{program.fingerprint()} {how} {workload.name}"
         self._key = hashlib.sha256(said.encode()).hexdigest()
         self._path = Path(how.checkpoint) / f"{how.name}-{self._key[:16]}.pt" if how.checkpoint else None
         self._who = how.name

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Gt, Le
 
-from fxopt import Program
+from fxopt import Context, Program
 from fxopt.errors import DataError
 from fxopt.ir.trainable_module import TrainableModule
 from fxopt.passes.train.features import Features, Transfer, find_pairs
@@ -19,6 +19,7 @@ from fxopt.passes.train.soft_labels import soft_loss
 from fxopt.passes.train.supervised import Supervised, are_classes
 from fxopt.passes.train.teachers import Teacher, find_teachers
 from fxopt.support.options import With
+from fxopt.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,23 +55,23 @@ class distill(finetune):
     features: Transfer = "none"
     feature_weight: Annotated[float, Ge(0), With(features="hint")] = 1.0
 
-    def run(self, program: Program) -> None:
+    def run(self, program: Program, context: Context = Context()) -> None:
         """Train, and store the weights that did best."""
-        workload = program.context.workload
+        workload = context.workload
         if workload is None:
             raise DataError(f"{self.name} needs training data: run the pipeline with workload=…")
-        data = workload.need_data(self.name)
-        teachers = find_teachers(program, self.teachers, self.name)
-        train(program, data, self, Distilled(program, teachers, self))
+        workload.need_data(self.name)
+        teachers = find_teachers(context.original, self.teachers, self.name)
+        train(program, workload, self, Distilled(program, workload, teachers, self))
 
 
 class Distilled(Objective):
     """The loss of labels, of soft labels, and of inner values."""
 
-    def __init__(self, program: Program, teachers: list[Teacher], how: distill) -> None:
+    def __init__(self, program: Program, workload: Workload, teachers: list[Teacher], how: distill) -> None:
         super().__init__()
         self._how, self._teachers = how, teachers
-        self._labels = Supervised(program, how) if how.soft < 1 else None
+        self._labels = Supervised(workload, how) if how.soft < 1 else None
         self.features: Features | None = None
         if how.features != "none":
             pairs = find_pairs(program, teachers[0].program)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
-from annotated_types import Ge, Gt, Lt
-
-from fxopt import Pass, Program
+from fxopt import Context, Program
 from fxopt.passes.train.loop import train
+from fxopt.passes.train.options import TrainOptions
 from fxopt.passes.train.supervised import Supervised
-from fxopt.workload import training_data
+from fxopt.workload import training_workload
 
 
 @dataclasses.dataclass(frozen=True)
-class finetune(Pass):
+class finetune(TrainOptions):
     """Train the weights on the workload's training data, and keep the best by its validation metric.
 
     The graph stays as it is: what was removed stays removed, and weights of layers that are exactly zero stay zero, as
@@ -49,24 +48,8 @@ class finetune(Pass):
     """
 
     name: ClassVar[str] = "finetune"
-    kind: ClassVar[Literal["exact", "approx"]] = "approx"
 
-    epochs: Annotated[int, Ge(1)] = 5
-    rate: Annotated[float, Gt(0)] = 1e-3
-    batch_size: Annotated[int, Ge(1)] = 64
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: Annotated[float, Ge(0)] = 0.02
-    warmup: Annotated[float, Ge(0), Lt(1)] = 0.1
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    clip: Annotated[float, Gt(0)] | None = None
-    ema: Annotated[float, Gt(0), Lt(1)] | None = None
-    batch_norm: Literal["live", "frozen"] = "live"
-    patience: Annotated[int, Ge(1)] | None = None
-    sparsity: Annotated[float, Gt(0), Lt(1)] | None = None
-    precision: Literal["float32", "bf16"] = "float32"
-    seed: Annotated[int, Ge(0)] = 0
-    checkpoint: str | None = None
-
-    def run(self, program: Program) -> None:
+    def run(self, program: Program, context: Context = Context()) -> None:
         """Train, and store the weights that did best."""
-        train(program, training_data(program, self.name), self, Supervised(program, self))
+        workload = training_workload(context.workload, self.name)
+        train(program, workload, self, Supervised(workload, self))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,20 +18,18 @@ from fxopt.passes.train.checkpoint import Checkpoint
 from fxopt.passes.train.layout import use_channels_last
 from fxopt.passes.train.objective import Objective
 from fxopt.passes.train.optimizer import make_optimizer, make_schedule
+from fxopt.passes.train.options import TrainOptions
 from fxopt.passes.train.processes import Processes
 from fxopt.passes.train.zeros import Zeros
 from fxopt.support.progress import Advance, progress_bar
-from fxopt.workload import Data
+from fxopt.workload import Workload
 from fxopt.workload.batching import examples, fixed_batch, in_batches
-
-if TYPE_CHECKING:
-    from fxopt.passes.train.finetune import finetune
 
 Score = tuple[float, float]
 """Validation metric, and minus the validation loss, by which equal metrics are told apart."""
 
 
-def train(program: Program, data: Data, how: finetune, objective: Objective) -> None:
+def train(program: Program, workload: Workload, how: TrainOptions, objective: Objective) -> None:
     """Train the weights of a program and store those of the epoch that did best in validation.
 
     Equal options, data, versions and numbers of threads and processes give equal weights. Raises DataError without data
@@ -49,7 +47,7 @@ def train(program: Program, data: Data, how: finetune, objective: Objective) -> 
         return
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(how.seed)
-        training = _Training(program, data, how, objective)
+        training = _Training(program, workload, how, objective)
         training.run()
     training.store()
 
@@ -57,9 +55,9 @@ def train(program: Program, data: Data, how: finetune, objective: Objective) -> 
 class _Training:
     """Everything that changes from step to step, and how it is saved."""
 
-    def __init__(self, program: Program, data: Data, how: finetune, objective: Objective) -> None:
+    def __init__(self, program: Program, workload: Workload, how: TrainOptions, objective: Objective) -> None:
         self.program, self.how, self.objective = program, how, objective
-        self.data = data
+        self.data = workload.need_data(how.name)
         self.processes = Processes(how)
         self.size = fixed_batch(program)
         per_epoch = sum(1 for _ in self._batches(0))
@@ -79,7 +77,7 @@ class _Training:
         self.model, self.optimizer = self.processes.setup(self.module, optimizer)
         self.zeros = Zeros(program, self.module.graph_module, how, self.steps)
         self.average = Average(self.module.graph_module, how.ema)
-        self.checkpoint = Checkpoint(program, how)
+        self.checkpoint = Checkpoint(program, workload, how)
         self.epoch, self.step, self.waited = 0, 0, 0
         self.best: dict[str, torch.Tensor] | None = None
         self.score: Score = (-float("inf"), -float("inf"))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from fxopt.passes.train.finetune import finetune
+from fxopt.passes.train.options import TrainOptions
 
 _MOMENTUM = 0.9
 
 
-def make_optimizer(parameters: Iterable[torch.nn.Parameter], how: finetune) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], how: TrainOptions) -> torch.optim.Optimizer:
     """AdamW, or SGD with Nesterov momentum 0.9; decay is for weights of layers, not for biases and norms."""
     trained = [p for p in parameters if p.requires_grad]
     groups = [
@@ -26,7 +24,7 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], how: finetune) -> t
     return torch.optim.AdamW(groups, lr=how.rate)
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, how: finetune, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def make_schedule(optimizer: torch.optim.Optimizer, how: TrainOptions, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over a share of ``steps``, then a cosine to zero (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
     warm = round(how.warmup * steps)
 

@@ -13,6 +13,7 @@ from fxopt.errors import DataError
 from fxopt.ir.op_table import arguments
 from fxopt.numerics.execute import started
 from fxopt.passes.common.calibration_batches import calibration_batches
+from fxopt.workload import Workload
 
 
 class _Moments:
@@ -48,7 +49,7 @@ class _Moments:
 
 
 def population(
-    program: Program, images: int, norms: Collection[fx.Node], who: str
+    program: Program, workload: Workload | None, images: int, norms: Collection[fx.Node], who: str
 ) -> dict[fx.Node, tuple[torch.Tensor, torch.Tensor]]:
     """Mean and unbiased variance float64 [channels] of what each norm reads, over ``images`` training examples.
 
@@ -57,7 +58,7 @@ def population(
     """
     found: dict[fx.Node, _Moments] = {}
     with torch.no_grad():
-        for leaves in calibration_batches(program, images, who):
+        for leaves in calibration_batches(program, workload, images, who):
             _run(program, leaves, norms, found, who)
     if not all(moments.count for moments in found.values()):
         raise DataError(f"{who}: the batches that the workload gave hold no example")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from fxopt.passes.train.finetune import finetune
+from fxopt.passes.train.options import TrainOptions
 
 _T = TypeVar("_T")
 
@@ -19,7 +17,7 @@ _T = TypeVar("_T")
 class Processes:
     """The processes that torchrun started, or this one alone; and the precision that they compute in."""
 
-    def __init__(self, how: finetune) -> None:
+    def __init__(self, how: TrainOptions) -> None:
         try:
             from lightning_fabric import Fabric
         except ImportError:

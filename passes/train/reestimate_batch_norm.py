@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge
 from torch import fx
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.ir.op_table import arguments
 from fxopt.passes.train.population import population
 
@@ -16,7 +16,7 @@ STATISTICS = ("running_mean", "running_var")
 
 
 @graph_pass(kind="approx")
-def reestimate_batch_norm(program: Program, *, images: Annotated[int, Ge(1)] = 256) -> None:
+def reestimate_batch_norm(program: Program, context: Context, *, images: Annotated[int, Ge(1)] = 256) -> None:
     """Give batch norms the mean and variance that their inputs have now, after a lossy step.
 
     A lossy step moves what the layers behind it read, while each batch norm still normalises by what training saw. Its
@@ -65,7 +65,8 @@ def reestimate_batch_norm(program: Program, *, images: Annotated[int, Ge(1)] = 2
             open_.append(norm)
     for level in _levels(program, open_):
         changed = {}
-        for norm, moments in population(program, images, level, "reestimate_batch_norm").items():
+        found = population(program, context.workload, images, level, "reestimate_batch_norm")
+        for norm, moments in found.items():
             for key, value in zip(STATISTICS, moments, strict=True):
                 node = arguments(norm)[key]
                 old = program.tensor(node)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from fxopt.errors import DataError
-from fxopt.ir.program import Program
 from fxopt.ir.trainable_module import TrainableModule
 from fxopt.passes.train.objective import Objective
-from fxopt.workload import training_data
-
-if TYPE_CHECKING:
-    from fxopt.passes.train.finetune import finetune
+from fxopt.passes.train.options import TrainOptions
+from fxopt.workload import Workload, training_workload
 
 
 class Supervised(Objective):
     """The workload's loss, with label smoothing where asked for."""
 
-    def __init__(self, program: Program, how: finetune) -> None:
+    def __init__(self, workload: Workload, how: TrainOptions) -> None:
         super().__init__()
-        self._data, self._how = training_data(program, how.name), how
+        self._data, self._how = training_workload(workload, how.name).need_data(how.name), how
 
     def forward(self, output: Any, args: tuple[Any, ...], target: Any, module: TrainableModule) -> torch.Tensor:
         """The mean loss over the batch. Raises DataError for labels that are no classes of the model."""

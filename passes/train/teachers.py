@@ -16,15 +16,15 @@ from fxopt.workload import find_workload
 from fxopt.workload.batching import fixed_batch, in_batches
 
 
-def find_teachers(program: Program, names: Sequence[str], who: str) -> list[Teacher]:
-    """The workloads of these names; without any, the program as it was when the pipeline began.
+def find_teachers(original: Program | None, names: Sequence[str], who: str) -> list[Teacher]:
+    """The workloads of these names; without any, the ``original`` program.
 
     Raises UnknownNameError, and DataError where there is no such program, or a teacher takes other inputs.
     """
     if names:
         found = [(name, find_workload(name).capture()) for name in names]
-    elif program.context.original is not None:
-        found = [("the program as it was before", program.context.original)]
+    elif original is not None:
+        found = [("the program as it was before", original)]
     else:
         raise DataError(
             f"{who} has no teacher: run it in a pipeline behind what changes the model, or name teachers=('digits',)"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from fxopt.ir.program import Program
 from fxopt.passes.common.lowest import lowest
 from fxopt.passes.common.masks import cubic_sparsity, masks
 from fxopt.passes.common.stored_weights import layer_weights
-
-if TYPE_CHECKING:
-    from fxopt.passes.train.finetune import finetune
+from fxopt.passes.train.options import TrainOptions
 
 _END = 0.75
 """Share of all steps after which no more weights are zeroed: the rest of the training recovers."""
@@ -23,7 +19,7 @@ _TIMES = 50
 class Zeros:
     """Masks over the parameters of a module made of ``program``, applied after each step of the optimizer."""
 
-    def __init__(self, program: Program, module: torch.nn.Module, how: finetune, steps: int) -> None:
+    def __init__(self, program: Program, module: torch.nn.Module, how: TrainOptions, steps: int) -> None:
         parameters = dict(module.named_parameters(remove_duplicate=False))
         self._zero = {name: ~keep for name, keep in masks(program).items() if name in parameters}
         self._parameters = parameters

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxopt import Program
+from fxopt import Context, Program
 from fxopt.driver.time_build import built_times
 from fxopt.errors import BudgetError
 from fxopt.pass_manager.pipeline import Pipeline
@@ -31,7 +31,7 @@ class Budget:
     latency_ms: float | None
 
 
-def within(budget: Budget, program: Program, sweep: Sweep, chooser: Chooser, who: str) -> Dead:
+def within(budget: Budget, program: Program, context: Context, sweep: Sweep, chooser: Chooser, who: str) -> Dead:
     """The atoms to remove, so that every part of the budget holds. Raises BudgetError that says how near it came."""
     plan = Plan(program, sweep)
     ratio = 0.0
@@ -47,7 +47,7 @@ def within(budget: Budget, program: Program, sweep: Sweep, chooser: Chooser, who
             ratio = max(ratio, found)
     if budget.latency_ms is not None:
         found, reached = ratio_for(
-            lambda r: _latency(program, sweep, chooser.dead(r), who), budget.latency_ms, steps=_TIMED_STEPS
+            lambda r: _latency(program, context, sweep, chooser.dead(r), who), budget.latency_ms, steps=_TIMED_STEPS
         )
         if reached > budget.latency_ms:
             raise _missed(who, "latency_ms", f"{reached:.3g}", f"{budget.latency_ms:.3g}", None, plan, chooser)
@@ -55,12 +55,12 @@ def within(budget: Budget, program: Program, sweep: Sweep, chooser: Chooser, who
     return chooser.dead(ratio)
 
 
-def _latency(program: Program, sweep: Sweep, dead: Dead, who: str) -> float:
+def _latency(program: Program, context: Context, sweep: Sweep, dead: Dead, who: str) -> float:
     """Median milliseconds of the pruned program as the backend builds it."""
     twin = program.copy()
     zero(twin, sweep, dead)
     small = Pipeline.of(shrink()).run(twin, watchers=()).program
-    times = built_times({"pruned": small}, program.context, f"{who}: latency_ms", blocks=5)
+    times = built_times({"pruned": small}, context, f"{who}: latency_ms", blocks=5)
     return times["pruned"].ms.median
 
 

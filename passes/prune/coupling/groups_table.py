@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from fxopt import Program
+from fxopt import Context, Program
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Group, find_groups
 from fxopt.passes.prune.coupling.leftover import report_pinned
@@ -44,7 +44,7 @@ class GroupsTable:
         return "\n".join(lines)
 
 
-def groups(program: Program) -> GroupsTable:
+def groups(program: Program, context: Context = Context()) -> GroupsTable:
     """Show which channels, heads and groups can be pruned together, in which weights, and what stays and why."""
     sweep = couple(program)
     twin = program.copy()

@@ -17,7 +17,7 @@ from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.layer_influence import influences
 from fxopt.passes.prune.depth.residual import Branch
 from fxopt.passes.prune.importance.gradients import gradients, runner_for
-from fxopt.workload import Data
+from fxopt.workload import Data, Workload
 
 By = Literal["similarity", "magnitude", "taylor", "loss", "random"]
 
@@ -37,6 +37,7 @@ class Asked:
     """Whose importance is asked for, and what data may be used."""
 
     program: Program
+    workload: Workload | None
     layers: tuple[Layer, ...]
     samples: int
     seed: int
@@ -61,7 +62,7 @@ def layer_scores(asked: Asked, by: By) -> list[float]:
 
 def _similarity(asked: Asked) -> list[float]:
     pairs = [(layer.branch, layer.sites) for layer in asked.layers]
-    return influences(asked.program, pairs, asked.samples, asked.who)
+    return influences(asked.program, asked.workload, pairs, asked.samples, asked.who)
 
 
 def _magnitude(asked: Asked) -> list[float]:
@@ -72,7 +73,7 @@ def _magnitude(asked: Asked) -> list[float]:
 
 def _taylor(asked: Asked) -> list[float]:
     twin, names = _own_weights(asked)
-    slopes = gradients(twin, asked.who, samples=asked.samples, seed=asked.seed).mean
+    slopes = gradients(twin, asked.workload, asked.who, samples=asked.samples, seed=asked.seed).mean
     weights = twin.tensors()
     return [abs(_sum(weights[n] * slopes[n] for n in own)) for own in names]
 
@@ -87,7 +88,7 @@ def _random(asked: Asked) -> list[float]:
 
 
 def _loss(asked: Asked) -> list[float]:
-    workload = asked.program.context.workload
+    workload = asked.workload
     if workload is None:
         raise DataError(f"{asked.who} needs training data: run the pipeline with workload=…")
     data = workload.need_data(asked.who)

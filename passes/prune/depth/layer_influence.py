@@ -17,12 +17,17 @@ from fxopt.numerics.probe_inputs import probe_inputs
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.residual import Branch
+from fxopt.workload import Workload
 
 _TINY = torch.finfo(torch.float64).tiny
 
 
 def influences(
-    program: Program, branches: Sequence[tuple[Branch, Sequence[Site]]], samples: int, who: str
+    program: Program,
+    workload: Workload | None,
+    branches: Sequence[tuple[Branch, Sequence[Site]]],
+    samples: int,
+    who: str,
 ) -> list[float]:
     """1 - cosine(stream, stream + branch), mean over positions and examples: block influence (Men et al. 2024, eq. 1).
 
@@ -31,9 +36,8 @@ def influences(
     The inputs are ``samples`` calibration examples where the workload has data, or else the example and random ones.
     Memory does not grow with them. Raises DataError for data that do not fit, or values that are not finite.
     """
-    workload = program.context.workload
     with_data = workload is not None and workload.data is not None
-    batches: Any = calibration_batches(program, samples, who) if with_data else probe_inputs(program)
+    batches: Any = calibration_batches(program, workload, samples, who) if with_data else probe_inputs(program)
     watch = _Watch(program, branches, who)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(0)

@@ -25,7 +25,7 @@ def activation(asked: Question) -> Iterator[Scored]:
     """
     means = _Means(asked.program, asked.sweep.contractions, asked.who)
     with torch.no_grad():
-        for leaves in calibration_batches(asked.program, asked.samples, asked.who):
+        for leaves in calibration_batches(asked.program, asked.workload, asked.samples, asked.who):
             means.run(*leaves, enable_io_processing=False)
     for (site, operand), total in means.sums.items():
         rows = asked.sweep.resolve(asked.sweep.contractions[site].rows)

@@ -17,6 +17,7 @@ from fxopt.ir.program import Program
 from fxopt.passes.prune.coupling.atoms import Rows
 from fxopt.passes.prune.coupling.groups import Group, Place
 from fxopt.passes.prune.coupling.sweep import Sweep
+from fxopt.workload import Workload
 
 Scored = tuple[NDArray[np.int64], NDArray[np.float64]]
 """What one place says: atoms, none of them twice, and a number for each."""
@@ -29,6 +30,7 @@ class Question:
     """Whose importance is asked for, and what data may be used."""
 
     program: Program
+    workload: Workload | None
     sweep: Sweep
     groups: Sequence[Group]
     samples: int

@@ -17,7 +17,7 @@ from fxopt.ir.alias_analysis import alias_sets, make_functional, written
 from fxopt.ir.input_check import misfit
 from fxopt.ir.op_table import arguments, set_argument
 from fxopt.ir.program import Program
-from fxopt.workload import Data, training_data
+from fxopt.workload import Data, Workload, training_workload
 from fxopt.workload.batching import cut, fixed_batch, in_batches
 
 _STATISTICS = ("running_mean", "running_var")
@@ -35,7 +35,7 @@ class Gradients:
     squared: dict[str, torch.Tensor]
 
 
-def gradients(program: Program, who: str, *, samples: int = 64, seed: int = 0) -> Gradients:
+def gradients(program: Program, workload: Workload | None, who: str, *, samples: int = 64, seed: int = 0) -> Gradients:
     """Gradients of the workload's training loss by every floating weight, over ``samples`` training examples at most.
 
     The examples come one at a time, shuffled by ``seed``: squares of a batch's mean gradient would be no Fisher
@@ -45,8 +45,8 @@ def gradients(program: Program, who: str, *, samples: int = 64, seed: int = 0) -
     zeros. Raises DataError in the name of ``who`` without data, where an example does not fit, or where loss or
     gradient cannot be had or is not finite, and PassError for a graph that writes into a parameter.
     """
-    data = training_data(program, who)
-    name = program.context.workload.name if program.context.workload else ""
+    workload = training_workload(workload, who)
+    data, name = workload.need_data(who), workload.name
     twin = _differentiable(program)
     weights = {id(t): t for t in twin.tensors().values() if t.requires_grad}
     mean = {key: _zeros(t) for key, t in weights.items()}

@@ -19,6 +19,7 @@ from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.importance.cells_of_atoms import Question, Scored, cells_by_atom
 from fxopt.passes.prune.importance.criteria import CRITERIA, l2
 from fxopt.support.import_user_code import find_function
+from fxopt.workload import Workload
 
 Reduce = Literal["mean", "sum", "max"]
 Normalize = Literal["mean", "max", "none"]
@@ -45,6 +46,7 @@ def score(
     by: str,
     reduce: Reduce = "mean",
     normalize: Normalize = "mean",
+    workload: Workload | None = None,
     samples: int = 64,
     seed: int = 0,
     who: str = "score",
@@ -69,8 +71,8 @@ def score(
     - ``module:function`` or ``file.py:function`` of your own. It is called once for every group with a list of float32
       matrices ``[atoms, cells]``, copies, one for each place, and returns the scores ``[atoms]``, finite and not negative.
 
-    taylor, hessian and activation are over ``samples`` training examples. Where batch_norm, activation or fpgm has nothing
-    to go by, the group is ranked by l2 and that is reported; normalised, such scores can still be compared.
+    taylor, hessian and activation are over ``samples`` training examples of ``workload``. Where batch_norm, activation or
+    fpgm has nothing to go by, the group is ranked by l2 and that is reported; normalised, such scores can still be compared.
 
     Raises UnknownNameError for an unknown criterion, PassError for weights that are not finite, DataError in the name of
     ``who`` without usable data, UsageError where the user's function cannot be found, fails or gives no such scores.
@@ -79,7 +81,7 @@ def score(
     _check(by, NAMES if own is None else (by,), "importance criterion", "or give module:function of your own")
     _check(reduce, _REDUCE, "way to reduce importance")
     _check(normalize, _NORMALIZE, "way to normalize importance")
-    asked = Question(program, sweep, groups, samples, seed, f"{who}(by={by!r})")
+    asked = Question(program, workload, sweep, groups, samples, seed, f"{who}(by={by!r})")
     asked.check_finite()
     if own is not None:
         found = _own(own, asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.passes.quant.decide import check_not_quantized, policy_of
 from fxopt.passes.quant.dynamic.emit_dynamic import emit_dynamic
 from fxopt.passes.quant.encode import Codes
@@ -11,7 +11,7 @@ from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_sca
 
 
 @graph_pass(kind="approx")
-def quantize_dynamic(program: Program, *, keep_float: tuple[str, ...] = ()) -> None:
+def quantize_dynamic(program: Program, context: Context, *, keep_float: tuple[str, ...] = ()) -> None:
     """Quantize weights of linears to int8, and their inputs at run time; no data is needed.
 
     Weights are symmetric int8 with a scale for each output channel, of the range that the backend's policy for the target
@@ -46,7 +46,7 @@ def quantize_dynamic(program: Program, *, keep_float: tuple[str, ...] = ()) -> N
         return %y
     """
     check_not_quantized(program)
-    policy, largest = policy_of(program), largest_code(8)
+    policy, largest = policy_of(context), largest_code(8)
     chosen = {}
     for weight in choose_weights(program, keep_float):
         rows = weight.rows()

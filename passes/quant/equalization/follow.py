@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -11,9 +11,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.ir.op_table import arguments
 from fxopt.ir.printer import op_name
-
-if TYPE_CHECKING:
-    from fxopt.passes.quant.equalization.channels import Channels
+from fxopt.passes.quant.equalization.channel_ids import Channels
 
 _KEEP = (
     "relu relu6 leaky_relu prelu hardtanh clamp clamp_min abs dropout feature_dropout alpha_dropout clone contiguous detach "
@@ -34,7 +32,7 @@ _MOVE = (
     "split.sizes chunk tensor_split.sections unbind.int narrow tensor_split.indices cat concat stack hstack vstack"
 )
 
-_Rule = Callable[["Channels", fx.Node], str | None]
+_Rule = Callable[[Channels, fx.Node], str | None]
 
 
 def follow(found: Channels, node: fx.Node) -> str | None:

@@ -12,6 +12,7 @@ from fxopt import Program
 from fxopt.errors import DataError
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.quant.equalization.layers import channel_dim
+from fxopt.workload import Workload
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 """Means and standard deviations, float64 [channels]."""
@@ -39,11 +40,13 @@ class _Sums(fx.Interpreter):
         return value
 
 
-def measure_moments(program: Program, images: int, layers: Iterable[fx.Node], who: str) -> dict[fx.Node, Moments]:
+def measure_moments(
+    program: Program, workload: Workload | None, images: int, layers: Iterable[fx.Node], who: str
+) -> dict[fx.Node, Moments]:
     """Moments of each layer's result over ``images`` examples and all positions. Raises DataError without usable data."""
     run = _Sums(program, layers)
     with torch.no_grad():
-        for leaves in calibration_batches(program, images, who):
+        for leaves in calibration_batches(program, workload, images, who):
             run.run(*leaves, enable_io_processing=False)
     found = {}
     for node, [(count, total, squares)] in run.sums.items():

@@ -67,7 +67,7 @@ def slowdowns(trials: Trials, models: dict[frozenset[str], Program]) -> dict[fro
 
     Empty where no backend is given, or nothing can be timed for the target.
     """
-    context = trials.program.context
+    context = trials.context
     target = context.target or host()
     if context.backend is None or cannot_time(target):
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fxopt.ir.program import Program
+from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.step import tidy
 from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.quant.decide import Placer
@@ -21,10 +22,16 @@ class Trials(Judge):
     """
 
     def __init__(
-        self, program: Program, placer: Placer, ranges: dict[str, Affine], who: str, means: MeanInputs | None = None
+        self,
+        program: Program,
+        context: Context,
+        placer: Placer,
+        ranges: dict[str, Affine],
+        who: str,
+        means: MeanInputs | None = None,
     ) -> None:
-        super().__init__(program, who)
-        self.placer, self.ranges, self._means = placer, ranges, means
+        super().__init__(program, context.workload, who)
+        self.context, self.placer, self.ranges, self._means = context, placer, ranges, means
         placement = placer(program)
         self.layers = tuple(node.name for node in (*placement.layers, *placement.products))
 

@@ -19,6 +19,7 @@ from fxopt.passes.quant.refine.empirical_bias import empirical_bias
 from fxopt.passes.quant.refine.round_layer import round_layer
 from fxopt.passes.quant.refine.twins import Twins
 from fxopt.passes.quant.refine.with_bias import corrected
+from fxopt.workload import Workload
 
 Rounding = Literal["nearest", "adaround"]
 Correction = Literal["none", "empirical", "analytic"]
@@ -26,6 +27,7 @@ Correction = Literal["none", "empirical", "analytic"]
 
 def refine(
     program: Program,
+    workload: Workload | None,
     placement: Placement,
     ranges: dict[fx.Node, Affine],
     codes: dict[fx.Node, LayerCodes],
@@ -47,7 +49,8 @@ def refine(
         return codes
     who = f"insert_qdq({', '.join(asked)})"
     with torch.no_grad():
-        twins = Twins(program, placement, ranges, codes, list(calibration_batches(program, images, who)))
+        batches = list(calibration_batches(program, workload, images, who))
+        twins = Twins(program, placement, ranges, codes, batches)
         for node in program.graph.nodes:
             if node.op == "output":
                 break

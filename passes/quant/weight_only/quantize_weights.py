@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from fxopt import Program, graph_pass
+from fxopt import Context, Program, graph_pass
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.quant.weight_only.blocks import Grid, nearest
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
@@ -18,6 +18,7 @@ from fxopt.support.options import With
 @graph_pass(kind="approx")
 def quantize_weights(
     program: Program,
+    context: Context,
     *,
     bits: Literal[4, 8] = 4,
     block: Literal[0, 16, 32, 64, 128, 256] = 32,
@@ -61,7 +62,8 @@ def quantize_weights(
         return  # each layer has its reason
     grids = [Grid.of(bits, block, weight.rows().shape[1]) for weight in weights]
     if rounding == "gptq":
-        codes = gptq_codes(program, weights, grids, list(calibration_batches(program, images, "quantize_weights")))
+        batches = list(calibration_batches(program, context.workload, images, "quantize_weights"))
+        codes = gptq_codes(program, weights, grids, batches)
     else:
         codes = [nearest(weight.rows(), grid) for weight, grid in zip(weights, grids, strict=True)]
     for weight, found in zip(weights, codes, strict=True):
