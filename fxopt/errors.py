@@ -38,7 +38,7 @@ class FxoptError(Exception):
 
     def __init__(
         self,
-        what: str,
+        what: str = "",
         *,
         step: str | None = None,
         node: str | None = None,
@@ -138,8 +138,12 @@ class VerifyError(PassError):
 
     doc = "docs/theory/verification.md"
 
+    def __init__(self, what: str, *, step: str | None = None, **fields: str | None) -> None:
+        super().__init__(what, step=step, **fields)
+        self._found_after = step is not None  # by comparing what the pass left with what was before; else inside it
+
     def _at(self, step: str) -> str:
-        return f"after {step}\n  {self.what}"
+        return f"after {step}\n  {self.what}" if self._found_after else super()._at(step)
 
 
 class DataError(PassError):

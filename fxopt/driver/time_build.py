@@ -29,8 +29,8 @@ def built_times(
     target = context.target or host()
     if reason := cannot_time(target):
         raise UsageError(
-            f"{who} is measured on the target, and {reason}\n"
-            "  give the target the address of a device, run it there, or give a budget of MACs"
+            f"{who} is measured on the target, and {reason}",
+            way_out="give the target the address of a device, run it there, or give a budget of MACs",
         )
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
         calls: dict[str, Call] = {}

@@ -20,7 +20,9 @@ def check_calls(program: Program, known: set[Any]) -> None:
         if node.op == "call_function" and (node.target in known or _is_op(node.target)):
             continue
         raise program.fail(
-            node, f"a graph holds calls of ops alone, not {_called(node)}\n  Pass developer: write {_op_for(node)}"
+            node,
+            f"a graph holds calls of ops alone, not {_called(node)}",
+            way_out=f"Pass developer: write {_op_for(node)}",
         )
 
 
@@ -59,9 +61,9 @@ def check_kept(before: Program, program: Program) -> None:
     changed += [f"node.meta of input {name}" for name in lost]
     if changed:
         raise VerifyError(
-            f"the pass changed {', '.join(changed)}\n  a pass may change the graph and its weights; example inputs, "
-            "ranges and notes belong to the capture\n  Pass developer: report with program.skip(node, reason) or "
-            "program.chose(what, value, why)"
+            f"the pass changed {', '.join(changed)}\n  a pass may change the graph and its weights; example "
+            "inputs, ranges and notes belong to the capture",
+            way_out="Pass developer: report with program.skip(node, reason) or program.chose(what, value, why)",
         )
 
 
@@ -90,8 +92,8 @@ def check_arity(program: Program) -> None:
     ):
         if spec is not None and len(found) != spec.num_leaves:
             raise VerifyError(
-                f"there were {spec.num_leaves} {what}(s), there are {len(found)}\n    {program.signature()}\n"
-                "  a pass may not change the inputs or outputs of the program"
+                f"there were {spec.num_leaves} {what}(s), there are {len(found)}\n    {program.signature()}",
+                way_out="a pass may not change the inputs or outputs of the program",
             )
 
 

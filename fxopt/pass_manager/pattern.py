@@ -115,7 +115,7 @@ def _record(what: str, function: Callable[..., Any]) -> fx.Graph:
         graph = fx.symbolic_trace(function).graph
     except Exception as error:
         raise UsageError(
-            f"{what} cannot be traced: {error}\n  give example tensors: inputs=(torch.randn(2, 3),)"
+            f"{what} cannot be traced: {error}", way_out="give example tensors: inputs=(torch.randn(2, 3),)"
         ) from error
     for node in graph.nodes:
         if node.op in ("placeholder", "output"):
@@ -124,7 +124,7 @@ def _record(what: str, function: Callable[..., Any]) -> fx.Graph:
             node.target = node.target.default
         if not isinstance(node.target, torch._ops.OpOverload):
             raise UsageError(
-                f"{what} calls {getattr(node.target, '__name__', node.target)}, which is no torch.ops.aten call\n"
-                "  give example tensors, inputs=(torch.randn(2, 3),), and it may be written in plain torch"
+                f"{what} calls {getattr(node.target, '__name__', node.target)}, which is no torch.ops.aten call",
+                way_out="give example tensors, inputs=(torch.randn(2, 3),), and it may be written in plain torch",
             )
     return graph

@@ -41,8 +41,8 @@ class Pipeline:
         for value in self.passes:
             if not isinstance(value, Pass):
                 raise UsageError(
-                    f"a pipeline is made of pass values such as fold_batch_norm(), got {value!r}\n"
-                    "  names and text are read by Pipeline.parse"
+                    f"a pipeline is made of pass values such as fold_batch_norm(), got {value!r}",
+                    way_out="names and text are read by Pipeline.parse",
                 )
 
     @classmethod
@@ -56,8 +56,8 @@ class Pipeline:
         parts = [text] if isinstance(text, str) else list(text) if isinstance(text, Iterable) else [None]
         if not all(isinstance(part, str) for part in parts):
             raise UsageError(
-                f"a pipeline is read from text such as 'fold_batch_norm, quantize', or a list of texts; got {text!r}\n"
-                "  make one of pass values by Pipeline.of"
+                f"a pipeline is read from text such as 'fold_batch_norm, quantize', or a list of texts; got {text!r}",
+                way_out="make one of pass values by Pipeline.of",
             )
         calls = [call for part in parts for call in parse_calls(part)]
         return cls(tuple(make(registry.get("pass", name), options) for name, options in calls))

@@ -66,7 +66,7 @@ class Verify:
             result.findings |= {"error": 0.0} if exact else {"sqnr_db": math.inf}
             self._last = last
             return
-        where = f"after {step}"
+        where = str(step)
         _compare_interface(_interface(step.before), _interface(program), program, where)
         wide = to_float64(step.before, to_run_passes=exact)
         same = last is not None and last.program is program and last.exact is exact
@@ -98,8 +98,9 @@ def _first_runs(program: Program, wide: Program, exact: bool, where: str) -> _Ru
             tried = try_probes(program, lambda inputs: run(wide, inputs, wide=True))
     except Exception as error:
         raise VerifyError(
-            f"{where}: nothing can be compared, the program before it does not run in float64\n"
-            f"  {_reason(error)}\n  leave verification out with Pipeline.run(…, watchers=())"
+            f"nothing can be compared, the program before it does not run in float64\n  {_reason(error)}",
+            step=where,
+            way_out="leave verification out with Pipeline.run(…, watchers=())",
         ) from error
     return _Runs(program, exact, [inputs for inputs, _ in tried], [result for _, result in tried])
 
@@ -137,8 +138,10 @@ def _check_claims(step: Step, wide: Program, inputs: list[Any], where: str) -> N
     if found is not None:
         node, error = found
         raise VerifyError(
-            f"{where}\n  a value changed by {error:.3g} relative in float64, allowed {step.pass_.tolerance:.3g}; "
-            f"the first one is\n    {wide.describe(node)}\n  the pass said that it only lost indices"
+            f"a value changed by {error:.3g} relative in float64, allowed {step.pass_.tolerance:.3g}; the first one is",
+            step=where,
+            node=wide.describe(node),
+            way_out="the pass said that it only lost indices",
         )
 
 
@@ -170,7 +173,7 @@ def _try_runs(program: Program, probes: list[list[Any]], where: str, *, wide: bo
             runs.append(run(program, inputs, wide=wide))
         return runs
     except Exception as error:
-        raise VerifyError(f"{where}: the program no longer runs on inputs {shapes}\n  {_reason(error)}") from error
+        raise VerifyError(f"the program no longer runs on inputs {shapes}\n  {_reason(error)}", step=where) from error
 
 
 def _reason(error: Exception) -> str:
@@ -200,21 +203,23 @@ def _compare_interface(before: Any, after: Any, program: Program, where: str) ->
             problems.append(f"there were {len(old)} {what}(s), there are {len(new)}")
         for i, (a, b) in enumerate(zip(old, new, strict=False)):
             if a != b:
-                line = _line(program, i) if what == "output" else ""
+                shown = _line(program, i) if what == "output" else None
+                line = f"\n    {shown}" if shown else ""
                 problems.append(f"{what} {i}: was {a}, is {b}{line}")
     if before[2:] != after[2:]:
         problems.append("the structure of the inputs or outputs changed")
     if problems:
         text = "\n  ".join(problems)
-        raise VerifyError(f"{where}\n  {text}\n  a pass may not change the inputs or outputs of the program")
+        raise VerifyError(text, step=where, way_out="a pass may not change the inputs or outputs of the program")
 
 
 def _compare_aliases(before: list[Run], after: list[Run], program: Program, where: str) -> None:
     new = sorted({a for b, c in zip(before, after, strict=True) for a in c.aliases - b.aliases})
     if new:
         raise VerifyError(
-            f"{where}\n  {'; '.join(new)}, and did not before\n"
-            "  a caller that writes into the result would change it; keep a copy (aten.clone) at the output"
+            f"{'; '.join(new)}, and did not before",
+            step=where,
+            way_out="a caller that writes into the result would change it; keep a copy (aten.clone) at the output",
         )
 
 
@@ -230,9 +235,10 @@ def _check_close(
                 inputs = "the example inputs" if probe == 0 else "random inputs"
                 measure = "as a share of its elements" if is_discrete(a) else "relative"
                 raise VerifyError(
-                    f"{where}\n  output {i} changed by {error:.3g} {measure} {how}, allowed {room[i]:.3g}, "
-                    f"on {inputs}{_line(new.program, i)}\n  an exact pass may not change the numbers; "
-                    "if it is meant to, declare kind='approx'"
+                    f"output {i} changed by {error:.3g} {measure} {how}, allowed {room[i]:.3g}, on {inputs}",
+                    step=where,
+                    node=_line(new.program, i),
+                    way_out="an exact pass may not change the numbers; if it is meant to, declare kind='approx'",
                 )
     return worst
 
@@ -244,11 +250,11 @@ def _check_finite(before: list[Run], after: list[Run], program: Program, where: 
                 continue
             if want.shape != got.shape:
                 shapes = f"was {type_text(want)}, is {type_text(got)}"
-                raise VerifyError(f"{where}\n  output {i} changed its shape: {shapes}{_line(program, i)}")
+                raise VerifyError(f"output {i} changed its shape: {shapes}", step=where, node=_line(program, i))
             if bool((want.isfinite() & ~got.isfinite()).any()):
-                raise VerifyError(f"{where}\n  output {i} is no longer finite{_line(program, i)}")
+                raise VerifyError(f"output {i} is no longer finite", step=where, node=_line(program, i))
 
 
-def _line(program: Program, output: int) -> str:
+def _line(program: Program, output: int) -> str | None:
     node = program.outputs()[output]
-    return f"\n    {program.describe(node)}" if isinstance(node, fx.Node) else ""
+    return program.describe(node) if isinstance(node, fx.Node) else None

@@ -73,8 +73,8 @@ class Workload:
         """Return the data, or raise DataError in the name of ``who`` needs it."""
         if self.data is None:
             raise DataError(
-                f"{who} needs data, and the workload {self.name!r} has none\n"
-                "  give a workload with data (see `fxopt models`), or write one: README, 'Your own model'"
+                f"{who} needs data, and the workload {self.name!r} has none",
+                way_out="give a workload with data (see `fxopt models`), or write one: README, 'Your own model'",
             )
         return self.data
 
@@ -154,7 +154,7 @@ def _from_module(spec: str) -> Any:
     except Exception as error:
         known = ", ".join(registry.names("workload"))
         raise UsageError(
-            f"model {spec!r}: {type(error).__name__}: {error}\n  or did you mean one of: {known}?"
+            f"model {spec!r}: {type(error).__name__}: {error}", way_out=f"or did you mean one of: {known}?"
         ) from error
 
 

@@ -41,7 +41,8 @@ def within_latency(
             count = min(moves, count + max(1, moves // 20))
     if reached > limit:
         raise BudgetError(
-            f"{who} comes down to {reached:.3g} of the whole with every layer as fast as its chains get, the budget is "
-            f"{limit:g}\n  allow more: fewer names in keep, another form, more threads for the backend"
+            f"{who} comes down to {reached:.3g} of the whole with every layer as fast as its chains get, the "
+            f"budget is {limit:g}",
+            way_out="allow more: fewer names in keep, another form, more threads for the backend",
         )
     return path.after(count)

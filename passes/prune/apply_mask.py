@@ -73,8 +73,8 @@ def _read(path: str) -> dict[str, torch.Tensor]:
         return _read_safetensors(path) if suffix == ".safetensors" else _read_npz(path)
     except Exception as error:  # what damaged files raise differs by format and place
         raise DataError(
-            f"the mask file {path!r} cannot be read: {error}\n"
-            "  save masks with safetensors.torch.save_file({name: mask}, 'mask.safetensors'), or numpy.savez"
+            f"the mask file {path!r} cannot be read: {error}",
+            way_out="save masks with safetensors.torch.save_file({name: mask}, 'mask.safetensors'), or numpy.savez",
         ) from error
 
 

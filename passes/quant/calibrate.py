@@ -33,8 +33,9 @@ class _Observe(fx.Interpreter):
         observer = self._observers.get(n)
         if observer is not None and not observer.see(value):
             raise DataError(
-                f"calibration met NaN or infinity\n    {self._program.describe(n)}\n"
-                "  look at the images, or at the layers before this one"
+                "calibration met NaN or infinity",
+                node=self._program.describe(n),
+                way_out="look at the images, or at the layers before this one",
             )
         if (watch := self._also.get(n)) is not None:
             watch(value)

@@ -36,7 +36,7 @@ class Checkpoint:
             problem = "it is of another program, or of other options"
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             problem = f"it cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise UsageError(f"{self._who}: checkpoint {self._path}: {problem}\n  delete it to begin anew")
+        raise UsageError(f"{self._who}: checkpoint {self._path}: {problem}", way_out="delete it to begin anew")
 
     def write(self, state: dict[str, Any]) -> None:
         """Save beside and rename, so that a process killed at any moment leaves the last one whole. Raises UsageError."""

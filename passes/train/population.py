@@ -74,8 +74,9 @@ def _run(
             value = run.env[arguments(node)["input"]]
             if not found.setdefault(node, _Moments(value.shape[1])).add(value):
                 raise DataError(
-                    f"{who} met NaN or infinity in what this reads\n    {program.describe(node)}\n"
-                    "  look at the data, or at the layers before it"
+                    f"{who} met NaN or infinity in what this reads",
+                    node=program.describe(node),
+                    way_out="look at the data, or at the layers before it",
                 )
             left.remove(node)
             if not left:

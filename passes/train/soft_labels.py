@@ -24,8 +24,8 @@ def soft_loss(student: Any, teacher: Any, temperature: float, *, classes: bool, 
         getattr(a, "shape", None) != getattr(b, "shape", None) for a, b in zip(ours, theirs, strict=True)
     ):
         raise DataError(
-            f"{who}: the outputs of teacher and student do not match: {_shapes(theirs)} and {_shapes(ours)}\n"
-            "  take a teacher of the same task"
+            f"{who}: the outputs of teacher and student do not match: {_shapes(theirs)} and {_shapes(ours)}",
+            way_out="take a teacher of the same task",
         )
     losses = []
     for s, t in zip(ours, theirs, strict=True):

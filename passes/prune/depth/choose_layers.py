@@ -62,8 +62,9 @@ class LayerChooser:
                 gone |= {i} | self._parts[i]
         if (reached := self.left(taken)) > limit:
             raise BudgetError(
-                f"{self._who}: macs comes down to {reached:,} of {dense:,} without any residual branch that may go, "
-                f"the budget is {limit:,.0f}\n{self._largest(taken)}\n  allow more: fewer names in keep; or prune channels too"
+                f"{self._who}: macs comes down to {reached:,} of {dense:,} without any residual branch that may "
+                f"go, the budget is {limit:,.0f}\n{self._largest(taken)}",
+                way_out="allow more: fewer names in keep; or prune channels too",
             )
         for i in reversed(taken[:]):
             rest = [j for j in taken if j != i]

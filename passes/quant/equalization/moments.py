@@ -33,8 +33,9 @@ class _Sums(fx.Interpreter):
             new = torch.stack([torch.full_like(rows[:, 0], rows.shape[1]), rows.sum(1), rows.square().sum(1)])
             if not bool(new.isfinite().all()):
                 raise DataError(
-                    f"calibration met NaN or infinity\n    {self._program.describe(n)}\n"
-                    "  look at the images, or at the layers before this one"
+                    "calibration met NaN or infinity",
+                    node=self._program.describe(n),
+                    way_out="look at the images, or at the layers before this one",
                 )
             self.sums[n] = [sum(self.sums[n], new)]
         return value

@@ -89,5 +89,7 @@ def _check_finite(program: Program, twins: Twins, layer: fx.Node, who: str) -> N
     for values in twins.values(layer):
         if not all(bool(value.isfinite().all()) for value in values):
             raise DataError(
-                f"{who} met NaN or infinity\n    {program.describe(layer)}\n  look at the data, or at the layers before it"
+                f"{who} met NaN or infinity",
+                node=program.describe(layer),
+                way_out="look at the data, or at the layers before it",
             )

@@ -28,8 +28,9 @@ class _Watch(fx.Interpreter):
             peak = value.abs().reshape(-1, value.shape[-1]).amax(0).double()
             if not bool(peak.isfinite().all()):
                 raise DataError(
-                    f"calibration met NaN or infinity\n    {self._program.describe(n)}\n"
-                    "  look at the images, or at the layers before this one"
+                    "calibration met NaN or infinity",
+                    node=self._program.describe(n),
+                    way_out="look at the images, or at the layers before this one",
                 )
             before = self._peaks[n]
             self._peaks[n] = peak if before is None else torch.maximum(before, peak)
