@@ -20,7 +20,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, overload
 
 from fxopt.errors import UnknownNameError
 from fxopt.pass_manager.context import Context
@@ -86,23 +86,81 @@ class Pass:
         return f"{self.name}({options})" if options else self.name
 
 
+_P = ParamSpec("_P")
+_Steps = tuple[Pass, ...]
+
+
+class PassType(Protocol[_P]):
+    """How type checkers see a class that :func:`graph_pass` makes: the options of the function are its own."""
+
+    name: str
+    kind: Kind
+    tolerance: float
+
+    def __call__(self, *args: _P.args, **options: _P.kwargs) -> Pass:
+        """A pass with these options."""
+
+
+class _Composite(Protocol[_P]):
+    """``graph_pass(options_of=…)``."""
+
+    def __call__(self, function: Callable[[Pass], _Steps], /) -> PassType[_P]: ...
+
+
+class _GraphPass(Protocol):
+    """``graph_pass`` with its arguments given."""
+
+    @overload
+    def __call__(self, function: Callable[_P, _Steps], /) -> PassType[_P]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Program, Context, _P], None], /) -> PassType[_P]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Program, _P], None], /) -> PassType[_P]: ...
+
+
 @overload
-def graph_pass(function: Callable[..., Any], /) -> type[Pass]: ...
+def graph_pass(function: Callable[_P, _Steps], /) -> PassType[_P]: ...
 @overload
-def graph_pass(*, kind: Kind = ..., tolerance: float = ...) -> Callable[[Callable[..., Any]], type[Pass]]: ...
+def graph_pass(function: Callable[Concatenate[Program, Context, _P], None], /) -> PassType[_P]: ...
+@overload
+def graph_pass(function: Callable[Concatenate[Program, _P], None], /) -> PassType[_P]: ...
+@overload
+def graph_pass(*, kind: Kind = ..., tolerance: float = ...) -> _GraphPass: ...
+@overload
+def graph_pass(*, options_of: PassType[_P]) -> _Composite[_P]: ...
 def graph_pass(
-    function: Callable[..., Any] | None = None, /, *, kind: Kind = "exact", tolerance: float = 1e-9
-) -> type[Pass] | Callable[[Callable[..., Any]], type[Pass]]:
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    kind: Kind = "exact",
+    tolerance: float = 1e-9,
+    options_of: Any = None,
+) -> Any:
     """Make a pass of a function ``f(program, *, option: type = default, …)``, or ``f(program, context, *, …)``.
 
     The result is a frozen dataclass: ``f(option=1)`` is a value, and ``f(option=1).run(program)`` calls the function.
-    A function that takes no program and is annotated to return a tuple of passes makes a pass of several.
+    A function that takes no program and is annotated to return a tuple of passes makes a pass of several. With
+    ``options_of=other`` such a pass has the options and kind of another, and its function is given that pass, with them:
+    ``def prune_channels(zero: Pass) -> tuple[Pass, ...]: return (zero, shrink())``.
     Raises TypeError for any other parameter before the options, for an option without type or default, or of a name that
     every pass has, such as ``kind``.
     """
+    if options_of is not None:
+        return functools.partial(_make_composite, options_of)
     if function is None:
         return functools.partial(_make_pass, kind=kind, tolerance=tolerance)
     return _make_pass(function, kind=kind, tolerance=tolerance)
+
+
+def _make_composite(options_of: type[Pass], function: Callable[[Pass], _Steps]) -> type[Pass]:
+    """A pass with the fields of another, which its function makes several passes of."""
+    hints = type_hints(options_of)  # type: ignore[arg-type]
+    fields = [(f.name, hints[f.name], dataclasses.field(default=f.default)) for f in dataclasses.fields(options_of)]
+
+    def steps(self: Pass) -> _Steps:
+        return function(options_of(**{name: getattr(self, name) for name, _, _ in fields}))
+
+    return _make_class(function, fields, options_of.kind, options_of.tolerance, {"steps": steps})
 
 
 def _make_pass(function: Callable[..., Any], *, kind: Kind, tolerance: float) -> type[Pass]:
@@ -128,10 +186,14 @@ def _make_pass(function: Callable[..., Any], *, kind: Kind, tolerance: float) ->
     def run(self: Pass, program: Program, context: Context = Context()) -> None:
         call(self, program, *[context] * takes_context)
 
-    namespace: dict[str, Any] = {
-        "name": function.__name__, "kind": kind, "tolerance": tolerance, "function": staticmethod(function),
-        "__doc__": function.__doc__, **({"steps": call} if composite else {"run": run}),
-    }  # fmt: skip
+    return _make_class(function, fields, kind, tolerance, {"steps": call} if composite else {"run": run})
+
+
+def _make_class(
+    function: Callable[..., Any], fields: list[Any], kind: Kind, tolerance: float, method: dict[str, Any]
+) -> type[Pass]:
+    namespace = {"name": function.__name__, "kind": kind, "tolerance": tolerance, "function": staticmethod(function)}
+    namespace |= {"__doc__": function.__doc__} | method
     made = dataclasses.make_dataclass(function.__name__, fields, bases=(Pass,), namespace=namespace, frozen=True)
     made.__module__, made.__qualname__, made.__doc__ = function.__module__, function.__qualname__, function.__doc__
     return made

@@ -14,7 +14,7 @@ from torch.fx.passes.utils.matcher_utils import InternalMatch
 
 from fxopt.errors import FxoptError, UsageError
 from fxopt.ir.program import Program
-from fxopt.pass_manager.pass_base import Kind, Pass, graph_pass
+from fxopt.pass_manager.pass_base import Kind, PassType, graph_pass
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def rewrite_pass(
     check: Callable[[Match], str | None] | None = None,
     kind: Kind = "exact",
     doc: str = "",
-) -> type[Pass]:
+) -> PassType[[]]:
     """Make a pass that replaces every place where ``pattern`` is found by ``replacement``.
 
     Both are functions of the same tensors, in plain torch with example ``inputs`` to trace them with, or, without

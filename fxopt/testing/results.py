@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from fxopt.backend import Backend
 from fxopt.errors import FxoptError, UsageError
-from fxopt.pass_manager.pass_base import Pass
+from fxopt.pass_manager.pass_base import Pass, PassType
 from fxopt.testing.contract import Check, CheckResult, ContractError
 
 if TYPE_CHECKING:
     from fxopt.testing.small_models import SmallModel
 
 
-def checks_of(cls: type[Pass] | type[Backend], models: Iterable[SmallModel] | None = None) -> list[Check]:
+def checks_of(
+    cls: type[Pass] | type[Backend] | PassType[...], models: Iterable[SmallModel] | None = None
+) -> list[Check]:
     """List the checks of a pass or a backend, by default on :func:`~fxopt.testing.small_models`; none is run yet."""
     if isinstance(cls, type) and issubclass(cls, Pass):
         from fxopt.testing.pass_checks import pass_checks
@@ -28,12 +30,14 @@ def checks_of(cls: type[Pass] | type[Backend], models: Iterable[SmallModel] | No
     raise UsageError(f"there is a contract for classes of Pass and Backend, not for {cls!r}")
 
 
-def run_checks(cls: type[Pass] | type[Backend], models: Iterable[SmallModel] | None = None) -> list[CheckResult]:
+def run_checks(
+    cls: type[Pass] | type[Backend] | PassType[...], models: Iterable[SmallModel] | None = None
+) -> list[CheckResult]:
     """Run every check of a pass or a backend; a failure is a result, not an exception."""
     return [_run(check) for check in checks_of(cls, models)]
 
 
-def check_pass(cls: type[Pass], models: Iterable[SmallModel] | None = None) -> None:
+def check_pass(cls: type[Pass] | PassType[...], models: Iterable[SmallModel] | None = None) -> None:
     """Hold a pass to the contract. Raises ContractError that lists every failed check with the way out."""
     _raise_failures(cls.name, run_checks(cls, models))
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from fxopt import Pass
+from fxopt import Pass, graph_pass
 from fxopt.passes.lowrank.factorize import factorize
 from fxopt.passes.lowrank.truncate_rank import truncate_rank
 
 
-@dataclasses.dataclass(frozen=True)
-class low_rank(truncate_rank):  # type: ignore[misc,valid-type]
+@graph_pass(options_of=truncate_rank)
+def low_rank(truncate: Pass) -> tuple[Pass, ...]:
     """Split layers into chains of low rank: truncate_rank, then factorize.
 
     The options are those of truncate_rank. The first step changes numbers, and its error is measured; the second changes
@@ -29,9 +27,4 @@ class low_rank(truncate_rank):  # type: ignore[misc,valid-type]
         %y = aten.linear(%h, %u)
         return %y
     """
-
-    name = "low_rank"
-
-    def steps(self) -> tuple[Pass, ...]:
-        """The lossy step and the exact one."""
-        return (truncate_rank(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}), factorize())
+    return (truncate, factorize())

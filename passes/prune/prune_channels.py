@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from fxopt import Pass
+from fxopt import Pass, graph_pass
 from fxopt.passes.prune.shrink import shrink
 from fxopt.passes.prune.zero_channels import zero_channels
 
 
-@dataclasses.dataclass(frozen=True)
-class prune_channels(zero_channels):  # type: ignore[misc,valid-type]
+@graph_pass(options_of=zero_channels)
+def prune_channels(zero: Pass) -> tuple[Pass, ...]:
     """Remove the least important channels, heads or groups: zero_channels, then shrink.
 
     The options are those of zero_channels. The first step changes numbers, and its error is measured; the second changes
@@ -31,9 +29,4 @@ class prune_channels(zero_channels):  # type: ignore[misc,valid-type]
         %y = aten.linear(%h, %v)
         return %y
     """
-
-    name = "prune_channels"
-
-    def steps(self) -> tuple[Pass, ...]:
-        """The lossy step and the exact one."""
-        return (zero_channels(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}), shrink())
+    return (zero, shrink())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from fxopt import Pass
+from fxopt import Pass, graph_pass
 from fxopt.passes.prune.drop_zero_branches import drop_zero_branches
 from fxopt.passes.prune.shrink import shrink
 from fxopt.passes.prune.zero_layers import zero_layers
 
 
-@dataclasses.dataclass(frozen=True)
-class prune_layers(zero_layers):  # type: ignore[misc,valid-type]
+@graph_pass(options_of=zero_layers)
+def prune_layers(zero: Pass) -> tuple[Pass, ...]:
     """Remove the least important residual branches: zero_layers, then drop_zero_branches and shrink.
 
     The options are those of zero_layers. The first step changes numbers, and its error is measured; the others change
@@ -38,10 +36,4 @@ class prune_layers(zero_layers):  # type: ignore[misc,valid-type]
         %i = aten.linear(%x3, %a); %x4 = aten.add.Tensor(%x3, %i)
         return %x4
     """
-
-    name = "prune_layers"
-
-    def steps(self) -> tuple[Pass, ...]:
-        """The lossy step and the exact ones."""
-        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return (zero_layers(**options), drop_zero_branches(), shrink())
+    return (zero, drop_zero_branches(), shrink())

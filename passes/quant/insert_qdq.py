@@ -26,6 +26,7 @@ def insert_qdq(
     program: Program,
     context: Context,
     *,
+    scheme: Literal["int8"] = "int8",
     images: Annotated[int, Ge(1)] = 64,
     activations: Activations = "uint8",
     per_channel: bool = True,
@@ -43,7 +44,8 @@ def insert_qdq(
     ``images`` training examples of the workload are run through the graph to see the range of each activation. What is
     quantized is the backend's policy for the target: activations per tensor, weights symmetric int8 per output
     channel, biases int32 at activation scale times weight scale. Where the backend has integer kernels for products of two
-    values, attention is split into them, and both sides are quantized, the right one symmetric. ``keep_float`` names
+    values, attention is split into them, and both sides are quantized, the right one symmetric. ``scheme`` names that
+    whole, 8 bits for both sides of each product. ``keep_float`` names
     weights or modules, or products by their node, with wildcards, that stay in float. Raises DataError without usable
     data, PassError for a program that is quantized.
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from annotated_types import Ge
-
 from fxopt import Pass, graph_pass
-from fxopt.backend.quant_policy import Activations
 from fxopt.passes.clean.canonicalize_clamp import canonicalize_clamp
 from fxopt.passes.clean.fold_constants import fold_constants
 from fxopt.passes.fuse.fold_batch_norm import fold_batch_norm
 from fxopt.passes.fuse.mean_to_pool import mean_to_pool
 from fxopt.passes.quant.insert_qdq import insert_qdq
-from fxopt.passes.quant.mixed.choose import Leave
-from fxopt.passes.quant.observers import Calibration
 from fxopt.passes.quant.split_silu import split_silu
-from fxopt.support.options import With
 
 PREPARATION: tuple[Pass, ...] = (
     fold_constants(),
@@ -28,22 +20,8 @@ PREPARATION: tuple[Pass, ...] = (
 """Exact passes that bring a graph into the form that has integer kernels."""
 
 
-@graph_pass(kind="approx")
-def quantize(
-    *,
-    scheme: Literal["int8"] = "int8",
-    images: Annotated[int, Ge(1)] = 64,
-    activations: Activations = "uint8",
-    per_channel: bool = True,
-    calibration: Calibration = "min_max",
-    keep_float: tuple[str, ...] = (),
-    quantizer: str | None = None,
-    rounding: Literal["nearest", "adaround"] = "nearest",
-    correct_bias: Literal["none", "empirical", "analytic"] = "analytic",
-    metric_drop: Annotated[float, Ge(0)] | None = None,
-    sqnr_db: float | None = None,
-    leave: Annotated[Leave, With(sqnr_db=60.0)] = "greedy",
-) -> tuple[Pass, ...]:
+@graph_pass(options_of=insert_qdq)
+def quantize(insert: Pass) -> tuple[Pass, ...]:
     """Quantize weights and activations to int8 after training, as the backend's integer kernels want it.
 
     Stands for fold_constants, fold_batch_norm, mean_to_pool, split_silu and canonicalize_clamp, which are exact and bring
@@ -74,17 +52,4 @@ def quantize(
         %z = aten.mul.Tensor(%y, %g)
         return %z
     """
-    insert = insert_qdq(
-        images=images,
-        activations=activations,
-        per_channel=per_channel,
-        calibration=calibration,
-        keep_float=keep_float,
-        quantizer=quantizer,
-        rounding=rounding,
-        correct_bias=correct_bias,
-        metric_drop=metric_drop,
-        sqnr_db=sqnr_db,
-        leave=leave,
-    )
     return (*PREPARATION, insert)
