@@ -434,3 +434,17 @@ def test_where_nothing_was_lost_nothing_is_changed(net):
 def test_the_pass_without_data_says_so(net):
     with pytest.raises(DataError, match="reconstruct needs data"):
         Pipeline.parse("prune_channels(ratio=0.4), reconstruct").run(net, watchers=())
+
+
+def test_a_second_pruning_in_the_same_pipeline_refits_against_what_the_first_left():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    data = Data(3, 10, 10)
+    program = capture(model, (data.x[:2],))
+    workload = Workload(name="mine", model=lambda: model, inputs=lambda: (program.args, {}), data=data)
+    errors = []
+    for options in ("", ", reconstruct=True"):
+        passes = f"prune_channels(ratio=0.25), prune_channels(ratio=0.3{options})"
+        small = Pipeline.parse(passes).run(program, workload=workload, watchers=()).program
+        errors.append(float((small(data.x) - program(data.x)).square().mean()))
+    assert errors[1] < errors[0]

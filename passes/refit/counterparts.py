@@ -74,7 +74,7 @@ def counterparts(original: Program, program: Program) -> tuple[list[Counterpart]
             reasons[node] = "the original has no such batch norm behind it"
             continue
         target = wanted[len(wanted) - len(ends)]
-        kept = _kept(program, made, name, base)
+        kept = _kept(original, program, made, name, base)
         want, give = list(shapes_before(target)), list(shapes(node))
         dim = len(give) - len(shapes(made.weight)) + 1 if "conv" in op_name(node) else len(give) - 1
         if kept is not None and want:
@@ -134,11 +134,17 @@ def _norms(node: fx.Node) -> list[fx.Node]:
     return found
 
 
-def _kept(program: Program, layer: Layer, name: str, base: str) -> torch.Tensor | None:
-    """The outputs of the original's layer that are left, None for all."""
+def _kept(original: Program, program: Program, layer: Layer, name: str, base: str) -> torch.Tensor | None:
+    """The outputs of the original's layer that are left, None for all; the original may have lost some itself."""
     dim = 1 if layer.transposed else 0
-    noted = program.kept_indices
-    kept = [noted[n][dim] for n in dict.fromkeys((base, name)) if dim in noted.get(n, {})]
+    before = original.kept_indices.get(base, {}).get(dim)
+    kept = []
+    for weight in dict.fromkeys((base, name)):
+        indices = program.kept_indices.get(weight, {}).get(dim)
+        if indices is not None and weight == base and before is not None:
+            indices = None if len(indices) == len(before) else torch.searchsorted(before, indices)
+        if indices is not None:
+            kept.append(indices)
     return None if not kept else kept[0] if len(kept) == 1 else kept[0][kept[1]]
 
 
