@@ -11,7 +11,7 @@ from fxopt.passes.lowrank.truncate_rank import truncate_rank
 
 @dataclasses.dataclass(frozen=True)
 class low_rank(truncate_rank):  # type: ignore[misc,valid-type]
-    """Split layers into chains of low rank: truncate_rank, then factorize.
+    """Replace layers by low-rank chains: truncate_rank, then factorize.
 
     The options are those of truncate_rank. The first step changes numbers, and its error is measured; the second changes
     the graph, and is proved.

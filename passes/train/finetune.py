@@ -15,7 +15,7 @@ from fxopt.workload import training_data
 
 @dataclasses.dataclass(frozen=True)
 class finetune(Pass):
-    """Train the weights on the workload's training data, and keep the best by its validation metric.
+    """Train the weights on the workload's training data and keep the best by its validation metric.
 
     The graph stays as it is: what was removed stays removed, and weights of layers that are exactly zero stay zero, as
     masks of sparsify are. Every batch norm and dropout keeps its own momentum, eps and probability; with
