@@ -129,6 +129,20 @@ def test_files_that_are_named_are_there(page):
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def test_methods_that_the_guides_name_are_there():
+    from fxopt import Backend, Program
+
+    for page, owner, pattern in (
+        ("docs/write-a-backend.md", Backend, r"`(\w+)(?:\([^`)]*\))?`"),
+        ("docs/write-a-pass.md", Program, r"`program\.(\w+)"),
+    ):
+        firsts = [row.split("|")[1] for row in TEXTS[page].splitlines() if row.startswith("| `")]
+        named = {name for first in firsts for name in re.findall(pattern, first)}
+        known = {*dir(owner), *owner.__dataclass_fields__}
+        assert len(named) >= 8
+        assert named <= known, named - known
+
+
 def test_the_navigation_has_every_page():
     yaml = pytest.importorskip("yaml")
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
