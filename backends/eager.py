@@ -18,7 +18,7 @@ _FILE = "model.pt2"
 
 @dataclass(frozen=True)
 class Eager(Backend):
-    """Run the graph with torch, op by op; the reference of all numbers."""
+    """Run the graph in torch, op by op; the reference for numerics."""
 
     name: ClassVar[str] = "eager"
 

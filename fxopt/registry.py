@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import inspect
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,19 +134,60 @@ def entries(kind: str) -> Iterator[Entry]:
             yield Entry(name, thing.__module__, thing.__module__, (inspect.getdoc(thing) or "").split("\n")[0])
 
 
-def _summary_from_source(value: str) -> str:
-    """First docstring line of ``module:attribute``, read from the file; empty where that cannot be done."""
+def _summary_from_source(value: str, *, hops: int = 8) -> str:
+    """Summary of ``module:attribute``, read from its source; empty where that cannot be done.
+
+    That is the first line of the docstring of a function or class, of the ``doc`` or ``summary`` of an assigned call, or of
+    the comment at the head of ``attribute.toml`` beside the module. Re-exports, ``from x import y``, are followed.
+    """
     module, _, attribute = value.partition(":")
     try:
-        spec = importlib.util.find_spec(module)
-        tree = ast.parse(Path(spec.origin).read_text()) if spec and spec.origin else None
-    except Exception:  # looking for a module imports the packages around it, and those may fail in any way
+        path = _source_of(module)
+        tree = ast.parse(path.read_text()) if path else None
+    except Exception:  # a finder that some package installed may fail in any way, and so may its source
         return ""
-    for node in tree.body if tree else ():
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == attribute:
-            return (ast.get_docstring(node) or "").split("\n")[0]
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == attribute for t in node.targets):
-            docs = [k.value for k in getattr(node.value, "keywords", ()) if k.arg in ("doc", "summary")]
-            if docs and isinstance(docs[0], ast.Constant):
-                return str(docs[0].value).split("\n")[0]
-    return ""
+    if path is None or tree is None:
+        return ""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in tree.body:
+        if (doc := _doc_in(node, attribute)) is not None:
+            return doc.split("\n")[0]
+        if hops and (origin := _reexported_from(node, attribute, package)) is not None:
+            return _summary_from_source(origin, hops=hops - 1)
+    described = path.with_name(f"{attribute}.toml")
+    first = described.read_text().split("\n")[0] if described.is_file() else ""
+    return first[1:].strip() if first.startswith("#") else ""
+
+
+def _source_of(module: str) -> Path | None:
+    """Source file of a module, found without importing it or the packages around it."""
+    parts, path, spec = module.split("."), None, None
+    for i in range(len(parts)):
+        name = ".".join(parts[: i + 1])
+        specs = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((found for found in specs if found), None)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+def _doc_in(node: ast.stmt, name: str) -> str | None:
+    """What a statement that defines ``name`` documents it with, empty where it does not; None for other statements."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
+        return ast.get_docstring(node) or ""
+    if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+        docs = [k.value for k in getattr(node.value, "keywords", ()) if k.arg in ("doc", "summary")]
+        return str(docs[0].value) if docs and isinstance(docs[0], ast.Constant) else ""
+    return None
+
+
+def _reexported_from(node: ast.stmt, name: str, package: str) -> str | None:
+    """``module:attribute`` that a ``from … import`` of a module of ``package`` binds ``name`` to; None if it does not."""
+    if not isinstance(node, ast.ImportFrom):
+        return None
+    origin = next((alias.name for alias in node.names if (alias.asname or alias.name) == name), None)
+    if origin is None:
+        return None
+    module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+    return f"{module}:{origin}"

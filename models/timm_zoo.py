@@ -18,7 +18,7 @@ _SEED = 0
 
 
 def timm_workload(name: str, *, weights: str | None = None, size: Annotated[int, Ge(1)] | None = None) -> Workload:
-    """Any model of timm by its name, e.g. mobilenetv3_small_100, convnext_atto, vit_tiny_patch16_224.
+    """Any timm model by name, e.g. mobilenetv3_small_100, convnext_atto, vit_tiny_patch16_224.
 
     ``weights`` is "DEFAULT" or a tag of timm's (as in ``resnet18.a1_in1k``), and is downloaded; without it the weights are
     random, as for torchvision's models (:func:`fxopt.models.randomize.randomize`). ``size`` is the side of the images in

@@ -23,7 +23,7 @@ _OPTIONS_OF_SIZE = {"vit_": "image_size", "maxvit": "input_size"}
 def torchvision_workload(
     name: str, *, weights: str | None = None, size: Annotated[int, Ge(1)] | None = None
 ) -> Workload:
-    """Any float model of torchvision by its builder's name, e.g. resnet18, vit_b_16, fcn_resnet50, raft_small.
+    """Any float model of torchvision by the name of its builder, e.g. resnet18, vit_b_16, fcn_resnet50, raft_small.
 
     ``weights`` is "DEFAULT" or a name from torchvision's enum, and is downloaded; without it the weights are random,
     from a fixed seed, with no constant parameter and no trivial batch norm (see :func:`fxopt.models.randomize.randomize`).

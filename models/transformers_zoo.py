@@ -42,7 +42,7 @@ _STAGES = {"depths": lambda v: min(v, 2), "hidden_sizes": lambda v: v // 4, "nec
 def transformers_workload(
     name: str, *, attention: Literal["eager", "sdpa"] | None = None, length: Annotated[int, Ge(1)] = 16
 ) -> Workload:
-    """Any architecture of transformers by its model type, made small: bert, llama, vit, swin, t5, whisper, segformer.
+    """Any transformers architecture by model type, made small: bert, llama, vit, swin, t5, whisper, segformer.
 
     Two layers, or at most two blocks a stage, of width 64 with 4 heads (2 for keys and values where these may be fewer),
     256 tokens; made from the names of the configuration's fields. Weights are random from a fixed seed

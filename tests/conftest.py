@@ -35,9 +35,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(
-        key=lambda item: "test_readme" not in item.nodeid
-    )  # minutes long: no worker should be left alone with it
+    items.sort(key=lambda item: "test_docs" not in item.nodeid)  # minutes long: no worker should be left alone with it
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An aarch64 system, emulated: built here, uploaded, run there with the same numbers, tuned there; and as the README says."""
+"""An aarch64 system, emulated: built here, uploaded, run there with the same numbers, tuned there; and as the guide says."""
 
 from __future__ import annotations
 
@@ -158,9 +158,9 @@ def test_two_devices_behind_a_tracker_share_the_trials(start, tmp_path):
     assert all("start serving" in device.log.read_text() for device in devices), "each had a part"
 
 
-def test_the_readme_walks_a_raspberry_pi_through(start, emulated_root, tmp_path):
+def test_the_guide_walks_a_raspberry_pi_through(start, emulated_root, tmp_path):
     """Each line of the section is typed: at the computer in a shell, on the board with the board's programs."""
-    section = (ROOT / "README.md").read_text().split("### A Raspberry Pi, step by step\n")[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "devices.md").read_text().split("## A Raspberry Pi, step by step\n")[1].split("\n## ")[0]
     lines = [line for block in re.findall(r"```bash\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
     assert sum(line.startswith("pi$ ") for line in lines) >= 3
     board, home = None, tmp_path / "home"

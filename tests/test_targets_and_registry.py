@@ -451,17 +451,41 @@ def test_a_listing_reads_the_doc_of_a_pass_that_is_assigned(package):
 
 
 @pytest.mark.parametrize(
+    ("value", "head"),
+    [
+        ("their_package:their_pass", "from .one import their_pass"),
+        ("their_package:their_pass", "from their_package.one import their_pass"),
+        ("their_package:other", "from .one import their_pass as other"),
+        ("their_package.one:their_pass", ""),
+    ],
+    ids=["relative", "absolute", "renamed", "direct"],
+)
+def test_a_listing_follows_reexports_and_imports_no_package_on_the_way(value, head, package):
+    broken = f"raise RuntimeError('imported')\n{head}"
+    package(value, {"their_package/__init__.py": broken, "their_package/one.py": THEIRS})
+    assert _listed()["their_pass"].summary == "Do something."
+    assert "their_package" not in sys.modules
+
+
+@pytest.mark.parametrize("kind", registry.GROUPS)
+def test_whatever_is_registered_has_a_summary(kind):
+    listed = list(registry.entries(kind))
+    assert listed
+    assert [entry.name for entry in listed if not entry.summary] == []
+
+
+@pytest.mark.parametrize(
     "files",
     [
         {},
         {"their_module.py": "def f(:"},
         {"their_module.py": ""},
-        {"their_package/__init__.py": "raise RuntimeError('broken')", "their_package/one.py": THEIRS},
+        {"their_module.py": "from their_module import their_pass"},
     ],
-    ids=["missing", "syntax", "empty", "package"],
+    ids=["missing", "syntax", "empty", "itself"],
 )
 def test_a_broken_package_does_not_break_the_listing(files, package):
-    package("their_package.one:their_pass" if len(files) > 1 else "their_module:their_pass", files)
+    package("their_module:their_pass", files)
     listed = _listed()
     assert listed["their_pass"].summary == ""
     assert listed["fold_batch_norm"].summary

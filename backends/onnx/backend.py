@@ -28,7 +28,7 @@ Level = Literal["all", "extended", "basic", "disabled"]
 
 @dataclass(frozen=True)
 class Onnx(Backend):
-    """Lower to ONNX and run in ONNX Runtime, with integer kernels for quantized programs.
+    """Export to ONNX and run in ONNX Runtime, with integer kernels for quantized programs.
 
     ``threads`` is None for all cores the process may use; ``arena`` keeps freed memory for the next run; ``opset``
     is the version of the ONNX operators. ``weights`` is how codes of 8 bits are stored: ``int8``, or ``uint8`` around a

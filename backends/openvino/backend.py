@@ -31,7 +31,7 @@ _CHAIN = (
 
 @dataclass(frozen=True)
 class Openvino(Backend):
-    """Lower to OpenVINO and run on the processor, with integer kernels for quantized programs.
+    """Convert to OpenVINO and run on the CPU, with integer kernels for quantized programs.
 
     ``threads`` is None for OpenVINO's own choice. ``precision`` is that of layers in float: ``f32``, ``bf16``, ``f16``, or
     ``auto`` for OpenVINO's choice, which is bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16). That is faster

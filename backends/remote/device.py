@@ -29,7 +29,7 @@ class _Lost(Exception):
 
 
 class RpcDevice(Device):
-    """A machine at ``rpc://HOST:PORT``, or one of those behind ``tracker://HOST:PORT/KEY``.
+    """A device behind TVM's RPC: the one at ``rpc://HOST:PORT``, or any at ``tracker://HOST:PORT/KEY``.
 
     The connection is made when first needed. When it is lost it is made again, and what was asked is asked once more; a
     question without an answer within ``patience`` seconds counts as lost.

@@ -29,7 +29,7 @@ _CHAIN = ("aten.add.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d", "
 
 @dataclass(frozen=True)
 class Tvm(Backend):
-    """Compile the whole model to machine code of the target, with layers in tiles of registers.
+    """Compile the whole model to machine code for the target, with register-tiled kernels.
 
     TVM writes the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it
     serves every size of the dynamic dims. Convolutions of 3x3 windows are computed by minimal filtering where that is likely

@@ -43,8 +43,9 @@ def targets(load: Load = None, as_json: Json = False) -> None:
         if "absent" in row:
             print(f"{row['name']:<15} {row['absent']}")
             continue
-        facts = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("name", "features", "builds", "cannot_build"))
-        print(f"{row['name']:<15} {facts}")
+        apart = ("name", "summary", "features", "builds", "cannot_build")
+        print(f"{row['name']:<15} {row['summary']}")
+        print(f"{'':<15} {', '.join(f'{k} {v}' for k, v in row.items() if k not in apart)}")
         print(
             f"{'':<15} features {' '.join(row['features']) or 'none'}; built here by {', '.join(row['builds']) or 'none'}"
         )

@@ -11,11 +11,13 @@ from fxopt.target import find_target
 
 
 def target_rows() -> list[dict[str, Any]]:
-    """For every target its facts; ``builds``: the backends that can build for it here; ``cannot_build``: why others cannot.
+    """The facts of every target, its ``summary``, and which backends can build for it here.
 
-    A target that is a part of this machine, which this machine lacks, has its ``name`` and why it is ``absent``.
+    ``builds`` lists these backends, ``cannot_build`` maps the others to the reason. A target that is a part of this machine,
+    which this machine lacks, has its ``name`` and why it is ``absent``.
     """
     backends = [find_backend(name) for name in registry.names("backend")]
+    summaries = {entry.name: entry.summary for entry in registry.entries("target")}
     rows: list[dict[str, Any]] = []
     for name in registry.names("target"):
         try:
@@ -27,6 +29,7 @@ def target_rows() -> list[dict[str, Any]]:
         rows.append(
             target.to_dict()
             | {
+                "summary": summaries[name],
                 "builds": [name for name, reason in reasons.items() if reason is None],
                 "cannot_build": {name: reason for name, reason in reasons.items() if reason is not None},
             }

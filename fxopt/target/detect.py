@@ -27,7 +27,7 @@ what processor and system support, 0 to 3 what the processor alone does."""
 
 @functools.cache
 def host() -> Target:
-    """The machine this runs on, as detected."""
+    """This machine, as detected."""
     machine = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
     system = {"linux": "linux-gnu", "darwin": "apple-darwin", "windows": "pc-windows-msvc"}
     found = _cpu_flags(machine)
@@ -118,7 +118,10 @@ def nvidia() -> Target | None:
 
 
 def cuda() -> Target:
-    """The NVIDIA GPU of this machine. Raises UsageError where there is none."""
+    """The NVIDIA GPU of this machine.
+
+    Raises UsageError where there is none.
+    """
     if (found := nvidia()) is None:
         raise UsageError("there is no NVIDIA GPU here that nvidia-smi knows; build on the machine that has one")
     return found

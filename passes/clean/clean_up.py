@@ -10,7 +10,7 @@ from fxopt.passes.clean.merge_duplicates import merge_duplicates
 
 @graph_pass
 def clean_up() -> tuple[Pass, ...]:
-    """Drop no-ops, fold constants, merge duplicates.
+    """Drop no-ops, fold constants and merge duplicates.
 
     Stands for drop_noop, fold_constants and merge_duplicates.
 

@@ -26,7 +26,7 @@ _ONCE = ("aten.relu", "aten.abs")
 
 @graph_pass
 def drop_noop(program: Program) -> None:
-    """Drop ops that hand back what they were given, such as dropout in evaluation mode.
+    """Drop ops that return their input unchanged, such as dropout in evaluation mode.
 
     Also casts and reshapes to what already is, a transpose or permutation that the one before it undoes, multiplication
     and division by 1, and relu of relu.

@@ -23,7 +23,7 @@ _LEFT = ("quant", "random", "check", "size", "mutate")
 
 @graph_pass
 def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 65536) -> None:
-    """Compute the parts of the graph that depend on weights and constants alone, and store the result.
+    """Evaluate the subgraphs that depend on weights and constants alone, and store the results.
 
     A result is stored where it is at most ``max_growth`` bytes larger than the weights it is made of and that nothing
     else reads; what merely repeats or fills (expand, full, arange) would otherwise blow up the file. Quantize and

@@ -14,7 +14,7 @@ from fxopt.ir.op_table import arguments, family
 
 @graph_pass
 def merge_duplicates(program: Program) -> None:
-    """Let the same op on the same operands be computed once (common subexpression elimination).
+    """Merge equal ops on the same operands (common subexpression elimination).
 
     Also several reads of one tied weight become one. Ops that draw random numbers or touch memory that is written to
     stay, and so does a duplicate that would make two outputs one and the same tensor.

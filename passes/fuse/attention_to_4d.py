@@ -13,7 +13,7 @@ from fxopt.ir.op_table import arguments
 
 @graph_pass
 def attention_to_4d(program: Program) -> None:
-    """Write scaled dot product attention with more or fewer dims than four as one of [N,H,L,E].
+    """Reshape scaled dot product attention of any other rank to four dims, [N,H,L,E].
 
     The dims before the last three are merged, a missing one is added; runtimes have no form for other ranks. Declined
     where the merged dims can vary in more than one size, or where they have to be broadcast.

@@ -1,4 +1,4 @@
-"""Write convolutions over one or three dims as convolutions over images."""
+"""Rewrite 1-d and 3-d convolutions as 2-d convolutions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CODES = ("quantized_decomposed.quantize_per_tensor", "quantized_decomposed.dequ
 
 @graph_pass
 def conv_to_2d(program: Program) -> None:
-    """Write convolutions over one or three dims as convolutions over images.
+    """Rewrite 1-d and 3-d convolutions as 2-d convolutions.
 
     Compilers for small devices have their best kernels for those. A row of positions is an image of one line; a volume is
     as many images as it is deep, and a kernel that reaches over several of them reads them as more channels of one.

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 
 @graph_pass
 def conv_transpose_to_conv(program: Program) -> None:
-    """Write transposed convolutions over images as ordinary ones.
+    """Rewrite 2-d transposed convolutions as ordinary convolutions.
 
     With a stride of s, each of the s * s places that an output may have in its square reads weights of its own: they become
     as many channels, which are then laid out as squares (sub-pixel convolution: Shi et al. 2016, "Is the deconvolution layer

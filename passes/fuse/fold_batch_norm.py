@@ -16,7 +16,7 @@ _FOLDABLE = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRAN
 
 @graph_pass
 def fold_batch_norm(program: Program) -> None:
-    """Fold evaluation-mode batch norm into the weight and bias of the convolution or linear before it.
+    """Fold evaluation-mode batch norm into the weight and bias of the preceding convolution or linear.
 
     With s = gamma / sqrt(var + eps), the weight becomes W · s per output channel and the bias (b - mean) · s + beta
     (Jacob et al. 2018, section 3.2). Ordinary, grouped, depthwise and transposed convolutions in 1 to 3 dims. The

@@ -10,7 +10,7 @@ from fxopt.ir.op_table import arguments
 
 @graph_pass
 def mean_to_pool(program: Program) -> None:
-    """Write the mean over height and width of a map [N,C,H,W] as a global average pool.
+    """Rewrite the mean over height and width of an [N,C,H,W] tensor as global average pooling.
 
     Runtimes have integer kernels for global average pooling, and none for a mean over dims.
 

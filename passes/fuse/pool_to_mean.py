@@ -10,7 +10,7 @@ from fxopt.ir.op_table import arguments
 
 @graph_pass
 def pool_to_mean(program: Program) -> None:
-    """Write an average pool to a size of one as the mean over all positions.
+    """Rewrite average pooling to an output size of one as the mean over all positions.
 
     Exporters take adaptive pools apart by the strides of their input, and come to ops that they cannot write where the
     channels lie last in memory. A mean has no such trouble.

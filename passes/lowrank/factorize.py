@@ -19,7 +19,7 @@ _TOLERANCE = 1e-4
 
 @graph_pass(tolerance=_TOLERANCE)
 def factorize(program: Program) -> None:
-    """Split every layer whose weight has a low rank into the cheapest chain that computes the same.
+    """Split every layer whose weight has a low rank into the cheapest equivalent chain of layers.
 
     A linear, or a product with a stored matrix, becomes two; an embedding a smaller one and a product; a convolution,
     grouped, strided, dilated and transposed ones too, up to four: 1x1 layers for the channels, and the kernel's dims apart

@@ -9,7 +9,7 @@ from fxopt.passes.lowrank.truncate_rank import truncate_rank
 
 @graph_pass(options_of=truncate_rank)
 def low_rank(truncate: Pass) -> tuple[Pass, ...]:
-    """Split layers into chains of low rank: truncate_rank, then factorize.
+    """Replace layers by low-rank chains: truncate_rank, then factorize.
 
     The options are those of truncate_rank. The first step changes numbers, and its error is measured; the second changes
     the graph, and is proved.

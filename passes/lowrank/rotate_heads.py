@@ -12,7 +12,7 @@ from fxopt.passes.lowrank.head_paths import HeadPair, head_pairs
 
 @graph_pass
 def rotate_heads(program: Program) -> None:
-    """Turn the dims of each attention head into singular vectors, so that the weak ones can be cut.
+    """Rotate the dims of each attention head into singular vectors, so that the weak ones can be pruned.
 
     A head's scores are x·Wq·Wkᵀ·yᵀ, and what it adds to the output is p·y·Wv·Wo: two products of rank head dim, in which
     any basis may stand between the factors. With the singular value decomposition U·S·Vᵀ of such a product, biases

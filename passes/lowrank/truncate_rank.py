@@ -45,7 +45,7 @@ def truncate_rank(
     keep: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
 ) -> None:
-    """Replace weights by approximations of low rank, so that factorize can split their layers.
+    """Replace weights by low-rank approximations, so that factorize can split their layers.
 
     Linears, products with a stored matrix and embeddings lose singular values. ``form`` says how convolutions, transposed
     and grouped ones too, are to be split: "channel" (3x3, 1x1), "spatial" (3x1, 1x3), "tucker" (1x1, 3x3, 1x1), "train"

@@ -1,4 +1,4 @@
-"""Zero the weights that a mask file says."""
+"""Zero the weights that a mask file marks with 0."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXAMPLE = "example"
 
 @graph_pass(kind="approx")
 def apply_mask(program: Program, *, path: str = _EXAMPLE) -> None:
-    """Zero the weights that a mask file says.
+    """Zero the weights that a mask file marks with 0.
 
     The file is ``.safetensors`` or ``.npz`` with a mask for each weight that is to be masked, under the weight's name:
     bool, integers or floats, all 0 (zero the weight) or 1 (keep it). A mask has as many dims as its weight, and in each

@@ -20,7 +20,7 @@ _BY_STRIDE = ("aten.view", "aten.view_as", "aten.as_strided", "aten.unflatten.in
 
 @graph_pass
 def drop_zero_branches(program: Program) -> None:
-    """Let users of a sum read one operand where the other is zero for all inputs.
+    """Replace a sum by one operand where the other is zero for every input.
 
     What is zero is computed from the weights: a residual branch whose last weight and bias, or batch norm's gamma and
     beta, are zero. The branch itself, which nothing reads then, goes with it: zeroing it prunes a block of the network.

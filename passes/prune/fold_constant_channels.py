@@ -22,7 +22,7 @@ _LAYERS = (*_CONVOLUTIONS, "aten.linear", *_MATMULS)
 
 @graph_pass
 def fold_constant_channels(program: Program) -> None:
-    """Move what constant input channels contribute to a layer into its bias, and zero their weights.
+    """Fold the contribution of constant input channels into the bias of a layer, and zero their weights.
 
     A channel whose filters are zero carries a constant: its bias, through what follows. Where convolutions, grouped ones
     too, linear and matmul with a weight read a constant c other than zero, the bias becomes b + W[:, channel] · c and

@@ -17,7 +17,7 @@ from fxopt.passes.prune.coupling.table import find_rule
 
 @graph_pass
 def shrink(program: Program) -> None:
-    """Remove every channel, head and group that cannot influence an output, through all of the graph.
+    """Remove every channel, head and group that cannot influence an output, across the whole graph.
 
     A channel goes if all that read it multiply it by zero, or if it is zero itself wherever that counts; however the
     zeros came about: zero_channels, a mask file, a penalty in training. Weights are cut, and so are the sizes, sections,

@@ -24,7 +24,7 @@ from fxopt.workload import Workload
 
 @dataclass(frozen=True)
 class sparsify(Pass):
-    """Zero single weights of convolutions, linears and matrix products.
+    """Zero single weights of convolutions, linears and matrix products (unstructured or N:M sparsity).
 
     ``ratio`` is the share of weights that are zero afterwards, those that were zero before counted in: round(ratio · n)
     of all together (``scope='global'``) or of each layer. ``by`` says which go first: ``magnitude``, the smallest |w|

@@ -22,7 +22,7 @@ _MOVES = {
 
 @graph_pass
 def unpack_qkv(program: Program) -> None:
-    """Give query, key and value linear layers of their own, where one layer makes them.
+    """Split a packed QKV projection into separate linears for query, key and value.
 
     Packed as [3, heads, width], the three must keep the same places in their heads; on their own, those of the value
     are free. Any linear layer whose output is viewed with a dim of which every reader takes one index by its number is

@@ -50,7 +50,7 @@ def zero_channels(
     samples: Annotated[int, Ge(1), With(by="taylor"), With(reconstruct=True)] = 64,
     seed: Annotated[int, With(by="random")] = 0,
 ) -> None:
-    """Zero what is read of the least important channels, so that shrink can remove them.
+    """Zero the weights that read the least important channels, so that shrink can remove them.
 
     How much goes is a ``ratio`` of the channels, or whatever meets budgets: ``macs`` and ``params`` as a share of what
     there is (up to 1) or as a number, ``latency_ms`` as measured on the target by the backend. By default half goes.

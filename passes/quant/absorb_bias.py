@@ -19,7 +19,7 @@ from fxopt.passes.quant.equalization.shifts import not_shifting
 
 @graph_pass(kind="approx")
 def absorb_bias(program: Program, context: Context, *, images: Annotated[int, Ge(1)] = 64) -> None:
-    """Absorb high biases into the next layer, so that activations need less range.
+    """Absorb high biases into the next layer, to narrow the range of the activations in between.
 
     Where all that a channel gives before its relu lies high above zero, c = max(0, mean - 3 · std) may be taken from its
     bias, and W · c added to the bias of the layer that reads it: relu(x - c) = relu(x) - c wherever x > c, which for a

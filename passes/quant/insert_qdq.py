@@ -39,7 +39,7 @@ def insert_qdq(
     sqnr_db: float | None = None,
     leave: Annotated[Leave, With(sqnr_db=60.0)] = "greedy",
 ) -> None:
-    """Insert calibrated quantize/dequantize ops, and store weights as int8 and biases as int32.
+    """Insert calibrated quantize/dequantize (Q/DQ) pairs; store weights as int8 and biases as int32.
 
     ``images`` training examples of the workload are run through the graph to see the range of each activation. What is
     quantized is the backend's policy for the target: activations per tensor, weights symmetric int8 per output

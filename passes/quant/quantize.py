@@ -22,7 +22,7 @@ PREPARATION: tuple[Pass, ...] = (
 
 @graph_pass(options_of=insert_qdq)
 def quantize(insert: Pass) -> tuple[Pass, ...]:
-    """Quantize weights and activations to int8 after training, as the backend's integer kernels want it.
+    """Quantize weights and activations to int8 after training, placed for the backend's integer kernels.
 
     Stands for fold_constants, fold_batch_norm, mean_to_pool, split_silu and canonicalize_clamp, which are exact and bring
     the graph into the form that has integer kernels, and insert_qdq, which calibrates and quantizes, products of attention

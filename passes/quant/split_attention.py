@@ -14,7 +14,7 @@ from fxopt.ir.op_table import arguments
 
 @graph_pass
 def split_attention(program: Program) -> None:
-    """Write attention as softmax(Q Kᵀ · scale + mask) V, whose products can be quantized.
+    """Decompose attention into softmax(Q Kᵀ · scale + mask) V, whose matrix products can be quantized.
 
     Vaswani et al. 2017, eq. 1. Backends have faster forms of the whole, so it is split where the backend has integer
     kernels for products, or for a quantizer of your own that annotates them. Declined with dropout, where heads share keys

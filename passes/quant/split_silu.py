@@ -9,7 +9,7 @@ from fxopt import Program, graph_pass
 
 @graph_pass
 def split_silu(program: Program) -> None:
-    """Write silu(x) as x times sigmoid(x): both have integer kernels where silu has none.
+    """Decompose silu(x) into x · sigmoid(x): both have integer kernels, silu has none.
 
     before:
         %x : f32[2,4]

@@ -24,7 +24,7 @@ def reconstruct(
     samples: Annotated[int, Ge(1)] = 64,
     positions: Annotated[int, Ge(1)] = 32,
 ) -> None:
-    """Refit layers by least squares, so that each gives what it gave in the original program.
+    """Refit each layer by least squares to its outputs in the original program.
 
     The original is the program as it was when the pipeline began, so this stands behind whatever lost something: pruning,
     low rank, sparsity, weights in few bits. Each linear, product with a stored matrix and convolution, grouped ones too,

@@ -24,7 +24,7 @@ from fxopt.workload import Workload
 
 @dataclasses.dataclass(frozen=True)
 class distill(finetune):
-    """Train the weights to answer as a teacher does.
+    """Train the weights to match a teacher (knowledge distillation).
 
     The teacher is the program as the pipeline was given it, before all lossy steps, or ``teachers``, named as models are.
     The loss is (1 - soft) · that of the labels + soft · that of the teacher's soft labels at ``temperature`` (Hinton et al.

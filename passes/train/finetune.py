@@ -14,7 +14,7 @@ from fxopt.workload import training_workload
 
 @dataclasses.dataclass(frozen=True)
 class finetune(TrainOptions):
-    """Train the weights on the workload's training data, and keep the best by its validation metric.
+    """Train the weights on the workload's training data and keep the best by its validation metric.
 
     The graph stays as it is: what was removed stays removed, and weights of layers that are exactly zero stay zero, as
     masks of sparsify are. Every batch norm and dropout keeps its own momentum, eps and probability; with
@@ -29,7 +29,7 @@ class finetune(TrainOptions):
     in bfloat16 where that is safe, and keeps the weights in float32. ``checkpoint`` names a folder: each epoch is saved there,
     and the same pass on the same program goes on where it was stopped, to the same weights.
 
-    Started by torchrun, each process trains on its share of every batch; see README, "Train what was cut".
+    Started by torchrun, each process trains on its share of every batch; see docs/train.md.
 
     The metric is never worse than it was by validation: the weights as they came are a candidate too. Raises DataError for
     a workload without training data or with labels that do not fit, and for a loss that is not finite before the first epoch

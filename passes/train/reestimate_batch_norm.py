@@ -17,7 +17,7 @@ STATISTICS = ("running_mean", "running_var")
 
 @graph_pass(kind="approx")
 def reestimate_batch_norm(program: Program, context: Context, *, images: Annotated[int, Ge(1)] = 256) -> None:
-    """Give batch norms the mean and variance that their inputs have now, after a lossy step.
+    """Re-estimate the running mean and variance of batch norms, after a lossy step.
 
     A lossy step moves what the layers behind it read, while each batch norm still normalises by what training saw. Its
     statistics are computed again over ``images`` training examples (Sun et al. 2019, "Hybrid 8-bit floating point training

@@ -45,7 +45,7 @@ class GroupsTable:
 
 
 def groups(program: Program, context: Context = Context()) -> GroupsTable:
-    """Show which channels, heads and groups can be pruned together, in which weights, and what stays and why."""
+    """Show which channels, heads and groups can be pruned together, in which weights, and what is pinned and why."""
     sweep = couple(program)
     twin = program.copy()
     twin.skips = []

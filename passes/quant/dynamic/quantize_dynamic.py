@@ -12,7 +12,7 @@ from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_sca
 
 @graph_pass(kind="approx")
 def quantize_dynamic(program: Program, context: Context, *, keep_float: tuple[str, ...] = ()) -> None:
-    """Quantize weights of linears to int8, and their inputs at run time; no data is needed.
+    """Quantize the weights of linears to int8, and their inputs at run time; needs no data.
 
     Weights are symmetric int8 with a scale for each output channel, of the range that the backend's policy for the target
     allows. What a layer reads becomes uint8, with one scale and zero point for the whole tensor that are taken from its

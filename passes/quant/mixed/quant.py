@@ -18,7 +18,7 @@ _WORST = 4
 
 
 def quant(program: Program, context: Context) -> SensitivityTable:
-    """Show which layer hurts when quantized to int8, and what it would cost to leave it in float.
+    """Show which layers lose most in int8, and what it would cost to leave them in float.
 
     The workload's data calibrate and judge; with a backend, the placement is the one its kernels want, and the worst
     layers are built and timed. Raises DataError for a workload without data.

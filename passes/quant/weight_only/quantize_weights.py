@@ -26,7 +26,7 @@ def quantize_weights(
     images: Annotated[int, Ge(1), With(rounding="gptq")] = 128,
     keep_float: tuple[str, ...] = (),
 ) -> None:
-    """Store the weights of linears as int4 or int8 with a scale a block; activations stay float.
+    """Quantize the weights of linears to int4 or int8 with a scale per block; activations stay float.
 
     ``block`` neighbouring inputs of an output share a float32 scale; 0 is a scale for each output. A shorter row is one
     block, and the last block of a row that does not come out even is filled up with zeros. There is no zero point; scales

@@ -1,0 +1,157 @@
+"""What the README and the pages in docs/ tell a user to type, typed; what they name is there."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+BLOCKS = [
+    (page, *block) for page, text in TEXTS.items() for block in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+]
+KINDS = {
+    "console",  # each line is run
+    "python",  # run
+    "toml",  # read as a recipe, a target or entry points
+    "bash",  # run on an emulated board by test_emulated.py
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder where the pages' relative paths mean what they say, without writing into the repository."""
+    folder = tmp_path_factory.mktemp("docs")
+    for name in ("models", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def _run(place, command):
+    env = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(place / "cache"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    return subprocess.run(["bash", "-c", command], cwd=place, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_every_command_and_python_block_works_in_order(place):
+    """The README first, then page by page, all in one folder; what several pages have is run once."""
+    commands: dict[str, tuple[str, str]] = {}  # by what is run: the page, and the block to show
+    for i, (page, kind, body) in enumerate(BLOCKS):
+        if kind == "console":
+            commands |= {line: (page, body) for line in body.strip().splitlines() if line not in commands}
+        if kind == "python" and body not in [seen for _, seen in commands.values()]:
+            (place / f"block{i}.py").write_text(body)
+            commands[f"python block{i}.py"] = (page, body)
+    assert len(commands) >= 30
+    failures = []
+    for command, (page, body) in commands.items():
+        done = _run(place, command)
+        if done.returncode != 0:
+            failures.append(f"{page}: {command}\n{body}\n{done.stdout}\n{done.stderr}")
+    assert not failures, "\n\n".join(failures)
+    for name in ("digits", "r18", "mine-int8"):
+        assert (place / "build" / name / "manifest.json").is_file()
+
+
+def test_every_block_is_of_a_kind_that_is_checked():
+    fences = [line for text in TEXTS.values() for line in text.splitlines() if line.startswith("```")]
+    assert {fence.removeprefix("```") for fence in fences} <= {"", *KINDS}
+    assert {kind for _, kind, _ in BLOCKS} == KINDS
+
+
+def test_toml_blocks_are_a_recipe_a_target_or_entry_points(tmp_path):
+    from fxopt.driver.recipe import read_recipe
+    from fxopt.target import find_target
+
+    recipes, targets, entries = [], [], []
+    for _, kind, body in BLOCKS:
+        if kind == "toml":
+            values = tomllib.loads(body)
+            (recipes if "model" in values else targets if "triple" in values else entries).append((body, values))
+    for body, _ in recipes:
+        (tmp_path / "recipe.toml").write_text(body)
+        assert read_recipe(tmp_path / "recipe.toml") == read_recipe(ROOT / "models" / "digits.toml"), (
+            "the one that ships"
+        )
+    for body, _ in targets:
+        (tmp_path / "pi4.toml").write_text(body)
+        assert not find_target(str(tmp_path / "pi4.toml")).is_x86
+    example = tomllib.loads((ROOT / "tests" / "plugin" / "pyproject.toml").read_text())["project"]["entry-points"]
+    for _, values in entries:
+        for group, points in values["project"]["entry-points"].items():
+            assert points.items() <= example[group].items(), "those of the example package"
+    assert recipes
+    assert targets
+    assert entries
+
+
+@pytest.mark.parametrize("heading", ["Start", "Test"])
+def test_the_set_up_commands_are_one_line_each(heading):
+    section = TEXTS["README.md"].split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("    ")]
+    assert len(lines) == 1
+    assert "-c constraints.txt" in lines[0]
+
+
+def test_the_readme_stays_short():
+    assert len(TEXTS["README.md"].splitlines()) <= 150
+
+
+def _anchors(text):
+    """Names of the headings of a page, as links spell them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_to_a_page_and_a_heading(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
+        path, _, anchor = link.partition("#")
+        found = (ROOT / page).parent / path if path else ROOT / page
+        assert found.is_file(), link
+        assert not anchor or anchor in _anchors(found.read_text()), link
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_files_that_are_named_are_there(page):
+    """Paths in code spans, from the root of the repository; not those that a command makes."""
+    named = re.findall(r"`((?:fxopt|passes|backends|models|tests|docs)/[\w./-]*)`", TEXTS[page])
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_methods_that_the_guides_name_are_there():
+    from fxopt import Backend, Program
+
+    for page, owner, pattern in (
+        ("docs/write-a-backend.md", Backend, r"`(\w+)(?:\([^`)]*\))?`"),
+        ("docs/write-a-pass.md", Program, r"`program\.(\w+)"),
+    ):
+        firsts = [row.split("|")[1] for row in TEXTS[page].splitlines() if row.startswith("| `")]
+        named = {name for first in firsts for name in re.findall(pattern, first)}
+        known = {*dir(owner), *owner.__dataclass_fields__}
+        assert len(named) >= 8
+        assert named <= known, named - known
+
+
+def test_the_navigation_has_every_page():
+    yaml = pytest.importorskip("yaml")
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+
+    def leaves(item):
+        if isinstance(item, str):
+            return [item]
+        values = item.values() if isinstance(item, dict) else item
+        return [leaf for value in values for leaf in leaves(value)]
+
+    pages = [f"docs/{leaf}" for leaf in leaves(nav)]
+    assert sorted(pages) == sorted(page for page in TEXTS if page != "README.md")
