@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxopt.backend import Backend as Backend
+    from fxopt.backend import Manifest as Manifest
     from fxopt.backend import Policy as Policy
     from fxopt.backend import Runner as Runner
     from fxopt.driver.build import build as build
     from fxopt.driver.recipe import Recipe as Recipe
+    from fxopt.driver.report import BuildReport as BuildReport
     from fxopt.errors import FxoptError as FxoptError
     from fxopt.frontend.capture import CaptureWarning as CaptureWarning
     from fxopt.frontend.capture import capture as capture
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from fxopt.ir.trainable_module import as_module as as_module
     from fxopt.pass_manager.context import Context as Context
     from fxopt.pass_manager.pass_base import Pass as Pass
+    from fxopt.pass_manager.pass_base import PassType as PassType
     from fxopt.pass_manager.pass_base import graph_pass as graph_pass
     from fxopt.pass_manager.pattern import rewrite_pass as rewrite_pass
     from fxopt.pass_manager.pipeline import Pipeline as Pipeline
@@ -45,19 +48,20 @@ if TYPE_CHECKING:
     from fxopt.runtime.artifact import load as load
     from fxopt.support.options import With as With
     from fxopt.target import Target as Target
+    from fxopt.workload import Data as Data
     from fxopt.workload import Workload as Workload
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Artifact": "runtime.artifact", "load": "runtime.artifact", "Backend": "backend", "Runner": "backend",
-    "Policy": "backend", "build": "driver.build", "CaptureWarning": "frontend.capture",
+    "Manifest": "backend", "Policy": "backend", "build": "driver.build", "CaptureWarning": "frontend.capture",
     "capture": "frontend.capture", "capture_parts": "frontend.partial", "Pass": "pass_manager.pass_base",
     "graph_pass": "pass_manager.pass_base", "Context": "pass_manager.context", "Pipeline": "pass_manager.pipeline",
     "Program": "ir.program", "Recipe": "driver.recipe", "rewrite_pass": "pass_manager.pattern",
     "load_program": "frontend.pt2", "save_program": "frontend.pt2", "Target": "target",
     "as_module": "ir.trainable_module", "Workload": "workload", "op_name": "ir.printer", "With": "support.options",
-    "FxoptError": "errors",
+    "FxoptError": "errors", "Data": "workload", "BuildReport": "driver.report", "PassType": "pass_manager.pass_base",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOME)]
