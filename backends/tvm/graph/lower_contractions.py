@@ -96,11 +96,11 @@ class Kernels(Values):
             source = self.builder.emit(relax.op.reshape(source, [rows, depth]))
         tile = self.choices(Product(usual(rows), depth, columns, self.lanes).task())
 
-        def matmul(left: Any, packed: Any) -> Any:
+        def multiplied(left: Any, packed: Any) -> Any:
             return matmul.compute(tile, self.lanes, columns, left, packed)
 
         packed = relax.const(matmul.pack_columns(weight, self.lanes, tile), "float32")
-        made = self.emit(matmul, source, packed, name="matmul", fuses=True)
+        made = self.emit(multiplied, source, packed, name="matmul", fuses=True)
         return self.builder.emit(relax.op.reshape(made, [*lead, columns])) if len(lead) > 1 else made
 
     def _permute(self, var: Any, call: Any) -> None:
