@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fxopt.backends.tvm.graph.convert_layout import use_blocked_layout
+from fxopt.backends.tvm.graph.convert_layout import convert_layout
 from fxopt.backends.tvm.graph.legalize import legalizers
 from fxopt.backends.tvm.graph.lift_parameters import lift_parameters
 from fxopt.backends.tvm.graph.static_entry import FIXED, add_fixed_entry
@@ -56,7 +56,7 @@ def choose_tiles(module: Any, choices: Choices) -> Any:
     from tvm.relax import transform
 
     first = [transform.DecomposeOpsForInference(), transform.CanonicalizeBindings(), transform.ConvertToDataflow(1)]
-    return use_blocked_layout(tvm.transform.Sequential(first)(module), choices)
+    return convert_layout(tvm.transform.Sequential(first)(module), choices)
 
 
 def kernels_of(module: Any, choices: Choices) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from fxopt.backends.tvm.graph.int8.rewrite import DEQUANTIZE, QUANTIZE
+from fxopt.backends.tvm.frontend.provenance import DEQUANTIZE, QUANTIZE
 
 Conversion = Callable[[fx.Node], Any]
 
@@ -45,7 +45,7 @@ def _select(importer: Any, node: fx.Node) -> Any:
 
 
 def _quantize(importer: Any, node: fx.Node) -> Any:
-    """As a call that stands until it is known what reads the codes; see :mod:`integers.rewrite`."""
+    """As a call that stands until it is known what reads the codes; see :mod:`fxopt.backends.tvm.graph.int8.lower_quantize`."""
     from tvm import relax
 
     arguments: tuple[Any, ...] = node.args

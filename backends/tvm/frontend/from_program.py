@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.backends.tvm.frontend.provenance import PLACES, name_for
+from fxopt.backends.tvm.frontend.provenance import PROVENANCE, name_for
 from fxopt.backends.tvm.runtime import need_tvm
 from fxopt.errors import BackendError
 from fxopt.frontend.pt2 import export_program
@@ -20,7 +20,7 @@ from fxopt.ir.program import Program
 def import_program(program: Program) -> Any:
     """The program as a Relax module whose ``main`` takes the tensor inputs and gives a tuple; weights are constants.
 
-    Its variables are named by nodes, and the attribute ``PLACES`` tells which; see :mod:`places`.
+    Its variables are named by nodes, and the attribute ``PROVENANCE`` tells which; see :mod:`provenance`.
 
     Raises BackendError where TVM's importer fails, with the node.
     """
@@ -39,8 +39,8 @@ def import_program(program: Program) -> Any:
             f"TVM's importer cannot convert\n    {_describe(program, error.node, _by_name(program))}\n  {error.reason}"
         ) from error
     mine = _by_name(program)
-    places = {node.name: _describe(program, node, mine) for node in _calls(exported.graph)}
-    module["main"] = module["main"].with_attr(PLACES, places)
+    provenance = {node.name: _describe(program, node, mine) for node in _calls(exported.graph)}
+    module["main"] = module["main"].with_attr(PROVENANCE, provenance)
     return module
 
 

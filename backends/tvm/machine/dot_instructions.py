@@ -16,7 +16,7 @@ Kind = Literal["amx", "vnni", "sdot", "plain"]
 class Instruction:
     """``group`` neighbouring bytes are multiplied and added in one lane; ``signed``: activations must be signed.
 
-    ``held`` is what the number of channels in memory is a multiple of.
+    ``padded_channels`` rounds up the number of channels in memory.
     """
 
     kind: Kind
@@ -29,7 +29,7 @@ class Instruction:
         """The dtype that codes of one unsigned byte are stored in, and what is taken from them for that."""
         return ("int8", 128) if self.signed else ("uint8", 0)
 
-    def held(self, channels: int) -> int:
+    def padded_channels(self, channels: int) -> int:
         """Channels that are held in memory for so many: whole vectors, or whole groups if there are few."""
         step = self.lanes if channels > 4 else 4
         return -(-channels // step) * step

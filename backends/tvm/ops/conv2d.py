@@ -16,7 +16,7 @@ import numpy as np
 from fxopt.backends.tvm.ops import winograd
 from fxopt.backends.tvm.ops.block_names import SUMS, TILE
 from fxopt.backends.tvm.schedule.register_tiles import PADDED
-from fxopt.backends.tvm.tiling.task import Filtered, Task, Tile, whole, windows
+from fxopt.backends.tvm.tiling.task import Filtered, Task, Tile, output_size, round_up
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Convolution:
         """Height and width of the output."""
         top, left, bottom, right = self.padding
         down, across = zip(self.kernel, self.stride, self.dilation, strict=True)
-        return windows(self.size[0], top + bottom, *down), windows(self.size[1], left + right, *across)
+        return output_size(self.size[0], top + bottom, *down), output_size(self.size[1], left + right, *across)
 
     def task(self) -> Task:
         """The choice of a tile for this convolution."""
@@ -85,7 +85,7 @@ class Convolution:
         return [data, packed, compute(self, tile, data, packed)]
 
 
-def joined_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
+def merge_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
     """A weight [out, in / groups, r, s] for fewer groups whose channels come in whole vectors, with zeros between the old ones.
 
     As few are joined as give whole vectors; all, where none do. What is multiplied by zero costs less than to do without
@@ -170,7 +170,7 @@ def compute(conv: Convolution, tile: Tile, data: Any, weight: Any) -> Any:
             return source[n, c, row(y), column(xo, xi)] * weight[k, c, r, s, lane]
 
     sums = te.compute(
-        (data.shape[0], whole(conv.vectors, tile.vectors), high, tiles, tile.rows, conv.lanes),
+        (data.shape[0], round_up(conv.vectors, tile.vectors), high, tiles, tile.rows, conv.lanes),
         lambda *at: te.sum(term(*at), axis=axes),
         name=SUMS,
         attrs={TILE: tile.numbers()},

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from fxopt.backends.tvm.ops.block_names import FLUSHED, INTEGERS, SUMS, TILE
-from fxopt.backends.tvm.ops.int8_operands import padded, windows
+from fxopt.backends.tvm.ops.int8_operands import im2col, pad_to_tiles
 from fxopt.backends.tvm.schedule.register_tiles import PADDED
 from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
-from fxopt.backends.tvm.tiling.task import whole
+from fxopt.backends.tvm.tiling.task import round_up
 
 
 def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: Any, weight: Any) -> Any:
@@ -22,9 +22,13 @@ def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: Any, weight: A
 
     high, wide = geometry.out_size
     assert wide is not None
-    source = padded(geometry, tiling, zero, data) if geometry.windows is None else windows(geometry, tiling, zero, data)
+    source = (
+        pad_to_tiles(geometry, tiling, zero, data)
+        if geometry.windows_of is None
+        else im2col(geometry, tiling, zero, data)
+    )
     sums = _sums(geometry, tiling, data.shape[0], -(-wide // tiling.rows), source, weight)
-    held = geometry.instruction.held(geometry.outputs)
+    held = geometry.instruction.padded_channels(geometry.outputs)
     element = _in_memory(geometry, tiling, sums, held)
     return te.compute((data.shape[0], high, wide, held), element, name="convolved")
 
@@ -92,14 +96,14 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
     def byte(n: Any, yo: Any, xo: Any, yi: Any, xi: Any, c: Any) -> Any:
         y, x = yo * tiling.lines + yi, xo * tiling.rows + xi
         if len(source.shape) < 4:
-            return source[(*([n] if geometry.pairs else []), x, c)]
-        if geometry.windows is not None:
-            held, across = geometry.windows.held, geometry.windows.kernel[1]
+            return source[(*([n] if geometry.batch else []), x, c)]
+        if geometry.windows_of is not None:
+            held, across = geometry.windows_of.padded_channels, geometry.windows_of.kernel[1]
             window = (tirx.floordiv(c, held * across), tirx.floormod(tirx.floordiv(c, held), across))
             return source[(n, x, *window, tirx.floormod(c, held))]
         column = x * s_step + s * s_gap
         if geometry.merged:
-            column, c = column + tirx.floordiv(c, geometry.held), tirx.floormod(c, geometry.held)
+            column, c = column + tirx.floordiv(c, geometry.padded_channels), tirx.floormod(c, geometry.padded_channels)
         return source[n, y * r_step + r * r_gap, column, c]
 
     if geometry.depthwise:
@@ -121,14 +125,14 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
             if geometry.groups > 1:
                 c = tirx.floordiv(k, per_group) * geometry.per_group + c
             number = byte(n, yo, xo, yi, xi, c)
-            packed = weight[(*([n] if geometry.pairs else []), k, r, s, step, part, lane, inner)]
+            packed = weight[(*([n] if geometry.batch else []), k, r, s, step, part, lane, inner)]
             return number.astype("int32") * packed.astype("int32")
 
     high = geometry.out_size[0]
     return te.compute(
         (
             batch,
-            whole(geometry.vectors, tiling.vectors),
+            round_up(geometry.vectors, tiling.vectors),
             -(-high // tiling.lines),
             tiles,
             tiling.lines,

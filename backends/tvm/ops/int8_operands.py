@@ -7,20 +7,20 @@ from typing import Any
 from fxopt.backends.tvm.schedule.register_tiles import PADDED
 from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
-from fxopt.backends.tvm.tiling.task import whole
+from fxopt.backends.tvm.tiling.task import round_up
 
 
-def padded(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
+def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
     """The input with its border, as large as the tiles read; itself where that is its own size."""
     from tvm import te, tirx
 
     top, left, _, _ = geometry.padding
-    (high, wide), held = geometry.out_size, geometry.held
+    (high, wide), held = geometry.out_size, geometry.padded_channels
     assert wide is not None
     across = geometry.width
     assert across is not None
-    lines = whole(high, tiling.lines)
-    columns = whole(wide, tiling.rows)
+    lines = round_up(high, tiling.lines)
+    columns = round_up(wide, tiling.rows)
     tall = (lines - 1) * geometry.stride[0] + (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
     window = (
         -(-geometry.steps * geometry.step // held)
@@ -43,11 +43,11 @@ def padded(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
     return te.compute((data.shape[0], tall, broad, deep), inside, name=PADDED)
 
 
-def windows(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
+def im2col(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
     """The window of each position, [n, positions, r, s, held], filled up to whole tiles."""
     from tvm import te, tirx
 
-    of = geometry.windows
+    of = geometry.windows_of
     assert of is not None
     (top, left), (high, wide) = of.padding[:2], of.out_size
     assert wide is not None
@@ -63,5 +63,5 @@ def windows(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
         inside = tirx.all(y >= 0, y < of.height, x >= 0, x < width)
         return tirx.if_then_else(inside, data[n, y, x, c], tirx.const(zero, data.dtype))
 
-    shape = (data.shape[0], whole(high * wide, tiling.rows), *of.kernel, of.held)
+    shape = (data.shape[0], round_up(high * wide, tiling.rows), *of.kernel, of.padded_channels)
     return te.compute(shape, element, name=PADDED)

@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from fxopt.backends.tvm.ops.conv2d import joined_groups
+from fxopt.backends.tvm.ops import conv2d
 from fxopt.backends.tvm.schedule.register_tiles import PACKED
 from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
-from fxopt.backends.tvm.tiling.task import whole
+from fxopt.backends.tvm.tiling.task import round_up
 
 
-def join(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
+def merge_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
     """A weight [out, in / groups, r, s] whose groups are whole vectors; depthwise ones of few channels become one group."""
     outputs = len(weight)
     if groups > 1 and groups == inputs == outputs and inputs <= 4:
         wide = np.zeros((outputs, inputs, *weight.shape[2:]), weight.dtype)
         wide[np.arange(outputs), np.arange(inputs)] = weight[:, 0]
         return wide, 1
-    joined, count = joined_groups(weight, inputs, groups, lanes)
+    joined, count = conv2d.merge_groups(weight, inputs, groups, lanes)
     return joined, count
 
 
@@ -30,7 +30,7 @@ def packed_shape(geometry: Geometry, tiling: Tiling) -> tuple[int, ...]:
     A depthwise one is [vectors, r, s, lanes].
     """
     (r, s), lanes, group = geometry.kernel, geometry.instruction.lanes, geometry.instruction.group
-    vectors = whole(geometry.vectors, tiling.vectors)
+    vectors = round_up(geometry.vectors, tiling.vectors)
     if geometry.depthwise:
         return vectors, r, s, lanes
     return vectors, r, geometry.columns_apart, geometry.steps, geometry.step // group, lanes, group
@@ -38,16 +38,16 @@ def packed_shape(geometry: Geometry, tiling: Tiling) -> tuple[int, ...]:
 
 def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:
     """A weight [out, in / groups, r, s] of int8 in its packed shape, filled up with zeros to whole tiles."""
-    if geometry.windows is not None:
-        beyond = geometry.windows.held - weight.shape[1]
+    if geometry.windows_of is not None:
+        beyond = geometry.windows_of.padded_channels - weight.shape[1]
         windows = np.pad(weight, [(0, 0), (0, beyond), (0, 0), (0, 0)]).transpose(0, 2, 3, 1)
         weight = windows.reshape(len(weight), -1, 1, 1)
     lanes, group = geometry.instruction.lanes, geometry.instruction.group
-    weight = np.pad(weight, [(0, whole(len(weight), lanes * tiling.vectors) - len(weight)), (0, 0), (0, 0), (0, 0)])
+    weight = np.pad(weight, [(0, round_up(len(weight), lanes * tiling.vectors) - len(weight)), (0, 0), (0, 0), (0, 0)])
     vectors, (_, inputs, r, s) = len(weight) // lanes, weight.shape
     if geometry.depthwise:
         return np.ascontiguousarray(weight.reshape(vectors, lanes, r, s).transpose(0, 2, 3, 1))
-    held = geometry.per_group if geometry.groups > 1 else geometry.held
+    held = geometry.per_group if geometry.groups > 1 else geometry.padded_channels
     lines = np.pad(weight, [(0, 0), (0, held - inputs), (0, 0), (0, 0)]).transpose(0, 2, 3, 1)
     if geometry.merged:
         lines = lines.reshape(len(weight), r, 1, s * held)
@@ -57,7 +57,7 @@ def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:
     return np.ascontiguousarray(parts.transpose(0, 2, 3, 4, 5, 1, 6))
 
 
-def pack_codes(geometry: Geometry, tiling: Tiling, right: Any, shift: int, *, swapped: bool) -> Any:
+def pack_quantized(geometry: Geometry, tiling: Tiling, right: Any, shift: int, *, swapped: bool) -> Any:
     """Codes [n, depth, columns], or [n, columns, depth] if ``swapped``, less ``shift``: a packed operand for each of n.
 
     What fills up whole tiles is zero.

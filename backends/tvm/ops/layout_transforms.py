@@ -6,22 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 
-def to_plain(channels: Any, lanes: int) -> Callable[[Any], Any]:
+def from_blocked(channels: Any, lanes: int) -> Callable[[Any], Any]:
     """From [n, C / L, H, W, L] to [n, C, H, W]."""
 
-    def to_plain(data: Any) -> Any:
+    def transform(data: Any) -> Any:
         from tvm import te
 
         n, _, high, wide, _ = data.shape
         return te.compute((n, channels, high, wide), lambda n, c, y, x: data[n, c // lanes, y, x, c % lanes])
 
-    return to_plain
+    return transform
 
 
 def to_blocked(channels: int, lanes: int) -> Callable[[Any], Any]:
     """From [n, C, H, W] to [n, C / L, H, W, L], filled up with zeros."""
 
-    def to_blocked(data: Any) -> Any:
+    def transform(data: Any) -> Any:
         from tvm import te, tirx
 
         n, _, high, wide = data.shape
@@ -33,7 +33,7 @@ def to_blocked(channels: int, lanes: int) -> Callable[[Any], Any]:
 
         return te.compute((n, -(-channels // lanes), high, wide, lanes), element)
 
-    return to_blocked
+    return transform
 
 
 def mean_of_positions(channels: int, keep: bool) -> Callable[[Any], Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fxopt.backends.tvm.ops.block_names import FLUSHED, SUMS, TILE
 from fxopt.backends.tvm.schedule.register_tiles import PACKED
-from fxopt.backends.tvm.tiling.task import Task, Tile, whole
+from fxopt.backends.tvm.tiling.task import Task, Tile, round_up
 
 
 def pack_columns(weight: Any, lanes: int, tile: Tile) -> Any:
@@ -23,38 +23,38 @@ def pack_columns(weight: Any, lanes: int, tile: Tile) -> Any:
 
 
 @dataclass(frozen=True)
-class Product:
-    """Sizes of a product of [rows, depth] by [depth, columns], or of ``pairs`` of them; ``rows`` as they usually are.
+class Matmul:
+    """Sizes of a product of [rows, depth] by [depth, columns], or of ``batch`` of them; ``rows`` as they usually are.
 
-    Without ``pairs`` the right operand is a weight, packed already.
+    Without ``batch`` the right operand is a weight, packed already.
     """
 
     rows: int
     depth: int
     columns: int
     lanes: int
-    pairs: int = 0
+    batch: int = 0
 
     def task(self) -> Task:
         """The choice of a tile for this product."""
-        pairs = f" in {self.pairs} pairs" if self.pairs else ""
+        pairs = f" in {self.batch} pairs" if self.batch else ""
         key = f"matmul {self.rows}x{self.depth}x{self.columns}{pairs} l{self.lanes}"
         vectors = -(-self.columns // self.lanes)
-        work = max(1, self.pairs) * self.rows * self.depth * vectors
+        work = max(1, self.batch) * self.rows * self.depth * vectors
         return Task(key, self.rows, vectors, self.depth, work=work, kernel=self)
 
     def tensors(self, tile: Tile) -> list[Any]:
         """The operands, and their product; of pairs the right one is packed as part of it."""
         from tvm import te
 
-        lead = (self.pairs,) if self.pairs else ()
+        lead = (self.batch,) if self.batch else ()
         left = te.placeholder((*lead, self.rows, self.depth))
-        if self.pairs:
+        if self.batch:
             right = te.placeholder((*lead, self.depth, self.columns))
             packed = pack(tile, self.lanes, right, transposed=False)
         else:
             right = packed = te.placeholder(
-                (whole(self.columns, self.lanes * tile.vectors) // self.lanes, self.depth, self.lanes)
+                (round_up(self.columns, self.lanes * tile.vectors) // self.lanes, self.depth, self.lanes)
             )
         return [left, right, compute(tile, self.lanes, self.columns, left, packed)]
 
@@ -108,5 +108,5 @@ def pack(tile: Tile, lanes: int, right: Any, *, transposed: bool) -> Any:
         value = right[(*outer, n, k) if transposed else (*outer, k, n)]
         return tirx.if_then_else(n < columns, value, tirx.const(0, "float32"))
 
-    vectors = whole(int(columns), lanes * tile.vectors) // lanes
+    vectors = round_up(int(columns), lanes * tile.vectors) // lanes
     return te.compute((*lead, vectors, depth, lanes), element, name=PACKED)

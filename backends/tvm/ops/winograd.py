@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from fxopt.backends.tvm.ops import matmul
-from fxopt.backends.tvm.ops.matmul import Product
-from fxopt.backends.tvm.tiling.task import Filtered, Tile, whole
+from fxopt.backends.tvm.ops.matmul import Matmul
+from fxopt.backends.tvm.tiling.task import Filtered, Tile, round_up
 
 COLUMNS, INPUT, LINES, SQUARES = "winograd_columns", "winograd_input", "winograd_lines", "winograd_squares"
 """Names of the blocks: Bᵀ d, its product with B, Aᵀ M, and that with A."""
@@ -78,8 +78,8 @@ def tasks(inputs: int, outputs: int, out_size: tuple[int, int], lanes: int) -> t
     found = []
     for side in (2, 4):
         size, squares = side + _WINDOW - 1, math.prod(-(-extent // side) for extent in out_size)
-        of = Product(squares, whole(inputs, lanes), whole(outputs, lanes), lanes, size**2)
-        vectors = whole(inputs, lanes) // lanes + whole(outputs, lanes) // lanes
+        of = Matmul(squares, round_up(inputs, lanes), round_up(outputs, lanes), lanes, size**2)
+        vectors = round_up(inputs, lanes) // lanes + round_up(outputs, lanes) // lanes
         one = of.depth * of.columns * _BYTES
         weights = size**2 * one
         beside = size**2 * squares * vectors * _MOVED + (weights / _READ if weights > _CACHED else 0.0)

@@ -28,11 +28,11 @@ def offered(geometry: Geometry, vectors: int) -> tuple[Tile, ...]:
     return tuple(sorted(found, key=lambda tile: _price(geometry, tile, vectors)))
 
 
-def gathers(geometry: Geometry) -> bool:
+def uses_im2col(geometry: Geometry) -> bool:
     """Whether to gather windows first: where that costs less than what rows of registers beyond short lines do."""
     if geometry.instruction.kind != "amx" or geometry.groups > 1 or geometry.width is None:
         return False
-    flat = geometry.gathered()
+    flat = geometry.im2col()
     if geometry.height == 1 or flat.depth % flat.step:
         return False
     copied = (flat.width or 0) * flat.depth / 16

@@ -96,7 +96,7 @@ class Filtered:
     more_bytes: int
 
 
-def whole(size: int, part: int) -> int:
+def round_up(size: int, part: int) -> int:
     """A size filled up to whole parts."""
     return -(-size // part) * part
 
@@ -136,7 +136,7 @@ def price(task: Task, tile: Tile) -> float:
     if tile.winograd:
         way = next(way for way in task.filtered if way.side == tile.winograd)
         return price(way.products, dataclasses.replace(tile, winograd=0)) + way.beside
-    waste = whole(task.positions, tile.rows) / task.positions * whole(task.vectors, tile.vectors) / task.vectors
+    waste = round_up(task.positions, tile.rows) / task.positions * round_up(task.vectors, tile.vectors) / task.vectors
     sums = tile.rows * tile.vectors
     loads = (tile.rows + tile.vectors) / sums if task.shared else 1.0 + 1.0 / tile.rows
     return task.work * waste * max(1.0, 8 / sums) * (1.0 + 0.3 * loads)
@@ -173,6 +173,6 @@ class Choices:
         return {key: tile.to_dict() for key, tile in sorted(self.made.items())}
 
 
-def windows(size: int, border: int, kernel: int, stride: int, dilation: int) -> int:
+def output_size(size: int, border: int, kernel: int, stride: int, dilation: int) -> int:
     """How many windows of a kernel there are along a dim with its border."""
     return (size + border - (kernel - 1) * dilation - 1) // stride + 1
