@@ -57,9 +57,9 @@ def allow_tiles() -> bool:
 
     if platform.machine() != "x86_64":
         return False
-    request, tile_data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    arch_prctl, request, tile_data = 158, 0x1023, 18  # Linux: the call, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     try:
-        return int(ctypes.CDLL(None, use_errno=True).syscall(158, request, tile_data)) == 0
+        return int(ctypes.CDLL(None, use_errno=True).syscall(arch_prctl, request, tile_data)) == 0
     except (OSError, AttributeError):
         return False
 

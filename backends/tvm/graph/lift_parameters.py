@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 _LARGE = 64
-"""Elements from which on a constant is a parameter; fewer stay in the code."""
+"""Elements from which on a constant is a parameter; fewer, such as scales and bounds, stay in the code, where LLVM sees them. Any
+number that divides these from weights would do."""
 
 
 def lift_parameters(module: Any) -> tuple[Any, list[Any]]:

@@ -9,6 +9,8 @@ from fxopt.backends.tvm.machine.processor import Processor
 
 SPOKEN = {"amx": "amx-int8", "vnni": "vpdpbusd", "sdot": "sdot", "plain": "chosen by LLVM"}
 """Instructions as the report names them."""
+_GROUP = 4
+"""Bytes that vpdpbusd, sdot and TDPBUSD multiply and add in one lane of 32 bits."""
 Kind = Literal["amx", "vnni", "sdot", "plain"]
 
 
@@ -21,7 +23,7 @@ class Instruction:
 
     kind: Kind
     lanes: int
-    group: int = 4
+    group: int = _GROUP
     signed: bool = False
 
     @property
@@ -30,8 +32,8 @@ class Instruction:
         return ("int8", 128) if self.signed else ("uint8", 0)
 
     def padded_channels(self, channels: int) -> int:
-        """Channels that are held in memory for so many: whole vectors, or whole groups if there are few."""
-        step = self.lanes if channels > 4 else 4
+        """Channels in memory for so many: whole vectors, or one group of bytes for the few of an image."""
+        step = self.lanes if channels > _GROUP else _GROUP
         return -(-channels // step) * step
 
 

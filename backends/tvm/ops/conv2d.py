@@ -18,6 +18,9 @@ from fxopt.backends.tvm.ops.block_names import SUMS, TILE
 from fxopt.backends.tvm.schedule.register_tiles import PADDED
 from fxopt.backends.tvm.tiling.task import Filtered, Task, Tile, output_size, round_up
 
+_MOST_LINES = 16
+"""Lines up to which tuning tries to pad an image in blocks of them; the border of taller blocks is little beside them. Chosen."""
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -60,7 +63,7 @@ class Convolution:
         inner = self.lanes if self.blocked_input and not self.depthwise else 1
         high, wide = self.out_size
         bordered = any(self.padding) and self.blocked_input
-        lines = (0, *(n for n in range(2, 17) if high % n == 0 and n < high)) if bordered else ()
+        lines = (0, *(n for n in range(2, _MOST_LINES + 1) if high % n == 0 and n < high)) if bordered else ()
         depth = 1 if self.depthwise else self.inputs // self.groups
         work = high * wide * self.vectors * depth * self.kernel[0] * self.kernel[1]
         return Task(

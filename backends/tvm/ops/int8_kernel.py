@@ -10,7 +10,7 @@ import numpy as np
 
 from fxopt.backends.tvm.ops.affine_value import AffineValue, BufferLayout, QuantParams
 from fxopt.backends.tvm.ops.requantize import quantize
-from fxopt.backends.tvm.tiling.amx import offered
+from fxopt.backends.tvm.tiling.amx import amx_tiles
 from fxopt.backends.tvm.tiling.int8 import Tiling, tiling_from
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import Choices, Task, Tile
@@ -49,6 +49,6 @@ def tiling_of(geometry: Geometry, choices: Choices) -> Tiling:
     vectors = geometry.vectors // geometry.groups if grouped else geometry.vectors
     task = Task(
         geometry.key(), geometry.columns(), vectors, steps, shared=not geometry.depthwise, grouped=grouped,
-        kernel=StandaloneKernel(geometry), offered=offered(geometry, vectors) if geometry.in_tile_registers else (),
+        kernel=StandaloneKernel(geometry), offered=amx_tiles(geometry, vectors) if geometry.in_tile_registers else (),
     )  # fmt: skip
     return tiling_from(choices(task), geometry)

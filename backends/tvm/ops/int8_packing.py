@@ -12,16 +12,18 @@ from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import round_up
 
+_ONE_GROUP = 4
+"""Channels that one instruction multiplies in each lane: so many depthwise ones cost no more as a dense convolution."""
+
 
 def merge_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
     """A weight [out, in / groups, r, s] whose groups are whole vectors; depthwise ones of few channels become one group."""
     outputs = len(weight)
-    if groups > 1 and groups == inputs == outputs and inputs <= 4:
+    if groups > 1 and groups == inputs == outputs and inputs <= _ONE_GROUP:
         wide = np.zeros((outputs, inputs, *weight.shape[2:]), weight.dtype)
         wide[np.arange(outputs), np.arange(inputs)] = weight[:, 0]
         return wide, 1
-    joined, count = conv2d.merge_groups(weight, inputs, groups, lanes)
-    return joined, count
+    return conv2d.merge_groups(weight, inputs, groups, lanes)
 
 
 def packed_shape(geometry: Geometry, tiling: Tiling) -> tuple[int, ...]:

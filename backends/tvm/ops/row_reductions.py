@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 _LANES = 16
-"""Lanes of the widest vectors; narrower ones take several."""
+"""Floats of the widest vectors, those of AVX-512; narrower ones take several."""
 _AT_ONCE = (4, 2, 1)
-"""Vectors that are summed up side by side, as many as leave no rest."""
+"""Vectors that are summed up side by side, as many as leave no rest: an addition takes four cycles, and waits for the last."""
 
 Kind = Literal["sum", "max", "sum of squares"]
 

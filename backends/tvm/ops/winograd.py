@@ -1,4 +1,4 @@
-"""Convolutions of 3x3 windows by the minimal filtering of Winograd: tiles of outputs with fewer multiplications.
+"""3x3 convolutions by Winograd's minimal filtering: tiles of outputs with fewer multiplications.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), eq. 5 and 8: for tiles of m x m outputs,
 
@@ -27,9 +27,12 @@ STRIP = "fxopt.winograd"
 """Annotation of the block that gives outputs: rows of a strip, and the side of a square."""
 _WINDOW = 3
 _BYTES, _CACHED, _STRIP = 4, 2**20, 2**22
-"""Bytes of a number, of weights that stay in the cache, and of what is between inputs and outputs of a strip."""
-_MOVED, _READ = 9.0, 8.0
-"""Multiply-adds of vectors that it takes to transform one vector, and bytes of weights that are read in the time of one."""
+"""Bytes of a float, of weights that stay in the second cache (half of the 2 MB that a server core has), and of the transformed
+values of a strip, which are to stay in the last one: 4 MB is a share of it that several cores leave each other."""
+_TRANSFORM, _READ = 9.0, 8.0
+"""Multiply-adds of vectors in whose time one vector is transformed, and bytes of weights that are read in the time of one where
+they do not stay in the cache. Fitted by hand, so that the rule takes Winograd where it is faster; the timings are not on record.
+To fit them again, tune models with 3x3 convolutions: the database then has the seconds of both ways for each task."""
 _POINTS = (Fraction(0), Fraction(-1), Fraction(1), Fraction(1, 2), Fraction(-2))
 """Where polynomials are evaluated, beside infinity: those with the least error in float32 for 4 outputs.
 
@@ -82,7 +85,7 @@ def tasks(inputs: int, outputs: int, out_size: tuple[int, int], lanes: int) -> t
         vectors = round_up(inputs, lanes) // lanes + round_up(outputs, lanes) // lanes
         one = of.depth * of.columns * _BYTES
         weights = size**2 * one
-        beside = size**2 * squares * vectors * _MOVED + (weights / _READ if weights > _CACHED else 0.0)
+        beside = size**2 * squares * vectors * _TRANSFORM + (weights / _READ if weights > _CACHED else 0.0)
         found.append(Filtered(side, of.task(), beside, weights - _WINDOW**2 * one))
     return tuple(found)
 

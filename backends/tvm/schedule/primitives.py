@@ -7,7 +7,7 @@ from typing import Any
 from fxopt.backends.tvm.tir.overlap_tail import OVERLAPPING
 
 _FEW = 8
-"""Vectors of sums that stay in registers, beside what else there is in them."""
+"""Vectors of sums that stay in registers beside what else there is in them: half of the 16 that the smallest target has."""
 
 
 def blocks_of(sch: Any) -> list[Any]:

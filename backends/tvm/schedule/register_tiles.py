@@ -20,9 +20,14 @@ from fxopt.backends.tvm.tir.split_edge_tiles import MARK
 PADDED, PACKED = "padded_input", "packed_columns"
 """Names of blocks that bring an operand into the form that it is read in."""
 _BYTES, _CACHED = 4, 2**19
-"""Bytes of a number, and bytes of weights that stay in the cache beside the inputs."""
+"""Bytes of a float, and bytes of weights that stay in the second cache beside the inputs: half of the 1 MB that AVX-512 servers
+before Sapphire Rapids have."""
+_HEIGHTS, _BLOCKS_A_CORE = (8, 7, 6, 5, 4), 4
+"""Lines of a block, tallest first: below 4 the borders that two blocks both read cost more than the cache saves. And blocks for
+each core that are enough where they cannot be dealt out evenly, so that a core without one waits for a quarter of the time.
+Both are choices that were not measured by themselves; ``tests/bench/tvm_speed.py`` shows what they do to whole models."""
 _WINDOW = 7
-"""Columns of a kernel's window up to which a row of it is written out."""
+"""Columns of a window up to which a row of it is unrolled: the widest that is common, as in the first layer of a ResNet."""
 
 
 def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
@@ -112,9 +117,9 @@ def _lines_at_once(sch: Any, sums: Any, cores: int) -> int:
     weights = 0 if depthwise else _BYTES * _size(found.reads[1].source.shape)
     if weights > _CACHED:
         return 0
-    for height in (8, 7, 6, 5, 4):
+    for height in _HEIGHTS:
         blocks = lines // height * (vectors if depthwise else 1)
-        if lines % height == 0 and lines > height and (blocks % cores == 0 or blocks >= 4 * cores):
+        if lines % height == 0 and lines > height and (blocks % cores == 0 or blocks >= _BLOCKS_A_CORE * cores):
             return height
     return 0
 

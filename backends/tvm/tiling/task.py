@@ -47,6 +47,18 @@ _SELDOM = ("chunk", "winograd")
 """What is left out of plain values where it is 0."""
 
 
+_MOST_SUMS = {32: 20, 16: 12}
+"""Vectors of sums that stay in so many registers. Of 16, 12 leave those for some vectors of weights and an input. Of 32 there can
+be more: tuning tries up to 28, but LLVM often spills then, which was three times slower; 20 did best by measurement."""
+_VECTORS, _UNROLLS = (1, 2, 3, 4), (4, 2, 1)
+"""Vectors of a tile by rule, and steps to unroll: the most that divides their number. Tuning tries more of both."""
+_TO_HIDE_LATENCY = 8
+"""Sums that must be under way so that none waits: a multiply-add takes four cycles, and there are two units for them."""
+_LOAD = 0.3
+"""What a load costs beside a multiply-add, which it mostly runs in parallel with. Fitted by hand to tuned tiles, as 20 above;
+to fit them again, see how far ``tests/bench/tvm_speed.py --tune`` gets beyond the tiles by rule."""
+
+
 class Kernel(Protocol):
     """What a task computes, by itself: a small value that can be pickled, so that another process can time its tiles."""
 
@@ -104,12 +116,11 @@ def round_up(size: int, part: int) -> int:
 def candidates(task: Task, processor: Processor) -> list[Tile]:
     """Tiles whose sums stay in registers, the one that is best by rule first, and then the best of other ways to compute it.
 
-    A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds, needs about eight sums to
-    hide the latency of one, and leaves registers for the operands. What overhangs is computed for nothing.
+    A tile leaves registers for its operands. The other sizes that tuning may try are in ``tuning.proposals.space``.
     """
     if task.offered:
         return list(task.offered)
-    most = processor.registers * 5 // 8 if processor.registers > 16 else 12
+    most = _MOST_SUMS[32] if processor.registers > 16 else _MOST_SUMS[16]
     found = _tiles(task, most)
     for way in task.filtered:
         found += [dataclasses.replace(tile, winograd=way.side) for tile in _tiles(way.products, most)]
@@ -121,25 +132,28 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
 def _tiles(task: Task, most: int) -> list[Tile]:
     """All tiles of up to so many sums."""
     found = []
-    for vectors in (1, 2, 3, 4) if task.shared else (1,):
+    for vectors in _VECTORS if task.shared else (1,):
         if task.grouped and task.vectors % vectors:
             continue
         for rows in range(1, most // vectors + 1):
             if rows <= task.positions:
-                unroll = next(u for u in (4, 2, 1) if task.steps % u == 0)
+                unroll = next(u for u in _UNROLLS if task.steps % u == 0)
                 found.append(Tile(rows, vectors, unroll))
     return found
 
 
 def price(task: Task, tile: Tile) -> float:
-    """About how long it takes: multiply-adds, what is computed for nothing, loads, and latency that is not hidden."""
+    """About how long it takes: multiply-adds, what is computed for nothing, loads, and latency that is not hidden.
+
+    A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds.
+    """
     if tile.winograd:
         way = next(way for way in task.filtered if way.side == tile.winograd)
         return price(way.products, dataclasses.replace(tile, winograd=0)) + way.beside
     waste = round_up(task.positions, tile.rows) / task.positions * round_up(task.vectors, tile.vectors) / task.vectors
     sums = tile.rows * tile.vectors
     loads = (tile.rows + tile.vectors) / sums if task.shared else 1.0 + 1.0 / tile.rows
-    return task.work * waste * max(1.0, 8 / sums) * (1.0 + 0.3 * loads)
+    return task.work * waste * max(1.0, _TO_HIDE_LATENCY / sums) * (1.0 + _LOAD * loads)
 
 
 class Choices:

@@ -9,11 +9,16 @@ from fxopt.backends.tvm.tir.blocks import map_kernels
 from fxopt.backends.tvm.tir.work_stealing import share
 
 _LITTLE = 150_000
-"""Vector operations that one thread has done before several would have: what handing out costs, several times over."""
+"""Vector operations up to which one thread does all: several times what it costs to hand out rounds.
+
+Fitted by hand on a two-core machine, with small models such as digits, and not on record in more detail. To fit it again, build
+a small model with several values and ``threads=None``, and compare the artifacts with ``fxopt bench``.
+"""
 _TILE = 32
-"""What an instruction on tile registers takes, which stands as a statement by itself."""
-_USUAL = 4
-"""Rounds of a loop that are known only when the model runs, inside of one in threads."""
+"""Operations that an instruction on tile registers counts as, which stands as a statement by itself: 16 cycles, in which a
+processor does two operations on vectors each."""
+_DYNAMIC_ROUNDS = 4
+"""Rounds of a loop of dynamic size inside of one in threads: a guess, as :func:`graph.relax_utils.size_hint` makes."""
 _OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
 
 
@@ -56,7 +61,7 @@ def _work(statement: Any) -> int:
     from tvm import ir, tirx
 
     if isinstance(statement, tirx.For):
-        rounds = int(statement.extent) if isinstance(statement.extent, tirx.IntImm) else _USUAL
+        rounds = int(statement.extent) if isinstance(statement.extent, tirx.IntImm) else _DYNAMIC_ROUNDS
         return rounds * _work(statement.body)
     if isinstance(statement, tirx.SeqStmt):
         return sum(map(_work, statement.seq))

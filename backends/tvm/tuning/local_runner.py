@@ -9,10 +9,11 @@ from fxopt.backends.tvm.tiling.task import Kernel, Tile
 from fxopt.backends.tvm.tuning.job import Job, Timer
 
 _ROUND_MS, _CALL_MS = 5.0, 0.05
-"""Milliseconds of a round of calls, and of calls that are timed together, as the clock is not finer."""
+"""Milliseconds of a round of calls, short enough to fall between interruptions, and of calls that are timed together, as to read
+the clock takes a part of a microsecond."""
 _LARGE, _CACHES, _COLD = 2**20, 2**26, 2
-"""Bytes of a weight that does not stay in a core's cache until the next call, and of what is put there instead; calls of a
-round after that."""
+"""Bytes of a weight that does not stay in a core's cache until the next call (half of a second cache of 2 MB), and of what is put
+there instead, more than that and a share of the last cache; calls of a round after that."""
 
 
 class Here:

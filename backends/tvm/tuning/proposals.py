@@ -15,6 +15,11 @@ _FIRST = 6
 """Tiles by rule before anything else: what they tell is worth more than what is near the first of them."""
 _ONE_IN = 4
 """Of so many trials one is by chance, so that the search does not stay where it began."""
+_FEW_NEAR, _FEW_LEFT = 3, 8
+"""Tiles to choose from at least: else the better half by rule of those near the best, or the better third of all that are left.
+These, and the two above, are choices that no bench compares; ``tests/bench/tvm_tuning.py`` shows what a search wins in all."""
+_FOR_OPERANDS = 4
+"""Registers that tiles leave free for operands: some vectors of weights, and an input. By rule more are left."""
 _CODE = 256
 """Vector instructions of one step up to which a tile is tried: more code than that takes seconds to compile."""
 
@@ -32,8 +37,8 @@ def propose(task: Task, processor: Processor, known: Known, seed: int) -> Tile |
     chance, best = random.Random(f"{seed} {task.key} {len(tried)}"), known.best
     near = [tile for tile in left if _steps(tile, best) == 1]
     if near and len(tried) % _ONE_IN:
-        return chance.choice(near[: max(3, len(near) // 2)])
-    return chance.choice(left[: max(8, len(left) // 3)])
+        return chance.choice(near[: max(_FEW_NEAR, len(near) // 2)])
+    return chance.choice(left[: max(_FEW_LEFT, len(left) // 3)])
 
 
 @functools.cache
@@ -51,7 +56,7 @@ def space(task: Task, processor: Processor) -> tuple[Tile, ...]:
 
 
 def _tiles(task: Task, processor: Processor) -> list[Tile]:
-    most = processor.registers - 4
+    most = processor.registers - _FOR_OPERANDS
     vectors = [v for v in (1, 2, 3, 4, 6) if not (task.grouped and task.vectors % v)] if task.shared else [1]
     unrolls = [u for u in (1, 2, 4, 8, 16) if task.steps % u == 0]
     found = []

@@ -20,11 +20,14 @@ from fxopt.backends.tvm.tuning.job import Job, Lost, LostError, Place, Timer, Ti
 from fxopt.errors import last_line
 
 _MEMORY = 3 * 2**30
-"""Bytes that a trial may take beside what TVM takes by itself."""
+"""Bytes that a trial may take beside what TVM takes by itself; without a limit, one candidate that hung took 10 GB."""
 _FEW, _ENOUGH, _MOST = 2, 5, 40
-"""Rounds for what is clearly slower than its rival, for what may be faster, and at most, until the minima are certain."""
+"""Rounds for what is clearly slower than its rival, for what may be faster, and at most, until the minima are certain: a round is
+five milliseconds, so that a trial is timed for 20 to 400."""
 _NEAR, _CLEARLY, _HOPELESS = 1.03, 0.98, 4.0
-"""A round is near the minimum, a tile is faster, and a tile is not even called again, by its part of what it is beside."""
+"""A round is near the minimum, a tile is faster, and a tile is not even called again, by its part of what it is beside.
+
+Margins over the noise of minima, chosen by hand; time a tile against itself to see how large they must be."""
 
 
 def main() -> None:

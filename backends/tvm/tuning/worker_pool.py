@@ -17,6 +17,7 @@ from fxopt.backends.tvm.tuning.worker import main
 from fxopt.errors import BackendError
 
 _START = 120.0
+"""Seconds for a process to start: to import TVM takes seconds, and many of them where other processes use the cores."""
 
 
 @dataclass(frozen=True)
