@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import fx
 
 from fxopt.backends.tvm.frontend.provenance import DEQUANTIZE, QUANTIZE
 
-Conversion = Callable[[fx.Node], Any]
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import ExportedProgramImporter, Expr
+
+Conversion: TypeAlias = "Callable[[fx.Node], Expr]"
 
 
-def conversions(importer: Any) -> dict[str, Conversion]:
+def conversions(importer: ExportedProgramImporter) -> dict[str, Conversion]:
     """By the importer's name of an op."""
     from tvm import relax
 
@@ -26,13 +29,13 @@ def conversions(importer: Any) -> dict[str, Conversion]:
     }
 
 
-def _extreme(importer: Any, node: fx.Node, reduce: Callable[..., Any]) -> Any:
+def _extreme(importer: ExportedProgramImporter, node: fx.Node, reduce: Callable[..., Expr]) -> Expr:
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
     return importer.block_builder.emit(reduce(importer.env[node.args[0]], list(dims) or None, bool(keep)))  # type: ignore[arg-type]
 
 
-def _select(importer: Any, node: fx.Node) -> Any:
+def _select(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
     """As a slice: the importer's own gives whatever lies before the tensor for an index from the end."""
     from tvm import relax
 
@@ -44,7 +47,7 @@ def _select(importer: Any, node: fx.Node) -> Any:
     return emit(relax.op.squeeze(emit(relax.op.strided_slice(x, [axis], [start], [start + 1])), [axis]))
 
 
-def _quantize(importer: Any, node: fx.Node) -> Any:
+def _quantize(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
     """As a call that stands until it is known what reads the codes; see :mod:`fxopt.backends.tvm.graph.int8.lower_quantize`."""
     from tvm import relax
 
@@ -57,7 +60,7 @@ def _quantize(importer: Any, node: fx.Node) -> Any:
     return importer.block_builder.emit(relax.op.call_pure_packed(QUANTIZE, value, *numbers, ty_args=form))
 
 
-def _dequantize(importer: Any, node: fx.Node, axis: int | None) -> Any:
+def _dequantize(importer: ExportedProgramImporter, node: fx.Node, axis: int | None) -> Expr:
     """As a call too: scale and zero point are numbers, or arrays along ``axis``."""
     from tvm import relax
 
@@ -73,7 +76,7 @@ def _dequantize(importer: Any, node: fx.Node, axis: int | None) -> Any:
     return importer.block_builder.emit(call)
 
 
-def _int64(*values: Any) -> list[Any]:
+def _int64(*values: float) -> list[Expr]:
     from tvm import relax
 
     return [relax.const(int(value), "int64") for value in values]

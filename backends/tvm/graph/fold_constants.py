@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Call
 
 _BINARY = {
     "relax.add": np.add, "relax.subtract": np.subtract, "relax.multiply": np.multiply, "relax.divide": np.divide,
 }  # fmt: skip
 
 
-def fold(call: Any, numbers: list[Any]) -> Any:
+def fold(call: Call, numbers: list[Array | None]) -> Array | None:
     """The array that a call gives whose operands are constants; None where one is not, or the op is left alone."""
     name, shape = call.op.name, _shape(call)
     if not numbers or numbers[0] is None or shape is None:
@@ -34,7 +37,7 @@ def fold(call: Any, numbers: list[Any]) -> Any:
 _DTYPES = ("float32", "float64", "int64", "int32", "int8", "uint8", "bool")
 
 
-def _shape(call: Any) -> list[int] | None:
+def _shape(call: Call) -> list[int] | None:
     from tvm import tirx
 
     try:

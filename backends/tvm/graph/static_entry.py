@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import IRModule
+
 
 FIXED = "fixed"
 
 
-def add_fixed_entry(module: Any, shapes: list[tuple[int, ...]]) -> Any:
+def add_fixed_entry(module: IRModule, shapes: list[tuple[int, ...]]) -> IRModule:
     """The module with ``fixed`` beside ``main``: it takes inputs of ``shapes`` alone, and has no size to work out in a call.
 
     Itself where ``main`` has no dynamic dims. Both call the same kernels.

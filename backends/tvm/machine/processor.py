@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.errors import BackendError
 from fxopt.target import Target
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Facts
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Processor:
     features: frozenset[str] = frozenset()
     mabi: str = ""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Facts:
         """The target as TVM takes it."""
-        named: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
+        named: Facts = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
         more = {"mattr": list(self.mattr), "mabi": self.mabi}
         return named | {key: value for key, value in more.items() if value}
 

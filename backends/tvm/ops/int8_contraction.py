@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.ops.block_names import FLUSHED, INTEGERS, SUMS, TILE
 from fxopt.backends.tvm.ops.int8_operands import im2col, pad_to_tiles
@@ -12,8 +11,11 @@ from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import round_up
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Element, Scalar, Size, TensorExpr
 
-def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: Any, weight: Any) -> Any:
+
+def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr, weight: TensorExpr) -> TensorExpr:
     """[n, H, W, lanes of all vectors] of int32 sums of ``data`` [n, H, W, held] and a packed weight.
 
     The border is the code of zero.
@@ -33,7 +35,7 @@ def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: Any, weight: A
     return te.compute((data.shape[0], high, wide, held), element, name="convolved")
 
 
-def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
+def multiply(geometry: Geometry, tiling: Tiling, data: TensorExpr, weight: TensorExpr) -> TensorExpr:
     """[rows, columns] of int32 sums of ``data`` [rows, depth] and a packed weight.
 
     Of pairs, [n, rows, columns] of [n, rows, depth] and a packed right operand for each.
@@ -48,7 +50,7 @@ def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
     source = data
     if not even or deep != int(depth):
 
-        def inside(*at: Any) -> Any:
+        def inside(*at: Scalar) -> Scalar:
             row, k = at[-2:]
             within = tirx.all(row < rows, k < depth)
             return tirx.if_then_else(within, data[at], tirx.const(0, data.dtype))
@@ -61,7 +63,7 @@ def multiply(geometry: Geometry, tiling: Tiling, data: Any, weight: Any) -> Any:
     return te.compute((rows, columns), lambda m, c: element(0, 0, m, c), name="multiplied")
 
 
-def _in_memory(geometry: Geometry, tiling: Tiling, sums: Any, channels: int) -> Callable[..., Any]:
+def _in_memory(geometry: Geometry, tiling: Tiling, sums: TensorExpr, channels: int) -> Element:
     """What gives the sum of a position and channel of an image.
 
     Sums are stored where they are in registers of tiles, all channels of a position together, and where channels end
@@ -69,7 +71,7 @@ def _in_memory(geometry: Geometry, tiling: Tiling, sums: Any, channels: int) -> 
     """
     from tvm import te, tirx
 
-    def place(y: Any, x: Any) -> list[Any]:
+    def place(y: Scalar, x: Scalar) -> list[Scalar]:
         down, up = tirx.floordiv, tirx.floormod
         return [down(y, tiling.lines), down(x, tiling.rows), up(y, tiling.lines), up(x, tiling.rows)]
 
@@ -84,7 +86,9 @@ def _in_memory(geometry: Geometry, tiling: Tiling, sums: Any, channels: int) -> 
     return lambda n, y, x, c: tiled[(n, tirx.floordiv(c, lanes), *place(y, x), tirx.floormod(c, lanes))]
 
 
-def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: Any, weight: Any) -> Any:
+def _sums(
+    geometry: Geometry, tiling: Tiling, batch: Size, tiles: Size, source: TensorExpr, weight: TensorExpr
+) -> TensorExpr:
     """[n, vectors, blocks of lines, tiles, lines, rows, lanes]."""
     from tvm import te, tirx
 
@@ -93,7 +97,7 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
     r = te.reduce_axis((0, geometry.kernel[0]), "r")
     s = te.reduce_axis((0, geometry.columns_apart), "s")
 
-    def byte(n: Any, yo: Any, xo: Any, yi: Any, xi: Any, c: Any) -> Any:
+    def byte(n: Scalar, yo: Scalar, xo: Scalar, yi: Scalar, xi: Scalar, c: Scalar) -> Scalar:
         y, x = yo * tiling.lines + yi, xo * tiling.rows + xi
         if len(source.shape) < 4:
             return source[(*([n] if geometry.batch else []), x, c)]
@@ -109,7 +113,7 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
     if geometry.depthwise:
         axes = [r, s]
 
-        def term(n: Any, k: Any, yo: Any, xo: Any, yi: Any, xi: Any, lane: Any) -> Any:
+        def term(n: Scalar, k: Scalar, yo: Scalar, xo: Scalar, yi: Scalar, xi: Scalar, lane: Scalar) -> Scalar:
             number = byte(n, yo, xo, yi, xi, k * lanes + lane)
             return number.astype("int32") * weight[k, r, s, lane].astype("int32")
     else:
@@ -120,7 +124,7 @@ def _sums(geometry: Geometry, tiling: Tiling, batch: Any, tiles: Any, source: An
         axes = [r, s, step, part, inner]
         per_group = geometry.vectors // geometry.groups
 
-        def term(n: Any, k: Any, yo: Any, xo: Any, yi: Any, xi: Any, lane: Any) -> Any:
+        def term(n: Scalar, k: Scalar, yo: Scalar, xo: Scalar, yi: Scalar, xi: Scalar, lane: Scalar) -> Scalar:
             c = step * geometry.step + part * group + inner
             if geometry.groups > 1:
                 c = tirx.floordiv(k, per_group) * geometry.per_group + c

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from fxopt.backends.tvm.tiling.int8 import Tiling, tiling_from
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import Choices, Task, Tile
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import TensorExpr
+
 
 @dataclass(frozen=True)
 class StandaloneKernel:
@@ -22,7 +25,7 @@ class StandaloneKernel:
 
     geometry: Geometry
 
-    def tensors(self, tile: Tile) -> list[Any]:
+    def tensors(self, tile: Tile) -> list[TensorExpr]:
         """Codes, a packed weight, factors and biases of channels, and codes of the sums."""
         from tvm import te
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.schedule.register_tiles import PADDED
 from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import round_up
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Scalar, TensorExpr
 
-def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
+
+def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr) -> TensorExpr:
     """The input with its border, as large as the tiles read; itself where that is its own size."""
     from tvm import te, tirx
 
@@ -34,7 +37,7 @@ def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> An
     if not any(geometry.padding) and tall <= geometry.height and broad <= across and deep == held:
         return data
 
-    def inside(n: Any, y: Any, x: Any, c: Any) -> Any:
+    def inside(n: Scalar, y: Scalar, x: Scalar, c: Scalar) -> Scalar:
         within = [y >= top, y < top + geometry.height, x >= left, x < left + across]
         if deep != held:
             within.append(c < held)
@@ -43,7 +46,7 @@ def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> An
     return te.compute((data.shape[0], tall, broad, deep), inside, name=PADDED)
 
 
-def im2col(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
+def im2col(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr) -> TensorExpr:
     """The window of each position, [n, positions, r, s, held], filled up to whole tiles."""
     from tvm import te, tirx
 
@@ -54,7 +57,7 @@ def im2col(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
     assert of.width is not None
     last, width = high * wide - 1, of.width
 
-    def element(n: Any, p: Any, r: Any, s: Any, c: Any) -> Any:
+    def element(n: Scalar, p: Scalar, r: Scalar, s: Scalar, c: Scalar) -> Scalar:
         place = tirx.min(p, last)
         y = tirx.floordiv(place, wide) * of.stride[0] + r * of.dilation[0] - top
         x = tirx.floormod(place, wide) * of.stride[1] + s * of.dilation[1] - left

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,11 +12,14 @@ from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import round_up
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Scalar, TensorExpr
+
 _ONE_GROUP = 4
 """Channels that one instruction multiplies in each lane: so many depthwise ones cost no more as a dense convolution."""
 
 
-def merge_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
+def merge_groups(weight: Array, inputs: int, groups: int, lanes: int) -> tuple[Array, int]:
     """A weight [out, in / groups, r, s] whose groups are whole vectors; depthwise ones of few channels become one group."""
     outputs = len(weight)
     if groups > 1 and groups == inputs == outputs and inputs <= _ONE_GROUP:
@@ -38,7 +41,7 @@ def packed_shape(geometry: Geometry, tiling: Tiling) -> tuple[int, ...]:
     return vectors, r, geometry.columns_apart, geometry.steps, geometry.step // group, lanes, group
 
 
-def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:
+def pack(weight: Array, geometry: Geometry, tiling: Tiling) -> Array:
     """A weight [out, in / groups, r, s] of int8 in its packed shape, filled up with zeros to whole tiles."""
     if geometry.windows_of is not None:
         beyond = geometry.windows_of.padded_channels - weight.shape[1]
@@ -59,14 +62,14 @@ def pack(weight: Any, geometry: Geometry, tiling: Tiling) -> Any:
     return np.ascontiguousarray(parts.transpose(0, 2, 3, 4, 5, 1, 6))
 
 
-def pack_quantized(geometry: Geometry, tiling: Tiling, right: Any, shift: int, *, swapped: bool) -> Any:
+def pack_quantized(geometry: Geometry, tiling: Tiling, right: TensorExpr, shift: int, *, swapped: bool) -> TensorExpr:
     """Codes [n, depth, columns], or [n, columns, depth] if ``swapped``, less ``shift``: a packed operand for each of n.
 
     What fills up whole tiles is zero.
     """
     from tvm import te, tirx
 
-    def element(*at: Any) -> Any:
+    def element(*at: Scalar) -> Scalar:
         n, vector, _, _, step, part, lane, inner = at
         k = step * geometry.step + part * geometry.instruction.group + inner
         column = vector * geometry.instruction.lanes + lane

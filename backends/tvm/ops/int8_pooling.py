@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-_Function = Callable[..., Any]
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Scalar, TensorExpr, TensorFunction
 
 
 def pool(
     kind: str, size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
     out: Sequence[int], border: int,
-) -> _Function:  # fmt: skip
+) -> TensorFunction:  # fmt: skip
     """Maxima of windows as codes, or their sums as int32; beyond the image lies ``border``. ``padding`` is top, left."""
 
-    def reduce(data: Any) -> Any:
+    def reduce(data: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
 
         n, high, wide, padded_channels = data.shape
@@ -25,13 +26,13 @@ def pool(
         broad = max((out[1] - 1) * stride[1] + (size[1] - 1) * dilation[1] + 1, int(wide) + left)
         if (tall, broad) != (int(high), int(wide)):
 
-            def inside(n: Any, y: Any, x: Any, c: Any) -> Any:
+            def inside(n: Scalar, y: Scalar, x: Scalar, c: Scalar) -> Scalar:
                 within = tirx.all(y >= top, y < top + high, x >= left, x < left + wide)
                 return tirx.if_then_else(within, data[n, y - top, x - left, c], tirx.const(border, data.dtype))
 
             source = te.compute((n, tall, broad, padded_channels), inside, name="padded_codes")
 
-        def element(n: Any, y: Any, x: Any, c: Any) -> Any:
+        def element(n: Scalar, y: Scalar, x: Scalar, c: Scalar) -> Scalar:
             code = source[n, y * stride[0] + r * dilation[0], x * stride[1] + s * dilation[1], c]
             if kind == "max":
                 return te.max(code, axis=[r, s])
@@ -42,7 +43,7 @@ def pool(
     return reduce
 
 
-def spatial_sum(data: Any) -> Any:
+def spatial_sum(data: TensorExpr) -> TensorExpr:
     """Sums over all positions of codes, as int32 [n, 1, 1, padded_channels]."""
     from tvm import te
 
@@ -55,15 +56,15 @@ def spatial_sum(data: Any) -> Any:
     )
 
 
-def concatenated(channels: Sequence[int], padded_channels: int) -> _Function:
+def concatenated(channels: Sequence[int], padded_channels: int) -> TensorFunction:
     """The first ``channels`` of each of several values, one behind the other, filled up to ``padded_channels``."""
 
-    def join(*parts: Any) -> Any:
+    def join(*parts: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
 
         n, high, wide, _ = parts[0].shape
 
-        def element(n: Any, y: Any, x: Any, c: Any) -> Any:
+        def element(n: Scalar, y: Scalar, x: Scalar, c: Scalar) -> Scalar:
             value, start = tirx.const(0, parts[0].dtype), sum(channels)
             for part, count in zip(reversed(parts), reversed(channels), strict=True):
                 last = start == sum(channels) == padded_channels
@@ -77,15 +78,15 @@ def concatenated(channels: Sequence[int], padded_channels: int) -> _Function:
     return join
 
 
-def nchw_to_nhwc(channels: int, padded_channels: int, fill: int) -> _Function:
+def nchw_to_nhwc(channels: int, padded_channels: int, fill: int) -> TensorFunction:
     """[n, C, H, W] as [n, H, W, padded_channels]."""
 
-    def turn(data: Any) -> Any:
+    def turn(data: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
 
         n, _, high, wide = data.shape
 
-        def element(n: Any, y: Any, x: Any, c: Any) -> Any:
+        def element(n: Scalar, y: Scalar, x: Scalar, c: Scalar) -> Scalar:
             if padded_channels == channels:
                 return data[n, c, y, x]
             return tirx.if_then_else(c < channels, data[n, c, y, x], tirx.const(fill, data.dtype))
@@ -95,10 +96,10 @@ def nchw_to_nhwc(channels: int, padded_channels: int, fill: int) -> _Function:
     return turn
 
 
-def nhwc_to_nchw(channels: int) -> _Function:
+def nhwc_to_nchw(channels: int) -> TensorFunction:
     """[n, H, W, padded_channels] as [n, C, H, W]."""
 
-    def turn(data: Any) -> Any:
+    def turn(data: TensorExpr) -> TensorExpr:
         from tvm import te
 
         n, high, wide, _ = data.shape

@@ -7,7 +7,7 @@ once, when the program is built, so that a vector of columns lies together; anot
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from fxopt.backends.tvm.ops.block_names import FLUSHED, SUMS, TILE
 from fxopt.backends.tvm.schedule.register_tiles import PACKED
 from fxopt.backends.tvm.tiling.task import Task, Tile, round_up
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Scalar, TensorExpr
 
-def pack_columns(weight: Any, lanes: int, tile: Tile) -> Any:
+
+def pack_columns(weight: Array, lanes: int, tile: Tile) -> Array:
     """A weight [k, n] as [n / lanes, k, lanes], filled up to whole tiles with zeros."""
     padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % (lanes * tile.vectors))])
     return np.ascontiguousarray(padded.reshape(len(weight), -1, lanes).transpose(1, 0, 2))
@@ -43,7 +46,7 @@ class Matmul:
         work = max(1, self.batch) * self.rows * self.depth * vectors
         return Task(key, self.rows, vectors, self.depth, work=work, kernel=self)
 
-    def tensors(self, tile: Tile) -> list[Any]:
+    def tensors(self, tile: Tile) -> list[TensorExpr]:
         """The operands, and their product; of pairs the right one is packed as part of it."""
         from tvm import te
 
@@ -59,7 +62,7 @@ class Matmul:
         return [left, right, compute(tile, self.lanes, self.columns, left, packed)]
 
 
-def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any:
+def compute(tile: Tile, lanes: int, columns: int, left: TensorExpr, packed: TensorExpr) -> TensorExpr:
     """``left`` [..., m, k] by packed columns [n / lanes, k, lanes], or one such pack for each of the last leading dims."""
     from tvm import te, tirx
 
@@ -70,7 +73,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
     known = isinstance(rows, tirx.IntImm)
     overhang = not known or int(rows) % tile.rows != 0
 
-    def term(*at: Any) -> Any:
+    def term(*at: Scalar) -> Scalar:
         *outer, vector, _, mo, mi, lane = at
         row = mo * tile.rows + mi
         if overhang:
@@ -86,7 +89,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
     )
     sums = tiled if columns % lanes == 0 else te.compute(tiled.shape, lambda *at: tiled[at], name=FLUSHED)
 
-    def element(*at: Any) -> Any:
+    def element(*at: Scalar) -> Scalar:
         *outer, m, n = at
         tile_at = (tirx.floordiv(n, lanes), 0, tirx.floordiv(m, tile.rows), tirx.floormod(m, tile.rows))
         return sums[(*outer, *tile_at, tirx.floormod(n, lanes))]
@@ -94,7 +97,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
     return te.compute((*lead, rows, columns), element, name="multiplied")
 
 
-def pack(tile: Tile, lanes: int, right: Any, *, transposed: bool) -> Any:
+def pack(tile: Tile, lanes: int, right: TensorExpr, *, transposed: bool) -> TensorExpr:
     """A right operand [..., k, n], or [..., n, k] if ``transposed``, packed: [..., n / lanes, k, lanes]."""
     from tvm import te, tirx
 
@@ -102,7 +105,7 @@ def pack(tile: Tile, lanes: int, right: Any, *, transposed: bool) -> Any:
     if transposed:
         depth, columns = columns, depth
 
-    def element(*at: Any) -> Any:
+    def element(*at: Scalar) -> Scalar:
         *outer, vector, k, lane = at
         n = vector * lanes + lane
         value = right[(*outer, n, k) if transposed else (*outer, k, n)]

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fxopt.backends.tvm.ops import matmul
 from fxopt.backends.tvm.ops.matmul import Matmul
 from fxopt.backends.tvm.tiling.task import Filtered, Tile, round_up
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Element, Scalar, TensorExpr
 
 COLUMNS, INPUT, LINES, SQUARES = "winograd_columns", "winograd_input", "winograd_lines", "winograd_squares"
 """Names of the blocks: Bᵀ d, its product with B, Aᵀ M, and that with A."""
@@ -41,7 +45,7 @@ Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolut
 
 
 @functools.cache
-def matrices(outputs: int) -> tuple[Any, Any, Any]:
+def matrices(outputs: int) -> tuple[Array, Array, Array]:
     """Aᵀ [m, m + 2], G [m + 2, 3] and Bᵀ [m + 2, m + 2] as fractions, by Toom and Cook's scheme."""
     size = outputs + _WINDOW - 1
     points = _POINTS[: size - 1]
@@ -59,7 +63,7 @@ def matrices(outputs: int) -> tuple[Any, Any, Any]:
     return taken, np.array([*windows, last(_WINDOW)], object), np.array([*inputs, _coefficients(points, size)], object)
 
 
-def _coefficients(roots: Any, length: int) -> list[Fraction]:
+def _coefficients(roots: Sequence[Fraction], length: int) -> list[Fraction]:
     """Of the polynomial with these roots, from the lowest power on."""
     found = [Fraction(1)]
     for root in roots:
@@ -67,7 +71,7 @@ def _coefficients(roots: Any, length: int) -> list[Fraction]:
     return found + [Fraction(0)] * (length - len(found))
 
 
-def pack_weight(weight: Any, lanes: int, tile: Tile) -> Any:
+def pack_weight(weight: Array, lanes: int, tile: Tile) -> Array:
     """G g Gᵀ of a weight [out, in, 3, 3] as [m + 2, m + 2, vectors, in, lanes], filled up with zeros to whole tiles."""
     g = matrices(tile.winograd)[1].astype(np.float64)
     made = np.einsum("ir,ocrs,js->ijco", g, weight.astype(np.float64), g).astype(np.float32)
@@ -98,8 +102,8 @@ def _lines(tile: Tile, out_size: tuple[int, int], channels: int) -> int:
 
 
 def compute(
-    tile: Tile, out_size: tuple[int, int], border: tuple[int, int], vectors: int, data: Any, weight: Any
-) -> Any:
+    tile: Tile, out_size: tuple[int, int], border: tuple[int, int], vectors: int, data: TensorExpr, weight: TensorExpr
+) -> TensorExpr:
     """[n, vectors, H, W, lanes] of ``data`` [n, in vectors, ., ., lanes] and a packed weight.
 
     ``border``: rows of zeros above, and columns before. An image is done in strips of rows of squares.
@@ -114,7 +118,7 @@ def compute(
     strips = -(-down // lines)
     squares = lines * across
 
-    def pixel(strip: Any, square: Any, block: Any, r: int, column: Any, lane: Any) -> Any:
+    def pixel(strip: Scalar, square: Scalar, block: Scalar, r: int, column: Scalar, lane: Scalar) -> Scalar:
         y = (tirx.floormod(strip, strips) * lines + tirx.floordiv(square, across)) * m + r - border[0]
         x = tirx.floormod(square, across) * m + column - border[1]
         inside = tirx.all(y >= 0, y < rows, x >= 0, x < columns)
@@ -143,7 +147,7 @@ def compute(
         name=SQUARES,
     )
 
-    def element(n: Any, v: Any, y: Any, x: Any, lane: Any) -> Any:
+    def element(n: Scalar, v: Scalar, y: Scalar, x: Scalar, lane: Scalar) -> Scalar:
         strip = n * strips + tirx.floordiv(y, m * lines)
         square = tirx.floordiv(tirx.floormod(y, m * lines), m) * across + tirx.floordiv(x, m)
         return made[strip, square, v, tirx.floormod(y, m), tirx.floormod(x, m), lane]
@@ -151,11 +155,11 @@ def compute(
     return te.compute((n, vectors, high, wide, lanes), element, name="convolved", attrs={STRIP: [m * lines, m]})
 
 
-def _combined(matrix: Any, row: Any, term: Any) -> Any:
+def _combined(matrix: Array, row: Scalar, term: Element) -> Scalar:
     """One row of a matrix times terms; which row is known where its loop is written out."""
     from tvm import tirx
 
-    def combined(weights: Any) -> Any:
+    def combined(weights: Array) -> Scalar:
         found = None
         for i, weight in enumerate(weights):
             if weight:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.ops.block_names import INTEGERS, SUMS, TILE
 from fxopt.backends.tvm.schedule.primitives import blocks_of, extent, parallel, schedule_alone, vectorize
@@ -13,6 +13,9 @@ from fxopt.backends.tvm.tir.amx_intrinsics import MARK, MULTIPLY, STORE, ZERO, w
 from fxopt.backends.tvm.tir.dot_intrinsics import dot_intrinsic
 from fxopt.backends.tvm.tir.split_edge_tiles import MARK as MARK_WRITES
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import LoopRV, PrimFunc, SBlockRV, Schedule
+
 _TILES, _ROUNDS = 16, 24
 """Tiles of AMX that one round is to have at most, and rounds that threads are to share at least.
 
@@ -21,12 +24,12 @@ A round's first and last tile are not overlapped with another, so that 16 tiles 
 """
 
 
-def is_integer(sch: Any) -> bool:
+def is_integer(sch: Schedule) -> bool:
     """Whether the sums of a kernel are those of integers."""
     return INTEGERS in sch.get(sch.get_sblock(SUMS)).annotations
 
 
-def schedule_integers(sch: Any, lanes: int) -> Any:
+def schedule_integers(sch: Schedule, lanes: int) -> PrimFunc:
     """Cut integer sums [n, vectors, blocks of lines, tiles, lines, rows, lanes] into tiles; return the kernel."""
     sums = sch.get_sblock(SUMS)
     notes = sch.get(sums).annotations
@@ -75,7 +78,9 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     return sch.mod["main"]
 
 
-def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, list[Any]], lanes: int) -> None:
+def _in_tile_registers(
+    sch: Schedule, sums: SBlockRV, tiling: Tiling, behind: dict[str, list[SBlockRV]], lanes: int
+) -> None:
     n, vectors, block, tiles, line, rows, lane, r, s, step, part, group = sch.get_loops(sums)
     size = (extent(sch, part) or 1) * (extent(sch, group) or 1)
     vectors, vector = sch.split(vectors, [None, tiling.vectors])
@@ -101,7 +106,7 @@ def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, li
         schedule_alone(sch, later, lanes)
 
 
-def _order(sch: Any, n: Any, vectors: Any, block: Any, tiles: Any, chunk: int) -> list[Any]:
+def _order(sch: Schedule, n: LoopRV, vectors: LoopRV, block: LoopRV, tiles: LoopRV, chunk: int) -> list[LoopRV]:
     """The loops over tiles: up to ``chunk`` of them are given all their channels together; 0: channels are outside of all."""
     wide = extent(sch, tiles)
     if not chunk or wide is None:
@@ -113,13 +118,13 @@ def _order(sch: Any, n: Any, vectors: Any, block: Any, tiles: Any, chunk: int) -
     return [n, beyond, vectors, block, tiles]
 
 
-def _hand_out(sch: Any, loops: list[Any]) -> int:
+def _hand_out(sch: Schedule, loops: list[LoopRV]) -> int:
     """Run the outermost of the loops over tiles in threads, and make one loop of the others: up to ``_TILES`` tiles a round.
 
     The loops of a round are pipelined, so that a round wants many tiles; but there must be enough rounds for the threads.
     Returns how many loops there are then.
     """
-    over, inner = list(loops), list[Any]()
+    over, inner = list(loops), list["LoopRV"]()
     rounds, tiles = math.prod(extent(sch, loop) or 1 for loop in over), 1
     while len(over) > 1:
         size = extent(sch, over[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.ops.block_names import FLUSHED, SUMS, TILE
 from fxopt.backends.tvm.schedule.primitives import (
@@ -16,6 +16,9 @@ from fxopt.backends.tvm.schedule.primitives import (
 )
 from fxopt.backends.tvm.tiling.task import Tile
 from fxopt.backends.tvm.tir.split_edge_tiles import MARK
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import LoopRV, SBlockRV, Schedule, Shape
 
 PADDED, PACKED = "padded_input", "packed_columns"
 """Names of blocks that bring an operand into the form that it is read in."""
@@ -30,7 +33,7 @@ _WINDOW = 7
 """Columns of a window up to which a row of it is unrolled: the widest that is common, as in the first layer of a ResNet."""
 
 
-def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
+def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
     """Cut the sums of a kernel into tiles, with what is element-wise behind them computed on each tile as it is done.
 
     The sums are [..., vectors, lines, tiles, rows, lanes], with what they run over behind.
@@ -64,7 +67,7 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
         schedule_alone(sch, block, lanes)
 
 
-def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
+def _split_behind(sch: Schedule, blocks: list[SBlockRV]) -> dict[str, list[SBlockRV]]:
     """What is behind the sums: ``copied`` tiles, what is ``folded`` into the op that is ``done`` on a tile, and the ``later``.
 
     Only what has an element for each sum is done on a tile; a result that is spread over a larger one is not.
@@ -79,7 +82,7 @@ def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
     return {"copied": copied, "folded": [*operands, *chain[:last]], "done": [chain[last]], "later": chain[last + 1 :]}
 
 
-def _on_each_tile(sch: Any, behind: dict[str, list[Any]], loop: Any, lanes: int) -> None:
+def _on_each_tile(sch: Schedule, behind: dict[str, list[SBlockRV]], loop: LoopRV, lanes: int) -> None:
     """Do in a loop over tiles what is done on a tile."""
     for block in (*behind["copied"], *behind["done"]):
         sch.reverse_compute_at(block, loop, preserve_unit_loops=True)
@@ -89,7 +92,7 @@ def _on_each_tile(sch: Any, behind: dict[str, list[Any]], loop: Any, lanes: int)
         sch.annotate(done, MARK, 1)
 
 
-def last_alike(sch: Any, chain: list[Any]) -> int:
+def last_alike(sch: Schedule, chain: list[SBlockRV]) -> int:
     """Which of the blocks is the last that has an element for each of the first's, as all between have."""
     shapes, last = [sch.get(block).writes[0].source.shape for block in chain], 0
     while last + 1 < len(chain) and _same(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
@@ -97,13 +100,13 @@ def last_alike(sch: Any, chain: list[Any]) -> int:
     return last
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Shape, other: Shape) -> bool:
     from tvm_ffi import structural_equal
 
     return len(one) == len(other) and all(map(structural_equal, one, other))
 
 
-def _lines_at_once(sch: Any, sums: Any, cores: int) -> int:
+def _lines_at_once(sch: Schedule, sums: SBlockRV, cores: int) -> int:
     """Lines of an image whose inputs are given their border together, so that they stay in the cache; 0 for the whole image.
 
     They must leave enough blocks of lines for the threads, and not read the weights too often.
@@ -124,11 +127,11 @@ def _lines_at_once(sch: Any, sums: Any, cores: int) -> int:
     return 0
 
 
-def _size(shape: Any) -> int:
+def _size(shape: Shape) -> int:
     return math.prod(int(size) for size in shape)
 
 
-def cut(sch: Any, sums: Any, tile: Tile, height: int) -> tuple[list[Any], list[Any], int]:
+def cut(sch: Schedule, sums: SBlockRV, tile: Tile, height: int) -> tuple[list[LoopRV], list[LoopRV], int]:
     """Order the loops of the sums; return those outside of a tile, those that a tile stays for, and how many are spread.
 
     With a ``height`` lines are taken in blocks; blocks are outside of the output channels, unless each channel is by itself.
@@ -157,7 +160,7 @@ def cut(sch: Any, sums: Any, tile: Tile, height: int) -> tuple[list[Any], list[A
     return outer, over, spread
 
 
-def write_out(sch: Any, block: Any, depth: int, lanes: int) -> None:
+def write_out(sch: Schedule, block: SBlockRV, depth: int, lanes: int) -> None:
     """Unroll the loops of a block inside of ``depth`` others, and make vectors of the last."""
     *loops, last = list(sch.get_loops(block))[depth:]
     size = extent(sch, last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.ops.block_names import SUMS
@@ -14,8 +14,11 @@ from fxopt.backends.tvm.schedule.winograd import schedule_winograd
 from fxopt.backends.tvm.tir.overlap_tail import with_overlapping
 from fxopt.backends.tvm.tir.split_edge_tiles import with_whole_tiles
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import IRModule, PrimFunc
 
-def schedule_module(module: Any, processor: Processor) -> Any:
+
+def schedule_module(module: IRModule, processor: Processor) -> IRModule:
     """Give every kernel of a module its loops, for the vectors and cores of a processor."""
     import tvm
     from tvm.tirx import PrimFunc
@@ -26,7 +29,7 @@ def schedule_module(module: Any, processor: Processor) -> Any:
     return tvm.IRModule(made, attrs=module.attrs)
 
 
-def _scheduled(function: Any, processor: Processor) -> Any:
+def _scheduled(function: PrimFunc, processor: Processor) -> PrimFunc:
     import tvm
     from tvm.s_tir import Schedule
 

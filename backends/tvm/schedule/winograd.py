@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.ops.block_names import SUMS, TILE
 from fxopt.backends.tvm.ops.winograd import COLUMNS, INPUT, LINES, SQUARES, STRIP
@@ -10,11 +10,14 @@ from fxopt.backends.tvm.schedule.primitives import blocks_of, parallel, schedule
 from fxopt.backends.tvm.schedule.register_tiles import cut, last_alike, write_out
 from fxopt.backends.tvm.tiling.task import Tile
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import LoopRV, SBlockRV, Schedule
+
 _OUTSIDE = 2
 """Loops over images and strips, outside of all others."""
 
 
-def schedule_winograd(sch: Any, lanes: int) -> None:
+def schedule_winograd(sch: Schedule, lanes: int) -> None:
     """One strip after the other: its inputs, then its products, then its outputs, each in threads."""
     blocks = blocks_of(sch)
     names = [sch.get(block).name_hint for block in blocks]
@@ -43,7 +46,7 @@ def schedule_winograd(sch: Any, lanes: int) -> None:
         schedule_alone(sch, block, lanes)
 
 
-def _products(sch: Any, strip: Any, lanes: int) -> None:
+def _products(sch: Schedule, strip: LoopRV, lanes: int) -> None:
     sums = sch.get_sblock(SUMS)
     tile = Tile.of([int(value) for value in sch.get(sums).annotations[TILE]])
     sch.unannotate(sums, TILE)
@@ -60,7 +63,7 @@ def _products(sch: Any, strip: Any, lanes: int) -> None:
     write_out(sch, sch.decompose_reduction(sums, over[0]), 1 + depth - spread, lanes)
 
 
-def _inputs(sch: Any, strip: Any, lanes: int) -> None:
+def _inputs(sch: Schedule, strip: LoopRV, lanes: int) -> None:
     turned, columns = sch.get_sblock(INPUT), sch.get_sblock(COLUMNS)
     sch.compute_at(turned, strip, preserve_unit_loops=True)
     unit, i, j, square, channels = list(sch.get_loops(turned))[_OUTSIDE:]
@@ -72,7 +75,7 @@ def _inputs(sch: Any, strip: Any, lanes: int) -> None:
     parallel(sch, [unit, square])
 
 
-def _in_registers(sch: Any, block: Any, depth: int, lanes: int) -> None:
+def _in_registers(sch: Schedule, block: SBlockRV, depth: int, lanes: int) -> None:
     """Write the loops of a block out inside of ``depth`` others, on numbers that stay in registers."""
     sch.set_scope(block, 0, "local")
     write_out(sch, block, depth, lanes)

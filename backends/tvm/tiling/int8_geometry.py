@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.dot_instructions import Instruction
 from fxopt.backends.tvm.tiling.task import output_size
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Shape
 
 AMX_BYTES = 64
 """Bytes of a row of a tile register."""
@@ -125,7 +128,7 @@ class Geometry:
 
 
 def matmul_geometry(
-    rows: Any, depth: int, columns: int, size_hint: int, instruction: Instruction, batch: int = 0
+    rows: int | None, depth: int, columns: int, size_hint: int, instruction: Instruction, batch: int = 0
 ) -> Geometry:
     """A product of [rows, depth] by [depth, columns], or of ``batch`` of them."""
     width = int(rows) if isinstance(rows, int) else None
@@ -134,6 +137,6 @@ def matmul_geometry(
     )
 
 
-def size(shape: Any) -> int:
+def size(shape: Shape) -> int:
     """Elements of a known shape."""
     return math.prod(int(extent) for extent in shape)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fxopt.backends.tvm.machine.processor import Processor
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Facts, TensorExpr
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ to fit them again, see how far ``tests/bench/tvm_speed.py --tune`` gets beyond t
 class Kernel(Protocol):
     """What a task computes, by itself: a small value that can be pickled, so that another process can time its tiles."""
 
-    def tensors(self, tile: Tile) -> list[Any]:
+    def tensors(self, tile: Tile) -> list[TensorExpr]:
         """The tensor expressions of its arguments, and that of its result, with sizes that are known."""
 
 
@@ -168,7 +171,7 @@ class Choices:
         self.made: dict[str, Tile] = {}
         self.tasks: dict[str, Task] = {}
         self.uses: Counter[str] = Counter()
-        self.facts: dict[str, Any] = {}
+        self.facts: Facts = {}
 
     def __call__(self, task: Task) -> Tile:
         """The tile to take."""
@@ -182,7 +185,7 @@ class Choices:
         self.uses[task.key] += 1
         return tile
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Facts:
         """Plain values of what was chosen."""
         return {key: tile.to_dict() for key, tile in sorted(self.made.items())}
 

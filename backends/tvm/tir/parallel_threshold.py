@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tir.amx_intrinsics import configured
 from fxopt.backends.tvm.tir.blocks import map_kernels
 from fxopt.backends.tvm.tir.work_stealing import share
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import For, IRModule, Scalar, Size, Stmt
 
 _LITTLE = 150_000
 """Vector operations up to which one thread does all: several times what it costs to hand out rounds.
@@ -22,14 +25,14 @@ _DYNAMIC_ROUNDS = 4
 _OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
 
 
-def in_threads(module: Any, cores: int) -> Any:
+def in_threads(module: IRModule, cores: int) -> IRModule:
     """The module, in which each loop in threads first looks whether its rounds are many enough, unless that is known.
 
     If they are, the threads of up to ``cores`` share them.
     """
     from tvm import tirx
 
-    def choose(loop: Any) -> Any:
+    def choose(loop: For) -> Stmt:
         if int(loop.kind) != tirx.ForKind.PARALLEL:
             return loop
         serial = configured(loop, tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body))
@@ -45,7 +48,7 @@ def in_threads(module: Any, cores: int) -> Any:
     return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, choose))
 
 
-def _least(extent: Any) -> int:
+def _least(extent: Size) -> int:
     """Rounds there are if every size that is known only when the model runs is 1."""
     from tvm import ir, tirx
     from tvm.sym import Analyzer
@@ -56,7 +59,7 @@ def _least(extent: Any) -> int:
     return int(least) if isinstance(least, tirx.IntImm) else 1
 
 
-def _work(statement: Any) -> int:
+def _work(statement: Stmt) -> int:
     """About how many operations on vectors a statement takes."""
     from tvm import ir, tirx
 
@@ -77,7 +80,7 @@ def _work(statement: Any) -> int:
     return _work(statement.body) if hasattr(statement, "body") else 0
 
 
-def _operations(value: Any) -> int:
+def _operations(value: Scalar) -> int:
     """Operations and loads of an expression, but for what indices take."""
     from tvm import ir
 

@@ -9,21 +9,24 @@ enough ahead to find the next multiplication. One array for the sums is enough, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tir.blocks import map_kernels
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import For, IRModule, Scalar, Stmt, Var
 
 _STORES = "tilestored64"
 
 
-def overlapped(module: Any) -> Any:
+def overlapped(module: IRModule) -> IRModule:
     """The module with its loops over tiles of AMX pipelined."""
     from tvm import tirx
 
     return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, _pipelined))
 
 
-def _pipelined(loop: Any) -> Any:
+def _pipelined(loop: For) -> Stmt:
     from tvm import tirx
     from tvm.tirx.stmt import stmt_seq
 
@@ -41,7 +44,7 @@ def _pipelined(loop: Any) -> Any:
     return tirx.SeqStmt([whole, tirx.IfThenElse(loop.extent > 0, last, None)])
 
 
-def _at(statement: Any, var: Any, value: Any) -> Any:
+def _at(statement: Stmt, var: Var, value: Scalar) -> Stmt:
     from tvm.tirx import Var
     from tvm_ffi import structural_map
 

@@ -12,10 +12,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Tile
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Facts
 
 SCHEDULES = 1
 """Version of the code that makes kernels of tiles, in the stamp of each trial. It is raised when the kernels of a task become
@@ -97,7 +100,7 @@ class Database:
 
     def add(self, key: str, trial: Trial) -> None:
         """Append a trial. Raises OSError where it cannot be written as a whole; the file then is as it was."""
-        values: dict[str, Any] = {"task": key, **self.stamp, "tile": trial.tile.to_dict(), "seed": trial.seed}
+        values: Facts = {"task": key, **self.stamp, "tile": trial.tile.to_dict(), "seed": trial.seed}
         if trial.failed:
             values["failed"] = trial.failed
         else:
@@ -180,7 +183,7 @@ def _locked(descriptor: int) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _trial(values: dict[str, Any]) -> Trial:
+def _trial(values: Facts) -> Trial:
     rival = Tile(**values["rival"]) if "rival" in values else None
     seconds = None if "failed" in values else float(values["seconds"])
     beside = float(values["rival_seconds"]) if rival else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Kernel, Tile
 from fxopt.backends.tvm.tuning.job import Job, Timer
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Device, Executable, IRModule, Module, TensorExpr
 
 _ROUND_MS, _CALL_MS = 5.0, 0.05
 """Milliseconds of a round of calls, short enough to fall between interruptions, and of calls that are timed together, as to read
@@ -34,7 +37,7 @@ class Here:
         return False
 
 
-def compiled(job: Job, tile: Tile) -> tuple[Any, list[Any]]:
+def compiled(job: Job, tile: Tile) -> tuple[Executable, list[TensorExpr]]:
     """A kernel in a tile as TVM's executable, and the tensors that are its arguments and result."""
     import tvm
 
@@ -45,7 +48,7 @@ def compiled(job: Job, tile: Tile) -> tuple[Any, list[Any]]:
     return tvm.compile(module, target=target, tir_pipeline=register_pipeline(job.processor.cores)), tensors
 
 
-def scheduled(kernel: Kernel, tile: Tile, processor: Processor) -> tuple[Any, list[Any]]:
+def scheduled(kernel: Kernel, tile: Tile, processor: Processor) -> tuple[IRModule, list[TensorExpr]]:
     """A kernel in a tile as a module of loops, and the tensors that are its arguments and result."""
     import tvm
     from tvm import te
@@ -56,7 +59,7 @@ def scheduled(kernel: Kernel, tile: Tile, processor: Processor) -> tuple[Any, li
     return schedule_module(tvm.IRModule({"main": te.create_prim_func(tensors)}), processor), tensors
 
 
-def timer_of(library: Any, tensors: list[Any], device: Any) -> Timer:
+def timer_of(library: Module, tensors: list[TensorExpr], device: Device) -> Timer:
     """Times the function ``main`` of a library on a device, on random arrays; it is called once now.
 
     Caches are filled with something else before each call with a large weight, the second argument: in a model other layers
@@ -85,5 +88,5 @@ def timer_of(library: Any, tensors: list[Any], device: Any) -> Timer:
     return timer
 
 
-def _shape(tensor: Any) -> tuple[int, ...]:
+def _shape(tensor: TensorExpr) -> tuple[int, ...]:
     return tuple(int(size) for size in tensor.shape)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tiling.task import Choices
 from fxopt.backends.tvm.tuning.database import Database
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Facts
 
-def account(choices: Choices, database: Database | None) -> dict[str, Any]:
+
+def account(choices: Choices, database: Database | None) -> Facts:
     """The trials, microseconds and gain of each task whose tile is from the database; how many are not, as a note."""
-    tasks: dict[str, Any] = {}
+    tasks: Facts = {}
     for key in sorted(choices.made):
         known = database[key] if database else None
         if known and known.best is not None and key in choices.known:
