@@ -82,7 +82,7 @@ def lower(module: IRModule, choices: Choices) -> IRModule:
 
 
 def _pipeline() -> ModulePass:
-    """TVM's last steps, and then the sizes that are worked out in a call in the order of their places.
+    """TVM's default pipeline, and then the sizes that a call computes, in the order of where they are stored.
 
     TVM leaves them in the order of addresses in its memory, so that no two libraries would be the same.
     """
@@ -92,7 +92,7 @@ def _pipeline() -> ModulePass:
     def in_order(module: IRModule, _: object) -> IRModule:
         for name, function in module.functions_items():
             if isinstance(function, tvm.tirx.PrimFunc) and name.name_hint.startswith("shape_func"):
-                module.update_func(name, function.with_body(_by_place(function.body)))
+                module.update_func(name, function.with_body(_by_index(function.body)))
         return module
 
     return tvm.transform.Sequential(
@@ -100,7 +100,7 @@ def _pipeline() -> ModulePass:
     )
 
 
-def _by_place(body: Stmt) -> Stmt:
+def _by_index(body: Stmt) -> Stmt:
     from tvm import tirx
 
     stores = list(body.seq) if isinstance(body, tirx.SeqStmt) else []

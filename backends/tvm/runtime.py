@@ -78,8 +78,8 @@ def _allow_threads(count: int) -> None:
     they wait behind whatever else runs there. It reads this when a thread of the caller's starts its first kernel.
     """
     given = os.environ.get("TVM_NUM_THREADS", "")
-    held = max(count, os.cpu_count() or 1, int(given) if given.isdigit() else 0)
-    os.environ["TVM_NUM_THREADS"] = str(held)
+    size = max(count, os.cpu_count() or 1, int(given) if given.isdigit() else 0)
+    os.environ["TVM_NUM_THREADS"] = str(size)
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 
@@ -148,7 +148,7 @@ class Inputs:
         self._views: list[Array] = []
 
     def tensors(self, arrays: list[Array]) -> list[Tensor]:
-        """The tensors, which hold the numbers until the next call."""
+        """The tensors, which hold the values until the next call."""
         from tvm.runtime import empty
 
         if [(view.shape, view.dtype) for view in self._views] != [(array.shape, array.dtype) for array in arrays]:

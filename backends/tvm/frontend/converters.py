@@ -1,4 +1,4 @@
-"""Conversions of ops that TVM's importer has none of, or a wrong one."""
+"""Converters of ops that TVM's importer lacks, or converts wrongly."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _select(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
 
 
 def _quantize(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
-    """As a call that stands until it is known what reads the codes; see :mod:`fxopt.backends.tvm.graph.int8.lower_quantize`."""
+    """As a call, which is lowered once it is known what reads the quantized value: see ``graph.int8.lower_quantize``."""
     from tvm import relax
 
     arguments: tuple[Any, ...] = node.args
@@ -56,23 +56,23 @@ def _quantize(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
     value = importer.env[x]
     given = importer._convert_data_type(dtype, importer.env)
     numbers = [relax.const(float(scale), "float32"), *_int64(zero, low, high)]
-    form = relax.TensorType(value.ty.shape, given)
-    return importer.block_builder.emit(relax.op.call_pure_packed(QUANTIZE, value, *numbers, ty_args=form))
+    ty = relax.TensorType(value.ty.shape, given)
+    return importer.block_builder.emit(relax.op.call_pure_packed(QUANTIZE, value, *numbers, ty_args=ty))
 
 
 def _dequantize(importer: ExportedProgramImporter, node: fx.Node, axis: int | None) -> Expr:
-    """As a call too: scale and zero point are numbers, or arrays along ``axis``."""
+    """As a call too: scale and zero point are scalars, or arrays along ``axis``."""
     from tvm import relax
 
     arguments: tuple[Any, ...] = node.args
-    codes, (scale, zero) = importer.env[arguments[0]], arguments[1:3]
+    quantized, (scale, zero) = importer.env[arguments[0]], arguments[1:3]
     low, high = arguments[3:5] if axis is None else arguments[4:6]
     if axis is None:
         numbers = [relax.const(float(scale), "float32"), *_int64(zero)]
     else:
         numbers = [importer.env[scale], importer.env[zero]]
-    form = relax.TensorType(codes.ty.shape, "float32")
-    call = relax.op.call_pure_packed(DEQUANTIZE, codes, *numbers, *_int64(axis or 0, low, high), ty_args=form)
+    ty = relax.TensorType(quantized.ty.shape, "float32")
+    call = relax.op.call_pure_packed(DEQUANTIZE, quantized, *numbers, *_int64(axis or 0, low, high), ty_args=ty)
     return importer.block_builder.emit(call)
 
 

@@ -28,7 +28,7 @@ def import_program(program: Program) -> IRModule:
     Raises BackendError where TVM's importer fails, with the node.
     """
     need_tvm()
-    with torch.no_grad():  # with gradients, attention would be taken apart into the form that keeps what they need
+    with torch.no_grad():  # with gradients, attention would be decomposed into the variant that keeps what they need
         exported = export_program(program).run_decompositions()
     importer = _importer_class()()
     unknown = [node for node in _calls(exported.graph) if _key(node) not in importer.convert_map]

@@ -1,4 +1,4 @@
-"""Ops as tensor expressions where TVM's own would call the C library for every number, or lose precision."""
+"""Legalization of ops whose lowering in TVM would call the C library for every element, or lose precision."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _softmax_of_rows(x: TensorExpr) -> TensorExpr:
 
 
 def _layer_norm(builder: BlockBuilder, call: Call) -> Expr:
-    """Mean first, then the mean of squared distances: squares of the numbers themselves lose a small variance."""
+    """Mean first, then the mean of squared distances: squares of the values themselves lose a small variance."""
     x, epsilon = call.args[0], float(call.attrs.epsilon)
     axes, rank = [int(axis) for axis in call.attrs.axes], len(x.ty.shape)
     if (

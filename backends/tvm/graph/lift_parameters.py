@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Expr, IRModule, Tensor, Var
 
 _LARGE = 64
-"""Elements from which on a constant is a parameter; fewer, such as scales and bounds, stay in the code, where LLVM sees them. Any
-number that divides these from weights would do."""
+"""Elements from which on a constant is a parameter; fewer, such as scales and bounds, stay in the code, where LLVM sees
+them. What divides these from weights would do as well."""
 
 
 def lift_parameters(module: IRModule) -> tuple[IRModule, list[Tensor]]:

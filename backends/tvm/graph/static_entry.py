@@ -1,4 +1,4 @@
-"""A second entry of a library: the same kernels for the sizes of the example inputs, with memory planned when it is built."""
+"""A static-shape entry point, specialized to the shapes of the example inputs: same kernels, memory planned ahead of time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIXED = "fixed"
 
 
 def add_fixed_entry(module: IRModule, shapes: list[tuple[int, ...]]) -> IRModule:
-    """The module with ``fixed`` beside ``main``: it takes inputs of ``shapes`` alone, and has no size to work out in a call.
+    """The module with ``fixed`` beside ``main``: it takes inputs of ``shapes`` alone, and computes no sizes in a call.
 
     Itself where ``main`` has no dynamic dims. Both call the same kernels.
     """

@@ -7,8 +7,8 @@ from typing import Literal
 
 from fxopt.backends.tvm.machine.processor import Processor
 
-SPOKEN = {"amx": "amx-int8", "vnni": "vpdpbusd", "sdot": "sdot", "plain": "chosen by LLVM"}
-"""Instructions as the report names them."""
+REPORTED_NAMES = {"amx": "amx-int8", "vnni": "vpdpbusd", "sdot": "sdot", "plain": "chosen by LLVM"}
+"""Names of instructions in the report."""
 _GROUP = 4
 """Bytes that vpdpbusd, sdot and TDPBUSD multiply and add in one lane of 32 bits."""
 Kind = Literal["amx", "vnni", "sdot", "plain"]
@@ -28,7 +28,7 @@ class Instruction:
 
     @property
     def stored(self) -> tuple[str, int]:
-        """The dtype that codes of one unsigned byte are stored in, and what is taken from them for that."""
+        """The dtype that unsigned bytes are stored in, and what is subtracted for that."""
         return ("int8", 128) if self.signed else ("uint8", 0)
 
     def padded_channels(self, channels: int) -> int:

@@ -57,7 +57,7 @@ def processor_of(target: Target) -> Processor:
         extras = tuple(f"+{word}" for name, word in _ARM if name in has)
         return Processor(triple, target.cpu, ("+neon", *extras), lanes=4, registers=32, cores=cores, features=has)
     if triple.startswith("riscv64"):
-        vectors = "rvv" in has  # without, a vector is four numbers in registers of their own
+        vectors = "rvv" in has  # without, a vector is four scalar registers
         words = ("+m", "+a", "+f", "+d", "+c", *(["+v"] if vectors else []))
         return Processor(
             triple, target.cpu if named else "generic-rv64", words, 4, 32 if vectors else 8, cores, has, mabi="lp64d"

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fxopt.backends.tvm.ops import winograd
-from fxopt.backends.tvm.ops.block_names import SUMS, TILE
-from fxopt.backends.tvm.schedule.register_tiles import PADDED
-from fxopt.backends.tvm.tiling.task import Filtered, Task, Tile, output_size, round_up
+from fxopt.backends.tvm.ops.block_names import PADDED, SUMS, TILE
+from fxopt.backends.tvm.tiling.task import Task, Tile, WinogradOption, output_size, round_up
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Array, Scalar, TensorExpr
@@ -42,7 +41,7 @@ class Convolution:
 
     @property
     def depthwise(self) -> bool:
-        """Whether each channel is convolved by itself."""
+        """Whether each channel is convolved apart from the others (depthwise)."""
         return self.groups == self.inputs == self.outputs and self.groups > 1
 
     @property
@@ -70,10 +69,19 @@ class Convolution:
         depth = 1 if self.depthwise else self.inputs // self.groups
         work = high * wide * self.vectors * depth * self.kernel[0] * self.kernel[1]
         return Task(
-            key, wide, vectors, inner, not self.depthwise, self.groups > 1, lines, work, self._filtered(), kernel=self
+            key,
+            wide,
+            vectors,
+            inner,
+            not self.depthwise,
+            self.groups > 1,
+            lines,
+            work,
+            self._winograd_options(),
+            kernel=self,
         )
 
-    def _filtered(self) -> tuple[Filtered, ...]:
+    def _winograd_options(self) -> tuple[WinogradOption, ...]:
         fits = (self.kernel, self.stride, self.dilation) == ((3, 3), (1, 1), (1, 1)) and self.blocked_input
         if not fits or self.groups > 1:
             return ()
@@ -115,7 +123,7 @@ def pack_weight(weight: Array, conv: Convolution, tile: Tile) -> Array:
     """Weight [out, in / groups, r, s] as the kernel reads it: output channels innermost, filled up to tiles with zeros.
 
     [vectors, in vectors, r, s, in lanes, lanes], [vectors, in, r, s, lanes] for inputs that are not in vectors, and
-    [vectors, r, s, lanes] for a depthwise convolution; for minimal filtering as :mod:`winograd` has it.
+    [vectors, r, s, lanes] for a depthwise convolution; for Winograd as :func:`winograd.pack_weight` has it.
     """
     lanes = conv.lanes
     if tile.winograd:
@@ -179,7 +187,7 @@ def compute(conv: Convolution, tile: Tile, data: TensorExpr, weight: TensorExpr)
         (data.shape[0], round_up(conv.vectors, tile.vectors), high, tiles, tile.rows, conv.lanes),
         lambda *at: te.sum(term(*at), axis=axes),
         name=SUMS,
-        attrs={TILE: tile.numbers()},
+        attrs={TILE: tile.to_list()},
     )
     return te.compute(
         (data.shape[0], conv.vectors, high, wide, conv.lanes),

@@ -1,12 +1,11 @@
-"""Integer convolutions and products as tensor expressions: 32-bit sums of codes times weights, in tiles."""
+"""int8 convolutions and matrix products as tensor expressions: int32 accumulators, in tiles."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fxopt.backends.tvm.ops.block_names import FLUSHED, INTEGERS, SUMS, TILE
+from fxopt.backends.tvm.ops.block_names import FLUSHED, INT8_KERNEL, PADDED, SUMS, TILE
 from fxopt.backends.tvm.ops.int8_operands import im2col, pad_to_tiles
-from fxopt.backends.tvm.schedule.register_tiles import PADDED
 from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import round_up
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr, weight: TensorExpr) -> TensorExpr:
-    """[n, H, W, lanes of all vectors] of int32 sums of ``data`` [n, H, W, held] and a packed weight.
+    """[n, H, W, lanes of all vectors] of int32 sums of ``data`` [n, H, W, padded channels] and a packed weight.
 
-    The border is the code of zero.
+    The border has the zero point.
     """
     from tvm import te
 
@@ -30,9 +29,9 @@ def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr, we
         else im2col(geometry, tiling, zero, data)
     )
     sums = _sums(geometry, tiling, data.shape[0], -(-wide // tiling.rows), source, weight)
-    held = geometry.instruction.padded_channels(geometry.outputs)
-    element = _in_memory(geometry, tiling, sums, held)
-    return te.compute((data.shape[0], high, wide, held), element, name="convolved")
+    padded_channels = geometry.instruction.padded_channels(geometry.outputs)
+    element = _in_memory(geometry, tiling, sums, padded_channels)
+    return te.compute((data.shape[0], high, wide, padded_channels), element, name="convolved")
 
 
 def multiply(geometry: Geometry, tiling: Tiling, data: TensorExpr, weight: TensorExpr) -> TensorExpr:
@@ -44,7 +43,9 @@ def multiply(geometry: Geometry, tiling: Tiling, data: TensorExpr, weight: Tenso
 
     *lead, rows, depth = data.shape
     columns = geometry.outputs
-    tiles = tirx.floordiv(rows - 1, tiling.rows) + 1  # in this form, as TVM's prover knows it of what reads them
+    tiles = (
+        tirx.floordiv(rows - 1, tiling.rows) + 1
+    )  # spelled as its readers spell it, so that TVM's prover finds both equal
     even = geometry.width is not None and geometry.width % tiling.rows == 0
     deep = geometry.steps * geometry.step
     source = data
@@ -102,9 +103,12 @@ def _sums(
         if len(source.shape) < 4:
             return source[(*([n] if geometry.batch else []), x, c)]
         if geometry.windows_of is not None:
-            held, across = geometry.windows_of.padded_channels, geometry.windows_of.kernel[1]
-            window = (tirx.floordiv(c, held * across), tirx.floormod(tirx.floordiv(c, held), across))
-            return source[(n, x, *window, tirx.floormod(c, held))]
+            padded_channels, across = geometry.windows_of.padded_channels, geometry.windows_of.kernel[1]
+            window = (
+                tirx.floordiv(c, padded_channels * across),
+                tirx.floormod(tirx.floordiv(c, padded_channels), across),
+            )
+            return source[(n, x, *window, tirx.floormod(c, padded_channels))]
         column = x * s_step + s * s_gap
         if geometry.merged:
             column, c = column + tirx.floordiv(c, geometry.padded_channels), tirx.floormod(c, geometry.padded_channels)
@@ -146,7 +150,7 @@ def _sums(
         lambda *at: te.sum(term(*at), axis=axes),
         name=SUMS,
         attrs={
-            INTEGERS: "depthwise" if geometry.depthwise else kind,
+            INT8_KERNEL: "depthwise" if geometry.depthwise else kind,
             TILE: [tiling.lines, tiling.rows, tiling.vectors, tiling.unroll, tiling.register, tiling.chunk],
         },
     )

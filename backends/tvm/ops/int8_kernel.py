@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StandaloneKernel:
-    """The sums of a geometry by themselves, of one example, rounded to codes, for tuning to time."""
+    """The contraction of one example, requantized, as a kernel of its own for tuning to time."""
 
     geometry: Geometry
 
     def tensors(self, tile: Tile) -> list[TensorExpr]:
-        """Codes, a packed weight, factors and biases of channels, and codes of the sums."""
+        """Quantized input, packed weight, factors and biases of channels, and requantized output."""
         from tvm import te
 
         from fxopt.backends.tvm.ops.int8_contraction import convolve, multiply

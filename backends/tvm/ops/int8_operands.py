@@ -1,10 +1,10 @@
-"""What integer tiles read: codes with their border, as large as whole tiles; or the windows of positions, gathered."""
+"""Operands of int8 kernels: inputs padded to whole tiles, or the window of each position gathered (im2col)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fxopt.backends.tvm.schedule.register_tiles import PADDED
+from fxopt.backends.tvm.ops.block_names import PADDED
 from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import round_up
@@ -18,7 +18,7 @@ def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr
     from tvm import te, tirx
 
     top, left, _, _ = geometry.padding
-    (high, wide), held = geometry.out_size, geometry.padded_channels
+    (high, wide), channels = geometry.out_size, geometry.padded_channels
     assert wide is not None
     across = geometry.width
     assert across is not None
@@ -26,28 +26,28 @@ def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr
     columns = round_up(wide, tiling.rows)
     tall = (lines - 1) * geometry.stride[0] + (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
     window = (
-        -(-geometry.steps * geometry.step // held)
+        -(-geometry.steps * geometry.step // channels)
         if geometry.merged
         else (geometry.kernel[1] - 1) * geometry.dilation[1] + 1
     )
     broad = (columns - 1) * geometry.stride[1] + window
-    deep = held
+    deep = channels
     if not geometry.merged and geometry.groups == 1 and not geometry.depthwise:
         deep = geometry.steps * geometry.step
-    if not any(geometry.padding) and tall <= geometry.height and broad <= across and deep == held:
+    if not any(geometry.padding) and tall <= geometry.height and broad <= across and deep == channels:
         return data
 
     def inside(n: Scalar, y: Scalar, x: Scalar, c: Scalar) -> Scalar:
         within = [y >= top, y < top + geometry.height, x >= left, x < left + across]
-        if deep != held:
-            within.append(c < held)
+        if deep != channels:
+            within.append(c < channels)
         return tirx.if_then_else(tirx.all(*within), data[n, y - top, x - left, c], tirx.const(zero, data.dtype))
 
     return te.compute((data.shape[0], tall, broad, deep), inside, name=PADDED)
 
 
 def im2col(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr) -> TensorExpr:
-    """The window of each position, [n, positions, r, s, held], filled up to whole tiles."""
+    """The window of each position, [n, positions, r, s, channels], filled up to whole tiles."""
     from tvm import te, tirx
 
     of = geometry.windows_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fxopt.backends.tvm.ops import conv2d
-from fxopt.backends.tvm.schedule.register_tiles import PACKED
+from fxopt.backends.tvm.ops.block_names import PACKED
 from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import round_up
@@ -52,10 +52,10 @@ def pack(weight: Array, geometry: Geometry, tiling: Tiling) -> Array:
     vectors, (_, inputs, r, s) = len(weight) // lanes, weight.shape
     if geometry.depthwise:
         return np.ascontiguousarray(weight.reshape(vectors, lanes, r, s).transpose(0, 2, 3, 1))
-    held = geometry.per_group if geometry.groups > 1 else geometry.padded_channels
-    lines = np.pad(weight, [(0, 0), (0, held - inputs), (0, 0), (0, 0)]).transpose(0, 2, 3, 1)
+    channels = geometry.per_group if geometry.groups > 1 else geometry.padded_channels
+    lines = np.pad(weight, [(0, 0), (0, channels - inputs), (0, 0), (0, 0)]).transpose(0, 2, 3, 1)
     if geometry.merged:
-        lines = lines.reshape(len(weight), r, 1, s * held)
+        lines = lines.reshape(len(weight), r, 1, s * channels)
     depth = geometry.steps * geometry.step
     lines = np.pad(lines, [(0, 0), (0, 0), (0, 0), (0, depth - lines.shape[-1])])
     parts = lines.reshape(vectors, lanes, r, lines.shape[2], geometry.steps, geometry.step // group, group)
@@ -63,7 +63,7 @@ def pack(weight: Array, geometry: Geometry, tiling: Tiling) -> Array:
 
 
 def pack_quantized(geometry: Geometry, tiling: Tiling, right: TensorExpr, shift: int, *, swapped: bool) -> TensorExpr:
-    """Codes [n, depth, columns], or [n, columns, depth] if ``swapped``, less ``shift``: a packed operand for each of n.
+    """Quantized values [n, depth, columns], or [n, columns, depth] if ``swapped``, less ``shift``, packed for each of n.
 
     What fills up whole tiles is zero.
     """
@@ -73,8 +73,8 @@ def pack_quantized(geometry: Geometry, tiling: Tiling, right: TensorExpr, shift:
         n, vector, _, _, step, part, lane, inner = at
         k = step * geometry.step + part * geometry.instruction.group + inner
         column = vector * geometry.instruction.lanes + lane
-        code = right[(n, column, k) if swapped else (n, k, column)]
-        code = (code.astype("int32") - shift).astype("int8")
-        return tirx.if_then_else(tirx.all(k < geometry.depth, column < geometry.outputs), code, tirx.const(0, "int8"))
+        value = right[(n, column, k) if swapped else (n, k, column)]
+        value = (value.astype("int32") - shift).astype("int8")
+        return tirx.if_then_else(tirx.all(k < geometry.depth, column < geometry.outputs), value, tirx.const(0, "int8"))
 
     return te.compute((right.shape[0], *packed_shape(geometry, tiling)), element, name=PACKED)

@@ -1,4 +1,4 @@
-"""Pools, means and concatenations of codes [n, H, W, padded_channels channels], and the ways into and out of that form."""
+"""Pools, means and concatenations of quantized values in NHWC with padded channels, and transforms from and to NCHW."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def pool(
     kind: str, size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
     out: Sequence[int], border: int,
 ) -> TensorFunction:  # fmt: skip
-    """Maxima of windows as codes, or their sums as int32; beyond the image lies ``border``. ``padding`` is top, left."""
+    """Maxima of windows as bytes, or their sums as int32; beyond the image lies ``border``. ``padding`` is top, left."""
 
     def reduce(data: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
@@ -33,10 +33,10 @@ def pool(
             source = te.compute((n, tall, broad, padded_channels), inside, name="padded_codes")
 
         def element(n: Scalar, y: Scalar, x: Scalar, c: Scalar) -> Scalar:
-            code = source[n, y * stride[0] + r * dilation[0], x * stride[1] + s * dilation[1], c]
+            q = source[n, y * stride[0] + r * dilation[0], x * stride[1] + s * dilation[1], c]
             if kind == "max":
-                return te.max(code, axis=[r, s])
-            return te.sum(code.astype("int32"), axis=[r, s])
+                return te.max(q, axis=[r, s])
+            return te.sum(q.astype("int32"), axis=[r, s])
 
         return te.compute((n, *out, padded_channels), element, name="pooled")
 
@@ -44,7 +44,7 @@ def pool(
 
 
 def spatial_sum(data: TensorExpr) -> TensorExpr:
-    """Sums over all positions of codes, as int32 [n, 1, 1, padded_channels]."""
+    """Sums over all positions, as int32 [n, 1, 1, padded channels]."""
     from tvm import te
 
     n, high, wide, padded_channels = data.shape

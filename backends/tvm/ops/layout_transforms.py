@@ -1,4 +1,4 @@
-"""Values between their usual form and that in vectors of channels, as tensor expressions."""
+"""Layout transforms NCHW ↔ NCHWc, as tensor expressions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def to_blocked(channels: int, lanes: int) -> TensorFunction:
 
 
 def mean_of_positions(channels: int, keep: bool) -> TensorFunction:
-    """The mean of [n, C / L, H, W, L] over H and W: [n, C / L, 1, 1, L] to ``keep`` the form, or [n, C]."""
+    """The mean of [n, C / L, H, W, L] over H and W: [n, C / L, 1, 1, L] if ``keep``, else [n, C]."""
 
     def mean(data: TensorExpr) -> TensorExpr:
         from tvm import te, tirx

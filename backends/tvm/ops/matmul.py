@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fxopt.backends.tvm.ops.block_names import FLUSHED, SUMS, TILE
-from fxopt.backends.tvm.schedule.register_tiles import PACKED
+from fxopt.backends.tvm.ops.block_names import FLUSHED, PACKED, SUMS, TILE
 from fxopt.backends.tvm.tiling.task import Task, Tile, round_up
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def pack_columns(weight: Array, lanes: int, tile: Tile) -> Array:
 
 @dataclass(frozen=True)
 class Matmul:
-    """Sizes of a product of [rows, depth] by [depth, columns], or of ``batch`` of them; ``rows`` as they usually are.
+    """Sizes of a product of [rows, depth] by [depth, columns], or of ``batch`` of them; of dynamic ``rows``, a hint.
 
     Without ``batch`` the right operand is a weight, packed already.
     """
@@ -80,12 +79,14 @@ def compute(tile: Tile, lanes: int, columns: int, left: TensorExpr, packed: Tens
             row = tirx.min(row, rows - 1)
         return left[(*outer, row, k)] * packed[(*outer[len(outer) - packs :], vector, k, lane)]
 
-    tiles = tirx.floordiv(rows - 1, tile.rows) + 1  # in this form, as TVM's prover knows it of what reads them
+    tiles = (
+        tirx.floordiv(rows - 1, tile.rows) + 1
+    )  # spelled as its readers spell it, so that TVM's prover finds both equal
     tiled = te.compute(
         (*lead, vectors, 1, tiles, tile.rows, lanes),
         lambda *at: te.sum(term(*at), axis=k),
         name=SUMS,
-        attrs={TILE: tile.numbers()},
+        attrs={TILE: tile.to_list()},
     )
     sums = tiled if columns % lanes == 0 else te.compute(tiled.shape, lambda *at: tiled[at], name=FLUSHED)
 

@@ -1,4 +1,4 @@
-"""Sums and maxima of rows in vectors, several at once: LLVM keeps the order of sums, and each waits for the one before."""
+"""Sums and maxima of rows, vectorized, several accumulators at once: LLVM does not reassociate, so one would wait for itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Kind = Literal["sum", "max", "sum of squares"]
 
 
 def known_size(size: Size) -> int | None:
-    """A size as a number; None where it is known only when the model runs."""
+    """A static size; None where it is dynamic."""
     from tvm import tirx
 
     return int(size) if isinstance(size, (int, tirx.IntImm)) else None

@@ -20,7 +20,7 @@ import numpy as np
 
 from fxopt.backends.tvm.ops import matmul
 from fxopt.backends.tvm.ops.matmul import Matmul
-from fxopt.backends.tvm.tiling.task import Filtered, Tile, round_up
+from fxopt.backends.tvm.tiling.task import Tile, WinogradOption, round_up
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Array, Element, Scalar, TensorExpr
@@ -80,7 +80,7 @@ def pack_weight(weight: Array, lanes: int, tile: Tile) -> Array:
     return np.ascontiguousarray(made.reshape(*made.shape[:3], -1, lanes).transpose(0, 1, 3, 2, 4))
 
 
-def tasks(inputs: int, outputs: int, out_size: tuple[int, int], lanes: int) -> tuple[Filtered, ...]:
+def tasks(inputs: int, outputs: int, out_size: tuple[int, int], lanes: int) -> tuple[WinogradOption, ...]:
     """The products that a convolution comes to with squares of 2 and of 4, and what is to do beside them."""
     found = []
     for side in (2, 4):
@@ -90,7 +90,7 @@ def tasks(inputs: int, outputs: int, out_size: tuple[int, int], lanes: int) -> t
         one = of.depth * of.columns * _BYTES
         weights = size**2 * one
         beside = size**2 * squares * vectors * _TRANSFORM + (weights / _READ if weights > _CACHED else 0.0)
-        found.append(Filtered(side, of.task(), beside, weights - _WINDOW**2 * one))
+        found.append(WinogradOption(side, of.task(), beside, weights - _WINDOW**2 * one))
     return tuple(found)
 
 
@@ -156,7 +156,7 @@ def compute(
 
 
 def _combined(matrix: Array, row: Scalar, term: Element) -> Scalar:
-    """One row of a matrix times terms; which row is known where its loop is written out."""
+    """One row of a matrix times terms; which row is static once its loop is unrolled."""
     from tvm import tirx
 
     def combined(weights: Array) -> Scalar:

@@ -1,4 +1,4 @@
-"""Loops for kernels without products: element-wise ops, pools, softmax, norms."""
+"""Schedules for kernels without contractions: element-wise ops, pools, softmax, norms."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def is_reduction(sch: Schedule, block: SBlockRV) -> bool:
 
 
 def extent(sch: Schedule, loop: LoopRV) -> int | None:
-    """How often a loop runs; None where that is known only when the model runs."""
+    """The static extent of a loop; None where it is dynamic."""
     from tvm import tirx
 
     size = sch.get(loop).extent
@@ -83,7 +83,7 @@ def inner_loops(sch: Schedule, block: SBlockRV, lanes: int, depth: int) -> None:
     kinds = [int(var.iter_type) == 2 for var in sch.get(block).iter_vars][-len(loops) :]
     spatial = [loop for loop, reduces in zip(loops, kinds, strict=True) if not reduces]
     reducing = [loop for loop, reduces in zip(loops, kinds, strict=True) if reduces]
-    if spatial and _lies_together(sch, block):
+    if spatial and _is_contiguous(sch, block):
         sch.reorder(*spatial[:-1], *reducing, spatial[-1])
         _vectorize_sums(sch, spatial[-1], lanes)
         first = sch.decompose_reduction(block, reducing[0])
@@ -91,7 +91,7 @@ def inner_loops(sch: Schedule, block: SBlockRV, lanes: int, depth: int) -> None:
 
 
 def _vectorize_sums(sch: Schedule, loop: LoopRV, lanes: int) -> None:
-    """Make vectors of a loop within that of a reduction; a few are written out, and stay in registers."""
+    """Make vectors of a loop within that of a reduction; a few are unrolled, and stay in registers."""
     size = extent(sch, loop)
     if size and size % lanes == 0 and lanes < size <= _FEW * lanes:
         vectors, loop = sch.split(loop, [None, lanes])
@@ -104,7 +104,7 @@ def _short(sch: Schedule, loop: LoopRV, lanes: int) -> bool:
     return (extent(sch, loop) or lanes) <= lanes // 2
 
 
-def _lies_together(sch: Schedule, block: SBlockRV) -> bool:
+def _is_contiguous(sch: Schedule, block: SBlockRV) -> bool:
     """Whether the last dim of what a reduction gives is that of what it reads."""
     found = sch.get(block)
     spatial = [var.var for var in found.iter_vars if int(var.iter_type) != 2]

@@ -1,4 +1,4 @@
-"""The tiles that integer sums are cut into: chosen for a vector instruction as those of float are."""
+"""Tiles of int32 accumulators: by the common rule for a vector instruction, by the cost model of AMX for tile registers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tiling:
 
 
 def tiling_from(tile: Tile, geometry: Geometry) -> Tiling:
-    """The tiling that the numbers of a tile stand for."""
+    """The tiling that a tile of the task stands for."""
     if not geometry.in_tile_registers:
         chunk = 1 if geometry.depthwise else _BESIDE if weights_stay(geometry) else 0
         return Tiling(1, tile.rows, tile.vectors, tile.unroll, chunk=chunk)

@@ -1,4 +1,4 @@
-"""Sizes of an integer convolution or matrix product."""
+"""Sizes of an int8 convolution or matrix product."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ AMX_BYTES = 64
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution [n, H, W, padded_channels] of codes. A product of rows has one line, as many columns as rows, and no batch.
+    """A convolution of quantized values [n, H, W, padded channels]. A product has one line, its rows as columns, and n is 1.
 
-    ``padding`` is top, left, bottom, right; ``width`` is None where it is known only when the model runs. ``windows_of``: the
-    convolution whose windows are gathered first, each as the channels of one position in one line. ``batch``: how many
-    products there usually are at once, each with a right operand of its own; 0 where that is a weight.
+    ``padding`` is top, left, bottom, right; ``width`` is None where it is dynamic, and ``size_hint`` then stands for it.
+    ``windows_of``: the convolution whose windows are gathered first, each as the channels of one position in one line.
+    ``batch``: how many products there are at once, or a hint, each with a right operand of its own; 0 where that is a weight.
     """
 
     padded_channels: int
@@ -43,7 +43,7 @@ class Geometry:
 
     @property
     def depthwise(self) -> bool:
-        """Whether each channel is convolved by itself."""
+        """Whether each channel is convolved apart from the others (depthwise)."""
         return self.per_group == 1 and self.groups > 1
 
     @property
@@ -122,7 +122,7 @@ class Geometry:
         return f"int8 {self.instruction.kind} {sizes} {steps} l{self.instruction.lanes}{pairs}"
 
     def columns(self) -> int:
-        """Columns of the output, as many as there usually are."""
+        """Columns of the output, or the hint where they are dynamic."""
         wide = self.out_size[1]
         return wide if wide is not None else self.size_hint
 

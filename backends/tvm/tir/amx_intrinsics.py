@@ -43,7 +43,7 @@ _SUM = 4
 """Bytes of a sum."""
 
 
-def with_instructions(function: PrimFunc) -> PrimFunc:
+def use_amx_instructions(function: PrimFunc) -> PrimFunc:
     """The kernel with instructions in the marked blocks, and the registers set up in every thread."""
     from tvm.s_tir import SBlock
     from tvm.tirx import For, ForKind

@@ -1,4 +1,4 @@
-"""Blocks of TVM made anew."""
+"""Rebuilding TVM's blocks, kernels and allocations."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Rows that are no whole number of vectors: the last vector begins where it ends with the row.
+"""Vectorization of tails: in a row that is no multiple of the vector, the last vector overlaps the one before.
 
 before: for i in 0 … 197: y[i] = f(x[i])
 after:  for v in 0 … 13: for lane in vector: with i = min(16 v, 181) + lane: y[i] = f(x[i])
 
-A few elements are computed twice, and none by itself, which took as long as a vector. So y must not take the memory of x,
-as TVM lets it where both are read and written at the same index: where y is written, the index is spelled another way.
+A few elements are computed twice, and none in a scalar loop, in which each would take as long as a vector. So y must not take
+the memory of x, as TVM lets it where both are read and written at the same index: the index that y is written at is spelled
+another way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ OVERLAPPING = "fxopt.overlapping"
 """Annotation of a loop: the lanes of its vectors."""
 
 
-def with_overlapping(function: PrimFunc) -> PrimFunc:
+def overlap_tails(function: PrimFunc) -> PrimFunc:
     """The kernel with vectors in the marked loops, but where it is not sure to be the same, or would be no faster."""
     from tvm.tirx import For
     from tvm_ffi import structural_map

@@ -1,4 +1,4 @@
-"""Loops in threads only where there is enough to do: to hand out the rounds of a loop costs as much as many of them."""
+"""Threads only where there is enough to do: a parallel loop of few operations runs serially, by a test at run time if need be."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def in_threads(module: IRModule, cores: int) -> IRModule:
 
 
 def _least(extent: Size) -> int:
-    """Rounds there are if every size that is known only when the model runs is 1."""
+    """Rounds there are if every dynamic size is 1."""
     from tvm import ir, tirx
     from tvm.sym import Analyzer
     from tvm_ffi import structural_map

@@ -1,4 +1,4 @@
-"""The last steps from loops to LLVM: TVM's own, and small arrays of a tile on the stack, where LLVM makes registers of them.
+"""The last passes before LLVM: TVM's own, and buffers of a tile as stack allocas, so that mem2reg keeps them in registers.
 
 By itself TVM 0.27 takes every array from its pool at run time. LLVM cannot know that nothing else points there, and stores each
 sum again after each step.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tir.blocks import map_kernels, on_the_stack
 from fxopt.backends.tvm.tir.parallel_threshold import in_threads
-from fxopt.backends.tvm.tir.software_pipeline import overlapped
+from fxopt.backends.tvm.tir.software_pipeline import software_pipelined
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import AllocBuffer, IRModule, ModulePass
@@ -27,7 +27,7 @@ def register_pipeline(cores: int) -> str:
         lower, for_host, for_device = tirx.get_tir_pipeline("s_tir")
 
         def all_passes(module: IRModule, _: object) -> IRModule:
-            return in_threads(overlapped(_on_the_stack(lower(module))), cores)
+            return in_threads(software_pipelined(_on_the_stack(lower(module))), cores)
 
         return tvm.transform.module_pass(all_passes, opt_level=0), for_host, for_device
 

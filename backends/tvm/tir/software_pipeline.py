@@ -1,4 +1,4 @@
-"""Tiles of AMX, software pipelined: what is done with the sums of a tile waits until the next tile is being multiplied.
+"""Software pipelining of AMX tiles: the epilogue of a tile runs while the next tile is multiplied.
 
 before: for each tile: multiply, store the sums, read and round them
 after:  for each tile: multiply, read and round the sums of the tile before, store the sums; then those of the last
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _STORES = "tilestored64"
 
 
-def overlapped(module: IRModule) -> IRModule:
+def software_pipelined(module: IRModule) -> IRModule:
     """The module with its loops over tiles of AMX pipelined."""
     from tvm import tirx
 
-    return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, _pipelined))
+    return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, _pipeline_loop))
 
 
-def _pipelined(loop: For) -> Stmt:
+def _pipeline_loop(loop: For) -> Stmt:
     from tvm import tirx
     from tvm.tirx.stmt import stmt_seq
 

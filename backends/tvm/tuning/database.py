@@ -43,8 +43,8 @@ class Trial:
 
 
 @dataclass
-class Known:
-    """What the trials of a task tell: all that were made, and the ``best`` tile with the part of the first's time it takes."""
+class TaskRecord:
+    """The trials of a task: all that were made, and the ``best`` tile with the part of the first's time it takes."""
 
     trials: list[Trial] = field(default_factory=list)
     best: Tile | None = None
@@ -88,15 +88,15 @@ class Database:
         self.path = path
         self.stamp = {"on": _describe(processor, threads, emulated), "tvm": _tvm_version(), "schedules": SCHEDULES}
         self.notes: list[str] = []
-        self._known: dict[str, Known] = {}
+        self._records: dict[str, TaskRecord] = {}
         self._read()
 
-    def __getitem__(self, key: str) -> Known:
-        return self._known.setdefault(key, Known())
+    def __getitem__(self, key: str) -> TaskRecord:
+        return self._records.setdefault(key, TaskRecord())
 
     def tiles(self) -> dict[str, Tile]:
         """The best tile of each task that was timed, by the task's key."""
-        return {key: known.best for key, known in self._known.items() if known.best is not None}
+        return {key: record.best for key, record in self._records.items() if record.best is not None}
 
     def add(self, key: str, trial: Trial) -> None:
         """Append a trial. Raises OSError where it cannot be written as a whole; the file then is as it was."""

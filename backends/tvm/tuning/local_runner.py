@@ -1,4 +1,4 @@
-"""Kernels compiled in memory, without a file or a linker, and timed in the same process; and what is the same on a device."""
+"""Kernels compiled by JIT and timed in the same process; and what is the same for a device."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LARGE, _CACHES, _COLD = 2**20, 2**26, 2
 there instead, more than that and a share of the last cache; calls of a round after that."""
 
 
-class Here:
-    """This machine."""
+class LocalRunner:
+    """Runs kernels on this machine."""
 
     def timer(self, job: Job, tile: Tile) -> Timer:
         """Compile a kernel; it has been called once, as machine code is made in the first call."""

@@ -8,8 +8,8 @@ import itertools
 import random
 
 from fxopt.backends.tvm.machine.processor import Processor
-from fxopt.backends.tvm.tiling.task import Task, Tile, candidates, price
-from fxopt.backends.tvm.tuning.database import Known
+from fxopt.backends.tvm.tiling.task import Task, Tile, candidates, cost
+from fxopt.backends.tvm.tuning.database import TaskRecord
 
 _FIRST = 6
 """Tiles by rule before anything else: what they tell is worth more than what is near the first of them."""
@@ -24,17 +24,17 @@ _CODE = 256
 """Vector instructions of one step up to which a tile is tried: more code than that takes seconds to compile."""
 
 
-def propose(task: Task, processor: Processor, known: Known, seed: int) -> Tile | None:
+def propose(task: Task, processor: Processor, record: TaskRecord, seed: int) -> Tile | None:
     """The next tile to try, the same for the same trials and seed; None if all were tried. The first is that by rule."""
-    tried = known.tried()
+    tried = record.tried()
     by_rule = candidates(task, processor)
-    for tile in by_rule if known.best is None else by_rule[:_FIRST]:
+    for tile in by_rule if record.best is None else by_rule[:_FIRST]:
         if tile not in tried:
             return tile
     left = [tile for tile in space(task, processor) if tile not in tried]
-    if not left or known.best is None:
+    if not left or record.best is None:
         return None
-    chance, best = random.Random(f"{seed} {task.key} {len(tried)}"), known.best
+    chance, best = random.Random(f"{seed} {task.key} {len(tried)}"), record.best
     near = [tile for tile in left if _steps(tile, best) == 1]
     if near and len(tried) % _ONE_IN:
         return chance.choice(near[: max(_FEW_NEAR, len(near) // 2)])
@@ -50,9 +50,9 @@ def space(task: Task, processor: Processor) -> tuple[Tile, ...]:
     if task.offered:
         return task.offered
     found = _tiles(task, processor)
-    for way in task.filtered:
+    for way in task.winograd_options:
         found += [dataclasses.replace(tile, winograd=way.side) for tile in _tiles(way.products, processor)]
-    return tuple(sorted(found, key=lambda tile: price(task, tile)))
+    return tuple(sorted(found, key=lambda tile: cost(task, tile)))
 
 
 def _tiles(task: Task, processor: Processor) -> list[Tile]:

@@ -1,4 +1,4 @@
-"""Kernels compiled here, and timed on a device that this process has a session with."""
+"""Kernels cross-compiled here, and timed on a device over TVM's RPC."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import RPCSession
 
 
-class There:
-    """A device, or any that is free of those behind a tracker, which may be ``away`` for some seconds, to be started again.
+class RpcRunner:
+    """Runs kernels on a device, or on any that is free of those behind a tracker; the session is made when first needed.
 
-    The session is made when first needed.
+    The device may be ``away`` for some seconds, to be started again.
     """
 
     def __init__(self, address: Address, away: float) -> None:

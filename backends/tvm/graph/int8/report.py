@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.frontend.provenance import stem
 from fxopt.backends.tvm.graph.relax_utils import op_name
-from fxopt.backends.tvm.machine.dot_instructions import SPOKEN
+from fxopt.backends.tvm.machine.dot_instructions import REPORTED_NAMES
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.graph.lowering import Lowering
@@ -21,7 +21,7 @@ def integer_facts(lowering: Lowering) -> Facts:
     counts = {"integer_contractions": lowering.integer_contractions, "float_contractions": len(floats)}
     if not any(value.quantized is not None or value.weight is not None for value in lowering.values()):
         return counts
-    return counts | {"float_because": floats, "integer_instruction": SPOKEN[lowering.instruction.kind]}
+    return counts | {"float_because": floats, "integer_instruction": REPORTED_NAMES[lowering.instruction.kind]}
 
 
 def note_float_contraction(lowering: Lowering, var: Var, call: Call) -> None:
@@ -36,7 +36,7 @@ def note_float_contraction(lowering: Lowering, var: Var, call: Call) -> None:
     elif weight.affine is not None:
         why = "its right side does not come out of a dequantize op, or sizes of the two vary or differ"
     elif weight.weight is None:
-        why = "its weight is not stored as int8 codes"
+        why = "its weight is not stored as int8"
     else:
-        why = "its codes have a form that there is no integer kernel for"
+        why = "its quantized operands have shapes or layouts that there is no integer kernel for"
     lowering.float_contractions.append(f"{lowering.provenance.get(stem(var.name), call.op.name)}: {why}")
