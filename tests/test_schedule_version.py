@@ -20,11 +20,11 @@ from fxopt.backends.tvm.machine.dot_instructions import instruction_of
 from fxopt.backends.tvm.machine.processor import Processor, processor_of
 from fxopt.backends.tvm.ops import winograd
 from fxopt.backends.tvm.ops.conv2d import Convolution
-from fxopt.backends.tvm.ops.int8_kernel import Alone
-from fxopt.backends.tvm.ops.matmul import Product
+from fxopt.backends.tvm.ops.int8_kernel import StandaloneKernel
+from fxopt.backends.tvm.ops.matmul import Matmul
 from fxopt.backends.tvm.schedule import register_tiles as tiles
 from fxopt.backends.tvm.tiling import int8 as tiling
-from fxopt.backends.tvm.tiling.int8_geometry import Geometry, product
+from fxopt.backends.tvm.tiling.int8_geometry import Geometry, matmul_geometry
 from fxopt.backends.tvm.tiling.task import Kernel, Tile
 from fxopt.backends.tvm.tir import parallel_threshold as threads
 from fxopt.backends.tvm.tir import work_stealing as stealing
@@ -54,18 +54,18 @@ def _conv(on: Processor, inputs: int, outputs: int, kernel: int, groups: int = 1
     )
 
 
-def _codes(on: Processor, inputs: int, outputs: int, kernel: int, groups: int = 1) -> Alone:
+def _codes(on: Processor, inputs: int, outputs: int, kernel: int, groups: int = 1) -> StandaloneKernel:
     instruction, border = instruction_of(on), (kernel // 2,) * 4
-    return Alone(
+    return StandaloneKernel(
         Geometry(
-            instruction.held(inputs), outputs, (kernel, kernel), (1, 1), border, (1, 1), groups, inputs // groups, 28, 28, 28,
-            instruction,
+            instruction.padded_channels(inputs), outputs, (kernel, kernel), (1, 1), border, (1, 1), groups, inputs // groups,
+            28, 28, 28, instruction,
         )
     )  # fmt: skip
 
 
-def _codes_product(on: Processor, rows: int, depth: int, columns: int, pairs: int = 0) -> Alone:
-    return Alone(product(rows, depth, columns, rows, instruction_of(on), pairs))
+def _codes_product(on: Processor, rows: int, depth: int, columns: int, pairs: int = 0) -> StandaloneKernel:
+    return StandaloneKernel(matmul_geometry(rows, depth, columns, rows, instruction_of(on), pairs))
 
 
 KERNELS: dict[str, tuple[Kernel, Tile, Processor]] = {
@@ -76,12 +76,12 @@ KERNELS: dict[str, tuple[Kernel, Tile, Processor]] = {
     "depthwise": (_conv(SDOT, 96, 96, 5, 96), Tile(7, 1, 1), SDOT),
     "winograd 2": (_conv(AVX2, 64, 64, 3), Tile(4, 2, 4, winograd=2), AVX2),
     "winograd 4": (_conv(VNNI, 64, 96, 3), Tile(6, 3, 4, winograd=4), VNNI),
-    "product": (Product(197, 192, 100, VNNI.lanes), Tile(6, 2, 4), VNNI),
-    "product, pairs": (Product(49, 40, 50, SDOT.lanes, 6), Tile(6, 3, 4), SDOT),
+    "product": (Matmul(197, 192, 100, VNNI.lanes), Tile(6, 2, 4), VNNI),
+    "product, pairs": (Matmul(49, 40, 50, SDOT.lanes, 6), Tile(6, 3, 4), SDOT),
     "int8 conv, vnni": (_codes(VNNI, 64, 96, 3), Tile(7, 3, 1), VNNI),
     "int8 conv, amx": (_codes(AMX, 64, 96, 3), Tile(14, 2, 2, 1, 1), AMX),
     "int8 conv, amx, windows gathered": (
-        Alone(_codes(AMX, 3, 64, 7).geometry.gathered()), Tile(16, 2, 2, 1, 1), AMX,
+        StandaloneKernel(_codes(AMX, 3, 64, 7).geometry.im2col()), Tile(16, 2, 2, 1, 1), AMX,
     ),
     "int8 conv, avx2": (_codes(AVX2, 32, 40, 3), Tile(4, 2, 2), AVX2),
     "int8 conv, sdot": (_codes(SDOT, 64, 96, 3), Tile(4, 4, 1), SDOT),

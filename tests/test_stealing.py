@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fxopt.backends.tvm import Tvm, runtime
-from fxopt.backends.tvm.schedule import primitives as loops
+from fxopt.backends.tvm.tir import blocks
 from fxopt.backends.tvm.tir import work_stealing as stealing
 
 if reason := Tvm().missing():
@@ -33,7 +33,7 @@ def _shared_by(cores: int, rows: int, pause: int = 0):
     def shared(loop):
         return stealing.share(loop, cores) if int(loop.kind) == tirx.ForKind.PARALLEL else loop
 
-    return tvm.compile(loops.map_kernels(tvm.IRModule({"main": main}), tirx.For, shared), target="llvm")["main"]
+    return tvm.compile(blocks.map_kernels(tvm.IRModule({"main": main}), tirx.For, shared), target="llvm")["main"]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -27,7 +27,7 @@ from fxopt.backends.tvm.machine.processor import Processor, processor_of
 from fxopt.backends.tvm.tiling.task import Choices, Task, Tile, candidates
 from fxopt.backends.tvm.tuning import database as databases
 from fxopt.backends.tvm.tuning import search as searches
-from fxopt.backends.tvm.tuning.database import Database, Known, Trial, append_line
+from fxopt.backends.tvm.tuning.database import Database, TaskRecord, Trial, append_line
 from fxopt.backends.tvm.tuning.job import Job
 from fxopt.backends.tvm.tuning.proposals import propose, space
 from fxopt.backends.tvm.tuning.search import Search, search
@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(partly, tmp_path, monkeypatch):
 
 def test_a_win_over_another_than_the_best_does_not_count():
     """Two processes that tune the same task at once."""
-    known = Known()
+    known = TaskRecord()
     for trial in (
         Trial(Tile(1, 1), 4.0),
         Trial(Tile(2, 1), 2.0, Tile(1, 1), 4.0, won=True),
@@ -180,9 +180,9 @@ def test_the_database_is_in_the_cache_of_the_user():
 _TASK = Task("conv", 28, 4, 16, lines=(0, 7))
 
 
-def _order(task: Task, seed: int, times=lambda tile: 1.0, until: Tile | None = None) -> list[Tile]:
+def _order_loops(task: Task, seed: int, times=lambda tile: 1.0, until: Tile | None = None) -> list[Tile]:
     """The tiles that a search tries, where a tile takes ``times`` of it; all, or ``until`` one is found."""
-    known: Known = Known()
+    known: TaskRecord = TaskRecord()
     tiles: list[Tile] = []
     while (not tiles or tiles[-1] != until) and (tile := propose(task, CPU, known, seed)) is not None:
         tiles.append(tile)
@@ -192,12 +192,12 @@ def _order(task: Task, seed: int, times=lambda tile: 1.0, until: Tile | None = N
 
 
 def test_tiles_come_once_each_by_rule_first_and_by_seed():
-    order = _order(_TASK, 0)
+    order = _order_loops(_TASK, 0)
     assert order[: searches_first()] == candidates(_TASK, CPU)[: searches_first()]
     assert len(set(order)) == len(order)
     assert set(order) == set(space(_TASK, CPU)) | set(order[: searches_first()])
-    assert _order(_TASK, 0) == order
-    assert _order(_TASK, 1) != order
+    assert _order_loops(_TASK, 0) == order
+    assert _order_loops(_TASK, 1) != order
 
 
 def searches_first() -> int:
@@ -214,7 +214,7 @@ def test_what_is_near_the_best_comes_sooner_than_by_chance(best):
         ways = (tile.unroll != best.unroll) + (tile.lines != best.lines) + abs(tile.vectors - best.vectors)
         return 1.0 + ways + abs(tile.rows - best.rows) / 4
 
-    found = [len(_order(_TASK, seed, times, best)) for seed in range(5)]
+    found = [len(_order_loops(_TASK, seed, times, best)) for seed in range(5)]
     assert sorted(found)[2] < len(space(_TASK, CPU)) / 4
 
 

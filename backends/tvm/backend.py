@@ -32,19 +32,19 @@ class Tvm(Backend):
     """Compile the whole model to machine code for the target, with register-tiled kernels.
 
     TVM writes the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it
-    serves every size of the dynamic dims. Convolutions of 3x3 windows are computed by minimal filtering where that is likely
-    to be faster, with 2.25 or 4 times fewer multiplications; their weights take 1.8 or 4 times the room, which
+    serves every size of the dynamic dims. 3x3 convolutions are computed by Winograd's minimal filtering where that is likely
+    to be faster, with 2.25 or 4 times fewer multiplications; their weights take 1.8 or 4 times the memory, which
     ``winograd=False`` saves. ``threads`` is None for all cores that the process may use; more than the machine
     has processors are not started. They share the rounds of each loop by work stealing.
 
     Convolutions over a line or a volume, and transposed ones, are computed as convolutions over images.
 
     A quantized program is computed in integers: values between layers are bytes, products of bytes are added in 32 bits by
-    the instruction that the target has for it (AMX, VNNI, sdot), and each kernel gives codes, or float where nothing reads
-    codes. The report says how many convolutions and products are in integers, and of each in float why.
+    the instruction that the target has for it (AMX, VNNI, sdot), and each kernel requantizes, or gives float where nothing reads
+    quantized values. The report says how many convolutions and products are in integers, and of each in float why.
 
     Tiles are those that measured best before, for the same processor and threads, and else chosen by rule. ``tune`` measures
-    them, at most ``trials``: each layer by itself, without what is fused behind it, on one image or on as many rows as one
+    them, at most ``trials``: each layer without what is fused behind it, on one image or on as many rows as one
     example has. A batch, or another dynamic dim, has no part in it: its layers take the tiles of one example. It goes on
     from all earlier trials of any model, which are in the file ``database``; None is ``fxopt/tvm-tiles.jsonl`` in the
     user's cache, and '' none. The same ``seed`` and trials give the same next tile.
@@ -64,14 +64,14 @@ class Tvm(Backend):
         return refuses(node)
 
     def legalize(self) -> str:
-        """Bring writes, batch norms, averages and clamps into the form that fuses with convolutions, and these into two dims."""
+        """Bring writes, batch norms, averages and clamps into variants that fuse with convolutions, and these into two dims."""
 
         return "functionalize_writes, fold_batch_norm, pool_to_mean, canonicalize_clamp, conv_to_2d, conv_transpose_to_conv"
 
     def quant_policy(self, target: Target) -> Policy:
-        """Inputs and weights of layers, and what lies between them: sums, pools and concatenations in codes.
+        """Inputs and weights of layers, and what lies between them: sums, pools and concatenations.
 
-        A kernel writes float as well as codes, so a convolution's output is quantized only where all that read it take codes.
+        A kernel writes float as well as bytes, so a convolution's output is quantized only where all its readers take bytes.
         No instruction used adds products in 16 bits, so weights may be as large as they are.
         """
         from fxopt.backend.quant_policy import Policy
@@ -80,7 +80,7 @@ class Tvm(Backend):
 
     def suits(self, target: Target) -> dict[str, str]:
         """Vectors, the instruction for bytes with the sign that it wants of activations, and threads."""
-        from fxopt.backends.tvm.machine.dot_instructions import SPOKEN, instruction_of
+        from fxopt.backends.tvm.machine.dot_instructions import REPORTED_NAMES, instruction_of
         from fxopt.backends.tvm.machine.processor import processor_of
 
         processor = processor_of(target)
@@ -89,7 +89,7 @@ class Tvm(Backend):
         return {
             "vectors": f"{processor.lanes} floats in each of {processor.registers}: {features}",
             "layout": f"channels in blocks of {processor.lanes}",
-            "int8": f"{SPOKEN[instruction.kind]} by {processor.mcpu}; activations are {sign}",
+            "int8": f"{REPORTED_NAMES[instruction.kind]} by {processor.mcpu}; activations are {sign}",
             "threads": f"{self._threads(processor)} of {target.cores} cores",
         }
 
@@ -101,14 +101,14 @@ class Tvm(Backend):
         from fxopt.backends.tvm.frontend.from_program import import_program
         from fxopt.backends.tvm.machine.processor import processor_of
         from fxopt.backends.tvm.tiling.task import Choices
-        from fxopt.backends.tvm.tuning.report import account
+        from fxopt.backends.tvm.tuning.report import tuning_report
 
         processor = processor_of(target)
         shapes = [tuple(leaf.shape) for leaf in program.example_leaves() if isinstance(leaf, torch.Tensor)]
         found = self._database(processor, target)
         choices = Choices(processor, found.tiles() if found else {}, winograd=self.winograd)
         made = compile_module(import_program(program), shapes, processor, choices, out)
-        return made | account(choices, found)
+        return made | tuning_report(choices, found)
 
     def tune(self, program: Program, target: Target, seconds: float) -> Tvm:
         """Try tiles for about ``seconds`` and write the trials into the database, which the build then reads.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fxopt.backends.tvm.graph.convert_layout import use_blocked_layout
+from fxopt.backends.tvm.graph.convert_layout import convert_layout
 from fxopt.backends.tvm.graph.legalize import legalizers
 from fxopt.backends.tvm.graph.lift_parameters import lift_parameters
 from fxopt.backends.tvm.graph.static_entry import FIXED, add_fixed_entry
@@ -20,10 +20,13 @@ from fxopt.backends.tvm.tir.pipeline import register_pipeline
 from fxopt.errors import BackendError, last_line
 from fxopt.target.cross_compiler import cross_compiler
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Executable, Facts, IRModule, ModulePass, Stmt
+
 
 def compile_module(
-    module: Any, shapes: list[tuple[int, ...]], processor: Processor, choices: Choices, out: Path
-) -> dict[str, Any]:
+    module: IRModule, shapes: list[tuple[int, ...]], processor: Processor, choices: Choices, out: Path
+) -> Facts:
     """Write ``model.so`` and ``model.params`` into the folder ``out``; return facts about the kernels.
 
     ``shapes`` are those of the example inputs, which calls are made faster for.
@@ -50,16 +53,16 @@ def compile_module(
     return {"kernels": kernels, "tiles": choices.to_dict(), **choices.facts}
 
 
-def choose_tiles(module: Any, choices: Choices) -> Any:
+def choose_tiles(module: IRModule, choices: Choices) -> IRModule:
     """The module with its convolutions and products as kernels in tiles of ``choices``."""
     import tvm
     from tvm.relax import transform
 
     first = [transform.DecomposeOpsForInference(), transform.CanonicalizeBindings(), transform.ConvertToDataflow(1)]
-    return use_blocked_layout(tvm.transform.Sequential(first)(module), choices)
+    return convert_layout(tvm.transform.Sequential(first)(module), choices)
 
 
-def kernels_of(module: Any, choices: Choices) -> Any:
+def kernels_of(module: IRModule, choices: Choices) -> IRModule:
     """The module as kernels, without loops in threads or vectors yet, and the calls of them."""
     import tvm
     from tvm.relax import transform
@@ -73,23 +76,23 @@ def kernels_of(module: Any, choices: Choices) -> Any:
     return tvm.transform.Sequential(fused)(module)
 
 
-def lower(module: Any, choices: Choices) -> Any:
+def lower(module: IRModule, choices: Choices) -> IRModule:
     """The module as scheduled kernels and the calls of them."""
     return schedule_module(kernels_of(module, choices), choices.processor)
 
 
-def _pipeline() -> Any:
-    """TVM's last steps, and then the sizes that are worked out in a call in the order of their places.
+def _pipeline() -> ModulePass:
+    """TVM's default pipeline, and then the sizes that a call computes, in the order of where they are stored.
 
     TVM leaves them in the order of addresses in its memory, so that no two libraries would be the same.
     """
     import tvm
     from tvm import relax
 
-    def in_order(module: Any, _: Any) -> Any:
+    def in_order(module: IRModule, _: object) -> IRModule:
         for name, function in module.functions_items():
             if isinstance(function, tvm.tirx.PrimFunc) and name.name_hint.startswith("shape_func"):
-                module.update_func(name, function.with_body(_by_place(function.body)))
+                module.update_func(name, function.with_body(_by_index(function.body)))
         return module
 
     return tvm.transform.Sequential(
@@ -97,7 +100,7 @@ def _pipeline() -> Any:
     )
 
 
-def _by_place(body: Any) -> Any:
+def _by_index(body: Stmt) -> Stmt:
     from tvm import tirx
 
     stores = list(body.seq) if isinstance(body, tirx.SeqStmt) else []
@@ -106,7 +109,7 @@ def _by_place(body: Any) -> Any:
     return tirx.SeqStmt(sorted(stores, key=lambda store: int(store.indices[0])))
 
 
-def _link(executable: Any, processor: Processor, path: Path) -> None:
+def _link(executable: Executable, processor: Processor, path: Path) -> None:
     """Link the library in a folder of its own, so that no path of this machine comes into it."""
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
         try:

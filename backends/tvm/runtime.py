@@ -8,13 +8,17 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fxopt.backend import Runner, not_installed
 from fxopt.errors import BackendError, UsageError, last_line
 from fxopt.target.detect import usable_cores
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Tensor
 
 LIBRARY = "model.so"
 PARAMETERS = "model.params"
@@ -40,7 +44,7 @@ def missing() -> str | None:
     return None
 
 
-def need_tvm() -> Any:
+def need_tvm() -> ModuleType:
     """Import TVM. Raises BackendError where it is not installed, or would crash."""
     if reason := missing():
         raise BackendError(reason)
@@ -57,9 +61,9 @@ def allow_tiles() -> bool:
 
     if platform.machine() != "x86_64":
         return False
-    request, tile_data = 0x1023, 18  # ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    arch_prctl, request, tile_data = 158, 0x1023, 18  # Linux: the call, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     try:
-        return int(ctypes.CDLL(None, use_errno=True).syscall(158, request, tile_data)) == 0
+        return int(ctypes.CDLL(None, use_errno=True).syscall(arch_prctl, request, tile_data)) == 0
     except (OSError, AttributeError):
         return False
 
@@ -74,8 +78,8 @@ def _allow_threads(count: int) -> None:
     they wait behind whatever else runs there. It reads this when a thread of the caller's starts its first kernel.
     """
     given = os.environ.get("TVM_NUM_THREADS", "")
-    held = max(count, os.cpu_count() or 1, int(given) if given.isdigit() else 0)
-    os.environ["TVM_NUM_THREADS"] = str(held)
+    size = max(count, os.cpu_count() or 1, int(given) if given.isdigit() else 0)
+    os.environ["TVM_NUM_THREADS"] = str(size)
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 
@@ -89,7 +93,7 @@ def use_threads(count: int) -> None:
     _here.count = count
 
 
-def set_threads(get_function: Callable[[str], Any], count: int) -> None:
+def set_threads(get_function: Callable[[str], Callable[..., object]], count: int) -> None:
     """As :func:`use_threads`, each time; ``get_function`` finds TVM's functions, here or on a device."""
     big_cores = 1  # as TVM calls what is neither bound nor saving power
     get_function("runtime.config_threadpool")(big_cores, count)
@@ -123,7 +127,7 @@ def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False)
 
     inputs, one = Inputs(), threading.Lock()
 
-    def run(arrays: list[Any]) -> list[Any]:
+    def run(arrays: list[Array]) -> list[Array]:
         use_threads(wanted)
         entry = main if fixed is None or [array.shape for array in arrays] != example else fixed
         with one:
@@ -140,11 +144,11 @@ class Inputs:
     """Arrays as TVM's tensors, which are kept for the next call with the same shapes: to make one takes as long as a layer."""
 
     def __init__(self) -> None:
-        self._held: list[Any] = []
-        self._views: list[Any] = []
+        self._held: list[Tensor] = []
+        self._views: list[Array] = []
 
-    def tensors(self, arrays: list[Any]) -> list[Any]:
-        """The tensors, which hold the numbers until the next call."""
+    def tensors(self, arrays: list[Array]) -> list[Tensor]:
+        """The tensors, which hold the values until the next call."""
         from tvm.runtime import empty
 
         if [(view.shape, view.dtype) for view in self._views] != [(array.shape, array.dtype) for array in arrays]:
@@ -155,6 +159,6 @@ class Inputs:
         return self._held
 
 
-def copied(tensor: Any) -> Any:
+def copied(tensor: Tensor) -> Array:
     """A tensor as an array of its own; by way of DLPack, which takes a tenth of the time, if numpy has the dtype."""
     return np.array(np.from_dlpack(tensor)) if hasattr(np, str(tensor.dtype)) else tensor.numpy()

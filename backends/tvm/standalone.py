@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backend.standalone import Library, Standalone, Wheel
 from fxopt.backends.runner import sources
 from fxopt.backends.tvm.runtime import LIBRARY
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Facts
 
 _LICENSES = ("*.dist-info/licenses/*",)
 _FFI = Wheel(
@@ -23,7 +26,7 @@ _OF_EXTRA = b"tvm.contrib."
 """How the functions begin that are in the second library alone: sorting and random numbers, which few models call."""
 
 
-def standalone(folder: Path, facts: dict[str, Any], threads: int | None) -> Standalone:
+def standalone(folder: Path, facts: Facts, threads: int | None) -> Standalone:
     """The program, with the libraries that the model in ``folder`` calls."""
     libraries = (_RUNTIME, _EXTRA) if _OF_EXTRA in (folder / LIBRARY).read_bytes() else (_RUNTIME,)
     options = {"threads": str(threads)} if threads else {}

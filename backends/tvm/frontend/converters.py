@@ -1,18 +1,21 @@
-"""Conversions of ops that TVM's importer has none of, or a wrong one."""
+"""Converters of ops that TVM's importer lacks, or converts wrongly."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import fx
 
-from fxopt.backends.tvm.graph.int8.rewrite import DEQUANTIZE, QUANTIZE
+from fxopt.backends.tvm.frontend.provenance import DEQUANTIZE, QUANTIZE
 
-Conversion = Callable[[fx.Node], Any]
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import ExportedProgramImporter, Expr
+
+Conversion: TypeAlias = "Callable[[fx.Node], Expr]"
 
 
-def conversions(importer: Any) -> dict[str, Conversion]:
+def conversions(importer: ExportedProgramImporter) -> dict[str, Conversion]:
     """By the importer's name of an op."""
     from tvm import relax
 
@@ -26,13 +29,13 @@ def conversions(importer: Any) -> dict[str, Conversion]:
     }
 
 
-def _extreme(importer: Any, node: fx.Node, reduce: Callable[..., Any]) -> Any:
+def _extreme(importer: ExportedProgramImporter, node: fx.Node, reduce: Callable[..., Expr]) -> Expr:
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
     return importer.block_builder.emit(reduce(importer.env[node.args[0]], list(dims) or None, bool(keep)))  # type: ignore[arg-type]
 
 
-def _select(importer: Any, node: fx.Node) -> Any:
+def _select(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
     """As a slice: the importer's own gives whatever lies before the tensor for an index from the end."""
     from tvm import relax
 
@@ -44,8 +47,8 @@ def _select(importer: Any, node: fx.Node) -> Any:
     return emit(relax.op.squeeze(emit(relax.op.strided_slice(x, [axis], [start], [start + 1])), [axis]))
 
 
-def _quantize(importer: Any, node: fx.Node) -> Any:
-    """As a call that stands until it is known what reads the codes; see :mod:`integers.rewrite`."""
+def _quantize(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
+    """As a call, which is lowered once it is known what reads the quantized value: see ``graph.int8.lower_quantize``."""
     from tvm import relax
 
     arguments: tuple[Any, ...] = node.args
@@ -53,27 +56,27 @@ def _quantize(importer: Any, node: fx.Node) -> Any:
     value = importer.env[x]
     given = importer._convert_data_type(dtype, importer.env)
     numbers = [relax.const(float(scale), "float32"), *_int64(zero, low, high)]
-    form = relax.TensorType(value.ty.shape, given)
-    return importer.block_builder.emit(relax.op.call_pure_packed(QUANTIZE, value, *numbers, ty_args=form))
+    ty = relax.TensorType(value.ty.shape, given)
+    return importer.block_builder.emit(relax.op.call_pure_packed(QUANTIZE, value, *numbers, ty_args=ty))
 
 
-def _dequantize(importer: Any, node: fx.Node, axis: int | None) -> Any:
-    """As a call too: scale and zero point are numbers, or arrays along ``axis``."""
+def _dequantize(importer: ExportedProgramImporter, node: fx.Node, axis: int | None) -> Expr:
+    """As a call too: scale and zero point are scalars, or arrays along ``axis``."""
     from tvm import relax
 
     arguments: tuple[Any, ...] = node.args
-    codes, (scale, zero) = importer.env[arguments[0]], arguments[1:3]
+    quantized, (scale, zero) = importer.env[arguments[0]], arguments[1:3]
     low, high = arguments[3:5] if axis is None else arguments[4:6]
     if axis is None:
         numbers = [relax.const(float(scale), "float32"), *_int64(zero)]
     else:
         numbers = [importer.env[scale], importer.env[zero]]
-    form = relax.TensorType(codes.ty.shape, "float32")
-    call = relax.op.call_pure_packed(DEQUANTIZE, codes, *numbers, *_int64(axis or 0, low, high), ty_args=form)
+    ty = relax.TensorType(quantized.ty.shape, "float32")
+    call = relax.op.call_pure_packed(DEQUANTIZE, quantized, *numbers, *_int64(axis or 0, low, high), ty_args=ty)
     return importer.block_builder.emit(call)
 
 
-def _int64(*values: Any) -> list[Any]:
+def _int64(*values: float) -> list[Expr]:
     from tvm import relax
 
     return [relax.const(int(value), "int64") for value in values]

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
 
-from fxopt.backends.tvm.frontend.provenance import PLACES, name_for
+from fxopt.backends.tvm.frontend.provenance import PROVENANCE, name_for
 from fxopt.backends.tvm.runtime import need_tvm
 from fxopt.errors import BackendError
 from fxopt.frontend.pt2 import export_program
 from fxopt.ir.printer import node_text, source_line
 from fxopt.ir.program import Program
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import BlockBuilder, ExportedProgramImporter, Expr, IRModule
 
-def import_program(program: Program) -> Any:
+
+def import_program(program: Program) -> IRModule:
     """The program as a Relax module whose ``main`` takes the tensor inputs and gives a tuple; weights are constants.
 
-    Its variables are named by nodes, and the attribute ``PLACES`` tells which; see :mod:`places`.
+    Its variables are named by nodes, and the attribute ``PROVENANCE`` tells which; see :mod:`provenance`.
 
     Raises BackendError where TVM's importer fails, with the node.
     """
     need_tvm()
-    with torch.no_grad():  # with gradients, attention would be taken apart into the form that keeps what they need
+    with torch.no_grad():  # with gradients, attention would be decomposed into the variant that keeps what they need
         exported = export_program(program).run_decompositions()
     importer = _importer_class()()
     unknown = [node for node in _calls(exported.graph) if _key(node) not in importer.convert_map]
@@ -39,8 +42,8 @@ def import_program(program: Program) -> Any:
             f"TVM's importer cannot convert\n    {_describe(program, error.node, _by_name(program))}\n  {error.reason}"
         ) from error
     mine = _by_name(program)
-    places = {node.name: _describe(program, node, mine) for node in _calls(exported.graph)}
-    module["main"] = module["main"].with_attr(PLACES, places)
+    provenance = {node.name: _describe(program, node, mine) for node in _calls(exported.graph)}
+    module["main"] = module["main"].with_attr(PROVENANCE, provenance)
     return module
 
 
@@ -57,7 +60,7 @@ class _ConversionError(Exception):
 
 
 @functools.cache
-def _importer_class() -> type[Any]:
+def _importer_class() -> type[ExportedProgramImporter]:
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
     class Importer(ExportedProgramImporter):
@@ -65,7 +68,7 @@ def _importer_class() -> type[Any]:
 
         node: fx.Node | None = None
 
-        def create_convert_map(self) -> dict[str, Callable[[fx.Node], Any]]:
+        def create_convert_map(self) -> dict[str, Callable[[fx.Node], Expr]]:
             """TVM's conversions and ours."""
             from fxopt.backends.tvm.frontend.converters import conversions
 
@@ -73,16 +76,16 @@ def _importer_class() -> type[Any]:
             return {name: self._guarded(convert) for name, convert in known.items()}
 
         @property
-        def block_builder(self) -> Any:
+        def block_builder(self) -> BlockBuilder | _Naming:
             """What makes the module."""
             return self._builder
 
         @block_builder.setter
-        def block_builder(self, builder: Any) -> None:
+        def block_builder(self, builder: BlockBuilder) -> None:
             self._builder = _Naming(builder, self)
 
-        def _guarded(self, convert: Callable[[fx.Node], Any]) -> Callable[[fx.Node], Any]:
-            def call(node: fx.Node) -> Any:
+        def _guarded(self, convert: Callable[[fx.Node], Expr]) -> Callable[[fx.Node], Expr]:
+            def call(node: fx.Node) -> Expr:
                 self.node = node
                 try:
                     return convert(node)
@@ -98,13 +101,13 @@ def _importer_class() -> type[Any]:
 class _Naming:
     """A builder that names each variable by the node that is being converted."""
 
-    def __init__(self, builder: Any, importer: Any) -> None:
+    def __init__(self, builder: BlockBuilder, importer: ExportedProgramImporter) -> None:
         self._builder, self._importer = builder, importer
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._builder, name)
 
-    def emit(self, expr: Any, name_hint: str = "") -> Any:
+    def emit(self, expr: Expr, name_hint: str = "") -> Expr:
         node = self._importer.node
         return self._builder.emit(expr, name_hint or (name_for(node.name) if node is not None else ""))
 

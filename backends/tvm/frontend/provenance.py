@@ -1,9 +1,11 @@
-"""Where the variables of a Relax module come from: their names begin with that of a node of the program."""
+"""How an imported module tells what it comes from: names of variables begin with a node's, and Q/DQ ops are calls."""
 
 from __future__ import annotations
 
-PLACES = "fxopt.places"
+PROVENANCE = "fxopt.provenance"
 """The attribute of ``main`` that gives, by the stem of a variable's name, its node as text with the user's line."""
+QUANTIZE, DEQUANTIZE = "fxopt.quantize", "fxopt.dequantize"
+"""Calls in an imported module: (x, scale, zero point, low, high), and (quantized, scale, zero point, axis, low, high)."""
 _MARK = "__"
 
 

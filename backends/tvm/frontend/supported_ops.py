@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import fx
@@ -33,7 +33,7 @@ def refuses(node: fx.Node) -> str | None:
     return None
 
 
-def _spelled(op: Any) -> str:
+def _spelled(op: torch._ops.OpOverload) -> str:
     return str(op.__name__)
 
 
@@ -43,5 +43,5 @@ def _known() -> frozenset[str]:
 
 
 @functools.cache
-def _decompositions() -> dict[Any, Any]:
+def _decompositions() -> dict[torch._ops.OperatorBase, Callable[..., object]]:
     return dict(torch.export.default_decompositions())

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Call
 
 _BINARY = {
     "relax.add": np.add, "relax.subtract": np.subtract, "relax.multiply": np.multiply, "relax.divide": np.divide,
 }  # fmt: skip
 
 
-def fold(call: Any, numbers: list[Any]) -> Any:
+def fold(call: Call, operands: list[Array | None]) -> Array | None:
     """The array that a call gives whose operands are constants; None where one is not, or the op is left alone."""
     name, shape = call.op.name, _shape(call)
-    if not numbers or numbers[0] is None or shape is None:
+    if not operands or operands[0] is None or shape is None:
         return None
     if name in ("relax.reshape", "relax.expand_dims", "relax.squeeze"):
-        return numbers[0].reshape(shape)
-    if name == "relax.broadcast_to" and numbers[0].size == np.prod(shape):  # a larger one would be stored many times
-        return numbers[0].reshape(shape)
+        return operands[0].reshape(shape)
+    if name == "relax.broadcast_to" and operands[0].size == np.prod(shape):  # a larger one would be stored many times
+        return operands[0].reshape(shape)
     if name == "relax.permute_dims":
         axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
-        return np.ascontiguousarray(numbers[0].transpose(axes))
+        return np.ascontiguousarray(operands[0].transpose(axes))
     if name == "relax.astype":
         dtype = str(call.attrs.dtype)
-        return numbers[0].astype(dtype) if dtype in _DTYPES else None
-    if name in _BINARY and numbers[1] is not None and numbers[0].dtype == numbers[1].dtype == np.float32:
-        return _BINARY[name](numbers[0], numbers[1])
+        return operands[0].astype(dtype) if dtype in _DTYPES else None
+    if name in _BINARY and operands[1] is not None and operands[0].dtype == operands[1].dtype == np.float32:
+        return _BINARY[name](operands[0], operands[1])
     return None
 
 
 _DTYPES = ("float32", "float64", "int64", "int32", "int8", "uint8", "bool")
 
 
-def _shape(call: Any) -> list[int] | None:
+def _shape(call: Call) -> list[int] | None:
     from tvm import tirx
 
     try:

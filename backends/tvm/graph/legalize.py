@@ -1,14 +1,17 @@
-"""Ops as tensor expressions where TVM's own would call the C library for every number, or lose precision."""
+"""Legalization of ops whose lowering in TVM would call the C library for every element, or lose precision."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from fxopt.backends.tvm.ops.row_reductions import known_size, reduce_rows
 
-Legalizer = Callable[[Any, Any], Any]
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import BlockBuilder, Call, Expr, Scalar, TensorExpr
+
+Legalizer: TypeAlias = "Callable[[BlockBuilder, Call], Expr]"
 
 
 def legalizers() -> dict[str, Legalizer]:
@@ -28,14 +31,14 @@ def legalizers() -> dict[str, Legalizer]:
     }
 
 
-def _default(name: str) -> Any:
+def _default(name: str) -> Legalizer:
     from tvm.ir import Op
 
     return Op.get(name).get_attr("FLegalize")
 
 
-def _in_float(function: Callable[[Any], Any]) -> Legalizer:
-    def legalize(builder: Any, call: Any) -> Any:
+def _in_float(function: Callable[[TensorExpr], TensorExpr]) -> Legalizer:
+    def legalize(builder: BlockBuilder, call: Call) -> Expr:
         if not _is_float(call.args[0]):
             return _default(call.op.name)(builder, call)
         return builder.call_te(function, call.args[0], primfunc_name_hint=call.op.name.split(".")[-1])
@@ -43,30 +46,30 @@ def _in_float(function: Callable[[Any], Any]) -> Legalizer:
     return legalize
 
 
-def _is_float(expr: Any) -> bool:
+def _is_float(expr: Expr) -> bool:
     return str(expr.ty.dtype.dtype) == "float32"
 
 
-def _constant(value: float) -> Any:
+def _constant(value: float) -> Scalar:
     from tvm import tirx
 
     return tirx.const(value, "float32")
 
 
-def _sigmoid(x: Any) -> Any:
+def _sigmoid(x: TensorExpr) -> TensorExpr:
     from tvm import topi
 
     return topi.divide(_constant(1.0), topi.add(_constant(1.0), topi.fast_exp(topi.negative(x))))
 
 
-def _gelu(x: Any) -> Any:
+def _gelu(x: TensorExpr) -> TensorExpr:
     from tvm import topi
 
     scaled = topi.multiply(x, _constant(math.sqrt(0.5)))
     return topi.multiply(topi.multiply(x, _constant(0.5)), topi.add(_constant(1.0), topi.fast_erf(scaled)))
 
 
-def _gelu_tanh(x: Any) -> Any:
+def _gelu_tanh(x: TensorExpr) -> TensorExpr:
     from tvm import topi
 
     cube = topi.multiply(topi.multiply(x, x), topi.multiply(x, _constant(0.044715)))
@@ -74,7 +77,7 @@ def _gelu_tanh(x: Any) -> Any:
     return topi.multiply(topi.multiply(x, _constant(0.5)), topi.add(_constant(1.0), topi.fast_tanh(inner)))
 
 
-def _softmax(builder: Any, call: Any) -> Any:
+def _softmax(builder: BlockBuilder, call: Call) -> Expr:
     from tvm import topi
 
     x, axis = call.args[0], int(call.attrs.axis)
@@ -86,7 +89,7 @@ def _softmax(builder: Any, call: Any) -> Any:
     return builder.call_te(function, x, primfunc_name_hint="softmax")
 
 
-def _softmax_of_rows(x: Any) -> Any:
+def _softmax_of_rows(x: TensorExpr) -> TensorExpr:
     from tvm import te, topi
 
     outer = list(x.shape)[:-1]
@@ -98,8 +101,8 @@ def _softmax_of_rows(x: Any) -> Any:
     return te.compute(x.shape, lambda *at: powers[at] * share[at[:-1]], name="softmax")
 
 
-def _layer_norm(builder: Any, call: Any) -> Any:
-    """Mean first, then the mean of squared distances: squares of the numbers themselves lose a small variance."""
+def _layer_norm(builder: BlockBuilder, call: Call) -> Expr:
+    """Mean first, then the mean of squared distances: squares of the values themselves lose a small variance."""
     x, epsilon = call.args[0], float(call.attrs.epsilon)
     axes, rank = [int(axis) for axis in call.attrs.axes], len(x.ty.shape)
     if (
@@ -110,7 +113,7 @@ def _layer_norm(builder: Any, call: Any) -> Any:
     ):
         return _default(call.op.name)(builder, call)
 
-    def layer_norm(x: Any, weight: Any, bias: Any) -> Any:
+    def layer_norm(x: TensorExpr, weight: TensorExpr, bias: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
 
         *outer, size = x.shape
@@ -121,7 +124,7 @@ def _layer_norm(builder: Any, call: Any) -> Any:
         squares = reduce_rows(distance, "sum of squares")
         scale = te.compute(outer, lambda *at: tirx.rsqrt(squares[at] * share + _constant(epsilon)), name="scale")
 
-        def normal(*at: Any) -> Any:
+        def normal(*at: Scalar) -> Scalar:
             return distance[at] * scale[at[:-1]] * weight[at[-1]] + bias[at[-1]]
 
         return te.compute(x.shape, normal, name="normal")

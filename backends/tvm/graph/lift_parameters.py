@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Expr, IRModule, Tensor, Var
 
 _LARGE = 64
-"""Elements from which on a constant is a parameter; fewer stay in the code."""
+"""Elements from which on a constant is a parameter; fewer, such as scales and bounds, stay in the code, where LLVM sees
+them. What divides these from weights would do as well."""
 
 
-def lift_parameters(module: Any) -> tuple[Any, list[Any]]:
+def lift_parameters(module: IRModule) -> tuple[IRModule, list[Tensor]]:
     """The module with ``main`` taking its large constants behind its inputs, and these in their order."""
     import tvm
     from tvm import relax
     from tvm.relax.expr_functor import PyExprMutator, mutator
 
-    variables: dict[Any, Any] = {}
-    values: list[Any] = []
+    variables: dict[Expr, Var] = {}
+    values: list[Tensor] = []
 
     @mutator
     class Lift(PyExprMutator):
         """Puts a variable in the place of each large constant."""
 
-        def visit_generic_const_(self, op: Any) -> Any:
+        def visit_generic_const_(self, op: Expr) -> Expr:
             """Note a constant, once."""
             if not hasattr(op.value, "numpy") or op.value.numpy().size < _LARGE:
                 return op

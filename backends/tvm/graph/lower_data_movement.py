@@ -1,192 +1,99 @@
-"""Reshapes, permutations and slices, which are done when what comes of them is read, in one kernel.
+"""Reshapes, permutations, slices and splits, as views: they are done when the result is read, in one kernel.
 
-A value that was only moved is known by the value it comes from, and by where each of its elements is there: several parts
-of one that was turned, as queries, keys and values are, each read the first. What is done element by element on values in
-vectors is done before the move, where it becomes a part of the kernel that multiplies.
+A moved value is known by the value it comes from, and by where each of its elements is there: several parts of one value that
+was permuted, as queries, keys and values are, each read the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fxopt.backends.tvm.graph.lower_channelwise import Channelwise
-from fxopt.backends.tvm.graph.relax_utils import axes_of, ints, is_float, is_int, is_var
-from fxopt.backends.tvm.tiling.task import Choices
+from fxopt.backends.tvm.graph.relax_utils import axes_of, ints, is_int, swaps_last
+from fxopt.backends.tvm.graph.rules import TUPLE_ITEM, rule
+from fxopt.backends.tvm.graph.value_layouts import Sections
+from fxopt.backends.tvm.graph.views import move, reshape_index
 
-Index = Callable[[list[Any]], list[Any]]
-"""The position in what was moved of a position in what comes of it."""
-
-
-@dataclass(frozen=True)
-class Moved:
-    """Where the elements of a value are in ``source``, a variable."""
-
-    source: Any
-    index: Index
-    vectors: bool
-    """Whether the source is of rank 4 and in vectors."""
-    whole: bool = True
-    """Whether all elements of the source are there."""
-    in_place: bool = True
-    """Whether they lie in memory as in the source."""
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.graph.lowering import Lowering
+    from fxopt.backends.tvm.types import Call, Expr, Scalar, TupleGetItem, Var
 
 
-class Moves(Channelwise):
-    """Handlers of ops that move elements, and the forms of what they give."""
+@rule("relax.reshape", "relax.expand_dims", "relax.squeeze")
+def reshape(lowering: Lowering, var: Var, call: Call) -> bool:
+    """Another shape of the same elements in the same order."""
+    index = reshape_index(list(call.args[0].ty.shape), list(var.ty.shape))
+    return move(lowering, var, call.args[0], index, contiguous=True)
 
-    def __init__(self, choices: Choices, places: dict[str, str]) -> None:
-        super().__init__(choices, places)
-        self._moved: dict[Any, Moved] = {}
-        self._parts: dict[Any, tuple[Any, int, list[int]]] = {}
 
-    def _reshape(self, var: Any, call: Any) -> bool:
-        index = reshaped(list(call.args[0].ty.shape), list(var.ty.shape))
-        return self._move(var, call.args[0], index, in_place=True)
+@rule("relax.permute_dims")
+def permute(lowering: Lowering, var: Var, call: Call) -> bool:
+    """A permutation; a matrix product reads through a swap of the last dims, all else reads the view."""
+    axes = axes_of(call)
+    if swaps_last(axes):
+        lowering.value(var).transpose_of = call.args[0]
+    inverse = [axes.index(axis) for axis in range(len(axes))]
+    return move(lowering, var, call.args[0], lambda at: [at[axis] for axis in inverse])
 
-    def _turn(self, var: Any, call: Any) -> bool:
-        axes = axes_of(call)
-        places = [axes.index(axis) for axis in range(len(axes))]
-        return self._move(var, call.args[0], lambda at: [at[place] for place in places])
 
-    def _slice(self, var: Any, call: Any) -> bool:
-        axes, begins, _, *strides = (numbers_of(arg) for arg in call.args[1:])
-        steps = strides[0] if strides else [1] * len(axes or ())
-        if axes is None or begins is None or steps is None or min(*begins, *steps) < 0:
-            return False
-        of = {axis % len(var.ty.shape): (begin, step) for axis, begin, step in zip(axes, begins, steps, strict=True)}
-
-        def index(at: list[Any]) -> list[Any]:
-            return [of[axis][0] + i * of[axis][1] if axis in of else i for axis, i in enumerate(at)]
-
-        return self._move(var, call.args[0], index, whole=False)
-
-    def _split(self, var: Any, call: Any) -> bool:
-        """Note where the parts begin, which are read one by one."""
-        source, axis, parts = call.args[0], int(call.attrs.axis), call.attrs.indices_or_sections
-        axis, size = axis % len(source.ty.shape), source.ty.shape[axis]
-        if is_int(parts):
-            if not is_int(size):
-                return False
-            parts = range(0, int(size), -(-int(size) // int(parts)))[1:]
-        self._parts[var] = source, axis, [0, *ints(parts)]
+@rule("relax.strided_slice")
+def strided_slice(lowering: Lowering, var: Var, call: Call) -> bool:
+    """A slice with constant begins and positive steps."""
+    axes, begins, _, *strides = (_constants(arg) for arg in call.args[1:])
+    steps = strides[0] if strides else [1] * len(axes or ())
+    if axes is None or begins is None or steps is None or min(*begins, *steps) < 0:
         return False
+    of = {axis % len(var.ty.shape): (begin, step) for axis, begin, step in zip(axes, begins, steps, strict=True)}
 
-    def _part(self, var: Any, item: Any) -> bool:
-        """One part of what was split."""
-        if item.tuple_value not in self._parts:
+    def index(at: list[Scalar]) -> list[Scalar]:
+        return [of[axis][0] + i * of[axis][1] if axis in of else i for axis, i in enumerate(at)]
+
+    return move(lowering, var, call.args[0], index, whole=False)
+
+
+@rule("relax.split")
+def split(lowering: Lowering, var: Var, call: Call) -> bool:
+    """Note where the parts begin, which are read one by one; the split itself stays, and is dropped where none reads it."""
+    source, axis, parts = call.args[0], int(call.attrs.axis), call.attrs.indices_or_sections
+    axis, size = axis % len(source.ty.shape), source.ty.shape[axis]
+    if is_int(parts):
+        if not is_int(size):
             return False
-        source, axis, begins = self._parts[item.tuple_value]
-        begin = begins[item.index]
-        return self._move(
-            var, source, lambda at: [i + begin if dim == axis else i for dim, i in enumerate(at)], whole=False
-        )
-
-    def _move(self, var: Any, source: Any, index: Index | None, *, whole: bool = True, in_place: bool = False) -> bool:
-        if index is None or not is_var(source) or not is_float(var):
-            return False
-        before = self._moved.get(source)
-        if before is None:
-            before = Moved(source, lambda at: at, vectors=source in self._blocked)
-        self._moved[var] = replace(
-            before,
-            index=lambda at: before.index(index(at)),
-            whole=before.whole and whole,
-            in_place=before.in_place and in_place,
-        )
-        return True
-
-    def _unary(self, var: Any, call: Any) -> bool:
-        """Before the move, where nothing was cut off."""
-        moved = self._moved.get(call.args[0]) if is_var(call.args[0]) else None
-        if moved is None or not (moved.vectors and moved.whole) or call.args[0] in self._blocked:
-            return super()._unary(var, call)
-        made = self._on_vectors(call, moved.source)
-        self._blocked[made] = made
-        self._moved[var] = replace(moved, source=made)
-        return True
-
-    def plain(self, expr: Any) -> Any:
-        """As it is of other values; of one that was moved, read out of what it comes from at once."""
-        from tvm import relax
-
-        if is_var(expr) and expr in self._moved and expr not in self._plain:
-            moved, shape = self._moved[expr], list(expr.ty.shape)
-            if moved.in_place and not moved.vectors:
-                self._plain[expr] = self.builder.emit(relax.op.reshape(self.plain(moved.source), shape))
-            else:
-                self._plain[expr] = self._gathered(expr, shape, lambda at: at, "moved")
-        return super().plain(expr)
-
-    def blocked(self, expr: Any) -> Any:
-        """As it is of other values; one that was moved goes from vectors to vectors."""
-        if expr in self._moved and expr not in self._blocked:
-            lanes, (n, channels, high, wide) = self.lanes, expr.ty.shape
-            shape = [n, -(-int(channels) // lanes), high, wide, lanes]
-
-            def element(at: list[Any]) -> list[Any]:
-                from tvm import tirx
-
-                n, block, y, x, lane = at
-                channel = block * lanes + lane
-                return [n, tirx.min(channel, int(channels) - 1) if int(channels) % lanes else channel, y, x]
-
-            self._blocked[expr] = self._gathered(expr, shape, element, "moved_vectors")
-        return super().blocked(expr)
-
-    def _gathered(self, var: Any, shape: list[Any], place: Index, name: str) -> Any:
-        moved, lanes = self._moved[var], self.lanes
-
-        def gather(data: Any) -> Any:
-            from tvm import te
-
-            def element(*at: Any) -> Any:
-                index = moved.index(place(list(at)))
-                if not moved.vectors:
-                    return data[tuple(index)]
-                n, channel, y, x = index
-                return data[n, channel // lanes, y, x, channel % lanes]
-
-            return te.compute(shape, element)
-
-        source = self.blocked(moved.source) if moved.vectors else self.plain(moved.source)
-        return self.emit(gather, source, name=name)
+        parts = range(0, int(size), -(-int(size) // int(parts)))[1:]
+    lowering.value(var).sections = Sections(source, axis, [0, *ints(parts)])
+    return False
 
 
-def reshaped(old: list[Any], new: list[Any]) -> Index | None:
-    """Where a position of the shape ``new`` is in ``old``; None where what differs can vary in more than its first size."""
-    from tvm import tirx
+@rule(TUPLE_ITEM)
+def section(lowering: Lowering, var: Var, item: TupleGetItem) -> bool:
+    """One part of what was split."""
+    sections = lowering.value(item.tuple_value).sections
+    if sections is None:
+        return False
+    begin = sections.begins[item.index]
 
-    before = _alike(old, new)
-    behind = _alike(old[before:][::-1], new[before:][::-1])
-    middles = old[before : len(old) - behind], new[before : len(new) - behind]
-    if not all(is_int(size) for middle in middles for size in middle[1:]):
-        return None
+    def index(at: list[Scalar]) -> list[Scalar]:
+        return [i + begin if axis == sections.axis else i for axis, i in enumerate(at)]
 
-    def index(at: list[Any]) -> list[Any]:
-        linear: Any = 0
-        for i, size in zip(at[before:], middles[1], strict=False):
-            linear = linear * size + i
-        found: list[Any] = []
-        for size in middles[0][:0:-1]:
-            found.insert(0, tirx.floormod(linear, size))
-            linear = tirx.floordiv(linear, size)
-        return [*at[:before], *([linear] if middles[0] else []), *found, *at[len(new) - behind :]]
-
-    return index
+    return move(lowering, var, sections.source, index, whole=False)
 
 
-def _alike(old: list[Any], new: list[Any]) -> int:
-    """How many sizes are equal before the first that differ."""
+@rule("relax.broadcast_to")
+def broadcast(lowering: Lowering, var: Var, call: Call) -> bool:
+    """Drop a broadcast to the same shape, and note a constant matrix that is repeated, which a product reads once."""
     from tvm_ffi import structural_equal
 
-    pairs = zip(old, new, strict=False)
-    return next((i for i, pair in enumerate(pairs) if not structural_equal(*pair)), min(len(old), len(new)))
+    source, constant = call.args[0], lowering.constant(call.args[0])
+    if constant is not None and constant.ndim == 2 and len(var.ty.shape) > 2:
+        lowering.value(var).broadcast_of = constant
+    shapes = source.ty.shape, var.ty.shape
+    if constant is None and len(shapes[0]) == len(shapes[1]) and all(map(structural_equal, *shapes)):
+        lowering.value(var).plain = lowering.plain(source)
+        return True
+    return False
 
 
-def numbers_of(expr: Any) -> list[int] | None:
-    """A tuple of numbers that are known; None for another."""
+def _constants(expr: Expr) -> list[int] | None:
+    """A tuple of constants; None for another."""
     try:
         return [int(field.value) for field in expr.fields]
     except (AttributeError, TypeError):

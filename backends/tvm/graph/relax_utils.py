@@ -1,30 +1,34 @@
-"""What the rewriting asks of Relax expressions and their sizes."""
+"""What the lowering asks of Relax expressions and their sizes."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Call, Expr, Size
 
 
-def is_var(expr: Any) -> bool:
+def is_var(expr: object) -> bool:
     """Whether an expression is a variable."""
     from tvm import relax
 
     return isinstance(expr, relax.Var)
 
 
-def is_int(size: Any) -> bool:
-    """Whether a size is known when the program is built."""
+def is_int(size: object) -> bool:
+    """Whether a size is static."""
     from tvm import tirx
 
     return isinstance(size, (int, tirx.IntImm))
 
 
-def ints(values: Any) -> Any:
-    """Attributes of an op as a tuple of Python's numbers."""
+def ints(values: Iterable[Size]) -> tuple[Any, ...]:
+    """Attributes of an op as Python's integers; there are as many as the op has, which is why the type does not tell."""
     return tuple(int(value) for value in values)
 
 
-def axes_of(call: Any) -> list[int]:
+def axes_of(call: Call) -> list[int]:
     """The axes of a permutation, which are all in reverse where none are given."""
     return [*range(len(call.args[0].ty.shape))][::-1] if call.attrs.axes is None else list(ints(call.attrs.axes))
 
@@ -35,21 +39,25 @@ def swaps_last(axes: list[int]) -> bool:
     return axes == [*range(rank - 2), rank - 1, rank - 2]
 
 
-def is_float(*values: Any) -> bool:
+def is_float(*values: Expr) -> bool:
     """Whether all expressions are float32."""
     return all(str(value.ty.dtype.dtype) == "float32" for value in values)
 
 
-def product_of(sizes: list[Any]) -> Any:
-    """Sizes multiplied, known or not."""
+def product(sizes: Sequence[Size]) -> Size:
+    """Sizes multiplied, static or not."""
     whole = sizes[0]
     for size in sizes[1:]:
         whole = whole * size
     return whole
 
 
-def usual(rows: Any) -> int:
-    """Rows to choose a tile by: of a batch a few, as one row alone leaves registers idle at no gain."""
+def size_hint(rows: Size) -> int:
+    """Rows to choose a tile by: those of one example where the batch is dynamic, and 4 of a size that tells nothing.
+
+    4 is a guess: one row alone leaves registers idle at no gain, and a tile of many rows computes most of them for nothing
+    if there are few.
+    """
     from tvm import tirx
 
     if is_int(rows):
@@ -59,7 +67,7 @@ def usual(rows: Any) -> int:
     return 4
 
 
-def name_of(call: Any) -> str:
+def op_name(call: Call) -> str:
     """The op of a call; of a call of a function outside, that function's name."""
     from tvm import relax
 
@@ -69,20 +77,27 @@ def name_of(call: Any) -> str:
     return name
 
 
-def number_of(expr: Any) -> Any:
-    """The value of a constant of one element, or of a plain number."""
+def fields_of(expr: Expr) -> list[Expr]:
+    """The items of a tuple; none where it is another op's."""
+    from tvm import relax
+
+    return list(expr.fields) if isinstance(expr, relax.Tuple) else []
+
+
+def scalar_of(expr: Expr) -> float:
+    """The value of a constant of one element, or of an immediate."""
     value = getattr(expr, "value", expr)
     if hasattr(value, "numpy"):
         return value.numpy().item()
     return getattr(value, "value", value)
 
 
-def channels_of(shape: Any) -> int:
-    """The size of the last dim; -1 where it is known only when the model runs."""
+def channels_of(shape: Sequence[Size]) -> int:
+    """The size of the last dim; -1 where it is dynamic."""
     return int(shape[-1]) if len(shape) and is_int(shape[-1]) else -1
 
 
-def same(one: Any, other: Any) -> bool:
+def same_shape(one: Iterable[Size], other: Iterable[Size]) -> bool:
     """Whether two shapes are equal."""
     from tvm_ffi import structural_equal
 

@@ -1,14 +1,18 @@
-"""A second entry of a library: the same kernels for the sizes of the example inputs, with memory planned when it is built."""
+"""A static-shape entry point, specialized to the shapes of the example inputs: same kernels, memory planned ahead of time."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import IRModule
+
 
 FIXED = "fixed"
 
 
-def add_fixed_entry(module: Any, shapes: list[tuple[int, ...]]) -> Any:
-    """The module with ``fixed`` beside ``main``: it takes inputs of ``shapes`` alone, and has no size to work out in a call.
+def add_fixed_entry(module: IRModule, shapes: list[tuple[int, ...]]) -> IRModule:
+    """The module with ``fixed`` beside ``main``: it takes inputs of ``shapes`` alone, and computes no sizes in a call.
 
     Itself where ``main`` has no dynamic dims. Both call the same kernels.
     """

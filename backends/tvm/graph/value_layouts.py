@@ -1,80 +1,75 @@
-"""The forms that a value has: the usual one, vectors of channels, numbers; each made when it is first read."""
+"""What is known of one value: its layouts, each materialized on first use, and how it came about, where readers use that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from fxopt.backends.tvm.graph.relax_utils import is_var
-from fxopt.backends.tvm.ops.layout_transforms import to_blocked, to_plain
-from fxopt.backends.tvm.tiling.task import Choices
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.ops.affine_value import AffineValue
+    from fxopt.backends.tvm.types import Array, Expr, Scalar, Var
 
-_FUSES = {"op_pattern": 4}
-"""A kernel that takes the element-wise ops behind it into itself."""
+Index: TypeAlias = "Callable[[list[Scalar]], list[Scalar]]"
+"""Maps a position in a value to a position in another."""
 
 
-class Values:
-    """What is known of the values of a module that is written anew by ``builder``.
+@dataclass(frozen=True)
+class View:
+    """A value whose elements were moved but not computed: ``index`` maps its positions to those in ``source``."""
 
-    ``places`` are the program's nodes as text, by the stem of the names of what they became.
+    source: Var
+    index: Index
+    blocked: bool
+    """Whether the source is of rank 4 and in NCHWc."""
+    whole: bool = True
+    """Whether all elements of the source are in the value."""
+    contiguous: bool = True
+    """Whether they have the order in memory that they have in the source."""
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The parts of a value that was split along an axis, by their begins."""
+
+    source: Expr
+    axis: int
+    begins: list[int]
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A stored int8 weight; its scales are one, or lie along ``axis``."""
+
+    values: Array
+    scales: Array
+    axis: int | None
+
+
+@dataclass
+class Value:
+    """One value of the program. ``plain`` is in the program's own layout (NCHW), ``blocked`` in NCHWc.
+
+    ``make_plain`` and ``make_blocked`` materialize a layout when it is first read.
     """
 
-    def __init__(self, choices: Choices, places: dict[str, str]) -> None:
-        from tvm import relax
+    plain: Expr | None = None
+    blocked: Expr | None = None
+    constant: Array | None = None
+    make_plain: Callable[[], Expr] | None = None
+    make_blocked: Callable[[], Expr] | None = None
 
-        self.places = places
-        self.choices, self.lanes = choices, choices.processor.lanes
-        self.builder = relax.BlockBuilder()
-        self._plain: dict[Any, Any] = {}
-        self._blocked: dict[Any, Any] = {}
-        self._numbers: dict[Any, Any] = {}
+    view: View | None = None
+    sections: Sections | None = None
+    transpose_of: Expr | None = None
+    """What it is with its last two dims swapped, which a matrix product reads through."""
+    broadcast_of: Array | None = None
+    """The constant matrix that it holds many times."""
 
-    def plain_codes(self, expr: Any) -> Any:
-        """The usual form of a value that is known as codes only; None for others."""
-        del expr
-
-    def numbers(self, expr: Any) -> Any:
-        """The array of a constant; None for what is computed when the model runs."""
-        from tvm.ir import GenericConst
-
-        if isinstance(expr, GenericConst) and hasattr(expr.value, "numpy"):
-            return expr.value.numpy()
-        return self._numbers.get(expr) if is_var(expr) else None
-
-    def set_numbers(self, var: Any, numbers: Any) -> None:
-        """Note that a variable is constant."""
-        self._numbers[var] = numbers
-
-    def plain(self, expr: Any) -> Any:
-        """An expression over the new module's values in the usual form."""
-        from tvm import relax
-        from tvm.ir import Call, Op
-
-        if is_var(expr):
-            if expr not in self._plain and (known := self.plain_codes(expr)) is not None:
-                self._plain[expr] = known
-            if expr in self._numbers and expr not in self._plain:
-                self._plain[expr] = relax.const(self._numbers[expr], str(self._numbers[expr].dtype))
-            if expr not in self._plain and expr in self._blocked:
-                channels = expr.ty.shape[1]
-                self._plain[expr] = self.emit(to_plain(channels, self.lanes), self._blocked[expr], name="to_plain")
-            return self._plain.get(expr, expr)
-        if isinstance(expr, relax.Tuple):
-            return relax.Tuple([self.plain(field) for field in expr.fields])
-        if isinstance(expr, relax.TupleGetItem):
-            return relax.TupleGetItem(self.plain(expr.tuple_value), expr.index)
-        if isinstance(expr, Call) and isinstance(expr.op, Op):
-            return Call(expr.op, [self.plain(arg) for arg in expr.args], expr.attrs, expr.ty_args)
-        return expr
-
-    def blocked(self, expr: Any) -> Any:
-        """A value of rank 4 in vectors of channels."""
-        if expr not in self._blocked:
-            channels = int(expr.ty.shape[1])
-            self._blocked[expr] = self.emit(to_blocked(channels, self.lanes), self.plain(expr), name="to_blocked")
-        return self._blocked[expr]
-
-    def emit(self, function: Callable[..., Any], *args: Any, name: str, fuses: bool = False) -> Any:
-        """Bind what a function makes of tensor expressions; ``fuses``: what reads it may become a part of the kernel."""
-        attributes = {"primfunc_attrs": _FUSES} if fuses else {}
-        return self.builder.emit(self.builder.call_te(function, *args, primfunc_name_hint=name, **attributes))
+    affine: AffineValue | None = None
+    """A real value as an affine expression of quantized ones or of accumulators."""
+    quantized: AffineValue | None = None
+    """What a value of the program that is itself quantized stands for."""
+    weight: QuantizedWeight | None = None
+    quantized_transpose_of: Expr | None = None
+    """As ``transpose_of``, quantized: the buffer before the swap."""

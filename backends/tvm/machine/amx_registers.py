@@ -70,7 +70,7 @@ class Registers:
         return self._free - self.across
 
     def configuration(self) -> list[int]:
-        """The 64 bytes of LDTILECFG, as eight numbers: palette 1, bytes of a row, rows."""
+        """The 64 bytes of LDTILECFG, as eight int64: palette 1, bytes of a row, rows."""
         widths, heights = [0] * COUNT, [0] * COUNT
         for number, *_ in self.sums:
             widths[number], heights[number] = ROW, self.height

@@ -7,8 +7,10 @@ from typing import Literal
 
 from fxopt.backends.tvm.machine.processor import Processor
 
-SPOKEN = {"amx": "amx-int8", "vnni": "vpdpbusd", "sdot": "sdot", "plain": "chosen by LLVM"}
-"""Instructions as the report names them."""
+REPORTED_NAMES = {"amx": "amx-int8", "vnni": "vpdpbusd", "sdot": "sdot", "plain": "chosen by LLVM"}
+"""Names of instructions in the report."""
+_GROUP = 4
+"""Bytes that vpdpbusd, sdot and TDPBUSD multiply and add in one lane of 32 bits."""
 Kind = Literal["amx", "vnni", "sdot", "plain"]
 
 
@@ -16,22 +18,22 @@ Kind = Literal["amx", "vnni", "sdot", "plain"]
 class Instruction:
     """``group`` neighbouring bytes are multiplied and added in one lane; ``signed``: activations must be signed.
 
-    ``held`` is what the number of channels in memory is a multiple of.
+    ``padded_channels`` rounds up the number of channels in memory.
     """
 
     kind: Kind
     lanes: int
-    group: int = 4
+    group: int = _GROUP
     signed: bool = False
 
     @property
     def stored(self) -> tuple[str, int]:
-        """The dtype that codes of one unsigned byte are stored in, and what is taken from them for that."""
+        """The dtype that unsigned bytes are stored in, and what is subtracted for that."""
         return ("int8", 128) if self.signed else ("uint8", 0)
 
-    def held(self, channels: int) -> int:
-        """Channels that are held in memory for so many: whole vectors, or whole groups if there are few."""
-        step = self.lanes if channels > 4 else 4
+    def padded_channels(self, channels: int) -> int:
+        """Channels in memory for so many: whole vectors, or one group of bytes for the few of an image."""
+        step = self.lanes if channels > _GROUP else _GROUP
         return -(-channels // step) * step
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.errors import BackendError
 from fxopt.target import Target
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Facts
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Processor:
     features: frozenset[str] = frozenset()
     mabi: str = ""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Facts:
         """The target as TVM takes it."""
-        named: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
+        named: Facts = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
         more = {"mattr": list(self.mattr), "mabi": self.mabi}
         return named | {key: value for key, value in more.items() if value}
 
@@ -54,7 +57,7 @@ def processor_of(target: Target) -> Processor:
         extras = tuple(f"+{word}" for name, word in _ARM if name in has)
         return Processor(triple, target.cpu, ("+neon", *extras), lanes=4, registers=32, cores=cores, features=has)
     if triple.startswith("riscv64"):
-        vectors = "rvv" in has  # without, a vector is four numbers in registers of their own
+        vectors = "rvv" in has  # without, a vector is four scalar registers
         words = ("+m", "+a", "+f", "+d", "+c", *(["+v"] if vectors else []))
         return Processor(
             triple, target.cpu if named else "generic-rv64", words, 4, 32 if vectors else 8, cores, has, mabi="lp64d"

@@ -1,19 +1,25 @@
-"""What is known of a value of a quantized program: a sum of integers with factors, which may be codes as it stands."""
+"""Values of a quantized program: quantization parameters, layouts, and affine expressions of integer accumulators."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Expr, Size
+
+Coefficient: TypeAlias = "Array | np.float32 | float"
+"""One number, or one for each padded channel."""
+
 
 @dataclass(frozen=True)
-class Code:
-    """How a number is stored: ``(stored - zero) * scale``, with ``stored`` in ``low`` … ``high`` of ``dtype``.
+class QuantParams:
+    """How a real value is quantized: ``(q - zero) * scale``, with ``q`` in ``low`` … ``high`` of ``dtype``.
 
-    ``offset`` is what the program's own code, of dtype ``given``, has more than the stored one: 128 where the kernels
-    want signed bytes.
+    ``offset`` is what the program's own quantized value, of dtype ``given``, has more than the stored one: 128 where the
+    kernels want signed bytes.
     """
 
     scale: float
@@ -24,72 +30,98 @@ class Code:
     given: str
     offset: int = 0
 
-    def of(self, number: float) -> float:
-        """The code of a number before it is clipped, as the program's quantize op rounds it, from the zero point."""
-        scaled = np.float32(number) * (np.float32(1.0) / np.float32(self.scale))
+    @property
+    def is_byte(self) -> bool:
+        """Whether a value is stored in one byte, as the integer kernels read it."""
+        return self.dtype in ("uint8", "int8")
+
+    def steps(self, value: float) -> float:
+        """A real value in steps from the zero point, not clipped, rounded as the program's quantize op rounds."""
+        scaled = np.float32(value) * (np.float32(1.0) / np.float32(self.scale))
         return float(np.round(scaled))
 
     @property
     def range(self) -> tuple[int, int]:
-        """The smallest and the largest code, from the zero point."""
+        """The smallest and the largest quantized value, in steps from the zero point."""
         return self.low - self.zero, self.high - self.zero
 
 
 @dataclass(frozen=True)
-class Place:
-    """How a value lies in memory. ``image``: [n, H, W, held channels] of a value [n, C, H, W]; else [rows, C] or as it is.
+class BufferLayout:
+    """How a value lies in memory: [n, H, W, padded channels] if ``nhwc``, else [rows, C] or in the shape of the program.
 
-    ``flat``: an image's lines are one: [n, 1, H * W, held].
+    ``flat``: the spatial dims are one: [n, 1, H * W, padded channels].
     """
 
-    shape: tuple[Any, ...]
+    shape: tuple[Size, ...]
     channels: int
-    image: bool = False
+    nhwc: bool = False
     flat: bool = False
 
     @property
-    def held(self) -> int:
-        """Channels that there are in memory."""
+    def padded_channels(self) -> int:
+        """Channels in memory, of which only ``channels`` mean something."""
         return int(self.shape[-1])
 
 
-@dataclass(frozen=True, eq=False)
-class Sum:
-    """``clip(Σ expr * factor + bias, lower, upper)``; factors and bias are numbers, or arrays over the held channels.
+@dataclass
+class Materialized:
+    """Buffers that an affine value was written into, each made once: dequantized in its own layout, and quantized as NHWC."""
 
-    ``code``: set where the value is just the dequantized codes in its only term.
+    real: Expr | None = None
+    nhwc: AffineValue | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AffineValue:
+    """``clip(Σ expr * factor + bias, lower, upper)``: what is known of a value that no kernel has written yet.
+
+    ``params``: set where the value is just its only term, dequantized.
     """
 
-    place: Place
-    terms: tuple[tuple[Any, Any], ...]
-    bias: Any = 0.0
+    layout: BufferLayout
+    terms: tuple[tuple[Expr, Coefficient], ...]
+    bias: Coefficient = 0.0
     lower: float | None = None
     upper: float | None = None
-    code: Code | None = None
-    made: dict[str, Any] = field(default_factory=dict)
+    params: QuantParams | None = None
+    materialized: Materialized = field(default_factory=Materialized)
 
     @property
-    def clipped(self) -> bool:
+    def is_clipped(self) -> bool:
         """Whether it has a bound."""
         return self.lower is not None or self.upper is not None
 
-    def clip(self, lower: float | None, upper: float | None) -> Sum:
+    @property
+    def buffer(self) -> Expr:
+        """The buffer of its first term, the only one where it is quantized."""
+        return self.terms[0][0]
+
+    def clip(self, lower: float | None, upper: float | None) -> AffineValue:
         """With further bounds; the new lower bound is not above the old upper one."""
         low = [bound for bound in (self.lower, lower) if bound is not None]
         high = [bound for bound in (self.upper, upper) if bound is not None]
-        return replace(self, lower=max(low, default=None), upper=min(high, default=None), code=None, made={})
+        return self._changed(lower=max(low, default=None), upper=min(high, default=None))
 
-    def plus(self, number: Any) -> Sum:
-        """With a number, or one a channel, added; it has no bounds."""
-        return replace(self, bias=self.bias + number, code=None, made={})
+    def plus(self, offset: Coefficient) -> AffineValue:
+        """With a constant, or one for each channel, added; it has no bounds."""
+        return self._changed(bias=self.bias + offset)
 
-    def times(self, number: Any) -> Sum:
-        """With every number multiplied; it has no bounds."""
-        terms = tuple((expr, factor * number) for expr, factor in self.terms)
-        return replace(self, terms=terms, bias=self.bias * number, code=None, made={})
+    def times(self, factor: Coefficient) -> AffineValue:
+        """Multiplied by a constant, or by one for each channel; it has no bounds."""
+        terms = tuple((expr, old * factor) for expr, old in self.terms)
+        return self._changed(terms=terms, bias=self.bias * factor)
+
+    def _changed(self, **changes: object) -> AffineValue:
+        return replace(self, params=None, materialized=Materialized(), **changes)  # type: ignore[arg-type]
 
 
-def coded(expr: Any, code: Code, place: Place) -> Sum:
-    """The numbers that codes stand for."""
-    scale = np.float32(code.scale)
-    return Sum(place, ((expr, scale),), np.float32(-code.zero) * scale, code=code)
+def of_real(expr: Expr, layout: BufferLayout) -> AffineValue:
+    """A value that is in memory in float."""
+    return AffineValue(layout, ((expr, np.float32(1.0)),))
+
+
+def of_quantized(expr: Expr, params: QuantParams, layout: BufferLayout) -> AffineValue:
+    """A value that is in memory quantized: ``(expr - zero) * scale``."""
+    scale = np.float32(params.scale)
+    return AffineValue(layout, ((expr, scale),), np.float32(-params.zero) * scale, params=params)

@@ -1,18 +1,14 @@
-"""Names that ops give to blocks and buffers and that schedules find them by."""
+"""Names and annotations that ops give to blocks, and that schedules find them by."""
 
 from __future__ import annotations
 
 SUMS = "blocked_sums"
-"""Name of the block that multiplies and adds."""
-
-
+"""The block that multiplies and accumulates."""
+PADDED, PACKED = "padded_input", "packed_columns"
+"""Blocks that bring an operand into the layout that it is read in."""
 FLUSHED = "flushed"
-"""Name of the copy of a tile that is read element by element, where the last vector overhangs."""
-
-
+"""The copy of a tile that is read element by element, where the last vector overhangs."""
 TILE = "fxopt.tile"
-"""Annotation of the block that multiplies: the numbers of its tile."""
-
-
-INTEGERS = "fxopt.integers"
-"""Annotation of the block of integer sums: lines, rows, vectors, unroll and rows of a register, and the instruction."""
+"""Annotation of the block that accumulates: its tile as a list."""
+INT8_KERNEL = "fxopt.integers"
+"""Annotation of the block that accumulates in int32: the kind of instruction, or that it is depthwise."""

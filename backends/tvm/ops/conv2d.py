@@ -9,14 +9,19 @@ registers while all inputs pass by.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fxopt.backends.tvm.ops import winograd
-from fxopt.backends.tvm.ops.block_names import SUMS, TILE
-from fxopt.backends.tvm.schedule.register_tiles import PADDED
-from fxopt.backends.tvm.tiling.task import Filtered, Task, Tile, whole, windows
+from fxopt.backends.tvm.ops.block_names import PADDED, SUMS, TILE
+from fxopt.backends.tvm.tiling.task import Task, Tile, WinogradOption, output_size, round_up
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Scalar, TensorExpr
+
+_MOST_LINES = 16
+"""Lines up to which tuning tries to pad an image in blocks of them; the border of taller blocks is little beside them. Chosen."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Convolution:
 
     @property
     def depthwise(self) -> bool:
-        """Whether each channel is convolved by itself."""
+        """Whether each channel is convolved apart from the others (depthwise)."""
         return self.groups == self.inputs == self.outputs and self.groups > 1
 
     @property
@@ -49,7 +54,7 @@ class Convolution:
         """Height and width of the output."""
         top, left, bottom, right = self.padding
         down, across = zip(self.kernel, self.stride, self.dilation, strict=True)
-        return windows(self.size[0], top + bottom, *down), windows(self.size[1], left + right, *across)
+        return output_size(self.size[0], top + bottom, *down), output_size(self.size[1], left + right, *across)
 
     def task(self) -> Task:
         """The choice of a tile for this convolution."""
@@ -60,20 +65,29 @@ class Convolution:
         inner = self.lanes if self.blocked_input and not self.depthwise else 1
         high, wide = self.out_size
         bordered = any(self.padding) and self.blocked_input
-        lines = (0, *(n for n in range(2, 17) if high % n == 0 and n < high)) if bordered else ()
+        lines = (0, *(n for n in range(2, _MOST_LINES + 1) if high % n == 0 and n < high)) if bordered else ()
         depth = 1 if self.depthwise else self.inputs // self.groups
         work = high * wide * self.vectors * depth * self.kernel[0] * self.kernel[1]
         return Task(
-            key, wide, vectors, inner, not self.depthwise, self.groups > 1, lines, work, self._filtered(), kernel=self
+            key,
+            wide,
+            vectors,
+            inner,
+            not self.depthwise,
+            self.groups > 1,
+            lines,
+            work,
+            self._winograd_options(),
+            kernel=self,
         )
 
-    def _filtered(self) -> tuple[Filtered, ...]:
+    def _winograd_options(self) -> tuple[WinogradOption, ...]:
         fits = (self.kernel, self.stride, self.dilation) == ((3, 3), (1, 1), (1, 1)) and self.blocked_input
         if not fits or self.groups > 1:
             return ()
         return winograd.tasks(self.inputs, self.outputs, self.out_size, self.lanes)
 
-    def tensors(self, tile: Tile) -> list[Any]:
+    def tensors(self, tile: Tile) -> list[TensorExpr]:
         """One image, a packed weight, and their convolution."""
         from tvm import te
 
@@ -85,7 +99,7 @@ class Convolution:
         return [data, packed, compute(self, tile, data, packed)]
 
 
-def joined_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[Any, int]:
+def merge_groups(weight: Array, inputs: int, groups: int, lanes: int) -> tuple[Array, int]:
     """A weight [out, in / groups, r, s] for fewer groups whose channels come in whole vectors, with zeros between the old ones.
 
     As few are joined as give whole vectors; all, where none do. What is multiplied by zero costs less than to do without
@@ -105,11 +119,11 @@ def joined_groups(weight: Any, inputs: int, groups: int, lanes: int) -> tuple[An
     return wide, groups // joined
 
 
-def pack_weight(weight: Any, conv: Convolution, tile: Tile) -> Any:
+def pack_weight(weight: Array, conv: Convolution, tile: Tile) -> Array:
     """Weight [out, in / groups, r, s] as the kernel reads it: output channels innermost, filled up to tiles with zeros.
 
     [vectors, in vectors, r, s, in lanes, lanes], [vectors, in, r, s, lanes] for inputs that are not in vectors, and
-    [vectors, r, s, lanes] for a depthwise convolution; for minimal filtering as :mod:`winograd` has it.
+    [vectors, r, s, lanes] for a depthwise convolution; for Winograd as :func:`winograd.pack_weight` has it.
     """
     lanes = conv.lanes
     if tile.winograd:
@@ -125,7 +139,7 @@ def pack_weight(weight: Any, conv: Convolution, tile: Tile) -> Any:
     return np.ascontiguousarray(parts.transpose(0, 2, 4, 5, 3, 1))
 
 
-def compute(conv: Convolution, tile: Tile, data: Any, weight: Any) -> Any:
+def compute(conv: Convolution, tile: Tile, data: TensorExpr, weight: TensorExpr) -> TensorExpr:
     """The convolution as a tensor expression: [n, vectors, H, W, lanes] of ``data`` and a packed weight."""
     from tvm import te, tirx
 
@@ -141,17 +155,17 @@ def compute(conv: Convolution, tile: Tile, data: Any, weight: Any) -> Any:
     r = te.reduce_axis((0, conv.kernel[0]), "r")
     s = te.reduce_axis((0, conv.kernel[1]), "s")
 
-    def column(xo: Any, xi: Any) -> Any:
+    def column(xo: Scalar, xi: Scalar) -> Scalar:
         x = (xo * tile.rows + xi) * s_step + s * s_gap
         return tirx.min(x, edge) if overhang else x
 
-    def row(y: Any) -> Any:
+    def row(y: Scalar) -> Scalar:
         return y * r_step + r * r_gap
 
     if conv.depthwise:
         axes = [r, s]
 
-        def term(n: Any, k: Any, y: Any, xo: Any, xi: Any, lane: Any) -> Any:
+        def term(n: Scalar, k: Scalar, y: Scalar, xo: Scalar, xi: Scalar, lane: Scalar) -> Scalar:
             return source[n, k, row(y), column(xo, xi), lane] * weight[k, r, s, lane]
     elif conv.blocked_input:
         blocks = weight.shape[1]
@@ -159,21 +173,21 @@ def compute(conv: Convolution, tile: Tile, data: Any, weight: Any) -> Any:
         co, ci = te.reduce_axis((0, blocks), "co"), te.reduce_axis((0, conv.lanes), "ci")
         axes = [co, r, s, ci]
 
-        def term(n: Any, k: Any, y: Any, xo: Any, xi: Any, lane: Any) -> Any:
+        def term(n: Scalar, k: Scalar, y: Scalar, xo: Scalar, xi: Scalar, lane: Scalar) -> Scalar:
             first = tirx.floordiv(k, per_group) * blocks if conv.groups > 1 else 0
             return source[n, first + co, row(y), column(xo, xi), ci] * weight[k, co, r, s, ci, lane]
     else:
         c = te.reduce_axis((0, conv.inputs), "c")
         axes = [c, r, s]
 
-        def term(n: Any, k: Any, y: Any, xo: Any, xi: Any, lane: Any) -> Any:
+        def term(n: Scalar, k: Scalar, y: Scalar, xo: Scalar, xi: Scalar, lane: Scalar) -> Scalar:
             return source[n, c, row(y), column(xo, xi)] * weight[k, c, r, s, lane]
 
     sums = te.compute(
-        (data.shape[0], whole(conv.vectors, tile.vectors), high, tiles, tile.rows, conv.lanes),
+        (data.shape[0], round_up(conv.vectors, tile.vectors), high, tiles, tile.rows, conv.lanes),
         lambda *at: te.sum(term(*at), axis=axes),
         name=SUMS,
-        attrs={TILE: tile.numbers()},
+        attrs={TILE: tile.to_list()},
     )
     return te.compute(
         (data.shape[0], conv.vectors, high, wide, conv.lanes),
@@ -182,7 +196,7 @@ def compute(conv: Convolution, tile: Tile, data: Any, weight: Any) -> Any:
     )
 
 
-def _padded(conv: Convolution, columns: int, data: Any) -> Any:
+def _padded(conv: Convolution, columns: int, data: TensorExpr) -> TensorExpr:
     """The input with its border of zeros, wide enough for tiles that overhang; itself where there is no border."""
     if not any(conv.padding):
         return data
@@ -192,7 +206,7 @@ def _padded(conv: Convolution, columns: int, data: Any) -> Any:
     high, wide = conv.size
     all_wide = (columns - 1) * conv.stride[1] + (conv.kernel[1] - 1) * conv.dilation[1] + 1
 
-    def inside(n: Any, c: Any, y: Any, x: Any, *lane: Any) -> Any:
+    def inside(n: Scalar, c: Scalar, y: Scalar, x: Scalar, *lane: Scalar) -> Scalar:
         within = tirx.all(y >= top, y < top + high, x >= left, x < left + wide)
         return tirx.if_then_else(within, data[(n, c, y - top, x - left, *lane)], tirx.const(0, "float32"))
 

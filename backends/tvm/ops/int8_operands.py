@@ -1,60 +1,63 @@
-"""What integer tiles read: codes with their border, as large as whole tiles; or the windows of positions, gathered."""
+"""Operands of int8 kernels: inputs padded to whole tiles, or the window of each position gathered (im2col)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fxopt.backends.tvm.schedule.register_tiles import PADDED
+from fxopt.backends.tvm.ops.block_names import PADDED
 from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
-from fxopt.backends.tvm.tiling.task import whole
+from fxopt.backends.tvm.tiling.task import round_up
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Scalar, TensorExpr
 
 
-def padded(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
+def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr) -> TensorExpr:
     """The input with its border, as large as the tiles read; itself where that is its own size."""
     from tvm import te, tirx
 
     top, left, _, _ = geometry.padding
-    (high, wide), held = geometry.out_size, geometry.held
+    (high, wide), channels = geometry.out_size, geometry.padded_channels
     assert wide is not None
     across = geometry.width
     assert across is not None
-    lines = whole(high, tiling.lines)
-    columns = whole(wide, tiling.rows)
+    lines = round_up(high, tiling.lines)
+    columns = round_up(wide, tiling.rows)
     tall = (lines - 1) * geometry.stride[0] + (geometry.kernel[0] - 1) * geometry.dilation[0] + 1
     window = (
-        -(-geometry.steps * geometry.step // held)
+        -(-geometry.steps * geometry.step // channels)
         if geometry.merged
         else (geometry.kernel[1] - 1) * geometry.dilation[1] + 1
     )
     broad = (columns - 1) * geometry.stride[1] + window
-    deep = held
+    deep = channels
     if not geometry.merged and geometry.groups == 1 and not geometry.depthwise:
         deep = geometry.steps * geometry.step
-    if not any(geometry.padding) and tall <= geometry.height and broad <= across and deep == held:
+    if not any(geometry.padding) and tall <= geometry.height and broad <= across and deep == channels:
         return data
 
-    def inside(n: Any, y: Any, x: Any, c: Any) -> Any:
+    def inside(n: Scalar, y: Scalar, x: Scalar, c: Scalar) -> Scalar:
         within = [y >= top, y < top + geometry.height, x >= left, x < left + across]
-        if deep != held:
-            within.append(c < held)
+        if deep != channels:
+            within.append(c < channels)
         return tirx.if_then_else(tirx.all(*within), data[n, y - top, x - left, c], tirx.const(zero, data.dtype))
 
     return te.compute((data.shape[0], tall, broad, deep), inside, name=PADDED)
 
 
-def windows(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
-    """The window of each position, [n, positions, r, s, held], filled up to whole tiles."""
+def im2col(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr) -> TensorExpr:
+    """The window of each position, [n, positions, r, s, channels], filled up to whole tiles."""
     from tvm import te, tirx
 
-    of = geometry.windows
+    of = geometry.windows_of
     assert of is not None
     (top, left), (high, wide) = of.padding[:2], of.out_size
     assert wide is not None
     assert of.width is not None
     last, width = high * wide - 1, of.width
 
-    def element(n: Any, p: Any, r: Any, s: Any, c: Any) -> Any:
+    def element(n: Scalar, p: Scalar, r: Scalar, s: Scalar, c: Scalar) -> Scalar:
         place = tirx.min(p, last)
         y = tirx.floordiv(place, wide) * of.stride[0] + r * of.dilation[0] - top
         x = tirx.floormod(place, wide) * of.stride[1] + s * of.dilation[1] - left
@@ -63,5 +66,5 @@ def windows(geometry: Geometry, tiling: Tiling, zero: int, data: Any) -> Any:
         inside = tirx.all(y >= 0, y < of.height, x >= 0, x < width)
         return tirx.if_then_else(inside, data[n, y, x, c], tirx.const(zero, data.dtype))
 
-    shape = (data.shape[0], whole(high * wide, tiling.rows), *of.kernel, of.held)
+    shape = (data.shape[0], round_up(high * wide, tiling.rows), *of.kernel, of.padded_channels)
     return te.compute(shape, element, name=PADDED)

@@ -1,45 +1,47 @@
-"""Values between their usual form and that in vectors of channels, as tensor expressions."""
+"""Layout transforms NCHW ↔ NCHWc, as tensor expressions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Scalar, Size, TensorExpr, TensorFunction
 
 
-def to_plain(channels: Any, lanes: int) -> Callable[[Any], Any]:
+def from_blocked(channels: Size, lanes: int) -> TensorFunction:
     """From [n, C / L, H, W, L] to [n, C, H, W]."""
 
-    def to_plain(data: Any) -> Any:
+    def transform(data: TensorExpr) -> TensorExpr:
         from tvm import te
 
         n, _, high, wide, _ = data.shape
         return te.compute((n, channels, high, wide), lambda n, c, y, x: data[n, c // lanes, y, x, c % lanes])
 
-    return to_plain
+    return transform
 
 
-def to_blocked(channels: int, lanes: int) -> Callable[[Any], Any]:
+def to_blocked(channels: int, lanes: int) -> TensorFunction:
     """From [n, C, H, W] to [n, C / L, H, W, L], filled up with zeros."""
 
-    def to_blocked(data: Any) -> Any:
+    def transform(data: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
 
         n, _, high, wide = data.shape
 
-        def element(n: Any, block: Any, y: Any, x: Any, lane: Any) -> Any:
+        def element(n: Scalar, block: Scalar, y: Scalar, x: Scalar, lane: Scalar) -> Scalar:
             channel = block * lanes + lane
             value = data[n, channel, y, x]
             return tirx.if_then_else(channel < channels, value, tirx.const(0, "float32")) if channels % lanes else value
 
         return te.compute((n, -(-channels // lanes), high, wide, lanes), element)
 
-    return to_blocked
+    return transform
 
 
-def mean_of_positions(channels: int, keep: bool) -> Callable[[Any], Any]:
-    """The mean of [n, C / L, H, W, L] over H and W: [n, C / L, 1, 1, L] to ``keep`` the form, or [n, C]."""
+def mean_of_positions(channels: int, keep: bool) -> TensorFunction:
+    """The mean of [n, C / L, H, W, L] over H and W: [n, C / L, 1, 1, L] if ``keep``, else [n, C]."""
 
-    def mean(data: Any) -> Any:
+    def mean(data: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
 
         n, blocks, high, wide, lanes = data.shape

@@ -7,59 +7,61 @@ once, when the program is built, so that a vector of columns lies together; anot
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fxopt.backends.tvm.ops.block_names import FLUSHED, SUMS, TILE
-from fxopt.backends.tvm.schedule.register_tiles import PACKED
-from fxopt.backends.tvm.tiling.task import Task, Tile, whole
+from fxopt.backends.tvm.ops.block_names import FLUSHED, PACKED, SUMS, TILE
+from fxopt.backends.tvm.tiling.task import Task, Tile, round_up
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Scalar, TensorExpr
 
 
-def pack_columns(weight: Any, lanes: int, tile: Tile) -> Any:
+def pack_columns(weight: Array, lanes: int, tile: Tile) -> Array:
     """A weight [k, n] as [n / lanes, k, lanes], filled up to whole tiles with zeros."""
     padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % (lanes * tile.vectors))])
     return np.ascontiguousarray(padded.reshape(len(weight), -1, lanes).transpose(1, 0, 2))
 
 
 @dataclass(frozen=True)
-class Product:
-    """Sizes of a product of [rows, depth] by [depth, columns], or of ``pairs`` of them; ``rows`` as they usually are.
+class Matmul:
+    """Sizes of a product of [rows, depth] by [depth, columns], or of ``batch`` of them; of dynamic ``rows``, a hint.
 
-    Without ``pairs`` the right operand is a weight, packed already.
+    Without ``batch`` the right operand is a weight, packed already.
     """
 
     rows: int
     depth: int
     columns: int
     lanes: int
-    pairs: int = 0
+    batch: int = 0
 
     def task(self) -> Task:
         """The choice of a tile for this product."""
-        pairs = f" in {self.pairs} pairs" if self.pairs else ""
+        pairs = f" in {self.batch} pairs" if self.batch else ""
         key = f"matmul {self.rows}x{self.depth}x{self.columns}{pairs} l{self.lanes}"
         vectors = -(-self.columns // self.lanes)
-        work = max(1, self.pairs) * self.rows * self.depth * vectors
+        work = max(1, self.batch) * self.rows * self.depth * vectors
         return Task(key, self.rows, vectors, self.depth, work=work, kernel=self)
 
-    def tensors(self, tile: Tile) -> list[Any]:
+    def tensors(self, tile: Tile) -> list[TensorExpr]:
         """The operands, and their product; of pairs the right one is packed as part of it."""
         from tvm import te
 
-        lead = (self.pairs,) if self.pairs else ()
+        lead = (self.batch,) if self.batch else ()
         left = te.placeholder((*lead, self.rows, self.depth))
-        if self.pairs:
+        if self.batch:
             right = te.placeholder((*lead, self.depth, self.columns))
             packed = pack(tile, self.lanes, right, transposed=False)
         else:
             right = packed = te.placeholder(
-                (whole(self.columns, self.lanes * tile.vectors) // self.lanes, self.depth, self.lanes)
+                (round_up(self.columns, self.lanes * tile.vectors) // self.lanes, self.depth, self.lanes)
             )
         return [left, right, compute(tile, self.lanes, self.columns, left, packed)]
 
 
-def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any:
+def compute(tile: Tile, lanes: int, columns: int, left: TensorExpr, packed: TensorExpr) -> TensorExpr:
     """``left`` [..., m, k] by packed columns [n / lanes, k, lanes], or one such pack for each of the last leading dims."""
     from tvm import te, tirx
 
@@ -70,23 +72,25 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
     known = isinstance(rows, tirx.IntImm)
     overhang = not known or int(rows) % tile.rows != 0
 
-    def term(*at: Any) -> Any:
+    def term(*at: Scalar) -> Scalar:
         *outer, vector, _, mo, mi, lane = at
         row = mo * tile.rows + mi
         if overhang:
             row = tirx.min(row, rows - 1)
         return left[(*outer, row, k)] * packed[(*outer[len(outer) - packs :], vector, k, lane)]
 
-    tiles = tirx.floordiv(rows - 1, tile.rows) + 1  # in this form, as TVM's prover knows it of what reads them
+    tiles = (
+        tirx.floordiv(rows - 1, tile.rows) + 1
+    )  # spelled as its readers spell it, so that TVM's prover finds both equal
     tiled = te.compute(
         (*lead, vectors, 1, tiles, tile.rows, lanes),
         lambda *at: te.sum(term(*at), axis=k),
         name=SUMS,
-        attrs={TILE: tile.numbers()},
+        attrs={TILE: tile.to_list()},
     )
     sums = tiled if columns % lanes == 0 else te.compute(tiled.shape, lambda *at: tiled[at], name=FLUSHED)
 
-    def element(*at: Any) -> Any:
+    def element(*at: Scalar) -> Scalar:
         *outer, m, n = at
         tile_at = (tirx.floordiv(n, lanes), 0, tirx.floordiv(m, tile.rows), tirx.floormod(m, tile.rows))
         return sums[(*outer, *tile_at, tirx.floormod(n, lanes))]
@@ -94,7 +98,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: Any, packed: Any) -> Any
     return te.compute((*lead, rows, columns), element, name="multiplied")
 
 
-def pack(tile: Tile, lanes: int, right: Any, *, transposed: bool) -> Any:
+def pack(tile: Tile, lanes: int, right: TensorExpr, *, transposed: bool) -> TensorExpr:
     """A right operand [..., k, n], or [..., n, k] if ``transposed``, packed: [..., n / lanes, k, lanes]."""
     from tvm import te, tirx
 
@@ -102,11 +106,11 @@ def pack(tile: Tile, lanes: int, right: Any, *, transposed: bool) -> Any:
     if transposed:
         depth, columns = columns, depth
 
-    def element(*at: Any) -> Any:
+    def element(*at: Scalar) -> Scalar:
         *outer, vector, k, lane = at
         n = vector * lanes + lane
         value = right[(*outer, n, k) if transposed else (*outer, k, n)]
         return tirx.if_then_else(n < columns, value, tirx.const(0, "float32"))
 
-    vectors = whole(int(columns), lanes * tile.vectors) // lanes
+    vectors = round_up(int(columns), lanes * tile.vectors) // lanes
     return te.compute((*lead, vectors, depth, lanes), element, name=PACKED)

@@ -1,94 +1,102 @@
-"""From sums to what the next layer reads: codes, or numbers in float."""
+"""The epilogue of integer kernels: int32 accumulators requantized to what the next layer reads, or dequantized to float."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fxopt.backends.tvm.ops.affine_value import Code, Sum
+from fxopt.backends.tvm.ops.affine_value import AffineValue, Coefficient, QuantParams
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Scalar, TensorExpr, TensorFunction
+
+    _Operands = tuple[TensorExpr, ...]
+    _Indices = tuple[Scalar, ...]
+    _Read = Callable[[_Operands, _Indices], Scalar]
 
 _SHIFT = 1.5 * 2**23
 """A float that leaves no bits for fractions: what is added to it is rounded to an integer, half to even, in its lowest bits.
 
-TVM makes vectors of that, and not of its function for rounding.
+A float32 has 23 bits of mantissa, and half of 2**23 more keeps the sum above 2**23 for negative values too. TVM makes vectors
+of that, and not of its function for rounding.
 """
 _SHIFT_BITS = int(np.float32(_SHIFT).view(np.int32))
 
 
-def rounded(total: Sum, code: Code) -> tuple[Callable[..., Any], list[Any]]:
-    """A tensor expression that gives a sum in codes, and the arrays it reads besides the terms.
+def quantize(value: AffineValue, params: QuantParams) -> tuple[TensorFunction, list[Array]]:
+    """A function of the terms and of the arrays returned beside it, which quantizes an affine value.
 
-    Factors are divided by the scale beforehand; bounds of the sum become bounds of the codes, as rounding keeps order.
+    Factors are divided by the scale beforehand; bounds of the value become bounds in steps, as rounding keeps order.
     """
-    inverse = np.float32(1.0) / np.float32(code.scale)
-    low, high = code.range
-    if total.lower is not None:
-        low = int(max(low, min(high, code.of(total.lower))))
-    if total.upper is not None:
-        high = int(min(high, max(low, code.of(total.upper))))
-    value, arrays = _linear(total, inverse)
+    inverse = np.float32(1.0) / np.float32(params.scale)
+    low, high = params.range
+    if value.lower is not None:
+        low = int(max(low, min(high, params.steps(value.lower))))
+    if value.upper is not None:
+        high = int(min(high, max(low, params.steps(value.upper))))
+    real, arrays = _linear(value, inverse)
 
-    def compute(*operands: Any) -> Any:
+    def compute(*operands: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
 
-        def element(*at: Any) -> Any:
-            within = tirx.max(tirx.min(value(operands, at), _float(high)), _float(low))
-            bits = tirx.reinterpret("int32", within + _float(_SHIFT))
-            return (bits + (code.zero - _SHIFT_BITS)).astype(code.dtype)
+        def element(*at: Scalar) -> Scalar:
+            clipped = tirx.max(tirx.min(real(operands, at), _float(high)), _float(low))
+            bits = tirx.reinterpret("int32", clipped + _float(_SHIFT))
+            return (bits + (params.zero - _SHIFT_BITS)).astype(params.dtype)
 
         return te.compute(operands[0].shape, element, name="quantized")
 
     return compute, arrays
 
 
-def real(total: Sum) -> tuple[Callable[..., Any], list[Any]]:
-    """A tensor expression that gives a sum in float, and the arrays it reads besides the terms."""
-    value, arrays = _linear(total, np.float32(1.0))
+def dequantize(value: AffineValue) -> tuple[TensorFunction, list[Array]]:
+    """A function of the terms and of the arrays returned beside it, which gives an affine value in float."""
+    real, arrays = _linear(value, np.float32(1.0))
 
-    def compute(*operands: Any) -> Any:
+    def compute(*operands: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
 
-        def element(*at: Any) -> Any:
-            number = value(operands, at)
-            number = number if total.lower is None else tirx.max(number, _float(total.lower))
-            return number if total.upper is None else tirx.min(number, _float(total.upper))
+        def element(*at: Scalar) -> Scalar:
+            clipped = real(operands, at)
+            clipped = clipped if value.lower is None else tirx.max(clipped, _float(value.lower))
+            return clipped if value.upper is None else tirx.min(clipped, _float(value.upper))
 
         return te.compute(operands[0].shape, element, name="dequantized")
 
     return compute, arrays
 
 
-def _linear(total: Sum, scale: Any) -> tuple[Callable[[Any, Any], Any], list[Any]]:
+def _linear(value: AffineValue, scale: np.float32) -> tuple[_Read, list[Array]]:
     """``Σ term * factor + bias`` times ``scale``, over operands: first the terms, then the arrays."""
-    arrays: list[Any] = []
-    count = len(total.terms)
+    arrays: list[Array] = []
+    count = len(value.terms)
 
-    def read(number: Any) -> Callable[[Any, Any], Any]:
-        scaled = np.asarray(number, np.float32) * scale
+    def read(coefficient: Coefficient) -> _Read:
+        scaled = np.asarray(coefficient, np.float32) * scale
         if scaled.ndim == 0:
             return lambda operands, at: _float(float(scaled))
-        place = count + len(arrays)
+        operand = count + len(arrays)
         arrays.append(np.ascontiguousarray(scaled, np.float32))
-        return lambda operands, at: operands[place][at[-1]]
+        return lambda operands, at: operands[operand][at[-1]]
 
-    factors = [read(factor) for _, factor in total.terms]
-    bias = None if np.ndim(total.bias) == 0 and float(total.bias) == 0.0 else read(total.bias)
+    factors = [read(factor) for _, factor in value.terms]
+    bias = None if np.ndim(value.bias) == 0 and float(value.bias) == 0.0 else read(value.bias)
 
-    def value(operands: Any, at: Any) -> Any:
-        number = None
+    def linear(operands: _Operands, at: _Indices) -> Scalar:
+        total: Scalar | None = None
         for i, factor in enumerate(factors):
             term = operands[i][at]
             term = term if operands[i].dtype == "float32" else term.astype("int32").astype("float32")
             term = term * factor(operands, at)
-            number = term if number is None else number + term
-        return number if bias is None else number + bias(operands, at)
+            total = term if total is None else total + term
+        return total if bias is None else total + bias(operands, at)
 
-    return value, arrays
+    return linear, arrays
 
 
-def _float(number: float) -> Any:
+def _float(number: float) -> Scalar:
     from tvm import tirx
 
     return tirx.const(float(number), "float32")

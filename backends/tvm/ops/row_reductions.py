@@ -1,26 +1,29 @@
-"""Sums and maxima of rows in vectors, several at once: LLVM keeps the order of sums, and each waits for the one before."""
+"""Sums and maxima of rows, vectorized, several accumulators at once: LLVM does not reassociate, so one would wait for itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Scalar, Size, TensorExpr
 
 _LANES = 16
-"""Lanes of the widest vectors; narrower ones take several."""
+"""Floats of the widest vectors, those of AVX-512; narrower ones take several."""
 _AT_ONCE = (4, 2, 1)
-"""Vectors that are summed up side by side, as many as leave no rest."""
+"""Vectors that are summed up side by side, as many as leave no rest: an addition takes four cycles, and waits for the last."""
 
 Kind = Literal["sum", "max", "sum of squares"]
 
 
-def known_size(size: Any) -> int | None:
-    """A size as a number; None where it is known only when the model runs."""
+def known_size(size: Size) -> int | None:
+    """A static size; None where it is dynamic."""
     from tvm import tirx
 
     return int(size) if isinstance(size, (int, tirx.IntImm)) else None
 
 
-def reduce_rows(x: Any, kind: Kind) -> Any:
+def reduce_rows(x: TensorExpr, kind: Kind) -> TensorExpr:
     """Reduce the last dim, of a known size, of a float32 tensor: vectors first, then their lanes and the rest by pairs."""
     from tvm import te, tirx
 
@@ -29,7 +32,7 @@ def reduce_rows(x: Any, kind: Kind) -> Any:
     combine = te.max if kind == "max" else te.sum
     both = tirx.max if kind == "max" else lambda a, b: a + b
 
-    def value(*at: Any) -> Any:
+    def value(*at: Scalar) -> Scalar:
         return x[at] * x[at] if kind == "sum of squares" else x[at]
 
     if vectors < 2:
@@ -47,14 +50,14 @@ def reduce_rows(x: Any, kind: Kind) -> Any:
         name="lanes",
     )
 
-    def joined(*at: Any) -> Any:
+    def joined(*at: Scalar) -> Scalar:
         rest = [value(*at, i) for i in range(vectors * _LANES, size)]
         return _by_pairs([lanes[(*at, i)] for i in range(_LANES)] + rest, both)
 
     return te.compute(outer, joined, name="reduced")
 
 
-def _by_pairs(values: list[Any], both: Callable[[Any, Any], Any]) -> Any:
+def _by_pairs(values: list[Scalar], both: Callable[[Scalar, Scalar], Scalar]) -> Scalar:
     """All values as one: neighbours first, so that few wait for each other."""
     while len(values) > 1:
         pairs = zip(values[::2], values[1::2], strict=False)

@@ -1,4 +1,4 @@
-"""Convolutions of 3x3 windows by the minimal filtering of Winograd: tiles of outputs with fewer multiplications.
+"""3x3 convolutions by Winograd's minimal filtering: tiles of outputs with fewer multiplications.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), eq. 5 and 8: for tiles of m x m outputs,
 
@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fxopt.backends.tvm.ops import matmul
-from fxopt.backends.tvm.ops.matmul import Product
-from fxopt.backends.tvm.tiling.task import Filtered, Tile, whole
+from fxopt.backends.tvm.ops.matmul import Matmul
+from fxopt.backends.tvm.tiling.task import Tile, WinogradOption, round_up
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Array, Element, Scalar, TensorExpr
 
 COLUMNS, INPUT, LINES, SQUARES = "winograd_columns", "winograd_input", "winograd_lines", "winograd_squares"
 """Names of the blocks: Bᵀ d, its product with B, Aᵀ M, and that with A."""
@@ -27,9 +31,12 @@ STRIP = "fxopt.winograd"
 """Annotation of the block that gives outputs: rows of a strip, and the side of a square."""
 _WINDOW = 3
 _BYTES, _CACHED, _STRIP = 4, 2**20, 2**22
-"""Bytes of a number, of weights that stay in the cache, and of what is between inputs and outputs of a strip."""
-_MOVED, _READ = 9.0, 8.0
-"""Multiply-adds of vectors that it takes to transform one vector, and bytes of weights that are read in the time of one."""
+"""Bytes of a float, of weights that stay in the second cache (half of the 2 MB that a server core has), and of the transformed
+values of a strip, which are to stay in the last one: 4 MB is a share of it that several cores leave each other."""
+_TRANSFORM, _READ = 9.0, 8.0
+"""Multiply-adds of vectors in whose time one vector is transformed, and bytes of weights that are read in the time of one where
+they do not stay in the cache. Fitted by hand, so that the rule takes Winograd where it is faster; the timings are not on record.
+To fit them again, tune models with 3x3 convolutions: the database then has the seconds of both ways for each task."""
 _POINTS = (Fraction(0), Fraction(-1), Fraction(1), Fraction(1, 2), Fraction(-2))
 """Where polynomials are evaluated, beside infinity: those with the least error in float32 for 4 outputs.
 
@@ -38,7 +45,7 @@ Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolut
 
 
 @functools.cache
-def matrices(outputs: int) -> tuple[Any, Any, Any]:
+def matrices(outputs: int) -> tuple[Array, Array, Array]:
     """Aᵀ [m, m + 2], G [m + 2, 3] and Bᵀ [m + 2, m + 2] as fractions, by Toom and Cook's scheme."""
     size = outputs + _WINDOW - 1
     points = _POINTS[: size - 1]
@@ -56,7 +63,7 @@ def matrices(outputs: int) -> tuple[Any, Any, Any]:
     return taken, np.array([*windows, last(_WINDOW)], object), np.array([*inputs, _coefficients(points, size)], object)
 
 
-def _coefficients(roots: Any, length: int) -> list[Fraction]:
+def _coefficients(roots: Sequence[Fraction], length: int) -> list[Fraction]:
     """Of the polynomial with these roots, from the lowest power on."""
     found = [Fraction(1)]
     for root in roots:
@@ -64,7 +71,7 @@ def _coefficients(roots: Any, length: int) -> list[Fraction]:
     return found + [Fraction(0)] * (length - len(found))
 
 
-def pack_weight(weight: Any, lanes: int, tile: Tile) -> Any:
+def pack_weight(weight: Array, lanes: int, tile: Tile) -> Array:
     """G g Gᵀ of a weight [out, in, 3, 3] as [m + 2, m + 2, vectors, in, lanes], filled up with zeros to whole tiles."""
     g = matrices(tile.winograd)[1].astype(np.float64)
     made = np.einsum("ir,ocrs,js->ijco", g, weight.astype(np.float64), g).astype(np.float32)
@@ -73,17 +80,17 @@ def pack_weight(weight: Any, lanes: int, tile: Tile) -> Any:
     return np.ascontiguousarray(made.reshape(*made.shape[:3], -1, lanes).transpose(0, 1, 3, 2, 4))
 
 
-def tasks(inputs: int, outputs: int, out_size: tuple[int, int], lanes: int) -> tuple[Filtered, ...]:
+def tasks(inputs: int, outputs: int, out_size: tuple[int, int], lanes: int) -> tuple[WinogradOption, ...]:
     """The products that a convolution comes to with squares of 2 and of 4, and what is to do beside them."""
     found = []
     for side in (2, 4):
         size, squares = side + _WINDOW - 1, math.prod(-(-extent // side) for extent in out_size)
-        of = Product(squares, whole(inputs, lanes), whole(outputs, lanes), lanes, size**2)
-        vectors = whole(inputs, lanes) // lanes + whole(outputs, lanes) // lanes
+        of = Matmul(squares, round_up(inputs, lanes), round_up(outputs, lanes), lanes, size**2)
+        vectors = round_up(inputs, lanes) // lanes + round_up(outputs, lanes) // lanes
         one = of.depth * of.columns * _BYTES
         weights = size**2 * one
-        beside = size**2 * squares * vectors * _MOVED + (weights / _READ if weights > _CACHED else 0.0)
-        found.append(Filtered(side, of.task(), beside, weights - _WINDOW**2 * one))
+        beside = size**2 * squares * vectors * _TRANSFORM + (weights / _READ if weights > _CACHED else 0.0)
+        found.append(WinogradOption(side, of.task(), beside, weights - _WINDOW**2 * one))
     return tuple(found)
 
 
@@ -95,8 +102,8 @@ def _lines(tile: Tile, out_size: tuple[int, int], channels: int) -> int:
 
 
 def compute(
-    tile: Tile, out_size: tuple[int, int], border: tuple[int, int], vectors: int, data: Any, weight: Any
-) -> Any:
+    tile: Tile, out_size: tuple[int, int], border: tuple[int, int], vectors: int, data: TensorExpr, weight: TensorExpr
+) -> TensorExpr:
     """[n, vectors, H, W, lanes] of ``data`` [n, in vectors, ., ., lanes] and a packed weight.
 
     ``border``: rows of zeros above, and columns before. An image is done in strips of rows of squares.
@@ -111,7 +118,7 @@ def compute(
     strips = -(-down // lines)
     squares = lines * across
 
-    def pixel(strip: Any, square: Any, block: Any, r: int, column: Any, lane: Any) -> Any:
+    def pixel(strip: Scalar, square: Scalar, block: Scalar, r: int, column: Scalar, lane: Scalar) -> Scalar:
         y = (tirx.floormod(strip, strips) * lines + tirx.floordiv(square, across)) * m + r - border[0]
         x = tirx.floormod(square, across) * m + column - border[1]
         inside = tirx.all(y >= 0, y < rows, x >= 0, x < columns)
@@ -140,7 +147,7 @@ def compute(
         name=SQUARES,
     )
 
-    def element(n: Any, v: Any, y: Any, x: Any, lane: Any) -> Any:
+    def element(n: Scalar, v: Scalar, y: Scalar, x: Scalar, lane: Scalar) -> Scalar:
         strip = n * strips + tirx.floordiv(y, m * lines)
         square = tirx.floordiv(tirx.floormod(y, m * lines), m) * across + tirx.floordiv(x, m)
         return made[strip, square, v, tirx.floormod(y, m), tirx.floormod(x, m), lane]
@@ -148,11 +155,11 @@ def compute(
     return te.compute((n, vectors, high, wide, lanes), element, name="convolved", attrs={STRIP: [m * lines, m]})
 
 
-def _combined(matrix: Any, row: Any, term: Any) -> Any:
-    """One row of a matrix times terms; which row is known where its loop is written out."""
+def _combined(matrix: Array, row: Scalar, term: Element) -> Scalar:
+    """One row of a matrix times terms; which row is static once its loop is unrolled."""
     from tvm import tirx
 
-    def combined(weights: Any) -> Any:
+    def combined(weights: Array) -> Scalar:
         found = None
         for i, weight in enumerate(weights):
             if weight:

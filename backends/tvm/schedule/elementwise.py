@@ -1,13 +1,16 @@
-"""Loops for kernels without products: element-wise ops, pools, softmax, norms."""
+"""Schedules for kernels without contractions: element-wise ops, pools, softmax, norms."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.schedule.primitives import blocks_of, inner_loops, is_reduction, parallel, schedule_alone
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import SBlockRV, Schedule, TensorLoad
 
-def schedule_rows(sch: Any, lanes: int) -> Any:
+
+def schedule_rows(sch: Schedule, lanes: int) -> Schedule:
     """Spread rows over the threads, with all that a row needs computed beside it; else one block after the other.
 
     Returns the schedule that holds the result.
@@ -28,7 +31,7 @@ def schedule_rows(sch: Any, lanes: int) -> Any:
     return sch
 
 
-def _fold_chains(sch: Any) -> None:
+def _fold_chains(sch: Schedule) -> None:
     """Compute what is element-wise where it is read, if it is read once and not again and again in a reduction."""
     for block in blocks_of(sch)[:-1]:
         readers = sch.get_consumers(block)
@@ -40,14 +43,14 @@ def _fold_chains(sch: Any) -> None:
             sch.compute_inline(block)
 
 
-def _read_at_one_place(sch: Any, block: Any, reader: Any) -> bool:
+def _read_at_one_place(sch: Schedule, block: SBlockRV, reader: SBlockRV) -> bool:
     """Whether a reader takes one element of what a block gives for each of its own, be it several times."""
     from tvm import ir
     from tvm_ffi import structural_equal, structural_map
 
-    found, given = list[Any](), sch.get(block).writes[0].source
+    found, given = list["TensorLoad"](), sch.get(block).writes[0].source
 
-    def note(load: Any) -> Any:
+    def note(load: TensorLoad) -> TensorLoad:
         if load.source.same_as(given):
             found.append(load)
         return load
@@ -56,7 +59,7 @@ def _read_at_one_place(sch: Any, block: Any, reader: Any) -> bool:
     return all(structural_equal(load.indices, found[0].indices, True) for load in found)
 
 
-def _rows_together(sch: Any, lanes: int) -> None:
+def _rows_together(sch: Schedule, lanes: int) -> None:
     *before, last = blocks_of(sch)
     row = parallel(sch, list(sch.get_loops(last))[:-1])
     for block in reversed(before):

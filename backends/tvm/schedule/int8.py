@@ -1,36 +1,43 @@
-"""Loops for integer sums: tiles whose sums stay in registers, and what is behind them done on each tile."""
+"""Schedules for int8 kernels: register tiles of int32 accumulators, with the epilogue fused into each tile."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fxopt.backends.tvm.ops.block_names import INTEGERS, SUMS, TILE
+from fxopt.backends.tvm.ops.block_names import INT8_KERNEL, PACKED, PADDED, SUMS, TILE
 from fxopt.backends.tvm.schedule.primitives import blocks_of, extent, parallel, schedule_alone, vectorize
-from fxopt.backends.tvm.schedule.register_tiles import PACKED, PADDED, _on_each_tile, _split_behind, write_out
+from fxopt.backends.tvm.schedule.register_tiles import fuse_epilogue, split_epilogue, unroll_and_vectorize
 from fxopt.backends.tvm.tiling.int8 import Tiling
-from fxopt.backends.tvm.tir.amx_intrinsics import MARK, MULTIPLY, STORE, ZERO, with_instructions
+from fxopt.backends.tvm.tir.amx_intrinsics import MARK, MULTIPLY, STORE, ZERO, use_amx_instructions
 from fxopt.backends.tvm.tir.dot_intrinsics import dot_intrinsic
 from fxopt.backends.tvm.tir.split_edge_tiles import MARK as MARK_WRITES
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import LoopRV, PrimFunc, SBlockRV, Schedule
+
 _TILES, _ROUNDS = 16, 24
-"""Tiles of AMX that one round is to have at most, and rounds that threads are to share at least."""
+"""Tiles of AMX that one round is to have at most, and rounds that threads are to share at least.
+
+A round's first and last tile are not overlapped with another, so that 16 tiles lose a sixteenth of what pipelining gains; and
+24 rounds divide evenly among 2, 3, 4, 6, 8 and 12 threads. Chosen so, and not fitted; ``tests/bench/tvm_int8.py`` times models.
+"""
 
 
-def is_integer(sch: Any) -> bool:
+def is_int8(sch: Schedule) -> bool:
     """Whether the sums of a kernel are those of integers."""
-    return INTEGERS in sch.get(sch.get_sblock(SUMS)).annotations
+    return INT8_KERNEL in sch.get(sch.get_sblock(SUMS)).annotations
 
 
-def schedule_integers(sch: Any, lanes: int) -> Any:
+def schedule_int8(sch: Schedule, lanes: int) -> PrimFunc:
     """Cut integer sums [n, vectors, blocks of lines, tiles, lines, rows, lanes] into tiles; return the kernel."""
     sums = sch.get_sblock(SUMS)
     notes = sch.get(sums).annotations
-    tiling, kind = Tiling(*(int(value) for value in notes[TILE])), str(notes[INTEGERS])
+    tiling, kind = Tiling(*(int(value) for value in notes[TILE])), str(notes[INT8_KERNEL])
     sch.unannotate(sums, TILE)
-    sch.unannotate(sums, INTEGERS)
+    sch.unannotate(sums, INT8_KERNEL)
     blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
-    behind = _split_behind(sch, blocks_of(sch))
+    behind = split_epilogue(sch, blocks_of(sch))
     for block in behind.pop("folded"):
         sch.compute_inline(block)
     if (padded := blocks.get(PADDED)) is not None:
@@ -38,8 +45,8 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     if (packed := blocks.get(PACKED)) is not None:
         parallel(sch, list(sch.get_loops(packed))[:2])  # the rest as it is, in which LLVM finds vectors of bytes
     if kind == "amx":
-        _in_tile_registers(sch, sums, tiling, behind, lanes)
-        return with_instructions(sch.mod["main"])
+        _schedule_amx(sch, sums, tiling, behind, lanes)
+        return use_amx_instructions(sch.mod["main"])
     n, vectors, block, tiles, line, rows, lane, *over = sch.get_loops(sums)
     vectors, vector = sch.split(vectors, [None, tiling.vectors])
     inner = []
@@ -51,19 +58,19 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
         steps = [step]
     else:
         steps = [over.pop()] if kind == "depthwise" else []
-    outer = _order(sch, n, vectors, block, tiles, tiling.chunk)
+    outer = _order_loops(sch, n, vectors, block, tiles, tiling.chunk)
     dots = kind in ("vnni", "sdot")
     sch.reorder(*outer, *over, *steps, *([] if dots else inner), vector, line, rows, lane, *(inner if dots else []))
-    _on_each_tile(sch, behind, outer[-1], lanes)
-    write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
+    fuse_epilogue(sch, behind, outer[-1], lanes)
+    unroll_and_vectorize(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     for loop in (*steps, vector, line, rows):
         sch.unroll(loop)
     if not dots:
         sch.vectorize(lane)
     sch.set_scope(sums, 0, "local")
-    depth = _hand_out(sch, outer)
+    depth = _distribute(sch, outer)
     first = sch.decompose_reduction(sums, over[0])
-    write_out(sch, first, depth, lanes)
+    unroll_and_vectorize(sch, first, depth, lanes)
     if dots:
         sch.tensorize(lane, dot_intrinsic(kind, lanes))
     for later in behind["later"]:
@@ -71,12 +78,12 @@ def schedule_integers(sch: Any, lanes: int) -> Any:
     return sch.mod["main"]
 
 
-def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, list[Any]], lanes: int) -> None:
+def _schedule_amx(sch: Schedule, sums: SBlockRV, tiling: Tiling, behind: dict[str, list[SBlockRV]], lanes: int) -> None:
     n, vectors, block, tiles, line, rows, lane, r, s, step, part, group = sch.get_loops(sums)
     size = (extent(sch, part) or 1) * (extent(sch, group) or 1)
     vectors, vector = sch.split(vectors, [None, tiling.vectors])
     down, register = sch.split(rows, [None, tiling.register])
-    outer = _order(sch, n, vectors, block, tiles, tiling.chunk)
+    outer = _order_loops(sch, n, vectors, block, tiles, tiling.chunk)
     sch.reorder(*outer, r, s, step, vector, line, down, register, lane, part, group)
     (stored,) = behind["copied"]
     for later in (stored, *behind["done"]):
@@ -88,7 +95,7 @@ def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, li
     at_down, at_register = sch.split(at_rows, [None, tiling.register])
     sch.reorder(at_block, at_tile, at_vectors, at_lines, at_down, at_register, at_lane)
     sch.set_scope(sums, 0, "local")
-    depth = _hand_out(sch, outer)
+    depth = _distribute(sch, outer)
     first = sch.decompose_reduction(sums, r)
     registers = (tiling.lines, tiling.rows // tiling.register, tiling.vectors, tiling.register, size)
     for what, loop in ((ZERO, sch.get_loops(first)[depth]), (MULTIPLY, vector), (STORE, at_vectors)):
@@ -97,7 +104,7 @@ def _in_tile_registers(sch: Any, sums: Any, tiling: Tiling, behind: dict[str, li
         schedule_alone(sch, later, lanes)
 
 
-def _order(sch: Any, n: Any, vectors: Any, block: Any, tiles: Any, chunk: int) -> list[Any]:
+def _order_loops(sch: Schedule, n: LoopRV, vectors: LoopRV, block: LoopRV, tiles: LoopRV, chunk: int) -> list[LoopRV]:
     """The loops over tiles: up to ``chunk`` of them are given all their channels together; 0: channels are outside of all."""
     wide = extent(sch, tiles)
     if not chunk or wide is None:
@@ -109,13 +116,13 @@ def _order(sch: Any, n: Any, vectors: Any, block: Any, tiles: Any, chunk: int) -
     return [n, beyond, vectors, block, tiles]
 
 
-def _hand_out(sch: Any, loops: list[Any]) -> int:
+def _distribute(sch: Schedule, loops: list[LoopRV]) -> int:
     """Run the outermost of the loops over tiles in threads, and make one loop of the others: up to ``_TILES`` tiles a round.
 
     The loops of a round are pipelined, so that a round wants many tiles; but there must be enough rounds for the threads.
     Returns how many loops there are then.
     """
-    over, inner = list(loops), list[Any]()
+    over, inner = list(loops), list["LoopRV"]()
     rounds, tiles = math.prod(extent(sch, loop) or 1 for loop in over), 1
     while len(over) > 1:
         size = extent(sch, over[-1])

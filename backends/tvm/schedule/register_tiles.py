@@ -1,11 +1,11 @@
-"""Loops for convolutions and matrix products: tiles whose sums stay in registers while the inputs pass by."""
+"""Schedules for convolutions and matrix products: register tiles, whose accumulators stay while the inputs pass by."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fxopt.backends.tvm.ops.block_names import FLUSHED, SUMS, TILE
+from fxopt.backends.tvm.ops.block_names import FLUSHED, PACKED, PADDED, SUMS, TILE
 from fxopt.backends.tvm.schedule.primitives import (
     blocks_of,
     extent,
@@ -17,36 +17,42 @@ from fxopt.backends.tvm.schedule.primitives import (
 from fxopt.backends.tvm.tiling.task import Tile
 from fxopt.backends.tvm.tir.split_edge_tiles import MARK
 
-PADDED, PACKED = "padded_input", "packed_columns"
-"""Names of blocks that bring an operand into the form that it is read in."""
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import LoopRV, SBlockRV, Schedule, Shape
+
 _BYTES, _CACHED = 4, 2**19
-"""Bytes of a number, and bytes of weights that stay in the cache beside the inputs."""
+"""Bytes of a float, and bytes of weights that stay in the second cache beside the inputs: half of the 1 MB that AVX-512 servers
+before Sapphire Rapids have."""
+_HEIGHTS, _BLOCKS_A_CORE = (8, 7, 6, 5, 4), 4
+"""Lines of a block, tallest first: below 4 the borders that two blocks both read cost more than the cache saves. And blocks for
+each core that are enough where they cannot be dealt out evenly, so that a core without one waits for a quarter of the time.
+Both are choices that were not measured by themselves; ``tests/bench/tvm_speed.py`` shows what they do to whole models."""
 _WINDOW = 7
-"""Columns of a kernel's window up to which a row of it is written out."""
+"""Columns of a window up to which a row of it is unrolled: the widest that is common, as in the first layer of a ResNet."""
 
 
-def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
+def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
     """Cut the sums of a kernel into tiles, with what is element-wise behind them computed on each tile as it is done.
 
     The sums are [..., vectors, lines, tiles, rows, lanes], with what they run over behind.
     """
     sums = sch.get_sblock(SUMS)
-    tile = Tile.of([int(value) for value in sch.get(sums).annotations[TILE]])
+    tile = Tile.from_list([int(value) for value in sch.get(sums).annotations[TILE]])
     sch.unannotate(sums, TILE)
     blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
-    behind = _split_behind(sch, blocks_of(sch))
+    behind = split_epilogue(sch, blocks_of(sch))
     for block in behind.pop("folded"):
         sch.compute_inline(block)
     padded = blocks.get(PADDED)
     height = 0
     if padded is not None:
         height = _lines_at_once(sch, sums, cores) if tile.lines is None else tile.lines
-    outer, over, spread = cut(sch, sums, tile, height)
+    outer, over, spread = tile_loops(sch, sums, tile, height)
     for block in filter(None, (blocks.get(PACKED), None if height else padded)):
         schedule_alone(sch, block, lanes)
-    _on_each_tile(sch, behind, outer[-1], lanes)
-    write_out(sch, sch.get_consumers(sums)[0], len(outer), lanes)
-    write_out(sch, sums, len(outer) + len(over), lanes)
+    fuse_epilogue(sch, behind, outer[-1], lanes)
+    unroll_and_vectorize(sch, sch.get_consumers(sums)[0], len(outer), lanes)
+    unroll_and_vectorize(sch, sums, len(outer) + len(over), lanes)
     for block in (sums, *behind["copied"]):  # what lies in memory of TVM's own LLVM takes for what may overlap all else
         sch.set_scope(block, 0, "local")
     if height:
@@ -54,12 +60,12 @@ def schedule_tiles(sch: Any, lanes: int, cores: int) -> None:
         inner_loops(sch, padded, lanes, spread)
     # before the sums fall apart into two blocks, whose rounds TVM cannot tell to be independent
     parallel(sch, outer[:spread])
-    write_out(sch, sch.decompose_reduction(sums, over[0]), 1 + len(outer) - spread, lanes)
+    unroll_and_vectorize(sch, sch.decompose_reduction(sums, over[0]), 1 + len(outer) - spread, lanes)
     for block in behind["later"]:
         schedule_alone(sch, block, lanes)
 
 
-def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
+def split_epilogue(sch: Schedule, blocks: list[SBlockRV]) -> dict[str, list[SBlockRV]]:
     """What is behind the sums: ``copied`` tiles, what is ``folded`` into the op that is ``done`` on a tile, and the ``later``.
 
     Only what has an element for each sum is done on a tile; a result that is spread over a larger one is not.
@@ -70,11 +76,11 @@ def _split_behind(sch: Any, blocks: list[Any]) -> dict[str, list[Any]]:
     operands = [block for block, name in before if name not in (PADDED, PACKED)]
     copied = [blocks[start]] if FLUSHED in names else []
     chain = blocks[start + len(copied) :]
-    last = last_alike(sch, chain)
+    last = last_of_same_shape(sch, chain)
     return {"copied": copied, "folded": [*operands, *chain[:last]], "done": [chain[last]], "later": chain[last + 1 :]}
 
 
-def _on_each_tile(sch: Any, behind: dict[str, list[Any]], loop: Any, lanes: int) -> None:
+def fuse_epilogue(sch: Schedule, behind: dict[str, list[SBlockRV]], loop: LoopRV, lanes: int) -> None:
     """Do in a loop over tiles what is done on a tile."""
     for block in (*behind["copied"], *behind["done"]):
         sch.reverse_compute_at(block, loop, preserve_unit_loops=True)
@@ -84,7 +90,7 @@ def _on_each_tile(sch: Any, behind: dict[str, list[Any]], loop: Any, lanes: int)
         sch.annotate(done, MARK, 1)
 
 
-def last_alike(sch: Any, chain: list[Any]) -> int:
+def last_of_same_shape(sch: Schedule, chain: list[SBlockRV]) -> int:
     """Which of the blocks is the last that has an element for each of the first's, as all between have."""
     shapes, last = [sch.get(block).writes[0].source.shape for block in chain], 0
     while last + 1 < len(chain) and _same(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
@@ -92,13 +98,13 @@ def last_alike(sch: Any, chain: list[Any]) -> int:
     return last
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Shape, other: Shape) -> bool:
     from tvm_ffi import structural_equal
 
     return len(one) == len(other) and all(map(structural_equal, one, other))
 
 
-def _lines_at_once(sch: Any, sums: Any, cores: int) -> int:
+def _lines_at_once(sch: Schedule, sums: SBlockRV, cores: int) -> int:
     """Lines of an image whose inputs are given their border together, so that they stay in the cache; 0 for the whole image.
 
     They must leave enough blocks of lines for the threads, and not read the weights too often.
@@ -112,21 +118,21 @@ def _lines_at_once(sch: Any, sums: Any, cores: int) -> int:
     weights = 0 if depthwise else _BYTES * _size(found.reads[1].source.shape)
     if weights > _CACHED:
         return 0
-    for height in (8, 7, 6, 5, 4):
+    for height in _HEIGHTS:
         blocks = lines // height * (vectors if depthwise else 1)
-        if lines % height == 0 and lines > height and (blocks % cores == 0 or blocks >= 4 * cores):
+        if lines % height == 0 and lines > height and (blocks % cores == 0 or blocks >= _BLOCKS_A_CORE * cores):
             return height
     return 0
 
 
-def _size(shape: Any) -> int:
+def _size(shape: Shape) -> int:
     return math.prod(int(size) for size in shape)
 
 
-def cut(sch: Any, sums: Any, tile: Tile, height: int) -> tuple[list[Any], list[Any], int]:
+def tile_loops(sch: Schedule, sums: SBlockRV, tile: Tile, height: int) -> tuple[list[LoopRV], list[LoopRV], int]:
     """Order the loops of the sums; return those outside of a tile, those that a tile stays for, and how many are spread.
 
-    With a ``height`` lines are taken in blocks; blocks are outside of the output channels, unless each channel is by itself.
+    With a ``height`` lines are taken in blocks; blocks are outside of the output channels, unless the convolution is depthwise.
     Loops that the sums are within stay as they are.
     """
     kinds = [int(var.iter_type) == 2 for var in sch.get(sums).iter_vars]
@@ -152,7 +158,7 @@ def cut(sch: Any, sums: Any, tile: Tile, height: int) -> tuple[list[Any], list[A
     return outer, over, spread
 
 
-def write_out(sch: Any, block: Any, depth: int, lanes: int) -> None:
+def unroll_and_vectorize(sch: Schedule, block: SBlockRV, depth: int, lanes: int) -> None:
     """Unroll the loops of a block inside of ``depth`` others, and make vectors of the last."""
     *loops, last = list(sch.get_loops(block))[depth:]
     size = extent(sch, last)

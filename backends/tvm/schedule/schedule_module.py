@@ -1,32 +1,35 @@
-"""Loops for the kernels of a compiled module: tiles in registers for what multiplies, rows for the rest."""
+"""Schedules for the kernels of a compiled module: register tiles for contractions, rows for the rest."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.ops.block_names import SUMS
 from fxopt.backends.tvm.ops.winograd import INPUT
 from fxopt.backends.tvm.schedule.elementwise import schedule_rows
-from fxopt.backends.tvm.schedule.int8 import is_integer, schedule_integers
+from fxopt.backends.tvm.schedule.int8 import is_int8, schedule_int8
 from fxopt.backends.tvm.schedule.register_tiles import schedule_tiles
 from fxopt.backends.tvm.schedule.winograd import schedule_winograd
-from fxopt.backends.tvm.tir.overlap_tail import with_overlapping
-from fxopt.backends.tvm.tir.split_edge_tiles import with_whole_tiles
+from fxopt.backends.tvm.tir.overlap_tail import overlap_tails
+from fxopt.backends.tvm.tir.split_edge_tiles import split_edge_tiles
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import IRModule, PrimFunc
 
 
-def schedule_module(module: Any, processor: Processor) -> Any:
+def schedule_module(module: IRModule, processor: Processor) -> IRModule:
     """Give every kernel of a module its loops, for the vectors and cores of a processor."""
     import tvm
     from tvm.tirx import PrimFunc
 
     made = {}
     for name, function in module.functions.items():
-        made[name] = with_overlapping(_scheduled(function, processor)) if isinstance(function, PrimFunc) else function
+        made[name] = overlap_tails(_scheduled(function, processor)) if isinstance(function, PrimFunc) else function
     return tvm.IRModule(made, attrs=module.attrs)
 
 
-def _scheduled(function: Any, processor: Processor) -> Any:
+def _scheduled(function: PrimFunc, processor: Processor) -> PrimFunc:
     import tvm
     from tvm.s_tir import Schedule
 
@@ -35,9 +38,9 @@ def _scheduled(function: Any, processor: Processor) -> Any:
     if INPUT in names:
         schedule_winograd(sch, processor.lanes)
         return sch.mod["main"]
-    if SUMS in names and is_integer(sch):
-        return with_whole_tiles(schedule_integers(sch, processor.lanes))
+    if SUMS in names and is_int8(sch):
+        return split_edge_tiles(schedule_int8(sch, processor.lanes))
     if SUMS in names:
         schedule_tiles(sch, processor.lanes, processor.cores)
-        return with_whole_tiles(sch.mod["main"])
+        return split_edge_tiles(sch.mod["main"])
     return schedule_rows(sch, processor.lanes).mod["main"]

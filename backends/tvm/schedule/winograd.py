@@ -1,20 +1,23 @@
-"""Loops for minimal filtering: each square of inputs and of outputs is transformed in registers, products come in tiles."""
+"""Schedules for Winograd convolutions: squares of inputs and of outputs are transformed in registers, products are tiled."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.ops.block_names import SUMS, TILE
 from fxopt.backends.tvm.ops.winograd import COLUMNS, INPUT, LINES, SQUARES, STRIP
 from fxopt.backends.tvm.schedule.primitives import blocks_of, parallel, schedule_alone
-from fxopt.backends.tvm.schedule.register_tiles import cut, last_alike, write_out
+from fxopt.backends.tvm.schedule.register_tiles import last_of_same_shape, tile_loops, unroll_and_vectorize
 from fxopt.backends.tvm.tiling.task import Tile
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import LoopRV, SBlockRV, Schedule
 
 _OUTSIDE = 2
 """Loops over images and strips, outside of all others."""
 
 
-def schedule_winograd(sch: Any, lanes: int) -> None:
+def schedule_winograd(sch: Schedule, lanes: int) -> None:
     """One strip after the other: its inputs, then its products, then its outputs, each in threads."""
     blocks = blocks_of(sch)
     names = [sch.get(block).name_hint for block in blocks]
@@ -23,7 +26,7 @@ def schedule_winograd(sch: Any, lanes: int) -> None:
         sch.compute_inline(block)
     rows, side = (int(size) for size in sch.get(behind[0]).annotations[STRIP])
     sch.unannotate(behind[0], STRIP)
-    last = last_alike(sch, behind)
+    last = last_of_same_shape(sch, behind)
     for block in behind[:last]:
         sch.compute_inline(block)
     n, vector, y, x, lane = sch.get_loops(behind[last])
@@ -37,30 +40,30 @@ def schedule_winograd(sch: Any, lanes: int) -> None:
     _inputs(sch, strip, lanes)
     for name in (SQUARES, LINES):
         _in_registers(sch, sch.get_sblock(name), _OUTSIDE + 3, lanes)
-    write_out(sch, behind[last], _OUTSIDE + 3, lanes)
+    unroll_and_vectorize(sch, behind[last], _OUTSIDE + 3, lanes)
     parallel(sch, [down, across])
     for block in behind[last + 1 :]:
         schedule_alone(sch, block, lanes)
 
 
-def _products(sch: Any, strip: Any, lanes: int) -> None:
+def _products(sch: Schedule, strip: LoopRV, lanes: int) -> None:
     sums = sch.get_sblock(SUMS)
-    tile = Tile.of([int(value) for value in sch.get(sums).annotations[TILE]])
+    tile = Tile.from_list([int(value) for value in sch.get(sums).annotations[TILE]])
     sch.unannotate(sums, TILE)
     (multiplied,) = sch.get_consumers(sums)
     for block in (multiplied, sums):
         sch.compute_at(block, strip, preserve_unit_loops=True)
-    outer, over, spread = cut(sch, sums, tile, 0)
+    outer, over, spread = tile_loops(sch, sums, tile, 0)
     sch.reverse_compute_at(multiplied, outer[-1], preserve_unit_loops=True)
     depth = _OUTSIDE + len(outer)
-    write_out(sch, multiplied, depth, lanes)
-    write_out(sch, sums, depth + len(over), lanes)
+    unroll_and_vectorize(sch, multiplied, depth, lanes)
+    unroll_and_vectorize(sch, sums, depth + len(over), lanes)
     sch.set_scope(sums, 0, "local")
     parallel(sch, outer[:spread])
-    write_out(sch, sch.decompose_reduction(sums, over[0]), 1 + depth - spread, lanes)
+    unroll_and_vectorize(sch, sch.decompose_reduction(sums, over[0]), 1 + depth - spread, lanes)
 
 
-def _inputs(sch: Any, strip: Any, lanes: int) -> None:
+def _inputs(sch: Schedule, strip: LoopRV, lanes: int) -> None:
     turned, columns = sch.get_sblock(INPUT), sch.get_sblock(COLUMNS)
     sch.compute_at(turned, strip, preserve_unit_loops=True)
     unit, i, j, square, channels = list(sch.get_loops(turned))[_OUTSIDE:]
@@ -68,11 +71,11 @@ def _inputs(sch: Any, strip: Any, lanes: int) -> None:
     sch.reorder(unit, square, block, i, j, lane)
     sch.compute_at(columns, block, preserve_unit_loops=True)
     _in_registers(sch, columns, _OUTSIDE + 3, lanes)
-    write_out(sch, turned, _OUTSIDE + 3, lanes)
+    unroll_and_vectorize(sch, turned, _OUTSIDE + 3, lanes)
     parallel(sch, [unit, square])
 
 
-def _in_registers(sch: Any, block: Any, depth: int, lanes: int) -> None:
-    """Write the loops of a block out inside of ``depth`` others, on numbers that stay in registers."""
+def _in_registers(sch: Schedule, block: SBlockRV, depth: int, lanes: int) -> None:
+    """Unroll the loops of a block inside of ``depth`` others, on values that stay in registers."""
     sch.set_scope(block, 0, "local")
-    write_out(sch, block, depth, lanes)
+    unroll_and_vectorize(sch, block, depth, lanes)

@@ -1,4 +1,11 @@
-"""The tiles that AMX may be given, in the order of what they are likely to cost; and whether windows are gathered for it."""
+"""The tiles that AMX may be given, in the order of their estimated cost; and whether windows are gathered for it (im2col).
+
+The cost is a model of Sapphire Rapids, in cycles. Sizes of caches and rates that Intel states are given with each constant.
+Those that say *fitted* were set by hand when tiles were first pipelined and timed; how is not on record, so take the reasons
+given for likely ones. To fit them again, tune int8 models on the processor (``fxopt build … -b tvm --tune``): each line of the
+database then has the seconds of one tile of one task. Choose what ranks the tiles of each task as these seconds do; what it is
+worth in a whole model ``tests/bench/tvm_int8.py`` shows.
+"""
 
 from __future__ import annotations
 
@@ -8,73 +15,93 @@ from fxopt.backends.tvm.machine.amx_registers import ROWS, Registers
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import Tile
 
-_CACHED = 2**20
-"""Bytes of weights that stay in the cache while positions pass by."""
 _SHAPES = ((1, 1), (1, 2), (2, 1), (1, 4), (4, 1), (2, 2))
-"""Lines, and registers of a line, that sums are held for."""
+"""Lines, and registers of a line, whose accumulators are kept: with up to four of the eight registers, all there are."""
+_CACHED = 2**20
+"""Bytes of weights that stay in the second cache, of 2 MB a core, beside the positions that pass by: half of it."""
+_FIRST_CACHE = 2**14
+"""Bytes of weights of a tile that stay in the first cache, of 48 KB, beside positions and results: a third of it."""
+_LOAD, _FAR_LOAD = 0.5, 1.0
+"""Cycles to read a row of 64 bytes: the processor does two such loads a cycle from the first cache, and the second gives at
+most one line a cycle."""
+_BYTES_OF_A_GROUP = 4
+"""Bytes that one lane multiplies and adds; so many of a step make a row of the register of weights."""
+_LANES = 16
+"""Output channels of a vector."""
+_REQUANTIZE = {1: 6.0, 2: 4.0, 4: 5.5}
+"""Cycles to requantize and store a vector of accumulators, by the vectors of the tile. Fitted: one vector fills a quarter of a
+line of the cache, two half of it; four share their factors and biases less well, as they want more registers."""
+_RAGGED = 1.3
+"""How much longer that takes where a tile overhangs the result, as stores are guarded. Fitted."""
+_NOT_HIDDEN, _NOT_HIDDEN_OF_PARTS = 0.3, 0.2
+"""The part of the shorter of multiplying and requantizing that software pipelining does not hide under the longer; and what is
+added to it where threads write parts of one cache line, as each takes other channels of a position. Fitted."""
+_START = 60
+"""Cycles of a tile beside its steps: registers are zeroed and stored, and the first product is waited for. Fitted."""
+_REFILL = 8
+"""Bytes of weights a cycle from memory, where they do not stay in the cache and are read again for each tile. Fitted."""
+_COPY, _COPY_COST = 16, 2
+"""Bytes that im2col copies at a time, as the channels of a position are few, and cycles for that. Fitted."""
 
 
-def offered(geometry: Geometry, vectors: int) -> tuple[Tile, ...]:
+def amx_tiles(geometry: Geometry, vectors: int) -> tuple[Tile, ...]:
     """Tiles of AMX, best first: ``rows`` of a register, ``unroll`` registers in each of ``lines``, by ``vectors``."""
     high, wide = geometry.out_size[0], geometry.columns()
     chunks, found = (0, 1) if geometry.out_size[1] is not None else (0,), []
-    for across, (lines, down) in itertools.product((1, 2, 4), _SHAPES):
+    for across, (lines, down) in itertools.product(_REQUANTIZE, _SHAPES):
         if vectors % across or lines > high or not Registers(lines, down, across, 1, 4).fit:
             continue
         least = -(-wide // (down * -(-wide // (down * ROWS))))
         for rows in sorted({least, min(ROWS, wide)}):
             if down == 1 or rows < wide:
                 found += [Tile(rows, across, down, lines, chunk) for chunk in chunks]
-    return tuple(sorted(found, key=lambda tile: _price(geometry, tile, vectors)))
+    return tuple(sorted(found, key=lambda tile: _cost(geometry, tile, vectors)))
 
 
-def gathers(geometry: Geometry) -> bool:
-    """Whether to gather windows first: where that costs less than what rows of registers beyond short lines do."""
+def uses_im2col(geometry: Geometry) -> bool:
+    """Whether windows are gathered first: where that costs less than the rows of registers that short lines leave idle."""
     if geometry.instruction.kind != "amx" or geometry.groups > 1 or geometry.width is None:
         return False
-    flat = geometry.gathered()
+    flat = geometry.im2col()
     if geometry.height == 1 or flat.depth % flat.step:
         return False
-    copied = (flat.width or 0) * flat.depth / 16
-    return _least(flat) + 2 * copied < _least(geometry)
+    copies = (flat.width or 0) * flat.depth / _COPY
+    return _least_cost(flat) + _COPY_COST * copies < _least_cost(geometry)
 
 
 def weights_stay(geometry: Geometry) -> bool:
     """Whether all weights are few enough to stay in the cache while positions pass by."""
-    return _weights(geometry) <= _CACHED
+    return _weight_bytes(geometry) <= _CACHED
 
 
-def _weights(geometry: Geometry) -> int:
-    """Bytes of all weights."""
+def _weight_bytes(geometry: Geometry) -> int:
     return geometry.vectors * geometry.instruction.lanes * _steps(geometry) * geometry.step
 
 
 def _steps(geometry: Geometry) -> int:
-    """Times that ``geometry.step`` bytes are multiplied for a sum."""
+    """Times that ``geometry.step`` bytes are multiplied for an accumulator."""
     return geometry.kernel[0] * geometry.columns_apart * geometry.steps
 
 
-def _least(geometry: Geometry) -> float:
-    return min(_price(geometry, tile, geometry.vectors) for tile in offered(geometry, geometry.vectors))
+def _least_cost(geometry: Geometry) -> float:
+    return min(_cost(geometry, tile, geometry.vectors) for tile in amx_tiles(geometry, geometry.vectors))
 
 
-def _price(geometry: Geometry, tile: Tile, vectors: int) -> float:
-    """About how many cycles the sums take.
+def _cost(geometry: Geometry, tile: Tile, vectors: int) -> float:
+    """About how many cycles all accumulators take.
 
-    An instruction takes a cycle for each row of positions or of weights, whichever are more; a row of 64 bytes is read in half
-    a cycle, and one of weights that are not in the first cache in a whole one. To round a vector takes four cycles or more,
-    most of which are beside the multiplications of the next tile.
+    TDPBUSD takes a cycle for each row of positions or of weights, whichever are more: 16 cycles of 2048 operations for full
+    registers, as Intel states. Reading registers goes on beside that, and bounds it where products are few for each register.
     """
-    lines, count = tile.lines or 1, (tile.lines or 1) * tile.unroll
-    positions = -(-geometry.columns() // (tile.rows * tile.unroll)) * -(-geometry.out_size[0] // lines)
-    steps = _steps(geometry)
-    weights = geometry.step // 4
-    far = steps * geometry.step * 16 * tile.vectors > 2**14
-    reading = count * tile.rows / 2 + tile.vectors * weights * (1.0 if far else 0.5)
-    multiplying = steps * max(count * tile.vectors * max(tile.rows, weights), reading)
+    lines, registers = tile.lines or 1, (tile.lines or 1) * tile.unroll
+    tiles = -(-geometry.columns() // (tile.rows * tile.unroll)) * -(-geometry.out_size[0] // lines)
+    steps, weight_rows = _steps(geometry), geometry.step // _BYTES_OF_A_GROUP
+    far = steps * geometry.step * _LANES * tile.vectors > _FIRST_CACHE
+    reading = registers * tile.rows * _LOAD + tile.vectors * weight_rows * (_FAR_LOAD if far else _LOAD)
+    multiplying = steps * max(registers * tile.vectors * max(tile.rows, weight_rows), reading)
     even = geometry.columns() % (tile.rows * tile.unroll) == 0 == geometry.out_size[0] % lines
-    rounding = count * tile.vectors * tile.rows * {1: 6.0, 2: 4.0, 4: 5.5}[tile.vectors] * (1.0 if even else 1.3)
-    moved = (positions - 1) * _weights(geometry) / 8 if tile.chunk and not weights_stay(geometry) else 0.0
-    apart = 0.0 if tile.chunk else 0.2  # of a line of the cache, threads write halves
-    each = max(multiplying, rounding) + (0.3 + apart) * min(multiplying, rounding) + 60
-    return positions * -(-vectors // tile.vectors) * each + moved
+    requantizing = registers * tile.vectors * tile.rows * _REQUANTIZE[tile.vectors] * (1.0 if even else _RAGGED)
+    refill = (tiles - 1) * _weight_bytes(geometry) / _REFILL if tile.chunk and not weights_stay(geometry) else 0.0
+    not_hidden = _NOT_HIDDEN + (0.0 if tile.chunk else _NOT_HIDDEN_OF_PARTS)
+    each = max(multiplying, requantizing) + not_hidden * min(multiplying, requantizing) + _START
+    return tiles * -(-vectors // tile.vectors) * each + refill

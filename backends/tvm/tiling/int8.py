@@ -1,4 +1,4 @@
-"""The tiles that integer sums are cut into: chosen for a vector instruction as those of float are."""
+"""Tiles of int32 accumulators: by the common rule for a vector instruction, by the cost model of AMX for tile registers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import Tile
 
 _BESIDE = 4
-"""Tiles of vectors that are given all their channels together, so that threads do not write parts of one cache line."""
+"""Tiles of vectors that are given all their channels together, so that threads do not write parts of one cache line.
+
+Four tiles of some positions each are enough rows of memory for that, and leave enough rounds for the threads. Chosen, not
+fitted; tuning does not vary it.
+"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Tiling:
 
 
 def tiling_from(tile: Tile, geometry: Geometry) -> Tiling:
-    """The tiling that the numbers of a tile stand for."""
+    """The tiling that a tile of the task stands for."""
     if not geometry.in_tile_registers:
         chunk = 1 if geometry.depthwise else _BESIDE if weights_stay(geometry) else 0
         return Tiling(1, tile.rows, tile.vectors, tile.unroll, chunk=chunk)

@@ -1,14 +1,17 @@
-"""Sizes of an integer convolution or matrix product."""
+"""Sizes of an int8 convolution or matrix product."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.dot_instructions import Instruction
-from fxopt.backends.tvm.tiling.task import windows
+from fxopt.backends.tvm.tiling.task import output_size
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Shape
 
 AMX_BYTES = 64
 """Bytes of a row of a tile register."""
@@ -16,14 +19,14 @@ AMX_BYTES = 64
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution [n, H, W, held] of codes. A product of rows has one line, as many columns as rows, and no batch.
+    """A convolution of quantized values [n, H, W, padded channels]. A product has one line, its rows as columns, and n is 1.
 
-    ``padding`` is top, left, bottom, right; ``width`` is None where it is known only when the model runs. ``windows``: the
-    convolution whose windows are gathered first, each as the channels of one position in one line. ``pairs``: how many
-    products there usually are at once, each with a right operand of its own; 0 where that is a weight.
+    ``padding`` is top, left, bottom, right; ``width`` is None where it is dynamic, and ``size_hint`` then stands for it.
+    ``windows_of``: the convolution whose windows are gathered first, each as the channels of one position in one line.
+    ``batch``: how many products there are at once, or a hint, each with a right operand of its own; 0 where that is a weight.
     """
 
-    held: int
+    padded_channels: int
     outputs: int
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -33,14 +36,14 @@ class Geometry:
     per_group: int
     height: int
     width: int | None
-    usual: int
+    size_hint: int
     instruction: Instruction
-    windows: Geometry | None = None
-    pairs: int = 0
+    windows_of: Geometry | None = None
+    batch: int = 0
 
     @property
     def depthwise(self) -> bool:
-        """Whether each channel is convolved by itself."""
+        """Whether each channel is convolved apart from the others (depthwise)."""
         return self.per_group == 1 and self.groups > 1
 
     @property
@@ -67,8 +70,8 @@ class Geometry:
     def depth(self) -> int:
         """Bytes that are multiplied for each line of a window, or each position of it, before they are filled up."""
         if self.merged:
-            return self.kernel[1] * self.held
-        return self.per_group if self.groups > 1 else self.held
+            return self.kernel[1] * self.padded_channels
+        return self.per_group if self.groups > 1 else self.padded_channels
 
     @property
     def step(self) -> int:
@@ -92,46 +95,48 @@ class Geometry:
         """Height and width of the output."""
         top, left, bottom, right = self.padding
         down, across = zip(self.kernel, self.stride, self.dilation, strict=True)
-        wide = None if self.width is None else windows(self.width, left + right, *across)
-        return windows(self.height, top + bottom, *down), wide
+        wide = None if self.width is None else output_size(self.width, left + right, *across)
+        return output_size(self.height, top + bottom, *down), wide
 
-    def gathered(self) -> Geometry:
+    def im2col(self) -> Geometry:
         """A product of windows that are gathered first, which wastes no rows of registers where lines are short.
 
         Chellapilla et al., "High performance convolutional neural networks for document processing" (2006).
         """
         high, wide = self.out_size
         assert wide is not None
-        depth = self.kernel[0] * self.kernel[1] * self.held
+        depth = self.kernel[0] * self.kernel[1] * self.padded_channels
         return dataclasses.replace(
-            self, held=depth, kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), per_group=depth,
-            height=1, width=high * wide, windows=self,
+            self, padded_channels=depth, kernel=(1, 1), stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), per_group=depth,
+            height=1, width=high * wide, windows_of=self,
         )  # fmt: skip
 
     def key(self) -> str:
         """The same for equal kernels of any model."""
-        if self.windows is not None:
-            return f"{self.windows.key()} gathered"
-        wide = self.width if self.width is not None else f"~{self.usual}"
+        if self.windows_of is not None:
+            return f"{self.windows_of.key()} gathered"
+        wide = self.width if self.width is not None else f"~{self.size_hint}"
         sizes = f"{self.per_group}x{self.groups}>{self.outputs} {self.height}x{wide} k{self.kernel[0]}x{self.kernel[1]}"
         steps = f"s{self.stride} p{self.padding} d{self.dilation}".replace(" ", "")
-        pairs = f" in {self.pairs} pairs" if self.pairs else ""
+        pairs = f" in {self.batch} pairs" if self.batch else ""
         return f"int8 {self.instruction.kind} {sizes} {steps} l{self.instruction.lanes}{pairs}"
 
     def columns(self) -> int:
-        """Columns of the output, as many as there usually are."""
+        """Columns of the output, or the hint where they are dynamic."""
         wide = self.out_size[1]
-        return wide if wide is not None else self.usual
+        return wide if wide is not None else self.size_hint
 
 
-def product(rows: Any, depth: int, columns: int, usual: int, instruction: Instruction, pairs: int = 0) -> Geometry:
-    """A product of [rows, depth] by [depth, columns], or of ``pairs`` of them."""
+def matmul_geometry(
+    rows: int | None, depth: int, columns: int, size_hint: int, instruction: Instruction, batch: int = 0
+) -> Geometry:
+    """A product of [rows, depth] by [depth, columns], or of ``batch`` of them."""
     width = int(rows) if isinstance(rows, int) else None
     return Geometry(
-        depth, columns, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, depth, 1, width, usual, instruction, pairs=pairs
+        depth, columns, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, depth, 1, width, size_hint, instruction, batch=batch
     )
 
 
-def size(shape: Any) -> int:
+def size(shape: Shape) -> int:
     """Elements of a known shape."""
     return math.prod(int(extent) for extent in shape)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fxopt.backends.tvm.machine.processor import Processor
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Facts, TensorExpr
 
 
 @dataclass(frozen=True)
 class Tile:
     """One register tile: ``rows`` positions (columns of an image, or rows of a matrix) by ``vectors`` of outputs.
 
-    ``unroll`` is how many steps of the innermost sum are written out. ``lines`` of an image are given their border
+    ``unroll`` is how many steps of the innermost sum are unrolled. ``lines`` of an image are given their border
     together: None for as many as the rule says, 0 for all. ``chunk`` tiles are given all their outputs before the next ones;
     0 if all tiles are given some outputs before others. ``winograd``: the side of the squares of outputs that are computed
-    by minimal filtering, for which the tile is one of its products; 0 for none.
+    by Winograd, for which the tile is one of its products; 0 for none.
     """
 
     rows: int
@@ -27,13 +30,13 @@ class Tile:
     chunk: int = 0
     winograd: int = 0
 
-    def numbers(self) -> list[int]:
+    def to_list(self) -> list[int]:
         """As an annotation in TVM holds it, but for ``winograd``, which the blocks of a kernel tell."""
         return [self.rows, self.vectors, self.unroll, -1 if self.lines is None else self.lines, self.chunk]
 
     @classmethod
-    def of(cls, numbers: list[int]) -> Tile:
-        """Back from :meth:`numbers`."""
+    def from_list(cls, numbers: list[int]) -> Tile:
+        """Back from :meth:`to_list`."""
         rows, vectors, unroll, lines, chunk = numbers
         return cls(rows, vectors, unroll, None if lines < 0 else lines, chunk)
 
@@ -47,16 +50,28 @@ _SELDOM = ("chunk", "winograd")
 """What is left out of plain values where it is 0."""
 
 
-class Kernel(Protocol):
-    """What a task computes, by itself: a small value that can be pickled, so that another process can time its tiles."""
+_MOST_SUMS = {32: 20, 16: 12}
+"""Vectors of sums that stay in so many registers. Of 16, 12 leave those for some vectors of weights and an input. Of 32 there can
+be more: tuning tries up to 28, but LLVM often spills then, which was three times slower; 20 did best by measurement."""
+_VECTORS, _UNROLLS = (1, 2, 3, 4), (4, 2, 1)
+"""Vectors of a tile by rule, and steps to unroll: the most that divides their number. Tuning tries more of both."""
+_TO_HIDE_LATENCY = 8
+"""Sums that must be under way so that none waits: a multiply-add takes four cycles, and there are two units for them."""
+_LOAD = 0.3
+"""What a load costs beside a multiply-add, which it mostly runs in parallel with. Fitted by hand to tuned tiles, as 20 above;
+to fit them again, see how far ``tests/bench/tvm_speed.py --tune`` gets beyond the tiles by rule."""
 
-    def tensors(self, tile: Tile) -> list[Any]:
+
+class Kernel(Protocol):
+    """What a task computes, as a kernel of its own: a small value that is pickled, for another process to time its tiles."""
+
+    def tensors(self, tile: Tile) -> list[TensorExpr]:
         """The tensor expressions of its arguments, and that of its result, with sizes that are known."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A kernel to choose a tile for: ``positions`` in a line that a tile is cut from, as many as there usually are.
+    """A kernel to choose a tile for: ``positions`` in a line that a tile is cut from, a hint where they are dynamic.
 
     ``vectors`` of outputs there are in all; ``steps`` of the innermost sum; ``key`` names the task, the same for equal
     kernels of any model.
@@ -74,29 +89,29 @@ class Task:
     """How many lines at once there are to choose from, beside what the rule says."""
     work: int = 1
     """Multiply-adds of vectors."""
-    filtered: tuple[Filtered, ...] = ()
-    """The same by minimal filtering, where there is that."""
+    winograd_options: tuple[WinogradOption, ...] = ()
+    """The same by Winograd, where there is that."""
     offered: tuple[Tile, ...] = ()
-    """The tiles there are, best first, where they are not the usual ones."""
+    """The tiles there are, best first, for kernels with a rule of their own; empty for the common rule."""
     kernel: Kernel | None = field(default=None, compare=False, repr=False)
     """What to time; None for what is never tuned."""
 
 
 @dataclass(frozen=True)
-class Filtered:
-    """A convolution by minimal filtering: ``side`` of a square of outputs, the task of its products, and the rest.
+class WinogradOption:
+    """A convolution by Winograd: ``side`` of a square of outputs, the task of its products, and what else it costs.
 
-    ``beside`` is about how long what is beside the products takes, in multiply-adds of vectors; ``more_bytes`` the room that
-    weights take beyond that of the windows.
+    ``transform_cost`` is that of the transforms and of reading weights, in multiply-adds of vectors; ``extra_weight_bytes`` is
+    what the transformed weights take more than the windows.
     """
 
     side: int
     products: Task
-    beside: float
-    more_bytes: int
+    transform_cost: float
+    extra_weight_bytes: int
 
 
-def whole(size: int, part: int) -> int:
+def round_up(size: int, part: int) -> int:
     """A size filled up to whole parts."""
     return -(-size // part) * part
 
@@ -104,16 +119,15 @@ def whole(size: int, part: int) -> int:
 def candidates(task: Task, processor: Processor) -> list[Tile]:
     """Tiles whose sums stay in registers, the one that is best by rule first, and then the best of other ways to compute it.
 
-    A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds, needs about eight sums to
-    hide the latency of one, and leaves registers for the operands. What overhangs is computed for nothing.
+    A tile leaves registers for its operands. The other sizes that tuning may try are in ``tuning.proposals.space``.
     """
     if task.offered:
         return list(task.offered)
-    most = processor.registers * 5 // 8 if processor.registers > 16 else 12
+    most = _MOST_SUMS[32] if processor.registers > 16 else _MOST_SUMS[16]
     found = _tiles(task, most)
-    for way in task.filtered:
+    for way in task.winograd_options:
         found += [dataclasses.replace(tile, winograd=way.side) for tile in _tiles(way.products, most)]
-    found = sorted(found, key=lambda tile: price(task, tile))
+    found = sorted(found, key=lambda tile: cost(task, tile))
     first = {tile.winograd: tile for tile in reversed(found)}
     return [*sorted(first.values(), key=found.index), *(tile for tile in found if tile != first[tile.winograd])]
 
@@ -121,58 +135,61 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
 def _tiles(task: Task, most: int) -> list[Tile]:
     """All tiles of up to so many sums."""
     found = []
-    for vectors in (1, 2, 3, 4) if task.shared else (1,):
+    for vectors in _VECTORS if task.shared else (1,):
         if task.grouped and task.vectors % vectors:
             continue
         for rows in range(1, most // vectors + 1):
             if rows <= task.positions:
-                unroll = next(u for u in (4, 2, 1) if task.steps % u == 0)
+                unroll = next(u for u in _UNROLLS if task.steps % u == 0)
                 found.append(Tile(rows, vectors, unroll))
     return found
 
 
-def price(task: Task, tile: Tile) -> float:
-    """About how long it takes: multiply-adds, what is computed for nothing, loads, and latency that is not hidden."""
+def cost(task: Task, tile: Tile) -> float:
+    """About how long it takes: multiply-adds, what is computed for nothing, loads, and latency that is not hidden.
+
+    A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds.
+    """
     if tile.winograd:
-        way = next(way for way in task.filtered if way.side == tile.winograd)
-        return price(way.products, dataclasses.replace(tile, winograd=0)) + way.beside
-    waste = whole(task.positions, tile.rows) / task.positions * whole(task.vectors, tile.vectors) / task.vectors
+        way = next(way for way in task.winograd_options if way.side == tile.winograd)
+        return cost(way.products, dataclasses.replace(tile, winograd=0)) + way.transform_cost
+    waste = round_up(task.positions, tile.rows) / task.positions * round_up(task.vectors, tile.vectors) / task.vectors
     sums = tile.rows * tile.vectors
     loads = (tile.rows + tile.vectors) / sums if task.shared else 1.0 + 1.0 / tile.rows
-    return task.work * waste * max(1.0, 8 / sums) * (1.0 + 0.3 * loads)
+    return task.work * waste * max(1.0, _TO_HIDE_LATENCY / sums) * (1.0 + _LOAD * loads)
 
 
 class Choices:
-    """The tile of each task for one processor: that of ``known`` by key, or the best by rule.
+    """The tile of each task for one processor: that of ``tuned`` by key, or the best by rule.
 
-    ``winograd``: whether convolutions may be computed by minimal filtering. ``made`` notes what was chosen, for the report,
+    ``winograd``: whether convolutions may be computed by Winograd. ``chosen`` notes what was chosen, for the report,
     and ``facts`` what else there is to say of the kernels; ``tasks`` and ``uses`` what was asked for, and how often.
     """
 
-    def __init__(self, processor: Processor, known: dict[str, Tile] | None = None, *, winograd: bool = True) -> None:
-        self.processor, self.known, self.winograd = processor, known or {}, winograd
-        self.made: dict[str, Tile] = {}
+    def __init__(self, processor: Processor, tuned: dict[str, Tile] | None = None, *, winograd: bool = True) -> None:
+        self.processor, self.tuned, self.winograd = processor, tuned or {}, winograd
+        self.chosen: dict[str, Tile] = {}
         self.tasks: dict[str, Task] = {}
         self.uses: Counter[str] = Counter()
-        self.facts: dict[str, Any] = {}
+        self.facts: Facts = {}
 
     def __call__(self, task: Task) -> Tile:
         """The tile to take."""
         if not self.winograd:
-            task = dataclasses.replace(task, filtered=())
-        tile = self.known.get(task.key)
-        if tile is None or (task.offered and tile not in task.offered) or (tile.winograd and not task.filtered):
+            task = dataclasses.replace(task, winograd_options=())
+        tile = self.tuned.get(task.key)
+        if tile is None or (task.offered and tile not in task.offered) or (tile.winograd and not task.winograd_options):
             tile = candidates(task, self.processor)[0]
-        self.made[task.key] = tile
+        self.chosen[task.key] = tile
         self.tasks[task.key] = task
         self.uses[task.key] += 1
         return tile
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Facts:
         """Plain values of what was chosen."""
-        return {key: tile.to_dict() for key, tile in sorted(self.made.items())}
+        return {key: tile.to_dict() for key, tile in sorted(self.chosen.items())}
 
 
-def windows(size: int, border: int, kernel: int, stride: int, dilation: int) -> int:
+def output_size(size: int, border: int, kernel: int, stride: int, dilation: int) -> int:
     """How many windows of a kernel there are along a dim with its border."""
     return (size + border - (kernel - 1) * dilation - 1) // stride + 1

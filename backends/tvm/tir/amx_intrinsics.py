@@ -8,11 +8,27 @@ lowered.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.graph.relax_utils import is_int
 from fxopt.backends.tvm.machine.amx_registers import ROW, Registers
 from fxopt.backends.tvm.tir.blocks import on_the_stack, rebuilt
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import (
+        Buffer,
+        BufferStore,
+        Evaluate,
+        For,
+        PrimFunc,
+        SBlock,
+        Scalar,
+        Stmt,
+        TensorLoad,
+        TensorRegion,
+        Var,
+    )
 
 MARK = "fxopt.amx"
 """Annotation of a block: what it does, and which registers it does it with."""
@@ -27,7 +43,7 @@ _SUM = 4
 """Bytes of a sum."""
 
 
-def with_instructions(function: Any) -> Any:
+def use_amx_instructions(function: PrimFunc) -> PrimFunc:
     """The kernel with instructions in the marked blocks, and the registers set up in every thread."""
     from tvm.s_tir import SBlock
     from tvm.tirx import For, ForKind
@@ -35,9 +51,9 @@ def with_instructions(function: Any) -> Any:
     from tvm_ffi import structural_map
 
     found: list[Registers] = []
-    gone: list[Any] = []
+    gone: list[Buffer] = []
 
-    def instructions(block: Any) -> Any:
+    def instructions(block: SBlock) -> SBlock:
         if MARK not in block.annotations:
             return block
         what, *sizes = block.annotations[MARK]
@@ -50,14 +66,14 @@ def with_instructions(function: Any) -> Any:
         rest = {key: value for key, value in block.annotations.items() if key != MARK}
         return rebuilt(block, body=stmt_seq(*make(nest, registers)), init=None, annotations=rest)
 
-    def without_sums(block: Any) -> Any:
+    def without_sums(block: SBlock) -> SBlock:
         reads, writes = ([r for r in some if not _source(r).same_as(gone[0])] for some in (block.reads, block.writes))
         arrays = [array for array in block.alloc_buffers if not array.same_as(gone[0])]
         return rebuilt(block, reads=reads, writes=writes, alloc_buffers=arrays)
 
     body = structural_map(structural_map(function.body, (SBlock, instructions)), (SBlock, without_sums))
 
-    def noted(loop: Any) -> Any:
+    def noted(loop: For) -> For:
         if loop.kind != ForKind.PARALLEL or not _uses_tiles(loop.body):
             return loop
         notes = {**loop.annotations, CONFIGURATION: found[0].configuration()}
@@ -66,7 +82,7 @@ def with_instructions(function: Any) -> Any:
     return function.with_body(structural_map(body, (For, noted)))
 
 
-def configured(loop: Any, body: Any) -> Any:
+def configured(loop: For, body: Stmt) -> Stmt:
     """A body of statements, with the registers set up before it and given back behind if ``loop`` has a note of them."""
     from tvm import tirx
 
@@ -82,11 +98,11 @@ def configured(loop: Any, body: Any) -> Any:
 class _Nest:
     """Loops around one assignment, whose operands can be asked for at chosen rounds of the loops."""
 
-    def __init__(self, body: Any) -> None:
+    def __init__(self, body: Stmt) -> None:
         from tvm.s_tir import SBlockRealize
         from tvm.tirx import For
 
-        self.loops: list[Any] = []
+        self.loops: list[Var] = []
         while isinstance(body, For):
             self.loops.append(body.loop_var)
             body = body.body
@@ -94,19 +110,19 @@ class _Nest:
         self._values = {var.var: value for var, value in zip(body.block.iter_vars, body.iter_values, strict=True)}
         self.assignment = body.block.body
 
-    def address(self, buffer: Any, indices: Any, *rounds: int) -> Any:
+    def address(self, buffer: Buffer, indices: Sequence[Scalar], *rounds: int) -> Scalar:
         """Where an element is in the given rounds of the outermost loops, and in the first of the others."""
         from tvm import tirx
 
         return tirx.address_of(self.element(buffer, indices, *rounds))
 
-    def element(self, buffer: Any, indices: Any, *rounds: int) -> Any:
+    def element(self, buffer: Buffer, indices: Sequence[Scalar], *rounds: int) -> Scalar:
         """That element."""
         from tvm import tirx
 
         return tirx.BufferLoad(buffer, self._at(indices, rounds))
 
-    def stride(self, buffer: Any, indices: Any, loop: int) -> int:
+    def stride(self, buffer: Buffer, indices: Sequence[Scalar], loop: int) -> int:
         """Elements from one round of a loop to the next."""
         from tvm.sym import Analyzer
 
@@ -120,7 +136,7 @@ class _Nest:
             size = size * int(extent) if is_int(extent) else 0
         return distance
 
-    def _at(self, indices: Any, rounds: Any) -> list[Any]:
+    def _at(self, indices: Sequence[Scalar], rounds: Sequence[int]) -> list[Scalar]:
         from tvm import tirx
         from tvm.sym import Analyzer
 
@@ -131,23 +147,23 @@ class _Nest:
         return [Analyzer().simplify(_replaced(index, values)) for index in indices]
 
 
-def _replaced(expr: Any, values: dict[Any, Any]) -> Any:
+def _replaced(expr: Scalar, values: dict[Var, Scalar]) -> Scalar:
     from tvm.tirx import Var
     from tvm_ffi import structural_map
 
     return structural_map(expr, (Var, lambda var: values.get(var, var)))
 
 
-def _zero(nest: _Nest, registers: Registers) -> list[Any]:
+def _zero(nest: _Nest, registers: Registers) -> list[Stmt]:
     return [_call("tilezero", _byte(number)) for number, *_ in registers.sums]
 
 
-def _multiply(nest: _Nest, registers: Registers) -> list[Any]:
+def _multiply(nest: _Nest, registers: Registers) -> list[Stmt]:
     """Each register of positions by each of weights, read when first needed; those that pass are in the outer loop."""
     product = nest.assignment.value.b
     data, weight = product.a.value, product.b.value
     stride = nest.stride(_source(data), data.indices, _ROWS)
-    calls, read = [], set[Any]()
+    calls, read = list["Evaluate"](), set[object]()
     order = sorted(registers.sums, key=lambda found: found[3]) if registers.weights_pass else registers.sums
     for number, y, x, v in order:
         positions, weights = registers.positions[y, x], registers.weights[v]
@@ -162,7 +178,7 @@ def _multiply(nest: _Nest, registers: Registers) -> list[Any]:
     return calls
 
 
-def _store(nest: _Nest, registers: Registers) -> list[Any]:
+def _store(nest: _Nest, registers: Registers) -> list[Stmt]:
     from tvm import tirx
 
     target = nest.assignment
@@ -175,37 +191,37 @@ def _store(nest: _Nest, registers: Registers) -> list[Any]:
     return [*calls, tirx.Evaluate(nest.element(target.buffer, target.indices, *last))]
 
 
-def _call(name: str, *operands: Any) -> Any:
+def _call(name: str, *operands: Scalar) -> Evaluate:
     from tvm import tirx
 
     return tirx.Evaluate(tirx.call_llvm_intrin("void", f"{_INTRINSIC}{name}", *operands))
 
 
-def _source(access: Any) -> Any:
+def _source(access: TensorLoad | TensorRegion | BufferStore) -> Buffer:
     """The array that a load or a region is of."""
     return access.buffer if hasattr(access, "buffer") else access.source
 
 
-def _byte(value: int) -> Any:
+def _byte(value: int) -> Scalar:
     from tvm import tirx
 
     return tirx.const(value, "int8")
 
 
-def _long(value: int) -> Any:
+def _long(value: int) -> Scalar:
     from tvm import tirx
 
     return tirx.const(value, "int64")
 
 
-def _uses_tiles(body: Any) -> bool:
+def _uses_tiles(body: Stmt) -> bool:
     """Whether there is an instruction on tiles in a body."""
     from tvm.tirx import Evaluate
     from tvm_ffi import structural_map
 
     found = []
 
-    def note(statement: Any) -> Any:
+    def note(statement: Evaluate) -> Evaluate:
         found.append(_INTRINSIC in str(statement))
         return statement
 

@@ -1,12 +1,15 @@
-"""Blocks of TVM made anew."""
+"""Rebuilding TVM's blocks, kernels and allocations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import AllocBuffer, Buffer, IRModule, SBlock, Stmt
 
 
-def rebuilt(block: Any, **changes: Any) -> Any:
+def rebuilt(block: SBlock, **changes: object) -> SBlock:
     """A block with some of its parts changed, by the names that TVM has for them."""
     from tvm.s_tir import SBlock
 
@@ -24,7 +27,7 @@ def rebuilt(block: Any, **changes: Any) -> Any:
     return SBlock(*(changes[name] if name in changes else getattr(block, name) for name in names))
 
 
-def map_kernels(module: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+def map_kernels(module: IRModule, kind: type, change: Callable[[Stmt], Stmt]) -> IRModule:
     """The module with each statement of a kind changed, in all of its kernels."""
     import tvm
     from tvm_ffi import structural_map
@@ -36,7 +39,7 @@ def map_kernels(module: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return tvm.IRModule(made, attrs=module.attrs)
 
 
-def on_the_stack(buffer: Any) -> Any:
+def on_the_stack(buffer: Buffer) -> AllocBuffer:
     """An array of a known, small size that is not taken from the runtime's pool."""
     from tvm import tirx
 

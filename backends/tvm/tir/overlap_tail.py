@@ -1,23 +1,27 @@
-"""Rows that are no whole number of vectors: the last vector begins where it ends with the row.
+"""Vectorization of tails: in a row that is no multiple of the vector, the last vector overlaps the one before.
 
 before: for i in 0 … 197: y[i] = f(x[i])
 after:  for v in 0 … 13: for lane in vector: with i = min(16 v, 181) + lane: y[i] = f(x[i])
 
-A few elements are computed twice, and none by itself, which took as long as a vector. So y must not take the memory of x,
-as TVM lets it where both are read and written at the same index: where y is written, the index is spelled another way.
+A few elements are computed twice, and none in a scalar loop, in which each would take as long as a vector. So y must not take
+the memory of x, as TVM lets it where both are read and written at the same index: the index that y is written at is spelled
+another way.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tir.blocks import rebuilt
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Call, For, PrimFunc, Scalar, Stmt, TensorLoad
 
 OVERLAPPING = "fxopt.overlapping"
 """Annotation of a loop: the lanes of its vectors."""
 
 
-def with_overlapping(function: Any) -> Any:
+def overlap_tails(function: PrimFunc) -> PrimFunc:
     """The kernel with vectors in the marked loops, but where it is not sure to be the same, or would be no faster."""
     from tvm.tirx import For
     from tvm_ffi import structural_map
@@ -25,7 +29,7 @@ def with_overlapping(function: Any) -> Any:
     return function.with_body(structural_map(function.body, (For, _in_vectors)))
 
 
-def _in_vectors(loop: Any) -> Any:
+def _in_vectors(loop: For) -> For:
     from tvm import tirx
     from tvm.s_tir import SBlockRealize
     from tvm.tirx import Var
@@ -43,7 +47,7 @@ def _in_vectors(loop: Any) -> Any:
     read = loop.min + tirx.min(vector * lanes, last) + lane
     written = loop.min + tirx.Select(vector < count - 1, vector * lanes, last) + lane
 
-    def placed(expr: Any, place: Any) -> Any:
+    def placed(expr: Scalar, place: Scalar) -> Scalar:
         return structural_map(expr, (Var, lambda var: place if var.same_as(loop.loop_var) else var))
 
     block = loop.body.block
@@ -56,7 +60,7 @@ def _in_vectors(loop: Any) -> Any:
     return tirx.For(vector, zero, tirx.const(count, dtype), kind.SERIAL, inner, None, notes)
 
 
-def _suits(realized: Any) -> bool:
+def _suits(realized: Stmt) -> bool:
     """Whether a block only stores, gives floats or is made of them, reads not what it writes, and chooses by no element."""
     from tvm import ir
     from tvm.s_tir import SBlockRealize
@@ -68,13 +72,13 @@ def _suits(realized: Any) -> bool:
         and isinstance(realized.block.body, BufferStore) and realized.block.init is None
     ):  # fmt: skip
         return False
-    (written,), kinds, choices = realized.block.writes, set[str](), list[Any]()
+    (written,), kinds, choices = realized.block.writes, set[str](), list[bool]()
 
-    def load(found: Any) -> Any:
+    def load(found: TensorLoad) -> TensorLoad:
         kinds.add("own" if found.source.same_as(written.source) else str(found.source.dtype))
         return found
 
-    def call(found: Any) -> Any:
+    def call(found: Call) -> Call:
         choices.append("if_then_else" in str(found.op))
         return found
 

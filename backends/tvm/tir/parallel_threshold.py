@@ -1,30 +1,38 @@
-"""Loops in threads only where there is enough to do: to hand out the rounds of a loop costs as much as many of them."""
+"""Threads only where there is enough to do: a parallel loop of few operations runs serially, by a test at run time if need be."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tir.amx_intrinsics import configured
 from fxopt.backends.tvm.tir.blocks import map_kernels
 from fxopt.backends.tvm.tir.work_stealing import share
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import For, IRModule, Scalar, Size, Stmt
+
 _LITTLE = 150_000
-"""Vector operations that one thread has done before several would have: what handing out costs, several times over."""
+"""Vector operations up to which one thread does all: several times what it costs to hand out rounds.
+
+Fitted by hand on a two-core machine, with small models such as digits, and not on record in more detail. To fit it again, build
+a small model with several values and ``threads=None``, and compare the artifacts with ``fxopt bench``.
+"""
 _TILE = 32
-"""What an instruction on tile registers takes, which stands as a statement by itself."""
-_USUAL = 4
-"""Rounds of a loop that are known only when the model runs, inside of one in threads."""
+"""Operations that an instruction on tile registers counts as, which stands as a statement by itself: 16 cycles, in which a
+processor does two operations on vectors each."""
+_DYNAMIC_ROUNDS = 4
+"""Rounds of a loop of dynamic size inside of one in threads: a guess, as :func:`graph.relax_utils.size_hint` makes."""
 _OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
 
 
-def in_threads(module: Any, cores: int) -> Any:
+def in_threads(module: IRModule, cores: int) -> IRModule:
     """The module, in which each loop in threads first looks whether its rounds are many enough, unless that is known.
 
     If they are, the threads of up to ``cores`` share them.
     """
     from tvm import tirx
 
-    def choose(loop: Any) -> Any:
+    def choose(loop: For) -> Stmt:
         if int(loop.kind) != tirx.ForKind.PARALLEL:
             return loop
         serial = configured(loop, tirx.For(loop.loop_var, loop.min, loop.extent, tirx.ForKind.SERIAL, loop.body))
@@ -40,8 +48,8 @@ def in_threads(module: Any, cores: int) -> Any:
     return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, choose))
 
 
-def _least(extent: Any) -> int:
-    """Rounds there are if every size that is known only when the model runs is 1."""
+def _least(extent: Size) -> int:
+    """Rounds there are if every dynamic size is 1."""
     from tvm import ir, tirx
     from tvm.sym import Analyzer
     from tvm_ffi import structural_map
@@ -51,12 +59,12 @@ def _least(extent: Any) -> int:
     return int(least) if isinstance(least, tirx.IntImm) else 1
 
 
-def _work(statement: Any) -> int:
+def _work(statement: Stmt) -> int:
     """About how many operations on vectors a statement takes."""
     from tvm import ir, tirx
 
     if isinstance(statement, tirx.For):
-        rounds = int(statement.extent) if isinstance(statement.extent, tirx.IntImm) else _USUAL
+        rounds = int(statement.extent) if isinstance(statement.extent, tirx.IntImm) else _DYNAMIC_ROUNDS
         return rounds * _work(statement.body)
     if isinstance(statement, tirx.SeqStmt):
         return sum(map(_work, statement.seq))
@@ -72,7 +80,7 @@ def _work(statement: Any) -> int:
     return _work(statement.body) if hasattr(statement, "body") else 0
 
 
-def _operations(value: Any) -> int:
+def _operations(value: Scalar) -> int:
     """Operations and loads of an expression, but for what indices take."""
     from tvm import ir
 

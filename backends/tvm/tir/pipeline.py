@@ -1,4 +1,4 @@
-"""The last steps from loops to LLVM: TVM's own, and small arrays of a tile on the stack, where LLVM makes registers of them.
+"""The last passes before LLVM: TVM's own, and buffers of a tile as stack allocas, so that mem2reg keeps them in registers.
 
 By itself TVM 0.27 takes every array from its pool at run time. LLVM cannot know that nothing else points there, and stores each
 sum again after each step.
@@ -7,11 +7,14 @@ sum again after each step.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tir.blocks import map_kernels, on_the_stack
 from fxopt.backends.tvm.tir.parallel_threshold import in_threads
-from fxopt.backends.tvm.tir.software_pipeline import overlapped
+from fxopt.backends.tvm.tir.software_pipeline import software_pipelined
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import AllocBuffer, IRModule, ModulePass
 
 
 @functools.cache
@@ -20,11 +23,11 @@ def register_pipeline(cores: int) -> str:
     import tvm
     from tvm import tirx
 
-    def pipeline() -> Any:
+    def pipeline() -> tuple[ModulePass, ModulePass, ModulePass]:
         lower, for_host, for_device = tirx.get_tir_pipeline("s_tir")
 
-        def all_passes(module: Any, _: Any) -> Any:
-            return in_threads(overlapped(_on_the_stack(lower(module))), cores)
+        def all_passes(module: IRModule, _: object) -> IRModule:
+            return in_threads(software_pipelined(_on_the_stack(lower(module))), cores)
 
         return tvm.transform.module_pass(all_passes, opt_level=0), for_host, for_device
 
@@ -33,11 +36,11 @@ def register_pipeline(cores: int) -> str:
     return name
 
 
-def _on_the_stack(module: Any) -> Any:
+def _on_the_stack(module: IRModule) -> IRModule:
     """Mark the arrays of scope ``local`` so that they are not taken from the pool."""
     import tvm
 
-    def mark(alloc: Any) -> Any:
+    def mark(alloc: AllocBuffer) -> AllocBuffer:
         if alloc.buffer.scope() != "local" or not all(isinstance(size, tvm.tirx.IntImm) for size in alloc.buffer.shape):
             return alloc
         return on_the_stack(alloc.buffer)

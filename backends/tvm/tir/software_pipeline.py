@@ -1,4 +1,4 @@
-"""Tiles of AMX, software pipelined: what is done with the sums of a tile waits until the next tile is being multiplied.
+"""Software pipelining of AMX tiles: the epilogue of a tile runs while the next tile is multiplied.
 
 before: for each tile: multiply, store the sums, read and round them
 after:  for each tile: multiply, read and round the sums of the tile before, store the sums; then those of the last
@@ -9,21 +9,24 @@ enough ahead to find the next multiplication. One array for the sums is enough, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tir.blocks import map_kernels
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import For, IRModule, Scalar, Stmt, Var
 
 _STORES = "tilestored64"
 
 
-def overlapped(module: Any) -> Any:
+def software_pipelined(module: IRModule) -> IRModule:
     """The module with its loops over tiles of AMX pipelined."""
     from tvm import tirx
 
-    return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, _pipelined))
+    return tirx.transform.ConvertSSA()(map_kernels(module, tirx.For, _pipeline_loop))
 
 
-def _pipelined(loop: Any) -> Any:
+def _pipeline_loop(loop: For) -> Stmt:
     from tvm import tirx
     from tvm.tirx.stmt import stmt_seq
 
@@ -41,7 +44,7 @@ def _pipelined(loop: Any) -> Any:
     return tirx.SeqStmt([whole, tirx.IfThenElse(loop.extent > 0, last, None)])
 
 
-def _at(statement: Any, var: Any, value: Any) -> Any:
+def _at(statement: Stmt, var: Var, value: Scalar) -> Stmt:
     from tvm.tirx import Var
     from tvm_ffi import structural_map
 

@@ -1,4 +1,4 @@
-"""Tiles that may reach beyond the result, in two versions: one that lies within is written in whole vectors.
+"""Loop versioning of edge tiles: a tile that lies within the result takes a path without guards, in whole vectors.
 
 before: sums of a tile; copy of them; for each element of the tile: if it is in the result: write it
 after:  sums of a tile; if the last element is in the result: write vectors, from the registers of the sums;
@@ -7,23 +7,36 @@ after:  sums of a tile; if the last element is in the result: write vectors, fro
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tir.blocks import rebuilt
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import (
+        For,
+        ForKind,
+        PrimFunc,
+        SBlock,
+        SBlockRealize,
+        Scalar,
+        SeqStmt,
+        Stmt,
+        TensorLoad,
+    )
 
 MARK = "fxopt.whole_tiles"
 """Annotation of the block that writes: 1 if the statement before its loops only copies the sums, out of registers."""
 
 
-def with_whole_tiles(function: Any) -> Any:
+def split_edge_tiles(function: PrimFunc) -> PrimFunc:
     """The kernel with both versions of what is marked."""
     from tvm.tirx import SeqStmt
     from tvm_ffi import structural_map
 
-    return function.with_body(structural_map(function.body, (SeqStmt, _in_two_versions)))
+    return function.with_body(structural_map(function.body, (SeqStmt, _two_versions)))
 
 
-def _in_two_versions(statements: Any) -> Any:
+def _two_versions(statements: SeqStmt) -> Stmt:
     from tvm.tirx import IfThenElse
     from tvm.tirx.stmt import stmt_seq
 
@@ -33,10 +46,10 @@ def _in_two_versions(statements: Any) -> Any:
         if realized is None or MARK not in realized.block.annotations:
             continue
         copied = bool(realized.block.annotations[MARK])
-        slow = _around(loops, _with(realized, realized.predicate, realized.block))
+        slow = _wrapped(loops, _without_mark(realized, realized.predicate, realized.block))
         _, copy = _nest(steps[i - 1])
-        whole = _whole(loops, realized, copy if copied else None)
-        within = _within(realized.predicate, loops)
+        whole = _full_tile(loops, realized, copy if copied else None)
+        within = _last_is_inside(realized.predicate, loops)
         if within is None:
             return stmt_seq(*steps[: i - copied], whole, *steps[i + 1 :])
         slow = stmt_seq(*steps[i - copied : i], slow)
@@ -44,7 +57,7 @@ def _in_two_versions(statements: Any) -> Any:
     return statements
 
 
-def _nest(step: Any) -> tuple[list[Any], Any]:
+def _nest(step: Stmt) -> tuple[list[For], SBlockRealize | None]:
     """Loops one in the other, and the block within; None if there is no such block."""
     from tvm.s_tir import SBlockRealize
     from tvm.tirx import For
@@ -56,7 +69,7 @@ def _nest(step: Any) -> tuple[list[Any], Any]:
     return loops, step if isinstance(step, SBlockRealize) else None
 
 
-def _within(predicate: Any, loops: list[Any]) -> Any:
+def _last_is_inside(predicate: Scalar, loops: list[For]) -> Scalar | None:
     """Whether the last element of a tile is in the result, as all bounds are upper ones; None if it always is."""
     from tvm.sym import Analyzer
     from tvm.tirx import IntImm, Var
@@ -67,8 +80,8 @@ def _within(predicate: Any, loops: list[Any]) -> Any:
     return None if isinstance(found, IntImm) and int(found) else found
 
 
-def _whole(loops: list[Any], realized: Any, copy: Any) -> Any:
-    """The loops without the bound, written out and in vectors; what ``copy`` copies is read where it comes from."""
+def _full_tile(loops: list[For], realized: SBlockRealize, copy: SBlockRealize | None) -> Stmt:
+    """The loops without the bound, unrolled and vectorized; what ``copy`` copies is read where it comes from."""
     from tvm import ir, tirx
     from tvm_ffi import structural_map
 
@@ -76,7 +89,7 @@ def _whole(loops: list[Any], realized: Any, copy: Any) -> Any:
     if copy is not None:
         (taken,), (given,) = copy.block.reads, copy.block.writes
 
-        def original(load: Any) -> Any:
+        def original(load: TensorLoad) -> TensorLoad:
             if not load.source.same_as(given.source):
                 return load
             return tirx.BufferLoad(taken.source, load.indices)
@@ -84,18 +97,18 @@ def _whole(loops: list[Any], realized: Any, copy: Any) -> Any:
         block = structural_map(block, (ir.TensorLoad, original))
     around = tirx.ForKind.SERIAL if copy is None else tirx.ForKind.UNROLLED
     kinds = [*[around] * (len(loops) - 1), tirx.ForKind.VECTORIZED]
-    return _around(loops, _with(realized, tirx.const(True), block), kinds)
+    return _wrapped(loops, _without_mark(realized, tirx.const(True), block), kinds)
 
 
-def _with(realized: Any, predicate: Any, block: Any) -> Any:
-    """A block in place of another, without the mark."""
+def _without_mark(realized: SBlockRealize, predicate: Scalar, block: SBlock) -> SBlockRealize:
+    """A block in place of another, without the annotation."""
     from tvm.s_tir import SBlockRealize
 
     notes = {key: value for key, value in block.annotations.items() if key != MARK}
     return SBlockRealize(realized.iter_values, predicate, rebuilt(block, annotations=notes))
 
 
-def _around(loops: list[Any], body: Any, kinds: list[Any] | None = None) -> Any:
+def _wrapped(loops: list[For], body: Stmt, kinds: list[ForKind] | None = None) -> Stmt:
     from tvm.tirx import For
 
     for i, loop in reversed(list(enumerate(loops))):

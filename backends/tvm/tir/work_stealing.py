@@ -10,15 +10,19 @@ a queue each part has a counter, from which its owner and thieves alike take the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.tir.amx_intrinsics import configured
 from fxopt.backends.tvm.tir.blocks import on_the_stack
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import For, Scalar, Stmt
+
 _TIMES = 16
-"""About how often a thread goes to a counter for the rounds of one part."""
+"""About how often a thread goes to a counter for the rounds of one part. Others wait at the end for at
+most one in 16 of a part. More takes would leave less to wait for, and cost more atomic additions. Chosen, not fitted."""
 _LINE = 8
-"""Counters are so many numbers apart that each has a cache line of its own."""
+"""Counters are so many int64 apart that each has a cache line of 64 bytes of its own."""
 _TAKE = "fxopt_take"
 _LLVM = f"""
 define i64 @{_TAKE}(ptr %counter, i64 %count) {{
@@ -29,13 +33,13 @@ define i64 @{_TAKE}(ptr %counter, i64 %count) {{
 """TVM has no atomic operations for processors; LLVM's language has, for all of them."""
 
 
-def share(loop: Any, cores: int) -> Any:
+def share(loop: For, cores: int) -> Stmt:
     """A loop in threads as one over ``cores`` parts, whose rounds any thread may take; it serves any number of threads."""
     from tvm import tirx
     from tvm.ir import StringImm
     from tvm.tirx import BufferLoad, BufferStore, For, ForKind, SeqStmt
 
-    def number(value: int) -> Any:
+    def number(value: int) -> Scalar:
         return tirx.const(value, "int64")
 
     counters = tirx.decl_buffer((cores * _LINE,), "int64", name="counters", scope="local", data_alignment=64)

@@ -1,8 +1,12 @@
 """Tiles found by measurement: tried in processes that stay, kept in a file that all models and sessions share.
 
-database.py   one line a trial; what is known of a task
-proposals.py  which tile to try next
-worker.py     the process that compiles and times a kernel
-workers.py    several of them, kept alive, and never two timing at once
-search.py     which task to try next, until time or trials are out
+database.py      one line a trial; the record of a task
+proposals.py     which tile to try next
+job.py           messages between the search and its workers
+worker.py        the process that compiles and times a kernel, by
+local_runner.py  in itself, or
+rpc_runner.py    on a device
+worker_pool.py   several workers, kept alive, and never two timing at once on one machine
+search.py        which task to try next, until time or trials are out
+report.py        where the tiles of a build come from
 """

@@ -12,10 +12,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Tile
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Facts
 
 SCHEDULES = 1
 """Version of the code that makes kernels of tiles, in the stamp of each trial. It is raised when the kernels of a task become
@@ -40,8 +43,8 @@ class Trial:
 
 
 @dataclass
-class Known:
-    """What the trials of a task tell: all that were made, and the ``best`` tile with the part of the first's time it takes."""
+class TaskRecord:
+    """The trials of a task: all that were made, and the ``best`` tile with the part of the first's time it takes."""
 
     trials: list[Trial] = field(default_factory=list)
     best: Tile | None = None
@@ -85,19 +88,19 @@ class Database:
         self.path = path
         self.stamp = {"on": _describe(processor, threads, emulated), "tvm": _tvm_version(), "schedules": SCHEDULES}
         self.notes: list[str] = []
-        self._known: dict[str, Known] = {}
+        self._records: dict[str, TaskRecord] = {}
         self._read()
 
-    def __getitem__(self, key: str) -> Known:
-        return self._known.setdefault(key, Known())
+    def __getitem__(self, key: str) -> TaskRecord:
+        return self._records.setdefault(key, TaskRecord())
 
     def tiles(self) -> dict[str, Tile]:
         """The best tile of each task that was timed, by the task's key."""
-        return {key: known.best for key, known in self._known.items() if known.best is not None}
+        return {key: record.best for key, record in self._records.items() if record.best is not None}
 
     def add(self, key: str, trial: Trial) -> None:
         """Append a trial. Raises OSError where it cannot be written as a whole; the file then is as it was."""
-        values: dict[str, Any] = {"task": key, **self.stamp, "tile": trial.tile.to_dict(), "seed": trial.seed}
+        values: Facts = {"task": key, **self.stamp, "tile": trial.tile.to_dict(), "seed": trial.seed}
         if trial.failed:
             values["failed"] = trial.failed
         else:
@@ -180,7 +183,7 @@ def _locked(descriptor: int) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _trial(values: dict[str, Any]) -> Trial:
+def _trial(values: Facts) -> Trial:
     rival = Tile(**values["rival"]) if "rival" in values else None
     seconds = None if "failed" in values else float(values["seconds"])
     beside = float(values["rival_seconds"]) if rival else None

@@ -51,14 +51,14 @@ Timer = Callable[[], float]
 
 
 class LostError(Exception):
-    """The place is gone, and does not come back."""
+    """The device is gone, and does not come back."""
 
 
-class Place(Protocol):
+class KernelRunner(Protocol):
     """Where kernels run: here, or on a device."""
 
     def timer(self, job: Job, tile: Tile) -> Timer:
         """Compile a kernel and bring it there; it has been called once already."""
 
     def renew(self) -> bool:
-        """After an error: whether it may have been the place's, which is there again. Raises LostError if it is not."""
+        """After an error: whether it may have been the device's, which is there again. Raises LostError if it is not."""

@@ -1,22 +1,26 @@
-"""Kernels compiled in memory, without a file or a linker, and timed in the same process; and what is the same on a device."""
+"""Kernels compiled by JIT and timed in the same process; and what is the same for a device."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Kernel, Tile
 from fxopt.backends.tvm.tuning.job import Job, Timer
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import Device, Executable, IRModule, Module, TensorExpr
+
 _ROUND_MS, _CALL_MS = 5.0, 0.05
-"""Milliseconds of a round of calls, and of calls that are timed together, as the clock is not finer."""
+"""Milliseconds of a round of calls, short enough to fall between interruptions, and of calls that are timed together, as to read
+the clock takes a part of a microsecond."""
 _LARGE, _CACHES, _COLD = 2**20, 2**26, 2
-"""Bytes of a weight that does not stay in a core's cache until the next call, and of what is put there instead; calls of a
-round after that."""
+"""Bytes of a weight that does not stay in a core's cache until the next call (half of a second cache of 2 MB), and of what is put
+there instead, more than that and a share of the last cache; calls of a round after that."""
 
 
-class Here:
-    """This machine."""
+class LocalRunner:
+    """Runs kernels on this machine."""
 
     def timer(self, job: Job, tile: Tile) -> Timer:
         """Compile a kernel; it has been called once, as machine code is made in the first call."""
@@ -33,7 +37,7 @@ class Here:
         return False
 
 
-def compiled(job: Job, tile: Tile) -> tuple[Any, list[Any]]:
+def compiled(job: Job, tile: Tile) -> tuple[Executable, list[TensorExpr]]:
     """A kernel in a tile as TVM's executable, and the tensors that are its arguments and result."""
     import tvm
 
@@ -44,7 +48,7 @@ def compiled(job: Job, tile: Tile) -> tuple[Any, list[Any]]:
     return tvm.compile(module, target=target, tir_pipeline=register_pipeline(job.processor.cores)), tensors
 
 
-def scheduled(kernel: Kernel, tile: Tile, processor: Processor) -> tuple[Any, list[Any]]:
+def scheduled(kernel: Kernel, tile: Tile, processor: Processor) -> tuple[IRModule, list[TensorExpr]]:
     """A kernel in a tile as a module of loops, and the tensors that are its arguments and result."""
     import tvm
     from tvm import te
@@ -55,7 +59,7 @@ def scheduled(kernel: Kernel, tile: Tile, processor: Processor) -> tuple[Any, li
     return schedule_module(tvm.IRModule({"main": te.create_prim_func(tensors)}), processor), tensors
 
 
-def timer_of(library: Any, tensors: list[Any], device: Any) -> Timer:
+def timer_of(library: Module, tensors: list[TensorExpr], device: Device) -> Timer:
     """Times the function ``main`` of a library on a device, on random arrays; it is called once now.
 
     Caches are filled with something else before each call with a large weight, the second argument: in a model other layers
@@ -84,5 +88,5 @@ def timer_of(library: Any, tensors: list[Any], device: Any) -> Timer:
     return timer
 
 
-def _shape(tensor: Any) -> tuple[int, ...]:
+def _shape(tensor: TensorExpr) -> tuple[int, ...]:
     return tuple(int(size) for size in tensor.shape)

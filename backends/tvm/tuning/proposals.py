@@ -8,32 +8,37 @@ import itertools
 import random
 
 from fxopt.backends.tvm.machine.processor import Processor
-from fxopt.backends.tvm.tiling.task import Task, Tile, candidates, price
-from fxopt.backends.tvm.tuning.database import Known
+from fxopt.backends.tvm.tiling.task import Task, Tile, candidates, cost
+from fxopt.backends.tvm.tuning.database import TaskRecord
 
 _FIRST = 6
 """Tiles by rule before anything else: what they tell is worth more than what is near the first of them."""
 _ONE_IN = 4
 """Of so many trials one is by chance, so that the search does not stay where it began."""
+_FEW_NEAR, _FEW_LEFT = 3, 8
+"""Tiles to choose from at least: else the better half by rule of those near the best, or the better third of all that are left.
+These, and the two above, are choices that no bench compares; ``tests/bench/tvm_tuning.py`` shows what a search wins in all."""
+_FOR_OPERANDS = 4
+"""Registers that tiles leave free for operands: some vectors of weights, and an input. By rule more are left."""
 _CODE = 256
 """Vector instructions of one step up to which a tile is tried: more code than that takes seconds to compile."""
 
 
-def propose(task: Task, processor: Processor, known: Known, seed: int) -> Tile | None:
+def propose(task: Task, processor: Processor, record: TaskRecord, seed: int) -> Tile | None:
     """The next tile to try, the same for the same trials and seed; None if all were tried. The first is that by rule."""
-    tried = known.tried()
+    tried = record.tried()
     by_rule = candidates(task, processor)
-    for tile in by_rule if known.best is None else by_rule[:_FIRST]:
+    for tile in by_rule if record.best is None else by_rule[:_FIRST]:
         if tile not in tried:
             return tile
     left = [tile for tile in space(task, processor) if tile not in tried]
-    if not left or known.best is None:
+    if not left or record.best is None:
         return None
-    chance, best = random.Random(f"{seed} {task.key} {len(tried)}"), known.best
+    chance, best = random.Random(f"{seed} {task.key} {len(tried)}"), record.best
     near = [tile for tile in left if _steps(tile, best) == 1]
     if near and len(tried) % _ONE_IN:
-        return chance.choice(near[: max(3, len(near) // 2)])
-    return chance.choice(left[: max(8, len(left) // 3)])
+        return chance.choice(near[: max(_FEW_NEAR, len(near) // 2)])
+    return chance.choice(left[: max(_FEW_LEFT, len(left) // 3)])
 
 
 @functools.cache
@@ -45,13 +50,13 @@ def space(task: Task, processor: Processor) -> tuple[Tile, ...]:
     if task.offered:
         return task.offered
     found = _tiles(task, processor)
-    for way in task.filtered:
+    for way in task.winograd_options:
         found += [dataclasses.replace(tile, winograd=way.side) for tile in _tiles(way.products, processor)]
-    return tuple(sorted(found, key=lambda tile: price(task, tile)))
+    return tuple(sorted(found, key=lambda tile: cost(task, tile)))
 
 
 def _tiles(task: Task, processor: Processor) -> list[Tile]:
-    most = processor.registers - 4
+    most = processor.registers - _FOR_OPERANDS
     vectors = [v for v in (1, 2, 3, 4, 6) if not (task.grouped and task.vectors % v)] if task.shared else [1]
     unrolls = [u for u in (1, 2, 4, 8, 16) if task.steps % u == 0]
     found = []

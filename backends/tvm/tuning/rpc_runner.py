@@ -1,4 +1,4 @@
-"""Kernels compiled here, and timed on a device that this process has a session with."""
+"""Kernels cross-compiled here, and timed on a device over TVM's RPC."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.connect import connect
@@ -17,32 +17,34 @@ from fxopt.backends.tvm.tuning.local_runner import compiled, timer_of
 from fxopt.errors import DeviceError
 from fxopt.target.cross_compiler import cross_compiler
 
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.types import RPCSession
 
-class There:
-    """A device, or any that is free of those behind a tracker, which may be ``away`` for some seconds, to be started again.
 
-    The session is made when first needed.
+class RpcRunner:
+    """Runs kernels on a device, or on any that is free of those behind a tracker; the session is made when first needed.
+
+    The device may be ``away`` for some seconds, to be started again.
     """
 
     def __init__(self, address: Address, away: float) -> None:
         self._address, self._away = address, away
-        self._session: Any = None
+        self._session: RPCSession | None = None
         self._numbers = itertools.count()
 
     def timer(self, job: Job, tile: Tile) -> Timer:
         """Compile a kernel, bring it there and call it once. Raises LostError where there is no device."""
         executable, tensors = compiled(job, tile)
-        if self._session is None:
-            self._connect()
+        session = self._connect() if self._session is None else self._session
         name = f"kernel{next(self._numbers)}.so"
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
             path = Path(folder) / name
             executable.export_library(str(path), cc=cross_compiler(job.processor.triple))
-            self._session.upload(str(path))
-        library = self._session.load_module(name)
-        self._session.remove(name)
-        set_threads(self._session.get_function, job.threads)
-        return timer_of(library, tensors, self._session.cpu())
+            session.upload(str(path))
+        library = session.load_module(name)
+        session.remove(name)
+        set_threads(session.get_function, job.threads)
+        return timer_of(library, tensors, session.cpu())
 
     def renew(self) -> bool:
         """Open another session: the device may have been lost, or its process have ended of the kernel."""
@@ -50,12 +52,12 @@ class There:
         self._connect()
         return True
 
-    def _connect(self) -> None:
+    def _connect(self) -> RPCSession:
         end = time.monotonic() + self._away
         while True:
             try:
                 self._session = connect(self._address)
-                return
+                return self._session
             except (DeviceError, RuntimeError) as error:
                 if time.monotonic() > end:
                     raise LostError(str(error)) from None

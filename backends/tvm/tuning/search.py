@@ -21,7 +21,7 @@ from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.connect import devices_behind
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Choices, Task
-from fxopt.backends.tvm.tuning.database import Database, Known, Trial
+from fxopt.backends.tvm.tuning.database import Database, TaskRecord, Trial
 from fxopt.backends.tvm.tuning.job import Job
 from fxopt.backends.tvm.tuning.proposals import propose
 from fxopt.backends.tvm.tuning.worker_pool import Answer, Workers
@@ -29,9 +29,10 @@ from fxopt.backends.tvm.tuning.worker_pool import Answer, Workers
 _PATIENCE = 6
 """Trials without a win that halve what a task is expected to gain."""
 _NEGLIGIBLE = 0.002
-"""Part of the time of all tasks below which a task is left as it is."""
+"""Part of the time of all tasks below which a task is left as it is: twice as fast, it would save a thousandth."""
 _GIVEN_UP = 4
-"""Trials that failed after which a task that has no other is left alone."""
+"""Trials that failed after which a task that has no other is left alone. Chosen, as the two above, and not measured apart:
+``tests/bench/tvm_tuning.py`` shows what a search wins in all."""
 _AWAY = 60.0
 """Seconds that a device may be away, to be started again, before it is given up."""
 _REMOTE_PATIENCE = 180.0
@@ -59,7 +60,7 @@ class Search:
         self.processor: Processor = self.choices.processor
         self._busy: set[str] = set()
 
-    def known(self, task: Task) -> Known:
+    def record(self, task: Task) -> TaskRecord:
         """What is known of a task by now."""
         return self.database[task.key]
 
@@ -69,21 +70,21 @@ class Search:
 
     def gain(self) -> float:
         """How many times faster that is than by rule, as the trials that won say."""
-        before = sum(self._cost(task) / self.known(task).ratio for task in self.tasks)
+        before = sum(self._cost(task) / self.record(task).ratio for task in self.tasks)
         return before / now if (now := sum(map(self._cost, self.tasks))) else 1.0
 
     def next(self) -> tuple[Task, Job] | None:
         """The next trial; None if there is none that is worth it while the present ones run."""
         free = [task for task in self.tasks if task.key not in self._busy]
-        least = math.inf if any(self.known(self.choices.tasks[key]).best is None for key in self._busy) else 0.0
+        least = math.inf if any(self.record(self.choices.tasks[key]).best is None for key in self._busy) else 0.0
         for task in sorted(free, key=self._promise, reverse=True):
-            known = self.known(task)
+            record = self.record(task)
             if (promise := self._promise(task)) <= 0 or promise < least:
                 return None
-            tile = propose(task, self.processor, known, self.seed)
+            tile = propose(task, self.processor, record, self.seed)
             if tile is not None and task.kernel is not None:
                 seen = self.seen.get(task.key, math.inf)
-                return task, Job(task.kernel, tile, known.best, self.processor, self.threads, seen, self.device, _AWAY)
+                return task, Job(task.kernel, tile, record.best, self.processor, self.threads, seen, self.device, _AWAY)
         return None
 
     def run(self, seconds: float, trials: int | None, watch: Watch, workers: Workers) -> None:
@@ -123,16 +124,16 @@ class Search:
         self.database.add(answer.name, trial)
 
     def _cost(self, task: Task) -> float:
-        return self.choices.uses[task.key] * self.known(task).seconds
+        return self.choices.uses[task.key] * self.record(task).seconds
 
     def _promise(self, task: Task) -> float:
         """What another trial may save, up to a factor: all of the time for a task that was not timed yet."""
-        known = self.known(task)
-        if known.best is None:
-            return float("inf") if len(known.trials) < _GIVEN_UP else 0.0
+        record = self.record(task)
+        if record.best is None:
+            return float("inf") if len(record.trials) < _GIVEN_UP else 0.0
         if self._cost(task) < _NEGLIGIBLE * sum(map(self._cost, self.tasks)):
             return 0.0
-        since = next((i for i, trial in enumerate(reversed(known.trials)) if trial.won), len(known.trials))
+        since = next((i for i, trial in enumerate(reversed(record.trials)) if trial.won), len(record.trials))
         return self._cost(task) * 0.5 ** (since / _PATIENCE)
 
 

@@ -16,15 +16,18 @@ from multiprocessing.connection import Connection
 
 from fxopt.backends.remote.child import hide_torch, parents_end
 from fxopt.backends.tvm.tiling.task import Kernel, Tile
-from fxopt.backends.tvm.tuning.job import Job, Lost, LostError, Place, Timer, Times
+from fxopt.backends.tvm.tuning.job import Job, KernelRunner, Lost, LostError, Timer, Times
 from fxopt.errors import last_line
 
 _MEMORY = 3 * 2**30
-"""Bytes that a trial may take beside what TVM takes by itself."""
+"""Bytes that a trial may take beside what TVM takes by itself; without a limit, one candidate that hung took 10 GB."""
 _FEW, _ENOUGH, _MOST = 2, 5, 40
-"""Rounds for what is clearly slower than its rival, for what may be faster, and at most, until the minima are certain."""
+"""Rounds for what is clearly slower than its rival, for what may be faster, and at most, until the minima are certain: a round is
+five milliseconds, so that a trial is timed for 20 to 400."""
 _NEAR, _CLEARLY, _HOPELESS = 1.03, 0.98, 4.0
-"""A round is near the minimum, a tile is faster, and a tile is not even called again, by its part of what it is beside."""
+"""A round is near the minimum, a tile is faster, and a tile is not even called again, by its part of what it is beside.
+
+Margins over the noise of minima, chosen by hand; time a tile against itself to see how large they must be."""
 
 
 def main() -> None:
@@ -32,8 +35,8 @@ def main() -> None:
     connection, _ = parents_end()
     hide_torch()
     from fxopt.backends.tvm.runtime import allow_tiles, need_tvm
-    from fxopt.backends.tvm.tuning.local_runner import Here
-    from fxopt.backends.tvm.tuning.rpc_runner import There
+    from fxopt.backends.tvm.tuning.local_runner import LocalRunner
+    from fxopt.backends.tvm.tuning.rpc_runner import RpcRunner
 
     need_tvm()
     allow_tiles()
@@ -44,8 +47,8 @@ def main() -> None:
         while True:
             try:
                 job = connection.recv()
-                if bench.place is None:
-                    bench.place = Here() if job.device is None else There(job.device, job.away)
+                if bench.runner is None:
+                    bench.runner = LocalRunner() if job.device is None else RpcRunner(job.device, job.away)
                 connection.send(bench.answer(job))
             except EOFError:
                 return
@@ -55,18 +58,18 @@ class Bench:
     """Answers jobs, with the kernels kept that the next one is likely to want."""
 
     def __init__(self, connection: Connection) -> None:
-        self.place: Place | None = None
+        self.runner: KernelRunner | None = None
         self._connection = connection
         self._made: dict[tuple[Kernel, Tile], Timer] = {}
         self._told = False
 
     def answer(self, job: Job) -> Times | Lost | str:
-        """The times of a job, or why there are none; where its place was lost it is tried once more."""
-        assert self.place is not None
+        """The times of a job, or why there are none; where its device was lost it is tried once more."""
+        assert self.runner is not None
         self._told, reason = False, ""
         for _ in range(2):
             try:
-                return self._times(job, self.place)
+                return self._times(job, self.runner)
             except EOFError:
                 raise
             except LostError as error:
@@ -75,15 +78,15 @@ class Bench:
                 self._made.clear()
                 reason = _reason(error)
             try:
-                if not self.place.renew():
+                if not self.runner.renew():
                     break
             except LostError as error:
                 return Lost(str(error))
         return reason
 
-    def _times(self, job: Job, place: Place) -> Times:
-        rival = self._timer(job, job.rival, place) if job.rival else None
-        mine = self._timer(job, job.tile, place)
+    def _times(self, job: Job, runner: KernelRunner) -> Times:
+        rival = self._timer(job, job.rival, runner) if job.rival else None
+        mine = self._timer(job, job.tile, runner)
         if not self._told:
             self._told = True
             self._connection.send("compiled")
@@ -93,10 +96,10 @@ class Bench:
         self._made = {key: t for key, t in self._made.items() if key[0] != job.kernel or key[1] in kept}
         return times
 
-    def _timer(self, job: Job, tile: Tile, place: Place) -> Timer:
+    def _timer(self, job: Job, tile: Tile, runner: KernelRunner) -> Timer:
         key = (job.kernel, tile)
         if key not in self._made:
-            self._made[key] = place.timer(job, tile)
+            self._made[key] = runner.timer(job, tile)
         return self._made[key]
 
 

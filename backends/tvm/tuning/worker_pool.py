@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any
 
 from fxopt.backends.remote.child import Child
 from fxopt.backends.tvm.tuning.job import Job, Lost, Times
@@ -17,13 +16,14 @@ from fxopt.backends.tvm.tuning.worker import main
 from fxopt.errors import BackendError
 
 _START = 120.0
+"""Seconds for a process to start: to import TVM takes seconds, and many of them where other processes use the cores."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """What became of a job: its times, or why it ``failed``, or that its device was ``lost``, which is no fault of the job."""
 
-    name: Any
+    name: str
     times: Times | None
     failed: str = ""
     lost: str = ""
@@ -61,7 +61,7 @@ class Workers:
         """How many have one."""
         return len(self._all) - self.idle
 
-    def start(self, name: Any, job: Job) -> None:
+    def start(self, name: str, job: Job) -> None:
         """Give a job to an idle worker, best to the one that had the last job of this name: it has the rival compiled."""
         for i, worker in enumerate(self._all):
             if worker.name is None and worker.dead:  # by another's hand: no fault of the job
@@ -96,6 +96,7 @@ class Workers:
             return []
         self._done_timing(worker)
         name, worker.name, worker.compiled = worker.name, None, False
+        assert name is not None
         if isinstance(word, Lost):
             worker.kill()
             self._all.remove(worker)
@@ -107,6 +108,7 @@ class Workers:
         name = worker.name
         if not worker.ready:
             raise BackendError(f"a process that times kernels does not start: {reason}\n{worker.complaint()}")
+        assert name is not None
         worker.kill()
         self._all[self._all.index(worker)] = _Worker(self.main)
         return Answer(name, None, reason)
@@ -136,8 +138,8 @@ class _Worker:
     def __init__(self, main: Callable[[], object]) -> None:
         self._child = Child(main)
         self.connection = self._child.connection
-        self.name: Any = None
-        self.had: set[Any] = set()
+        self.name: str | None = None
+        self.had: set[str] = set()
         self.ready = self.compiled = False
         self._job: Job | None = None
         self._since, self._stopped = time.monotonic(), 0.0
@@ -158,7 +160,7 @@ class _Worker:
         """Whether a process that started has ended."""
         return self.ready and self._child.process.poll() is not None
 
-    def begin(self, name: Any, job: Job) -> None:
+    def begin(self, name: str, job: Job) -> None:
         self.name, self._job = name, job
         self.had.add(name)
         if self.ready:
@@ -173,7 +175,7 @@ class _Worker:
         self.compiled = False
         self._send("go")
 
-    def _send(self, what: Any) -> None:
+    def _send(self, what: object) -> None:
         self._since = time.monotonic()
         with contextlib.suppress(OSError):  # if it died, the closed connection is heard next
             self.connection.send(what)

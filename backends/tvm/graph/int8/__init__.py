@@ -1,4 +1,4 @@
-"""Quantized programs in int8: sums of 32 bits between layers requantized to a byte, and no float stored between two.
+"""Quantized programs in int8: int32 accumulators are requantized to a byte between layers, and no float stored between two.
 
-May import what ``graph`` may. ``rewrite`` is the way in; the other files lower one family of ops each.
+May import what ``graph`` may. Each ``lower_*`` has the rules of one family of ops; ``lower_quantize`` says how they go together.
 """

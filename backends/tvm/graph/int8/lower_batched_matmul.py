@@ -1,98 +1,102 @@
-"""Products of two values in codes, as of queries and keys: the right operand is packed as it comes."""
+"""Matrix products of two quantized values, as of queries and keys: the right operand is packed when the model runs."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fxopt.backends.tvm.graph.int8.value_layouts import Forms
-from fxopt.backends.tvm.graph.relax_utils import is_int, product_of, same, usual
-from fxopt.backends.tvm.ops.affine_value import Place, Sum
+from fxopt.backends.tvm.graph.int8.value_layouts import define_affine, in_plain_layout, reshaped
+from fxopt.backends.tvm.graph.relax_utils import is_int, product, same_shape, size_hint
+from fxopt.backends.tvm.ops.affine_value import AffineValue, BufferLayout, QuantParams
 from fxopt.backends.tvm.ops.int8_contraction import multiply
 from fxopt.backends.tvm.ops.int8_kernel import tiling_of
-from fxopt.backends.tvm.ops.int8_packing import pack_codes
-from fxopt.backends.tvm.tiling.int8_geometry import product
+from fxopt.backends.tvm.ops.int8_packing import pack_quantized
+from fxopt.backends.tvm.tiling.int8_geometry import matmul_geometry
 
-_HALF = 128
-"""What is taken from unsigned codes to make them signed, as the instructions want those of the right side."""
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.graph.lowering import Lowering
+    from fxopt.backends.tvm.types import Expr, Scalar, TensorExpr, Var
 
-
-class Products(Forms):
-    """The handler of products without a weight."""
-
-    def _multiply_codes(self, var: Any, left: Any, right: Any) -> bool:
-        """Integer sums Σ (a - a0) (b - b0) over the depth K, with a0 and b0 the zero points.
-
-        They are Σ a b - b0 Σ a - a0 Σ b + K a0 b0 (Jacob et al. 2018, eq. 7), in which a sum whose factor is zero is left out.
-        """
-        codes = [self._bytes(left), self._bytes(right)]
-        (*lead, rows, depth), (*other, _, columns) = left.ty.shape, right.ty.shape
-        known = is_int(depth) and is_int(columns) and same(lead, other)
-        if codes[0] is None or codes[1] is None or not known:
-            return False
-        one, two = codes[0][1], codes[1][1]
-        turned = right in self.swapped
-        pairs, depth, columns = product_of([1, *lead]), int(depth), int(columns)
-        shift = _HALF if two.dtype == "uint8" else 0
-        data = self._shaped(codes[0][0], (pairs, rows, depth))
-        source = self.swapped[right] if turned else codes[1][0]
-        source = self._shaped(source, (pairs, columns, depth) if turned else (pairs, depth, columns))
-        exact = int(rows) if is_int(rows) else None
-        geometry = product(exact, depth, columns, exact or usual(rows), self.instruction, usual(pairs))
-        tiling, zeros = tiling_of(geometry, self.floats.choices), (one.zero, two.zero - shift)
-        beside = []
-        if zeros[1]:
-            beside.append(self._emit(lambda data: _totals(data, 2, 0), data, name="sums_of_rows"))
-        if zeros[0]:
-            along = 2 if turned else 1
-            beside.append(self._emit(lambda data: _totals(data, along, shift), source, name="sums_of_columns"))
-
-        def matmul(data: Any, right: Any, *beside: Any) -> Any:
-            packed = pack_codes(geometry, tiling, right, shift, swapped=turned)
-            return _less_zeros(multiply(geometry, tiling, data, packed), zeros, depth, list(beside))
-
-        sums = self._emit(matmul, data, source, *beside, name="matmul_int8", fuses=True)
-        self.integer += 1
-        factor = np.float32(one.scale) * np.float32(two.scale)
-        self.known[var] = Sum(Place(tuple(sums.ty.shape), columns), ((sums, factor),))
-        return True
-
-    def _bytes(self, value: Any) -> Any:
-        """Codes of one byte in the shape of the value, and what they stand for; None if there are none."""
-        total = self.known.get(value)
-        if total is None or total.code is None or total.code.dtype not in ("uint8", "int8"):
-            return None
-        return self._usual(total.terms[0][0], total, value), total.code
+_UINT8_TO_INT8 = 128
+"""Subtracted from unsigned values to make them signed, as the instructions want those of the right side."""
 
 
-def _totals(codes: Any, axis: int, shift: int) -> Any:
-    """int32 sums of codes [n, ., .], each less ``shift``, over one of the last two dims."""
+def batched_matmul(lowering: Lowering, var: Var, left: Expr, right: Expr) -> bool:
+    """Accumulators Σ (a - a0) (b - b0) over the depth K, with a0 and b0 the zero points.
+
+    They are Σ a b - b0 Σ a - a0 Σ b + K a0 b0 (Jacob et al. 2018, eq. 7), in which a sum whose factor is zero is left out.
+    """
+    operands = [_quantized_bytes(lowering, left), _quantized_bytes(lowering, right)]
+    (*lead, rows, depth), (*other, _, columns) = left.ty.shape, right.ty.shape
+    static = is_int(depth) and is_int(columns) and same_shape(lead, other)
+    if operands[0] is None or operands[1] is None or not static:
+        return False
+    (data, one), (source, two) = operands[0], operands[1]
+    before_swap = lowering.value(right).quantized_transpose_of
+    swapped = before_swap is not None
+    batch, depth, columns = product([1, *lead]), int(depth), int(columns)
+    shift = _UINT8_TO_INT8 if two.dtype == "uint8" else 0
+    data = reshaped(lowering, data, (batch, rows, depth))
+    source = before_swap if swapped else source
+    source = reshaped(lowering, source, (batch, columns, depth) if swapped else (batch, depth, columns))
+    exact = int(rows) if is_int(rows) else None
+    geometry = matmul_geometry(exact, depth, columns, exact or size_hint(rows), lowering.instruction, size_hint(batch))
+    tiling, zeros = tiling_of(geometry, lowering.choices), (one.zero, two.zero - shift)
+    sums_beside: list[Expr] = []
+    if zeros[1]:
+        sums_beside.append(lowering.emit_te(lambda data: _sums_along(data, 2, 0), data, name="sums_of_rows"))
+    if zeros[0]:
+        along = 2 if swapped else 1
+        sums = lowering.emit_te(lambda data: _sums_along(data, along, shift), source, name="sums_of_columns")
+        sums_beside.append(sums)
+
+    def matmul(data: TensorExpr, right: TensorExpr, *beside: TensorExpr) -> TensorExpr:
+        packed = pack_quantized(geometry, tiling, right, shift, swapped=swapped)
+        return _without_zero_points(multiply(geometry, tiling, data, packed), zeros, depth, list(beside))
+
+    sums = lowering.emit_te(matmul, data, source, *sums_beside, name="matmul_int8", fuses=True)
+    lowering.integer_contractions += 1
+    factor = np.float32(one.scale) * np.float32(two.scale)
+    affine = AffineValue(BufferLayout(tuple(sums.ty.shape), columns), ((sums, factor),))
+    return define_affine(lowering, var, affine)
+
+
+def _quantized_bytes(lowering: Lowering, expr: Expr) -> tuple[Expr, QuantParams] | None:
+    """Quantized bytes in the shape of the value, and their parameters; None if there are none."""
+    affine = lowering.value(expr).affine
+    if affine is None or affine.params is None or not affine.params.is_byte:
+        return None
+    return in_plain_layout(lowering, affine.buffer, affine.layout, expr), affine.params
+
+
+def _sums_along(quantized: TensorExpr, axis: int, shift: int) -> TensorExpr:
+    """int32 sums of bytes [n, ., .], each less ``shift``, over one of the last two dims."""
     from tvm import te
 
-    k = te.reduce_axis((0, codes.shape[axis]), "k")
+    k = te.reduce_axis((0, quantized.shape[axis]), "k")
 
-    def element(n: Any, i: Any) -> Any:
-        return te.sum(codes[(n, i, k) if axis == 2 else (n, k, i)].astype("int32"), axis=k)
+    def element(n: Scalar, i: Scalar) -> Scalar:
+        return te.sum(quantized[(n, i, k) if axis == 2 else (n, k, i)].astype("int32"), axis=k)
 
-    sums = te.compute((codes.shape[0], codes.shape[3 - axis]), element, name="summed")
+    sums = te.compute((quantized.shape[0], quantized.shape[3 - axis]), element, name="summed")
     if not shift:
         return sums
-    return te.compute(sums.shape, lambda *at: sums[at] - shift * int(codes.shape[axis]), name="shifted")
+    return te.compute(sums.shape, lambda *at: sums[at] - shift * int(quantized.shape[axis]), name="shifted")
 
 
-def _less_zeros(sums: Any, zeros: tuple[int, int], depth: int, beside: list[Any]) -> Any:
-    """Sums [n, rows, columns], without what the zero points add to them; ``beside``: totals of rows, and of columns."""
+def _without_zero_points(sums: TensorExpr, zeros: tuple[int, int], depth: int, beside: list[TensorExpr]) -> TensorExpr:
+    """Sums [n, rows, columns], without what the zero points add to them; ``beside``: sums of rows, and of columns."""
     from tvm import te
 
     if not any(zeros):
         return sums
     rows, columns = beside.pop(0) if zeros[1] else None, beside.pop(0) if zeros[0] else None
 
-    def element(n: Any, m: Any, c: Any) -> Any:
-        number = sums[n, m, c] + depth * zeros[0] * zeros[1]
+    def element(n: Scalar, m: Scalar, c: Scalar) -> Scalar:
+        total = sums[n, m, c] + depth * zeros[0] * zeros[1]
         if rows is not None:
-            number = number - zeros[1] * rows[n, m]
-        return number if columns is None else number - zeros[0] * columns[n, c]
+            total = total - zeros[1] * rows[n, m]
+        return total if columns is None else total - zeros[0] * columns[n, c]
 
     return te.compute(sums.shape, element, name="less_zeros")

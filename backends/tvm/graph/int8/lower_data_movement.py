@@ -1,134 +1,97 @@
-"""Pools, means, concatenations and changes of shape, on codes."""
+"""Reshapes, permutations and concatenations of quantized values, which move bytes."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from fxopt.backends.tvm.graph.int8.value_layouts import Forms
-from fxopt.backends.tvm.graph.relax_utils import axes_of, channels_of, ints, is_var, name_of, same, swaps_last
+from fxopt.backends.tvm.graph.int8.value_layouts import define_affine, dequantized, in_plain_layout, quantized_nhwc
+from fxopt.backends.tvm.graph.relax_utils import (
+    axes_of,
+    channels_of,
+    fields_of,
+    is_var,
+    op_name,
+    same_shape,
+    swaps_last,
+)
+from fxopt.backends.tvm.graph.rules import quantized_rule
+from fxopt.backends.tvm.graph.value_layouts import QuantizedWeight
 from fxopt.backends.tvm.ops import int8_pooling
-from fxopt.backends.tvm.ops.affine_value import Code, Place, Sum, coded
+from fxopt.backends.tvm.ops.affine_value import BufferLayout, of_quantized, of_real
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.graph.lowering import Lowering
+    from fxopt.backends.tvm.types import Call, Var
 
 
-class Moves(Forms):
-    """Handlers of ops that move codes, or take their maximum or mean."""
+@quantized_rule("relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims")
+def move(lowering: Lowering, var: Var, call: Call) -> bool:
+    """Of a quantized value, moved bytes; of an affine one, only what keeps its rows."""
+    from tvm.ir import Call
 
-    def _move(self, var: Any, call: Any) -> bool:
-        from tvm.ir import Call
-
-        source = call.args[0]
-        if is_var(source) and source in self.weights:
-            self._move_weight(var, call)
-            return False
-        total = self.known.get(source)
-        if total is None:
-            return False
-        old, new = list(source.ty.shape), list(var.ty.shape)
-        same_rows = name_of(call) == "relax.reshape" and same(old[-1:], new[-1:])
-        if source in self.swapped and same_rows and same(old[-2:], new[-2:]):
-            self.swapped[var] = self.swapped[source]
-        if not total.place.image and same_rows:
-            self.known[var] = total
-            return True
-        if total.code is None:
-            return False
-        expr = self._usual(total.terms[0][0], total, source)
-        if name_of(call) == "relax.permute_dims" and swaps_last(axes_of(call)):
-            self.swapped[var] = expr
-        moved = self.floats.builder.emit(Call(call.op, [expr, *call.args[1:]], call.attrs, call.ty_args))
-        shape = tuple(var.ty.shape)
-        self.known[var] = coded(moved, total.code, Place(shape, channels_of(shape)))
-        return True
-
-    def _broadcast(self, var: Any, call: Any) -> bool:
-        """Pass by what changes nothing; a matrix of weights that stands for many equal ones stays one."""
-        source = call.args[0]
-        if not is_var(source):
-            return False
-        if source in self.weights and self.weights[source][0].ndim == 2:
-            self.weights[var] = self.weights[source]
-        if source in self.known and same(source.ty.shape, var.ty.shape):
-            self.known[var] = self.known[source]
-            if source in self.swapped:
-                self.swapped[var] = self.swapped[source]
-            return True
+    source = call.args[0]
+    before, value = lowering.value(source), lowering.value(var)
+    if is_var(source) and before.weight is not None:
+        value.weight = _permuted_weight(before.weight, var, call)
+        return False  # its dequantized constant is moved too
+    affine = before.affine
+    if affine is None:
         return False
+    old, new = list(source.ty.shape), list(var.ty.shape)
+    keeps_rows = op_name(call) == "relax.reshape" and same_shape(old[-1:], new[-1:])
+    if keeps_rows and same_shape(old[-2:], new[-2:]):
+        value.quantized_transpose_of = before.quantized_transpose_of
+    if not affine.layout.nhwc and keeps_rows:
+        return define_affine(lowering, var, affine)
+    if affine.params is None:
+        return False
+    expr = in_plain_layout(lowering, affine.buffer, affine.layout, source)
+    if op_name(call) == "relax.permute_dims" and swaps_last(axes_of(call)):
+        value.quantized_transpose_of = expr
+    moved = lowering.emit(Call(call.op, [expr, *call.args[1:]], call.attrs, call.ty_args))
+    shape = tuple(var.ty.shape)
+    return define_affine(lowering, var, of_quantized(moved, affine.params, BufferLayout(shape, channels_of(shape))))
 
-    def _move_weight(self, var: Any, call: Any) -> None:
-        integers, scales, axis = self.weights[call.args[0]]
-        if name_of(call) == "relax.permute_dims" and integers.ndim == len(var.ty.shape):
-            axes = axes_of(call)
-            self.weights[var] = integers.transpose(axes), scales, None if axis is None else axes.index(axis)
 
-    def _pool(self, var: Any, call: Any) -> bool:
-        source, attrs = self._image(call.args[0]), call.attrs
-        if source is None or attrs.layout != "NCHW":
-            return False
-        largest = name_of(call) == "relax.nn.max_pool2d"
-        top, left, bottom, right = ints(attrs.padding)
-        size, (_n, _, *out) = ints(attrs.pool_size), var.ty.shape
-        assert source.code is not None
-        if not largest and ((any((top, left, bottom, right)) and not attrs.count_include_pad) or attrs.ceil_mode):
-            return False
-        code = source.code
-        border = int(np.iinfo(code.dtype).min) if largest else code.zero
-        function = int8_pooling.window(
-            "max" if largest else "sum",
-            size,
-            ints(attrs.strides),
-            (top, left),
-            ints(attrs.dilation),
-            ints(out),
-            border,
-        )
-        made = self._emit(function, source.terms[0][0], name="max_pool" if largest else "avg_pool", fuses=not largest)
-        place = Place(tuple(made.ty.shape), source.place.channels, image=True)
-        if largest:
-            self.known[var] = coded(made, code, place)
-        else:
-            self.known[var] = self._mean_of(made, place, code, size[0] * size[1])
-        return True
+def _permuted_weight(weight: QuantizedWeight, var: Var, call: Call) -> QuantizedWeight | None:
+    if op_name(call) != "relax.permute_dims" or weight.values.ndim != len(var.ty.shape):
+        return None
+    axes = axes_of(call)
+    axis = None if weight.axis is None else axes.index(weight.axis)
+    return replace(weight, values=weight.values.transpose(axes), axis=axis)
 
-    def _mean(self, var: Any, call: Any) -> bool:
-        source = self._image(call.args[0])
-        if source is None or call.attrs.axis is None or sorted(a % 4 for a in ints(call.attrs.axis)) != [2, 3]:
-            return False
-        assert source.code is not None
-        n, high, wide, held = source.place.shape
-        made = self._emit(int8_pooling.total, source.terms[0][0], name="mean", fuses=True)
-        place = Place(tuple(made.ty.shape), source.place.channels, image=True)
-        total = self._mean_of(made, place, source.code, int(high) * int(wide))
-        if bool(call.attrs.keepdims):
-            self.known[var] = total
-            return True
-        if place.held != place.channels:
-            return False
-        flat = Place((n, held), place.channels)
-        self.known[var] = Sum(flat, tuple((self._shaped(e, flat.shape), f) for e, f in total.terms), total.bias)
-        return True
 
-    @staticmethod
-    def _mean_of(sums: Any, place: Place, code: Code, count: int) -> Sum:
-        scale = np.float32(code.scale)
-        return Sum(place, ((sums, scale / np.float32(count)),), np.float32(-code.zero) * scale)
+@quantized_rule("relax.broadcast_to")
+def broadcast(lowering: Lowering, var: Var, call: Call) -> bool:
+    """Drop a broadcast to the same shape; a weight matrix that is repeated stays one."""
+    source = call.args[0]
+    if not is_var(source):
+        return False
+    before, value = lowering.value(source), lowering.value(var)
+    if before.weight is not None and before.weight.values.ndim == 2:
+        value.weight = before.weight
+    if before.affine is None or not same_shape(source.ty.shape, var.ty.shape):
+        return False
+    value.quantized_transpose_of = before.quantized_transpose_of
+    return define_affine(lowering, var, before.affine)
 
-    def _concat(self, var: Any, call: Any) -> bool:
-        parts = [self._image(part) for part in self.floats.fields(call.args[0])]
-        if not parts or any(part is None for part in parts) or int(call.attrs.axis) % 4 != 1:
-            return False
-        known = [part for part in parts if part is not None]
-        counts = [part.place.channels for part in known]
-        held = self.instruction.held(sum(counts))
-        n, _, high, wide = var.ty.shape
-        place = Place((n, high, wide, held), sum(counts), image=True)
-        first = known[0].code
-        alike = all(part.code == first for part in known)
-        operands = [part.terms[0][0] if alike else self._real(part) for part in known]
-        made = self._emit(int8_pooling.joined(counts, held), *operands, name="concat")
-        if alike and first is not None:
-            self.known[var] = coded(made, first, place)
-        else:
-            self.known[var] = Sum(place, ((made, np.float32(1.0)),))
-        return True
+
+@quantized_rule("relax.concat")
+def concat(lowering: Lowering, var: Var, call: Call) -> bool:
+    """Along channels, in NHWC: of bytes where all parts have equal parameters, else dequantized."""
+    parts = [quantized_nhwc(lowering, part) for part in fields_of(call.args[0])]
+    if not parts or any(part is None for part in parts) or int(call.attrs.axis) % 4 != 1:
+        return False
+    known = [part for part in parts if part is not None]
+    counts = [part.layout.channels for part in known]
+    padded = lowering.instruction.padded_channels(sum(counts))
+    n, _, high, wide = var.ty.shape
+    layout = BufferLayout((n, high, wide, padded), sum(counts), nhwc=True)
+    params = known[0].params
+    alike = all(part.params == params for part in known)
+    operands = [part.buffer if alike else dequantized(lowering, part) for part in known]
+    made = lowering.emit_te(int8_pooling.concatenated(counts, padded), *operands, name="concat")
+    return define_affine(
+        lowering, var, of_quantized(made, params, layout) if alike and params is not None else of_real(made, layout)
+    )

@@ -1,104 +1,122 @@
-"""The forms of a value that is known in codes, and how one is made of another."""
+"""The layouts of quantized and affine values, and how one is made of another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fxopt.backends.tvm.graph.relax_utils import is_int, number_of, same
-from fxopt.backends.tvm.machine.dot_instructions import instruction_of
+from fxopt.backends.tvm.graph.relax_utils import is_int, same_shape, scalar_of
 from fxopt.backends.tvm.ops import int8_pooling, requantize
-from fxopt.backends.tvm.ops.affine_value import Code, Place, Sum, coded
+from fxopt.backends.tvm.ops.affine_value import AffineValue, BufferLayout, QuantParams, of_quantized
+
+if TYPE_CHECKING:
+    from fxopt.backends.tvm.graph.lowering import Lowering
+    from fxopt.backends.tvm.types import Array, Expr, Shape, TensorExpr, TensorFunction, Var
 
 
-class Forms:
-    """What is known of values: ``known`` of numbers as sums, ``codes`` of the program's codes, ``weights`` that are stored.
+def define_affine(lowering: Lowering, var: Var, affine: AffineValue) -> bool:
+    """Let a variable be an affine value, which is dequantized where a float layout is read. True, for rules to return."""
+    value = lowering.value(var)
+    value.affine = affine
+    value.make_plain = lambda: in_plain_layout(lowering, dequantized(lowering, affine), affine.layout, var)
+    return True
 
-    A weight is int8 codes, their scales, and the axis that these lie along. ``swapped`` are codes before a swap of the last
-    two dims, of values that are such a swap.
-    """
 
-    def __init__(self, floats: Any) -> None:
-        self.floats = floats
-        self.instruction = instruction_of(floats.choices.processor)
-        self.known: dict[Any, Sum] = {}
-        self.codes: dict[Any, Sum] = {}
-        self.weights: dict[Any, tuple[Any, Any, int | None]] = {}
-        self.swapped: dict[Any, Any] = {}
-        self.integer, self.float_layers = 0, list[str]()
+def define_quantized(lowering: Lowering, var: Var, affine: AffineValue) -> bool:
+    """Let a quantized variable of the program be the only term of an affine value. True, for rules to return."""
+    value, params = lowering.value(var), affine.params
+    assert params is not None
+    value.quantized = affine
 
-    def _code(self, scale: float, zero: float, low: float, high: float, given: str) -> Code:
-        stored, offset = given, 0
-        if given in ("uint8", "int8"):
-            stored = self.instruction.stored[0]
-            offset = {("uint8", "int8"): 128, ("int8", "uint8"): -128}.get((given, stored), 0)
-        return Code(float(scale), int(zero) - offset, int(low) - offset, int(high) - offset, stored, given, offset)
+    def own() -> Expr:
+        expr = in_plain_layout(lowering, affine.buffer, affine.layout, var)
+        return _shifted(lowering, expr, params.offset, params.given) if params.offset else expr
 
-    def _array(self, expr: Any) -> Any:
-        numbers = self.floats.numbers(expr)
-        return np.asarray(number_of(expr) if numbers is None else numbers)
+    value.make_plain = own
+    return True
 
-    def _stored(self, expr: Any, code: Code) -> Any:
-        return expr if not code.offset else self._shifted(expr, -code.offset, code.dtype)
 
-    def _own_codes(self, expr: Any, code: Code) -> Any:
-        return expr if not code.offset else self._shifted(expr, code.offset, code.given)
+def quant_params(lowering: Lowering, scale: float, zero: float, low: float, high: float, given: str) -> QuantParams:
+    """Of the program's quantization, with bytes stored in the sign that the instruction wants."""
+    dtype, offset = given, 0
+    if given in ("uint8", "int8"):
+        dtype = lowering.instruction.stored[0]
+        offset = {("uint8", "int8"): 128, ("int8", "uint8"): -128}.get((given, dtype), 0)
+    return QuantParams(float(scale), int(zero) - offset, int(low) - offset, int(high) - offset, dtype, given, offset)
 
-    def _shifted(self, expr: Any, by: int, dtype: str) -> Any:
-        def shift(data: Any) -> Any:
-            from tvm import te
 
-            return te.compute(data.shape, lambda *at: (data[at].astype("int32") + by).astype(dtype), name="shifted")
+def stored(lowering: Lowering, expr: Expr, params: QuantParams) -> Expr:
+    """The program's own quantized value as kernels store it."""
+    return _shifted(lowering, expr, -params.offset, params.dtype) if params.offset else expr
 
-        return self._emit(shift, expr, name="shift")
 
-    def _emit(self, function: Callable[..., Any], *args: Any, name: str, fuses: bool = False) -> Any:
-        return self.floats.emit(function, *args, name=name, fuses=fuses)
+def _shifted(lowering: Lowering, expr: Expr, by: int, dtype: str) -> Expr:
+    def shift(data: TensorExpr) -> TensorExpr:
+        from tvm import te
 
-    def _on_terms(self, function: Callable[..., Any], total: Sum, arrays: list[Any], name: str) -> Any:
-        from tvm import relax
+        return te.compute(data.shape, lambda *at: (data[at].astype("int32") + by).astype(dtype), name="shifted")
 
-        terms = [self._shaped(expr, total.place.shape) for expr, _ in total.terms]
-        return self._emit(function, *terms, *(relax.const(array, "float32") for array in arrays), name=name)
+    return lowering.emit_te(shift, expr, name="shift")
 
-    def _real(self, total: Sum) -> Any:
-        """Numbers in float, in the place of a sum."""
-        if "real" not in total.made:
-            function, arrays = requantize.real(total)
-            total.made["real"] = self._on_terms(function, total, arrays, "dequantized")
-        return total.made["real"]
 
-    def _shaped(self, expr: Any, shape: Any) -> Any:
-        from tvm import relax
+def constant_or_scalar(lowering: Lowering, expr: Expr) -> Array:
+    """A constant as an array, of no dims where it is an immediate."""
+    constant = lowering.constant(expr)
+    return np.asarray(scalar_of(expr) if constant is None else constant)
 
-        return expr if same(expr.ty.shape, shape) else self.floats.builder.emit(relax.op.reshape(expr, list(shape)))
 
-    def _usual(self, expr: Any, total: Sum, var: Any) -> Any:
-        """What lies in the place of a sum, as [n, C, H, W] or in the shape of the variable."""
-        if not total.place.image:
-            return self._shaped(expr, var.ty.shape)
-        n, _, high, wide = var.ty.shape
-        expr = self._shaped(expr, (n, high, wide, total.place.held))
-        return self._emit(int8_pooling.from_image(total.place.channels), expr, name="from_image")
+def of_terms(lowering: Lowering, function: TensorFunction, affine: AffineValue, arrays: list[Array], name: str) -> Expr:
+    """What a function makes of the terms of an affine value, and of arrays behind them."""
+    from tvm import relax
 
-    def _image(self, var: Any) -> Sum | None:
-        """Codes of one byte as [n, H, W, held]; None if there are none."""
-        total = self.known.get(var)
-        if total is None or total.code is None or total.code.dtype not in ("uint8", "int8") or len(var.ty.shape) != 4:
-            return None
-        n, channels, high, wide = var.ty.shape
-        if not all(is_int(size) for size in (channels, high, wide)):
-            return None
-        if not total.place.image:
-            if "image" not in total.made:
-                channels = int(channels)
-                held = self.instruction.held(channels)
-                data = self._shaped(total.terms[0][0], var.ty.shape)
-                turned = self._emit(int8_pooling.to_image(channels, held, total.code.zero), data, name="to_image")
-                total.made["image"] = coded(turned, total.code, Place((n, high, wide, held), channels, image=True))
-            return total.made["image"]
-        shape = (n, high, wide, total.place.held)
-        expr = self._shaped(total.terms[0][0], shape)
-        return coded(expr, total.code, Place(shape, total.place.channels, image=True))
+    terms = [reshaped(lowering, expr, affine.layout.shape) for expr, _ in affine.terms]
+    return lowering.emit_te(function, *terms, *(relax.const(array, "float32") for array in arrays), name=name)
+
+
+def dequantized(lowering: Lowering, affine: AffineValue) -> Expr:
+    """An affine value in float, in its own layout."""
+    made = affine.materialized
+    if made.real is None:
+        function, arrays = requantize.dequantize(affine)
+        made.real = of_terms(lowering, function, affine, arrays, "dequantized")
+    return made.real
+
+
+def reshaped(lowering: Lowering, expr: Expr, shape: Shape) -> Expr:
+    """An expression in another shape; itself if it has that."""
+    from tvm import relax
+
+    return expr if same_shape(expr.ty.shape, shape) else lowering.emit(relax.op.reshape(expr, list(shape)))
+
+
+def in_plain_layout(lowering: Lowering, expr: Expr, layout: BufferLayout, var: Var) -> Expr:
+    """A buffer of a layout as [n, C, H, W], or in the shape of the variable."""
+    if not layout.nhwc:
+        return reshaped(lowering, expr, var.ty.shape)
+    n, _, high, wide = var.ty.shape
+    expr = reshaped(lowering, expr, (n, high, wide, layout.padded_channels))
+    return lowering.emit_te(int8_pooling.nhwc_to_nchw(layout.channels), expr, name="from_image")
+
+
+def quantized_nhwc(lowering: Lowering, var: Expr) -> AffineValue | None:
+    """Quantized bytes as [n, H, W, padded channels]; None if the value is no such image."""
+    affine = lowering.value(var).affine
+    if affine is None or affine.params is None or not affine.params.is_byte or len(var.ty.shape) != 4:
+        return None
+    n, channels, high, wide = var.ty.shape
+    if not all(is_int(size) for size in (channels, high, wide)):
+        return None
+    if not affine.layout.nhwc:
+        if affine.materialized.nhwc is None:
+            channels = int(channels)
+            padded = lowering.instruction.padded_channels(channels)
+            data = reshaped(lowering, affine.buffer, var.ty.shape)
+            to_nhwc = int8_pooling.nchw_to_nhwc(channels, padded, affine.params.zero)
+            data = lowering.emit_te(to_nhwc, data, name="to_image")
+            layout = BufferLayout((n, high, wide, padded), channels, nhwc=True)
+            affine.materialized.nhwc = of_quantized(data, affine.params, layout)
+        return affine.materialized.nhwc
+    shape = (n, high, wide, affine.layout.padded_channels)
+    expr = reshaped(lowering, affine.buffer, shape)
+    return of_quantized(expr, affine.params, BufferLayout(shape, affine.layout.channels, nhwc=True))
