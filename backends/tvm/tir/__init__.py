@@ -1,4 +1,4 @@
 """Passes on TIR: edge tiles, tails of vectors, AMX and dot-product instructions, work stealing; in order in ``pipeline``.
 
-May import ``ops.block_names`` and ``machine``.
+May import ``graph.relax_utils``, ``ops.block_names``, ``tiling`` and ``machine``.
 """
