@@ -9,8 +9,9 @@ It needs ``qemu-user-static`` 7.2 or later, which has AVX2; it has no AVX-512. W
 computes, to the last digit; what time it takes says nothing. numpy starts in a second, ONNX Runtime in 4, OpenVINO in 7, TVM
 in 20. On Nehalem OpenVINO ends of a signal, as its convolutions for SSE4.1 have an AVX instruction in them, and TVM's library
 for ``x86_64_v3`` is refused. ``/proc/cpuinfo`` is that of the real machine: fxopt asks the C library, what does not is misled.
-torch runs too, about ten times slower, and so does pytest: ``emulated_x86.py Haswell -m pytest -n0 tests/test_onnx.py``. What a
-test starts runs on the real machine. In qemu 7.2 ``grid_sample``, which draws the glyphs, may end of a signal:
+torch runs too, about ten times slower, and so does pytest:
+``emulated_x86.py Haswell -m pytest -n0 tests/backends/test_onnx.py``. What a test starts
+runs on the real machine. In qemu 7.2 ``grid_sample``, which draws the glyphs, may end of a signal:
 ``ATEN_CPU_CAPABILITY=default`` gives torch other kernels, and leaves those of the runtimes.
 """
 

@@ -20,7 +20,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-sys.path.append(str(Path(__file__).parents[1]))  # the networks and processors are those of tests/test_processors.py
+sys.path.append(
+    str(Path(__file__).parents[1])
+)  # the networks and processors are those of tests/backends/test_processors.py
 
 from cases.int8_nets import KINDS, MAIN, OTHER_SCHEMES, ZOO, Int8Net
 from cases.processors import PLACES, build_quantized, run_on

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
-import ill_scaled
 import small_vit
+from cases import ill_scaled
 
 from fxopt import Workload
 from fxopt.workload import find_workload

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SCHEDULES = 1
 """Version of the code that makes kernels of tiles, in the stamp of each trial. It is raised when the kernels of a task become
 others, or are timed in another way: then the seconds that users measured before say nothing any more. Text and names may
-change as they like. ``tests/test_schedule_version.py`` fails where kernels changed and this did not."""
+change as they like. ``tests/backends/tvm/test_schedule_version.py`` fails where kernels changed and this did not."""
 
 
 @dataclass(frozen=True)
