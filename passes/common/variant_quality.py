@@ -1,9 +1,8 @@
-"""How good a variant of a program is on the validation split, and how far one can go with a choice."""
+"""How good a variant of a program is on the validation split: its metric, and the SQNR of its outputs."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,15 +43,6 @@ class Judge:
     @functools.cached_property
     def _wanted(self) -> list[list[Any]]:
         return [_outputs(self.program, inputs) for inputs in self._inputs]
-
-
-def least(count: int, holds: Callable[[int], bool]) -> int:
-    """The least number from 0 to ``count`` for which something holds, by bisection; for ``count`` itself it is not asked."""
-    low, high = -1, count
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
 
 
 def _outputs(program: Program, inputs: Any) -> list[Any]:

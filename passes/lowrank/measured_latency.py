@@ -8,7 +8,7 @@ from fxopt.driver.time_build import built_times
 from fxopt.errors import BudgetError
 from fxopt.ir.program import Program
 from fxopt.pass_manager.context import Context
-from fxopt.passes.common.variant_quality import least
+from fxopt.passes.common.bisection import first
 from fxopt.passes.lowrank.layer_alone import split
 from fxopt.passes.lowrank.rank_path import RankPath
 from fxopt.passes.lowrank.rank_points import Alternatives, Point
@@ -36,7 +36,7 @@ def within_latency(
     moves = len(path.moves)
     reached = ratio(moves) if moves else 1.0
     if reached <= limit:
-        count = least(moves, lambda count: ratio(count) <= limit)
+        count = first(-1, moves, lambda count: ratio(count) <= limit)
         while (reached := ratio(count, _SURE * _BLOCKS)) > limit and count < moves:
             count = min(moves, count + max(1, moves // 20))
     if reached > limit:

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from fxopt.ir.program import Program
-from fxopt.passes.common.variant_quality import Judge, least
+from fxopt.passes.common.bisection import first
+from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.lowrank.approximate import approximate
 from fxopt.passes.lowrank.rank_path import RankPath
 from fxopt.passes.lowrank.rank_points import Alternatives, Point
@@ -49,4 +50,4 @@ def within_metric_drop(
                 twin.set_tensor(weight.names[0], weight.tensor.detach())
         return dense - judge.metric(twin) <= drop + 1e-12
 
-    return path.after(len(path.moves) - least(len(path.moves), holds))
+    return path.after(len(path.moves) - first(-1, len(path.moves), holds))

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fxopt.passes.common.bisection import first
 from fxopt.passes.prune.coupling.groups import Group
 
 Scope = Literal["layer", "global", "isomorphic"]
@@ -64,15 +65,14 @@ def ratio_for(cost: Callable[[float], float], budget: float, *, steps: int) -> t
 
     ``cost`` falls as the ratio grows.
     """
-    low, high = 0.0, 1.0
-    reached = cost(high)
-    if reached > budget:
-        return high, reached
-    for _ in range(steps):
-        middle = (low + high) / 2
-        found = cost(middle)
-        if found <= budget:
-            high, reached = middle, found
-        else:
-            low = middle
-    return high, reached
+    found = {1.0: cost(1.0)}
+    if found[1.0] > budget:
+        return 1.0, found[1.0]
+    count = 2**steps
+
+    def holds(n: int) -> bool:
+        found[n / count] = cost(n / count)
+        return found[n / count] <= budget
+
+    ratio = first(0, count, holds) / count
+    return ratio, found[ratio]

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from fxopt.errors import UsageError
-from fxopt.passes.common.variant_quality import least
+from fxopt.passes.common.bisection import first
 from fxopt.passes.quant.mixed.sensitivity import LayerSensitivity, alone, slowdowns
 from fxopt.passes.quant.mixed.trials import Trials
 
@@ -58,7 +58,7 @@ def _judge(budget: QuantBudget, trials: Trials) -> Callable[[frozenset[str]], bo
 def _fewest(rows: Sequence[LayerSensitivity], holds: Callable[[frozenset[str]], bool]) -> frozenset[str]:
     """The least number of the worst layers with which it holds, by bisection."""
     names = [row.node for row in rows]
-    count = least(len(names), lambda n: n > 0 and holds(frozenset(names[:n])))
+    count = first(-1, len(names), lambda n: n > 0 and holds(frozenset(names[:n])))
     return frozenset(names[:count])
 
 
