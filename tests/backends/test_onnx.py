@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture, load
+from fxopt.backend import Manifest
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
 from fxopt.driver.build import build
@@ -37,7 +38,7 @@ def _lower(program: Program, out: Path, backend: Onnx | None = None) -> tuple[Ar
     backend = backend or Onnx()
     legal = Pipeline.parse(backend.legalize()).run(program).program
     facts = backend.build(legal, host(), out)
-    manifest = interface(legal) | {"backend": str(backend)}
+    manifest = Manifest(**dict(interface(legal)), backend=str(backend), target=host(), files={}, facts=facts)
     return Artifact(out, manifest, backend.load(out, manifest)), facts
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture
-from fxopt.backend import find_backend
+from fxopt.backend import Manifest, find_backend
 from fxopt.backends.openvino import Openvino
 from fxopt.backends.openvino.runtime import MODEL_FILE, compile_model, native_precisions
 from fxopt.driver.build import build
@@ -35,7 +35,7 @@ def _lower(program: Program, out: Path, backend: Openvino | None = None) -> tupl
     backend = backend or Openvino()
     legal = Pipeline.parse(backend.legalize()).run(program).program
     facts = backend.build(legal, host(), out)
-    manifest = interface(legal) | {"backend": str(backend)}
+    manifest = Manifest(**dict(interface(legal)), backend=str(backend), target=host(), files={}, facts=facts)
     return Artifact(out, manifest, backend.load(out, manifest)), facts
 
 

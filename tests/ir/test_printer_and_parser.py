@@ -104,7 +104,7 @@ class Shown(torch.nn.Module):
 def test_text_with_source_lines_is_read_as_well():
     program = capture(Shown(), (torch.ones(2, 3),))
     shown = program.text(source=True)
-    assert re.search(r" {8}\S*test_text.py:\d+\n", shown)
+    assert re.search(r" {8}\S*test_printer_and_parser.py:\d+\n", shown)
     assert parse_program(shown).text() == program.text()
 
 

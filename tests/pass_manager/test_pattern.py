@@ -39,7 +39,7 @@ def test_a_pattern_in_plain_torch(program):
     assert _relus(program) == 4
     assert _relus(outcome.program) == 3, "the pair whose inner value is an output must stay"
     first = next(iter(outcome.program.find("aten.relu")))
-    assert "test_rewrite.py" in outcome.program.describe(first), "the user's line survives"
+    assert "test_pattern.py" in outcome.program.describe(first), "the user's line survives"
     x = torch.randn(5, 4)
     assert torch.equal(outcome.program(x)[0], program(x)[0])
 

@@ -47,7 +47,7 @@ def test_a_wrong_cut_behind_a_head_of_zeros_is_found_and_named(monkeypatch):
             cut_weights(cut)
 
     monkeypatch.setattr(module, "_cut_weights", cut_elsewhere)
-    with pytest.raises(VerifyError, match=r"a value changed by(.|\n)*%linear = aten.linear\(.*test_claims.py"):
+    with pytest.raises(VerifyError, match=r"a value changed by(.|\n)*%linear = aten.linear\(.*test_value_map.py"):
         Pipeline.of(shrink()).run(program)
 
 
@@ -62,7 +62,7 @@ def test_the_first_wrong_value_is_named():
                 program.claims[node.name] = ("tanh" if "relu" in node.name else node.name, {})
 
     program = capture(Hidden().eval(), (torch.randn(3, 4),))
-    with pytest.raises(VerifyError, match=r"the first one is\n +%relu\w* = aten.relu\(%linear\).*test_claims.py"):
+    with pytest.raises(VerifyError, match=r"the first one is\n +%relu\w* = aten.relu\(%linear\).*test_value_map.py"):
         Pipeline.of(halve_and_claim()).run(program)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload, capture
+from fxopt.backend import Manifest
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
 from fxopt.driver.interface import interface
@@ -189,7 +190,7 @@ def test_a_linear_layer_is_corrected_for_the_codes_that_it_has(shape, rounding):
 def lowered(program: Program, out) -> tuple[Artifact, dict]:
     legal = Pipeline.parse(Onnx().legalize()).run(program, watchers=()).program
     facts = Onnx().build(legal, host(), out)
-    manifest = interface(legal) | {"backend": "onnx"}
+    manifest = Manifest(**dict(interface(legal)), backend="onnx", target=host(), files={}, facts=facts)
     return Artifact(out, manifest, Onnx().load(out, manifest)), facts
 
 
