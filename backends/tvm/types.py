@@ -13,6 +13,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from tvm import IRModule
     from tvm.ir import Call, Expr, TensorLoad, TensorRegion, Var
+    from tvm.ir.transform import Pass as ModulePass
     from tvm.relax import Binding, BlockBuilder, TupleGetItem
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
     from tvm.rpc import RPCSession
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from tvm.s_tir.schedule import LoopRV, SBlockRV
     from tvm.te import Tensor as TensorExpr
     from tvm.tirx import AllocBuffer, Buffer, BufferStore, Evaluate, For, ForKind, PrimFunc, SeqStmt, Stmt
-    from tvm.transform import Pass as ModulePass
 
 Array: TypeAlias = npt.NDArray[Any]
 """An array of any dtype."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.ops.block_names import INT8_KERNEL, PACKED, PADDED, SUMS, TILE
 from fxopt.backends.tvm.schedule.primitives import blocks_of, extent, parallel, schedule_alone, vectorize
-from fxopt.backends.tvm.schedule.register_tiles import fuse_epilogue, split_epilogue, unroll_and_vectorize
+from fxopt.backends.tvm.schedule.register_tiles import Epilogue, fuse_epilogue, split_epilogue, unroll_and_vectorize
 from fxopt.backends.tvm.tiling.int8 import Tiling
 from fxopt.backends.tvm.tir.amx_intrinsics import MARK, MULTIPLY, STORE, ZERO, use_amx_instructions
 from fxopt.backends.tvm.tir.dot_intrinsics import dot_intrinsic
@@ -37,15 +37,15 @@ def schedule_int8(sch: Schedule, lanes: int) -> PrimFunc:
     sch.unannotate(sums, TILE)
     sch.unannotate(sums, INT8_KERNEL)
     blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
-    behind = split_epilogue(sch, blocks_of(sch))
-    for block in behind.pop("folded"):
+    epilogue = split_epilogue(sch, blocks_of(sch))
+    for block in epilogue.inlined:
         sch.compute_inline(block)
     if (padded := blocks.get(PADDED)) is not None:
         schedule_alone(sch, padded, lanes)
     if (packed := blocks.get(PACKED)) is not None:
         parallel(sch, list(sch.get_loops(packed))[:2])  # the rest as it is, in which LLVM finds vectors of bytes
     if kind == "amx":
-        _schedule_amx(sch, sums, tiling, behind, lanes)
+        _schedule_amx(sch, sums, tiling, epilogue, lanes)
         return use_amx_instructions(sch.mod["main"])
     n, vectors, block, tiles, line, rows, lane, *over = sch.get_loops(sums)
     vectors, vector = sch.split(vectors, [None, tiling.vectors])
@@ -61,7 +61,7 @@ def schedule_int8(sch: Schedule, lanes: int) -> PrimFunc:
     outer = _order_loops(sch, n, vectors, block, tiles, tiling.chunk)
     dots = kind in ("vnni", "sdot")
     sch.reorder(*outer, *over, *steps, *([] if dots else inner), vector, line, rows, lane, *(inner if dots else []))
-    fuse_epilogue(sch, behind, outer[-1], lanes)
+    fuse_epilogue(sch, epilogue, outer[-1], lanes)
     unroll_and_vectorize(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     for loop in (*steps, vector, line, rows):
         sch.unroll(loop)
@@ -73,24 +73,23 @@ def schedule_int8(sch: Schedule, lanes: int) -> PrimFunc:
     unroll_and_vectorize(sch, first, depth, lanes)
     if dots:
         sch.tensorize(lane, dot_intrinsic(kind, lanes))
-    for later in behind["later"]:
+    for later in epilogue.later:
         schedule_alone(sch, later, lanes)
     return sch.mod["main"]
 
 
-def _schedule_amx(sch: Schedule, sums: SBlockRV, tiling: Tiling, behind: dict[str, list[SBlockRV]], lanes: int) -> None:
+def _schedule_amx(sch: Schedule, sums: SBlockRV, tiling: Tiling, epilogue: Epilogue, lanes: int) -> None:
     n, vectors, block, tiles, line, rows, lane, r, s, step, part, group = sch.get_loops(sums)
     size = (extent(sch, part) or 1) * (extent(sch, group) or 1)
     vectors, vector = sch.split(vectors, [None, tiling.vectors])
     down, register = sch.split(rows, [None, tiling.register])
     outer = _order_loops(sch, n, vectors, block, tiles, tiling.chunk)
     sch.reorder(*outer, r, s, step, vector, line, down, register, lane, part, group)
-    (stored,) = behind["copied"]
-    for later in (stored, *behind["done"]):
+    (stored,) = epilogue.copied
+    for later in (stored, epilogue.fused):
         sch.reverse_compute_at(later, outer[-1], preserve_unit_loops=True)
-    for later in behind["done"]:
-        vectorize(sch, sch.get_loops(later)[-1], lanes)
-        sch.annotate(later, MARK_WRITES, 0)
+    vectorize(sch, sch.get_loops(epilogue.fused)[-1], lanes)
+    sch.annotate(epilogue.fused, MARK_WRITES, 0)
     _, at_block, at_tile, at_lines, at_rows, at_vectors, at_lane = list(sch.get_loops(stored))[len(outer) :]
     at_down, at_register = sch.split(at_rows, [None, tiling.register])
     sch.reorder(at_block, at_tile, at_vectors, at_lines, at_down, at_register, at_lane)
@@ -100,7 +99,7 @@ def _schedule_amx(sch: Schedule, sums: SBlockRV, tiling: Tiling, behind: dict[st
     registers = (tiling.lines, tiling.rows // tiling.register, tiling.vectors, tiling.register, size)
     for what, loop in ((ZERO, sch.get_loops(first)[depth]), (MULTIPLY, vector), (STORE, at_vectors)):
         sch.annotate(sch.blockize(loop), MARK, [what, *registers])
-    for later in behind["later"]:
+    for later in epilogue.later:
         schedule_alone(sch, later, lanes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.ops.block_names import FLUSHED, PACKED, PADDED, SUMS, TILE
@@ -40,8 +41,8 @@ def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
     tile = Tile.from_list([int(value) for value in sch.get(sums).annotations[TILE]])
     sch.unannotate(sums, TILE)
     blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
-    behind = split_epilogue(sch, blocks_of(sch))
-    for block in behind.pop("folded"):
+    epilogue = split_epilogue(sch, blocks_of(sch))
+    for block in epilogue.inlined:
         sch.compute_inline(block)
     padded = blocks.get(PADDED)
     height = 0
@@ -50,10 +51,10 @@ def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
     outer, over, spread = tile_loops(sch, sums, tile, height)
     for block in filter(None, (blocks.get(PACKED), None if height else padded)):
         schedule_alone(sch, block, lanes)
-    fuse_epilogue(sch, behind, outer[-1], lanes)
+    fuse_epilogue(sch, epilogue, outer[-1], lanes)
     unroll_and_vectorize(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     unroll_and_vectorize(sch, sums, len(outer) + len(over), lanes)
-    for block in (sums, *behind["copied"]):  # what lies in memory of TVM's own LLVM takes for what may overlap all else
+    for block in (sums, *epilogue.copied):  # what lies in memory of TVM's own LLVM takes for what may overlap all else
         sch.set_scope(block, 0, "local")
     if height:
         sch.compute_at(padded, outer[spread - 1], preserve_unit_loops=True)
@@ -61,15 +62,26 @@ def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
     # before the sums fall apart into two blocks, whose rounds TVM cannot tell to be independent
     parallel(sch, outer[:spread])
     unroll_and_vectorize(sch, sch.decompose_reduction(sums, over[0]), 1 + len(outer) - spread, lanes)
-    for block in behind["later"]:
+    for block in epilogue.later:
         schedule_alone(sch, block, lanes)
 
 
-def split_epilogue(sch: Schedule, blocks: list[SBlockRV]) -> dict[str, list[SBlockRV]]:
-    """What is behind the sums: ``copied`` tiles, what is ``folded`` into the op that is ``done`` on a tile, and the ``later``.
+@dataclass(frozen=True)
+class Epilogue:
+    """The blocks around the accumulation: ``inlined`` ones, before and behind it, go into ``fused``, which runs on each tile.
 
-    Only what has an element for each sum is done on a tile; a result that is spread over a larger one is not.
+    ``copied`` is the copy of a tile that ``fused`` reads, where there is one; ``later`` are the blocks from the first one on that
+    has another shape than the sums, or reduces: they run after all tiles.
     """
+
+    inlined: list[SBlockRV]
+    copied: list[SBlockRV]
+    fused: SBlockRV
+    later: list[SBlockRV]
+
+
+def split_epilogue(sch: Schedule, blocks: list[SBlockRV]) -> Epilogue:
+    """Sort the blocks of a kernel by where they are to run."""
     names = [sch.get(block).name_hint for block in blocks]
     start = names.index(SUMS) + 1
     before = zip(blocks[: start - 1], names, strict=False)
@@ -77,17 +89,16 @@ def split_epilogue(sch: Schedule, blocks: list[SBlockRV]) -> dict[str, list[SBlo
     copied = [blocks[start]] if FLUSHED in names else []
     chain = blocks[start + len(copied) :]
     last = last_of_same_shape(sch, chain)
-    return {"copied": copied, "folded": [*operands, *chain[:last]], "done": [chain[last]], "later": chain[last + 1 :]}
+    return Epilogue([*operands, *chain[:last]], copied, chain[last], chain[last + 1 :])
 
 
-def fuse_epilogue(sch: Schedule, behind: dict[str, list[SBlockRV]], loop: LoopRV, lanes: int) -> None:
-    """Do in a loop over tiles what is done on a tile."""
-    for block in (*behind["copied"], *behind["done"]):
+def fuse_epilogue(sch: Schedule, epilogue: Epilogue, loop: LoopRV, lanes: int) -> None:
+    """Run the copy of a tile, and what is fused, in a loop over tiles."""
+    for block in (*epilogue.copied, epilogue.fused):
         sch.reverse_compute_at(block, loop, preserve_unit_loops=True)
-    if behind["copied"]:
-        (done,) = behind["done"]
-        sch.split(sch.get_loops(done)[-1], [None, lanes])
-        sch.annotate(done, MARK, 1)
+    if epilogue.copied:
+        sch.split(sch.get_loops(epilogue.fused)[-1], [None, lanes])
+        sch.annotate(epilogue.fused, MARK, 1)
 
 
 def last_of_same_shape(sch: Schedule, chain: list[SBlockRV]) -> int:

@@ -135,6 +135,12 @@ class Workers:
 
 
 class _Worker:
+    """A process and the state of its job: starting, ``ready``, at work on ``name``, ``compiled`` and waiting to time, timing.
+
+    It says "ready" once, "compiled" of each job, and then answers; it times when told to ``go``. While another times it is
+    stopped, in whatever state but ``compiled`` it is, and the clock of its job with it.
+    """
+
     def __init__(self, main: Callable[[], object]) -> None:
         self._child = Child(main)
         self.connection = self._child.connection
