@@ -231,7 +231,7 @@ def test_int8_agrees_with_eager_within_one_output_step_at_a_convolution(tmp_path
 
 
 def test_the_runtime_gets_the_options_of_the_backend(conv, tmp_path, monkeypatch):
-    _lower(conv, tmp_path)
+    manifest = _lower(conv, tmp_path)[0].manifest
     seen = []
     original = ort.InferenceSession
 
@@ -240,14 +240,15 @@ def test_the_runtime_gets_the_options_of_the_backend(conv, tmp_path, monkeypatch
         return original(path, options, providers, **more)
 
     monkeypatch.setattr(ort, "InferenceSession", spy)
-    Onnx(threads=1, optimization_level="basic", arena=False).load(tmp_path, {})
+    Onnx(threads=1, optimization_level="basic", arena=False).load(tmp_path, manifest)
     assert seen == [(1, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, False)]
 
 
-def test_a_damaged_model_is_an_error_of_the_backend(tmp_path):
+def test_a_damaged_model_is_an_error_of_the_backend(conv, tmp_path):
+    manifest = _lower(conv, tmp_path)[0].manifest
     (tmp_path / "model.onnx").write_bytes(b"\x08\x07nonsense")
     with pytest.raises(BackendError, match=r"cannot load .*model\.onnx"):
-        Onnx().load(tmp_path, {})
+        Onnx().load(tmp_path, manifest)
 
 
 def test_inputs_the_runtime_refuses_are_an_error_of_the_user(tmp_path):
