@@ -1,5 +1,7 @@
 """What the README and the pages in docs/ tell a user to type, typed; what they name is there."""
 
+import ast
+import importlib
 import os
 import re
 import subprocess
@@ -127,6 +129,16 @@ def test_files_that_are_named_are_there(page):
     """Paths in code spans, from the root of the repository; not those that a command makes."""
     named = re.findall(r"`((?:fxopt|passes|backends|models|tests|docs)/[\w./-]*)`", TEXTS[page])
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_what_examples_import_is_there():
+    """Quick, where running them is slow."""
+    for page, kind, body in BLOCKS:
+        for node in ast.walk(ast.parse(body)) if kind == "python" else ():
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                assert not missing, f"{page}: from {node.module} import {missing}"
 
 
 def test_methods_that_the_guides_name_are_there():
