@@ -58,5 +58,5 @@ def find_function(spec: str, who: str) -> Callable[..., Any]:
             way_out="give module:function of an importable module, or file.py:function",
         ) from error
     if not callable(found):
-        raise UsageError(f"{who}: {spec!r} is a {type(found).__name__}, not a function")
+        raise UsageError(f"{who}: {spec.rpartition(':')[2]!r} is a {type(found).__name__}, not a function")
     return found

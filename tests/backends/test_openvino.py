@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases.manifests import bare_manifest
 from torch import nn
 from torch.nn import functional as F
 
@@ -348,7 +349,7 @@ def test_an_op_without_an_onnx_form_is_refused_before_the_build():
 def test_without_openvino_the_way_out_is_told(built, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r"pip install 'fxopt\[openvino-runtime\]'"):
-        Openvino().load(built[0].folder, {})
+        Openvino().load(built[0].folder, bare_manifest())
 
 
 def test_without_the_exporter_the_way_out_is_told(conv, monkeypatch):
@@ -361,7 +362,7 @@ def test_without_the_exporter_the_way_out_is_told(conv, monkeypatch):
 def test_a_damaged_model_is_an_error_of_the_backend(tmp_path):
     (tmp_path / MODEL_FILE).write_text("<net")
     with pytest.raises(BackendError, match=r"cannot load model\.xml: \S"):
-        Openvino().load(tmp_path, {})
+        Openvino().load(tmp_path, bare_manifest())
 
 
 def test_inputs_the_runtime_refuses_are_an_error_of_the_user(tmp_path):

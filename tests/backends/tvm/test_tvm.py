@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases.manifests import bare_manifest
 from cases.other_dims import Clip, Decoder, Wave
 from torch import nn
 from torch.nn import functional as F
@@ -461,7 +462,7 @@ def test_each_call_has_the_threads_of_its_backend(digits):
     import tvm
 
     x = [np.zeros((1, 1, 8, 8), np.float32)]
-    one, two = (find_backend(f"tvm(threads={n})").load(digits, {}) for n in (1, 2))
+    one, two = (find_backend(f"tvm(threads={n})").load(digits, bare_manifest()) for n in (1, 2))
     seen = []
     for run in (one, two, one, two):
         run(x)
@@ -470,7 +471,7 @@ def test_each_call_has_the_threads_of_its_backend(digits):
 
 
 def test_calls_from_several_threads_do_not_share_inputs(digits):
-    run = find_backend("tvm(threads=1)").load(digits, {})
+    run = find_backend("tvm(threads=1)").load(digits, bare_manifest())
     inputs = [np.full((1, 1, 8, 8), float(i), np.float32) for i in range(4)]
     want = [run([x])[0] for x in inputs]
     with ThreadPoolExecutor(4) as pool:
@@ -483,7 +484,7 @@ def test_a_broken_library_is_an_error_of_the_backend(digits, tmp_path):
     (tmp_path / "model.so").write_bytes(b"no library")
     (tmp_path / "model.params").write_bytes((digits / "model.params").read_bytes())
     with pytest.raises(BackendError, match=r"cannot load .*model\.so"):
-        Tvm().load(tmp_path, {})
+        Tvm().load(tmp_path, bare_manifest())
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases.manifests import bare_manifest
 from cases.other_dims import Clip, Wave
 from emulated_amx import COMPILER, use_emulated_amx
 from hypothesis import HealthCheck, given, settings
@@ -480,4 +481,4 @@ def test_no_tile_register_is_needed_twice_at_once(shape):
 def test_without_tile_registers_of_the_system_the_artifact_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tvm_runtime, "allow_tiles", lambda: False)
     with pytest.raises(BackendError, match="build for a target whose features lack amx-int8"):
-        Tvm().load(tmp_path, {"facts": {"integer_instruction": "amx-int8"}})
+        Tvm().load(tmp_path, bare_manifest(integer_instruction="amx-int8"))

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from cases.manifests import bare_manifest
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -254,7 +255,7 @@ def _lowered(program: Program, out: Path):
     out.mkdir(exist_ok=True)
     backend = Onnx()
     facts = backend.build(Pipeline.parse(backend.legalize()).run(program).program, host(), out)
-    return backend.load(out, {}), facts
+    return backend.load(out, bare_manifest()), facts
 
 
 def _optimized(out: Path) -> list[str]:
