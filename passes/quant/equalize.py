@@ -17,7 +17,7 @@ from fxopt.passes.quant.equalization.layers import grouped, ungrouped
 
 @graph_pass
 def equalize(program: Program) -> None:
-    """Equalize channel ranges across consecutive layers (cross-layer equalization), for quantization to few bits.
+    """Equalize channel ranges across consecutive layers (cross-layer equalization).
 
     A channel may be divided by s > 0 where it is made and multiplied by s where it is read, as long as there is nothing
     but positively homogeneous ops in between (f(s · x) = s · f(x)): relu, leaky relu, pools, sums and concatenations of

@@ -24,7 +24,7 @@ def smooth_activations(
     alpha: Annotated[float, Ge(0), Le(1)] = 0.5,
     images: Annotated[int, Ge(1)] = 64,
 ) -> None:
-    """Move activation outliers into weights: divide channels by a factor, multiply weights by it (SmoothQuant).
+    """Move activation outliers into weights, channel by channel (SmoothQuant).
 
     A few channels of a transformer's activations are far larger than the rest, and a quantizer with one scale for all
     of them leaves the rest no bits. With s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) for input channel j (SmoothQuant,

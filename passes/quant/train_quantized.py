@@ -24,7 +24,7 @@ from fxopt.workload import training_workload
 
 @dataclasses.dataclass(frozen=True)
 class train_quantized(finetune):
-    """Train with simulated quantization and learned step sizes (quantization-aware training), then quantize.
+    """Train with simulated quantization and learned step sizes (QAT), then quantize.
 
     Begins where quantize(correct_bias='none') would end, with the same placement and calibration, and trains weights,
     biases and step sizes on the graph in which values and weights are rounded: gradients pass straight through, and the

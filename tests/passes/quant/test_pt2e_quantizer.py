@@ -41,7 +41,7 @@ def program():
 
 
 def quantized(program, function, more=""):
-    run = Pipeline.parse(f"quantize(quantizer='pt2e_quantizers:{function}'{more})")
+    run = Pipeline.parse(f"quantize(quantizer='cases.pt2e_quantizers:{function}'{more})")
     return run.run(program, workload=small_workload(program))
 
 
