@@ -83,6 +83,7 @@ each(X, 12, """
     dropout(%x, 0.5, False)
     feature_dropout(%x, 0.5, False)
     alpha_dropout(%x, 0.5, False)
+    feature_alpha_dropout(%x, 0.5, False)
     clone(%x)
     contiguous(%x)
     detach(%x)
