@@ -106,9 +106,9 @@ SUMS = (
 
 _VIEWS = _MOVES | T.SAME_SHAPE_IS_SAME_VALUE
 MOVES = (
-    *_rows("layout", _VIEWS | T.BOUND_TO_STRIDES, "view", "view_as"),
+    *_rows("layout", _VIEWS | T.BOUND_TO_STRIDES, "view", "view_as", "_unsafe_view"),
     *_rows("layout", _MOVES | T.BOUND_TO_STRIDES, "unflatten.int"),
-    *_rows("layout", _VIEWS, "reshape", "reshape_as", "_unsafe_view", "flatten.using_ints"),
+    *_rows("layout", _VIEWS, "reshape", "reshape_as", "flatten.using_ints"),
     *_rows("layout", _VIEWS, "squeeze", "squeeze.dim", "squeeze.dims"),
     *_rows("layout", _MOVES, "permute", "transpose.int", "t", "numpy_T", "mT", "adjoint", "swapaxes"),
     *_rows("layout", _MOVES, "movedim.int", "movedim.intlist", "unsqueeze", "flip", "roll", "unfold"),

@@ -31,7 +31,7 @@ class Trait(Flag):
     IDEMPOTENT = auto()
     """f(f(x, y), y) = f(x, y)."""
     HOMOGENEOUS = auto()
-    """f(a · x) = a · f(x) for a > 0, where all of x is scaled alike."""
+    """f(a · x) = a · f(x) for a > 0, where all of x is scaled alike; of two operands neither is a number."""
     HOMOGENEOUS_IN_FIRST = auto()
     """f(a · x, y) = a · f(x, y) for a > 0, where x is the first operand and all others are in y."""
     SHIFT_EQUIVARIANT = auto()
