@@ -50,6 +50,7 @@ each(X, 12, """
     celu(%x)
     silu(%x)
     mish(%x)
+    softshrink(%x, 0.3)
     sigmoid(%x)
     hardswish(%x)
     hardsigmoid(%x)

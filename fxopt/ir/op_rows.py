@@ -47,6 +47,7 @@ UNARY = (
     *_rows(
         "unary", _CURVE | T.ZERO_PRESERVING, "gelu", "elu", "selu", "celu", "silu", "mish", "hardswish", "tanh", "erf"
     ),
+    *_rows("unary", _CURVE | T.ZERO_PRESERVING, "softshrink"),
     *_rows("unary", _CURVE | T.ZERO_PRESERVING | T.NEEDS_FLOAT32, "sqrt", "sin", "square", "log1p", "expm1"),
     *_rows("unary", _CURVE | T.NEEDS_FLOAT32, "exp", "log", "rsqrt", "cos", "reciprocal", "softplus", "log_sigmoid"),
     *_rows("unary", _CURVE | T.NEEDS_FLOAT32, "pow.Tensor_Scalar"),
