@@ -171,9 +171,11 @@ DEFINITIONS = {
 UNCLAIMED = {
     "aten.threshold": {Trait.IDEMPOTENT: "only where the value is above the threshold"},
     "aten.pow.Tensor_Scalar": {Trait.ZERO_PRESERVING: "only of a positive exponent"},
-    "aten.nan_to_num": dict.fromkeys(
-        (Trait.CONTINUOUS, Trait.HOMOGENEOUS, Trait.HOMOGENEOUS_IN_FIRST, Trait.SHIFT_EQUIVARIANT), "not of NaN"
-    ),
+    "aten.nan_to_num": {
+        **dict.fromkeys((Trait.CONTINUOUS, Trait.HOMOGENEOUS, Trait.HOMOGENEOUS_IN_FIRST), "not of NaN"),
+        Trait.SHIFT_EQUIVARIANT: "not of NaN",
+        Trait.IDEMPOTENT: "not where NaN is to be infinite, and infinity a number",
+    },
     "aten.clamp": {Trait.ZERO_PRESERVING: "only where zero is within the bounds"},
     "aten.clamp_max": {Trait.ZERO_PRESERVING: "only of a bound above zero"},
     "aten.hardtanh": {Trait.ZERO_PRESERVING: "only where zero is within the bounds"},

@@ -16,7 +16,7 @@ from fxopt.ir.op_traits import NONE, Bound, Op, Shape, Trait
 T = Trait
 _MAPS = T.ELEMENTWISE | T.KEEPS_FORM
 _CURVE = _MAPS | T.CONTINUOUS
-_STEPS = _MAPS | T.ZERO_PRESERVING | T.IDEMPOTENT
+_STEPS = _MAPS | T.ZERO_PRESERVING
 _SCALES = _CURVE | T.ZERO_PRESERVING | T.HOMOGENEOUS | T.HOMOGENEOUS_IN_FIRST
 _KEEPS = (_SCALES & ~T.KEEPS_FORM) | T.SHIFT_EQUIVARIANT  # strides may be asked for, or dims be checked
 _MOVES = T.REARRANGES | T.HOMOGENEOUS | T.SHIFT_EQUIVARIANT
@@ -53,7 +53,8 @@ UNARY = (
     *_rows("unary", _CURVE | T.NEEDS_FLOAT32, "pow.Tensor_Scalar"),
     *_rows("unary", _CURVE, "sigmoid", "hardsigmoid", "rsub.Scalar"),
     *_rows("unary", _CURVE | T.SHIFT_EQUIVARIANT, "add.Scalar", "sub.Scalar"),
-    *_rows("unary", _STEPS, "round", "floor", "ceil", "sign", "nan_to_num"),
+    *_rows("unary", _STEPS | T.IDEMPOTENT, "round", "floor", "ceil", "sign"),
+    *_rows("unary", _STEPS, "nan_to_num"),
     *_rows("unary", _MAPS, "threshold"),
     *_rows("unary", _KEEPS | T.SAME_VALUE, "clone", "contiguous", "detach", "alias", "lift_fresh_copy"),
     *_rows("unary", _KEEPS | T.DROPOUT, "dropout", "feature_dropout"),

@@ -1,7 +1,7 @@
 """The one table of ops: what an ATen op means to a pass, as data.
 
-A pass asks the table instead of listing ops itself, and declines at an op that the table does not know.
-Families:
+A pass asks the table instead of listing ops itself, and declines at an op that the table does not know. The rows are in
+:mod:`fxopt.ir.op_rows`, what their traits say in :mod:`fxopt.ir.op_traits`. Families:
 
 ==============  ==============================================================================================
 unary           element by element, one tensor operand, shape kept (activations, casts, arithmetic with a number)

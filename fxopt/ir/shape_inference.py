@@ -54,7 +54,7 @@ def _keeps_operand(target: Any, args: Any) -> bool:
     if not args[0].is_floating_point() or not args[0].is_contiguous():
         return False
     if target is not _BATCH_NORM:
-        return True
+        return not any(isinstance(arg, complex) for arg in args)
     x, *parameters, training = args[:6]
     fits = all(p is not None and tuple(p.shape) == (x.shape[1],) and p.dtype == x.dtype for p in parameters)
     return len(args) == 9 and not training and fits

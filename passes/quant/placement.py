@@ -11,14 +11,12 @@ import torch
 from torch import fx
 
 from fxopt.backend.quant_policy import Policy
-from fxopt.ir.op_table import DIRECT, TRANSPOSED, arguments, bounds, family
+from fxopt.ir.op_table import DIRECT, TRANSPOSED, Trait, arguments, bounds, family, has
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.passes.quant.observers import FORMATS, Affine, Format
 
 _PRODUCTS = ("aten.matmul", "aten.bmm")
-_SAME_NUMBERS = ("aten.max_pool2d", "aten.dropout")
-"""Beside layout ops: what comes out is among what went in, so it has the same scale."""
 LEFT = "left in float, so that the budget of quantization holds"
 """The reason for a layer that a budget keeps in float."""
 
@@ -212,8 +210,8 @@ def _stays(node: fx.Node, policy: Policy) -> bool:
 
 
 def same_numbers(node: fx.Node) -> bool:
-    """Whether what comes out is among what went in."""
-    return family(node) == "layout" or op_name(node) in _SAME_NUMBERS
+    """Whether what comes out is among what went in, so that it has the same scale."""
+    return family(node) == "layout" or op_name(node) == "aten.max_pool2d" or has(node, Trait.DROPOUT)
 
 
 def _tensor_operands(node: fx.Node) -> list[Any]:

@@ -106,7 +106,7 @@ def _rule(node: fx.Node) -> _Rule | None:
         return None
     if kind == "binary" and has(node, Trait.ELEMENTWISE):
         return _meet if has(node, Trait.HOMOGENEOUS) else _keep if has(node, Trait.HOMOGENEOUS_IN_FIRST) else None
-    if kind in ("unary", "random") and has(node, Trait.ELEMENTWISE):
+    if kind == "unary" and has(node, Trait.ELEMENTWISE):
         return _keep
     return {"pool": _window, "resample": _window, "reduce": _reduce}.get(kind or "") or _OTHERS.get(op_name(node))
 
