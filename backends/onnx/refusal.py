@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.backends.onnx.export import quiet
 from fxopt.ir.decompose import decomposed
-from fxopt.ir.op_table import arguments, family
+from fxopt.ir.op_table import Trait, arguments, family, has
 from fxopt.ir.printer import op_name
 
 
@@ -40,7 +40,7 @@ def refuses(node: fx.Node) -> str | None:
 
 
 _MOVES = ("layout", "copy", "pick", "join", "size", "check")
-_CASTS = ("aten.to.dtype", "aten._to_copy", "aten.clone", "aten.contiguous", "aten.detach", "aten.dropout")
+_SAME = (Trait.CAST, Trait.SAME_VALUE, Trait.DROPOUT)
 
 
 def without_kernel(node: fx.Node, opset: int) -> str | None:
@@ -50,7 +50,7 @@ def without_kernel(node: fx.Node, opset: int) -> str | None:
     """
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
-    if torch.bfloat16 in _dtypes(node) and family(node) not in _MOVES and op_name(node) not in _CASTS:
+    if torch.bfloat16 in _dtypes(node) and family(node) not in _MOVES and not any(has(node, same) for same in _SAME):
         return (
             f"ONNX Runtime has no kernel of {op_name(node)} for bfloat16 on a processor; use "
             "float16 or float32, or the backend openvino"

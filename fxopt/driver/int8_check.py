@@ -15,15 +15,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import arguments, family
-from fxopt.ir.printer import op_name
+from fxopt.ir.op_table import arguments, bounds, family
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import relative_error
 from fxopt.numerics.execute import untouched
 from fxopt.numerics.float64 import widen
 
-_ABSORBED = ("aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min")
-"""Activations that a kernel applies as it rounds."""
 _FAR_SHARE = 1e-3
 """The share of codes that may be more than a step off where other ops than convolutions and products give them."""
 _NEAR_SHARE, _FEW = 0.1, 16
@@ -109,7 +106,7 @@ class _Replay(fx.Interpreter):
 def _is_exact(node: fx.Node) -> bool:
     """Whether what a node quantizes is given by a convolution or product of codes, and an activation that its kernel absorbs."""
     source: Any = node.args[0]
-    while op_name(source) in _ABSORBED:
+    while bounds(source) is not None:  # a clamp, which the kernel applies as it rounds
         source = source.args[0]
     if family(source) != "contraction":
         return False

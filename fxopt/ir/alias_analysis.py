@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.ir.op_table import Trait, has
 from fxopt.ir.program import Program
-
-# Their schemas promise a new tensor, but in evaluation they hand back their operand.
-_IDENTITY_IN_EVAL = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
 
 
 def alias_sets(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
@@ -44,7 +42,7 @@ def _aliased(node: fx.Node) -> list[fx.Node]:
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return list(node.all_input_nodes)
-    if str(schema.name).replace("::", ".") in _IDENTITY_IN_EVAL:
+    if has(node, Trait.DROPOUT):  # its schema promises a new tensor, but in evaluation it hands back its operand
         return [node.args[0]]  # type: ignore[list-item]
     if not any(r.alias_info for r in schema.returns):
         return []

@@ -9,11 +9,8 @@ from types import MappingProxyType
 from torch import fx
 
 from fxopt.ir.alias_analysis import alias_sets, written
-from fxopt.ir.op_table import family
-from fxopt.ir.printer import op_name
+from fxopt.ir.op_table import Trait, family, has
 from fxopt.ir.program import Program
-
-_CHECK = "aten._assert_tensor_metadata"
 
 
 class LiveCode:
@@ -51,13 +48,18 @@ def remove_dead(program: Program) -> None:
     """Erase every node that no output and no side effect depends on, see :class:`LiveCode`."""
     live = LiveCode(program).nodes()
     for node in reversed(list(program.graph.nodes)):
-        if node not in live and not (op_name(node) == _CHECK and live.issuperset(node.all_input_nodes)):
+        if node not in live and not (_checks_form(node) and live.issuperset(node.all_input_nodes)):
             program.graph.erase_node(node)
+
+
+def _checks_form(node: fx.Node) -> bool:
+    """Whether a node only asserts what is known of its operand's form without running it."""
+    return family(node) == "check" and has(node, Trait.READS_FORM_ONLY)
 
 
 def _has_effect(node: fx.Node) -> bool:
     """Whether a node does more than compute its value: an input, an output, a write, a draw of random numbers."""
-    return op_name(node) != _CHECK and node.is_impure(impure_random=family(node) in (None, "random"))
+    return not _checks_form(node) and node.is_impure(impure_random=family(node) in (None, "random"))
 
 
 def drop_unused(module: fx.GraphModule, tensors: set[str]) -> None:

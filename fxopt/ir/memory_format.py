@@ -6,17 +6,14 @@ from typing import Any
 
 import torch
 
-from fxopt.ir.printer import op_name
+from fxopt.ir.op_table import Trait, has, lookup
 from fxopt.ir.program import Program
-
-_BOUND = ("aten.view", "aten.view_as", "aten.as_strided", "aten.unflatten")
-"""Ops that take a value only in the layout that the program was captured with."""
 
 
 def runs_in_any_layout(program: Program) -> bool:
-    """Whether no op of the program is bound to the layout of the values that it was captured with."""
+    """Whether no op of the program is bound to the layout of the values that it was captured with, as an unknown one may be."""
     calls = (node for node in program.graph.nodes if node.op == "call_function")
-    return not any(op_name(node).startswith(_BOUND) for node in calls)
+    return not any(lookup(node) is None or has(node, Trait.BOUND_TO_STRIDES) for node in calls)
 
 
 def channels_last(values: list[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """The one table of ops: what an ATen op means to a pass, as data.
 
-A pass asks the table instead of listing ops itself, and declines at an op that the table does not know.
-Families:
+A pass asks the table instead of listing ops itself, and declines at an op that the table does not know. The rows are in
+:mod:`fxopt.ir.op_rows`, what their traits say in :mod:`fxopt.ir.op_traits`. Families:
 
 ==============  ==============================================================================================
 unary           element by element, one tensor operand, shape kept (activations, casts, arithmetic with a number)
@@ -29,125 +29,26 @@ mutate          writes into an operand
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from torch import fx
 
+from fxopt.ir.op_rows import TABLE
+from fxopt.ir.op_traits import Op, Shape, Trait
 from fxopt.ir.printer import op_name
 
-Shape = Callable[[fx.Node], tuple[int, ...]]
-"""Gives the concrete shape of a node's value."""
-
-
-@dataclass(frozen=True)
-class Op:
-    """One row: the family, and how to count multiply-accumulates where the op has any."""
-
-    family: str
-    macs: Callable[[fx.Node, Shape], int] | None = None
-
-
-def _conv(node: fx.Node, shape: Shape) -> int:
-    weight = shape(node.all_input_nodes[1])  # [out, in / groups, *kernel]
-    return math.prod(shape(node)) * math.prod(weight[1:])
-
-
-def _conv_transpose(node: fx.Node, shape: Shape) -> int:
-    weight = shape(node.all_input_nodes[1])  # [in, out / groups, *kernel]
-    return math.prod(shape(node.all_input_nodes[0])) * math.prod(weight[1:])
-
-
-def _last_of_first(node: fx.Node, shape: Shape) -> int:
-    return math.prod(shape(node)) * shape(node.all_input_nodes[0])[-1]
-
-
-def _last_of_second(node: fx.Node, shape: Shape) -> int:
-    return math.prod(shape(node)) * shape(node.args[1])[-1]  # type: ignore[arg-type]
-
-
-def _attention(node: fx.Node, shape: Shape) -> int:
-    query, key, value = (shape(n) for n in node.args[:3])  # type: ignore[arg-type]
-    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _einsum(node: fx.Node, shape: Shape) -> int:
-    equation = str(node.args[0]).replace(" ", "").split("->")[0]
-    operands: list[fx.Node] = list(node.args[1])  # type: ignore[arg-type]
-    if len(operands) < 2:
-        return 0
-    sizes = {
-        s: n
-        for term, a in zip(equation.split(","), operands, strict=True)
-        for s, n in zip(term, shape(a), strict=False)
-    }
-    return math.prod(sizes.values())
-
-
-_FAMILIES = {
-    "unary": "relu relu6 gelu elu selu celu silu mish sigmoid hardswish hardsigmoid hardtanh tanh softplus leaky_relu exp log "
-    "sqrt rsqrt abs neg sin cos erf reciprocal round floor ceil sign clamp clamp_min clamp_max pow.Tensor_Scalar square "
-    "logical_not bitwise_not isnan threshold log_sigmoid softsign dropout feature_dropout alpha_dropout "
-    "clone contiguous detach alias lift_fresh_copy to.dtype to.dtype_layout to.device to.other type_as _to_copy "
-    "add.Scalar sub.Scalar mul.Scalar div.Scalar rsub.Scalar eq.Scalar ne.Scalar lt.Scalar gt.Scalar le.Scalar ge.Scalar "
-    "masked_fill.Scalar nan_to_num cumsum log1p expm1",
-    "binary": "add.Tensor sub.Tensor mul.Tensor div.Tensor div.Tensor_mode pow.Tensor_Tensor maximum minimum where.self "
-    "where.ScalarSelf where.ScalarOther where.Scalar rsub.Tensor "
-    "eq.Tensor ne.Tensor lt.Tensor gt.Tensor le.Tensor ge.Tensor logical_and logical_or bitwise_and.Tensor bitwise_or.Tensor "
-    "masked_fill.Tensor prelu remainder.Tensor floor_divide atan2 __and__.Tensor __or__.Tensor lerp.Scalar",
-    "norm": "batch_norm layer_norm group_norm instance_norm rms_norm _weight_norm _native_batch_norm_legit_no_training normalize",
-    "softmax": "softmax.int log_softmax.int _softmax _log_softmax",
-    "reduce": "mean mean.dim sum sum.dim_IntList max min amax amin argmax argmin prod any all std.correction var.correction "
-    "linalg_vector_norm norm.ScalarOpt_dim max.dim min.dim topk logsumexp",
-    "pool": "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d adaptive_max_pool2d max_pool2d_with_indices lp_pool2d",
-    "resample": "upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_bilinear2d.vec "
-    "upsample_bicubic2d.vec upsample_trilinear3d.vec grid_sampler _upsample_bilinear2d_aa.vec upsample_nearest2d "
-    "upsample_bilinear2d",
-    "layout": "view reshape flatten.using_ints unflatten.int _unsafe_view permute transpose.int t numpy_T swapaxes movedim.int "
-    "movedim.intlist squeeze squeeze.dim squeeze.dims unsqueeze view_as reshape_as pixel_shuffle pixel_unshuffle channel_shuffle "
-    "im2col col2im flip roll unfold adjoint mT",
-    "copy": "expand expand_as repeat repeat_interleave.self_int tile broadcast_to broadcast_tensors",
-    "pick": "slice.Tensor select.int split.Tensor split_with_sizes split.sizes chunk tensor_split.sections unbind.int "
-    "narrow tensor_split.indices index.Tensor index_select gather getitem embedding tril triu diagonal masked_select",
-    "join": "cat concat stack hstack vstack",
-    "pad": "pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d",
-    "create": "arange arange.start arange.start_step linspace zeros ones full empty.memory_format new_zeros new_ones new_full "
-    "zeros_like ones_like full_like scalar_tensor meshgrid meshgrid.indexing eye tensor",
-    "random": "rand randn bernoulli rand_like randn_like randint randperm",
-    "recurrent": "lstm.input gru.input rnn_tanh.input rnn_relu.input",
-    "size": "sym_size.int sym_numel sym_stride.int item _local_scalar_dense",
-    "check": "_assert_tensor_metadata _assert_async.msg _assert_scalar sym_constrain_range_for_size sym_constrain_range",
-    "mutate": "copy_ zero_ fill_.Scalar fill_.Tensor index_put_ masked_fill_.Scalar",
-}
-
-_CONTRACTIONS: dict[str, Callable[[fx.Node, Shape], int]] = {
-    **dict.fromkeys(["conv1d", "conv2d", "conv3d", "conv2d.padding", "conv1d.padding", "convolution"], _conv),
-    **dict.fromkeys(["conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input"], _conv_transpose),
-    **dict.fromkeys(["linear", "matmul", "mm", "bmm", "mv", "dot", "vdot"], _last_of_first),
-    **dict.fromkeys(["addmm", "baddbmm"], _last_of_second),
-    "scaled_dot_product_attention": _attention,
-    "einsum": _einsum,
-}
-
-TABLE: dict[str, Op] = {
-    **{f"aten.{name}": Op(family) for family, names in _FAMILIES.items() for name in names.split()},
-    **{f"aten.{name}": Op("contraction", macs) for name, macs in _CONTRACTIONS.items()},
-    "getitem": Op("pick"),
-    **{
-        f"quantized_decomposed.{way}_per_{grain}{overload}": Op("quant")
-        for way in ("quantize", "dequantize")
-        for grain in ("tensor", "channel", "token")
-        for overload in ("", ".tensor", ".tensor2")
-    },
-    "quantized_decomposed.choose_qparams.tensor": Op("quant"),
-    "quantized_decomposed.dequantize_per_channel_group": Op("quant"),
-}
+__all__ = [
+    "CONVOLUTIONS", "DIRECT", "PRODUCT_OPERANDS", "TABLE", "TRANSPOSED", "Op", "Shape", "Trait", "arguments", "border",
+    "bounds", "each_dim", "family", "find_quantized", "find_quantized_value", "has", "lookup", "lookup_name", "named",
+    "pads_zeros", "set_argument",
+]  # fmt: skip
 
 CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
 """Ordinary convolutions; weight ``[out, in / groups, *kernel]``, grouped and depthwise included."""
+
+DIRECT = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS))
+"""The same, and those whose padding is given by name."""
 
 TRANSPOSED = ("aten.conv_transpose1d", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
 """Transposed convolutions; weight ``[in, out / groups, *kernel]``."""
@@ -161,11 +62,44 @@ PRODUCT_OPERANDS = {
 
 def lookup(node: fx.Node) -> Op | None:
     """Return the row of a node's op, None if the table does not know it. An in-place op has the row of its twin."""
-    name = op_name(node)
+    return lookup_name(op_name(node))
+
+
+def lookup_name(name: str) -> Op | None:
+    """The row of an op by its name, see :func:`lookup`."""
     if row := TABLE.get(name):
         return row
     packet, dot, overload = name.removeprefix("aten.").partition(".")
     return TABLE.get(f"aten.{packet[:-1]}{dot}{overload}") if packet.endswith("_") else None
+
+
+def has(node: fx.Node, trait: Trait) -> bool:
+    """Whether a node's op has a trait. In-place ops have none: no trait says who else sees the write."""
+    row = TABLE.get(op_name(node)) if node.op == "call_function" else None
+    return row is not None and trait in row.traits
+
+
+def named(trait: Trait, *families: str) -> list[str]:
+    """The names of all ops with a trait, in some families or in all: for tables of what is done for each op."""
+    return [name for name, row in TABLE.items() if trait in row.traits and (not families or row.family in families)]
+
+
+def bounds(node: fx.Node) -> tuple[Any, Any] | None:
+    """Bounds (low, high) of an op that clamps, min(max(x, low), high); None for any other. In-place ops give None."""
+    row = TABLE.get(op_name(node)) if node.op == "call_function" else None
+    if row is None or row.bounds is None:
+        return None
+    call = arguments(node)
+    low, high = (call[bound] if isinstance(bound, str) else bound for bound in row.bounds)
+    return low, high
+
+
+def pads_zeros(node: fx.Node) -> bool:
+    """Whether a node pads with zeros, and neither with another number nor with what is at the border."""
+    if family(node) != "pad":
+        return False
+    call = arguments(node)
+    return "value" in call and not call["value"] and call.get("mode", "constant") == "constant"
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -34,14 +34,16 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 def op_name(node: fx.Node) -> str:
     """Name of what a node calls: ``aten.conv2d``, ``aten.mean.dim``, ``getitem``; or the op of a node that calls nothing."""
-    if node.op != "call_function":
-        return node.op
-    if isinstance(node.target, torch._ops.OpOverload):
-        name = str(node.target)
-        return name.removesuffix(".default")
-    if node.target is operator.getitem:
+    return target_name(node.target) if node.op == "call_function" else node.op
+
+
+def target_name(target: Any) -> str:
+    """Name of what a node with this target calls."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target).removesuffix(".default")
+    if target is operator.getitem:
         return "getitem"
-    return getattr(node.target, "__name__", str(node.target))
+    return getattr(target, "__name__", str(target))
 
 
 def type_text(value: Any, dims: dict[str, str] | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
-from fxopt.ir.op_table import Shape
+from fxopt.ir.op_table import Shape, Trait, lookup_name
+from fxopt.ir.printer import target_name
 from fxopt.ir.program import Program, fake_like
 
 
@@ -42,25 +44,26 @@ class _Derive(FakeTensorProp):
         return self.weights[target] if target in self.weights else super().get_attr(target, args, kwargs)
 
 
-_ACTIVATIONS = {
-    getattr(torch.ops.aten, name).default
-    for name in ("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "relu6_", "silu", "silu_", "hardswish", "hardswish_",
-                 "hardsigmoid", "hardsigmoid_", "sigmoid", "sigmoid_", "gelu", "gelu_", "tanh", "tanh_")
-}  # fmt: skip
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
 def _keeps_operand(target: Any, args: Any) -> bool:
-    """Whether it is an activation, or batch norm in evaluation with statistics that fit, of a contiguous float tensor."""
-    if target not in _ACTIVATIONS and target is not _BATCH_NORM:
+    """Whether it keeps the form, or is batch norm in evaluation with statistics that fit, of a contiguous float tensor."""
+    if target is not _BATCH_NORM and not _keeps_form(target):
         return False
     if not args[0].is_floating_point() or not args[0].is_contiguous():
         return False
     if target is not _BATCH_NORM:
-        return True
+        return not any(isinstance(arg, complex) for arg in args)
     x, *parameters, training = args[:6]
     fits = all(p is not None and tuple(p.shape) == (x.shape[1],) and p.dtype == x.dtype for p in parameters)
     return len(args) == 9 and not training and fits
+
+
+@functools.cache
+def _keeps_form(target: Any) -> bool:
+    row = lookup_name(target_name(target))
+    return row is not None and Trait.KEEPS_FORM in row.traits
 
 
 def fake_mode(program: Program) -> FakeTensorMode:

@@ -8,15 +8,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.ir.op_table import arguments, set_argument
-from fxopt.ir.printer import op_name
+from fxopt.ir.op_table import Trait, arguments, has, set_argument
 from fxopt.ir.program import Program
-
-_FLAGS = {
-    "aten.batch_norm": "training", "aten.dropout": "train",
-    "aten.feature_dropout": "train", "aten.alpha_dropout": "train",
-}  # fmt: skip
-"""Ops that act otherwise in training, and the argument that says so."""
 
 
 class TrainableModule(torch.nn.Module):
@@ -36,9 +29,10 @@ class TrainableModule(torch.nn.Module):
         self.seen: dict[str, torch.Tensor] = {}
         norms = list(self._program.find("aten.batch_norm"))
         self._switches = [
-            (node, _FLAGS[op_name(node)], arguments(node)[_FLAGS[op_name(node)]])
+            (node, flag, arguments(node)[flag])
             for node in self._program.graph.nodes
-            if op_name(node) in _FLAGS and not (batch_norm == "frozen" and node in norms)
+            if (flag := "training" if node in norms else "train" if has(node, Trait.DROPOUT) else "")
+            and not (batch_norm == "frozen" and node in norms)
         ]
         for parameter in self.graph_module.parameters():
             parameter.requires_grad_(True)

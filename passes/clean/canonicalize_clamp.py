@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.op_table import arguments, set_argument
+from fxopt.ir.op_table import TABLE, bounds, set_argument
 from fxopt.ir.printer import op_name
 
 _BOUNDS = {
-    "aten.clamp": ("min", "max"), "aten.clamp_min": ("min", ""), "aten.clamp_max": ("", "max"),
-    "aten.hardtanh": ("min_val", "max_val"),
-}  # fmt: skip
+    name: row.bounds for name, row in TABLE.items() if row.bounds and any(isinstance(b, str) for b in row.bounds)
+}
+"""The arguments of clamps that have some."""
 
 
 @graph_pass
@@ -37,14 +35,10 @@ def canonicalize_clamp(program: Program) -> None:
         return %z
     """
     for node in program.find(*_BOUNDS):
-        low, high = (_bound(node, name) for name in _BOUNDS[op_name(node)])
+        low, high = bounds(node) or (None, None)
         if low == 0 and high in (None, math.inf):
             program.replace(node, program.call(torch.ops.aten.relu.default, node.args[0], like=node))
         elif node.meta["val"].is_floating_point():
             for name, value in zip(_BOUNDS[op_name(node)], (low, high), strict=True):
-                if isinstance(value, int):
+                if isinstance(name, str) and isinstance(value, int):
                     set_argument(node, name, float(value))
-
-
-def _bound(node: fx.Node, name: str) -> Any:
-    return arguments(node)[name] if name else None

@@ -9,19 +9,9 @@ from torch import fx
 
 from fxopt import Program, graph_pass
 from fxopt.ir.alias_analysis import alias_sets, written
-from fxopt.ir.op_table import arguments
+from fxopt.ir.op_table import Trait, arguments, has
 from fxopt.ir.printer import op_name
 from fxopt.ir.shape_inference import size_expressions
-
-_DROPOUT = ("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.feature_alpha_dropout")
-_SAME_VALUE = ("aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy")
-_CASTS = ("aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.type_as", "aten._to_copy")
-_SHAPES = (
-    "aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten.using_ints", "aten.expand", "aten.squeeze",
-    "aten.squeeze.dim", "aten.squeeze.dims", "aten.slice.Tensor", "aten.expand_as", "aten.view_as",
-)  # fmt: skip
-_ONCE = ("aten.relu", "aten.abs")
-"""Doing it twice is doing it once."""
 
 
 @graph_pass
@@ -29,7 +19,7 @@ def drop_noop(program: Program) -> None:
     """Drop ops that return their input unchanged, such as dropout in evaluation mode.
 
     Also casts and reshapes to what already is, a transpose or permutation that the one before it undoes, multiplication
-    and division by 1, and relu of relu.
+    and division by 1, and relu of relu or whatever else is idempotent.
     A copy is kept where memory is written to, and where an output would come to share memory with an input, a weight or
     another output.
 
@@ -47,7 +37,7 @@ def drop_noop(program: Program) -> None:
     for node in list(program.graph.nodes):
         if node.op != "call_function":
             continue
-        if op_name(node) in _DROPOUT and arguments(node)["train"]:
+        if has(node, Trait.DROPOUT) and arguments(node)["train"]:
             program.skip(node, "train=True: removing it would change the output")
             continue
         source = _same_as(node)
@@ -67,15 +57,15 @@ def _same_as(node: fx.Node) -> fx.Node | None:
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node) or "val" not in node.meta or not isinstance(node.meta["val"], torch.Tensor):
         return None
-    if name in _DROPOUT:
+    if has(node, Trait.DROPOUT):
         return source
-    if name in _SAME_VALUE:
+    if has(node, Trait.SAME_VALUE):
         return source if _same_strides(node, source) else None
-    if name in _CASTS:
+    if has(node, Trait.CAST):
         return source if _same_type(node, source) and _same_strides(node, source) else None
-    if name in _SHAPES:
+    if has(node, Trait.SAME_SHAPE_IS_SAME_VALUE):
         return source if _same_shape(node, source) else None
-    if name in _ONCE and op_name(source) == name:
+    if has(node, Trait.IDEMPOTENT) and source.target is node.target and _same_rest(node, source):
         return source
     if name in ("aten.mul.Tensor", "aten.div.Tensor") and arguments(node)["other"] == 1:
         return source if _same_type(node, source) else None  # x + 0 is not listed: -0.0 + 0 is +0.0, and 1/x would tell
@@ -84,6 +74,11 @@ def _same_as(node: fx.Node) -> fx.Node | None:
     if name in ("aten.permute", "aten.transpose.int", "aten.t"):
         return _undone(node, source)
     return None
+
+
+def _same_rest(node: fx.Node, source: fx.Node) -> bool:
+    """Whether all arguments but the first are the same."""
+    return [*arguments(node).values()][1:] == [*arguments(source).values()][1:]
 
 
 def _cuts_other_sizes(program: Program, node: fx.Node) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxopt.ir.alias_analysis import alias_sets, written
-from fxopt.ir.op_table import arguments, family
+from fxopt.ir.op_table import Trait, arguments, family, has
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 
@@ -23,10 +23,6 @@ _SUMMED: dict[str, dict[str, int | None]] = {
     "aten.einsum": {"tensors": None},
 }  # fmt: skip
 """By op, the operands that may be a weight, and the dim of each that is summed over: input channels, without groups."""
-
-_SAME = {f"aten.{name}" for name in ("clone", "contiguous", "detach", "alias", "lift_fresh_copy", "to", "_to_copy")}
-_SAME.add("fxopt.fake_quantize")
-"""Beside layout, pick and copy: the same elements come out, in another dtype or rounded perhaps."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,8 @@ def _path(operand: fx.Node) -> list[fx.Node]:
     path = [operand]
     while path[-1].op != "get_attr":
         node = path[-1]
-        moves = family(node) in ("layout", "pick", "copy", "quant") or _packet(node) in _SAME
+        same = has(node, Trait.SAME_VALUE) or has(node, Trait.CAST) or _packet(node) == "fxopt.fake_quantize"
+        moves = same or family(node) in ("layout", "pick", "copy", "quant")
         if not moves or not node.args or not isinstance(node.args[0], fx.Node):
             break
         path.append(node.args[0])

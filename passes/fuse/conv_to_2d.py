@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.op_table import arguments, border, each_dim, family
+from fxopt.ir.op_table import Trait, arguments, border, each_dim, family, lookup
 from fxopt.ir.printer import op_name
 from fxopt.passes.fuse.images import Images
 from fxopt.passes.fuse.stored_weight import reform
@@ -132,9 +132,11 @@ def _weight(images: Images, weight: fx.Node, layer: fx.Node) -> fx.Node:
 
 def _elementwise(images: Images, node: fx.Node) -> fx.Node | None:
     name, source = op_name(node), node.args[0] if node.args else None
-    if not images.known(source) or "memory_format" in node.kwargs or name == "aten.cumsum":
+    if not images.known(source) or "memory_format" in node.kwargs:
         return None
-    if family(node) != "unary" and not name.startswith(_CODES):
+    row = lookup(node)
+    unary = family(node) == "unary" and row is not None and Trait.ELEMENTWISE in row.traits
+    if not unary and not name.startswith(_CODES):
         return None
     assert isinstance(source, fx.Node)
     return images.call(node, node.target, images.of(source, node), *node.args[1:], **node.kwargs)

@@ -8,10 +8,10 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.op_table import CONVOLUTIONS, TRANSPOSED, arguments, set_argument
+from fxopt.ir.op_table import DIRECT, TRANSPOSED, arguments, set_argument
 from fxopt.ir.printer import op_name
 
-_FOLDABLE = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRANSPOSED, "aten.linear")
+_FOLDABLE = (*DIRECT, *TRANSPOSED, "aten.linear")
 
 
 @graph_pass

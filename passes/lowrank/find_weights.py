@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from fxopt.errors import PassError
-from fxopt.ir.op_table import CONVOLUTIONS, PRODUCT_OPERANDS, TRANSPOSED, arguments, family, find_quantized
+from fxopt.ir.op_table import DIRECT, PRODUCT_OPERANDS, TRANSPOSED, arguments, family, find_quantized
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.passes.common.stored_weights import layer_weights
@@ -14,7 +14,7 @@ from fxopt.passes.common.weight_modes import Kind, SplitWeight
 
 OPERANDS = {
     **PRODUCT_OPERANDS, "aten.embedding": ("indices", "weight"),
-    **dict.fromkeys((*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRANSPOSED), ("input", "weight")),
+    **dict.fromkeys((*DIRECT, *TRANSPOSED), ("input", "weight")),
 }  # fmt: skip
 """By op, what it reads and the weight."""
 

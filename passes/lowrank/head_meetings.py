@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import arguments, family
+from fxopt.ir.op_table import Trait, arguments, family, has
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 
@@ -90,11 +90,7 @@ def moves(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     one = sum(isinstance(n.meta.get("val"), (torch.Tensor, list, tuple)) for n in node.all_input_nodes) == 1
-    return (
-        scales(node)
-        or (one and family(node) in ("layout", "pick"))
-        or op_name(node) in ("aten.clone", "aten.contiguous")
-    )
+    return scales(node) or (one and family(node) in ("layout", "pick")) or has(node, Trait.SAME_VALUE)
 
 
 def scales(node: fx.Node) -> bool:

@@ -8,8 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.op_table import family, find_quantized
-from fxopt.ir.printer import op_name
+from fxopt.ir.op_table import Trait, family, find_quantized, has
 from fxopt.passes.precision.choose_half import HalfChoice, choose_half
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -69,7 +68,7 @@ class _Caster:
         """Store weights, then give every node its operands in the precision that it computes in."""
         self._store_weights()
         for node in list(self._program.graph.nodes):
-            if op_name(node) == "aten._assert_tensor_metadata" and node.args[0] in self._half:
+            if has(node, Trait.READS_FORM_ONLY) and family(node) == "check" and node.args[0] in self._half:
                 self._program.graph.erase_node(node)  # it checks for float32
             elif node.op == "output" or (node.op == "call_function" and family(node) not in ("size", "check")):
                 self._cast_operands(node)

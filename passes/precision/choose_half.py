@@ -10,21 +10,11 @@ import torch
 from torch import fx
 
 from fxopt.ir.alias_analysis import alias_sets, written
-from fxopt.ir.op_table import arguments, family
+from fxopt.ir.op_table import Trait, arguments, family, lookup
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.passes.precision.float32_chains import float32_chains
 
-_SELECTS = tuple(f"aten.{name}" for name in ("max", "min", "amax", "amin", "argmax", "argmin", "any", "all", "topk"))
-"""Reductions that pick a number and add nothing."""
-_DELICATE = tuple(
-    f"aten.{name}"
-    for name in (
-        "acos", "asin", "cosh", "sinh", "tan", "sin", "cos", "erfinv", "exp", "expm1", "log", "log1p", "log2", "log10", "lgamma",
-        "reciprocal", "rsqrt", "sqrt", "softplus", "log_sigmoid", "cumsum", "cumprod", "pow", "square", "grid_sampler",
-    )
-)  # fmt: skip
-"""Ops whose result is wrong in its leading digits where the operand is rounded, or leaves the range soon."""
 _FAMILIES = {
     "norm": "the statistics of a norm are taken in float32",
     "softmax": "softmax is taken in float32",
@@ -81,10 +71,11 @@ def _kept(program: Program, node: fx.Node, choice: HalfChoice, keep_float: tuple
     kind = family(node)
     if kind is None:
         return f"{op_name(node)} is not in the table of ops"
-    packet = ".".join(op_name(node).split(".")[:2])
-    if kind in _FAMILIES and packet not in _SELECTS:
+    row = lookup(node)
+    traits = row.traits if row else Trait(0)
+    if kind in _FAMILIES and Trait.SELECTS not in traits:
         return _FAMILIES[kind]
-    if packet in _DELICATE:
+    if Trait.NEEDS_FLOAT32 in traits:
         return f"{op_name(node)} is taken in float32: it magnifies rounding, or leaves the range soon"
     if node in choice.written:
         return "the graph writes into this memory"

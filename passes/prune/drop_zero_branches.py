@@ -8,14 +8,12 @@ from torch import fx
 from fxopt import Program, graph_pass
 from fxopt.ir.alias_analysis import alias_sets, written
 from fxopt.ir.dead_code import remove_dead
-from fxopt.ir.op_table import arguments
+from fxopt.ir.op_table import Trait, arguments, has, lookup
 from fxopt.ir.printer import op_name, type_text
 from fxopt.ir.shape_inference import size_expressions
 from fxopt.passes.prune.known.values import known_values
 
 _SUMS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.add_.Tensor", "aten.sub_.Tensor")
-_BY_STRIDE = ("aten.view", "aten.view_as", "aten.as_strided", "aten.unflatten.int", "aten.view.dtype")
-"""Views that memory laid out in another way may not allow."""
 
 
 @graph_pass
@@ -90,10 +88,15 @@ def _declined(program: Program, node: fx.Node, other: fx.Node) -> str | None:
         return "the memory of the other one or of the sum is written to in place"
     if _joins_output(program, sets, node, other):
         return "an output would share memory with an input, a weight or another output"
-    views = any(sets[n] is sets[node] and op_name(n) in _BY_STRIDE for n in program.graph.nodes)
+    views = any(sets[n] is sets[node] and _reads_strides(n) for n in program.graph.nodes)
     if views and size_expressions(result.stride()) != size_expressions(value.stride()):
         return "a view reads the sum, and the other one's memory is laid out differently"
     return None
+
+
+def _reads_strides(node: fx.Node) -> bool:
+    """Whether memory laid out in another way may not do for a call; an op that the table does not know may ask anything."""
+    return node.op == "call_function" and (lookup(node) is None or has(node, Trait.BOUND_TO_STRIDES))
 
 
 def _joins_output(program: Program, sets: dict[fx.Node, fx.Node], node: fx.Node, other: fx.Node) -> bool:

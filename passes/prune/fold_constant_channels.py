@@ -9,13 +9,13 @@ from torch import fx
 
 from fxopt import Program, graph_pass
 from fxopt.ir.alias_analysis import alias_sets, written
-from fxopt.ir.op_table import CONVOLUTIONS, TRANSPOSED, arguments, set_argument
+from fxopt.ir.op_table import DIRECT, TRANSPOSED, arguments, set_argument
 from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known.cells import settle
 from fxopt.passes.prune.known.sums import pads
 from fxopt.passes.prune.known.values import known_values
 
-_CONVOLUTIONS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRANSPOSED)
+_CONVOLUTIONS = (*DIRECT, *TRANSPOSED)
 _MATMULS = ("aten.matmul", "aten.mm", "aten.addmm")
 _LAYERS = (*_CONVOLUTIONS, "aten.linear", *_MATMULS)
 

@@ -10,13 +10,13 @@ from torch import fx
 
 from fxopt import Program, graph_pass
 from fxopt.ir.alias_analysis import alias_sets, written
-from fxopt.ir.op_table import arguments, set_argument
+from fxopt.ir.op_table import Trait, arguments, named, set_argument
 from fxopt.ir.printer import op_name
 
 _VIEWS = {"aten.view": "size", "aten.reshape": "shape", "aten._unsafe_view": "size", "aten.unflatten.int": "sizes"}
 _MOVES = {
-    "aten.permute", "aten.transpose.int", "aten.unsqueeze", "aten.squeeze.dim", "aten.squeeze.dims", "aten.contiguous",
-    "aten.clone", "aten.movedim.int", "aten.movedim.intlist",
+    "aten.permute", "aten.transpose.int", "aten.unsqueeze", "aten.squeeze.dim", "aten.squeeze.dims", "aten.movedim.int",
+    "aten.movedim.intlist", *named(Trait.SAME_VALUE),
 }  # fmt: skip
 
 

@@ -11,16 +11,12 @@ import torch
 from torch import fx
 
 from fxopt.backend.quant_policy import Policy
-from fxopt.ir.op_table import CONVOLUTIONS, TRANSPOSED, arguments, family
+from fxopt.ir.op_table import DIRECT, TRANSPOSED, Trait, arguments, bounds, family, has
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.passes.quant.observers import FORMATS, Affine, Format
 
-_CONVOLUTIONS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS))
-_ABSORBED = ("aten.relu", "aten.relu6", "aten.hardtanh", "aten.clamp", "aten.clamp_min")
 _PRODUCTS = ("aten.matmul", "aten.bmm")
-_SAME_NUMBERS = ("aten.max_pool2d", "aten.dropout")
-"""Beside layout ops: what comes out is among what went in, so it has the same scale."""
 LEFT = "left in float, so that the budget of quantization holds"
 """The reason for a layer that a budget keeps in float."""
 
@@ -78,7 +74,7 @@ def place(
         assert isinstance(source, fx.Node)
         result.edges.add((source, node))
         result.values.setdefault(source, source)
-        if op_name(node) in _CONVOLUTIONS and activated(node) in outputs:
+        if op_name(node) in DIRECT and activated(node) in outputs:
             result.values[activated(node)] = activated(node)
             result.whole.add(activated(node))
     for node in (n for n in program.graph.nodes if n in integer):
@@ -127,18 +123,15 @@ def activated(node: fx.Node) -> fx.Node:
     """The activation that a kernel applies for free behind ``node``, where it is its only reader; ``node`` otherwise."""
     if len(node.users) == 1:
         (user,) = node.users
-        if op_name(user) in _ABSORBED and user.args[0] is node and _clamps_from_zero(user):
+        if _clamps_from_zero(user) and user.args[0] is node:
             return user
     return node
 
 
 def _clamps_from_zero(node: fx.Node) -> bool:
     """Whether the byte range itself does what the activation does: its lower bound is zero."""
-    name = op_name(node)
-    if name in ("aten.relu", "aten.relu6"):
-        return True
-    low = arguments(node).get("min_val" if name == "aten.hardtanh" else "min")
-    return low == 0
+    clamp = bounds(node)
+    return clamp is not None and bool(clamp[0] == 0)
 
 
 def declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> str | None:
@@ -146,7 +139,7 @@ def declined(program: Program, node: fx.Node, keep_float: tuple[str, ...]) -> st
     name = op_name(node)
     if name in TRANSPOSED:
         return "transposed convolutions have no integer kernel"
-    if name not in (*_CONVOLUTIONS, "aten.linear"):
+    if name not in (*DIRECT, "aten.linear"):
         return "only convolutions and linears with a stored weight are quantized"
     call = arguments(node)
     weight, bias = program.tensor(call["weight"]), program.tensor(call["bias"])
@@ -174,7 +167,7 @@ def _kept(node: fx.Node, keep_float: tuple[str, ...], *paths: str) -> str | None
 
 def _integer_region(program: Program, policy: Policy, layers: set[fx.Node]) -> tuple[set[fx.Node], set[fx.Node]]:
     """What convolutions give in integers, and the ops of the policy's chain that take and give integers."""
-    outputs = {activated(node) for node in layers if op_name(node) in _CONVOLUTIONS}
+    outputs = {activated(node) for node in layers if op_name(node) in DIRECT}
     if policy.convolution_output == "never":
         outputs.clear()
     region = _chain(program, policy, layers, outputs)
@@ -217,8 +210,8 @@ def _stays(node: fx.Node, policy: Policy) -> bool:
 
 
 def same_numbers(node: fx.Node) -> bool:
-    """Whether what comes out is among what went in."""
-    return family(node) == "layout" or op_name(node) in _SAME_NUMBERS
+    """Whether what comes out is among what went in, so that it has the same scale."""
+    return family(node) == "layout" or op_name(node) == "aten.max_pool2d" or has(node, Trait.DROPOUT)
 
 
 def _tensor_operands(node: fx.Node) -> list[Any]:

@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
+from fxopt.ir.op_table import bounds
 from fxopt.passes.quant.equalization.channels import find_channels
-from fxopt.passes.quant.equalization.homogeneous import bounds, not_homogeneous
+from fxopt.passes.quant.equalization.homogeneous import not_homogeneous
 
 
 @graph_pass(kind="approx")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.ir.op_table import Trait, has
 from fxopt.passes.prune.known.cells import LIMIT, Cells, Known, Of, apply, fit, nothing, product, total, zeros_of
 
 
@@ -22,15 +23,23 @@ def unary(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
     return apply(lambda c: node.target(c.clone(), **rest), cells)  # type: ignore[operator]
 
 
+def zeros(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
+    """A function of which only that it is zero at zero is of use."""
+    cells = of(next(iter(call.values())))
+    return None if cells is None else zeros_of(cells)
+
+
 def same(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
     """What hands on its operand: casts between floats, copies."""
     return of(next(iter(call.values())))
 
 
 def dropout(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """In training only zeros stay what they are."""
+    """In training only zeros stay what they are, if they do."""
     cells = same(node, call, of)
-    return cells if cells is None or not call["train"] else zeros_of(cells)
+    if cells is None or not call["train"]:
+        return cells
+    return zeros_of(cells) if has(node, Trait.ZERO_PRESERVING) else None
 
 
 def fill(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
@@ -96,12 +105,6 @@ def where(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 def masked_fill(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
     """Known where it is filled with what is there already."""
     return _agreed(node, of(call["self"]), of(call["value"]))
-
-
-def prelu(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """Of zero it is zero."""
-    cells = of(call["self"])
-    return None if cells is None else zeros_of(cells)
 
 
 def batch_norm(node: fx.Node, call: dict[str, Any], of: Of) -> Known:

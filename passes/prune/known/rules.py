@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from fxopt.ir.op_table import TRANSPOSED
+from fxopt.ir.op_table import TABLE, TRANSPOSED, Trait, named
 from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known import elementwise as element
 from fxopt.passes.prune.known import layout as layout
@@ -18,12 +18,7 @@ Rule = Callable[[fx.Node, dict[str, Any], Of], Known]
 """What is known of a call, from its arguments by name and what is known of them. None for nothing."""
 
 _NAMES: dict[Rule, str] = {
-    # continuous functions alone: the constants are not exact, and rounding them would be a step
-    element.unary: "relu relu6 gelu elu selu celu silu mish sigmoid hardswish hardsigmoid hardtanh tanh softplus leaky_relu "
-    "exp log sqrt rsqrt abs neg sin cos erf reciprocal clamp clamp_min clamp_max pow.Tensor_Scalar square log_sigmoid "
-    "softsign log1p expm1",
-    element.same: "clone contiguous detach alias lift_fresh_copy to.dtype to.dtype_layout to.device to.other type_as _to_copy",
-    element.dropout: "dropout feature_dropout",
+    # what a trait or a family does not say
     element.fill: "zeros ones full new_zeros new_ones new_full zeros_like ones_like full_like scalar_tensor zero_ fill_.Scalar",
     element.copy: "copy_",
     element.add: "add.Tensor add.Scalar",
@@ -34,7 +29,6 @@ _NAMES: dict[Rule, str] = {
     element.extreme: "maximum minimum",
     element.where: "where.self where.ScalarSelf where.ScalarOther where.Scalar",
     element.masked_fill: "masked_fill.Scalar masked_fill.Tensor",
-    element.prelu: "prelu",
     element.batch_norm: "batch_norm _native_batch_norm_legit_no_training",
     element.layer_norm: "layer_norm",
     element.rms_norm: "rms_norm",
@@ -52,21 +46,23 @@ _NAMES: dict[Rule, str] = {
     layout.index: "index.Tensor index_select embedding",
     layout.triangle: "tril triu",
     layout.join: "cat concat stack",
-    layout.pad: "pad constant_pad_nd reflection_pad2d replication_pad2d zero_pad2d",
+    layout.pad: "pad constant_pad_nd reflection_pad2d replication_pad2d",
     sums.linear: "linear",
     sums.matmul: "matmul mm bmm mv",
     sums.addmm: "addmm baddbmm",
     sums.attention: "scaled_dot_product_attention",
     sums.einsum: "einsum",
     sums.reduce: "sum sum.dim_IntList mean mean.dim amax amin max min max.dim min.dim",
-    sums.pool: "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d",
-    sums.resample: "upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_bilinear2d.vec "
-    "upsample_bicubic2d.vec upsample_trilinear3d.vec _upsample_bilinear2d_aa.vec upsample_nearest2d upsample_bilinear2d "
-    "grid_sampler",
 }
 
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(named(Trait.ZERO_PRESERVING), element.zeros),
+    # continuous functions alone: the constants are not exact, and rounding them would be a step
+    **dict.fromkeys(named(Trait.CONTINUOUS, "unary"), element.unary),
+    **dict.fromkeys((*named(Trait.SAME_VALUE), *named(Trait.CAST)), element.same),
+    **dict.fromkeys(named(Trait.DROPOUT), element.dropout),
+    **{name: sums.pool for name, row in TABLE.items() if row.family == "pool"},
+    **{name: sums.resample for name, row in TABLE.items() if row.family == "resample"},
     **{f"aten.{name}": rule for rule, names in _NAMES.items() for name in names.split()},
     **dict.fromkeys((*sums.CONVOLUTION_NAMES, *TRANSPOSED), sums.convolution),
 }

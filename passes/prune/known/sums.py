@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import CONVOLUTIONS
+from fxopt.ir.op_table import DIRECT
 from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known.cells import (
     Cells,
@@ -244,5 +244,5 @@ def _length(node: fx.Node, dim: int) -> int | None:
     return size if isinstance(size, int) else None
 
 
-CONVOLUTION_NAMES = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), "aten.convolution")
+CONVOLUTION_NAMES = (*DIRECT, "aten.convolution")
 """Convolutions that :func:`convolution` reads beside the transposed ones."""

@@ -9,35 +9,16 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.ir.op_table import arguments
+from fxopt.ir.op_table import Trait, arguments, family, has
 from fxopt.ir.printer import op_name
 from fxopt.passes.quant.equalization.channel_ids import Channels
-
-_KEEP = (
-    "relu relu6 leaky_relu prelu hardtanh clamp clamp_min abs dropout feature_dropout alpha_dropout clone contiguous detach "
-    "alias lift_fresh_copy mul.Scalar div.Scalar mul.Tensor div.Tensor"
-)
-_MEET = "add.Tensor sub.Tensor maximum minimum"
-_WINDOW = (
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d adaptive_max_pool2d upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec "
-    "upsample_bilinear2d.vec"
-)
-_REDUCE = "mean.dim sum.dim_IntList amax amin"
-_PAD = "pad constant_pad_nd"
-_MOVE = (
-    "view reshape flatten.using_ints unflatten.int _unsafe_view permute transpose.int t numpy_T swapaxes movedim.int "
-    "movedim.intlist squeeze squeeze.dim squeeze.dims unsqueeze view_as reshape_as pixel_shuffle pixel_unshuffle "
-    "channel_shuffle flip adjoint mT expand expand_as repeat slice.Tensor select.int split.Tensor split_with_sizes "
-    "split.sizes chunk tensor_split.sections unbind.int narrow tensor_split.indices cat concat stack hstack vstack"
-)
 
 _Rule = Callable[[Channels, fx.Node], str | None]
 
 
 def follow(found: Channels, node: fx.Node) -> str | None:
     """Number the channels of a node's value, or say why they cannot be followed."""
-    rule = _RULES.get(op_name(node))
+    rule = _rule(node)
     return rule(found, node) if rule else f"channels cannot be followed through {op_name(node)}"
 
 
@@ -64,11 +45,11 @@ def _window(found: Channels, node: fx.Node) -> str | None:
 
 def _reduce(found: Channels, node: fx.Node) -> str | None:
     call = arguments(node)
-    ids, dims = found.ids[call["input"] if "input" in call else call["self"]], call["dim"]
+    ids, dims = found.ids[node.args[0]], call.get("dim")  # type: ignore[index]
     dims = [dims] if isinstance(dims, int) else list(dims or range(ids.dim()))
     if any(ids.shape[dim] != 1 for dim in dims):
         return f"{op_name(node)} mixes channels"
-    found.ids[node] = ids.amax(dims, call["keepdim"])
+    found.ids[node] = ids.amax(dims, call.get("keepdim", False))
     return None
 
 
@@ -117,12 +98,17 @@ def _narrowed(ids: torch.Tensor) -> torch.Tensor:
     return ids
 
 
-_BY_NAMES: tuple[tuple[str, _Rule], ...] = (
-    (_KEEP, _keep),
-    (_MEET, _meet),
-    (_WINDOW, _window),
-    (_REDUCE, _reduce),
-    (_PAD, _pad),
-    (_MOVE, _move),
-)
-_RULES = {"getitem": _item} | {f"aten.{name}": rule for names, rule in _BY_NAMES for name in names.split()}
+def _rule(node: fx.Node) -> _Rule | None:
+    kind = family(node)
+    if has(node, Trait.REARRANGES):
+        return _pad if kind == "pad" else _move
+    if not has(node, Trait.HOMOGENEOUS) and kind in ("pool", "resample", "reduce"):
+        return None
+    if kind == "binary" and has(node, Trait.ELEMENTWISE):
+        return _meet if has(node, Trait.HOMOGENEOUS) else _keep if has(node, Trait.HOMOGENEOUS_IN_FIRST) else None
+    if kind == "unary" and has(node, Trait.ELEMENTWISE):
+        return _keep
+    return {"pool": _window, "resample": _window, "reduce": _reduce}.get(kind or "") or _OTHERS.get(op_name(node))
+
+
+_OTHERS: dict[str, _Rule] = {"getitem": _item}

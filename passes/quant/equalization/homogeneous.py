@@ -7,61 +7,34 @@ from typing import Any
 
 from torch import fx
 
-from fxopt.ir.op_table import arguments, family
+from fxopt.ir.op_table import Trait, arguments, bounds, family, has, pads_zeros
 from fxopt.ir.printer import op_name
 from fxopt.passes.quant.equalization.layers import LAYERS
-
-_ALWAYS = (
-    "relu leaky_relu abs clone contiguous detach alias lift_fresh_copy mul.Scalar div.Scalar add.Tensor sub.Tensor maximum "
-    "minimum mean.dim sum.dim_IntList amax amin"
-)
-_ALWAYS_ATEN = frozenset(f"aten.{name}" for name in _ALWAYS.split())
-_FAMILIES = ("pool", "resample", "layout", "copy", "pick", "join")
-"""Whatever of these can be followed at all: they take maxima or means, or move elements."""
-_BOUNDS = {
-    "aten.clamp": ("min", "max"),
-    "aten.clamp_min": ("min", None),
-    "aten.hardtanh": ("min_val", "max_val"),
-    "aten.relu6": (None, None),
-}
 
 
 def not_homogeneous(node: fx.Node) -> str | None:
     """Why a positive scale per channel does not pass an op; None where it does."""
     name = op_name(node)
-    if name in LAYERS or name in _ALWAYS_ATEN or family(node) in _FAMILIES:
+    if name in LAYERS or pads_zeros(node):
         return None
     if name == "aten.batch_norm":
         return "aten.batch_norm stands in between; fold it by fold_batch_norm first"
-    if name in _BOUNDS:
-        return _moved_bound(node)
-    call = arguments(node) if hasattr(node.target, "_schema") else {}
-    zero_padding = name == "aten.constant_pad_nd" or (name == "aten.pad" and call["mode"] == "constant")
-    passes = (
-        (name in ("aten.mul.Tensor", "aten.div.Tensor") and not isinstance(call["other"], fx.Node))
-        or (name == "aten.prelu" and call["weight"].op == "get_attr")
-        or ("dropout" in name and family(node) == "unary")
-        or (zero_padding and not call["value"])
-    )
-    return None if passes else f"{name} is not positively homogeneous"
-
-
-def bounds(node: fx.Node) -> tuple[Any, Any] | None:
-    """Bounds (low, high) of an op that clamps; None for an op that does not."""
-    name = op_name(node) if node.op == "call_function" else ""
-    if name == "aten.relu6":
-        return 0.0, 6.0
-    if name not in _BOUNDS:
+    if family(node) != "random" and (has(node, Trait.HOMOGENEOUS) or _scales_first(node)):
         return None
-    call = arguments(node)
-    low, high = (call[key] if key else None for key in _BOUNDS[name])
-    return low, high
+    clamp = bounds(node)
+    return _moved_bound(node, *clamp) if clamp else f"{name} is not positively homogeneous"
 
 
-def _moved_bound(node: fx.Node) -> str | None:
-    low, high = bounds(node) or (None, None)
-    unbounded = (None, math.inf)
-    if low in (0, None, -math.inf) and high in unbounded:
+def _scales_first(node: fx.Node) -> bool:
+    """Whether it is homogeneous in its first operand, and the others are numbers or the stored slopes of a prelu."""
+    if not has(node, Trait.HOMOGENEOUS_IN_FIRST):
+        return False
+    others = [value for value in [*arguments(node).values()][1:] if isinstance(value, fx.Node)]
+    return not others or (op_name(node) == "aten.prelu" and others[0].op == "get_attr")
+
+
+def _moved_bound(node: fx.Node, low: Any, high: Any) -> str | None:
+    if low in (0, None, -math.inf) and high in (None, math.inf):
         return None
     if low == 0:
         return f"{op_name(node)} clamps at {high}, which a scale would move; widen_clamp makes it a relu"

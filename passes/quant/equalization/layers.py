@@ -9,10 +9,10 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt import Program
-from fxopt.ir.op_table import CONVOLUTIONS, TRANSPOSED, arguments
+from fxopt.ir.op_table import DIRECT, TRANSPOSED, arguments
 from fxopt.ir.printer import op_name
 
-LAYERS = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS), *TRANSPOSED, "aten.linear")
+LAYERS = (*DIRECT, *TRANSPOSED, "aten.linear")
 
 
 def channel_dim(node: fx.Node) -> int:

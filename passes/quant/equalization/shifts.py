@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxopt.ir.op_table import TRANSPOSED, arguments, family
+from fxopt.ir.op_table import TRANSPOSED, Trait, arguments, family, has
 from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known.sums import pads
 from fxopt.passes.quant.equalization.layers import LAYERS
-
-_ALWAYS = (
-    "aten.relu", "aten.clone", "aten.contiguous", "aten.detach", "aten.alias", "aten.lift_fresh_copy", "aten.mean.dim",
-    "aten.amax", "aten.amin",
-)  # fmt: skip
-_FAMILIES = ("resample", "layout", "copy", "pick", "join")
 
 
 def not_shifting(node: fx.Node) -> str | None:
@@ -22,11 +16,11 @@ def not_shifting(node: fx.Node) -> str | None:
     call = arguments(node) if hasattr(node.target, "_schema") else {}
     if name in LAYERS:
         return _not_taken(node)
-    if name.startswith("aten.avg_pool"):
+    if family(node) == "pool" and "count_include_pad" in call:
         padded = call["padding"] not in (0, [0] * len(call["kernel_size"])) and call["count_include_pad"]
         whole = not padded and call.get("divisor_override") is None
         return None if whole else f"{name} counts the zeros beyond the border"
-    if name in _ALWAYS or family(node) in (*_FAMILIES, "pool") or ("dropout" in name and family(node) == "unary"):
+    if name == "aten.relu" or (has(node, Trait.SHIFT_EQUIVARIANT) and family(node) != "random"):
         return None
     return f"a constant does not pass {name}"
 

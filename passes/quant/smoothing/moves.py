@@ -10,27 +10,21 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.ir.op_table import TABLE, arguments, family
+from fxopt.ir.op_table import Trait, family, has, named, pads_zeros
 from fxopt.ir.printer import op_name
 from fxopt.passes.quant.smoothing.needs import FREE, Needs, is_tensor
 
-_OTHERS = {
-    "aten.im2col", "aten.col2im", "aten.index.Tensor", "aten.index_select", "aten.gather", "aten.embedding",
-    "aten.tril", "aten.triu", "aten.masked_select", "aten.broadcast_tensors", "getitem",
-}  # fmt: skip
-"""Of the families below: they add numbers, or their indices are known only when the model runs."""
-_PADS = ("aten.pad", "aten.constant_pad_nd")
-"""With zeros, which are zeros when they are divided."""
-_FAMILIES = ("layout", "copy", "pick", "join")
-MOVES = {*_PADS, *(n for n, row in TABLE.items() if row.family in _FAMILIES and n not in _OTHERS)}
+MOVES = named(Trait.REARRANGES)
 
 
 def operands(needs: Needs, node: fx.Node) -> list[fx.Node]:
     """The tensors whose elements the result of ``node`` is made of; none where it does more, or sizes are unknown."""
     op = maker(node)
-    if op_name(op) not in MOVES or any(needs.numbers.get(n) is None for n in op.all_input_nodes if not is_tensor(n)):
+    if not has(op, Trait.REARRANGES) or any(
+        needs.numbers.get(n) is None for n in op.all_input_nodes if not is_tensor(n)
+    ):
         return []
-    if op_name(op) in _PADS and (arguments(op)["value"] or arguments(op).get("mode", "constant") != "constant"):
+    if family(op) == "pad" and not pads_zeros(op):  # zeros are zeros when they are divided
         return []
     first = op.args[0]
     return [first] if isinstance(first, fx.Node) else list(first)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import CONVOLUTIONS, arguments, family
+from fxopt.ir.op_table import DIRECT, Trait, arguments, family, named
 from fxopt.ir.printer import op_name
 from fxopt.passes.quant.smoothing import moves
 from fxopt.passes.quant.smoothing.needs import Needs, is_real, is_tensor
@@ -137,17 +137,14 @@ def _divide_pooled(needs: Needs, node: fx.Node, need: torch.Tensor) -> Sent:
 # ---- the table -----------------------------------------------------------------------------------------------------
 
 CHANNEL_NORMS = ("aten.batch_norm", "aten.group_norm", "aten.instance_norm")
-_CONTRACTIONS = ("aten.linear", *CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS))
+_CONTRACTIONS = ("aten.linear", *DIRECT)
 _ATTENTION = "aten.scaled_dot_product_attention"
-_HOMOGENEOUS = (
-    "relu", "leaky_relu", "neg", "abs", "dropout", "clone", "contiguous", "detach", "alias", "to.dtype",
-    "to.dtype_layout", "to.device", "_to_copy", "type_as", "mul.Scalar", "div.Scalar", "div.Tensor",
-)  # fmt: skip
-"""f(x / s) = f(x) / s for every s > 0 in the first operand."""
+_HOMOGENEOUS = (*named(Trait.HOMOGENEOUS_IN_FIRST), *named(Trait.CAST))
+"""f(x / s) = f(x) / s for every s > 0 in the first operand; a cast is one as long as it gives floats."""
 _PASSING: dict[str, Rule] = {
-    **dict.fromkeys(moves.MOVES | {"getitem"}, Rule(moves.operands, moves.divide_moved)),
-    **{f"aten.{name}": Rule(_first, _divide_elements) for name in _HOMOGENEOUS},
-    **dict.fromkeys(("aten.add.Tensor", "aten.sub.Tensor"), Rule(_both, _divide_elements)),
+    **dict.fromkeys((*moves.MOVES, "getitem"), Rule(moves.operands, moves.divide_moved)),
+    **dict.fromkeys(_HOMOGENEOUS, Rule(_first, _divide_elements)),
+    **dict.fromkeys(named(Trait.HOMOGENEOUS, "binary"), Rule(_both, _divide_elements)),
     "aten.mul.Tensor": Rule(_factor, _divide_elements),
     **dict.fromkeys(("aten.matmul", "aten.bmm", _ATTENTION), Rule(_value, _divide_value)),
     **dict.fromkeys(("aten.mean.dim", "aten.sum.dim_IntList"), Rule(_averaged, _divide_averaged)),

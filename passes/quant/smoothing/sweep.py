@@ -9,11 +9,10 @@ from torch.utils import _pytree as pytree
 
 from fxopt import Program
 from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.op_table import Trait, has
 from fxopt.ir.printer import op_name
 from fxopt.passes.quant.smoothing.needs import AS_IT_IS, Needs, is_real
 from fxopt.passes.quant.smoothing.rules import carriers, divide, passes_on
-
-_READ_NO_NUMBERS = ("aten._assert_tensor_metadata", "aten.sym_size.int", "aten.sym_numel", "aten.sym_stride.int")
 
 
 def sweep(program: Program) -> Needs:
@@ -49,7 +48,7 @@ def _find_takers(needs: Needs) -> None:
                 needs.takers.add(node)
         elif node.op == "call_function":
             found = carriers(needs, node)
-            behind = all(passes_on(user, node) or op_name(user) in _READ_NO_NUMBERS for user in node.users)
+            behind = all(passes_on(user, node) or has(user, Trait.READS_FORM_ONLY) for user in node.users)
             if behind and not isinstance(found, str) and all(n in needs.takers for n in found):
                 needs.takers.add(node)
 
@@ -60,7 +59,7 @@ def _send_back(needs: Needs, node: fx.Node, *, written_to: bool) -> None:
         if need is not None:
             needs.pin(need, "what it reads comes from an input of the model")
         return
-    if op_name(node) in _READ_NO_NUMBERS:
+    if has(node, Trait.READS_FORM_ONLY):
         return
     found = _WRITTEN if written_to else carriers(needs, node)
     others = [n for n in pytree.tree_leaves((node.args, dict(node.kwargs))) if isinstance(n, fx.Node)]

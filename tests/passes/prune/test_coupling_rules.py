@@ -25,10 +25,8 @@ ELSEWHERE = {
     **dict.fromkeys(["aten.sym_size.int", "aten.sym_numel", "aten.sym_stride.int"], "gives a size: test_sizes_are_kept"),
     **dict.fromkeys(["aten.item", "aten._local_scalar_dense", "aten.tensor"], "no dims"),
     **dict.fromkeys([name for name, op in TABLE.items() if op.family == "check"], "gives nothing"),
-    **dict.fromkeys(["aten.softsign", "aten.normalize", "aten.lp_pool2d", "aten.zero_pad2d"], "no such op in torch"),
     **{f"quantized_decomposed.{way}_per_{grain}{overload}": "no such overload in torch"
        for way in ("quantize", "dequantize") for grain in ("channel", "token") for overload in (".tensor", ".tensor2")},
-    "aten.getitem": "no op of aten; getitem has cases",
     "quantized_decomposed.choose_qparams.tensor": "no rule: the range hangs on every index",
     **dict.fromkeys(["aten.empty.memory_format", "aten.new_empty", "aten.empty_like"], "whatever is in memory"),
 }  # fmt: skip
