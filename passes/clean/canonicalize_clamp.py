@@ -18,7 +18,7 @@ _BOUNDS = {
 
 @graph_pass
 def canonicalize_clamp(program: Program) -> None:
-    """Canonicalize clamps: relu where the only bound is a lower one of zero, float bounds for float tensors.
+    """Canonicalize clamps: relu where zero is the only bound, float bounds for float tensors.
 
     Runtimes fuse relu into the layer before it where they know no other clamp, and exporters stumble over bounds of which
     one is an int and one a float.

@@ -1,4 +1,4 @@
-"""Permute channels within each head or group, so that zero channels have the same index in all of them."""
+"""Permute channels within each head or group, so that zero channels have the same index in all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Ints = NDArray[np.int64]
 
 @graph_pass
 def align(program: Program) -> None:
-    """Permute channels within each head or group, so that zero channels have the same index in all of them.
+    """Permute channels within each head or group, so that zero channels have the same index in all.
 
     A dim of 4 heads of 16 can lose a head, or a place in all heads. Where a choice is ragged, another place in each head
     or another channel in each group of a convolution, shrink can remove none. The order inside a head means nothing to

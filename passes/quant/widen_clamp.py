@@ -15,7 +15,7 @@ from fxopt.passes.quant.equalization.homogeneous import not_homogeneous
 
 @graph_pass(kind="approx")
 def widen_clamp(program: Program) -> None:
-    """Replace relu6 and other clamps with a lower bound of zero by relu, so that equalize can scale channels.
+    """Replace relu6 and other clamps from zero up by relu, so that equalize can scale channels.
 
     A bound does not scale along with a channel, and relu has none. Nagel et al. 2019 do so before they equalize ("Data-Free
     Quantization Through Weight Equalization and Bias Correction", section 5.1.1). How much it changes is measured
