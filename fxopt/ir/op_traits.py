@@ -1,7 +1,7 @@
 """What is true of an op whatever it is called on: traits, in the sense of MLIR, and the row that holds them.
 
 A pass asks for the trait that it relies on (:func:`fxopt.ir.op_table.has`), so that a new op is one row and no pass has to
-hear of it. Every definition is checked against torch in ``tests/test_op_traits.py``.
+hear of it. Every definition is checked against torch in ``tests/ir/test_op_traits.py``.
 """
 
 from __future__ import annotations

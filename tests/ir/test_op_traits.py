@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from coupling_cases import CASES, Case
+from cases.coupling_cases import CASES, Case
 from torch import fx
 
 from fxopt.ir.op_table import TABLE, Trait, arguments, bounds, family, has, named
