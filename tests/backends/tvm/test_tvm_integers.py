@@ -57,7 +57,9 @@ def _targets() -> list[Target]:
         target = dataclasses.replace(host(), features=host().features - without)
         found[instruction_of(processor_of(target)).kind] = target
     if _EMULATED:
-        found["amx"] = dataclasses.replace(host(), features=host().features | {"amx-tile", "amx-int8"})
+        # a processor with AMX has AVX512-FP16 too, which LLVM uses, and which this one may lack
+        features = host().features | {"amx-tile", "amx-int8"}
+        found["amx"] = dataclasses.replace(host(), cpu="cascadelake", features=features)
     return list(found.values())
 
 
