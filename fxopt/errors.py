@@ -52,12 +52,11 @@ class FxoptError(Exception):
         self.expected, self.got, self.way_out = expected, got, way_out
 
     def __str__(self) -> str:
-        lines = [self.what if self.step is None else self._at(self.step)]
-        lines += [f"    {self.node}"] * (self.node is not None)
-        lines += [f"    expected {self.expected}"] * (self.expected is not None)
-        lines += [f"    got      {self.got}"] * (self.got is not None)
-        lines += [f"  {self.way_out}"] * (self.way_out is not None)
-        return "\n".join(lines)
+        first = self.what if self.step is None else self._at(self.step)
+        rest = (
+            ("    ", self.node), ("    expected ", self.expected), ("    got      ", self.got), ("  ", self.way_out)
+        )  # fmt: skip
+        return "\n".join([first, *(label + value for label, value in rest if value is not None)])
 
     def _at(self, step: str) -> str:
         """What happened, with the step before it."""
@@ -124,7 +123,7 @@ class PassError(FxoptError):
     """A pass failed; the message names the pass, its place in the pipeline and the node."""
 
     node_name: str | None = None
-    """Name of the node whose shapes do not fit."""
+    """Name of the node that it is about, of an error that ``Program.fail`` made."""
 
     doc = "docs/write-a-pass.md"
 

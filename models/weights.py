@@ -57,11 +57,3 @@ def load_weights(path: Path, model: torch.nn.Module, *, command: str) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise RecipeError(f"{path} does not fit the network: {reason}", way_out=f"train it again: {command}") from error
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a weights file: the command that made it, its seed, figures and versions."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})

@@ -21,9 +21,8 @@ def built(tmp_path_factory):
     if listed.returncode:
         pytest.skip("not a checkout of git")
     archive = source / "tree.tar"
-    subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, stdout=(source / "names").open("w"), check=True)
-    command = ["tar", "-cf", archive, "--null", "-T", source / "names"]
-    subprocess.run(command, cwd=ROOT, check=True)
+    command = ["tar", "-cf", archive, "--null", "-T", "-"]
+    subprocess.run(command, cwd=ROOT, input=listed.stdout, text=True, check=True)
     tree = source / "tree"
     tree.mkdir()
     subprocess.run(["tar", "-xf", archive, "-C", tree], check=True)

@@ -11,8 +11,7 @@ from torch import fx
 
 from fxopt.backend import Backend
 from fxopt.ir.program import Program
-from fxopt.runtime import artifact
-from fxopt.runtime.artifact import Artifact
+from fxopt.runtime.artifact import Artifact, load_to_check
 from fxopt.runtime.staging import MANIFEST, describe_files, write_json
 from fxopt.target import Target
 
@@ -35,7 +34,7 @@ class Exposed:
         manifest = built.manifest.model_copy(update={"files": describe_files(folder)})
         write_json(folder / MANIFEST, manifest.to_dict())
         self._count = len(manifest.outputs)
-        self._run = artifact.load_to_check(folder, target)
+        self._run = load_to_check(folder, target)
         self._built = built
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:

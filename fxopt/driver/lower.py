@@ -11,8 +11,7 @@ from fxopt.driver.interface import interface
 from fxopt.errors import BackendError
 from fxopt.ir.program import Program
 from fxopt.pass_manager.pipeline import Pipeline
-from fxopt.runtime import artifact
-from fxopt.runtime.artifact import Artifact
+from fxopt.runtime.artifact import Artifact, load_to_check
 from fxopt.runtime.staging import MANIFEST, describe_files, write_json
 from fxopt.support.versions import versions
 from fxopt.target import Target
@@ -54,4 +53,4 @@ def lower(
         versions=versions(), files=describe_files(out), facts=facts,
     )  # fmt: skip
     write_json(out / MANIFEST, manifest.to_dict())
-    return legal, artifact.load_to_check(out, target)
+    return legal, load_to_check(out, target)

@@ -280,7 +280,9 @@ class Program:
 
     def fail(self, node: fx.Node, reason: str, way_out: str | None = None) -> PassError:
         """Return a PassError about ``node``, to be raised."""
-        return PassError(reason, node=self.describe(node), source=source_line(node) or None, way_out=way_out)
+        error = PassError(reason, node=self.describe(node), source=source_line(node) or None, way_out=way_out)
+        error.node_name = node.name
+        return error
 
     def copy(self, instead: Mapping[int, torch.Tensor] = MappingProxyType({})) -> Program:
         """Return a copy that shares nothing that can be changed: no weight, no graph, no example input.

@@ -142,9 +142,7 @@ def derive_shapes(program: Program) -> None:
             raise
         operands = "\n".join(f"    {program.describe(n)}" for n in run.at.all_input_nodes)
         reason = str(error).split("\nWhile executing")[0].splitlines()[0] if str(error) else type(error).__name__
-        failed = program.fail(run.at, f"shapes do not fit: {reason}\n{operands}")
-        failed.node_name = run.at.name
-        raise failed from error
+        raise program.fail(run.at, f"shapes do not fit: {reason}\n{operands}") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

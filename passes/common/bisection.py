@@ -1,4 +1,4 @@
-"""Bisection over integers: the one search that budgets, ranks and tile widths share."""
+"""Bisection over integers, which the budgets of channels, ranks and layers left in float share."""
 
 from __future__ import annotations
 

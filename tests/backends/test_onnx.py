@@ -14,15 +14,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from cases.manifests import built_alone
 from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture, load
-from fxopt.backend import Manifest
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
 from fxopt.driver.build import build
-from fxopt.driver.interface import interface
 from fxopt.driver.lower import lower
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, UsageError
@@ -35,11 +34,7 @@ from fxopt.workload import find_workload
 
 
 def _lower(program: Program, out: Path, backend: Onnx | None = None) -> tuple[Artifact, dict]:
-    backend = backend or Onnx()
-    legal = Pipeline.parse(backend.legalize()).run(program).program
-    facts = backend.build(legal, host(), out)
-    manifest = Manifest(**dict(interface(legal)), backend=str(backend), target=host(), files={}, facts=facts)
-    return Artifact(out, manifest, backend.load(out, manifest)), facts
+    return built_alone(program, backend or Onnx(), out)
 
 
 def _quantized(program: Program, backend: Onnx | None = None) -> Program:

@@ -10,16 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases.manifests import bare_manifest
+from cases.manifests import bare_manifest, built_alone
 from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture
-from fxopt.backend import Manifest, find_backend
+from fxopt.backend import find_backend
 from fxopt.backends.openvino import Openvino
 from fxopt.backends.openvino.runtime import MODEL_FILE, compile_model, native_precisions
 from fxopt.driver.build import build
-from fxopt.driver.interface import interface
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, OptionError, UnknownNameError, UsageError
 from fxopt.numerics.error_metrics import relative_error, sqnr
@@ -33,11 +32,7 @@ openvino = pytest.importorskip("openvino", reason="needs the extra 'openvino': p
 
 
 def _lower(program: Program, out: Path, backend: Openvino | None = None) -> tuple[Artifact, dict]:
-    backend = backend or Openvino()
-    legal = Pipeline.parse(backend.legalize()).run(program).program
-    facts = backend.build(legal, host(), out)
-    manifest = Manifest(**dict(interface(legal)), backend=str(backend), target=host(), files={}, facts=facts)
-    return Artifact(out, manifest, backend.load(out, manifest)), facts
+    return built_alone(program, backend or Openvino(), out)
 
 
 def _quantized(program: Program, options: str = "") -> Program:
