@@ -94,10 +94,8 @@ class ChosenOption(_Part):
     why: str
 
 
-class StepReport(BaseModel):
-    """What one step did; fields beside these are findings of the user's own watchers."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
+class StepReport(_Part):
+    """What one step did, and what watchers found of it: see :class:`fxopt.pass_manager.step.Findings`."""
 
     pass_: str = Field(validation_alias=AliasChoices("pass_", "pass"), serialization_alias="pass")
     kind: str
@@ -119,7 +117,7 @@ class StepReport(BaseModel):
             pass_=step.text, kind=step.kind, part_of=step.part_of, changed=step.changed,
             skips=[SkippedNode(node=s.node, source=s.source, reason=s.reason) for s in step.skips],
             choices=[ChosenOption(what=c.what, value=c.value, why=c.why) for c in step.choices],
-            delta=Costs.of(step.delta) if step.delta else None, seconds=round(step.seconds, 3), **step.findings,
+            delta=Costs.of(step.delta) if step.delta else None, seconds=round(step.seconds, 3), **vars(step.findings),
         )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def metric_watcher(data: Data) -> Watcher:
             (args, _) = next(iter(data.batches("validation", batch_size=32)))
             with untouched(step.before), untouched(program):
                 want, got = (pytree.tree_leaves(in_batches(p, size)(*args)) for p in (step.before, program))
-                result.findings["sqnr_db"] = sqnr(want, got)
-                result.findings["metric"] = data.evaluate(in_batches(program, size), "validation")
+                result.findings.sqnr_db = sqnr(want, got)
+                result.findings.metric = data.evaluate(in_batches(program, size), "validation")
 
     return watch

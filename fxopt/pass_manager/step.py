@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from fxopt.errors import FxoptError, PassCrashError, PassError, text_of
 from fxopt.ir.cost import Cost, cost
@@ -19,8 +18,24 @@ from fxopt.pass_manager.pass_base import Pass
 
 
 @dataclass
+class Findings:
+    """What watchers found of one step; None where none looked.
+
+    ``error``: largest relative error of an exact step, in float64.
+    ``sqnr_db``: what an approximate step keeps of the outputs, in dB; infinite where they are equal.
+    ``metric``: the workload's metric on the validation split after an approximate step.
+    ``vacuous``: why comparing the outputs proves nothing.
+    """
+
+    error: float | None = None
+    sqnr_db: float | None = None
+    metric: float | None = None
+    vacuous: str | None = None
+
+
+@dataclass
 class StepResult:
-    """What one step did. Watchers put their findings into ``findings``: ``error``, ``sqnr_db``, ``metric`` …
+    """What one step did; ``findings`` is what watchers found of it.
 
     The pass itself tells what it left alone, by ``program.skip``, and what it chose, by ``program.chose``.
     """
@@ -34,7 +49,7 @@ class StepResult:
     cost: Cost | None = None
     delta: Cost | None = None
     seconds: float = 0.0
-    findings: dict[str, Any] = field(default_factory=dict)
+    findings: Findings = field(default_factory=Findings)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,10 @@ class Verify:
         yield
         exact = step.pass_.kind != "approx"
         if not result.changed:
-            result.findings |= {"error": 0.0} if exact else {"sqnr_db": math.inf}
+            if exact:
+                result.findings.error = 0.0
+            else:
+                result.findings.sqnr_db = math.inf
             self._last = last
             return
         where = str(step)
@@ -76,16 +79,16 @@ class Verify:
         new = _Runs(program, exact, old.probes, _try_runs(to_float64(program), old.probes, where))
         _compare_aliases(old.wide, new.wide, program, where)
         if replayed is not None:
-            result.findings["error"] = _prove(step, replayed, old, new, where)
+            result.findings.error = _prove(step, replayed, old, new, where)
         else:
             after = new.wide
             if coarsest(program) > coarsest(step.before):  # what a cast to less costs, float64 would not show
                 after = new.own = _try_runs(program, old.probes, where, wide=False)
             _check_finite(old.wide, after, program, where)
             pairs = zip(old.wide, after, strict=True)
-            result.findings["sqnr_db"] = min(sqnr(before.outputs, after.outputs) for before, after in pairs)
+            result.findings.sqnr_db = min(sqnr(before.outputs, after.outputs) for before, after in pairs)
         if is_constant([before.outputs for before in old.wide]):
-            result.findings["vacuous"] = "the outputs do not depend on the inputs, so comparing them proves nothing"
+            result.findings.vacuous = "the outputs do not depend on the inputs, so comparing them proves nothing"
         self._last = new
 
 

@@ -141,7 +141,7 @@ def ours(model: nn.Module, args: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     yield {"seconds": time.perf_counter() - start}
     yield judged(model, pruned, args)
     steps = pipeline.run(program).steps
-    yield {"error": max(step.findings.get("error", 0.0) for step in steps)}
+    yield {"error": max(step.findings.error or 0.0 for step in steps)}
 
 
 def peer(model: nn.Module, args: tuple[Any, ...]) -> Iterator[dict[str, Any]]:

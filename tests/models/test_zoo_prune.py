@@ -119,7 +119,7 @@ def _prune(program: Program, row: dict[str, Any], folder: Path) -> Program:
     row |= {"MACs left": round(left.macs / dense.macs, 3), "weights left": round(left.parameters / dense.parameters, 3)}
     stays = Counter(re.sub(r"^.*stay: | \(at .*$", "", s.reason) for step in outcome.steps for s in step.skips)
     row["what stays"] = "; ".join(f"{count}x {reason}" for reason, count in stays.most_common(4))
-    error = outcome.steps[-1].findings["error"]
+    error = outcome.steps[-1].findings.error
     row["error"] = f"{error:.1e}"
     assert error < 1e-9
     assert left.macs < dense.macs or not sizes, "nothing was removed"

@@ -84,7 +84,7 @@ def test_inputs_beyond_the_example_that_overflow_prove_nothing_and_refuse_nothin
     program = capture(Overflows().eval(), (torch.randn(8, 4),))
     step = Pipeline.of(shrink()).run(program).steps[0]
     assert step.changed
-    assert step.findings["error"] < 1e-9
+    assert step.findings.error < 1e-9
 
 
 class Chaotic(nn.Module):

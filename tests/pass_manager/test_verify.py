@@ -323,7 +323,7 @@ def test_an_approximate_pass_is_measured(program):
         node.args = (node.args[0], new, *node.args[2:])
 
     outcome = Pipeline.of(round_weight()).run(program)
-    got = outcome.steps[0].findings["sqnr_db"]
+    got = outcome.steps[0].findings.sqnr_db
     assert got == pytest.approx(_sqnr(program, outcome), abs=0.5)
     assert 20 < got < 80
 
@@ -347,7 +347,7 @@ def test_an_exact_pass_has_its_error_reported(program):
 
     outcome = Pipeline.of(swap_operands()).run(program)
     assert outcome.steps[0].changed
-    assert 0 <= outcome.steps[0].findings["error"] <= 1e-12
+    assert 0 <= outcome.steps[0].findings.error <= 1e-12
 
 
 def test_a_pass_that_only_raises_names_the_step(caught):
@@ -367,7 +367,7 @@ def test_constant_outputs_prove_nothing():
         node = _first(program, "aten.relu")
         program.replace(node, node.args[0])
 
-    assert "proves nothing" in Pipeline.of(drop_relu()).run(on).steps[0].findings["vacuous"]
+    assert "proves nothing" in Pipeline.of(drop_relu()).run(on).steps[0].findings.vacuous
 
 
 class Of(torch.nn.Module):
@@ -532,7 +532,7 @@ def test_an_approximate_pass_that_changes_integers_is_measured():
         _add_after(program, _first(program, "aten.argmax"), 1)
 
     on = parse_program("%x : f32[batch,9]; %y = aten.argmax(%x, 1)")
-    assert Pipeline.of(add_one()).run(on).steps[0].findings["sqnr_db"] < 30
+    assert Pipeline.of(add_one()).run(on).steps[0].findings.sqnr_db < 30
 
 
 class Counting(torch.nn.Module):
@@ -572,7 +572,7 @@ def test_random_numbers_are_the_same_in_every_run_and_the_callers_stay():
 def test_rounding_may_change_a_few_elements_of_a_discrete_output(last):
     image = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     on = _of(lambda self, x: last(self.norm(self.conv(x))), image, **_normed())
-    assert FOLD.run(on).steps[0].findings["error"] == 0
+    assert FOLD.run(on).steps[0].findings.error == 0
 
 
 def test_a_discrete_output_that_differs_is_caught(caught):

@@ -260,7 +260,7 @@ def test_low_rank_halves_every_layer_and_computes_what_was_truncated(net, form):
     assert cost(small).macs <= 0.5 * cost(net).macs
     x = torch.randn(5, 12, 9, 9)
     assert relative_error(truncated(x), small(x)) < 1e-4
-    assert outcome.steps[0].findings["error"] < 1e-5
+    assert outcome.steps[0].findings.error < 1e-5
     both = proved(net, f"low_rank(form='{form}')")
     assert both.text() == small.text()
 

@@ -22,6 +22,7 @@ from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, PassError, VerifyError
 from fxopt.ir.printer import op_name
 from fxopt.numerics.error_metrics import sqnr
+from fxopt.pass_manager.step import Findings
 from fxopt.target.detect import host
 from fxopt.testing import small_models, small_workload
 
@@ -35,7 +36,7 @@ def _captured(module: nn.Module, *shape: int) -> Program:
     return capture(module.eval(), (torch.randn(shape),))
 
 
-def _cast(program: Program, passes: str = "cast_floats", **options) -> tuple[Program, dict, list[str]]:
+def _cast(program: Program, passes: str = "cast_floats", **options) -> tuple[Program, Findings, list[str]]:
     """The cast program, findings of the last step, and its reasons."""
     outcome = Pipeline.parse(passes).run(program, **options)
     return outcome.program, outcome.steps[-1].findings, [str(skip) for skip in outcome.steps[-1].skips]
@@ -60,7 +61,7 @@ def test_layers_give_what_torch_gives_in_half_precision(dtype):
     assert not reasons
     assert {t.dtype for t in made.tensors().values()} == {DTYPES[dtype]}
     digits = -20 * math.log10(torch.finfo(DTYPES[dtype]).eps)
-    assert digits - 10 < findings["sqnr_db"] < digits + 30
+    assert digits - 10 < findings.sqnr_db < digits + 30
 
 
 def test_the_reported_error_is_that_of_the_computation_not_of_the_weights_alone():
@@ -70,14 +71,14 @@ def test_the_reported_error_is_that_of_the_computation_not_of_the_weights_alone(
 
     program = _captured(Square(), 4, 64)
     made, findings, _ = _cast(program, "cast_floats(dtype='bfloat16')")
-    assert findings["sqnr_db"] == pytest.approx(sqnr([program(*program.args)], [made(*program.args)]), abs=4)
+    assert findings.sqnr_db == pytest.approx(sqnr([program(*program.args)], [made(*program.args)]), abs=4)
 
 
 @pytest.mark.parametrize("model", [m.name for m in small_models()])
 def test_every_small_model_is_cast_and_keeps_its_numbers(model, programs):
     program = programs[model]
     made, findings, reasons = _cast(program)
-    assert findings["sqnr_db"] > 60
+    assert findings.sqnr_db > 60
     weights = {n: t for n, t in made.tensors().items() if t.is_floating_point() and t.dim() > 1}
     assert {t.dtype for t in weights.values()} <= {torch.float16}
     floats = [n for n in made.graph.nodes if getattr(n.meta.get("val"), "dtype", None) == torch.float32]
@@ -111,7 +112,7 @@ def test_a_norm_and_positions_that_are_written_out_keep_their_digits():
     for op in ("aten.pow.Tensor_Scalar", "aten.mean.dim", "aten.rsqrt", "aten.cos", "aten.softmax.int"):
         assert _dtype(made, op) == {torch.float32}, op
     assert _dtype(made, "aten.linear") == {torch.float16}
-    assert findings["sqnr_db"] > 50
+    assert findings.sqnr_db > 50
     assert any("aten.softmax.int" in reason and "softmax is taken in float32" in reason for reason in reasons)
 
 
@@ -131,7 +132,7 @@ def test_a_mask_whose_fill_is_beyond_the_range_masks_as_before():
     for dtype in DTYPES:
         made, findings, reasons = _cast(program, f"cast_floats(dtype={dtype!r})")
         assert bool(made(*program.args).isfinite().all())
-        assert findings["sqnr_db"] > 35
+        assert findings.sqnr_db > 35
         assert any("'fill' reaches 3.403e+38, beyond the range" in reason for reason in reasons)
 
 
@@ -153,7 +154,7 @@ def test_a_value_that_overflows_on_the_way_is_an_error():
     with pytest.raises(VerifyError, match=r"output 0 is no longer finite\n.*aten\.to\.dtype"):
         _cast(_captured(net, 2, 8))
     _, findings, _ = _cast(_captured(net, 2, 8), "cast_floats(dtype='bfloat16')")
-    assert findings["sqnr_db"] > 35
+    assert findings.sqnr_db > 35
 
 
 def test_a_layer_is_kept_by_its_path_or_its_weights():
@@ -198,7 +199,7 @@ def test_what_the_graph_writes_to_is_read_after_the_write():
             return self.fc(y)
 
     made, findings, _ = _cast(_captured(Filled(), 4, 8))
-    assert findings["sqnr_db"] > 60
+    assert findings.sqnr_db > 60
     assert _dtype(made, "aten.linear") == {torch.float16}
 
 
@@ -219,7 +220,7 @@ def test_integers_and_doubles_are_left_as_they_are():
 
     program = capture(Mixed(), (torch.randn(2, 8), torch.arange(4)))
     _, findings, _ = _cast(program)
-    assert findings["sqnr_db"] == math.inf
+    assert findings.sqnr_db == math.inf
 
 
 def test_a_cast_program_is_saved_and_further_passes_are_proved_on_it(tmp_path, programs):

@@ -151,7 +151,7 @@ def test_a_zeroed_block_of_a_network_disappears_and_the_rest_stays():
     program = capture(model, (torch.randn(2, 3, 8, 8),))
     outcome = Pipeline.parse("drop_zero_branches").run(program)  # with the proof
     assert len(list(outcome.program.find("aten.conv2d"))) == 5
-    assert outcome.steps[0].findings["error"] == 0.0
+    assert outcome.steps[0].findings.error == 0.0
     x = torch.randn(5, 3, 8, 8)
     with torch.no_grad():
         assert torch.equal(outcome.program(x), model(x))

@@ -129,7 +129,7 @@ def chains(draw):
 def test_a_chain_ends_where_every_channel_has_one_range_on_both_sides(net):
     outcome, reasons = run("equalize", net, 2, 3, 8, 8)
     assert outcome.steps[0].changed
-    assert outcome.steps[0].findings["error"] < 1e-9
+    assert outcome.steps[0].findings.error < 1e-9
     assert len(reasons) == 1, "the last layer is the only one whose channels stay"
     got = weights(outcome)
     layers = [(name, part) for name, part in net.named_children() if isinstance(part, LAYERS)]
@@ -373,7 +373,7 @@ def test_biases_are_those_of_the_papers_formula(net):
     got = weights(outcome)
     torch.testing.assert_close(got["0.bias"], first, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got[f"{len(net) - 1}.bias"], second, rtol=1e-5, atol=1e-5)
-    assert outcome.steps[0].findings["sqnr_db"] > 30, "no more than what is below mean - 3 std is lost"
+    assert outcome.steps[0].findings.sqnr_db > 30, "no more than what is below mean - 3 std is lost"
 
 
 def test_along_a_chain_each_layer_gives_and_takes():
@@ -384,7 +384,7 @@ def test_along_a_chain_each_layer_gives_and_takes():
     outcome, _ = run("absorb_bias", net, 16, 8)
     got = weights(outcome)
     assert bool((got["0.bias"] < net[0].bias.double() - 1).all())
-    assert outcome.steps[0].findings["sqnr_db"] > 30
+    assert outcome.steps[0].findings.sqnr_db > 30
 
 
 @pytest.mark.parametrize(

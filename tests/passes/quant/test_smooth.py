@@ -427,7 +427,7 @@ def test_linears_of_transformers(name, linears, left):
     program = Pipeline.parse("fold_constants").run(program, watchers=()).program
     last = Pipeline.of(smooth_activations()).run(program, workload=workload)  # proved in float64
     (step,) = last.steps
-    assert step.findings["error"] < 1e-12
+    assert step.findings.error < 1e-12
     assert len(list(program.find("aten.linear"))) == linears
     found = Counter(next((text for text in left if text in skip.reason), skip.reason) for skip in step.skips)
     assert found == left

@@ -74,7 +74,7 @@ def test_the_graph_computes_with_codes_times_scales(passes, floor):
     net = nn.Sequential(nn.Linear(72, 40), nn.ReLU(), nn.Linear(40, 6, bias=False))
     program = _captured(net, 3, 72)
     (step,) = Pipeline.parse(f"quantize_weights({passes})").run(program).steps
-    assert step.findings["sqnr_db"] > floor - 3, "the replay in float64 computes the same"
+    assert step.findings.sqnr_db > floor - 3, "the replay in float64 computes the same"
     made, skips = _run(program, f"quantize_weights({passes})")
     assert not skips
     x = torch.randn(5, 72)
