@@ -69,6 +69,24 @@ def written(node: fx.Node) -> list[fx.Node]:
     return [n for value in write for n in _nodes(value)]
 
 
+def written_sets(graph: fx.Graph, sets: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
+    """Representatives of the sets of :func:`alias_sets` whose memory some node writes into."""
+    return {sets[target] for node in graph.nodes for target in written(node)}
+
+
+def joins_output(program: Program, node: fx.Node, other: fx.Node) -> bool:
+    """Whether with ``other`` in place of ``node`` an output would share memory that it has to itself.
+
+    That is memory of an input, a weight or another output.
+    """
+    sets = alias_sets(program.graph)
+    outputs = {sets[out] for out in program.outputs() if isinstance(out, fx.Node)}
+    if sets[node] is sets[other] or sets[node] not in outputs:
+        return False
+    shared = {sets[n] for n in program.graph.nodes if n.op in ("placeholder", "get_attr")}
+    return sets[other] in shared | outputs
+
+
 def make_functional(program: Program) -> None:
     """Replace in-place ops by their functional twins wherever nobody else can see the write.
 

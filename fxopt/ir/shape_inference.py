@@ -76,6 +76,10 @@ def fake_mode(program: Program) -> FakeTensorMode:
     return FakeTensorMode(shape_env=ShapeEnv())
 
 
+_DEEP = 200
+"""Nodes; in a small graph half of the time goes into filling the cache, in twelve layers alike it saves a fifth."""
+
+
 class _SameNames(ShapeEnv):
     """Calls the symbol made for ``s77`` s77 again: ``program.ranges`` knows it by that name."""
 
@@ -95,6 +99,8 @@ def fresh_inputs(program: Program) -> tuple[FakeTensorMode, list[Any]]:
     """
     env = _SameNames()
     mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
+    # sizes of this environment never come again: only a net that repeats its layers finds them in the cache of fake tensors
+    mode.cache_enabled = mode.cache_enabled and len(program.graph.nodes) > _DEEP
     made: dict[sympy.Symbol, torch.SymInt] = {}
 
     def size(old: int | torch.SymInt) -> Any:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 PAUSE = 0.03
 """Seconds of sleep before each block. Idle worker threads of a runtime spin for a while and would slow the next one."""
+
+_brief: ContextVar[bool] = ContextVar("brief", default=False)
+
+
+@contextlib.contextmanager
+def briefly() -> Iterator[None]:
+    """Time two blocks of one call without pauses inside, where it matters that something is timed, and not how long it takes."""
+    token = _brief.set(True)
+    try:
+        yield
+    finally:
+        _brief.reset(token)
 
 
 @dataclass(frozen=True)
@@ -61,12 +75,14 @@ def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block
     caches of its own.
     A block's figure is its mean.
     """
+    if brief := _brief.get():
+        blocks, block_ms = min(blocks, 2), 0.0
     calls = {name: max(1, min(200, int(block_ms / 1000 / max(_least(run), 1e-6)))) for name, run in runs.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     orders = _orders(list(runs))
     for i in range(blocks):
         for name in orders[i % len(orders)]:
-            time.sleep(PAUSE)
+            time.sleep(0.0 if brief else PAUSE)
             runs[name]()
             runs[name]()
             samples[name].append(_seconds(runs[name], calls[name]) * 1000)

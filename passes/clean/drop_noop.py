@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, joins_output, written_sets
 from fxopt.ir.op_table import Trait, arguments, has
 from fxopt.ir.printer import op_name
 from fxopt.ir.shape_inference import size_expressions
@@ -45,7 +45,7 @@ def drop_noop(program: Program) -> None:
             continue
         if touched and not touched.isdisjoint({node, source}):
             program.skip(node, "the memory it copies or shares is written to in place")
-        elif _guards_output(program, node, source):
+        elif joins_output(program, node, source):
             program.skip(node, "an output would share memory with an input, a weight or another output")
         else:
             program.replace(node, source)
@@ -139,24 +139,6 @@ def _same_strides(a: fx.Node, b: fx.Node) -> bool:
 
 def _written_sets(program: Program) -> set[fx.Node]:
     """All nodes that may share memory with something that is written to."""
-    hit = [target for node in program.graph.nodes for target in written(node)]
-    if not hit:
-        return set()
     sets = alias_sets(program.graph)
-    roots = {sets[target] for target in hit}
+    roots = written_sets(program.graph, sets)
     return {node for node in program.graph.nodes if sets[node] in roots}
-
-
-def _guards_output(program: Program, node: fx.Node, source: fx.Node) -> bool:
-    """Whether dropping a copy lets an output share memory that it did not share before."""
-    sets = alias_sets(program.graph)
-    if sets[node] is sets[source]:
-        return False
-    outputs = [out for out in program.outputs() if isinstance(out, fx.Node)]
-    mine = [out for out in outputs if sets[out] is sets[node]]
-    if not mine:
-        return False
-    shared = {sets[n] for n in program.graph.nodes if n.op in ("placeholder", "get_attr")} | {
-        sets[out] for out in outputs if sets[out] is not sets[node]
-    }
-    return sets[source] in shared

@@ -10,7 +10,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt import Program, graph_pass
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, written, written_sets
 from fxopt.ir.op_table import arguments, family
 from fxopt.ir.printer import op_name
 
@@ -97,7 +97,7 @@ def _constant_nodes(program: Program, sets: dict[fx.Node, fx.Node], filled: set[
 
     Memory that is written to counts if it is one of the ``filled``.
     """
-    dirty = {sets[target] for node in program.graph.nodes for target in written(node)} - filled
+    dirty = written_sets(program.graph, sets) - filled
     found: dict[fx.Node, None] = {}
     for node in program.graph.nodes:
         if sets[node] in dirty:
@@ -118,7 +118,7 @@ def _filled_first(program: Program, sets: dict[fx.Node, fx.Node]) -> set[fx.Node
 
     Such as a mask that is filled piece by piece.
     """
-    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    dirty = written_sets(program.graph, sets)
     constant: set[fx.Node] = set()
     for node in program.graph.nodes:
         known = node.op == "get_attr" or (node.op == "call_function" and family(node) not in (None, "random", "check"))

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, written, written_sets
 from fxopt.ir.op_table import arguments, family
 
 
@@ -32,7 +32,7 @@ def merge_duplicates(program: Program) -> None:
         return %y
     """
     sets = alias_sets(program.graph)
-    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    dirty = written_sets(program.graph, sets)
     outputs = [out for out in program.outputs() if isinstance(out, fx.Node)]
     seen: dict[Any, fx.Node] = {}
     for node in list(program.graph.nodes):

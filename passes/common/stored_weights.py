@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, written_sets
 from fxopt.ir.op_table import Trait, arguments, family, has
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
@@ -54,7 +54,7 @@ def layer_weights(program: Program) -> tuple[list[LayerWeight], dict[fx.Node, st
         names.setdefault(id(tensor), []).append(name)
     constant = _constant(program)
     sets = alias_sets(program.graph)
-    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    dirty = written_sets(program.graph, sets)
     found: dict[int, LayerWeight] = {}
     declined: dict[fx.Node, str] = {}
     for layer in program.graph.nodes:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, written_sets
 from fxopt.ir.op_table import Trait, arguments, family, lookup
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
@@ -116,7 +116,7 @@ def _numbers(node: fx.Node) -> list[float]:
 
 def _written(program: Program) -> set[fx.Node]:
     sets = alias_sets(program.graph)
-    roots = {sets[target] for node in program.graph.nodes for target in written(node)}
+    roots = written_sets(program.graph, sets)
     return {node for node, root in sets.items() if root in roots}
 
 

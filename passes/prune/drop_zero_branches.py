@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, joins_output, written, written_sets
 from fxopt.ir.dead_code import remove_dead
 from fxopt.ir.op_table import Trait, arguments, has, lookup
 from fxopt.ir.printer import op_name, type_text
@@ -83,10 +83,10 @@ def _declined(program: Program, node: fx.Node, other: fx.Node) -> str | None:
     if written(node):
         return None if other is node.args[0] else "it is the one that the sum is written into"
     sets = alias_sets(program.graph)
-    dirty = {sets[target] for n in program.graph.nodes for target in written(n)}
+    dirty = written_sets(program.graph, sets)
     if sets[node] in dirty or sets[other] in dirty:
         return "the memory of the other one or of the sum is written to in place"
-    if _joins_output(program, sets, node, other):
+    if joins_output(program, node, other):
         return "an output would share memory with an input, a weight or another output"
     views = any(sets[n] is sets[node] and _reads_strides(n) for n in program.graph.nodes)
     if views and size_expressions(result.stride()) != size_expressions(value.stride()):
@@ -97,12 +97,3 @@ def _declined(program: Program, node: fx.Node, other: fx.Node) -> str | None:
 def _reads_strides(node: fx.Node) -> bool:
     """Whether memory laid out in another way may not do for a call; an op that the table does not know may ask anything."""
     return node.op == "call_function" and (lookup(node) is None or has(node, Trait.BOUND_TO_STRIDES))
-
-
-def _joins_output(program: Program, sets: dict[fx.Node, fx.Node], node: fx.Node, other: fx.Node) -> bool:
-    """Whether an output that now has memory of its own would come to share it."""
-    roots = [sets[out] for out in program.outputs() if isinstance(out, fx.Node)]
-    if sets[node] not in roots:
-        return False
-    shared = {sets[n] for n in program.graph.nodes if n.op in ("placeholder", "get_attr")}
-    return sets[other] in shared | set(roots)

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, written_sets
 from fxopt.ir.op_table import DIRECT, TRANSPOSED, arguments, set_argument
 from fxopt.ir.printer import op_name
 from fxopt.passes.prune.known.cells import settle
@@ -48,7 +48,7 @@ def fold_constant_channels(program: Program) -> None:
     layers = list(program.find(*_LAYERS))
     known = known_values(program) if layers else {}
     sets = alias_sets(program.graph)
-    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    dirty = written_sets(program.graph, sets)
     for node in reversed(layers):  # a matmul gets an addition behind it, of which ``known`` says nothing
         source, weight_node, bias_node = _operands(node)
         constants = _constants(node, source, known)

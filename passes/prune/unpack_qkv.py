@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, written_sets
 from fxopt.ir.op_table import Trait, arguments, named, set_argument
 from fxopt.ir.printer import op_name
 
@@ -54,7 +54,7 @@ def unpack_qkv(program: Program) -> None:
         return %y
     """
     sets = alias_sets(program.graph)
-    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    dirty = written_sets(program.graph, sets)
     for node in program.find("aten.linear"):
         weight, bias = program.tensor(node.args[1]), arguments(node)["bias"]
         plain = weight is not None and (bias is None or program.tensor(bias) is not None)

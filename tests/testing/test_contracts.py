@@ -3,14 +3,7 @@
 import pytest
 
 from fxopt import registry
-from fxopt.runtime import timing as measure
 from fxopt.testing import checks_of
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch):
-    """Passes that measure pause between blocks of calls, for figures that nobody looks at here."""
-    monkeypatch.setattr(measure, "PAUSE", 0.0)
 
 
 def _checks(kind):

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxopt import Program
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, written_sets
 from fxopt.ir.op_table import family
 from fxopt.ir.printer import op_name
 from fxopt.passes.quant.equalization.channel_ids import Channels, Layer
@@ -25,7 +25,7 @@ def find_channels(program: Program, declines: Declines) -> Channels:
     found = Channels()
     read = readers(program)
     sets = alias_sets(program.graph)
-    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    dirty = written_sets(program.graph, sets)
     for node in program.graph.nodes:
         if node.op == "output":
             found.pin((found.ids[n] for n in node.all_input_nodes), "it is an output of the model")

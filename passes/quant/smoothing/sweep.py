@@ -8,7 +8,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt import Program
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import alias_sets, written_sets
 from fxopt.ir.op_table import Trait, has
 from fxopt.ir.printer import op_name
 from fxopt.passes.quant.smoothing.needs import AS_IT_IS, Needs, is_real
@@ -23,7 +23,7 @@ def sweep(program: Program) -> Needs:
     """
     needs = Needs(program)
     sets = alias_sets(program.graph)
-    dirty = {sets[target] for node in program.graph.nodes for target in written(node)}
+    dirty = written_sets(program.graph, sets)
     _find_takers(needs)
     for node in reversed(program.graph.nodes):
         if node.op == "output":
