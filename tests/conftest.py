@@ -28,7 +28,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     workers = hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)
-    threads = 1 if workers else 2  # one a worker: two cores, two workers
+    threads = int(os.environ.get("OMP_NUM_THREADS", 1 if workers else 2))  # one a worker: two cores, two workers
     torch.set_num_threads(threads)
     for name, value in {"OMP_NUM_THREADS": str(threads), **WAIT_ASLEEP}.items():
         os.environ.setdefault(name, value)  # for workers, which start after this, and for what a test starts

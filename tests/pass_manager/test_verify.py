@@ -350,6 +350,23 @@ def test_an_exact_pass_has_its_error_reported(program):
     assert 0 <= outcome.steps[0].findings.error <= 1e-12
 
 
+@pytest.mark.parametrize(("share", "allowed"), [(0.5e-9, True), (2e-9, False)])
+def test_the_tolerance_is_what_an_error_is_held_to(share, allowed, program):
+    """An exact pass may be off by 1e-9 in float64."""
+
+    @graph_pass
+    def stretch(program):
+        node = _first(program, "aten.sub.Tensor")
+        new = program.call(aten.mul.Tensor, node, 1 + share, like=node)
+        node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+
+    if allowed:
+        assert Pipeline.of(stretch()).run(program).steps[0].findings.error == pytest.approx(share, rel=0.01)
+    else:
+        with pytest.raises(VerifyError, match="allowed 1e-09"):
+            Pipeline.of(stretch()).run(program)
+
+
 def test_a_pass_that_only_raises_names_the_step(caught):
     @graph_pass
     def crash(program):

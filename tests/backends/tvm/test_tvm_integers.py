@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,10 +69,13 @@ TARGETS = _targets()
 _each_instruction = pytest.mark.parametrize(
     "target", TARGETS, ids=[instruction_of(processor_of(target)).kind for target in TARGETS]
 )
-_slow_examples = settings(
-    max_examples=6, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+_examples = pytest.mark.parametrize("examples", [2, pytest.param(12, marks=pytest.mark.slow)])
+"""How many layers are drawn: a build takes a second."""
+
+
+def _drawn(examples: int, check: Callable[[Any], None]) -> None:
+    """Run a check on that many drawn layers."""
+    settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])(given(st.data())(check))()
 
 
 @pytest.fixture(autouse=True)
@@ -115,34 +120,37 @@ class _Layer(nn.Module):
 
 
 @_each_instruction
-@given(data=st.data())
-@_slow_examples
-def test_convolutions_of_every_kind_give_eagers_codes(target, tmp_path_factory, data):
+@_examples
+def test_convolutions_of_every_kind_give_eagers_codes(target, examples, tmp_path_factory):
     """Groups, depthwise, strides, dilation, tails of channels and columns, borders, zero points at both ends."""
-    groups = data.draw(st.sampled_from([1, 1, 2, 3, "each"]), "groups")
-    inputs = data.draw(st.integers(1, 40), "channels")
-    outputs = data.draw(st.integers(1, 70), "outputs")
-    if groups == "each":
-        outputs = groups = inputs
-    else:
-        inputs, outputs = inputs * groups, outputs * groups
-    kernel = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 5)), "kernel")
-    conv = nn.Conv2d(
-        inputs, outputs, kernel, data.draw(st.tuples(st.integers(1, 2), st.integers(1, 3)), "stride"),
-        data.draw(st.tuples(st.integers(0, 2), st.integers(0, 3)), "padding"),
-        data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2)), "dilation"), groups,
-    )  # fmt: skip
-    size = data.draw(st.tuples(st.integers(9, 20), st.integers(9, 37)), "size")
-    zeros = data.draw(st.sampled_from([(0, 0), (128, 117), (255, 3), (7, 255)]), "zero points")
-    torch.manual_seed(0)
-    module = _Layer(conv, *zeros, data.draw(st.sampled_from(["none", "relu", "relu6"]), "activation"))
-    program = capture(module, (torch.randn(2, inputs, *size),))
-    artifact = _lower(program, tmp_path_factory.mktemp("layer"), target)
-    assert artifact.manifest.facts["integer_contractions"] == 1
-    assert artifact.manifest.facts["float_contractions"] == 0
-    for batch in (1, 3):
-        x = torch.randn(batch, inputs, *size) * 3
-        _one_step(module(x), artifact(x.numpy()), module.step)
+
+    def check(data):
+        groups = data.draw(st.sampled_from([1, 1, 2, 3, "each"]), "groups")
+        inputs = data.draw(st.integers(1, 40), "channels")
+        outputs = data.draw(st.integers(1, 70), "outputs")
+        if groups == "each":
+            outputs = groups = inputs
+        else:
+            inputs, outputs = inputs * groups, outputs * groups
+        kernel = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 5)), "kernel")
+        conv = nn.Conv2d(
+            inputs, outputs, kernel, data.draw(st.tuples(st.integers(1, 2), st.integers(1, 3)), "stride"),
+            data.draw(st.tuples(st.integers(0, 2), st.integers(0, 3)), "padding"),
+            data.draw(st.tuples(st.integers(1, 2), st.integers(1, 2)), "dilation"), groups,
+        )  # fmt: skip
+        size = data.draw(st.tuples(st.integers(9, 20), st.integers(9, 37)), "size")
+        zeros = data.draw(st.sampled_from([(0, 0), (128, 117), (255, 3), (7, 255)]), "zero points")
+        torch.manual_seed(0)
+        module = _Layer(conv, *zeros, data.draw(st.sampled_from(["none", "relu", "relu6"]), "activation"))
+        program = capture(module, (torch.randn(2, inputs, *size),))
+        artifact = _lower(program, tmp_path_factory.mktemp("layer"), target)
+        assert artifact.manifest.facts["integer_contractions"] == 1
+        assert artifact.manifest.facts["float_contractions"] == 0
+        for batch in (1, 3):
+            x = torch.randn(batch, inputs, *size) * 3
+            _one_step(module(x), artifact(x.numpy()), module.step)
+
+    _drawn(examples, check)
 
 
 def _one_step(want: torch.Tensor, got: np.ndarray, step: float, share: float = 0.002) -> None:
@@ -172,24 +180,31 @@ class _Product(nn.Module):
 
 
 @_each_instruction
-@given(data=st.data())
-@_slow_examples
-def test_products_of_every_kind_are_exact_sums(target, tmp_path_factory, data):
+@_examples
+def test_products_of_every_kind_are_exact_sums(target, examples, tmp_path_factory):
     """Odd depths and columns, few and many rows, more dims; the sums are integers, so float64 gives the same."""
-    inputs, outputs = data.draw(st.integers(1, 150), "inputs"), data.draw(st.integers(1, 90), "outputs")
-    lead = data.draw(st.sampled_from([(), (1,), (7,), (33,), (3, 5)]), "rows")
-    torch.manual_seed(0)
-    module = _Product(inputs, outputs, data.draw(st.sampled_from([0, 128, 255]), "zero"), bias=data.draw(st.booleans()))
-    program = capture(module, (torch.randn(2, *lead, inputs),))
-    artifact = _lower(program, tmp_path_factory.mktemp("product"), target)
-    assert artifact.manifest.facts["integer_contractions"] == 1
-    for batch in (1, 2, 19):
-        x = torch.randn(batch, *lead, inputs) * 3
-        codes = (torch.round(x * np.float32(1 / np.float32(0.03))) + module.zero).clamp(0, 255) - module.zero
-        sums = codes.double() @ module.weight.double().T * (module.scale.double() * 0.03)
-        exact = F.gelu(sums if module.bias is None else sums + module.bias.double())
-        largest = (codes.abs() + module.zero).double() @ module.weight.double().abs().T * (module.scale.double() * 0.03)
-        np.testing.assert_allclose(artifact(x.numpy()), exact, rtol=1e-4, atol=1e-6 * float(largest.max()) + 1e-5)
+
+    def check(data):
+        inputs, outputs = data.draw(st.integers(1, 150), "inputs"), data.draw(st.integers(1, 90), "outputs")
+        lead = data.draw(st.sampled_from([(), (1,), (7,), (33,), (3, 5)]), "rows")
+        torch.manual_seed(0)
+        module = _Product(
+            inputs, outputs, data.draw(st.sampled_from([0, 128, 255]), "zero"), bias=data.draw(st.booleans())
+        )
+        program = capture(module, (torch.randn(2, *lead, inputs),))
+        artifact = _lower(program, tmp_path_factory.mktemp("product"), target)
+        assert artifact.manifest.facts["integer_contractions"] == 1
+        for batch in (1, 2, 19):
+            x = torch.randn(batch, *lead, inputs) * 3
+            codes = (torch.round(x * np.float32(1 / np.float32(0.03))) + module.zero).clamp(0, 255) - module.zero
+            sums = codes.double() @ module.weight.double().T * (module.scale.double() * 0.03)
+            exact = F.gelu(sums if module.bias is None else sums + module.bias.double())
+            largest = (
+                (codes.abs() + module.zero).double() @ module.weight.double().abs().T * (module.scale.double() * 0.03)
+            )
+            np.testing.assert_allclose(artifact(x.numpy()), exact, rtol=1e-4, atol=1e-6 * float(largest.max()) + 1e-5)
+
+    _drawn(examples, check)
 
 
 class _Attending(nn.Module):
@@ -214,28 +229,31 @@ class _Attending(nn.Module):
 
 
 @_each_instruction
-@given(data=st.data())
-@_slow_examples
-def test_products_of_two_values_are_exact_sums_less_their_zero_points(target, tmp_path_factory, data):
+@_examples
+def test_products_of_two_values_are_exact_sums_less_their_zero_points(target, examples, tmp_path_factory):
     """As of queries and keys: tails of depth and columns, zero points on both sides, any batch."""
-    rows, depth, columns = (data.draw(st.integers(1, most), "sizes") for most in (40, 70, 75))
-    lead = data.draw(st.sampled_from([(), (3,), (2, 2)]), "heads")
-    zeros = data.draw(st.sampled_from([(0, 128), (128, 128), (255, 3), (7, 255), (0, 0)]), "zero points")
-    module = _Attending(zeros, turned=data.draw(st.booleans(), "turned"), signed=data.draw(st.booleans(), "signed"))
-    right = (columns, depth) if module.turned else (depth, columns)
-    torch.manual_seed(0)
-    program = capture(module, (torch.randn(2, *lead, rows, depth), torch.randn(2, *lead, *right)))
-    artifact = _lower(program, tmp_path_factory.mktemp("pairs"), target)
-    facts = artifact.manifest.facts
-    assert (facts["integer_contractions"], facts["float_because"]) == (1, [])
-    for batch in (1, 2, 5):
-        a, b = torch.randn(batch, *lead, rows, depth) * 3, torch.randn(batch, *lead, *right) * 2
-        (one, _, one_zero, *_), (two, _, two_zero, *_) = module.codes(a, b)
-        two = two.transpose(-2, -1) if module.turned else two
-        exact = (one.double() - one_zero) @ (two.double() - two_zero) * (0.03 * 0.02 * 0.125)
-        real, codes = artifact(a.numpy(), b.numpy())
-        np.testing.assert_allclose(real, exact, rtol=1e-5, atol=1e-7)
-        _one_step(module(a, b)[1], codes, module.step)
+
+    def check(data):
+        rows, depth, columns = (data.draw(st.integers(1, most), "sizes") for most in (40, 70, 75))
+        lead = data.draw(st.sampled_from([(), (3,), (2, 2)]), "heads")
+        zeros = data.draw(st.sampled_from([(0, 128), (128, 128), (255, 3), (7, 255), (0, 0)]), "zero points")
+        module = _Attending(zeros, turned=data.draw(st.booleans(), "turned"), signed=data.draw(st.booleans(), "signed"))
+        right = (columns, depth) if module.turned else (depth, columns)
+        torch.manual_seed(0)
+        program = capture(module, (torch.randn(2, *lead, rows, depth), torch.randn(2, *lead, *right)))
+        artifact = _lower(program, tmp_path_factory.mktemp("pairs"), target)
+        facts = artifact.manifest.facts
+        assert (facts["integer_contractions"], facts["float_because"]) == (1, [])
+        for batch in (1, 2, 5):
+            a, b = torch.randn(batch, *lead, rows, depth) * 3, torch.randn(batch, *lead, *right) * 2
+            (one, _, one_zero, *_), (two, _, two_zero, *_) = module.codes(a, b)
+            two = two.transpose(-2, -1) if module.turned else two
+            exact = (one.double() - one_zero) @ (two.double() - two_zero) * (0.03 * 0.02 * 0.125)
+            real, codes = artifact(a.numpy(), b.numpy())
+            np.testing.assert_allclose(real, exact, rtol=1e-5, atol=1e-7)
+            _one_step(module(a, b)[1], codes, module.step)
+
+    _drawn(examples, check)
 
 
 @_each_instruction

@@ -1,0 +1,218 @@
+# ruff: noqa: E501  # a line of code and what is put in its place stand side by side
+"""Are bugs caught by the default suite? Each mutant is one wrong line of the core, and must fail one of its tests.
+
+Run: ``python tests/bench/mutants.py``, or with words that a mutant's file or line must hold. A mutant is applied to a copy
+of the tree, whose tests run in a process of their own until the first fails. The exit code is the number of survivors.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_PARTS = ("fxopt", "passes", "backends", "models", "tests", "pyproject.toml")
+
+VERIFY, VALUES = "tests/pass_manager/test_verify.py", "tests/pass_manager/test_value_map.py"
+ATOMS, RULES = "tests/passes/prune/test_coupling_atoms.py", "tests/passes/prune/test_coupling_rules.py"
+OBSERVERS, FORMATS = "tests/passes/quant/test_observers.py", "tests/passes/quant/test_quant_formats.py"
+QUANTIZE, CLEAN = "tests/passes/quant/test_quantize.py", "tests/passes/clean/test_clean_passes.py"
+FOLD, CAPTURE = "tests/passes/fuse/test_fold_batch_norm.py", "tests/frontend/test_capture.py"
+MEMORY, TRAINABLE = "tests/ir/test_memory_planning.py", "tests/ir/test_trainable_module.py"
+PIPELINE, BRANCHES = "tests/pass_manager/test_pipeline.py", "tests/passes/prune/test_zero_branches.py"
+SHRINK, ONNX = "tests/passes/prune/test_shrink_models.py", "tests/backends/test_onnx.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One place of a file, what stands there, what is put there, and the tests of which one must fail."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _of(file: str, *tests: str) -> object:
+    return lambda old, new: Mutant(file, old, new, tests)
+
+
+_verify, _map = _of("fxopt/pass_manager/verify.py", VERIFY, VALUES), _of("fxopt/pass_manager/value_map.py", VALUES)
+_kept, _step = (
+    _of("fxopt/pass_manager/invariants.py", VERIFY, PIPELINE),
+    _of("fxopt/pass_manager/step.py", VERIFY, PIPELINE),
+)
+_error, _probe = _of("fxopt/numerics/error_metrics.py", VERIFY), _of("fxopt/numerics/probe_inputs.py", VERIFY)
+_wide, _alias = _of("fxopt/numerics/float64.py", VERIFY, QUANTIZE), _of("fxopt/ir/alias_analysis.py", CLEAN, BRANCHES)
+_dead, _copy = (
+    _of("fxopt/ir/dead_code.py", CLEAN, PIPELINE),
+    _of("fxopt/ir/copy_module.py", TRAINABLE, PIPELINE, VERIFY),
+)
+_memory, _shape = (
+    _of("fxopt/ir/memory_planning.py", MEMORY),
+    _of("fxopt/ir/shape_inference.py", VERIFY, PIPELINE, CLEAN),
+)
+_atoms, _axes = _of("passes/prune/coupling/atoms.py", ATOMS), _of("passes/prune/coupling/axes.py", ATOMS, RULES)
+_live, _conv = (
+    _of("passes/prune/coupling/liveness.py", ATOMS, SHRINK),
+    _of("passes/prune/coupling/rules_conv.py", ATOMS, RULES),
+)
+_join, _norm = (
+    _of("passes/prune/coupling/rules_join.py", RULES, ATOMS),
+    _of("passes/prune/coupling/rules_norm.py", RULES, ATOMS),
+)
+_affine, _weights = (
+    _of("passes/quant/observers/affine.py", OBSERVERS, QUANTIZE),
+    _of("passes/quant/weights.py", QUANTIZE, FORMATS),
+)
+_encode, _pairs = (
+    _of("passes/quant/encode.py", QUANTIZE, FORMATS),
+    _of("fxopt/target/int8_pairs.py", QUANTIZE, "tests/driver/test_int8_check.py"),
+)
+_fold, _noop = _of("passes/fuse/fold_batch_norm.py", FOLD), _of("passes/clean/drop_noop.py", CLEAN)
+_capture, _export = _of("fxopt/frontend/capture.py", CAPTURE), _of("fxopt/frontend/export.py", CAPTURE)
+_onnx = _of("backends/onnx/weights.py", ONNX, "tests/driver/test_int8_check.py")
+
+MUTANTS: tuple[Mutant, ...] = (
+    # pass manager
+    _verify("if not error <= room[i]:", "if error > 10 * room[i]:"),
+    _verify("new = sorted({a for b, c in zip(before, after, strict=True) for a in c.aliases - b.aliases})", "new = []"),
+    _verify("if want.shape != got.shape:", "if want.dim() != got.dim():"),
+    _verify("if bool((want.isfinite() & ~got.isfinite()).any()):", "if bool((want.isfinite() & ~got.isfinite()).all()):"),
+    _verify('if before[2:] != after[2:]:', "if before[2:3] != after[2:3]:"),
+    _verify("if not wide.claims:", "if wide.claims is not None:"),
+    _map("if not error <= (_ROUNDING * noise[was] if noise[was] <= _CHAOS else 0.0):", "if not error <= _ROUNDING * noise[was]:"),
+    _map("_ROUNDING = 30", "_ROUNDING = 0"),
+    _kept('kept = ("args", "kwargs", "ranges", "notes", "history")', 'kept = ("kwargs", "notes", "history")'),
+    _kept("bool(((a == b) | ((a != a) & (b != b))).all())", "bool((a == b).all())"),
+    _step("program.history = (*program.history, result.text)", "program.history = (result.text,)"),
+    _step("if (result.changed and _reshaped(step.before, program)) or lost_types(step.before, program):", "if lost_types(step.before, program):"),
+    # numbers
+    _error("errors = (want - got).abs_().div_(want.abs().clamp_(min=scale))", "errors = (want - got).abs_().div_(want.abs().clamp_(min=1.0))"),
+    _error("return math.inf if math.isnan(worst) else worst", "return 0.0 if math.isnan(worst) else worst"),
+    _error("return int(torch.count_nonzero(want != got)) / want.numel()", "return float((want != got).all())"),
+    _probe("SCALES = (10.0, 1.0, 0.1)", "SCALES = (1.0,)"),
+    _probe("near = (3, 2, 4) if", "near = (size,) if"),
+    _wide("torch.float32: torch.float64, torch.float16", "torch.float16"),
+    # graphs
+    _alias("return sets[other] in shared | outputs", "return sets[other] in shared"),
+    _alias("if sets[node] is sets[other] or sets[node] not in outputs:", "if True:"),
+    _alias("return {sets[target] for node in graph.nodes for target in written(node)}", "return set()"),
+    _dead("todo += [*node.all_input_nodes, *self._writers.get(self._sets[node], ())]", "todo += node.all_input_nodes"),
+    _copy("new._parameters.update({name: copy.deepcopy(value, memo) for name, value in old._parameters.items()})", "new._parameters.update(old._parameters)"),
+    _copy("memo: dict[int, Any] = dict(instead)", "memo: dict[int, Any] = {}"),
+    _copy("new._buffers.update({name: copy.deepcopy(value, memo) for name, value in old._buffers.items()})", "pass"),
+    _memory("alive = [value for value in alive if last[value] >= i] + born[i]", "alive = [value for value in alive if last[value] > i] + born[i]"),
+    _memory("size = 0 if _dequantizes(node) else _bytes(node, shape(node))", "size = _bytes(node, shape(node))"),
+    _shape("if not args[0].is_floating_point() or not args[0].is_contiguous():", "if not args[0].is_floating_point():"),
+    # passes
+    _noop('if name in ("aten.mul.Tensor", "aten.div.Tensor") and arguments(node)["other"] == 1:', 'if name in ("aten.mul.Tensor", "aten.div.Tensor"):'),
+    _noop("return source if _same_type(node, source) and _same_strides(node, source) else None", "return source"),
+    _fold('scale = torch.rsqrt(var.double() + norm["eps"])', "scale = torch.rsqrt(var.double())"),
+    _fold("if len(producer.users) > 1:", "if len(producer.users) > 2:"),
+    # coupling
+    _atoms("while (bound := self._product[rows, 0] != 0).any():", "if (bound := self._product[rows, 0] != 0).any():"),
+    _atoms("np.minimum.at(self._parent, b, a)", "self._parent[b] = a"),
+    _atoms("atoms = atoms[(atoms != 0) & (reasons[atoms] == 0)]", "atoms = atoms[atoms != 0]"),
+    _atoms("left, right = np.repeat(outer, len(inner), 0), np.tile(inner, (len(outer), 1))", "left, right = np.tile(outer, (len(inner), 1)), np.repeat(inner, len(outer), 0)"),
+    _axes("elif size % n == 0:", "elif size == n:"),
+    _axes("pin(atoms, b, reason)\n    elif is_fixed(a)", "pass\n    elif is_fixed(a)"),
+    _live("return read & site.counts", "return read"),
+    _live("live[empty[(~live[empty]).sum(1).argmin()]] = True", "live[empty] = True"),
+    _conv("sweep.unite(inner, weight[1], node)", "pass"),
+    _conv('sweep.pin([*x[at + 1 :], *weight[2:]], node, "positions under a kernel")\n    group, inner', "group, inner"),
+    _join("axes[dim] = (concatenated([r for r in rows if r is not None]),)", "axes[dim] = (concatenated([r for r in rows if r is not None][::-1]),)"),
+    _norm("axes[1] = sweep.unite(axes[1], parameters[0], node)\n    if call.get(\"training\"):", "pass\n    if call.get(\"training\"):"),
+    # quantization
+    _affine("low, high = min(0.0, low), max(0.0, high)", "pass"),
+    _affine("return cls(scale, min(last, max(first, first + round(-low / scale))), form)", "return cls(scale, min(last, max(first, round(-low / scale))), form)"),
+    _weights("scales = rows.flatten(1).abs().amax(1) / largest_code(bits)", "scales = rows.flatten(1).amax(1) / largest_code(bits)"),
+    _weights("heaviest = torch.from_numpy(heaviest_pairs(weight.detach().double().numpy())) / (LIMIT - 1)", "heaviest = torch.from_numpy(heaviest_pairs(weight.detach().double().numpy())) / (2 * LIMIT - 1)"),
+    _encode("both = (scales.double() * input_scale).float()", "both = scales"),
+    _encode("scales = widen_for_bias(scales, bias, input_scale)", "pass"),
+    _encode("if axis is None:", "if axis is not None:"),
+    _pairs("for side in (pairs, -pairs):", "for side in (pairs,):"),
+    _pairs("return not (2 < len(shape) < 5 and shape[1] == 1 and shape[0] == groups)", "return not (2 < len(shape) < 5 and shape[1] == 1)"),
+    # frontend and backends
+    _capture("program.ranges = {symbol: (max(2, low), high) for symbol, (low, high) in program.ranges.items()}", "pass"),
+    _capture("store[name] = copies.setdefault(id(tensor), _copy(tensor))", "store[name] = _copy(tensor)"),
+    _capture("check_same(program, args, kwargs, want)\n    if warning", "if warning"),
+    _export("return torch.cat([value, value]) if value.shape[0] == 1 else value", "return value"),
+    _onnx("_SHIFT = 128", "_SHIFT = 127"),
+    _onnx("if by_columns != weight.turned and codes.ndim == 2:", "if False:"),
+)  # fmt: skip
+
+
+def _killed_by(mutant: Mutant, copy: Path) -> str | None:
+    """The first test that fails, None if none does. Raises ValueError where the line is not there once."""
+    path = copy / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.file} holds {text.count(mutant.old)} of: {mutant.old}")
+    path.write_text(text.replace(mutant.old, mutant.new))
+    report = copy / "failed.txt"
+    report.unlink(missing_ok=True)
+    try:
+        if (child := os.fork()) == 0:
+            _test(mutant.tests, copy, report)
+        os.waitpid(child, 0)
+    finally:
+        path.write_text(text)
+    return report.read_text() if report.exists() else None
+
+
+def _test(tests: tuple[str, ...], copy: Path, report: Path) -> None:
+    """In the child: run the tests of the copy until one fails, and write down which."""
+    import pytest
+
+    class Report:
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.failed:
+                path.write_text(report.nodeid)
+
+        def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+            if report.failed:
+                path.write_text(report.nodeid)
+
+    path = report
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests], plugins=[Report()])
+    os._exit(0)
+
+
+def main(words: list[str]) -> int:
+    """Apply the mutants one after the other; print what killed each, and return how many survived."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import onnx  # noqa: F401  # loaded once for all, before the processes part
+    import torch  # noqa: F401
+
+    chosen = [m for m in MUTANTS if all(word in f"{m.file} {m.old}" for word in words)]
+    survivors = 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        copy = Path(folder)
+        for part in _PARTS:
+            if (source := ROOT / part).is_dir():
+                shutil.copytree(source, copy / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, copy / part)
+        for number, mutant in enumerate(chosen, 1):
+            start = time.perf_counter()
+            killer = _killed_by(mutant, copy)
+            survivors += killer is None
+            where = f"{number}/{len(chosen)} {mutant.file}: {mutant.old.splitlines()[0][:70]}"
+            print(f"{where}\n    {killer or 'SURVIVES'}  ({time.perf_counter() - start:.0f} s)", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} killed")
+    return survivors
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
