@@ -1,4 +1,4 @@
-"""Bisection over integers, which the budgets of channels, ranks and layers left in float share."""
+"""Bisection over integers, which budgets of channels, ranks and layers share, and the multiple of channels."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from fxopt.errors import FxoptError
 from fxopt.frontend.capture import capture
 from fxopt.ir.program import Program
 from fxopt.pass_manager.context import Context
+from fxopt.passes.common.bisection import first
 from fxopt.runtime.device import cannot_time
 from fxopt.runtime.interleaved import Call, time_artifacts
 from fxopt.target import Target
@@ -42,7 +44,8 @@ class ChannelMultiple:
     how: str
 
 
-_found: dict[tuple[Target, str], ChannelMultiple] = {}
+class _FreeWidthError(Exception):
+    """More channels cost nothing, so that no multiple follows from what they cost."""
 
 
 def channel_multiple(target: Target, backend: Backend | None) -> ChannelMultiple:
@@ -60,10 +63,7 @@ def channel_multiple(target: Target, backend: Backend | None) -> ChannelMultiple
     alike = target if target.address else replace(target, cores=host().cores)  # the number of cores changes no block
     if reason := cannot_time(alike):
         return _by_rule(target, reason)
-    key = (target, f"{type(backend).__module__} {backend}")
-    if key not in _found:
-        _found[key] = _measured(target, backend)
-    return _found[key]
+    return _measured(target, backend)
 
 
 def multiple_for(program: Program, context: Context) -> int:
@@ -82,28 +82,25 @@ def granularity(costs: Costs) -> int | None:
     only a slow kernel for odd widths. The least such m is found by bisection.
     Blocks of 4 or less come out smaller, as filling them saves less than that.
     """
-    low, high = 0, len(CANDIDATES) - 1
-    while low < high:
-        middle = (low + high) // 2
-        proportionate = _proportionate(costs, CANDIDATES[middle])
-        if proportionate is None:
-            return None
-        low, high = (low, middle) if proportionate else (middle + 1, high)
-    return CANDIDATES[high]
+    try:
+        return CANDIDATES[first(-1, len(CANDIDATES) - 1, lambda i: _proportionate(costs, CANDIDATES[i]))]
+    except _FreeWidthError:
+        return None
 
 
-def _proportionate(costs: Costs, multiple: int) -> bool | None:
-    """Whether 32 + ``multiple`` channels cost no more than in proportion; None if 64 cost no more than 32."""
+def _proportionate(costs: Costs, multiple: int) -> bool:
+    """Whether 32 + ``multiple`` channels cost no more than in proportion. Raises _FreeWidthError if 64 cost no more than 32."""
     for _ in range(2):  # what looks slow is timed once more: something else may have been running
         cost, least, most = costs(_LOW + multiple)
         if most < least * (1 + 2 * _TOLERANCE):
-            return None
+            raise _FreeWidthError
         line = least + (most - least) * multiple / (_HIGH - _LOW)
         if cost <= line * (1 + _TOLERANCE):
             return True
     return False
 
 
+@functools.cache
 def _measured(target: Target, backend: Backend) -> ChannelMultiple:
     runs: dict[int, Call] = {}
     fastest: dict[int, float] = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fxopt.backends.tvm.ops import winograd
-from fxopt.backends.tvm.ops.block_names import PADDED, SUMS, TILE
+from fxopt.backends.tvm.ops.block_names import CHANNELS, PADDED, SUMS, TILE
 from fxopt.backends.tvm.tiling.task import Task, Tile, WinogradOption, output_size, round_up
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def compute(conv: Convolution, tile: Tile, data: TensorExpr, weight: TensorExpr)
         return y * r_step + r * r_gap
 
     if conv.depthwise:
-        axes = [r, s]
+        channels, axes = "depthwise", [r, s]
 
         def term(n: Scalar, k: Scalar, y: Scalar, xo: Scalar, xi: Scalar, lane: Scalar) -> Scalar:
             return source[n, k, row(y), column(xo, xi), lane] * weight[k, r, s, lane]
@@ -171,14 +171,14 @@ def compute(conv: Convolution, tile: Tile, data: TensorExpr, weight: TensorExpr)
         blocks = weight.shape[1]
         per_group = conv.vectors // conv.groups
         co, ci = te.reduce_axis((0, blocks), "co"), te.reduce_axis((0, conv.lanes), "ci")
-        axes = [co, r, s, ci]
+        channels, axes = "blocked", [co, r, s, ci]
 
         def term(n: Scalar, k: Scalar, y: Scalar, xo: Scalar, xi: Scalar, lane: Scalar) -> Scalar:
             first = tirx.floordiv(k, per_group) * blocks if conv.groups > 1 else 0
             return source[n, first + co, row(y), column(xo, xi), ci] * weight[k, co, r, s, ci, lane]
     else:
         c = te.reduce_axis((0, conv.inputs), "c")
-        axes = [c, r, s]
+        channels, axes = "plain", [c, r, s]
 
         def term(n: Scalar, k: Scalar, y: Scalar, xo: Scalar, xi: Scalar, lane: Scalar) -> Scalar:
             return source[n, c, row(y), column(xo, xi)] * weight[k, c, r, s, lane]
@@ -187,7 +187,7 @@ def compute(conv: Convolution, tile: Tile, data: TensorExpr, weight: TensorExpr)
         (data.shape[0], round_up(conv.vectors, tile.vectors), high, tiles, tile.rows, conv.lanes),
         lambda *at: te.sum(term(*at), axis=axes),
         name=SUMS,
-        attrs={TILE: tile.to_list()},
+        attrs={TILE: tile.to_list(), CHANNELS: channels},
     )
     return te.compute(
         (data.shape[0], conv.vectors, high, wide, conv.lanes),

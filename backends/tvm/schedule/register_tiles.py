@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fxopt.backends.tvm.ops.block_names import FLUSHED, PACKED, PADDED, SUMS, TILE
+from fxopt.backends.tvm.ops.block_names import CHANNELS, FLUSHED, PACKED, PADDED, SUMS, TILE
 from fxopt.backends.tvm.schedule.primitives import (
     blocks_of,
     extent,
@@ -39,7 +39,9 @@ def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
     """
     sums = sch.get_sblock(SUMS)
     tile = Tile.from_list([int(value) for value in sch.get(sums).annotations[TILE]])
-    sch.unannotate(sums, TILE)
+    channels = str(sch.get(sums).annotations.get(CHANNELS, ""))
+    for name in (TILE, CHANNELS) if channels else (TILE,):
+        sch.unannotate(sums, name)
     blocks = {sch.get(block).name_hint: block for block in blocks_of(sch)}
     epilogue = split_epilogue(sch, blocks_of(sch))
     for block in epilogue.inlined:
@@ -47,8 +49,8 @@ def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
     padded = blocks.get(PADDED)
     height = 0
     if padded is not None:
-        height = _lines_at_once(sch, sums, cores) if tile.lines is None else tile.lines
-    outer, over, spread = tile_loops(sch, sums, tile, height)
+        height = _lines_at_once(sch, sums, cores, channels) if tile.lines is None else tile.lines
+    outer, over, spread = tile_loops(sch, sums, tile, height, depthwise=channels == "depthwise")
     for block in filter(None, (blocks.get(PACKED), None if height else padded)):
         schedule_alone(sch, block, lanes)
     fuse_epilogue(sch, epilogue, outer[-1], lanes)
@@ -115,7 +117,7 @@ def _same(one: Shape, other: Shape) -> bool:
     return len(one) == len(other) and all(map(structural_equal, one, other))
 
 
-def _lines_at_once(sch: Schedule, sums: SBlockRV, cores: int) -> int:
+def _lines_at_once(sch: Schedule, sums: SBlockRV, cores: int, channels: str) -> int:
     """Lines of an image whose inputs are given their border together, so that they stay in the cache; 0 for the whole image.
 
     They must leave enough blocks of lines for the threads, and not read the weights too often.
@@ -123,8 +125,8 @@ def _lines_at_once(sch: Schedule, sums: SBlockRV, cores: int) -> int:
     found = sch.get(sums)
     spatial = [int(var.dom.extent) for var in found.iter_vars[1:3]]
     vectors, lines = spatial
-    depthwise = len(found.iter_vars) == 8
-    if sum(int(var.iter_type) == 2 for var in found.iter_vars) == 3:  # the input is not in vectors: it has few channels
+    depthwise = channels == "depthwise"
+    if channels == "plain":
         return 0
     weights = 0 if depthwise else _BYTES * _size(found.reads[1].source.shape)
     if weights > _CACHED:
@@ -140,7 +142,9 @@ def _size(shape: Shape) -> int:
     return math.prod(int(size) for size in shape)
 
 
-def tile_loops(sch: Schedule, sums: SBlockRV, tile: Tile, height: int) -> tuple[list[LoopRV], list[LoopRV], int]:
+def tile_loops(
+    sch: Schedule, sums: SBlockRV, tile: Tile, height: int, *, depthwise: bool = False
+) -> tuple[list[LoopRV], list[LoopRV], int]:
     """Order the loops of the sums; return those outside of a tile, those that a tile stays for, and how many are spread.
 
     With a ``height`` lines are taken in blocks; blocks are outside of the output channels, unless the convolution is depthwise.
@@ -150,7 +154,6 @@ def tile_loops(sch: Schedule, sums: SBlockRV, tile: Tile, height: int) -> tuple[
     loops = list(sch.get_loops(sums))[-len(kinds) :]
     *lead, vectors, line, tiles, rows, lane = [x for x, reduces in zip(loops, kinds, strict=True) if not reduces]
     over = [x for x, reduces in zip(loops, kinds, strict=True) if reduces]
-    depthwise = len(loops) == 8
     vectors, vector = sch.split(vectors, [None, tile.vectors])
     steps = []
     if tile.unroll > 1:

@@ -6,16 +6,16 @@ promises too, but a damaged file would be lost as a whole, where here a damaged 
 
 from __future__ import annotations
 
-import contextlib
+import importlib.metadata
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Tile
+from fxopt.backends.tvm.tuning.line_log import append_line
+from fxopt.backends.tvm.tuning.trial import TaskRecord, Trial
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Facts
@@ -24,51 +24,6 @@ SCHEDULES = 1
 """Version of the code that makes kernels of tiles, in the stamp of each trial. It is raised when the kernels of a task become
 others, or are timed in another way: then the seconds that users measured before say nothing any more. Text and names may
 change as they like. ``tests/backends/tvm/test_schedule_version.py`` fails where kernels changed and this did not."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One tile of a task, tried: ``seconds`` a call beside those of the ``rival``, the best tile by then; or why it ``failed``.
-
-    ``won`` is whether it was clearly faster than the rival, timed in turns with it. The first trial has no rival.
-    """
-
-    tile: Tile
-    seconds: float | None = None
-    rival: Tile | None = None
-    rival_seconds: float | None = None
-    won: bool = False
-    failed: str = ""
-    seed: int = 0
-
-
-@dataclass
-class TaskRecord:
-    """The trials of a task: all that were made, and the ``best`` tile with the part of the first's time it takes."""
-
-    trials: list[Trial] = field(default_factory=list)
-    best: Tile | None = None
-    seconds: float = 0.0
-    ratio: float = 1.0
-
-    def add(self, trial: Trial) -> None:
-        """Take a trial in; a win counts over the tile that is the best now."""
-        self.trials.append(trial)
-        if trial.seconds is None:
-            return
-        if trial.rival is None:
-            if self.best is None:
-                self.best, self.seconds = trial.tile, trial.seconds
-            return
-        if trial.rival == self.best and trial.rival_seconds:
-            self.seconds = min(self.seconds, trial.rival_seconds)
-        if trial.won and trial.rival == self.best and trial.rival_seconds:
-            self.best, self.seconds = trial.tile, trial.seconds
-            self.ratio *= trial.seconds / trial.rival_seconds
-
-    def tried(self) -> set[Tile]:
-        """Tiles that need not be tried again."""
-        return {trial.tile for trial in self.trials}
 
 
 def default_path() -> Path:
@@ -86,7 +41,11 @@ class Database:
 
     def __init__(self, path: Path, processor: Processor, threads: int, *, emulated: bool = False) -> None:
         self.path = path
-        self.stamp = {"on": _describe(processor, threads, emulated), "tvm": _tvm_version(), "schedules": SCHEDULES}
+        self.stamp = {
+            "on": _describe(processor, threads, emulated),
+            "tvm": importlib.metadata.version("apache-tvm"),
+            "schedules": SCHEDULES,
+        }
         self.notes: list[str] = []
         self._records: dict[str, TaskRecord] = {}
         self._read()
@@ -142,47 +101,6 @@ class Database:
         self.notes += [f"{self.path.name}: trials of {other} are not used" for other in sorted(others)]
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Append a line, whole or not at all, and on a line of its own even behind one that was cut off."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        with _locked(descriptor):
-            end = os.fstat(descriptor).st_size
-            torn = end > 0 and _last_byte(descriptor, end) != b"\n"
-            data = (b"\n" if torn else b"") + line + b"\n"
-            try:
-                written = os.write(descriptor, data)
-                if written != len(data):
-                    raise OSError(f"{written} of {len(data)} bytes could be written")
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, end)
-                raise
-    finally:
-        os.close(descriptor)
-
-
-def _last_byte(descriptor: int, end: int) -> bytes:
-    os.lseek(descriptor, end - 1, os.SEEK_SET)
-    return os.read(descriptor, 1)
-
-
-@contextlib.contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    """Alone with the file; the system unlocks it when the process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows; lines are still whole, as each is one write
-        yield
-        return
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
 def _trial(values: Facts) -> Trial:
     rival = Tile(**values["rival"]) if "rival" in values else None
     seconds = None if "failed" in values else float(values["seconds"])
@@ -202,9 +120,3 @@ def _describe(processor: Processor, threads: int, emulated: bool) -> str:
     """What the seconds depend on; the number of threads too, as the best tile for one may leave another idle."""
     words = ["emulated"] * emulated + [processor.triple, processor.mcpu, *processor.mattr]
     return " ".join([*words, f"l{processor.lanes} r{processor.registers} c{processor.cores} t{threads}"])
-
-
-def _tvm_version() -> str:
-    import importlib.metadata
-
-    return importlib.metadata.version("apache-tvm")

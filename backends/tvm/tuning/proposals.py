@@ -9,7 +9,7 @@ import random
 
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Task, Tile, candidates, cost
-from fxopt.backends.tvm.tuning.database import TaskRecord
+from fxopt.backends.tvm.tuning.trial import TaskRecord
 
 _FIRST = 6
 """Tiles by rule before anything else: what they tell is worth more than what is near the first of them."""

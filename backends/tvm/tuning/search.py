@@ -21,9 +21,10 @@ from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.connect import devices_behind
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Choices, Task
-from fxopt.backends.tvm.tuning.database import Database, TaskRecord, Trial
+from fxopt.backends.tvm.tuning.database import Database
 from fxopt.backends.tvm.tuning.job import Job
 from fxopt.backends.tvm.tuning.proposals import propose
+from fxopt.backends.tvm.tuning.trial import TaskRecord, Trial
 from fxopt.backends.tvm.tuning.worker_pool import Answer, Workers
 
 _PATIENCE = 6

@@ -27,10 +27,12 @@ from fxopt.backends.tvm.machine.processor import Processor, processor_of
 from fxopt.backends.tvm.tiling.task import Choices, Task, Tile, candidates
 from fxopt.backends.tvm.tuning import database as databases
 from fxopt.backends.tvm.tuning import search as searches
-from fxopt.backends.tvm.tuning.database import Database, TaskRecord, Trial, append_line
+from fxopt.backends.tvm.tuning.database import Database
 from fxopt.backends.tvm.tuning.job import Job
+from fxopt.backends.tvm.tuning.line_log import append_line
 from fxopt.backends.tvm.tuning.proposals import propose, space
 from fxopt.backends.tvm.tuning.search import Search, search
+from fxopt.backends.tvm.tuning.trial import TaskRecord, Trial
 from fxopt.backends.tvm.tuning.worker import compare
 from fxopt.backends.tvm.tuning.worker_pool import Workers
 from fxopt.driver.lower import legalized, lower
@@ -106,7 +108,7 @@ def test_trials_of_another_tvm_other_schedules_or_another_processor_are_not_used
     _filled(path)
     assert not Database(path, CPU, 2).tiles()
     assert not Database(path, Processor("x86_64-linux-gnu", "x86-64-v3", lanes=8, registers=16, cores=2), 1).tiles()
-    monkeypatch.setattr(databases, "_tvm_version", lambda: "0.28.0")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.28.0")
     newer = Database(path, CPU, 1)
     assert not newer.tiles()
     assert len(newer.notes) == 1
@@ -121,7 +123,7 @@ def test_trials_of_another_tvm_other_schedules_or_another_processor_are_not_used
 _WRITER = """
 import sys
 from pathlib import Path
-from fxopt.backends.tvm.tuning.database import append_line
+from fxopt.backends.tvm.tuning.line_log import append_line
 for i in range(150):
     append_line(Path(sys.argv[1]), f'{{"by": {sys.argv[2]}, "i": {i}, "filled": "{"x" * 5000}"}}'.encode())
 """
