@@ -17,20 +17,18 @@ from fxopt.testing.contract import Check, require
 from fxopt.testing.examples import find_example
 from fxopt.testing.option_values import option_values
 from fxopt.testing.pass_runs import check_interface, run_pass
-from fxopt.testing.small_models import SmallModel, small_models
-
-_MODELS = ("residual", "transformer")
-"""Those of the small models that have what most options are about: convolutions, batch norm, heads."""
+from fxopt.testing.small_models import BROAD_MODEL, SmallModel
 
 
 def option_checks(cls: type[Pass], models: Sequence[SmallModel] | None = None) -> list[Check]:
     """List a check for each option: every value that its type names is run, or refused with an error for users.
 
     A value is run with the other options at their defaults, and with those that its type says it counts
-    :class:`~fxopt.support.options.With`: through a verified pipeline, on the example of the docstring and on models. An option
-    whose type names no value beside the default has no check.
+    :class:`~fxopt.support.options.With`: through a verified pipeline, on the example of the docstring and on models, of which
+    there is one with most of what options are about unless others are given. An option whose type names no value beside
+    the default has no check.
     """
-    chosen = [model for model in small_models() if model.name in _MODELS] if models is None else models
+    chosen = [BROAD_MODEL] if models is None else models
     hints, checks = type_hints(cls), []  # type: ignore[arg-type]
     for field in dataclasses.fields(cls):
         trials = list(_trials(field.name, hints[field.name], field.default))

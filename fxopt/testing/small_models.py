@@ -218,6 +218,27 @@ class _PreNorm(nn.Module):
         return self.norm1(self.linear(y.amax((2, 3))))
 
 
+class _Patches(nn.Module):
+    """What most options of passes are about, in one: convolutions with batch norm, a residual sum, heads, linears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.norm2 = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm(self.stem(x)))
+        y = F.relu(self.conv(y) + y).flatten(2).transpose(1, 2)
+        n, length, width = y.shape
+        q, k, v = self.qkv(y).view(n, length, 3, 2, width // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        y = y + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, length, width))
+        return self.head(self.norm2(y).mean(1))
+
+
 def _tokens() -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (torch.arange(10).reshape(2, 5),), {}
 
@@ -239,6 +260,9 @@ SMALL_MODELS: tuple[SmallModel, ...] = (
     SmallModel("no_ops", _NoOps, _tensor(3, 8)),
     SmallModel("pre_norm", _PreNorm, _tensor(2, 2, 3, 5, 5)),
 )
+
+BROAD_MODEL = SmallModel("patches", _Patches, _tensor(2, 3, 6, 6))
+"""One model that most options have something to do in; where each is tried with many values."""
 
 
 def small_models() -> tuple[SmallModel, ...]:

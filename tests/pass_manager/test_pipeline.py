@@ -1,5 +1,6 @@
 """What the pipeline computes about each pass, whatever the pass says of itself."""
 
+import math
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
@@ -247,6 +248,13 @@ def test_a_copy_shares_nothing_that_can_be_changed(program):
     assert not torch.equal(twin.args[0], program.args[0])
     assert program.ranges
     assert program.inputs()[0].meta["notes"] == ["one"]
+
+
+def test_nan_in_an_example_or_a_weight_is_no_change():
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(model.bias, math.nan)
+    program = capture(model, (torch.tensor([[math.nan, 1.0]]),))
+    assert not Pipeline.parse("drop_noop").run(program, watchers=()).steps[0].changed
 
 
 @pytest.mark.parametrize(

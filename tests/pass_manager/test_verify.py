@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from fxopt import Pipeline, capture, graph_pass
 from fxopt.errors import PassCrashError, PassError, VerifyError
@@ -312,6 +313,31 @@ def test_a_weight_stored_too_coarsely(caught):
             node.args = (node.args[0], new, *node.args[2:])
 
     assert "relative as stored" in caught(store_coarsely)
+
+
+def test_one_infinite_element_after_an_approximate_pass(caught):
+    @graph_pass(kind="approx")
+    def overflow(program):
+        node = _first(program, "aten.sub.Tensor")
+        new = program.call(aten.div.Tensor, node, 0.0, like=node)
+        first = program.call(aten.slice.Tensor, new, 1, 0, 1, like=new)
+        rest = program.call(aten.slice.Tensor, node, 1, 1, 3, like=first)
+        joined = program.call(aten.cat.default, [first, rest], 1, like=rest)
+        keep = {new, first, rest}
+        node.replace_all_uses_with(joined, delete_user_cb=lambda user: user not in keep)
+
+    assert "output 1 is no longer finite" in caught(overflow)
+
+
+def test_outputs_in_another_structure(program):
+    @graph_pass
+    def as_list(program):
+        info = program.graph._codegen.pytree_info
+        spec = pytree.tree_structure([0, 0])
+        program.graph.set_codegen(type(program.graph._codegen)(info._replace(out_spec=spec)))
+
+    with pytest.raises(VerifyError, match="structure of the inputs or outputs changed"):
+        Pipeline.of(as_list()).run(program)
 
 
 def test_an_approximate_pass_is_measured(program):
