@@ -4,6 +4,7 @@ The rooms, from the top; each may import those below it, and its docstring says 
 
     cli                     the command line
     testing                 the conformance kit for passes and backends
+    automl                  recipes found by measurement, for a device within limits
     driver, bundle          a build, from recipe to report; an artifact as one file for a device without Python
     pass_manager, runtime   passes run and proved; artifacts loaded, run and timed, without torch
     workload                a model with its inputs, data, loss and metric
@@ -22,6 +23,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fxopt.automl.search import search as search
     from fxopt.backend import Backend as Backend
     from fxopt.backend import Manifest as Manifest
     from fxopt.backend import Policy as Policy
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from fxopt.pass_manager.pipeline import Pipeline as Pipeline
     from fxopt.runtime.artifact import Artifact as Artifact
     from fxopt.runtime.artifact import load as load
+    from fxopt.support.options import Tune as Tune
     from fxopt.support.options import With as With
     from fxopt.target import Target as Target
     from fxopt.workload import Data as Data
@@ -61,6 +64,7 @@ _HOME = {
     "Program": "ir.program", "Recipe": "driver.recipe", "rewrite_pass": "pass_manager.pattern",
     "load_program": "frontend.pt2", "save_program": "frontend.pt2", "Target": "target",
     "as_module": "ir.trainable_module", "Workload": "workload", "op_name": "ir.printer", "With": "support.options",
+    "Tune": "support.options", "search": "automl.search",
     "FxoptError": "errors", "Data": "workload", "BuildReport": "driver.report", "PassType": "pass_manager.pass_base",
 }  # fmt: skip
 

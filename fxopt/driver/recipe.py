@@ -23,10 +23,13 @@ class Recipe:
     calibration: str | None = None
     """Recorded inputs, .npy or .npz, for a model without data of its own."""
     budget: Budget = field(default_factory=Budget)
+    search: dict[str, Any] = field(default_factory=dict)
+    """What `fxopt search` may vary, see docs/search.md; a build has no use for it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, limits that are not set left out."""
+        """Plain values of what is built, limits that are not set left out."""
         values = asdict(self)
+        del values["search"]
         values["passes"] = list(self.passes)
         values["budget"] = {k: v for k, v in values["budget"].items() if v is not None}
         return {k: v for k, v in values.items() if v is not None}
@@ -39,6 +42,7 @@ _HINTS: dict[str, Any] = {
     "target": str,
     "calibration": str,
     "budget": dict[str, Any],
+    "search": dict[str, Any],
 }
 
 

@@ -30,9 +30,12 @@ if typing.TYPE_CHECKING:
     from fxopt.ir.program import Program
 
 Kind = Literal["exact", "approx"]
+Stage = Literal["arch", "width", "rank", "recover", "exact", "numeric"]
+"""Where in a recipe a search puts a pass, in this order: fewer layers, fewer channels, lower ranks, what wins accuracy back,
+exact passes, other numbers. Of each stage a recipe has one pass or none, and all of the exact ones."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_TAKEN = ("name", "kind", "tolerance", "run", "steps", "options", "function")
+_TAKEN = ("name", "kind", "tolerance", "stage", "one_of", "run", "steps", "options", "function")
 """What a pass is asked for; an option of such a name would hide it, and ``kind='approx'`` in a recipe end the proof."""
 
 
@@ -44,6 +47,10 @@ class Pass:
     kind: ClassVar[Kind] = "exact"
     tolerance: ClassVar[float] = 1e-9
     """Largest relative error of an exact pass in float64. A looser one wants its reason in the docstring."""
+    stage: ClassVar[Stage | None] = None
+    """Where a search puts it; None for a pass that is only searched if a recipe asks for it."""
+    one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Groups of options of which at most one is given: a search gives exactly one of each."""
 
     if typing.TYPE_CHECKING:  # a type checker cannot know the options that a function's parameters become
 
@@ -125,15 +132,21 @@ def graph_pass(function: Callable[Concatenate[Program, Context, _P], None], /) -
 @overload
 def graph_pass(function: Callable[Concatenate[Program, _P], None], /) -> PassType[_P]: ...
 @overload
-def graph_pass(*, kind: Kind = ..., tolerance: float = ...) -> _GraphPass: ...
+def graph_pass(
+    *, kind: Kind = ..., tolerance: float = ..., stage: Stage | None = ..., one_of: tuple[tuple[str, ...], ...] = ...
+) -> _GraphPass: ...
 @overload
-def graph_pass(*, options_of: PassType[_P]) -> _Composite[_P]: ...
+def graph_pass(
+    *, options_of: PassType[_P], stage: Stage | None = ..., one_of: tuple[tuple[str, ...], ...] = ...
+) -> _Composite[_P]: ...
 def graph_pass(
     function: Callable[..., Any] | None = None,
     /,
     *,
     kind: Kind = "exact",
     tolerance: float = 1e-9,
+    stage: Stage | None = None,
+    one_of: tuple[tuple[str, ...], ...] = (),
     options_of: Any = None,
 ) -> Any:
     """Make a pass of a function ``f(program, *, option: type = default, …)``, or ``f(program, context, *, …)``.
@@ -142,17 +155,18 @@ def graph_pass(
     A function that takes no program and is annotated to return a tuple of passes makes a pass of several. With
     ``options_of=other`` such a pass has the options and kind of another, and its function is given that pass, with them:
     ``def prune_channels(zero: Pass) -> tuple[Pass, ...]: return (zero, shrink())``.
+    ``stage`` and ``one_of`` are what a search should know: see :class:`Pass` and :class:`fxopt.Tune`.
     Raises TypeError for any other parameter before the options, for an option without type or default, or of a name that
     every pass has, such as ``kind``.
     """
     if options_of is not None:
-        return functools.partial(_make_composite, options_of)
-    if function is None:
-        return functools.partial(_make_pass, kind=kind, tolerance=tolerance)
-    return _make_pass(function, kind=kind, tolerance=tolerance)
+        said = {"kind": options_of.kind, "tolerance": options_of.tolerance, "stage": stage, "one_of": one_of}
+        return functools.partial(_make_composite, options_of, said)
+    said = {"kind": kind, "tolerance": tolerance, "stage": stage, "one_of": one_of}
+    return functools.partial(_make_pass, said=said) if function is None else _make_pass(function, said)
 
 
-def _make_composite(options_of: type[Pass], function: Callable[[Pass], _Steps]) -> type[Pass]:
+def _make_composite(options_of: type[Pass], said: dict[str, Any], function: Callable[[Pass], _Steps]) -> type[Pass]:
     """A pass with the fields of another, which its function makes several passes of."""
     hints = type_hints(options_of)  # type: ignore[arg-type]
     fields = [(f.name, hints[f.name], dataclasses.field(default=f.default)) for f in dataclasses.fields(options_of)]
@@ -160,10 +174,10 @@ def _make_composite(options_of: type[Pass], function: Callable[[Pass], _Steps]) 
     def steps(self: Pass) -> _Steps:
         return function(options_of(**{name: getattr(self, name) for name, _, _ in fields}))
 
-    return _make_class(function, fields, options_of.kind, options_of.tolerance, {"steps": steps})
+    return _make_class(function, fields, {**said, "steps": steps})
 
 
-def _make_pass(function: Callable[..., Any], *, kind: Kind, tolerance: float) -> type[Pass]:
+def _make_pass(function: Callable[..., Any], said: dict[str, Any]) -> type[Pass]:
     parameters = list(inspect.signature(function).parameters.values())
     composite = not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY
     second = parameters[1] if not composite and len(parameters) > 1 else None
@@ -186,14 +200,11 @@ def _make_pass(function: Callable[..., Any], *, kind: Kind, tolerance: float) ->
     def run(self: Pass, program: Program, context: Context = Context()) -> None:
         call(self, program, *[context] * takes_context)
 
-    return _make_class(function, fields, kind, tolerance, {"steps": call} if composite else {"run": run})
+    return _make_class(function, fields, said | ({"steps": call} if composite else {"run": run}))
 
 
-def _make_class(
-    function: Callable[..., Any], fields: list[Any], kind: Kind, tolerance: float, method: dict[str, Any]
-) -> type[Pass]:
-    namespace = {"name": function.__name__, "kind": kind, "tolerance": tolerance, "function": staticmethod(function)}
-    namespace |= {"__doc__": function.__doc__} | method
+def _make_class(function: Callable[..., Any], fields: list[Any], members: dict[str, Any]) -> type[Pass]:
+    namespace = {"name": function.__name__, "__doc__": function.__doc__, "function": staticmethod(function), **members}
     made = dataclasses.make_dataclass(function.__name__, fields, bases=(Pass,), namespace=namespace, frozen=True)
     made.__module__, made.__qualname__, made.__doc__ = function.__module__, function.__qualname__, function.__doc__
     return made

@@ -26,6 +26,30 @@ class With:
         object.__setattr__(self, "options", tuple(options.items()))
 
 
+@dataclass(frozen=True)
+class Tune:
+    """In the annotation of an option, the values that a search tries: ``Annotated[float, Gt(0), Tune(0.15, 1.0, log=True)]``.
+
+    Either an interval of numbers, both ends included, on a logarithmic scale with ``log``; or ``choices``. ``fidelity`` marks
+    an amount of training, such as epochs, of which a search gives most candidates less than they ask for. A pass or backend
+    that has it on one option is searched over these alone; without any, over what the types give.
+    Raises ValueError for an interval that is none.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+    fidelity: bool = False
+
+    def __post_init__(self) -> None:
+        interval = self.low is not None and self.high is not None
+        if interval == bool(self.choices):
+            raise ValueError(f"Tune takes an interval, Tune(low, high), or choices=(…), got {self}")
+        if self.low is not None and self.high is not None and not (0 if self.log else self.low) <= self.low < self.high:
+            raise ValueError(f"Tune: the interval is empty, or not positive on a logarithmic scale: {self}")
+
+
 @functools.cache
 def type_hints(cls: Any) -> dict[str, Any]:
     """Types of a class's fields, ranges in ``Annotated`` kept."""

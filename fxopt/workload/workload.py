@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from fxopt import registry
 from fxopt.errors import DataError, FxoptError, UsageError
@@ -39,6 +39,14 @@ class Data(Protocol):
 
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
         """Metric of ``model`` over a split; the model is called with tensors and may answer with numpy arrays."""
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """Data whose validation split can be cut in two, so that a search does not judge by what it chose by."""
+
+    def half(self, index: Literal[0, 1]) -> Data:
+        """The same data with every other example of the validation split, from the first or from the second on."""
 
 
 @dataclass(frozen=True, kw_only=True)

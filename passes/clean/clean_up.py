@@ -8,7 +8,7 @@ from fxopt.passes.clean.fold_constants import fold_constants
 from fxopt.passes.clean.merge_duplicates import merge_duplicates
 
 
-@graph_pass
+@graph_pass(stage="exact")
 def clean_up() -> tuple[Pass, ...]:
     """Drop no-ops, fold constants and merge duplicates.
 

@@ -14,7 +14,7 @@ from fxopt.ir.printer import op_name
 _FOLDABLE = (*DIRECT, *TRANSPOSED, "aten.linear")
 
 
-@graph_pass
+@graph_pass(stage="exact")
 def fold_batch_norm(program: Program) -> None:
     """Fold evaluation-mode batch norm into the weight and bias of the preceding convolution or linear.
 

@@ -7,7 +7,11 @@ from fxopt.passes.lowrank.factorize import factorize
 from fxopt.passes.lowrank.truncate_rank import truncate_rank
 
 
-@graph_pass(options_of=truncate_rank)
+@graph_pass(
+    options_of=truncate_rank,
+    stage="rank",
+    one_of=(("rank", "ratio", "energy", "vbmf", "macs", "params", "latency", "metric_drop"),),
+)
 def low_rank(truncate: Pass) -> tuple[Pass, ...]:
     """Replace layers by low-rank chains: truncate_rank, then factorize.
 

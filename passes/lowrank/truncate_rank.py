@@ -17,7 +17,7 @@ from fxopt.passes.lowrank.find_weights import find_weights, not_finite
 from fxopt.passes.lowrank.rank_points import FORMS, Alternatives, Choices, Form, choices
 from fxopt.passes.lowrank.whitening import Whitening, whitenings
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
-from fxopt.support.options import With
+from fxopt.support.options import Tune, With
 from fxopt.support.progress import progress_bar
 from fxopt.workload import Workload
 
@@ -29,12 +29,12 @@ def truncate_rank(
     program: Program,
     context: Context,
     *,
-    form: Form | Literal["auto"] = "auto",
+    form: Annotated[Form | Literal["auto"], Tune(choices=("auto", "channel", "spatial"))] = "auto",
     rank: Annotated[int, Ge(1)] | None = None,
     ratio: Annotated[float, Gt(0), Lt(1)] | None = None,
     energy: Annotated[float, Gt(0), Le(1)] | None = None,
     vbmf: bool = False,
-    macs: Annotated[float, Gt(0)] | None = None,
+    macs: Annotated[float, Gt(0), Tune(0.4, 0.95)] | None = None,
     params: Annotated[float, Gt(0)] | None = None,
     latency: Annotated[float, Gt(0), Lt(1)] | None = None,
     metric_drop: Annotated[float, Ge(0)] | None = None,

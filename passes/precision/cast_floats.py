@@ -14,7 +14,7 @@ from fxopt.passes.precision.choose_half import HalfChoice, choose_half
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-@graph_pass(kind="approx")
+@graph_pass(kind="approx", stage="numeric")
 def cast_floats(
     program: Program, *, dtype: Literal["float16", "bfloat16"] = "float16", keep_float: tuple[str, ...] = ()
 ) -> None:

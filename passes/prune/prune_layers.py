@@ -8,7 +8,7 @@ from fxopt.passes.prune.shrink import shrink
 from fxopt.passes.prune.zero_layers import zero_layers
 
 
-@graph_pass(options_of=zero_layers)
+@graph_pass(options_of=zero_layers, stage="arch", one_of=(("ratio", "macs"),))
 def prune_layers(zero: Pass) -> tuple[Pass, ...]:
     """Remove the least important residual branches: zero_layers, then drop_zero_branches and shrink.
 

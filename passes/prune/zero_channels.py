@@ -21,7 +21,7 @@ from fxopt.passes.prune.importance.score import Name, Normalize, Reduce, score
 from fxopt.passes.prune.zeroing import zero
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
-from fxopt.support.options import With
+from fxopt.support.options import Tune, With
 from fxopt.workload import Workload
 
 _WHO = "zero_channels"
@@ -34,11 +34,11 @@ def zero_channels(
     context: Context,
     *,
     ratio: Annotated[float, Ge(0), Lt(1)] | None = None,
-    macs: Annotated[float, Gt(0)] | None = None,
+    macs: Annotated[float, Gt(0), Tune(0.12, 0.9, log=True)] | None = None,
     params: Annotated[float, Gt(0)] | None = None,
     latency_ms: Annotated[float, Gt(0)] | None = None,
-    by: Name | str = "l2",
-    scope: Scope = "layer",
+    by: Annotated[Name | str, Tune(choices=("l2", "taylor"))] = "l2",
+    scope: Annotated[Scope, Tune(choices=("layer", "isomorphic", "global"))] = "layer",
     reduce: Reduce = "mean",
     normalize: Annotated[Normalize, With(scope="global")] = "mean",
     units: tuple[Unit, ...] = (),

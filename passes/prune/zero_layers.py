@@ -14,7 +14,7 @@ from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
 from fxopt.passes.prune.depth.choose_layers import LayerChooser
 from fxopt.passes.prune.depth.layer_importance import Asked, By, Layer, layer_scores
 from fxopt.passes.prune.depth.residual import find_residuals
-from fxopt.support.options import With
+from fxopt.support.options import Tune, With
 
 _WHO = "zero_layers"
 _QUARTER = 0.25
@@ -25,9 +25,9 @@ def zero_layers(
     program: Program,
     context: Context,
     *,
-    ratio: Annotated[float, Ge(0), Lt(1)] | None = None,
+    ratio: Annotated[float, Ge(0), Lt(1), Tune(0.1, 0.6)] | None = None,
     macs: Annotated[float, Gt(0)] | None = None,
-    by: By = "similarity",
+    by: Annotated[By, Tune(choices=("similarity", "loss"))] = "similarity",
     keep: tuple[str, ...] = (),
     samples: Annotated[int, Ge(1), With(by="taylor")] = 64,
     seed: Annotated[int, With(by="random")] = 0,

@@ -18,7 +18,7 @@ from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.observers import Calibration
 from fxopt.passes.quant.refine.analytic_bias import MeanInputs, correct_analytically
 from fxopt.passes.quant.refine.refine import refine
-from fxopt.support.options import With
+from fxopt.support.options import Tune, With
 
 
 @graph_pass(kind="approx")
@@ -30,7 +30,7 @@ def insert_qdq(
     images: Annotated[int, Ge(1)] = 64,
     activations: Activations = "uint8",
     per_channel: bool = True,
-    calibration: Calibration = "min_max",
+    calibration: Annotated[Calibration, Tune(choices=("min_max", "percentile", "mse"))] = "min_max",
     keep_float: tuple[str, ...] = (),
     quantizer: str | None = None,
     rounding: Literal["nearest", "adaround"] = "nearest",

@@ -20,7 +20,7 @@ PREPARATION: tuple[Pass, ...] = (
 """Exact passes that bring a graph into the form that has integer kernels."""
 
 
-@graph_pass(options_of=insert_qdq)
+@graph_pass(options_of=insert_qdq, stage="numeric")
 def quantize(insert: Pass) -> tuple[Pass, ...]:
     """Quantize weights and activations to int8 after training, placed for the backend's integer kernels.
 

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt
 from torch import fx
 
 from fxopt import Context, Pass, Program
+from fxopt.pass_manager.pass_base import Stage
 from fxopt.passes.quant.aware.simulate import Simulated, simulate
 from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, expose_products, policy_of
 from fxopt.passes.quant.emit import emit
@@ -54,6 +55,7 @@ class train_quantized(finetune):
     """
 
     name: ClassVar[str] = "train_quantized"
+    stage: ClassVar[Stage | None] = "numeric"
 
     rate: Annotated[float, Gt(0)] = 5e-4
     weight_bits: Literal[4, 8] = 8

@@ -12,16 +12,17 @@ from fxopt.errors import DataError
 from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
+from fxopt.support.options import Tune
 
 _WHO = "reconstruct"
 
 
-@graph_pass(kind="approx")
+@graph_pass(kind="approx", stage="recover")
 def reconstruct(
     program: Program,
     context: Context,
     *,
-    samples: Annotated[int, Ge(1)] = 64,
+    samples: Annotated[int, Ge(1), Tune(choices=(64, 256))] = 64,
     positions: Annotated[int, Ge(1)] = 32,
 ) -> None:
     """Refit each layer by least squares to its outputs in the original program.

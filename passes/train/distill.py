@@ -18,7 +18,7 @@ from fxopt.passes.train.objective import Objective
 from fxopt.passes.train.soft_labels import soft_loss
 from fxopt.passes.train.supervised import Supervised, are_classes
 from fxopt.passes.train.teachers import Teacher, find_teachers
-from fxopt.support.options import With
+from fxopt.support.options import Tune, With
 from fxopt.workload import Workload
 
 
@@ -51,7 +51,7 @@ class distill(finetune):
 
     teachers: tuple[str, ...] = ()
     temperature: Annotated[float, Gt(0)] = 4.0
-    soft: Annotated[float, Gt(0), Le(1)] = 0.9
+    soft: Annotated[float, Gt(0), Le(1), Tune(choices=(0.5, 0.7, 0.9))] = 0.9
     features: Transfer = "none"
     feature_weight: Annotated[float, Ge(0), With(features="hint")] = 1.0
 

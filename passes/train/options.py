@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Lt
 
 from fxopt import Pass
-from fxopt.pass_manager.pass_base import Kind
+from fxopt.pass_manager.pass_base import Kind, Stage
+from fxopt.support.options import Tune
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +17,10 @@ class TrainOptions(Pass):
     """How to train; a pass that trains extends it. What each option does is in the manual of ``finetune``."""
 
     kind: ClassVar[Kind] = "approx"
+    stage: ClassVar[Stage | None] = "recover"
 
-    epochs: Annotated[int, Ge(1)] = 5
-    rate: Annotated[float, Gt(0)] = 1e-3
+    epochs: Annotated[int, Ge(1), Tune(3, 40, log=True, fidelity=True)] = 5
+    rate: Annotated[float, Gt(0), Tune(5e-4, 6e-3, log=True)] = 1e-3
     batch_size: Annotated[int, Ge(1)] = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: Annotated[float, Ge(0)] = 0.02

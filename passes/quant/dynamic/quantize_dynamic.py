@@ -10,7 +10,7 @@ from fxopt.passes.quant.weight_only.choose_weights import choose_weights
 from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_scales
 
 
-@graph_pass(kind="approx")
+@graph_pass(kind="approx", stage="numeric")
 def quantize_dynamic(program: Program, context: Context, *, keep_float: tuple[str, ...] = ()) -> None:
     """Quantize the weights of linears to int8, and their inputs at run time; needs no data.
 

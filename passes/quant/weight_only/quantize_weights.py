@@ -12,16 +12,16 @@ from fxopt.passes.quant.weight_only.blocks import Grid, nearest
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
 from fxopt.passes.quant.weight_only.emit_blocks import emit_blocks
 from fxopt.passes.quant.weight_only.gptq_codes import gptq_codes
-from fxopt.support.options import With
+from fxopt.support.options import Tune, With
 
 
-@graph_pass(kind="approx")
+@graph_pass(kind="approx", stage="numeric")
 def quantize_weights(
     program: Program,
     context: Context,
     *,
-    bits: Literal[4, 8] = 4,
-    block: Literal[0, 16, 32, 64, 128, 256] = 32,
+    bits: Annotated[Literal[4, 8], Tune(choices=(4, 8))] = 4,
+    block: Annotated[Literal[0, 16, 32, 64, 128, 256], Tune(choices=(32, 128))] = 32,
     rounding: Literal["nearest", "gptq"] = "nearest",
     images: Annotated[int, Ge(1), With(rounding="gptq")] = 128,
     keep_float: tuple[str, ...] = (),

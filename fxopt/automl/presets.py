@@ -1,0 +1,97 @@
+"""Recipes that a search begins with: exact passes alone, int8, what ships with the model, what won on this device before."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fxopt import registry
+from fxopt.automl.records import Record
+from fxopt.automl.space import NONE, Point, Space
+from fxopt.driver.recipe import Recipe, read_recipe
+from fxopt.errors import FxoptError
+from fxopt.support.spec import parse_call
+from fxopt.target import Target
+
+
+def presets(space: Space, recipe: Recipe, target: Target) -> list[Record]:
+    """Recipes to try first, each once: the one that was given, then those that cost least to try."""
+    found = [("given", Point(recipe.passes, recipe.backend))] if recipe.passes else []
+    backend = space.backends[0]
+    found += [
+        ("exact", _with(space, backend)),
+        *((name, _with(space, backend, name)) for name in ("quantize",) if space.find(name)),
+    ]
+    found += [("shipped", point) for point in _shipped(recipe.model)]
+    found += [("won before", point) for point in _won(target)]
+    once = {point: name for name, point in reversed(found)}
+    return [Record(passes=p.passes, backend=p.backend, preset=once.pop(p)) for _, p in found if p in once]
+
+
+def _with(space: Space, backend: str, name: str | None = None) -> Point:
+    """The exact passes, and one more with its first options."""
+
+    class First:
+        def suggest_categorical(self, key: str, choices: object) -> object:
+            assert isinstance(choices, tuple)
+            if key == "backend":
+                return backend
+            return name if name in choices else NONE if NONE in choices else choices[0]
+
+        def suggest_float(self, key: str, low: float, high: float, *, log: bool = False) -> float:
+            return low
+
+    return space.suggest(First())
+
+
+def _shipped(model: str) -> Iterator[Point]:
+    """Recipes beside the module that a registered model comes from."""
+    name, _ = parse_call(model, "model") if "/" not in model else (model, {})
+    entry = next((e for e in registry.entries("workload") if e.name == name.partition(":")[0]), None)
+    spec = importlib.util.find_spec(entry.value.partition(":")[0]) if entry else None
+    if spec is None or spec.origin is None:
+        return
+    for path in sorted(Path(spec.origin).parent.glob("*.toml")):
+        try:
+            recipe = read_recipe(path)
+        except FxoptError:
+            continue  # another kind of file
+        if recipe.model == model:
+            yield Point(recipe.passes, recipe.backend)
+
+
+def _won(target: Target) -> Iterator[Point]:
+    path = _winners(target)
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return
+    for passes, backend in found.values():
+        yield Point(tuple(passes), backend)
+
+
+def remember(target: Target, model: str, point: Point) -> None:
+    """Note what won for a model on a target, for searches of other models. What cannot be written is not remembered."""
+    path = _winners(target)
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+        found[model] = [list(point.passes), point.backend]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside.write_text(json.dumps(found, indent=1))
+        beside.replace(path)
+    except (OSError, ValueError):
+        return
+
+
+def _winners(target: Target) -> Path:
+    facts = {k: v for k, v in target.to_dict().items() if k not in ("name", "address")}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    cache = os.environ.get("FXOPT_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fxopt"
+    )
+    return Path(cache) / "winners" / f"{digest}.json"

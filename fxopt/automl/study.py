@@ -1,0 +1,144 @@
+"""The study in its storage: made or joined, its settings held against those asked for, stale trials given back.
+
+SQLite in the folder of the search on one machine; any URL that optuna takes for several, where the same command on each
+machine joins. Trials run on at most one worker at a time; one that dies has its trial begun again by another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+
+from fxopt.automl.records import KEY, Record, record_of
+from fxopt.errors import UsageError, last_line
+from fxopt.support.machine_lock import is_held
+
+SCHEMA_VERSION = 1
+_HEARTBEAT, _GRACE = 10, 40
+"""Seconds between signs of life of a worker, and without any until another machine's trial is given back."""
+_ATTEMPTS = 3
+"""How many times a trial may end its worker."""
+_SETTINGS, _BASELINE, _WORKER, _RETRIES = "settings", "baseline", "worker", "retries"
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class Study:
+    """A study of optuna, with what this search needs of it. Raises UsageError where the storage cannot be used."""
+
+    def __init__(self, url: str, name: str, objectives: int, folder: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._workers = folder / "workers"
+        with _storage_errors(url), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            storage = optuna.storages.RDBStorage(
+                url, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE,
+                heartbeat_stale_trial_callback=lambda _, trial: self.again(trial),
+                engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {},
+            )  # fmt: skip
+            self.inner = optuna.create_study(
+                storage=storage, study_name=name, directions=["minimize"] * objectives, load_if_exists=True
+            )
+
+    def settle(self, settings: dict[str, Any]) -> None:
+        """Keep the settings of a new study; raise UsageError where an older one was begun with others."""
+        settings = {"schema_version": SCHEMA_VERSION, **settings}
+        known: dict[str, Any] | None = self.inner.user_attrs.get(_SETTINGS)
+        if known is None:
+            self.inner.set_user_attr(_SETTINGS, settings)
+            return
+        if differing := [key for key in settings if known.get(key) != settings[key]]:
+            key = differing[0]
+            raise UsageError(
+                f"the search {self.inner.study_name!r} was begun with other settings: {', '.join(differing)}",
+                expected=f"{key} {known.get(key)!r}",
+                got=f"{key} {settings[key]!r}",
+                way_out="give the settings that it was begun with, or another --out for a search of its own",
+            )
+
+    @property
+    def baseline(self) -> dict[str, Any] | None:
+        """Figures of the original, as the worker that came first measured them."""
+        return self.inner.user_attrs.get(_BASELINE)
+
+    @baseline.setter
+    def baseline(self, value: dict[str, Any]) -> None:
+        self.inner.set_user_attr(_BASELINE, value)
+
+    def records(self) -> list[Record]:
+        """Records of all trials that came to an end, in order."""
+        trials = self.inner.get_trials(deepcopy=False, states=_FINISHED)
+        return [record for trial in trials if (record := record_of(trial)) is not None]
+
+    def running(self) -> list[Record]:
+        """Records of trials that some worker has in hand."""
+        trials = self.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [record for trial in trials if (record := record_of(trial)) is not None]
+
+    def begun(self) -> int:
+        """How many trials were begun or wait, those not counted that were given back."""
+        return sum(trial.state != TrialState.FAIL for trial in self.inner.get_trials(deepcopy=False))
+
+    def finished(self) -> int:
+        """How many trials came to an end."""
+        return len(self.inner.get_trials(deepcopy=False, states=_FINISHED))
+
+    def sign(self, trial: optuna.Trial, worker: Path) -> None:
+        """Say whose trial it is."""
+        trial.set_user_attr(_WORKER, [socket.gethostname(), worker.name])
+
+    def reclaim(self) -> int:
+        """Give back trials whose worker on this machine is dead, so that they are begun again; how many."""
+        alive = {path.name for path in self._workers.glob("*") if is_held(path)}
+        count = 0
+        for trial in self.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            host, worker = trial.user_attrs.get(_WORKER, (None, None))
+            # one without a worker was interrupted before it could be signed, unless another worker is just at that
+            if (host == socket.gethostname() and worker not in alive) or (host is None and not alive):
+                self.give_back(trial)
+                count += 1
+        return count
+
+    def give_back(self, trial: FrozenTrial) -> None:
+        """End a trial that did not come to its end, and have it begun again."""
+        with contextlib.suppress(ValueError):  # another worker was quicker
+            self.inner.tell(trial.number, state=TrialState.FAIL)
+            self.again(trial)
+
+    def enqueue(self, record: Record, parameters: dict[str, Any]) -> None:
+        """Have a recipe tried next, as it is written."""
+        self.inner.enqueue_trial(parameters, user_attrs={KEY: record.model_dump(mode="json")})
+
+    def again(self, trial: FrozenTrial) -> None:
+        """Queue what a trial that was given back had begun; one that ended its worker again and again is left."""
+        retries = trial.user_attrs.get(_RETRIES, 0) + 1
+        if not trial.params and KEY not in trial.user_attrs:
+            return  # nothing was chosen yet
+        attributes: dict[str, Any] = {_RETRIES: retries}
+        if (record := record_of(trial)) is not None:
+            whole = retries < _ATTEMPTS
+            fresh = Record(passes=record.passes, backend=record.backend, preset=record.preset)
+            if not whole:
+                fresh.why, fresh.reason = "failed", f"its worker ended {retries} times"
+            attributes[KEY] = fresh.model_dump(mode="json")
+        self.inner.enqueue_trial(trial.params, user_attrs=attributes)
+
+
+@contextlib.contextmanager
+def _storage_errors(url: str) -> Any:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, RuntimeError, ImportError, ValueError) as error:
+        raise UsageError(
+            f"the storage {url} cannot be used: {last_line(error)}",
+            way_out="storages are URLs such as sqlite:///search.db or postgresql+psycopg://user@host/name; a study of "
+            "another version of optuna wants that version, or another --out",
+        ) from error

@@ -1,0 +1,180 @@
+"""A worker: asks the study for a recipe, has it climb the rungs, tells what came of it; until the search is over."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from fxopt.automl.apart import Apart, OutOfTime, TrialFailed, TrialRefused
+from fxopt.automl.goals import Goals
+from fxopt.automl.promotion import promoted
+from fxopt.automl.records import KEY, Record
+from fxopt.automl.rungs import Rung, ladder
+from fxopt.automl.space import Point, Space
+from fxopt.automl.study import Study
+from fxopt.errors import FxoptError, OptionError, UsageError
+from fxopt.support.machine_lock import held
+
+_SLACK = 0.05
+"""How far beyond a limit of latency, as a logarithm, a recipe may be that is timed again at its end."""
+_LEAST_SECONDS = 300.0
+"""A rung may take this long at the least, and otherwise four times the longest so far."""
+_SAME = 60
+"""So many recipes in a row that were tried before mean that there are no more."""
+_STARTUP = 10
+"""Recipes at random before the sampler models anything."""
+
+
+@dataclass
+class Until:
+    """When a search is over: at a time of :func:`time.monotonic`, or after so many trials; None is no limit."""
+
+    deadline: float | None = None
+    trials: int | None = None
+
+    def over(self, finished: int) -> bool:
+        """Whether it is."""
+        return (self.deadline is not None and time.monotonic() >= self.deadline) or (
+            self.trials is not None and finished >= self.trials
+        )
+
+
+class Worker:
+    """One worker of a study on this machine, with an evaluator in a process of its own."""
+
+    def __init__(
+        self, study: Study, space: Space, goals: Goals, presets: list[Record], apart: Apart, seed: int, folder: Path
+    ) -> None:
+        self._study, self._space, self._goals, self._presets = study, space, goals, presets
+        self._apart, self._seed = apart, seed
+        self._lock = folder / "workers" / uuid.uuid4().hex
+        self._longest, self._same = 0.0, 0
+        self._until = Until()
+        self._last: Record | None = None
+
+    def run(self, until: Until, told: Callable[[Record], None]) -> None:
+        """Work until the search is over; ``told`` hears of every trial that came to its end."""
+        self._until = until
+        with held(self._lock):
+            self._study.reclaim()
+            while not until.over(self._study.finished()) and self._same < _SAME:
+                begun = self._study.begun()
+                if begun < len(self._presets):
+                    preset = self._presets[begun]
+                    self._study.enqueue(preset, self._space.parameters(preset.point))
+                self._study.inner.sampler = self._sampler(begun)
+                self._last = None
+                self._study.inner.optimize(self._trial, n_trials=1, catch=(OutOfTime,))
+                if self._last is not None:
+                    told(self._last)
+
+    def _sampler(self, begun: int) -> optuna.samplers.BaseSampler:
+        """TPE, seeded by the search's seed and how far it is: a search that goes on does not propose what it proposed."""
+        seed = int.from_bytes(hashlib.sha256(f"{self._seed} {begun}".encode()).digest()[:4], "big")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of ``group``
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=_STARTUP)
+
+    def _trial(self, trial: optuna.Trial) -> tuple[float, ...]:
+        """What optuna calls: raises TrialPruned where not all objectives are known, OutOfTime where the search ends first."""
+        self._study.sign(trial, self._lock)
+        record = self._begin(trial)
+        began = time.monotonic()
+        if record.why is None:
+            try:
+                self._climb(trial, record)
+            except OutOfTime:
+                self._study.again(self._study.inner.trials[trial.number])
+                raise
+            record.seconds = round(time.monotonic() - began, 2)
+        violations = self._violations(record)
+        for what, value in violations.items():
+            trial.set_constraint(what, value)
+        trial.set_user_attr(KEY, record.model_dump(mode="json"))
+        self._last = record.model_copy(update={"number": trial.number})
+        if any(what not in record.figures for what in self._goals.objectives):
+            raise optuna.TrialPruned
+        return self._goals.values(record.figures)
+
+    def _begin(self, trial: optuna.Trial) -> Record:
+        """The recipe to try: what was queued as text, or what the sampler gives; one that was tried has its figures."""
+        queued = trial.user_attrs.get(KEY)
+        try:
+            point = self._space.suggest(trial)
+        except OptionError as error:
+            if queued is None:
+                return Record(passes=(), backend="", why="refused", reason=str(error))
+            point = Point((), "")
+        record = Record(**queued) if queued else Record(passes=point.passes, backend=point.backend)
+        trial.set_user_attr(KEY, record.model_dump(mode="json"))
+        same = next((r for r in self._study.records() if r.point == record.point and r.why != "failed"), None)
+        self._same = self._same + 1 if same else 0
+        return same.model_copy(update={"seconds": 0.0}) if same and record.why is None else record
+
+    def _climb(self, trial: optuna.Trial, record: Record) -> None:
+        """Rung by rung, until a limit, the others, or the top."""
+        try:
+            rungs = ladder(record.point, self._space)
+            for rung in rungs:
+                answer = self._apart.call(
+                    "run", record.point, rung, deadline=self._until.deadline, seconds=self._patience()
+                )
+                record.figures |= answer.pop("figures")
+                record.rungs[rung.name] = dict(record.figures)
+                if rung is rungs[-1]:
+                    record.runs_on, record.kept = answer["backend"], answer["kept"]
+                    record.held_out, record.why = answer["held_out"], "done"
+                elif (missed := self._missed(record)) is not None:
+                    record.why, record.reason = "limit", missed
+                elif rung.compares and record.preset is None and not self._promoted(record, rung):
+                    record.why, record.reason = "behind", f"not among the best third at {rung.name}"
+                if record.why is not None:
+                    return
+                trial.set_user_attr(KEY, record.model_dump(mode="json"))
+        except (TrialRefused, FxoptError) as error:
+            record.why, record.reason = "refused", str(error)
+        except TrialFailed as error:
+            record.why, record.reason = "failed", str(error)
+
+    def _patience(self) -> float:
+        seconds = [r.seconds for r in self._study.records()]
+        return max(_LEAST_SECONDS, 4 * max(seconds, default=0.0))
+
+    def _missed(self, record: Record) -> str | None:
+        """The limit that a recipe cannot keep any more, as training changes nothing of it."""
+        for what, value in self._goals.violations(record.figures, self._original()).items():
+            slack = _SLACK if what == "latency_ms" else 1e-9
+            if what not in ("metric_drop", "noise_db") and value > slack:
+                return f"{what} {record.figures[what]:.4g}, limit {self._goals.bound(what, self._original()):.4g}"
+        return None
+
+    def _promoted(self, record: Record, rung: Rung) -> bool:
+        others = [r.rungs[rung.name] for r in self._study.records() if rung.name in r.rungs and r.why != "failed"]
+        return promoted(record.rungs[rung.name], others, self._goals, self._original())
+
+    def _violations(self, record: Record) -> dict[str, float]:
+        """For the sampler: at most 0 where a limit is kept; ``legal`` for what cannot be built or failed."""
+        legal = 1.0 if record.why in ("refused", "failed") else -1.0
+        found = self._goals.violations(record.figures, self._original()) if record.figures else {}
+        return {"legal": legal, **{what: squashed(value) for what, value in found.items()}}
+
+    def _original(self) -> dict[str, float]:
+        baseline = self._study.baseline
+        if baseline is None:
+            raise UsageError("the study has no figures of the original")
+        figures: dict[str, Any] = baseline["figures"]
+        return figures
+
+
+def squashed(violation: float) -> float:
+    """A violation whose size beyond 1 counts as its logarithm, so that no limit drowns the others in their sum."""
+    return violation if violation <= 1 else 1 + math.log(violation)

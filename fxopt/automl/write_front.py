@@ -1,0 +1,41 @@
+"""The front as recipe files that ``fxopt build`` builds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from fxopt.automl.goals import Goals
+from fxopt.automl.report import Answer
+from fxopt.driver.recipe import Recipe
+
+
+def write_front(
+    folder: Path, answers: Sequence[Answer], recipe: Recipe, goals: Goals, original: dict[str, float]
+) -> None:
+    """Write each answer as its ``recipe`` file below ``folder``; files of an earlier front go."""
+    shutil.rmtree(folder / "front", ignore_errors=True)
+    (folder / "front").mkdir(parents=True)
+    for answer in answers:
+        (folder / answer.recipe).write_text(recipe_text(answer, recipe, goals, original))
+
+
+def recipe_text(answer: Answer, recipe: Recipe, goals: Goals, original: dict[str, float]) -> str:
+    """A recipe file with what was measured as comments, and the limits of the search as its budget."""
+    lines = [f"# {what} {value:.6g}" for what, value in answer.figures.items()]
+    if answer.test_drop is not None:
+        lines.append(f"# metric_drop on test data {answer.test_drop:.6g}")
+    lines += [f"model    = {json.dumps(recipe.model)}", "passes   = ["]
+    lines += [f"    {json.dumps(text)}," for text in answer.passes]
+    lines += ["]", f"backend  = {json.dumps(answer.backend)}", f"target   = {json.dumps(recipe.target)}"]
+    if recipe.calibration:
+        lines.append(f"calibration = {json.dumps(recipe.calibration)}")
+    budget = {what: goals.bound(what, original) for what in ("metric_drop", "latency_ms", "file_bytes", "macs")}
+    limits = [f"{what} = {_number(what, bound)}" for what, bound in budget.items() if bound != float("inf")]
+    return "\n".join([*lines, *(["", "[budget]", *limits] if limits else [])]) + "\n"
+
+
+def _number(what: str, bound: float) -> str:
+    return str(int(bound)) if what in ("file_bytes", "macs") else f"{bound:.6g}"
