@@ -42,7 +42,7 @@ def read_space(table: dict[str, Any], backends: tuple[str, ...], written: tuple[
         named = name in (*(wanted or ()), *required) or own is not None
         if not named and (cls.stage is None or (wanted is not None and cls.stage != "exact")):
             continue
-        spaces.append(_pass_space(cls, own or {}))
+        spaces.append(pass_space(cls, own or {}))
     spaces.sort(
         key=lambda p: (STAGES.index(p.stage), len(p.cls().steps()) > 1, p.name)
     )  # composites clean up behind others
@@ -53,7 +53,8 @@ def read_space(table: dict[str, Any], backends: tuple[str, ...], written: tuple[
     return space
 
 
-def _pass_space(cls: type[Pass], own: dict[str, Any]) -> PassSpace:
+def pass_space(cls: type[Pass], own: dict[str, Any]) -> PassSpace:
+    """What a search varies of a pass, with the pass's ``own`` table of ``[search]``. Raises UsageError and its kinds."""
     own = dict(own)
     stage: Stage | None = own.pop("stage", cls.stage)
     if stage not in STAGES:

@@ -92,6 +92,12 @@ class PassSpace:
                 found[f"{self.name}.one_of.{i}"] = one
         return found
 
+    def lines(self, *, always: bool = False) -> list[str]:
+        """The pass with its stage, and a line for each dimension."""
+        fixed = ", ".join(f"{name}={value!r}" for name, value in self.fixed.items())
+        head = f"{self.stage:<8} {self.name}" + (f"({fixed})" if fixed else "") + (" (always)" if always else "")
+        return [head, *(f"{'':<13}{dimension}" for dimension in self.dimensions)]
+
     def points(self) -> Iterator[Pass]:
         """The pass at every choice and end of every dimension, the others at their first. Raises OptionError."""
         for changed in self.dimensions or (None,):
@@ -175,12 +181,7 @@ class Space:
         lines = []
         for stage in STAGES:
             for space in self.at(stage):
-                fixed = ", ".join(f"{k}={v!r}" for k, v in space.fixed.items())
-                always = " (always)" if stage == "exact" or space.name in self.required else ""
-                lines.append(
-                    f"{stage:<8} {space.name}({fixed}){always}" if fixed else f"{stage:<8} {space.name}{always}"
-                )
-                lines += [f"{'':<13}{dimension}" for dimension in space.dimensions]
+                lines += space.lines(always=stage == "exact" or space.name in self.required)
         return [*lines, f"{'backend':<8} {', '.join(self.backends)}"]
 
     def _needs(self, stage: Stage) -> bool:

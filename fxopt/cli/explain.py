@@ -40,8 +40,8 @@ class Manual:
 _KINDS = ("pass", "backend", "workload", "analysis")
 
 
-class Finding(Protocol):
-    """What an analysis returns."""
+class Shown(Protocol):
+    """What an analysis returns, and whatever else is explained."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -58,7 +58,31 @@ def explain(name: str) -> Manual:
     raise UnknownNameError("pass, backend, workload or analysis", name, [n for k in _KINDS for n in registry.names(k)])
 
 
-def analyse(name: str, model: str, backend: str, target: str) -> Finding:
+@dataclass(frozen=True)
+class Lines:
+    """Lines of text."""
+
+    lines: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"lines": list(self.lines)}
+
+    def text(self) -> str:
+        """Lines for a console."""
+        return "\n".join(self.lines)
+
+
+def search_space(name: str | None, backend: str) -> Lines:
+    """What a search varies, of all passes or of one. Raises UnknownNameError, UsageError for a pass without a stage."""
+    from fxopt.automl.read_space import read_space
+
+    space = read_space({} if name is None else {"passes": [name]}, (backend,))
+    found = None if name is None else space.find(name)
+    return Lines(tuple(space.lines() if found is None else found.lines()))
+
+
+def analyse(name: str, model: str, backend: str, target: str) -> Shown:
     """Capture a model and run an analysis over it, for a backend and a target.
 
     Raises UnknownNameError, UsageError, CaptureError, and what the analysis raises.
@@ -71,7 +95,7 @@ def analyse(name: str, model: str, backend: str, target: str) -> Finding:
     analysis = registry.get("analysis", name)
     workload = find_workload(model)
     context = Context(workload, find_target(target), find_backend(backend))
-    found: Finding = analysis(workload.capture(), context)
+    found: Shown = analysis(workload.capture(), context)
     return found
 
 

@@ -79,17 +79,26 @@ def analyses(load: Load = None, as_json: Json = False) -> None:
 @app.command()
 def explain(
     name: str,
-    model: Annotated[str | None, typer.Argument(help="For an analysis: the model to look into.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="For an analysis: the model to look into. For search: a pass.")
+    ] = None,
     backend: Annotated[str, typer.Option("--backend", "-b", help="For an analysis.")] = "onnx",
     target: Annotated[str, typer.Option("--target", "-t", help="For an analysis.")] = "host",
     load: Load = None,
     as_json: Json = False,
 ) -> None:
-    """Show the manual of a pass, a backend or a workload; or what an analysis, such as groups or quant, finds in a model."""
+    """Show the manual of a pass, a backend or a workload; what an analysis, such as groups or quant, finds in a model.
+
+    `fxopt explain search` shows what a search varies, of all passes or of one.
+    """
     load_files(load)
     from fxopt.cli import explain as explaining
 
-    shown = explaining.explain(name) if model is None else explaining.analyse(name, model, backend, target)
+    shown: explaining.Shown
+    if name == "search":
+        shown = explaining.search_space(model, backend)
+    else:
+        shown = explaining.explain(name) if model is None else explaining.analyse(name, model, backend, target)
     print(json.dumps(shown.to_dict()) if as_json else shown.text())
 
 

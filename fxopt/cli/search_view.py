@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live as RichLive
@@ -54,22 +54,18 @@ def _state(progress: Progress) -> Group:
     head = f"{len(progress.records)} recipes tried{left}; hypervolume {progress.hypervolume:.4f}"
     lines = [head, "ended: " + ", ".join(f"{count} {why}" for why, count in counts.most_common())]
     lines.append("highest rung: " + ", ".join(f"{name} {count}" for name, count in rungs.most_common()))
-    rows = [
-        ({w: r.figures[w] for w in progress.goals.objectives}, ", ".join(r.passes), r.backend) for r in progress.front
-    ]
-    return Group(*lines, _front_table(rows[:_ROWS], progress.original))
+    shown = progress.front[:_ROWS]
+    table = _front_table([{w: r.figures[w] for w in progress.goals.objectives} for r in shown], progress.original)
+    return Group(*lines, table, *(escape(f"{i:02} {record.point}") for i, record in enumerate(shown, 1)))
 
 
-def _front_table(rows: list[tuple[Mapping[str, float], str, str]], original: Mapping[str, float]) -> Table:
+def _front_table(rows: list[dict[str, float]], original: Mapping[str, float]) -> Table:
     table = Table(title="Front", title_justify="left")
-    for what in rows[0][0] if rows else ():
+    table.add_column("")
+    for what in rows[0] if rows else ():
         table.add_column(what, justify="right")
-    table.add_column("backend")
-    table.add_column("passes", overflow="fold")
-    for figures, passes, backend in rows:
-        table.add_row(
-            *(_cell(what, value, original) for what, value in figures.items()), escape(backend), escape(passes)
-        )
+    for i, figures in enumerate(rows, 1):
+        table.add_row(f"{i:02}", *(_cell(what, value, original) for what, value in figures.items()))
     return table
 
 
@@ -88,21 +84,18 @@ def show_search(report: SearchReport, out: Path, console: Console) -> None:
     console.print(f"[bold]{escape(head)}[/]; limits: {escape(', '.join(report.limits) or 'none')}")
     for note in report.notes:
         console.print(f"  note: {escape(note)}")
-    rows: list[tuple[dict[str, Any], str, str]] = [
-        ({w: a.figures[w] for w in report.objectives}, ", ".join(a.passes), a.backend) for a in report.front
-    ]
-    if rows:
-        console.print(_front_table(rows, original))
-        for answer in report.front:
-            test = "" if answer.test_drop is None else f": loses {answer.test_drop:.4f} of {report.metric} on test data"
-            console.print(f"  {escape(from_here(out / answer.recipe))}{test}", soft_wrap=True)
+    if report.front:
+        console.print(_front_table([{w: a.figures[w] for w in report.objectives} for a in report.front], original))
+    for answer in report.front:
+        test = "" if answer.test_drop is None else f"; loses {answer.test_drop:.4f} of {report.metric} on test data"
+        console.print(f"  {escape(from_here(out / answer.recipe))}: {escape(answer.backend)}{test}", soft_wrap=True)
+        console.print(f"    [dim]{escape(', '.join(answer.passes))}[/]", soft_wrap=True)
     for technique in report.techniques:
         state = "on the front" if technique.on_front else f"not on the front: {technique.why_not}"
         console.print(f"  {technique.name} ({technique.tried} tried): {escape(state)}", soft_wrap=True)
     for rejected in report.rejected:
-        console.print(
-            f"  [dim]{rejected.count} {rejected.why}, such as: {escape((rejected.example or '').splitlines()[0])}[/]"
-        )
+        example = escape((rejected.example or "").split("\n")[0])
+        console.print(f"  [dim]{rejected.count} {rejected.why}, such as: {example}[/]", soft_wrap=True)
     for what, shares in report.importance.items():
         most = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:4])
         console.print(f"  {what} depends on: {escape(most)}")

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.errors import DataError, FxoptError
+from fxopt.automl.read_space import pass_space
+from fxopt.automl.space import check_points
+from fxopt.errors import DataError, FxoptError, UsageError
 from fxopt.ir.parser import canonical_text, parse_program
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import relative_error
@@ -47,10 +49,21 @@ def pass_checks(cls: type[Pass], models: Iterable[SmallModel] | None = None) -> 
         ("wrong options are refused", lambda c: check_wrong_options(c, _parse_one)),
         ("docstring's before becomes its after", _check_example),
     ]
+    if cls.stage is not None:
+        form.append(("a search can make every point of it", _check_searched))
     checks = [Check(name, functools.partial(check, cls)) for name, check in form]
     for model in small_models() if models is None else models:
         checks.append(Check(f"keeps the contract on {model.name}", functools.partial(_check_on, cls, model)))
     return checks + option_checks(cls, models)
+
+
+def _check_searched(cls: type[Pass]) -> str:
+    """Each choice, and each end of an interval, of what a search would vary."""
+    try:
+        space = pass_space(cls, {})
+        return f"{check_points(space)} points"
+    except UsageError as error:
+        raise ContractError(f"a search would make a value that the pass refuses; narrow its Tune: {error}") from None
 
 
 def _parse_one(text: str) -> Pass:
