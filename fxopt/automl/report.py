@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from fxopt.driver.report import Real
+from fxopt.errors import UsageError
 
 SCHEMA_VERSION = 1
+FILE = "search.json"
 
 
 class _Part(BaseModel):
@@ -74,6 +77,8 @@ class SearchReport(BaseModel):
     notes: list[str] = []
     trials: int
     seconds: float
+    interrupted: bool = False
+    """Whether it was stopped: the front is not timed side by side then, and not held against test data."""
     front: list[Answer]
     nearest: Answer | None = None
     """Where no recipe keeps all limits: the one that comes nearest."""
@@ -85,6 +90,14 @@ class SearchReport(BaseModel):
     importance: dict[str, dict[str, float]] = {}
     """By objective, the share of its variance that each choice or option explains."""
     trade: Trade | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> SearchReport:
+        """The report in the folder of a search. Raises UsageError where there is none."""
+        try:
+            return cls.model_validate_json((folder / FILE).read_bytes())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{folder} holds no search: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as JSON holds them; what is None is left out."""

@@ -17,7 +17,7 @@ from fxopt.automl.goals import Goals, Limit, quantity
 from fxopt.automl.presets import presets, remember
 from fxopt.automl.read_space import read_space
 from fxopt.automl.records import Record
-from fxopt.automl.report import Answer, SearchReport
+from fxopt.automl.report import FILE, Answer, SearchReport
 from fxopt.automl.space import Space
 from fxopt.automl.study import Study
 from fxopt.automl.worker import Until, Worker
@@ -28,8 +28,8 @@ from fxopt.driver.recipe import Recipe, read_recipe
 from fxopt.errors import UsageError
 from fxopt.runtime.device import cannot_time
 from fxopt.runtime.staging import write_json
+from fxopt.target import Target
 
-REPORT = "search.json"
 _FINALS = 21
 """Blocks in which those on the front are timed side by side at the end."""
 _RESERVE = 0.08
@@ -152,7 +152,7 @@ def search(
         original: dict[str, float] = baseline["figures"]
         study.settle(_settings(want, plan.target.to_dict(), goals))
         apart.resume(original.get("latency_ms"))
-        first = presets(want.space, want.recipe, plan.target)
+        first = study.presets(presets(want.space, want.recipe, plan.target))
         until = Until(None, want.trials)
         if want.seconds is not None:
             until.deadline = began + want.seconds * (1 - _RESERVE)
@@ -164,16 +164,26 @@ def search(
             progress(Progress(last, records, chosen, account.volume(records, goals, original), left, goals, original))
 
         told(None)
-        Worker(study, want.space, goals, first, apart, want.seed, out).run(until, told)
-        report = _report(want, plan.target, study, goals, baseline, apart, out, time.monotonic() - began)
+        worker = Worker(study, want.space, goals, first, apart, want.seed, out)
+        try:
+            worker.run(until, told)
+            report = _report(want, plan.target, study, baseline, apart, time.monotonic() - began)
+        except BaseException as stop:
+            if not isinstance(stop, Exception):  # Ctrl-C: nothing is measured any more, and nothing lost
+                _write(out, _report(want, plan.target, study, baseline, None, time.monotonic() - began), want, original)
+            raise
     finally:
         apart.close()
-    write_front(out, report.front, want.recipe, goals, original)
-    write_json(out / REPORT, report.to_dict())
+    _write(out, report, want, original)
     if report.front:
-        record = next(r for r in study.records() if r.number == report.front[0].trial)
-        remember(plan.target, want.recipe.model, record.point)
+        best = next(r for r in study.records() if r.number == report.front[0].trial)
+        remember(plan.target, want.recipe.model, best.point)
     return report
+
+
+def _write(out: Path, report: SearchReport, want: Wanted, original: dict[str, float]) -> None:
+    write_front(out, report.front, want.recipe, want.goals, original)
+    write_json(out / FILE, report.to_dict())
 
 
 def _untimed(goals: Goals, reason: str) -> Goals:
@@ -198,26 +208,19 @@ def _settings(want: Wanted, target: dict[str, Any], goals: Goals) -> dict[str, A
 
 
 def _report(
-    want: Wanted,
-    target: Any,
-    study: Study,
-    goals: Goals,
-    baseline: dict[str, Any],
-    apart: Apart,
-    out: Path,
-    seconds: float,
+    want: Wanted, target: Target, study: Study, baseline: dict[str, Any], apart: Apart | None, seconds: float
 ) -> SearchReport:
-    original: dict[str, float] = baseline["figures"]
-    records = study.records()
-    chosen = _raced(account.best(account.done(records, goals, original), goals), goals, original, apart)
-    answers = _answers(chosen, goals, apart)
-    near = None if answers else account.nearest(records, goals, original)
+    """The account of a search; without ``apart`` as it stands, nothing measured again."""
+    goals, original, records = want.goals, baseline["figures"], study.records()
+    chosen = account.best(account.done(records, goals, original), goals)
+    chosen = sorted(_raced(chosen, goals, original, apart) if apart else chosen, key=lambda r: goals.values(r.figures))
+    near = None if chosen else account.nearest(records, goals, original)
     over = goals.violations(near.figures, original) if near else {}
     return SearchReport(
         model=want.recipe.model, target=target.to_dict(), backends=list(want.space.backends),
         limits=[str(limit) for limit in goals.limits], objectives=list(goals.objectives), seed=want.seed,
-        original=original, metric=baseline["metric"], original_metric=baseline["value"], 
-        notes=want.notes, trials=len(records), seconds=round(seconds, 1), front=answers,
+        original=original, metric=baseline["metric"], original_metric=baseline["value"], notes=want.notes,
+        trials=len(records), seconds=round(seconds, 1), interrupted=apart is None, front=_answers(chosen, apart),
         nearest=_answer(near, "") if near else None,
         blocked_by={what: near.figures[what] for what, v in over.items() if v > 1e-9} if near else {},
         hypervolume=account.volume(records, goals, original),
@@ -249,11 +252,11 @@ def _raced(chosen: list[Record], goals: Goals, original: dict[str, float], apart
     return account.best(kept or again, goals)
 
 
-def _answers(chosen: list[Record], goals: Goals, apart: Apart) -> list[Answer]:
-    """The front from the best metric on, each with its loss on test data."""
-    ordered = sorted(chosen, key=lambda r: goals.values(r.figures))
-    drops = apart.call("test", {digest_of(r.point): (r.kept, r.runs_on) for r in ordered}) if ordered else {}
-    return [_answer(r, f"front/{i:02}.toml", drops.get(digest_of(r.point))) for i, r in enumerate(ordered, 1)]
+def _answers(chosen: list[Record], apart: Apart | None) -> list[Answer]:
+    """The front, the best metric first, each with its loss on test data."""
+    kept = {digest_of(r.point): (r.kept, r.runs_on) for r in chosen}
+    drops: dict[str, float] = apart.call("test", kept) if kept and apart else {}
+    return [_answer(r, f"front/{i:02}.toml", drops.get(digest_of(r.point))) for i, r in enumerate(chosen, 1)]
 
 
 def _answer(record: Record, recipe: str, test_drop: float | None = None) -> Answer:

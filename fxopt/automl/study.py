@@ -25,7 +25,8 @@ _HEARTBEAT, _GRACE = 10, 40
 """Seconds between signs of life of a worker, and without any until another machine's trial is given back."""
 _ATTEMPTS = 3
 """How many times a trial may end its worker."""
-_SETTINGS, _BASELINE, _WORKER, _RETRIES = "settings", "baseline", "worker", "retries"
+_SETTINGS, _BASELINE, _PRESETS = "settings", "baseline", "presets"
+_WORKER, _RETRIES = "worker", "retries"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -70,6 +71,14 @@ class Study:
     @baseline.setter
     def baseline(self, value: dict[str, Any]) -> None:
         self.inner.set_user_attr(_BASELINE, value)
+
+    def presets(self, found: list[Record]) -> list[Record]:
+        """Recipes to begin with: those ``found`` when the study was begun, whatever is found later."""
+        known: list[dict[str, Any]] | None = self.inner.user_attrs.get(_PRESETS)
+        if known is None:
+            known = [record.model_dump(mode="json") for record in found]
+            self.inner.set_user_attr(_PRESETS, known)
+        return [Record(**record) for record in known]
 
     def records(self) -> list[Record]:
         """Records of all trials that came to an end, in order."""

@@ -12,16 +12,12 @@ import sys
 import traceback
 
 from fxopt.cli import build, listing, search, tools  # noqa: F401  (they add their commands to the application)
-from fxopt.cli.app import app
+from fxopt.cli.app import Stopped, app
 from fxopt.errors import BudgetError, FxoptError
 
 
-class _Stopped(BaseException):
-    """A signal asked the process to stop: unwinds like Ctrl-C, so that nothing half-written stays."""
-
-
 def _stop(number: int, frame: object) -> None:
-    raise _Stopped(number)
+    raise Stopped(number)
 
 
 def main() -> None:
@@ -35,9 +31,9 @@ def main() -> None:
         if "--json" in sys.argv[1:] and not isinstance(error, BudgetError):  # the report has what was missed
             print(json.dumps(error.to_dict()))
         sys.exit(error.exit_code)
-    except _Stopped as stop:
+    except Stopped as stop:
         print("stopped; nothing was written", file=sys.stderr)
-        sys.exit(128 + stop.args[0])
+        sys.exit(128 + stop.number)
     except Exception:
         traceback.print_exc()
         print(

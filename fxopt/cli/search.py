@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, load_files
+from fxopt.cli.app import Json, Load, Stopped, app, load_files
 from fxopt.errors import BudgetError, OptionError
 
 
@@ -49,6 +50,7 @@ def search(
 
     from rich.console import Console
 
+    from fxopt.automl.report import SearchReport
     from fxopt.automl.search import search as run
     from fxopt.automl.search import wanted
     from fxopt.cli.search_view import Live, show_search
@@ -69,12 +71,19 @@ def search(
         load=[str(file.resolve()) for file in load or ()],
     )  # fmt: skip
     console = Console(stderr=as_json)
-    with Live(console) as live:
-        report = run(want, out, storage=storage, progress=live)
+    stopped: Stopped | None = None
+    try:
+        with Live(console) as live:
+            report = run(want, out, storage=storage, progress=live)
+    except Stopped as stop:
+        stopped, report = stop, SearchReport.read(out)  # which a search that is stopped writes first
     if as_json:
         print(json.dumps(report.to_dict()))
     else:
         show_search(report, out, console)
+    if stopped is not None:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(128 + stopped.number)
     if not report.front:
         over = ", ".join(f"{what} {value:.4g}" for what, value in report.blocked_by.items())
         raise BudgetError(

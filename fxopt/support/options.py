@@ -43,10 +43,9 @@ class Tune:
     fidelity: bool = False
 
     def __post_init__(self) -> None:
-        interval = self.low is not None and self.high is not None
-        if interval == bool(self.choices):
+        if (self.low is not None and self.high is not None) == bool(self.choices):
             raise ValueError(f"Tune takes an interval, Tune(low, high), or choices=(…), got {self}")
-        if self.low is not None and self.high is not None and not (0 if self.log else self.low) <= self.low < self.high:
+        if self.low is not None and self.high is not None and (self.low >= self.high or (self.log and self.low <= 0)):
             raise ValueError(f"Tune: the interval is empty, or not positive on a logarithmic scale: {self}")
 
 

@@ -1,0 +1,76 @@
+"""Fronts, ranks and hypervolumes against optuna's own and against counting on a grid."""
+
+import itertools
+import math
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fxopt.automl.goals import Goals, Limit
+from fxopt.automl.pareto import crowding, dominates, front, hypervolume, ranked
+from fxopt.automl.promotion import promoted
+
+points = st.lists(st.tuples(*[st.integers(0, 6).map(float)] * 3), min_size=1, max_size=12)
+
+
+@given(points)
+@settings(max_examples=60, deadline=None)
+def test_hypervolume_is_the_number_of_unit_cells_dominated(cloud):
+    cells = itertools.product(range(7), repeat=3)
+    counted = sum(any(all(p <= c for p, c in zip(point, cell, strict=True)) for point in cloud) for cell in cells)
+    assert hypervolume(cloud, (7.0, 7.0, 7.0)) == counted
+
+
+@given(points)
+@settings(max_examples=60, deadline=None)
+def test_front_is_optunas(cloud):
+    study = optuna.create_study(directions=["minimize"] * 3)
+    for point in cloud:
+        study.add_trial(optuna.create_trial(values=point))
+    assert {cloud[i] for i in front(cloud)} == {tuple(trial.values) for trial in study.best_trials}
+    assert len(front(cloud)) == len({cloud[i] for i in front(cloud)})
+
+
+@given(points)
+@settings(max_examples=60, deadline=None)
+def test_nobody_is_ranked_before_one_who_dominates_it(cloud):
+    order = ranked(cloud)
+    assert sorted(order) == list(range(len(cloud)))
+    for i, j in itertools.combinations(order, 2):
+        assert not dominates(cloud[j], cloud[i])
+
+
+def test_crowding_prefers_the_ends_and_the_lonely():
+    distances = crowding([(0.0, 4.0), (1.0, 3.0), (1.1, 2.9), (4.0, 0.0)])
+    assert distances[0] == distances[3] == math.inf
+    assert distances[2] > distances[1]  # the gap to the right of the third is the larger one
+
+
+def _figures(divergence, latency, macs=1.0):
+    return {"divergence": divergence, "latency_ms": latency, "file_bytes": 1.0, "macs": macs}
+
+
+GOALS = Goals((Limit("macs", 2.0),), ("metric_drop", "latency_ms", "file_bytes"))
+
+
+def test_a_third_goes_on_and_the_first_always():
+    rng = np.random.default_rng(0)
+    seen, gone = [], 0
+    for i in range(60):
+        mine = _figures(float(rng.uniform(0.01, 1)), float(rng.uniform(1, 2)))
+        went = promoted(mine, seen, GOALS, {})
+        assert went or i > 0
+        gone += went
+        seen.append(mine)
+    assert 12 <= gone <= 32  # about a third of each moment's ranks
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_who_breaks_a_limit_is_behind_all_who_keep_it(best):
+    others = [_figures(0.5, 1.5) for _ in range(8)]
+    mine = _figures(0.001 if best else 0.9, 1.0 if best else 1.9, macs=3.0)
+    assert not promoted(mine, others, GOALS, {})
+    assert promoted(_figures(0.001, 1.0), [*others, mine], GOALS, {})
