@@ -134,7 +134,8 @@ class Space:
                 taken[stage] = chosen.suggest(trial)
         order = list(STAGES)
         if "width" in taken and "rank" in taken and trial.suggest_categorical(_ORDER, (False, True)):
-            order[order.index("width")], order[order.index("rank")] = "rank", "width"
+            order.remove("rank")
+            order.insert(order.index("width"), "rank")
         texts: list[str] = []
         for stage in order:
             found = [str(p.suggest(trial)) for p in self.at(stage)] if stage == "exact" else []
