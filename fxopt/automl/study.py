@@ -35,13 +35,13 @@ class Study:
 
     def __init__(self, url: str, name: str, objectives: int, folder: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._workers = folder / "workers"
+        self._workers, self._local = folder / "workers", url.startswith("sqlite")
         with _storage_errors(url), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             storage = optuna.storages.RDBStorage(
                 url, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE,
                 heartbeat_stale_trial_callback=lambda _, trial: self.again(trial),
-                engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {},
+                engine_kwargs={"connect_args": {"timeout": 60}} if self._local else {},
             )  # fmt: skip
             self.inner = optuna.create_study(
                 storage=storage, study_name=name, directions=["minimize"] * objectives, load_if_exists=True
@@ -100,16 +100,16 @@ class Study:
 
     def sign(self, trial: optuna.Trial, worker: Path) -> None:
         """Say whose trial it is."""
-        trial.set_user_attr(_WORKER, [socket.gethostname(), worker.name])
+        trial.set_user_attr(_WORKER, [socket.gethostname(), str(worker.resolve())])
 
     def reclaim(self) -> int:
         """Give back trials whose worker on this machine is dead, so that they are begun again; how many."""
-        alive = {path.name for path in self._workers.glob("*") if is_held(path)}
+        alone = self._local and sum(map(is_held, self._workers.glob("*"))) <= 1
         count = 0
         for trial in self.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             host, worker = trial.user_attrs.get(_WORKER, (None, None))
             # one without a worker was interrupted before it could be signed, unless another worker is just at that
-            if (host == socket.gethostname() and worker not in alive) or (host is None and not alive):
+            if (host == socket.gethostname() and not is_held(Path(worker))) or (host is None and alone):
                 self.give_back(trial)
                 count += 1
         return count

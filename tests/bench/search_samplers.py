@@ -5,9 +5,9 @@
     python tests/bench/search_samplers.py tabulate --table digits.jsonl     # every recipe of a small space, up every rung
     python tests/bench/search_samplers.py compare --table digits.jsonl      # 50 seeds on the table; about ten minutes
 
-The space is digits with channels cut to one of seven shares of the MACs, three low ranks before or after that, six epochs of distillation,
-int8 or float: every combination is a row with its figures and seconds at each rung. ``tabulate`` goes on where it was
-stopped. ``compare`` runs the search's own worker with the table in place of the evaluator, and beside it
+The space is digits with channels cut to one of seven shares of the MACs, three low ranks before or after that, six epochs
+of distillation, int8 or float: every combination is a row with its figures and seconds at each rung. ``tabulate`` goes on
+where it was stopped. ``compare`` runs the search's own worker with the table in place of the evaluator, and beside it
 
 * ``random``: recipes drawn evenly, each run to its end;
 * ``after``: TPE over the objectives alone, each run to its end, what breaks a limit sorted out afterwards, which is how
