@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,18 @@ class Study:
                 storage=storage, study_name=name, directions=["minimize"] * objectives, load_if_exists=True
             )
 
-    def settle(self, settings: dict[str, Any]) -> None:
-        """Keep the settings of a new study; raise UsageError where an older one was begun with others."""
+    def begin(self, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Figures of the original: of a new study as they are measured now, of an older one as they were.
+
+        Raises UsageError where it was begun with other settings.
+        """
         settings = {"schema_version": SCHEMA_VERSION, **settings}
         known: dict[str, Any] | None = self.inner.user_attrs.get(_SETTINGS)
         if known is None:
+            baseline = measure()
+            self.inner.set_user_attr(_BASELINE, baseline)
             self.inner.set_user_attr(_SETTINGS, settings)
-            return
+            return baseline
         if differing := [key for key in settings if known.get(key) != settings[key]]:
             key = differing[0]
             raise UsageError(
@@ -62,15 +68,13 @@ class Study:
                 got=f"{key} {settings[key]!r}",
                 way_out="give the settings that it was begun with, or another --out for a search of its own",
             )
+        return self.baseline
 
     @property
-    def baseline(self) -> dict[str, Any] | None:
+    def baseline(self) -> dict[str, Any]:
         """Figures of the original, as the worker that came first measured them."""
-        return self.inner.user_attrs.get(_BASELINE)
-
-    @baseline.setter
-    def baseline(self, value: dict[str, Any]) -> None:
-        self.inner.set_user_attr(_BASELINE, value)
+        found: dict[str, Any] = self.inner.user_attrs[_BASELINE]
+        return found
 
     def presets(self, found: list[Record]) -> list[Record]:
         """Recipes to begin with: those ``found`` when the study was begun, whatever is found later."""

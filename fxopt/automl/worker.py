@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 
@@ -21,7 +20,7 @@ from fxopt.automl.records import KEY, Record
 from fxopt.automl.rungs import Rung, ladder
 from fxopt.automl.space import Point, Space
 from fxopt.automl.study import Study
-from fxopt.errors import FxoptError, OptionError, UsageError
+from fxopt.errors import FxoptError, OptionError
 from fxopt.support.machine_lock import held
 
 _SLACK = 0.05
@@ -168,10 +167,7 @@ class Worker:
         return {"legal": legal, **{what: squashed(value) for what, value in found.items()}}
 
     def _original(self) -> dict[str, float]:
-        baseline = self._study.baseline
-        if baseline is None:
-            raise UsageError("the study has no figures of the original")
-        figures: dict[str, Any] = baseline["figures"]
+        figures: dict[str, float] = self._study.baseline["figures"]
         return figures
 
 

@@ -27,14 +27,19 @@ def recipe_text(answer: Answer, recipe: Recipe, goals: Goals, original: dict[str
     lines = [f"# {what} {value:.6g}" for what, value in answer.figures.items()]
     if answer.test_drop is not None:
         lines.append(f"# metric_drop on test data {answer.test_drop:.6g}")
-    lines += [f"model    = {json.dumps(recipe.model)}", "passes   = ["]
+    lines += [f"model    = {json.dumps(_found(recipe.model))}", "passes   = ["]
     lines += [f"    {json.dumps(text)}," for text in answer.passes]
-    lines += ["]", f"backend  = {json.dumps(answer.backend)}", f"target   = {json.dumps(recipe.target)}"]
+    lines += ["]", f"backend  = {json.dumps(answer.backend)}", f"target   = {json.dumps(_found(recipe.target))}"]
     if recipe.calibration:
-        lines.append(f"calibration = {json.dumps(recipe.calibration)}")
+        lines.append(f"calibration = {json.dumps(_found(recipe.calibration))}")
     budget = {what: goals.bound(what, original) for what in ("metric_drop", "latency_ms", "file_bytes", "macs")}
     limits = [f"{what} = {_number(what, bound)}" for what, bound in budget.items() if bound != float("inf")]
     return "\n".join([*lines, *(["", "[budget]", *limits] if limits else [])]) + "\n"
+
+
+def _found(name: str) -> str:
+    """A name, or the whole path of a file, as the recipe is in another folder than what it names."""
+    return str(Path(name).resolve()) if name.endswith((".pt2", ".toml", ".npy", ".npz")) else name
 
 
 def _number(what: str, bound: float) -> str:

@@ -52,7 +52,7 @@ def search(
 
     from fxopt.automl.report import SearchReport
     from fxopt.automl.search import search as run
-    from fxopt.automl.search import wanted
+    from fxopt.automl.wanted import wanted
     from fxopt.cli.search_view import Live, show_search
     from fxopt.driver.recipe import Recipe, read_recipe
 

@@ -79,6 +79,7 @@ def test_each_technique_is_on_the_front_or_it_is_said_why_not(found):
         assert technique.on_front or technique.why_not
 
 
+@pytest.mark.slow
 def test_going_on_adds_trials_and_loses_none(found, tmp_path):
     import shutil
 
@@ -102,6 +103,7 @@ def test_a_limit_nobody_can_keep_gives_the_nearest_and_what_blocks_it(tmp_path):
     assert report.nearest.figures["macs"] == report.blocked_by["macs"] > 10
 
 
+@pytest.mark.slow
 def test_a_pass_that_crashes_hangs_or_eats_memory_costs_its_trial(tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text(
@@ -155,6 +157,7 @@ def check_kills(found, tmp_path, moments):
     assert front_of(out) == front_of(found[1])
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_front(found, tmp_path):
     check_kills(found, tmp_path, [14.0])
 
@@ -165,6 +168,7 @@ def test_a_search_killed_at_twenty_moments_goes_on_to_the_same_front(found, tmp_
     check_kills(found, tmp_path, [draw.uniform(4, 18) for _ in range(20)])
 
 
+@pytest.mark.slow
 def test_an_interrupt_prints_what_was_found_and_ends_with_130(tmp_path):
     out = tmp_path / "out"
     process = subprocess.Popen(command(out, 500), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

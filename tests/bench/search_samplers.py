@@ -157,7 +157,7 @@ def ours(rows: dict[str, Any], original: dict[str, float], seed: int) -> Trace:
     presets = [Record(passes=p.passes, backend=p.backend, preset=name) for name, p in _presets(space)]
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         study = Study(f"sqlite:///{folder}/study.db", "table", len(GOALS.objectives), Path(folder))
-        study.baseline = {"figures": original}
+        study.begin({}, lambda: {"figures": original})
         worker = Worker(study, space, GOALS, presets, apart, seed, Path(folder))  # type: ignore[arg-type]
         worker.run(Until(trials=max(TRIALS)), lambda r: trace.append((len(trace) + 1, apart.seconds, r)))
     return trace

@@ -1,0 +1,110 @@
+"""What a search is asked for, with every name resolved before any work is done: the space, the goals, and the time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fxopt.automl.goals import Goals, Limit, quantity
+from fxopt.automl.read_space import read_space
+from fxopt.automl.space import Space
+from fxopt.backend import find_backend
+from fxopt.driver.plan import Plan, resolve
+from fxopt.driver.recipe import Recipe, read_recipe
+from fxopt.errors import UsageError
+from fxopt.runtime.device import cannot_time
+from fxopt.target import Target
+
+
+@dataclass
+class Wanted:
+    """A search: where it begins, what it varies, what for, and how long: ``seconds``, ``trials``, or both."""
+
+    recipe: Recipe
+    target: Target
+    space: Space
+    goals: Goals
+    seconds: float | None
+    trials: int | None
+    seed: int = 0
+    load: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+    def settings(self) -> dict[str, Any]:
+        """What has to be the same for all that work on a study. The space is not among it: it may grow."""
+        facts = {k: v for k, v in self.target.to_dict().items() if k != "address"}
+        return {
+            "model": self.recipe.model,
+            "target": json.dumps(facts, sort_keys=True),
+            "limits": [str(limit) for limit in self.goals.limits],
+            "objectives": list(self.goals.objectives),
+            "seed": self.seed,
+        }
+
+
+def wanted(
+    recipe: Recipe | str | Path,
+    *,
+    limits: Mapping[str, str | float] | None = None,
+    objectives: Sequence[str] = ("metric_drop", "latency_ms", "file_bytes"),
+    seconds: float | None = None,
+    trials: int | None = None,
+    seed: int = 0,
+    backends: Sequence[str] | None = None,
+    load: Sequence[str] = (),
+) -> Wanted:
+    """Resolve all that a search needs, before any work is done. Raises UsageError and what :func:`resolve` raises.
+
+    The budget of the recipe is a limit too, where ``limits`` do not say otherwise.
+    """
+    if isinstance(recipe, Path) or (isinstance(recipe, str) and recipe.endswith(".toml")):
+        recipe = read_recipe(recipe)
+    elif isinstance(recipe, str):
+        recipe = Recipe(model=recipe)
+    plan = resolve(recipe)
+    own = {k: v for k, v in vars(recipe.budget).items() if v is not None}
+    given: dict[str, Any] = {quantity(what): bound for what, bound in (limits or {}).items()}
+    read = [Limit.read(what, bound) for what, bound in (own | given).items()]
+    asked, notes = [quantity(what) for what in objectives], []
+    if plan.workload.data is None and plan.calibration is None:
+        notes.append(
+            f"{recipe.model} has no data: how far outputs are from the original's, in dB, takes the place of the metric"
+        )
+        asked = ["noise_db" if what == "metric_drop" else what for what in asked]
+        if any(limit.what == "metric_drop" for limit in read):
+            raise UsageError(
+                f"a limit of the metric needs data, and {recipe.model!r} has none",
+                way_out="limit noise_db instead, give --calibrate, or a workload with data",
+            )
+    names = tuple(backends or recipe.search.get("backends", ())) or _backends(plan, recipe)
+    for name in names:
+        backend = find_backend(name)
+        if reason := backend.missing() or backend.cannot_build(plan.target):
+            raise UsageError(f"the backend {name!r} cannot be searched for {plan.target.name}: {reason}")
+    space = read_space({**recipe.search, "backends": list(names)}, names, recipe.passes)
+    goals = Goals(tuple(read), tuple(asked))
+    if (reason := cannot_time(plan.target)) is not None:
+        goals = _untimed(goals, reason)
+        notes.append(f"latency is not measured, MACs take its place: {reason}")
+    return Wanted(recipe, plan.target, space, goals, seconds, trials, seed, tuple(load), notes)
+
+
+def _backends(plan: Plan, recipe: Recipe) -> tuple[str, ...]:
+    """The recipe's backend, or those that it chooses among and that can build here."""
+    usable = [b for b in plan.candidates if b.missing() is None and b.cannot_build(plan.target) is None]
+    return tuple(dict.fromkeys(str(b) for b in usable)) or (recipe.backend,)
+
+
+def _untimed(goals: Goals, reason: str) -> Goals:
+    """The goals with MACs in place of latency, for a target that cannot be timed. Raises UsageError for a limit of latency."""
+    if any(limit.what == "latency_ms" for limit in goals.limits):
+        raise UsageError(
+            f"latency cannot be limited: {reason}", way_out="limit macs instead, or give the target an address"
+        )
+    others = [what for what in goals.objectives if what != "latency_ms"]
+    return replace(
+        goals, objectives=tuple(dict.fromkeys([*others, "macs"] if len(others) < len(goals.objectives) else others))
+    )
