@@ -79,7 +79,9 @@ class Onnx(Backend):
         from fxopt.ir.op_table import find_quantized
 
         model = out / MODEL_FILE
-        origins = export(program, self.opset, model, unsigned_weights=self.weights == "uint8")
+        origins = export(
+            program, self.opset, model, unsigned_weights=self.weights == "uint8", quantized_lstm="cuda" not in target.features
+        )
         facts = kernel_facts(model, origins, self.optimization_level)
         weights = integer_weights(model, origins) if find_quantized(program.graph) else []
         return facts | {OVERFLOWS: overflows(weights)}

@@ -17,6 +17,7 @@ from fxopt.backends.onnx.block_weights import use_block_kernels
 from fxopt.backends.onnx.dynamic_kernels import use_dynamic_kernels
 from fxopt.backends.onnx.file import drop_unused, save
 from fxopt.backends.onnx.pools import rewrite_pools
+from fxopt.backends.onnx.recurrent_kernels import use_recurrent_kernels
 from fxopt.backends.onnx.values import name_values
 from fxopt.backends.onnx.weights import store_unsigned
 from fxopt.errors import BackendError, FxoptError
@@ -25,11 +26,13 @@ from fxopt.ir.printer import source_line
 from fxopt.ir.program import Program
 
 
-def export(program: Program, opset: int, path: Path, *, unsigned_weights: bool = False) -> dict[str, str]:
+def export(
+    program: Program, opset: int, path: Path, *, unsigned_weights: bool = False, quantized_lstm: bool = False
+) -> dict[str, str]:
     """Write ``program`` as ONNX; return the source of every ONNX node, ``{node name: op and user's line}``.
 
     Inputs, outputs and quantized values keep their names and dynamic dims. With ``unsigned_weights`` those of 8 bits are
-    stored as uint8. Raises BackendError where the exporter or the ONNX checker fails, with the node.
+    stored as uint8; ``quantized_lstm`` takes an op for LSTMs with int8 weights that ONNX Runtime alone has. Raises BackendError where the exporter or the ONNX checker fails, with the node.
     """
     import onnx
 
@@ -39,7 +42,7 @@ def export(program: Program, opset: int, path: Path, *, unsigned_weights: bool =
         prefix = f"_{prefix}"
     outputs = [f"{prefix}_{i}" for i, out in enumerate(program.outputs()) if isinstance(out, fx.Node)]
     try:
-        exported = export_program(use_dynamic_kernels(use_block_kernels(program)))
+        exported = export_program(_in_kernels(program, quantized_lstm))
         # with gradients, attention under a learned mask would be taken apart into other strides than it was exported with
         with quiet(), torch.no_grad():
             made = torch.onnx.export(exported, (), dynamo=True, opset_version=opset, verbose=False,
@@ -63,6 +66,11 @@ def export(program: Program, opset: int, path: Path, *, unsigned_weights: bool =
     except Exception as error:
         raise BackendError(f"ONNX's checker refuses the model: {_reason(error)}") from error
     return origins
+
+
+def _in_kernels(program: Program, quantized_lstm: bool) -> Program:
+    program = use_recurrent_kernels(program, quantized_lstm=quantized_lstm)
+    return use_dynamic_kernels(use_block_kernels(program))
 
 
 def _strip(model: Any, program: Program) -> None:

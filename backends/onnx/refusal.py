@@ -10,6 +10,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.backends.onnx.export import quiet
+from fxopt.backends.onnx.recurrent_kernels import SEQUENCES, cannot_lower
 from fxopt.ir.decompose import decomposed
 from fxopt.ir.op_table import Trait, arguments, family, has
 from fxopt.ir.printer import op_name
@@ -20,6 +21,10 @@ def refuses(node: fx.Node) -> str | None:
     if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "quant", "size"):
         return None
     name = op_name(node)
+    if reason := cannot_lower(node):
+        return reason
+    if name in SEQUENCES:
+        return None
     if arguments(node).get("divisor_override") is not None:
         return f"the exporter leaves out the divisor_override of {name}; divide in an op of its own"
     registry, decompositions = _known_ops()

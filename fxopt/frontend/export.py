@@ -18,6 +18,7 @@ from fxopt.errors import UsageError
 from fxopt.frontend.diagnostics import cannot_export, is_final
 from fxopt.frontend.dynamic_shapes import Dims, dynamic_shapes
 from fxopt.frontend.shape_guards import Guard, fixed_batch_reason, noting_guards
+from fxopt.ir.recurrent_shapes import recurrent_in_one_step
 
 _Exported = torch.export.ExportedProgram
 
@@ -96,7 +97,7 @@ def _run_export(module: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) ->
     shapes_log.setLevel(logging.ERROR)
     try:
         # where it fails, torch.export prints the graph so far
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with recurrent_in_one_step(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             return torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
     finally:

@@ -24,6 +24,7 @@ from fxopt.frontend.dynamic_shapes import Dims, dynamic_shapes
 from fxopt.frontend.pt2_safety import check_archive
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
+from fxopt.ir.recurrent_shapes import recurrent_in_one_step
 
 _EXTRA = "fxopt.json"
 _PLAIN = (tuple, list, dict)
@@ -152,7 +153,7 @@ def _know_quantized_ops() -> None:
 
 def _export(program: Program, args: Any, kwargs: Any, *, named: bool) -> torch.export.ExportedProgram:
     shapes = _dynamic_shapes(program, args, kwargs, named=named)
-    with warnings.catch_warnings():
+    with recurrent_in_one_step(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(program.module, args, kwargs, dynamic_shapes=shapes)
 

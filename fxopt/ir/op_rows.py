@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from torch import fx
 
-from fxopt.ir import op_macs
+from fxopt.ir import op_macs, recurrent
 from fxopt.ir.op_traits import NONE, Bound, Op, Shape, Trait
 
 T = Trait
@@ -33,6 +33,10 @@ def _clamp(name: str, low: Bound, high: Bound, traits: Trait = NONE) -> tuple[st
 
 def _contraction(macs: Callable[[fx.Node, Shape], int], *names: str) -> Iterator[tuple[str, Op]]:
     yield from ((f"aten.{name}", Op("contraction", macs=macs)) for name in names)
+
+
+def _recurrent(*names: str) -> Iterator[tuple[str, Op]]:
+    yield from ((f"aten.{name}", Op("recurrent", macs=recurrent.macs)) for name in names)
 
 
 UNARY = (
@@ -135,7 +139,8 @@ OTHERS = (
     *_rows("create", NONE, "empty.memory_format", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like"),
     *_rows("create", NONE, "full_like", "scalar_tensor", "meshgrid", "meshgrid.indexing", "eye", "tensor"),
     *_rows("random", NONE, "rand", "randn", "bernoulli", "rand_like", "randn_like", "randint", "randperm"),
-    *_rows("recurrent", NONE, "lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input"),
+    *_recurrent("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input"),
+    *_recurrent("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
     *_rows("size", T.READS_FORM_ONLY, "sym_size.int", "sym_numel", "sym_stride.int"),
     *_rows("size", NONE, "item", "_local_scalar_dense"),
     *_rows("check", T.READS_FORM_ONLY, "_assert_tensor_metadata"),

@@ -20,7 +20,7 @@ pad             elements added at the border
 create          a tensor from sizes alone
 random          draws numbers (dropout in training)
 quant           quantize and dequantize
-recurrent       LSTM, GRU, RNN
+recurrent       LSTM, GRU, RNN: a whole sequence or one step
 size            reads a size
 check           asserts; computes nothing
 mutate          writes into an operand

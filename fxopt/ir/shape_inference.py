@@ -20,6 +20,7 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 from fxopt.ir.op_table import Shape, Trait, lookup_name
 from fxopt.ir.printer import target_name
 from fxopt.ir.program import Program, fake_like
+from fxopt.ir.recurrent_shapes import recurrent_in_one_step
 
 
 class _Derive(FakeTensorProp):
@@ -141,7 +142,7 @@ def derive_shapes(program: Program) -> None:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with enable_python_dispatcher():  # else a composite op in C++ (aten.pad) asks for sizes as plain numbers
+        with recurrent_in_one_step(), enable_python_dispatcher():  # else a composite op in C++ (aten.pad) asks for sizes as plain numbers
             run.propagate_dont_convert_inputs(*values)
     except Exception as error:
         if run.at is None:

@@ -511,10 +511,28 @@ RNN = (
     '%d = param "d" : f64[{n}]; %e = param "e" : f64[{n}]'
 )
 WEIGHTS = "[%a, %b, %d, %e], True, 1, 0.0, False, False, True"
-parts(RNN.format(n=20), 0, f"lstm.input(%x, [%h, %c], {WEIGHTS})", 0, 1, 2)
-parts(RNN.format(n=15).replace("%c : f64[1,2,5]; ", ""), 0, f"gru.input(%x, %h, {WEIGHTS})", 0, 1)
-parts(RNN.format(n=5).replace("%c : f64[1,2,5]; ", ""), 0, f"rnn_tanh.input(%x, %h, {WEIGHTS})", 0, 1)
-parts(RNN.format(n=5).replace("%c : f64[1,2,5]; ", ""), 0, f"rnn_relu.input(%x, %h, {WEIGHTS})", 0, 1)
+BOTH = (
+    '%x : f64[3,2,4]; %h : f64[4,2,5]; %c : f64[4,2,5]; '
+    + " ".join(
+        f'%{n}a = param "{n}a" : f64[20,{read}]; %{n}b = param "{n}b" : f64[20,5]; '
+        for n, read in zip("stuv", (4, 4, 10, 10), strict=True)
+    )
+).removesuffix("; ")
+STACKED = ", ".join(f"%{n}a, %{n}b" for n in "stuv")
+parts(BOTH, 9, f"lstm.input(%x, [%h, %c], [{STACKED}], False, 2, 0.0, False, True, False)", 0, 1, 2)
+PROJECTED = '%x : f64[3,2,4]; %h : f64[1,2,3]; %c : f64[1,2,5]; %a = param "a" : f64[20,4]; %b = param "b" : f64[20,3]; '
+parts(
+    PROJECTED + '%r = param "r" : f64[3,5]', 7, "lstm.input(%x, [%h, %c], [%a, %b, %r], False, 1, 0.0, False, False, False)",
+    0, 1, 2,
+)  # fmt: skip
+STEP = RNN.replace("[2,3,4]", "[2,4]").replace("[1,2,5]", "[2,5]")
+parts(STEP.format(n=20), 9, "lstm_cell(%x, [%h, %c], %a, %b, %d, %e)", 0, 1)
+for cell, n in (("gru_cell", 15), ("rnn_tanh_cell", 5), ("rnn_relu_cell", 5)):
+    each(STEP.format(n=n).replace("%c : f64[2,5]; ", ""), 9, f"{cell}(%x, %h, %a, %b, %d, %e)")
+parts(RNN.format(n=20), 9, f"lstm.input(%x, [%h, %c], {WEIGHTS})", 0, 1, 2)
+parts(RNN.format(n=15).replace("%c : f64[1,2,5]; ", ""), 9, f"gru.input(%x, %h, {WEIGHTS})", 0, 1)
+parts(RNN.format(n=5).replace("%c : f64[1,2,5]; ", ""), 9, f"rnn_tanh.input(%x, %h, {WEIGHTS})", 0, 1)
+parts(RNN.format(n=5).replace("%c : f64[1,2,5]; ", ""), 9, f"rnn_relu.input(%x, %h, {WEIGHTS})", 0, 1)
 
 # ---- statistics ----------------------------------------------------------------------------------------------------
 

@@ -107,9 +107,10 @@ def _labels(sweep: Sweep, free: NDArray[np.bool_]) -> NDArray[np.int64]:
     pairs: list[NDArray[np.int64]] = []
     done: set[int] = set()
     for node in sweep.program.graph.nodes:
-        if node.op != "call_function" or (family(node) != "contraction" and op_name(node) != "aten.embedding"):
+        makes = family(node) in ("contraction", "recurrent") or op_name(node) == "aten.embedding"
+        if node.op != "call_function" or not makes:
             continue
-        for axis in sweep.of(node):
+        for axis in sweep.all_axes(node):
             for rows in map(sweep.resolve, ax.arrays(axis)):
                 if id(rows) not in done:
                     done.add(id(rows))

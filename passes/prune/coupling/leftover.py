@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+from torch import fx
 
 from fxopt import Program
 from fxopt.passes.prune.coupling.liveness import Liveness
@@ -60,6 +61,7 @@ def why(sweep: Sweep, cause: int) -> Reason:
 def report_pinned(program: Program, sweep: Sweep) -> None:
     """Report the channels that layers make and that can never go, whatever the weights are."""
     pinned = sweep.pinned
+    said: set[tuple[fx.Node, str]] = set()  # a recurrent layer sums in several places
     for contraction in sweep.contractions:
         if contraction.weight_rows is None:
             continue
@@ -70,4 +72,6 @@ def report_pinned(program: Program, sweep: Sweep) -> None:
             if cause:
                 reason = sweep.reasons[cause - 1]
                 text = f"{count} of {len(rows)} channels stay: {reason.text} (at {reason.node.name})"
-                program.skip(contraction.node, text)
+                if (contraction.node, text) not in said:
+                    program.skip(contraction.node, text)
+                said.add((contraction.node, text))

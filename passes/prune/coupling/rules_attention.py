@@ -1,9 +1,8 @@
-"""Attention and recurrent layers as single ops."""
+"""Attention as a single op."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from torch import fx
 
@@ -50,11 +49,3 @@ def attention(sweep: Sweep, node: fx.Node) -> Axes:
         sweep.pin(mask[-1:], node, "softmax over the keys")
         sweep.broadcast([[*heads, q[-2]], mask[:-1]], node)
     return [*heads, q[-2], v[-1]]
-
-
-@rule("family:recurrent")
-def recurrent(sweep: Sweep, node: fx.Node) -> Any:
-    """Declined: the gates of a recurrent layer are packed, and each channel feeds all of them."""
-    for operand in node.all_input_nodes:
-        sweep.pin(sweep.of(operand), node, "the channels of recurrent layers are not pruned")
-    return sweep.fixed(node.meta["val"])

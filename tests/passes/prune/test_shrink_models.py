@@ -80,7 +80,7 @@ FAMILY = [  # model, its options, inputs, sizes of its groups
     (Masked, (), VECTORS, [8]),
     (Positional, (), tokens(6), [8]),
     (Depthwise, (), IMAGES, [3, 2, 2, 5]),
-    (Recurrent, (), SEQUENCE, []),
+    (Recurrent, (), SEQUENCE, [6, 8]),
 ]
 
 
@@ -119,13 +119,6 @@ def test_nothing_goes_without_zeros():
         if factory is not Masked:
             outcome = Pipeline.of(shrink()).run(captured(factory, options, inputs))
             assert not outcome.steps[0].changed, factory
-
-
-def test_a_recurrent_layer_says_why():
-    program = captured(Recurrent, (), SEQUENCE)
-    state = couple(program)
-    reasons = {state.reasons[n - 1].text for n in state.atoms.pinned() if n}
-    assert "the channels of recurrent layers are not pruned" in reasons
 
 
 def test_everything_read_as_zero_keeps_one_of_each_dim():
