@@ -51,8 +51,11 @@ class Onnx(Backend):
         return without_kernel(node, self.opset) or refuses(node)
 
     def legalize(self) -> str:
-        """Bring writes, attention, averages and clamps into the form that the exporter takes and integer kernels know."""
-        return "functionalize_writes, attention_to_4d, mean_to_pool, pool_to_mean, canonicalize_clamp"
+        """Bring writes, norms, attention, averages and clamps into the form that the exporter takes and integer kernels know."""
+        return (
+            "functionalize_writes, unroll_recurrent(sequences=False), split_rms_norm, attention_to_4d, mean_to_pool, pool_to_mean, "
+            "canonicalize_clamp"
+        )
 
     def quant_policy(self, target: Target) -> Policy:
         """Placement that the runtime fuses to integer kernels: Q/DQ also around a convolution's output.

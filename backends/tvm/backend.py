@@ -64,9 +64,14 @@ class Tvm(Backend):
         return refuses(node)
 
     def legalize(self) -> str:
-        """Bring writes, batch norms, averages and clamps into variants that fuse with convolutions, and these into two dims."""
+        """Bring writes, norms, averages and clamps into variants that fuse with convolutions, and these into two dims.
 
-        return "functionalize_writes, fold_batch_norm, pool_to_mean, canonicalize_clamp, conv_to_2d, conv_transpose_to_conv"
+        Recurrent layers become their steps, as TVM has no loop over them.
+        """
+        return (
+            "functionalize_writes, unroll_recurrent, split_rms_norm, fold_batch_norm, pool_to_mean, canonicalize_clamp, "
+            "conv_to_2d, conv_transpose_to_conv"
+        )
 
     def quant_policy(self, target: Target) -> Policy:
         """Inputs and weights of layers, and what lies between them: sums, pools and concatenations.

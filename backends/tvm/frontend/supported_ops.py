@@ -10,7 +10,7 @@ from torch import fx
 
 from fxopt.backends.tvm.frontend.from_program import known_ops
 from fxopt.ir.decompose import decomposed
-from fxopt.ir.op_table import family
+from fxopt.ir.op_table import family, lookup
 from fxopt.ir.printer import op_name
 
 
@@ -18,6 +18,8 @@ def refuses(node: fx.Node) -> str | None:
     """Why the importer has no form of a call; None if it has, directly or through torch's decomposition to core ops."""
     if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "size"):
         return None
+    if (row := lookup(node)) is not None and row.family == "recurrent":
+        return f"TVM has no loop over the steps of {op_name(node)}, and their number is dynamic or they drop at random; capture the model in evaluation with a fixed number of steps, or use the backend onnx"
     known, name = _known(), op_name(node)
     if _spelled(node.target) in known:
         return None
