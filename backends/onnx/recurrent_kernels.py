@@ -114,7 +114,7 @@ class _Lowering:
         state = [directions, sizes[1], hidden]
         shapes = [[sizes[0], *state], *([state] * len(self.layer.states))]
         attributes |= {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"}
-        dtype = self.layer.input.meta["val"].dtype
+        dtype = self.node.meta["val"][0].dtype
         made = self._call(
             torch.onnx.ops.symbolic_multi_out, op, inputs, attributes,
             dtypes=[dtype] * len(shapes), shapes=shapes, version=version,
@@ -191,7 +191,8 @@ class _Lowering:
         return self.program.add_tensor(f"{self.node.name}_weight", tensor.contiguous(), self.node)
 
     def _size(self, node: fx.Node, dim: int) -> Any:
-        size = node.meta["val"].shape[dim]
+        """A size of the input, which the first result has too."""
+        size = self.node.meta["val"][0].shape[dim]
         return size if isinstance(size, int) else self._call(aten.sym_size.int, node, dim)
 
     def _call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:

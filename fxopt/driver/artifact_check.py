@@ -16,7 +16,7 @@ from fxopt.backend import Backend, find_backend
 from fxopt.driver.int8_check import ValueCheck, check_values
 from fxopt.driver.intermediate_values import Exposed, quantized_values
 from fxopt.driver.report import Agreement, QuantizedValues
-from fxopt.errors import BackendError, DisagreementError, last_line
+from fxopt.errors import BackendError, DisagreementError, UsageError, last_line
 from fxopt.ir.op_table import find_quantized
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
@@ -84,7 +84,7 @@ class Fidelity:
         """
         errors, ratios = [0.0], []
         for probe, want in zip(self._probes, self._want, strict=True):
-            got = _outputs(built, self._program, probe)
+            got = self._run(built, probe)
             for i, (a, b) in enumerate(zip(want, got, strict=True)):
                 if _type(a) != _type(b):
                     raise BackendError(f"the backend built a model whose output {i} is {_type(b)}, expected {_type(a)}")
@@ -108,6 +108,17 @@ class Fidelity:
                 way_out=_WAY_OUT,
             )
         return Agreement(relative_error=error, sqnr_db=ratio, values=values)
+
+    def _run(self, built: Artifact, probe: list[Any]) -> list[Any]:
+        """What an artifact gives on inputs that the program takes; the program's sizes hold for it too."""
+        try:
+            return _outputs(built, self._program, probe)
+        except UsageError as error:
+            shapes = ", ".join(str(list(v.shape)) for v in probe if isinstance(v, torch.Tensor))
+            raise BackendError(
+                f"what {built.manifest.backend} built does not run on inputs of {shapes}, which the program takes: {error}",
+                way_out="a size of the example was built in: capture with fixed sizes (dynamic=None), or take another backend",
+            ) from error
 
     def _check_values(self, backend: Backend, exposed: Exposed) -> QuantizedValues:
         try:

@@ -59,7 +59,7 @@ def layer_weights(program: Program) -> tuple[list[LayerWeight], dict[fx.Node, st
     declined: dict[fx.Node, str] = {}
     for layer in program.graph.nodes:
         if family(layer) == "recurrent":
-            declined[layer] = "the weights of recurrent layers are left alone"
+            declined[layer] = "the weights of recurrent layers are left alone; quantize_dynamic takes them"
         for operand, dim in _operands(layer):
             if operand not in constant:
                 continue

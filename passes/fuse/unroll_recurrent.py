@@ -48,7 +48,7 @@ def unroll_recurrent(program: Program, *, sequences: bool = True) -> None:
             continue
         elif layer.drops:
             program.skip(node, "it drops at random between its layers")
-        elif not isinstance(layer.input.meta["val"].shape[1 if layer.batch_first else 0], int):
+        elif not isinstance(node.meta["val"][0].shape[1 if layer.batch_first else 0], int):
             program.skip(node, "the number of steps is dynamic, so that they cannot be written out")
         else:
             _Unroll(program, node, layer).sequence()
@@ -84,7 +84,7 @@ class _Unroll:
                 states = [self._call(aten.select.int, state, 0, number) for state in layer.states]
                 number += 1
                 read = self._call(aten.linear.default, x, cell.weight_ih, *self._some(cell.bias_ih))
-                steps = list(range(layer.input.meta["val"].shape[time]))
+                steps = list(range(self.node.meta["val"][0].shape[time]))
                 made: dict[int, fx.Node] = {}
                 for step in reversed(steps) if direction else steps:
                     states = self._step(cell, self._call(aten.select.int, read, time, step), states)

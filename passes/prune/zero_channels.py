@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Lt
 from fxopt import Context, Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
 from fxopt.ir.op_table import find_quantized
+from fxopt.ir.printer import op_name
 from fxopt.passes.common.channel_multiple import multiple_for
 from fxopt.passes.prune.choice.budget import Budget, within
 from fxopt.passes.prune.choice.candidates import candidates
@@ -16,6 +17,7 @@ from fxopt.passes.prune.choice.chooser import Chooser, Dead, Scope
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Unit
 from fxopt.passes.prune.coupling.leftover import report_pinned
+from fxopt.passes.prune.coupling.liveness import weight_value
 from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.importance.score import Name, Normalize, Reduce, score
 from fxopt.passes.prune.zeroing import zero
@@ -118,8 +120,24 @@ def zero_channels(
         dead = within(budget, program, context, sweep, chooser, _WHO)
     before = program.copy() if reconstruct else None
     zero(program, sweep, dead)
+    _check_computed_weights(program, sweep)
     if before is not None:
         _refit(before, program, context.workload, sweep, dead, samples)
+
+
+def _check_computed_weights(program: Program, sweep: Sweep) -> None:
+    """Raise PassError where a layer's weight is computed from what was zeroed, and is no longer a number.
+
+    A weight norm divides by the length of each row, which is zero now.
+    """
+    for contraction in sweep.contractions:
+        weight = contraction.weight
+        if weight is not None and weight.op != "get_attr" and not bool(weight_value(program, weight).isfinite().all()):
+            raise program.fail(
+                contraction.node,
+                f"{_WHO}: its weight is computed by {op_name(weight)}, which divides by what was zeroed",
+                way_out="fold_constants first, which stores the weights that parametrizations compute",
+            )
 
 
 def _refit(

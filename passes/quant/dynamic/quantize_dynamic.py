@@ -5,6 +5,7 @@ from __future__ import annotations
 from fxopt import Context, Program, graph_pass
 from fxopt.passes.quant.decide import check_not_quantized, policy_of
 from fxopt.passes.quant.dynamic.emit_dynamic import emit_dynamic
+from fxopt.passes.quant.dynamic.recurrent_weights import quantize_recurrent
 from fxopt.passes.quant.encode import Codes
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
 from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_scales
@@ -12,13 +13,17 @@ from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_sca
 
 @graph_pass(kind="approx", stage="numeric")
 def quantize_dynamic(program: Program, context: Context, *, keep_float: tuple[str, ...] = ()) -> None:
-    """Quantize the weights of linears to int8, and their inputs at run time; needs no data.
+    """Quantize the weights of linears and recurrent layers to int8, and their inputs at run time; needs no data.
 
     Weights are symmetric int8 with a scale for each output channel, of the range that the backend's policy for the target
     allows. What a layer reads becomes uint8, with one scale and zero point for the whole tensor that are taken from its
     least and largest number as the model runs (ONNX's DynamicQuantizeLinear has the same formula). Products are summed in
     int32; biases and everything else stay in float. As the range is that of a batch, an example's result depends a little
     on what else is in its batch.
+
+    The matrices of LSTM, GRU and RNN become int8 too, with a scale for each row; the graph multiplies what they stand for.
+    ONNX Runtime has a kernel for LSTM (DynamicQuantizeLSTM), which quantizes what each step reads; elsewhere, and for GRU
+    and RNN, the file is smaller and the arithmetic stays float.
 
     Good where linears dominate and there is no data: transformers, recurrent heads. With data, quantize takes the ranges
     once and for all, which is faster, and quantizes convolutions too. Quantized are linears, and products with a stored
@@ -48,8 +53,9 @@ def quantize_dynamic(program: Program, context: Context, *, keep_float: tuple[st
     check_not_quantized(program)
     policy, largest = policy_of(context), largest_code(8)
     chosen = {}
-    for weight in choose_weights(program, keep_float):
+    for weight in choose_weights(program, keep_float, also_recurrent=True):
         rows = weight.rows()
         scales = weight_scales(rows, policy.pairs_in_16_bits)
         chosen[weight] = Codes(weight.name, quantize_weight(rows, scales), scales, (-largest, largest))
     emit_dynamic(program, chosen)
+    quantize_recurrent(program, keep_float, safe_pairs=policy.pairs_in_16_bits)

@@ -28,8 +28,12 @@ class BlockWeight:
         return self.tensor.detach().T if self.transposed else self.tensor.detach()
 
 
-def choose_weights(program: Program, keep_float: tuple[str, ...]) -> list[BlockWeight]:
+def choose_weights(
+    program: Program, keep_float: tuple[str, ...], *, also_recurrent: bool = False
+) -> list[BlockWeight]:
     """Weights in the order in which they are read first. Every contraction that is left gets a skip with the reason.
+
+    With ``also_recurrent`` the caller quantizes recurrent layers, and nothing is said of them.
 
     Raises PassError for a weight that is not finite, and where all that could be quantized is so already.
     """
@@ -46,10 +50,12 @@ def choose_weights(program: Program, keep_float: tuple[str, ...]) -> list[BlockW
         chosen.append(BlockWeight(weight.names[0], weight.tensor, layers, op_name(layers[0]) != "aten.linear"))
     done = {layer for weight in chosen for layer in weight.layers}
     for node in program.graph.nodes:
+        if family(node) == "recurrent" and also_recurrent:
+            continue
         if node in reasons or (family(node) == "contraction" and node not in done):
             program.skip(node, reasons.get(node, "it has no stored weight"))
     quantized = find_quantized(program.graph)
-    if quantized is not None and not chosen:
+    if quantized is not None and not chosen and not also_recurrent:
         raise program.fail(quantized, "the program is quantized already; quantize a layer once, after all other passes")
     return chosen
 

@@ -1,0 +1,52 @@
+"""Int8 weights of recurrent layers, which a runtime multiplies with what it quantizes at every step."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+
+import torch
+from torch import fx
+
+from fxopt import Program
+from fxopt.ir.op_table import lookup
+from fxopt.ir.recurrent import recurrent
+from fxopt.passes.quant.emit import dequantized
+from fxopt.passes.quant.encode import Codes
+from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_scales
+
+
+def quantize_recurrent(program: Program, keep_float: tuple[str, ...], *, safe_pairs: bool) -> None:
+    """Store the matrices of every recurrent layer as int8 codes with a scale for each row, that is for each unit's gate.
+
+    A layer that keeps one in float keeps all, with the reason: a runtime's kernel takes all or none.
+    """
+    largest = largest_code(8)
+    for node in [n for n in program.graph.nodes if (row := lookup(n)) and row.family == "recurrent"]:
+        cells = recurrent(node).cells
+        weights = [w for c in cells for w in (c.weight_ih, c.weight_hh, c.weight_hr) if w is not None]
+        if reason := _declined(program, node, weights, keep_float):
+            program.skip(node, reason)
+            continue
+        for weight in weights:
+            tensor = program.tensor(weight)
+            assert tensor is not None
+            if not bool(tensor.isfinite().all()):
+                raise program.fail(node, f"the weight {weight.target!r} holds NaN or infinity")
+            scales = weight_scales(tensor, safe_pairs)
+            codes = Codes(str(weight.target), quantize_weight(tensor, scales), scales, (-largest, largest))
+            node.replace_input_with(weight, dequantized(program, codes, node))
+
+
+def _declined(program: Program, node: fx.Node, weights: list[fx.Node], keep_float: tuple[str, ...]) -> str | None:
+    for weight in weights:
+        tensor, name = program.tensor(weight), str(weight.target)
+        if tensor is None:
+            return f"its weight %{weight.name} is computed, not stored: run fold_constants before"
+        if tensor.dtype != torch.float32:
+            return f"its weight is {tensor.dtype}, not float32"
+        readers = [u for n in program.graph.nodes if program.tensor(n) is tensor for u in n.users]
+        if readers != [node] or weights.count(weight) > 1:
+            return f"something else reads its weight {name!r} too, so that codes would be stored beside it"
+        if any(fnmatch(name, p) or fnmatch(name.rpartition(".")[0], p) for p in keep_float):
+            return f"kept in float by keep_float={keep_float!r}"
+    return None
