@@ -53,8 +53,8 @@ class Onnx(Backend):
     def legalize(self) -> str:
         """Bring writes, norms, attention, averages and clamps into the form that the exporter takes and integer kernels know."""
         return (
-            "functionalize_writes, unroll_recurrent(sequences=False), split_rms_norm, attention_to_4d, mean_to_pool, pool_to_mean, "
-            "canonicalize_clamp"
+            "functionalize_writes, unroll_recurrent(sequences=False), split_rms_norm, attention_to_4d, mean_to_pool, "
+            "pool_to_mean, canonicalize_clamp"
         )
 
     def quant_policy(self, target: Target) -> Policy:
@@ -83,7 +83,11 @@ class Onnx(Backend):
 
         model = out / MODEL_FILE
         origins = export(
-            program, self.opset, model, unsigned_weights=self.weights == "uint8", quantized_lstm="cuda" not in target.features
+            program,
+            self.opset,
+            model,
+            unsigned_weights=self.weights == "uint8",
+            quantized_lstm="cuda" not in target.features,
         )
         facts = kernel_facts(model, origins, self.optimization_level)
         weights = integer_weights(model, origins) if find_quantized(program.graph) else []

@@ -32,7 +32,8 @@ def export(
     """Write ``program`` as ONNX; return the source of every ONNX node, ``{node name: op and user's line}``.
 
     Inputs, outputs and quantized values keep their names and dynamic dims. With ``unsigned_weights`` those of 8 bits are
-    stored as uint8; ``quantized_lstm`` takes an op for LSTMs with int8 weights that ONNX Runtime alone has. Raises BackendError where the exporter or the ONNX checker fails, with the node.
+    stored as uint8; ``quantized_lstm`` takes an op for LSTMs with int8 weights that ONNX Runtime alone
+    has. Raises BackendError where the exporter or the ONNX checker fails, with the node.
     """
     import onnx
 

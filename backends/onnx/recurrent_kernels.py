@@ -108,7 +108,13 @@ class _Lowering:
         return self._kernel("com.microsoft::DynamicQuantizeLSTM", inputs, cells, sizes, {}, 1)
 
     def _kernel(
-        self, op: str, inputs: list[Any], cells: Sequence[Cell], sizes: list[Any], attributes: dict[str, Any], version: int
+        self,
+        op: str,
+        inputs: list[Any],
+        cells: Sequence[Cell],
+        sizes: list[Any],
+        attributes: dict[str, Any],
+        version: int,
     ) -> list[fx.Node]:
         directions, hidden = len(cells), self._hidden(cells[0])
         state = [directions, sizes[1], hidden]
@@ -133,7 +139,10 @@ class _Lowering:
     def _bias(self, cells: Sequence[Cell]) -> fx.Node | None:
         if cells[0].bias_ih is None:
             return None
-        halves = [self._stacked(cells, lambda c, name=name: self._gates(getattr(c, name))) for name in ("bias_ih", "bias_hh")]  # type: ignore[misc]
+        halves = [
+            self._stacked(cells, lambda cell: self._gates(cell.bias_ih)),
+            self._stacked(cells, lambda cell: self._gates(cell.bias_hh)),
+        ]
         stored = [self.program.tensor(half) for half in halves]
         if all(part is not None for part in stored):
             return self._constant(torch.cat([part.detach() for part in stored if part is not None], 1))

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.backends.onnx.export import quiet
 from fxopt.backends.onnx.recurrent_kernels import SEQUENCES, cannot_lower
+from fxopt.ir.alias_analysis import written
 from fxopt.ir.decompose import decomposed
 from fxopt.ir.op_table import Trait, arguments, family, has
 from fxopt.ir.printer import op_name
@@ -31,6 +32,10 @@ def refuses(node: fx.Node) -> str | None:
     if registry.is_registered(node.target):
         return None
     way_out = "replace it by other ops before the build"
+    if written(node):
+        way_out = (
+            "it writes where others see it: write into a clone of the input, and return that, or use the backend tvm"
+        )
     try:
         missing = [op for op in decomposed(node, decompositions) if not registry.is_registered(op)]
     except Exception as error:

@@ -29,7 +29,7 @@ class Cost:
 
 
 def macs_by_node(program: Program) -> dict[fx.Node, int]:
-    """Multiply-accumulates of every convolution, linear, matrix product, attention and recurrent layer, for the example inputs."""
+    """Multiply-accumulates of every contraction and recurrent layer, for the example inputs."""
     shape = concrete_shapes(program)
     rows = ((node, lookup(node)) for node in program.graph.nodes if node.op == "call_function")
     return {node: row.macs(node, shape) for node, row in rows if row and row.macs}

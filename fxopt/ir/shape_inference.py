@@ -142,7 +142,8 @@ def derive_shapes(program: Program) -> None:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with recurrent_in_one_step(), enable_python_dispatcher():  # else a composite op in C++ (aten.pad) asks for sizes as plain numbers
+        # without the dispatcher a composite op in C++ (aten.pad) asks for sizes as plain numbers
+        with recurrent_in_one_step(), enable_python_dispatcher():
             run.propagate_dont_convert_inputs(*values)
     except Exception as error:
         if run.at is None:

@@ -14,10 +14,10 @@ from fxopt.ir.alias_analysis import alias_sets, functional_twin, is_private, wri
 
 @graph_pass
 def functionalize_writes(program: Program) -> None:
-    """Functionalize in-place ops on slices of intermediate tensors with ``slice_scatter``.
+    """Functionalize in-place ops on slices of intermediate tensors with ``slice_scatter`` and ``select_scatter``.
 
     Runtimes have no memory that is written in place. Writes that a caller can see stay: into inputs, weights and buffers;
-    so do writes while another view of the same memory is read after them, and views that are no slices.
+    so do writes while another view of the same memory is read after them, and views that are neither slices nor single indices.
 
     before:
         %x : f32[2,6]
@@ -40,17 +40,24 @@ def functionalize_writes(program: Program) -> None:
         twin = functional_twin(node.target)
         if twin is None:
             continue
-        chain, sets = _slices(targets[0]), alias_sets(program.graph)
+        chain, sets = _parts(targets[0]), alias_sets(program.graph)
         order = {n: i for i, n in enumerate(program.graph.nodes)}
         shared = [n for n, root in sets.items() if root is sets[node]]
         if is_private(node, shared, order, (chain[0], chain[-1])):
             _rewrite(program, node, chain, twin, order)
 
 
-def _slices(view: fx.Node) -> list[fx.Node]:
-    """A view and what it is a slice of, down to the memory itself."""
+_SCATTER = {
+    torch.ops.aten.slice.Tensor: torch.ops.aten.slice_scatter.default,
+    torch.ops.aten.select.int: torch.ops.aten.select_scatter.default,
+}
+"""By the view that is written to, what puts its new value into the whole."""
+
+
+def _parts(view: fx.Node) -> list[fx.Node]:
+    """A view and what it is a slice or an index of, down to the memory itself."""
     chain = [view]
-    while chain[-1].target is torch.ops.aten.slice.Tensor:
+    while chain[-1].target in _SCATTER:
         source: Any = chain[-1].args[0]
         chain.append(source)
     return chain
@@ -62,7 +69,7 @@ def _rewrite(program: Program, node: fx.Node, chain: list[fx.Node], twin: Any, o
     new: fx.Node = program.call(twin, *node.args, like=node, **node.kwargs)
     made = new
     for part, source in itertools.pairwise(chain):
-        made = program.call(torch.ops.aten.slice_scatter.default, source, made, *part.args[1:], like=made)
+        made = program.call(_SCATTER[part.target], source, made, *part.args[1:], like=made)
     for user in later[whole]:
         user.replace_input_with(whole, made)
     if view is not whole:

@@ -107,9 +107,7 @@ class _Unroll:
         i, f, g, o = (self._gate(both, k) for k in range(4))
         i, f, o = (self._call(aten.sigmoid.default, gate) for gate in (i, f, o))
         kept = self._call(aten.mul.Tensor, f, states[1])
-        memory = self._call(
-            aten.add.Tensor, kept, self._call(aten.mul.Tensor, i, self._call(aten.tanh.default, g))
-        )
+        memory = self._call(aten.add.Tensor, kept, self._call(aten.mul.Tensor, i, self._call(aten.tanh.default, g)))
         state = self._call(aten.mul.Tensor, o, self._call(aten.tanh.default, memory))
         if cell.weight_hr is not None:
             state = self._call(aten.linear.default, state, cell.weight_hr)

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Lt
 
 from fxopt import Context, Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
-from fxopt.ir.op_table import find_quantized
+from fxopt.ir.op_table import family, find_quantized
 from fxopt.ir.printer import op_name
 from fxopt.passes.common.channel_multiple import multiple_for
 from fxopt.passes.prune.choice.budget import Budget, within
@@ -130,14 +130,16 @@ def _check_computed_weights(program: Program, sweep: Sweep) -> None:
 
     A weight norm divides by the length of each row, which is zero now.
     """
-    for contraction in sweep.contractions:
-        weight = contraction.weight
-        if weight is not None and weight.op != "get_attr" and not bool(weight_value(program, weight).isfinite().all()):
-            raise program.fail(
-                contraction.node,
-                f"{_WHO}: its weight is computed by {op_name(weight)}, which divides by what was zeroed",
-                way_out="fold_constants first, which stores the weights that parametrizations compute",
-            )
+    layers = [node for node in program.graph.nodes if family(node) == "contraction" and node in sweep.computed]
+    for layer in layers:
+        for weight in layer.all_input_nodes:
+            stored = weight.op == "get_attr" or weight in sweep.computed
+            if not stored and not bool(weight_value(program, weight).isfinite().all()):
+                raise program.fail(
+                    layer,
+                    f"{_WHO}: its weight is computed by {op_name(weight)}, which divides by what was zeroed",
+                    way_out="fold_constants first, which stores the weights that parametrizations compute",
+                )
 
 
 def _refit(

@@ -13,6 +13,7 @@ from fxopt.errors import DataError
 from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, expose_products, policy_of
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
+from fxopt.passes.quant.float_tables import report_float_tables
 from fxopt.passes.quant.mixed.choose import Leave, QuantBudget, left_in_float
 from fxopt.passes.quant.mixed.trials import Trials
 from fxopt.passes.quant.observers import Calibration
@@ -107,6 +108,7 @@ def insert_qdq(
         return %y
     """
     check_not_quantized(program)
+    report_float_tables(program)
     if context.workload is None:
         raise DataError("insert_qdq needs calibration data: run the pipeline with workload=…")
     policy = dataclasses.replace(policy_of(context), activations=activations, per_channel=per_channel)

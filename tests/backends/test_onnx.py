@@ -21,10 +21,12 @@ from torch.nn import functional as F
 from fxopt import Pipeline, Program, capture, load
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
+from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.build import build
 from fxopt.driver.lower import lower
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, UsageError
+from fxopt.ir.alias_analysis import written
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.runtime.artifact import Artifact
 from fxopt.runtime.timing import Timing
@@ -347,3 +349,48 @@ def test_writes_into_slices_run_in_onnx_runtime(tmp_path):
     x = torch.randn(2, 4, 5)
     _, built = lower(capture(Writes(), (x,)), Onnx(), host(), tmp_path)
     np.testing.assert_allclose(built(x.numpy()), Writes()(x).numpy(), rtol=1e-5)
+
+
+class _IntoIndices(nn.Module):
+    """Writes single indices of a state that it makes, as recurrent language models do."""
+
+    def forward(self, x):
+        state = torch.zeros(x.shape[0], 4, 3, dtype=x.dtype)
+        state[:, :, 1] = x
+        state[:, 0] = 1
+        state[:, 1:3, 2].copy_(x[:, :2])
+        return state * 2
+
+
+class _IntoInput(nn.Module):
+    def forward(self, x, state):
+        state[:, :, 0] = x
+        return state + 1
+
+
+def test_writes_to_an_index_of_a_tensor_that_the_model_makes(tmp_path):
+    x = torch.randn(2, 4)
+    legal, artifact = lower(capture(_IntoIndices(), (x,)), Onnx(), host(), tmp_path)
+    assert not [node for node in legal.graph.nodes if written(node)]
+    assert np.array_equal(artifact(x.numpy()), _IntoIndices()(x).numpy())
+
+
+def test_a_write_into_an_input_is_refused_with_what_to_write_instead(tmp_path):
+    program = capture(_IntoInput(), (torch.randn(2, 4), torch.randn(2, 4, 3)))
+    with pytest.raises(BackendError, match="clone of the input"):
+        lower(program, Onnx(), host(), tmp_path)
+
+
+def test_a_file_that_holds_the_examples_batch_is_the_builds_fault(tmp_path):
+    """Its runner refuses another batch, as ONNX Runtime does where a Reshape holds the example's."""
+    program = capture(nn.Linear(4, 3), (torch.randn(2, 4),))
+    artifact, _ = built_alone(program, Onnx(), tmp_path)
+    run = artifact.runner
+
+    def fixed(arrays):
+        if len(arrays[0]) != 2:
+            raise UsageError("ONNX Runtime refused the inputs: requested shape {2,4}")
+        return run(arrays)
+
+    with pytest.raises(BackendError, match=r"does not run on inputs of \[3, 4\], which the program takes"):
+        Fidelity(program).check(Artifact(tmp_path, artifact.manifest, fixed))

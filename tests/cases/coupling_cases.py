@@ -512,7 +512,7 @@ RNN = (
 )
 WEIGHTS = "[%a, %b, %d, %e], True, 1, 0.0, False, False, True"
 BOTH = (
-    '%x : f64[3,2,4]; %h : f64[4,2,5]; %c : f64[4,2,5]; '
+    "%x : f64[3,2,4]; %h : f64[4,2,5]; %c : f64[4,2,5]; "
     + " ".join(
         f'%{n}a = param "{n}a" : f64[20,{read}]; %{n}b = param "{n}b" : f64[20,5]; '
         for n, read in zip("stuv", (4, 4, 10, 10), strict=True)
@@ -520,7 +520,9 @@ BOTH = (
 ).removesuffix("; ")
 STACKED = ", ".join(f"%{n}a, %{n}b" for n in "stuv")
 parts(BOTH, 9, f"lstm.input(%x, [%h, %c], [{STACKED}], False, 2, 0.0, False, True, False)", 0, 1, 2)
-PROJECTED = '%x : f64[3,2,4]; %h : f64[1,2,3]; %c : f64[1,2,5]; %a = param "a" : f64[20,4]; %b = param "b" : f64[20,3]; '
+PROJECTED = (
+    '%x : f64[3,2,4]; %h : f64[1,2,3]; %c : f64[1,2,5]; %a = param "a" : f64[20,4]; %b = param "b" : f64[20,3]; '
+)
 parts(
     PROJECTED + '%r = param "r" : f64[3,5]', 7, "lstm.input(%x, [%h, %c], [%a, %b, %r], False, 1, 0.0, False, False, False)",
     0, 1, 2,

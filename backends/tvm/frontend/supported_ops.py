@@ -19,7 +19,10 @@ def refuses(node: fx.Node) -> str | None:
     if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "size"):
         return None
     if (row := lookup(node)) is not None and row.family == "recurrent":
-        return f"TVM has no loop over the steps of {op_name(node)}, and their number is dynamic or they drop at random; capture the model in evaluation with a fixed number of steps, or use the backend onnx"
+        return (
+            f"TVM has no loop over the steps of {op_name(node)}, and their number is dynamic or they drop at random; "
+            "capture the model in evaluation with a fixed number of steps, or use the backend onnx"
+        )
     known, name = _known(), op_name(node)
     if _spelled(node.target) in known:
         return None

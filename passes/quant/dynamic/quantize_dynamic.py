@@ -7,13 +7,14 @@ from fxopt.passes.quant.decide import check_not_quantized, policy_of
 from fxopt.passes.quant.dynamic.emit_dynamic import emit_dynamic
 from fxopt.passes.quant.dynamic.recurrent_weights import quantize_recurrent
 from fxopt.passes.quant.encode import Codes
+from fxopt.passes.quant.float_tables import report_float_tables
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
 from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_scales
 
 
 @graph_pass(kind="approx", stage="numeric")
 def quantize_dynamic(program: Program, context: Context, *, keep_float: tuple[str, ...] = ()) -> None:
-    """Quantize the weights of linears and recurrent layers to int8, and their inputs at run time; needs no data.
+    """Quantize linears and recurrent layers to int8, their inputs at run time; needs no data.
 
     Weights are symmetric int8 with a scale for each output channel, of the range that the backend's policy for the target
     allows. What a layer reads becomes uint8, with one scale and zero point for the whole tensor that are taken from its
@@ -51,6 +52,7 @@ def quantize_dynamic(program: Program, context: Context, *, keep_float: tuple[st
         return %y
     """
     check_not_quantized(program)
+    report_float_tables(program)
     policy, largest = policy_of(context), largest_code(8)
     chosen = {}
     for weight in choose_weights(program, keep_float, also_recurrent=True):

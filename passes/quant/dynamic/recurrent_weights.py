@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt import Program
-from fxopt.ir.op_table import lookup
+from fxopt.ir.op_table import family, lookup
 from fxopt.ir.recurrent import recurrent
 from fxopt.passes.quant.emit import dequantized
 from fxopt.passes.quant.encode import Codes
@@ -40,6 +40,8 @@ def quantize_recurrent(program: Program, keep_float: tuple[str, ...], *, safe_pa
 def _declined(program: Program, node: fx.Node, weights: list[fx.Node], keep_float: tuple[str, ...]) -> str | None:
     for weight in weights:
         tensor, name = program.tensor(weight), str(weight.target)
+        if family(weight) == "quant":
+            return "its weight is quantized already"
         if tensor is None:
             return f"its weight %{weight.name} is computed, not stored: run fold_constants before"
         if tensor.dtype != torch.float32:

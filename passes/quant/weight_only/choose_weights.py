@@ -28,9 +28,7 @@ class BlockWeight:
         return self.tensor.detach().T if self.transposed else self.tensor.detach()
 
 
-def choose_weights(
-    program: Program, keep_float: tuple[str, ...], *, also_recurrent: bool = False
-) -> list[BlockWeight]:
+def choose_weights(program: Program, keep_float: tuple[str, ...], *, also_recurrent: bool = False) -> list[BlockWeight]:
     """Weights in the order in which they are read first. Every contraction that is left gets a skip with the reason.
 
     With ``also_recurrent`` the caller quantizes recurrent layers, and nothing is said of them.
@@ -55,7 +53,8 @@ def choose_weights(
         if node in reasons or (family(node) == "contraction" and node not in done):
             program.skip(node, reasons.get(node, "it has no stored weight"))
     quantized = find_quantized(program.graph)
-    if quantized is not None and not chosen and not also_recurrent:
+    others = also_recurrent and any(family(node) == "recurrent" for node in program.graph.nodes)
+    if quantized is not None and not chosen and not others:
         raise program.fail(quantized, "the program is quantized already; quantize a layer once, after all other passes")
     return chosen
 

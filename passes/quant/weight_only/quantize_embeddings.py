@@ -19,11 +19,12 @@ aten = torch.ops.aten
 def quantize_embeddings(
     program: Program, *, least_bytes: Annotated[int, Ge(0)] = 65536, keep_float: tuple[str, ...] = ()
 ) -> None:
-    """Store the tables of embeddings as int8 with a scale for each row; rows are picked first and then dequantized.
+    """Quantize the tables of embeddings to int8, with a scale for each row.
 
-    A table is a quarter of its size, in the file and in memory, and as many bytes fewer are read. The result is float, so
-    that nothing else changes. Left alone, with the reason, are tables smaller than ``least_bytes``, those that something
-    else reads too, such as a head that is tied to them, and those that ``keep_float`` names, with wildcards.
+    Rows are picked first and then dequantized. A table is a quarter of its size, in the file and in memory, and as many
+    bytes fewer are read. The result is float, so that nothing else changes. Left alone, with the reason, are tables smaller
+    than ``least_bytes``, those that something else reads too, such as a head that is tied to them, and those that
+    ``keep_float`` names, with wildcards.
     Raises PassError for a table that is not finite.
 
     before:

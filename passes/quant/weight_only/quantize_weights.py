@@ -8,6 +8,7 @@ from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
 from fxopt.passes.common.calibration_batches import calibration_batches
+from fxopt.passes.quant.float_tables import report_float_tables
 from fxopt.passes.quant.weight_only.blocks import Grid, nearest
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
 from fxopt.passes.quant.weight_only.emit_blocks import emit_blocks
@@ -57,6 +58,7 @@ def quantize_weights(
         %y = aten.linear(%x, %d)
         return %y
     """
+    report_float_tables(program)
     weights = choose_weights(program, keep_float)
     if not weights:
         return  # each layer has its reason

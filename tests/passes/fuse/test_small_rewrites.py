@@ -238,3 +238,22 @@ def test_attention_that_cannot_be_split_stays_whole_with_the_reason(net, given, 
     step = Pipeline.parse("split_attention").run(capture(net, args, dynamic=None)).steps[0]
     assert not step.changed
     assert why in step.skips[0].reason
+
+
+# ---- split_rms_norm ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dims", "eps", "affine"), [((8,), None, True), ((3, 8), 1e-3, False)])
+def test_an_rms_norm_becomes_products(dims, eps, affine):
+    torch.manual_seed(0)
+    norm, x = nn.RMSNorm(dims, eps=eps, elementwise_affine=affine), torch.randn(2, 3, 8)
+    program = rewrite("split_rms_norm", capture(norm, (x,)))  # proved in float64
+    assert not any(program.find("aten.rms_norm"))
+    assert torch.allclose(program(x), norm(x), atol=1e-6)
+
+
+def test_an_rms_norm_in_half_precision_is_computed_in_float32():
+    norm, x = nn.RMSNorm(8).bfloat16(), torch.randn(2, 8).bfloat16()
+    program = rewrite("split_rms_norm", capture(norm, (x,)))
+    assert program(x).dtype == torch.bfloat16
+    assert torch.equal(program(x), norm(x))

@@ -239,3 +239,15 @@ def test_groups_are_shown_with_their_weights_and_what_stays(program):
     assert table.rows[0].made_by == ("first.weight[0]", "first.bias[0]")
     assert any("5 of 5 channels stay: it is an output of the model" in line for line in table.stays)
     assert "40 channels   second.weight[0]" in table.text()
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_parametrized_weights_are_pruned_once_folded(norm):
+    """A weight norm of zeros is 0 / 0, which is said before it is computed; folded, it is a weight like any other."""
+    torch.manual_seed(0)
+    net = nn.Sequential(norm(nn.Conv1d(4, 8, 3)), nn.ReLU(), norm(nn.Conv1d(8, 6, 3))).eval()
+    program = capture(net, (torch.randn(2, 4, 9),))
+    assert pruned(program, "fold_constants, prune_channels(ratio=0.5)").tensors()["0.bias"].shape == (4,)
+    if norm is nn.utils.parametrizations.weight_norm:
+        with pytest.raises(PassError, match="fold_constants"):
+            pruned(program, "prune_channels(ratio=0.5)")
