@@ -137,6 +137,8 @@ def _show_backend(report: BuildReport, console: Console) -> None:
         console.print(f"  for {escape(report.target['name'])}: {what}: {escape(how)}")
     if report.not_timed:
         console.print(f"  latency is not measured: {escape(report.not_timed)}")
+    for concern in report.concerns:
+        console.print(f"  [yellow]{escape(concern.text)}[/]; {escape(concern.way_out)}")
     for note in facts.get("notes", []):
         console.print(f"  {escape(note)}")
     if facts.get("integer_nodes"):

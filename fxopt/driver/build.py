@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from fxopt.driver.artifact_check import Fidelity
+from fxopt.driver.artifact_check import Fidelity, is_quantized
 from fxopt.driver.budget import budget_lines, device_lines
 from fxopt.driver.candidates import Candidate
 from fxopt.driver.evaluate import compare
 from fxopt.driver.intermediate_values import Exposed
 from fxopt.driver.lower import legalized
 from fxopt.driver.plan import resolve
+from fxopt.driver.quantized_costs import concerns_about
 from fxopt.driver.recipe import Recipe, read_recipe
 from fxopt.driver.report import BackendChoice, BuildReport, Costs, MemoryFacts, ModelFacts, StepReport
 from fxopt.driver.select_backend import choose
@@ -88,6 +89,7 @@ def build(
         }  # fmt: skip
         budget = budget_lines(plan.recipe.budget, reached)
         budget += device_lines(plan.target, memory, compared.after.file_bytes)
+        metric = plan.workload.data.metric if plan.workload.data else None
         report = BuildReport(
             model=ModelFacts(name=plan.workload.name, signature=program.signature(), notes=list(outcome.program.notes)),
             recipe=plan.recipe.to_dict(),
@@ -98,13 +100,14 @@ def build(
             steps=[StepReport.of(step) for step in outcome.steps],
             before=compared.before,
             after=compared.after,
-            metric=plan.workload.data.metric if plan.workload.data else None,
+            metric=metric,
             agreement=agreed,
             eager=compared.eager,
             choice=choice,
             memory=memory,
             budget=budget,
             missed=[line.text for line in budget if not line.met],
+            concerns=concerns_about(compared.before, compared.after, metric) if is_quantized(lowered) else [],
             not_run=built.elsewhere,
             not_timed=compared.not_timed,
             device=device,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -148,6 +148,15 @@ class BudgetLine(_Part):
     text: str
 
 
+class Concern(_Part):
+    """What speaks against a quantized artifact: of after to before, the ratio of latencies or of metrics; and what to do."""
+
+    kind: Literal["slower_than_float", "metric_lost"]
+    ratio: Real
+    text: str
+    way_out: str
+
+
 class ModelFacts(_Part):
     """The model as captured."""
 
@@ -215,6 +224,8 @@ class BuildReport(BaseModel):
     budget: list[BudgetLine]
     missed: list[str]
     """The sentences of the limits that are missed."""
+    concerns: list[Concern] = []
+    """What speaks against a quantized artifact, whatever the budget."""
     not_run: str | None = None
     not_timed: str | None = None
     device: dict[str, Any] | None = None
