@@ -24,8 +24,12 @@ def notes_of(program: Program) -> tuple[str, ...]:
     inner = [node for node in calls if isinstance(node.target, torch._ops.HigherOrderOperator)]
     training = [node for node in calls if _trains(node)]
     notes = []
-    if inner:
-        notes.append(f"passes do not look into {_listed(inner)}, and what is in there is not counted")
+    regions = [node for node in inner if node.target is torch.ops.higher_order.wrap_with_autocast]
+    opaque = [node for node in inner if node not in regions]
+    if regions:
+        notes.append(f"passes do not look into {_listed(regions)}, whose ops run in another dtype")
+    if opaque:
+        notes.append(f"passes do not look into {_listed(opaque)}, and what is in there is not counted")
     if training:
         notes.append(
             f"in training mode: {_listed(training)}; if that is not meant, export the model after model.eval()"

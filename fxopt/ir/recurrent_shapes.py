@@ -34,7 +34,10 @@ def recurrent_in_one_step() -> Iterator[None]:
 
 
 def _either(kernel: Callable[..., Any], x: torch.Tensor, *args: Any) -> Any:
-    return _sequence(x, *args) if isinstance(x, FakeTensor) else kernel(x, *args)
+    """Torch's own kernel for real tensors, and for the dtypes of autocast, which are its to decide."""
+    states, params = args[:2]
+    one_dtype = all(t.dtype == x.dtype for t in (*([states] if isinstance(states, torch.Tensor) else states), *params))
+    return _sequence(x, *args) if isinstance(x, FakeTensor) and one_dtype else kernel(x, *args)
 
 
 def _sequence(
@@ -57,7 +60,6 @@ def _sequence(
     for state in states:
         _check(state.dim() == 3 and state.shape[0] == layers * directions, f"a state of {list(state.shape)}")
         torch._check(state.shape[1] == x.shape[batch], lambda: "a state has another batch than the input")
-    _check(all(t.dtype == x.dtype for t in (*states, *params)), "weights or states have another dtype than the input")
     out = x.new_empty((x.shape[step], x.shape[batch], directions * width))
     return (out.transpose(0, 1) if batch_first else out, *(state.new_empty(state.shape) for state in states))
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from fxopt import Pipeline, capture
@@ -33,7 +34,7 @@ def layer(request):
 def test_macs_are_those_of_torchs_counter_and_shapes_those_of_its_run(layer):
     program = capture(layer, (X,), dynamic=None)
     assert sum(lookup(n).family == "recurrent" for n in program.find("aten.lstm", "aten.gru", "aten.rnn_relu")) == 1
-    for real, node in zip(program.module(X), program.outputs(), strict=False):
+    for real, node in zip(pytree.tree_leaves(program.module(X)), program.outputs(), strict=True):
         value = node.meta["val"]
         assert (real.shape, real.stride(), real.dtype) == (value.shape, value.stride(), value.dtype)
     found = cost(program)
@@ -71,3 +72,18 @@ def test_a_weight_that_does_not_fit_is_found_without_a_step():
     program.set_tensor("weight_hh_l0", torch.zeros(24, 5))
     with pytest.raises(PassError, match="weights of"):
         derive_shapes(program)
+
+
+def test_a_region_of_autocast_is_counted():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 6), nn.LSTM(6, 3)
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.second(self.first(x))[0]
+
+    program = capture(Half(), (X,))
+    assert cost(program) == cost(capture(nn.Sequential(nn.Linear(4, 6), nn.LSTM(6, 3)), (X,)))
+    assert "run in another dtype" in " ".join(program.notes)
