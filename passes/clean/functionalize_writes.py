@@ -47,7 +47,7 @@ def functionalize_writes(program: Program) -> None:
             _rewrite(program, node, chain, twin, order)
 
 
-_SCATTER = {
+_SCATTER: dict[Any, Any] = {
     torch.ops.aten.slice.Tensor: torch.ops.aten.slice_scatter.default,
     torch.ops.aten.select.int: torch.ops.aten.select_scatter.default,
 }

@@ -57,9 +57,13 @@ def built(program, backend, out):
     return artifact
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("backend", [Onnx(), Openvino()], ids=str)
-def test_a_layer_is_the_runtimes_own(kind, backend, tmp_path):
+@pytest.mark.parametrize(
+    ("backend", "kind"),
+    [*((Onnx(), kind) for kind in KINDS), (Openvino(), "gru"),
+     *(pytest.param(Openvino(), kind, marks=pytest.mark.slow) for kind in KINDS if kind != "gru")],
+    ids=str,
+)  # fmt: skip
+def test_a_layer_is_the_runtimes_own(backend, kind, tmp_path):
     layer, options, op = KINDS[kind]
     net, x = States(layer, options), torch.randn(2, 4, 5)
     artifact = built(capture(net, (x,)), backend, tmp_path / "out")
