@@ -1,4 +1,4 @@
-"""A copy of a graph module: as ``copy.deepcopy`` makes it, but for the code, which comes when it is first run."""
+"""A copy of a graph module: as ``copy.deepcopy`` makes it, without taking all that holds the weights through it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx._lazy_graph_module import _LazyGraphModule
 
 
 def copy_module(module: fx.GraphModule, instead: Mapping[int, torch.Tensor]) -> fx.GraphModule:
     """Return a copy that shares no graph, no weight and no module with it.
 
-    ``instead`` has tensors to take in place of weights, by their ``id``. Tied weights stay tied. The Python code is
-    generated when the copy is first run: most copies are compared, or edited first.
+    ``instead`` has tensors to take in place of weights, by their ``id``. Tied weights stay tied.
     """
     memo: dict[int, Any] = dict(instead)
-    twin = _LazyGraphModule(torch.nn.Module(), fx.Graph())
+    twin = fx.GraphModule(torch.nn.Module(), fx.Graph())
     _copy_contents(module, twin, memo)
     twin.graph = _copy_graph(module.graph)
     for node in twin.graph.find_nodes(op="get_attr"):
