@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -15,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import PassError, UsageError
-from fxopt.ir.copy_module import copy_module
 from fxopt.ir.input_check import misfit
 from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
 
@@ -290,7 +290,11 @@ class Program:
         ``instead`` has tensors for the copy to have in place of weights, by the ``id`` of the weight.
         """
         twin = copy.copy(self)
-        twin.module = copy_module(self.module, instead)
+        with warnings.catch_warnings():  # torch warns of its own class in the tree specs
+            warnings.simplefilter("ignore", FutureWarning)
+            twin.module = copy.deepcopy(self.module, dict(instead))
+        for node in twin.graph.nodes:  # fx copies the dict, not the lists and dicts in it
+            node.meta = {k: copy.copy(v) if isinstance(v, (dict, list)) else v for k, v in node.meta.items()}
         inputs = (self.args, self.kwargs)
         clone = lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v  # noqa: E731
         twin.args, twin.kwargs = pytree.tree_map(clone, inputs)

@@ -49,10 +49,7 @@ _kept, _step = (
 )
 _error, _probe = _of("fxopt/numerics/error_metrics.py", VERIFY), _of("fxopt/numerics/probe_inputs.py", VERIFY)
 _wide, _alias = _of("fxopt/numerics/float64.py", VERIFY, QUANTIZE), _of("fxopt/ir/alias_analysis.py", CLEAN, BRANCHES)
-_dead, _copy = (
-    _of("fxopt/ir/dead_code.py", CLEAN, PIPELINE),
-    _of("fxopt/ir/copy_module.py", TRAINABLE, PIPELINE, VERIFY),
-)
+_dead = _of("fxopt/ir/dead_code.py", CLEAN, PIPELINE)
 _memory, _shape = (
     _of("fxopt/ir/memory_planning.py", MEMORY),
     _of("fxopt/ir/shape_inference.py", VERIFY, PIPELINE, CLEAN),
@@ -104,9 +101,6 @@ MUTANTS: tuple[Mutant, ...] = (
     _alias("if sets[node] is sets[other] or sets[node] not in outputs:", "if True:"),
     _alias("return {sets[target] for node in graph.nodes for target in written(node)}", "return set()"),
     _dead("todo += [*node.all_input_nodes, *self._writers.get(self._sets[node], ())]", "todo += node.all_input_nodes"),
-    _copy("new._parameters.update({name: copy.deepcopy(value, memo) for name, value in old._parameters.items()})", "new._parameters.update(old._parameters)"),
-    _copy("memo: dict[int, Any] = dict(instead)", "memo: dict[int, Any] = {}"),
-    _copy("new._buffers.update({name: copy.deepcopy(value, memo) for name, value in old._buffers.items()})", "pass"),
     _memory("alive = [value for value in alive if last[value] >= i] + born[i]", "alive = [value for value in alive if last[value] > i] + born[i]"),
     _memory("size = 0 if _dequantizes(node) else _bytes(node, shape(node))", "size = _bytes(node, shape(node))"),
     _shape("if not args[0].is_floating_point() or not args[0].is_contiguous():", "if not args[0].is_floating_point():"),
