@@ -23,7 +23,7 @@ ATOMS, RULES = "tests/passes/prune/test_coupling_atoms.py", "tests/passes/prune/
 OBSERVERS, FORMATS = "tests/passes/quant/test_observers.py", "tests/passes/quant/test_quant_formats.py"
 QUANTIZE, CLEAN = "tests/passes/quant/test_quantize.py", "tests/passes/clean/test_clean_passes.py"
 FOLD, CAPTURE = "tests/passes/fuse/test_fold_batch_norm.py", "tests/frontend/test_capture.py"
-MEMORY, TRAINABLE = "tests/ir/test_memory_planning.py", "tests/ir/test_trainable_module.py"
+MEMORY = "tests/ir/test_memory_planning.py"
 PIPELINE, BRANCHES = "tests/pass_manager/test_pipeline.py", "tests/passes/prune/test_zero_branches.py"
 SHRINK, ONNX = "tests/passes/prune/test_shrink_models.py", "tests/backends/test_onnx.py"
 
