@@ -1,5 +1,6 @@
 """Shared by all tests: two threads, hypothesis without chance, goldens as text."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -57,14 +58,19 @@ def golden(request):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_tiles_of_the_user(tmp_path_factory):
-    """Builds here must not depend on what the user of this machine tuned before, nor write beside it."""
-    from fxopt.backends.tvm.tuning import database
-
+def _no_cache_of_the_user(tmp_path_factory):
+    """Builds here must not depend on what the user of this machine built or tuned before, nor write beside it."""
     with pytest.MonkeyPatch.context() as patch:
-        path = tmp_path_factory.mktemp("cache") / "tvm-tiles.jsonl"
-        patch.setattr(database, "default_path", lambda: path)
-        yield
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("FXOPT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _no_cache_of_another_test(_no_cache_of_the_user, request, monkeypatch):
+    """What one test built, another builds again."""
+    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
+    monkeypatch.setenv("FXOPT_CACHE", str(_no_cache_of_the_user / name))
 
 
 @pytest.fixture

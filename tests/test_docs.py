@@ -38,7 +38,7 @@ def place(tmp_path_factory):
 def _run(place, command):
     env = {
         **os.environ,
-        "XDG_CACHE_HOME": str(place / "cache"),
+        "FXOPT_CACHE": str(place / "cache"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     return subprocess.run(["bash", "-c", command], cwd=place, env=env, capture_output=True, text=True, check=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.metadata
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxopt.errors import BackendError, UsageError
+from fxopt.support.cache_folder import cache_folder
 from fxopt.target import Target
 from fxopt.target.detect import host
 
@@ -107,7 +107,7 @@ def _fitting(name: str, target: Target, folder: Path) -> list[Path]:
 
 
 def _downloaded(name: str, version: str, target: Target) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxopt" / "wheels"
+    cache = cache_folder() / "wheels"
     for path in _fitting(name, target, cache):
         if path.name.split("-")[1] == version:
             return path
@@ -118,7 +118,7 @@ def _downloaded(name: str, version: str, target: Target) -> Path:
             found = _in_folder(name, version, target, Path(scratch))
             return found.rename(cache / found.name)
     except OSError as error:
-        raise BackendError(f"cannot write to {cache}: {error.strerror or error}; set XDG_CACHE_HOME") from None
+        raise BackendError(f"cannot write to {cache}: {error.strerror or error}; set FXOPT_CACHE") from None
 
 
 def _run_pip(name: str, version: str, target: Target, into: str) -> None:

@@ -31,6 +31,9 @@ def build(
         float, typer.Option(min=0, help="Seconds to let the backend choose its options by measurement.")
     ] = 0.0,
     measure: Annotated[bool, typer.Option(help="Time the model before and after, beside eager.")] = True,
+    cache: Annotated[
+        bool, typer.Option(help="Look up what was built before; `fxopt cache` shows what there is.")
+    ] = True,
     print_after: Annotated[list[str] | None, typer.Option(help="Print the program after this pass, or 'all'.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Save the program after each pass as text here.")] = None,
     load: Load = None,
@@ -67,7 +70,13 @@ def build(
 
         extra = [w.print_after(print_after, console)] if print_after else []
         extra += [w.dump(dump)] if dump else []
-        options = {"measure": measure, "tune_seconds": tune, "watchers": tuple(extra), "progress": progress}
+        options = {
+            "measure": measure,
+            "tune_seconds": tune,
+            "cache": cache,
+            "watchers": tuple(extra),
+            "progress": progress,
+        }
         if target and len(target) > 1:
             reports = build_several(recipe, target, out, show, **options)
         else:

@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 
-from fxopt.cli import build, listing, search, tools  # noqa: F401  (they add their commands to the application)
+from fxopt.cli import build, cache, listing, search, tools  # noqa: F401  (they add their commands to the application)
 from fxopt.cli.app import Stopped, app
 from fxopt.errors import BudgetError, FxoptError
 

@@ -19,6 +19,9 @@ def show_report(report: BuildReport, console: Console) -> None:
     for note in report.model.notes:
         console.print(f"  note: {escape(note)}")
     console.print(_steps(report.steps, report.metric))
+    if report.cache and report.cache.steps:
+        saved = f"{report.cache.seconds_saved:.1f} s of passes"
+        console.print(f"  {report.cache.steps} of {report.cache.of} steps from the cache, {saved} when they were made")
     for step in report.steps:
         _show_choices(step, console)
         _show_skips(step, console)
@@ -46,7 +49,7 @@ def _steps(steps: list[StepReport], metric: str | None) -> Table:
                 "MACs": _signed(step.delta.macs if step.delta else 0),
                 "weights, kB": _signed(round(step.delta.weight_bytes / 1000) if step.delta else 0),
                 "outputs": _effect(step, metric),
-                "s": f"{step.seconds:.2f}",
+                "s": "cached" if step.cached else f"{step.seconds:.2f}",
             }
         )
     table = Table(title="Passes", title_justify="left")

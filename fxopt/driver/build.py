@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from fxopt.backend import check_lowerable
 from fxopt.driver.artifact_check import Fidelity, is_quantized
 from fxopt.driver.budget import budget_lines, device_lines
 from fxopt.driver.candidates import Candidate
+from fxopt.driver.default_cache import default_cache
 from fxopt.driver.evaluate import compare
 from fxopt.driver.intermediate_values import Exposed
 from fxopt.driver.lower import legalized
 from fxopt.driver.plan import resolve
 from fxopt.driver.quantized_costs import concerns_about
 from fxopt.driver.recipe import Recipe, read_recipe
-from fxopt.driver.report import BackendChoice, BuildReport, Costs, MemoryFacts, ModelFacts, StepReport
+from fxopt.driver.report import BackendChoice, BuildReport, CacheFacts, Costs, MemoryFacts, ModelFacts, StepReport
 from fxopt.driver.select_backend import choose
 from fxopt.ir.cost import cost
 from fxopt.ir.memory_planning import plan_memory
@@ -38,6 +40,7 @@ def build(
     *,
     measure: bool = True,
     tune_seconds: float = 0.0,
+    cache: bool = True,
     watchers: tuple[Watcher, ...] = (),
     progress: Progress = lambda stage: None,
 ) -> BuildReport:
@@ -45,14 +48,16 @@ def build(
 
     With ``measure`` the model before and after is timed side by side, beside eager; ``tune_seconds`` above 0 lets
     the backend choose its options by measurement. A backend that chooses among others has the recipe tried with each
-    of them: ``report.choice``, also in the manifest. Extra ``watchers`` run inside verification and the metric.
+    of them: ``report.choice``, also in the manifest. With ``cache``, what was computed before is looked up, and kept
+    for later; see :mod:`fxopt.pass_manager.step_cache`. No latency is. Extra ``watchers`` run inside verification and the metric.
     The folder appears when all is done, or not at all. A missed budget is in the report, ``report.missed``, and the folder
     then is ``out.missed``, with ``out`` left as it was: see :mod:`fxopt.runtime.staging`. ``report.folder`` is where it
     is, which alone is not in the report in the folder.
 
     Raises UsageError, CaptureError, PassError, BackendError.
     """
-    plan = resolve(recipe if isinstance(recipe, Recipe) else read_recipe(recipe))
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    plan = resolve(recipe, default_cache() if cache else None)
     clock = _Clock(progress)
     choice: BackendChoice | None = None
     with staged(Path(out)) as stage, tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
@@ -70,7 +75,8 @@ def build(
         assert outcome is not None
         if tune_seconds:
             with clock("tune"):
-                legal = legalized(outcome.program, backend, plan.target, plan.workload)
+                legal = legalized(outcome.program, backend, plan.target, plan.workload, plan.cache)
+                check_lowerable(backend, legal)
                 backend = backend.tune(legal, plan.target, tune_seconds)
         with clock("build"):
             lowered, built = plan.lower(outcome.program, backend, stage.folder)
@@ -111,6 +117,7 @@ def build(
             not_run=built.elsewhere,
             not_timed=compared.not_timed,
             device=device,
+            cache=CacheFacts.read(outcome.steps, plan.cache),
             seconds=clock.seconds,
         )
         stage.missed = bool(report.missed)

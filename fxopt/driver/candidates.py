@@ -13,8 +13,8 @@ from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.plan import Plan
 from fxopt.driver.report import Agreement
 from fxopt.errors import DisagreementError, FxoptError, text_of
-from fxopt.ir.op_table import family
 from fxopt.ir.program import Program
+from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.pipeline import Outcome, Pipeline
 from fxopt.pass_manager.step import Step, StepResult, Watcher
 from fxopt.runtime.artifact import Artifact, load_for
@@ -77,26 +77,36 @@ def candidates_of(
 
 def _outcomes(backend: Backend, plan: Plan, program: Program, watchers: tuple[Watcher, ...]) -> dict[Form, Outcome]:
     """What the recipe makes for a backend, and the same without the steps that quantize, if any does."""
-    quantizing: list[Step] = []
+    first = _FirstQuantized()
+    whole = plan.rewrite(program, backend, (*watchers, first))
+    skipped = {i for i, step in enumerate(whole.steps) if step.quantizes}
+    if not skipped:
+        return {"recipe": whole}
+    start = min(skipped)
+    leaves = [leaf for pass_ in plan.pipeline.passes for leaf in pass_.steps()]
+    before = first.before
+    if before is None:  # the steps were known
+        before = plan.rewrite(program, backend, watchers, Pipeline(tuple(leaves[:start]))).program
+    behind = tuple(leaf for i, leaf in enumerate(leaves) if i > start and i not in skipped)
+    rest = plan.rewrite(before, backend, watchers, Pipeline(behind))
+    return {"recipe": whole, "float": Outcome(rest.program, (*whole.steps[:start], *rest.steps), whole.before)}
+
+
+class _FirstQuantized:
+    """Watcher that keeps the program as it was before the first step that quantizes, where that step is run."""
+
+    def __init__(self) -> None:
+        self.before: Program | None = None
+
+    def cache_key(self, pass_: Pass) -> str:
+        """It adds nothing to what is found of a step."""
+        return "nothing"
 
     @contextlib.contextmanager
-    def note(step: Step, work: Program, result: StepResult) -> Iterator[None]:
+    def __call__(self, step: Step, work: Program, result: StepResult) -> Iterator[None]:
         yield
-        if _codes(work) > _codes(step.before):
-            quantizing.append(step)
-
-    whole = plan.rewrite(program, backend, (*watchers, note))
-    if not quantizing:
-        return {"recipe": whole}
-    start, skipped = quantizing[0].index, {step.index for step in quantizing}
-    leaves = [leaf for pass_ in plan.pipeline.passes for leaf in pass_.steps()]
-    behind = tuple(leaf for i, leaf in enumerate(leaves, 1) if i > start and i not in skipped)
-    rest = plan.rewrite(quantizing[0].before, backend, watchers, Pipeline(behind))
-    return {"recipe": whole, "float": Outcome(rest.program, (*whole.steps[: start - 1], *rest.steps), whole.before)}
-
-
-def _codes(program: Program) -> int:
-    return sum(family(node) == "quant" for node in program.graph.nodes)
+        if result.quantizes and self.before is None:
+            self.before = step.before
 
 
 def _variants(first: Candidate, plan: Plan, program: Program, folder: Path) -> list[Candidate]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fxopt.backend import Backend, check_lowerable
+from fxopt.backend import Backend
 from fxopt.backend.manifest import Manifest
+from fxopt.driver.artifact_cache import build_files
 from fxopt.driver.interface import interface
 from fxopt.errors import BackendError
 from fxopt.ir.program import Program
 from fxopt.pass_manager.pipeline import Pipeline
+from fxopt.pass_manager.step_cache import StepCache
 from fxopt.runtime.artifact import Artifact, load_to_check
 from fxopt.runtime.staging import MANIFEST, describe_files, write_json
 from fxopt.support.versions import versions
@@ -21,10 +23,16 @@ if TYPE_CHECKING:
     from fxopt.workload import Workload
 
 
-def legalized(program: Program, backend: Backend, target: Target, workload: Workload | None = None) -> Program:
-    """The program in the form that the backend takes. Raises BackendError that lists every node it refuses."""
-    legal = Pipeline.parse(backend.legalize()).run(program, workload=workload, target=target, backend=backend)
-    check_lowerable(backend, legal.program)
+def legalized(
+    program: Program,
+    backend: Backend,
+    target: Target,
+    workload: Workload | None = None,
+    cache: StepCache | None = None,
+) -> Program:
+    """The program in the form that the backend takes, refused nodes included."""
+    passes = Pipeline.parse(backend.legalize())
+    legal = passes.run(program, workload=workload, target=target, backend=backend, cache=cache)
     return legal.program
 
 
@@ -36,17 +44,19 @@ def lower(
     *,
     workload: Workload | None = None,
     recipe: dict[str, Any] | None = None,
+    cache: StepCache | None = None,
 ) -> tuple[Program, Artifact]:
     """Build a program into the folder ``out``; return it as legalized, and the artifact.
 
-    It is loaded on the target's device where the target has an address, and here where it can run here; what can run at
-    neither is built all the same, see ``elsewhere`` of it. Raises BackendError, DeviceError.
+    With a ``cache``, files that were built of the same program before are taken from it. The artifact is loaded on the
+    target's device where the target has an address, and here where it can run here; what can run at neither is built all
+    the same, see ``elsewhere`` of it. Raises BackendError, DeviceError.
     """
     if reason := backend.cannot_build(target):
         raise BackendError(f"the backend {backend.name!r} cannot build for {target.name!r}: {reason}")
-    legal = legalized(program, backend, target, workload)
+    legal = legalized(program, backend, target, workload, cache)
     facing = interface(legal)
-    facts = backend.build(legal, target, out)
+    facts = build_files(legal, backend, target, out, cache)
     check_weights(facts, str(backend), target)
     manifest = Manifest(
         **dict(facing), backend=str(backend), target=target, recipe=recipe, history=list(program.history),

@@ -10,9 +10,10 @@ from fxopt.backend import Backend, find_backend
 from fxopt.driver.lower import lower
 from fxopt.driver.recipe import Recipe
 from fxopt.ir.program import Program
-from fxopt.pass_manager.instruments import metric_watcher
+from fxopt.pass_manager.instruments import MetricWatcher
 from fxopt.pass_manager.pipeline import Outcome, Pipeline
 from fxopt.pass_manager.step import Watcher
+from fxopt.pass_manager.step_cache import StepCache
 from fxopt.pass_manager.verify import Verify
 from fxopt.runtime.artifact import Artifact
 from fxopt.runtime.device import device_of
@@ -35,23 +36,34 @@ class Plan:
     candidates: tuple[Backend, ...]
     target: Target
     calibration: dict[str, Any] | None
+    cache: StepCache | None = None
+    """Where steps that were run before are looked up, and those that are run are kept."""
 
     def rewrite(
         self, program: Program, backend: Backend, watchers: tuple[Watcher, ...], pipeline: Pipeline | None = None
     ) -> Outcome:
         """Run the recipe's passes for a backend, or those of another pipeline; each is verified and its metric noted."""
         data = self.workload.data
-        around: tuple[Watcher, ...] = (*((metric_watcher(data),) if data else ()), Verify(), *watchers)
+        around: tuple[Watcher, ...] = (*((MetricWatcher(data),) if data else ()), Verify(), *watchers)
         passes = self.pipeline if pipeline is None else pipeline
-        return passes.run(program, watchers=around, workload=self.workload, target=self.target, backend=backend)
+        return passes.run(
+            program,
+            watchers=around,
+            workload=self.workload,
+            target=self.target,
+            backend=backend,
+            cache=self.cache,
+        )
 
     def lower(self, program: Program, backend: Backend, out: Path) -> tuple[Program, Artifact]:
         """Build a program into the new folder ``out``; return it as legalized, and the artifact. Raises BackendError."""
         out.mkdir(parents=True, exist_ok=True)
-        return lower(program, backend, self.target, out, workload=self.workload, recipe=self.recipe.to_dict())
+        return lower(
+            program, backend, self.target, out, workload=self.workload, recipe=self.recipe.to_dict(), cache=self.cache
+        )
 
 
-def resolve(recipe: Recipe) -> Plan:
+def resolve(recipe: Recipe, cache: StepCache | None = None) -> Plan:
     """Look up everything a recipe names. Raises the UsageError of what cannot be found, and DeviceError."""
     pipeline, backend = Pipeline.parse(recipe.passes), find_backend(recipe.backend)
     target = find_target(recipe.target)
@@ -64,4 +76,5 @@ def resolve(recipe: Recipe) -> Plan:
         target=target,
         workload=find_workload(recipe.model),
         calibration=read_arrays(recipe.calibration) if recipe.calibration else None,
+        cache=cache,
     )

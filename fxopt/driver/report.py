@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
@@ -10,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from fxopt.ir.cost import Cost
 from fxopt.ir.memory_planning import MemoryPlan
 from fxopt.pass_manager.step import StepResult
+from fxopt.pass_manager.step_cache import StepCache
 from fxopt.runtime.timing import Timing
 
 SCHEMA_VERSION = 1
@@ -109,6 +111,8 @@ class StepReport(_Part):
     sqnr_db: Real | None = None
     metric: float | None = None
     vacuous: str | None = None
+    cached: bool = False
+    """Taken from the cache; ``seconds`` are those that it took when it was made."""
 
     @classmethod
     def of(cls, step: StepResult) -> StepReport:
@@ -117,7 +121,8 @@ class StepReport(_Part):
             pass_=step.text, kind=step.kind, part_of=step.part_of, changed=step.changed,
             skips=[SkippedNode(node=s.node, source=s.source, reason=s.reason) for s in step.skips],
             choices=[ChosenOption(what=c.what, value=c.value, why=c.why) for c in step.choices],
-            delta=Costs.of(step.delta) if step.delta else None, seconds=round(step.seconds, 3), **vars(step.findings),
+            delta=Costs.of(step.delta) if step.delta else None, seconds=round(step.seconds, 3), cached=step.cached,
+            **vars(step.findings),
         )  # fmt: skip
 
 
@@ -179,6 +184,23 @@ class MemoryFacts(_Part):
         return cls(weights=plan.weights, values=plan.values, at=plan.at, largest=list(plan.largest))
 
 
+class CacheFacts(_Part):
+    """What the cache had: how many steps of how many, and the seconds of passes that this saved; why it is not written."""
+
+    steps: int
+    of: int
+    seconds_saved: float
+    problem: str | None = None
+
+    @classmethod
+    def read(cls, steps: Sequence[StepResult], cache: StepCache | None) -> CacheFacts | None:
+        """Those of a build; None for one without a cache."""
+        if cache is None:
+            return None
+        found = [step.seconds for step in steps if step.cached]
+        return cls(steps=len(found), of=len(steps), seconds_saved=round(sum(found), 3), problem=cache.store.problem)
+
+
 class TriedCandidate(_Part):
     """One candidate of a choice among backends."""
 
@@ -229,6 +251,7 @@ class BuildReport(BaseModel):
     not_run: str | None = None
     not_timed: str | None = None
     device: dict[str, Any] | None = None
+    cache: CacheFacts | None = None
     seconds: dict[str, float]
     folder: str | None = None
     """Where the artifact is; not in ``report.json`` itself."""

@@ -219,7 +219,7 @@ class Program:
         known = self.tensors()
         new: dict[int, torch.Tensor] = {}
         for name, tensor in changed.items():
-            old, value = known[name], tensor.detach()
+            old, value = known[name], _own(tensor.detach())
             keeps = isinstance(old, torch.nn.Parameter)
             new[id(old)] = torch.nn.Parameter(value, requires_grad=old.requires_grad) if keeps else value
         for name, old in known.items():
@@ -242,6 +242,7 @@ class Program:
             owner = getattr(owner, part)
         owner._parameters.pop(leaf, None)
         owner._buffers.pop(leaf, None)
+        tensor = _own(tensor)
         if tensor.is_floating_point():
             owner.register_parameter(leaf, torch.nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad))
         else:
@@ -304,6 +305,12 @@ class Program:
         twin.claims = dict(self.claims)
         twin.kept_indices = {name: dict(dims) for name, dims in self.kept_indices.items()}
         return twin
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with memory for itself: a slice of a larger one would share it, and keep all of it."""
+    whole = tensor.layout != torch.strided or tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
+    return tensor if whole else tensor.clone()
 
 
 def fake_like(mode: FakeTensorMode, tensor: torch.Tensor) -> FakeTensor:

@@ -125,11 +125,37 @@ def fresh_inputs(program: Program) -> tuple[FakeTensorMode, list[Any]]:
         return mode, [value(node.meta["val"]) for node in program.inputs()]
 
 
+def named_sizes(forms: list[Any], ranges: dict[str, tuple[int, int | None]]) -> list[Any]:
+    """Fake values for placeholders from ``dtype``, ``sizes`` and ``strides`` as text, with ``hints`` of their symbols."""
+    env = _SameNames()
+    made: dict[sympy.Symbol, torch.SymInt] = {}
+
+    def size(text: str, hints: dict[str, int]) -> Any:
+        expression = sympy.sympify(text, {name: sympy.Symbol(name) for name in hints})
+        for symbol in sorted(expression.free_symbols, key=str):
+            if symbol not in made:
+                bounds = ranges.get(str(symbol), (0, None))
+                made[symbol] = _symbol(env, str(symbol), hints[str(symbol)], bounds)
+        return int(expression) if expression.is_Integer else sympy_interp(PythonReferenceAnalysis, made, expression)
+
+    def value(form: Any) -> Any:
+        if form is None:
+            return None
+        if isinstance(form, str):
+            return size(form, {})
+        sizes, strides = ([size(s, form["hints"]) for s in form[key]] for key in ("sizes", "strides"))
+        return torch.empty_strided(sizes, strides, dtype=getattr(torch, form["dtype"].removeprefix("torch.")))
+
+    with FakeTensorMode(shape_env=env, allow_non_fake_inputs=True):
+        return [value(form) for form in forms]
+
+
 def _new_size(env: ShapeEnv, symbol: sympy.Symbol, old: torch.SymInt, bounds: tuple[int, int | None]) -> torch.SymInt:
-    hint = int(old.node.shape_env.backed_var_to_val[symbol])
-    new = env.create_symbol(
-        hint, ConstantSource(str(symbol)), DimDynamic.DYNAMIC, do_not_specialize_zero_one=bounds[0] < 2
-    )
+    return _symbol(env, str(symbol), int(old.node.shape_env.backed_var_to_val[symbol]), bounds)
+
+
+def _symbol(env: ShapeEnv, name: str, hint: int, bounds: tuple[int, int | None]) -> torch.SymInt:
+    new = env.create_symbol(hint, ConstantSource(name), DimDynamic.DYNAMIC, do_not_specialize_zero_one=bounds[0] < 2)
     return env.create_symintnode(new, hint=hint)  # type: ignore[return-value]
 
 

@@ -14,9 +14,13 @@ from fxopt.errors import UnknownNameError, UsageError
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.numerics.execute import untouched
+from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.step import Step, StepResult, Watcher
+from fxopt.support.code_stamp import code_stamp
 from fxopt.workload import Data
 from fxopt.workload.batching import fixed_batch, in_batches
+from fxopt.workload.data_reads import whole_split
+from fxopt.workload.value_key import Unkeyed
 
 
 def print_after(names: list[str], console: Console) -> Watcher:
@@ -59,16 +63,31 @@ def dump(folder: Path) -> Watcher:
     return watch
 
 
-def metric_watcher(data: Data) -> Watcher:
-    """Watcher that notes what an approximate step does on the validation split: the metric, and the SQNR in dB.
+class MetricWatcher:
+    """Notes what an approximate step does on the validation split: the metric, and the SQNR in dB.
 
     The SQNR is over one batch, against the program before the step; it takes the place of that on random inputs, which
     lie outside the range that a calibration on real data saw.
     """
 
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        self._key: str | None = None
+
+    def cache_key(self, pass_: Pass) -> str | None:
+        """The validation split by content, for a pass that it is read for; None where that cannot be told."""
+        if pass_.kind != "approx":
+            return "not asked"
+        if self._key is None:
+            with contextlib.suppress(Unkeyed):
+                self._key = f"{whole_split(self._data, 'validation')} {code_stamp(__name__)}"
+        return self._key
+
     @contextlib.contextmanager
-    def watch(step: Step, program: Program, result: StepResult) -> Iterator[None]:
+    def __call__(self, step: Step, program: Program, result: StepResult) -> Iterator[None]:
+        """Compare the program before and after the pass."""
         yield
+        data = self._data
         if step.pass_.kind == "approx" and result.changed:
             size = fixed_batch(program)
             (args, _) = next(iter(data.batches("validation", batch_size=32)))
@@ -76,5 +95,3 @@ def metric_watcher(data: Data) -> Watcher:
                 want, got = (pytree.tree_leaves(in_batches(p, size)(*args)) for p in (step.before, program))
                 result.findings.sqnr_db = sqnr(want, got)
                 result.findings.metric = data.evaluate(in_batches(program, size), "validation")
-
-    return watch

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, Protocol, ove
 
 from fxopt.errors import UnknownNameError
 from fxopt.pass_manager.context import Context
+from fxopt.support import code_stamp as code_stamp  # first: it knows since when sources may have been edited
 from fxopt.support.options import check_option, type_hints
 
 if typing.TYPE_CHECKING:
@@ -81,6 +82,15 @@ class Pass:
 
     def steps(self) -> tuple[Pass, ...]:
         """Return the passes that this one stands for; itself for a pass that is not made of others."""
+        return (self,)
+
+    def in_rungs(self, *ends: int) -> tuple[Pass, ...]:
+        """The same work in parts that go on from one another, for a search that gives more of it to what promises more.
+
+        ``ends`` are amounts in all, ascending, such as epochs: the first part goes to the first of them, the next on from
+        there. A pipeline of the first parts is a prefix of that of all, so with a cache each part is run once. A pass that
+        cannot be cut, as most, is one part.
+        """
         return (self,)
 
     def options(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Nothing a pass says about itself is believed: whether it changed something, and 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +14,11 @@ from fxopt.errors import PassError, UsageError
 from fxopt.ir.cost import Cost, cost
 from fxopt.ir.program import Program
 from fxopt.pass_manager.context import Context
+from fxopt.pass_manager.line import Line
 from fxopt.pass_manager.pass_base import Pass, make
-from fxopt.pass_manager.step import HINT, Step, StepResult, Watcher, located, run_step
+from fxopt.pass_manager.run_cached import run_cached
+from fxopt.pass_manager.step import HINT, StepResult, Watcher, located
+from fxopt.pass_manager.step_cache import StepCache
 from fxopt.support.spec import parse_calls
 from fxopt.target import Target
 from fxopt.workload import Workload
@@ -73,30 +75,31 @@ class Pipeline:
         workload: Workload | None = None,
         target: Target | None = None,
         backend: Backend | None = None,
+        cache: StepCache | None = None,
     ) -> Outcome:
         """Run the passes over a copy of ``program``, which stays as it is.
 
-        ``watchers`` defaults to verification. Raises PassError with the pass and its place; another FxoptError that a
+        ``watchers`` defaults to verification. With a ``cache``, steps that were run before are taken from it, and the
+        others put into it. Raises PassError with the pass and its place; another FxoptError that a
         pass raises keeps its type and is given the place too. The copy is then dropped.
         """
         if watchers is None:
             from fxopt.pass_manager.verify import Verify
 
             watchers = (Verify(),)
-        work = program.copy()
-        work.kept_indices = {}
         context = Context(workload, target, backend, program)
         leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
-        before = last = cost(work)
-        results: list[StepResult] = []
-        for i, (leaf, part_of) in enumerate(leaves, 1):
-            old = work.copy() if results else dataclasses.replace(program, kept_indices={})
-            step = Step(leaf, i, len(leaves), results[-1].text if results else "", old, context)
-            result = run_step(step, work, watchers)
+        line = Line([leaf for leaf, _ in leaves], tuple(watchers), context, program.copy())
+        before = last = cost(line.work)
+        if cache is None:
+            while line.left:
+                line.run()
+        else:
+            run_cached(line, cache)
+        for result, (_, part_of) in zip(line.results, leaves, strict=True):
             result.part_of = part_of
             result.delta, last = (result.cost - last, result.cost) if result.cost else (None, last)
-            results.append(result)
-        return Outcome(work, tuple(results), before)
+        return Outcome(line.work, tuple(line.results), before)
 
 
 def _steps(pass_: Pass) -> tuple[Pass, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fxopt.errors import FxoptError, PassCrashError, PassError, text_of
 from fxopt.ir.cost import Cost, cost
 from fxopt.ir.dead_code import drop_unused, remove_dead
+from fxopt.ir.op_table import family
 from fxopt.ir.program import Choice, Program, Skip
 from fxopt.ir.shape_inference import derive_shapes
 from fxopt.pass_manager.context import Context
@@ -44,12 +45,16 @@ class StepResult:
     kind: str
     part_of: str | None = None
     changed: bool = False
+    quantizes: bool = False
+    """Whether there are more ops behind it that quantize or dequantize."""
     skips: list[Skip] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     cost: Cost | None = None
     delta: Cost | None = None
     seconds: float = 0.0
     findings: Findings = field(default_factory=Findings)
+    cached: bool = False
+    """Whether it was taken from a cache; ``seconds`` are those that it took when it was made."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,14 @@ def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepR
             if result.changed:
                 program.history = (*program.history, result.text)
             result.cost = cost(program)
+            result.quantizes = _codes(program) > _codes(step.before)
         result.seconds = time.perf_counter() - start
         result.skips, result.choices = program.skips, program.choices
     return result
+
+
+def _codes(program: Program) -> int:
+    return sum(family(node) == "quant" for node in program.graph.nodes)
 
 
 def apply(step: Step, program: Program) -> None:
@@ -99,9 +109,20 @@ def apply(step: Step, program: Program) -> None:
     program.claims = {}
     known = {node.target for node in program.graph.nodes if node.op == "call_function"}
     with located(step, HINT):
-        step.pass_.run(program, step.context)
+        with _without_history(program):
+            step.pass_.run(program, step.context)
         check_calls(program, known)
         tidy(program)
+
+
+@contextlib.contextmanager
+def _without_history(program: Program) -> Iterator[None]:
+    """Equal programs give equal results, whatever made them: a pass does not see how the program came about."""
+    history, program.history = program.history, ()
+    try:
+        yield
+    finally:
+        program.history = (*history, *program.history)
 
 
 HINT = "Pass developer: guard the node this came from, or decline it with program.skip(node, reason)"

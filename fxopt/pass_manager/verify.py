@@ -9,6 +9,7 @@ rounding needs. Nothing that a run does to buffers or to the random state outliv
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from fxopt.numerics.probe_inputs import SCALES, try_probes
 from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.step import Step, StepResult, apply
 from fxopt.pass_manager.value_map import first_wrong
+from fxopt.support.code_stamp import code_stamp
 
 STORED_TOLERANCE = 1e-4
 """Relative error allowed to weights rounded to their own precision, after a pass that was proved in float64."""
@@ -56,23 +58,29 @@ class Verify:
     def __init__(self) -> None:
         self._last: _Runs | None = None
 
+    def cache_key(self, pass_: Pass) -> str | None:
+        """What its findings depend on beside the step: its code."""
+        return code_stamp(__name__)
+
     @contextlib.contextmanager
     def __call__(self, step: Step, program: Program, result: StepResult) -> Iterator[None]:
         """Compare the program before and after the pass."""
         last, self._last = self._last, None
         yield
         exact = step.pass_.kind != "approx"
+        if last is not None and last.program is not step.before:
+            last = None
         if not result.changed:
             if exact:
                 result.findings.error = 0.0
             else:
                 result.findings.sqnr_db = math.inf
-            self._last = last
+            self._last = last and dataclasses.replace(last, program=program)
             return
         where = str(step)
         _compare_interface(_interface(step.before), _interface(program), program, where)
         wide = to_float64(step.before, to_run_passes=exact)
-        same = last is not None and last.program is program and last.exact is exact
+        same = last is not None and last.exact is exact
         old = last if last and same else _first_runs(step.before, wide, exact, where)
         replayed = wide if exact else None
         del wide  # behind an approximate pass this is the larger half of the memory

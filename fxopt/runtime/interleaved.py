@@ -10,6 +10,7 @@ from fxopt.errors import UsageError
 from fxopt.runtime.artifact import Artifact
 from fxopt.runtime.isolated import peak_memory
 from fxopt.runtime.timing import Timing, interleave
+from fxopt.support.observed import is_volatile
 
 Call = tuple[Artifact, tuple[Any, ...], dict[str, Any]]
 """An artifact with the arguments that it is called with."""
@@ -26,6 +27,7 @@ def time_artifacts(
 
     Raises UsageError where they are not all at one place, DeviceError where their device fails.
     """
+    is_volatile("it times programs")
     places = {artifact.device for artifact, _, _ in calls.values()}
     if len(places) != 1:
         raise UsageError("artifacts that run at different places cannot be timed side by side")

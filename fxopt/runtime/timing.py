@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from fxopt.support.observed import is_volatile
+
 PAUSE = 0.03
 """Seconds of sleep before each block. Idle worker threads of a runtime spin for a while and would slow the next one."""
 
@@ -75,6 +77,7 @@ def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block
     caches of its own.
     A block's figure is its mean.
     """
+    is_volatile("it times programs")
     if brief := _brief.get():
         blocks, block_ms = min(blocks, 2), 0.0
     calls = {name: max(1, min(200, int(block_ms / 1000 / max(_least(run), 1e-6)))) for name, run in runs.items()}

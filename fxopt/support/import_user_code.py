@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from fxopt.errors import UsageError
+from fxopt.support.observed import uses_module
 
 
 def import_file(path: Path) -> ModuleType:
@@ -40,7 +41,10 @@ def import_attribute(spec: str) -> Any:
     """What ``module:attribute`` or ``path/file.py:attribute`` names; modules are found from the current folder on too."""
     place, _, name = spec.rpartition(":")
     if place.endswith(".py"):
-        return getattr(import_file(Path(place)), name)
+        made = import_file(Path(place))
+        uses_module(made.__name__)
+        return getattr(made, name)
+    uses_module(place)
     sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(place), name)

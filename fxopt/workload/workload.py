@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from fxopt import registry
 from fxopt.errors import DataError, FxoptError, UsageError
 from fxopt.support.import_user_code import import_attribute
+from fxopt.support.observed import is_volatile
 from fxopt.support.options import call_checked
 from fxopt.support.spec import parse_call
 
@@ -121,6 +122,7 @@ def find_workload(spec: str) -> Workload:
     ``module:attribute`` of the user's own code, or a ``.pt2`` file that fxopt or ``torch.export`` saved.
     Raises UnknownNameError, OptionError, UsageError, and RecipeError for a file that is not a program.
     """
+    is_volatile(f"it reads the model {spec}")
     if spec.endswith((".pt2", ".pt", ".pth", ".onnx")) or "/" in spec.partition("(")[0]:
         return _from_file(Path(spec))
     name, options = parse_call(spec, "model")

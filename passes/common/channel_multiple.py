@@ -21,6 +21,7 @@ from fxopt.pass_manager.context import Context
 from fxopt.passes.common.bisection import first
 from fxopt.runtime.device import cannot_time
 from fxopt.runtime.interleaved import Call, time_artifacts
+from fxopt.support.observed import is_volatile
 from fxopt.target import Target
 from fxopt.target.detect import host
 
@@ -63,6 +64,7 @@ def channel_multiple(target: Target, backend: Backend | None) -> ChannelMultiple
     alike = target if target.address else replace(target, cores=host().cores)  # the number of cores changes no block
     if reason := cannot_time(alike):
         return _by_rule(target, reason)
+    is_volatile("it measured the multiple of channels")
     return _measured(target, backend)
 
 

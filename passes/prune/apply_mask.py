@@ -9,6 +9,7 @@ import torch
 from fxopt import Program, graph_pass
 from fxopt.errors import DataError, UnknownNameError
 from fxopt.passes.common.masks import store_masked
+from fxopt.support.observed import reads_file
 
 _EXAMPLE = "example"
 
@@ -69,6 +70,7 @@ def _read(path: str) -> dict[str, torch.Tensor]:
     suffix = Path(path).suffix
     if suffix not in (".safetensors", ".npz") or not Path(path).is_file():
         raise DataError(f"there is no mask file {path!r}; give path=… of a .safetensors or .npz file")
+    reads_file(path)
     try:
         return _read_safetensors(path) if suffix == ".safetensors" else _read_npz(path)
     except Exception as error:  # what damaged files raise differs by format and place

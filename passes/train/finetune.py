@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import ClassVar
 
-from fxopt import Context, Program
+from fxopt import Context, Pass, Program
+from fxopt.errors import UsageError
 from fxopt.passes.train.loop import train
 from fxopt.passes.train.options import TrainOptions
 from fxopt.passes.train.supervised import Supervised
@@ -48,6 +50,22 @@ class finetune(TrainOptions):
     """
 
     name: ClassVar[str] = "finetune"
+
+    def in_rungs(self, *ends: int) -> tuple[Pass, ...]:
+        """Training to so many epochs in all, in parts: each has a short schedule of its own, from the best weights before.
+
+        Schedules that end at each rung rank models as they will be ranked; one long schedule, cut short, does not (warm
+        restarts: Loshchilov & Hutter 2017, section 3). Parts are shuffled by seeds of their own.
+        Gradual pruning has one schedule, and is one part. Raises UsageError for ends that do not ascend.
+        """
+        if any(low >= high for low, high in itertools.pairwise((0, *ends))):
+            raise UsageError(f"{self.name}: rungs end at ascending numbers of epochs, from 1 on; got {ends}")
+        if self.sparsity is not None or not ends:
+            return (self,)
+        return tuple(
+            dataclasses.replace(self, epochs=high - low, seed=self.seed + i)
+            for i, (low, high) in enumerate(itertools.pairwise((0, *ends)))
+        )
 
     def run(self, program: Program, context: Context = Context()) -> None:
         """Train, and store the weights that did best."""

@@ -47,13 +47,10 @@ def reestimate_batch_norm(program: Program, context: Context, *, images: Annotat
     """
     norms = list(program.find("aten.batch_norm"))
     if not norms:
-        folded = any(step.startswith("fold_batch_norm") for step in program.history)
-        program.skip(
-            program.graph.output_node(),
-            "its batch norms were folded into layers: run reestimate_batch_norm before fold_batch_norm and quantize"
-            if folded
-            else "there is no batch norm",
+        why = (
+            "there is no batch norm; fold_batch_norm and quantize leave none, so run reestimate_batch_norm before them"
         )
+        program.skip(program.graph.output_node(), why)
         return
     uses = Counter(str(arguments(n)[key].target) for n in norms for key in STATISTICS if arguments(n)[key] is not None)
     open_ = []

@@ -619,7 +619,7 @@ def no_index(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FXOPT_CACHE", str(tmp_path / "cache" / "fxopt"))
     monkeypatch.setattr(bundling, "missing_compiler", lambda triple: None)
     return tmp_path / "index"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,8 @@ from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Tile
 from fxopt.backends.tvm.tuning.line_log import append_line
 from fxopt.backends.tvm.tuning.trial import TaskRecord, Trial
+from fxopt.support.cache_folder import cache_folder
+from fxopt.support.observed import reads_file
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Facts
@@ -27,9 +28,8 @@ change as they like. ``tests/backends/tvm/test_schedule_version.py`` fails where
 
 
 def default_path() -> Path:
-    """The user's own database: in ``$XDG_CACHE_HOME``, or ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home) / "fxopt" / "tvm-tiles.jsonl"
+    """The user's own database, in the folder of all caches."""
+    return cache_folder() / "tvm-tiles.jsonl"
 
 
 class Database:
@@ -70,6 +70,7 @@ class Database:
         self[key].add(trial)
 
     def _read(self) -> None:
+        reads_file(self.path)
         try:
             lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:

@@ -173,7 +173,7 @@ def test_a_win_over_another_than_the_best_does_not_count():
 def test_the_database_is_in_the_cache_of_the_user():
     code = "from fxopt.backends.tvm.tuning.database import default_path; print(default_path())"
     for set_to, folder in (("/somewhere", Path("/somewhere")), ("", Path.home() / ".cache")):
-        environment = os.environ | {"XDG_CACHE_HOME": set_to}
+        environment = os.environ | {"XDG_CACHE_HOME": set_to, "FXOPT_CACHE": ""}
         run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert run.stdout.strip() == str(folder / "fxopt/tvm-tiles.jsonl")
 

@@ -1,0 +1,56 @@
+"""The state of a pipeline that runs: the program as it stands, what is done, what is left."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from fxopt.ir.program import Program
+from fxopt.pass_manager.context import Context
+from fxopt.pass_manager.pass_base import Pass
+from fxopt.pass_manager.step import Step, StepResult, Watcher, run_step
+
+
+class Line:
+    """Passes, run one after another over ``work``, each on a copy of its own.
+
+    So a step depends on nothing of its program but what is in it: names that earlier ones took and gave up are free again.
+    """
+
+    def __init__(
+        self, passes: Sequence[Pass], watchers: tuple[Watcher, ...], context: Context, program: Program
+    ) -> None:
+        self.passes, self.watchers, self.context, self.work = passes, watchers, context, program
+        self.results: list[StepResult] = []
+        program.kept_indices = {}
+
+    @property
+    def left(self) -> Sequence[Pass]:
+        """The passes that are still to be run."""
+        return self.passes[len(self.results) :]
+
+    def run(self, context: Context | None = None) -> StepResult:
+        """Run the next pass, in ``context`` where that is to be another one."""
+        result, self.work = self._on_copy(self.work, len(self.results), self.watchers, context or self.context)
+        self.results.append(result)
+        return result
+
+    def again(self, program: Program, index: int) -> Program:
+        """The program after the pass of this index, which was run and verified before, from the one before it."""
+        return self._on_copy(program, index, (), self.context)[1]
+
+    def _on_copy(
+        self, before: Program, index: int, watchers: tuple[Watcher, ...], context: Context
+    ) -> tuple[StepResult, Program]:
+        work = before.copy()
+        after = str(self.passes[index - 1]) if index else ""
+        step = Step(self.passes[index], index + 1, len(self.passes), after, before, context)
+        result = run_step(step, work, watchers)
+        return result, work
+
+    def skip_to(self, program: Program, results: list[StepResult]) -> None:
+        """Stand behind steps that were run before, at their program, which gets the history that they make."""
+        history = [*self.work.history, *(result.text for result in results if result.changed)]
+        self.work = dataclasses.replace(program, history=tuple(history))
+        self.work.skips, self.work.choices = list(results[-1].skips), list(results[-1].choices)
+        self.results += results
