@@ -114,9 +114,20 @@ class RecipeError(UsageError):
 
 
 class CaptureError(FxoptError):
-    """The model cannot become a Program; the message names the line and the way out."""
+    """The model cannot become a Program; the message names the line and the way out.
+
+    ``details`` is torch's own message, whole: guards, and the fixes that it suggests; None where torch said nothing.
+    """
 
     doc = "docs/your-own-model.md"
+
+    def __init__(self, what: str = "", *, details: str | None = None, **fields: str | None) -> None:
+        super().__init__(what, **fields)
+        self.details = details
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are set, ``details`` among them."""
+        return super().to_dict() | ({} if self.details is None else {"details": self.details})
 
 
 class PassError(FxoptError):

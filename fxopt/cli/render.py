@@ -22,9 +22,10 @@ def show_report(report: BuildReport, console: Console) -> None:
     if report.cache and report.cache.steps:
         saved = f"{report.cache.seconds_saved:.1f} s of passes"
         console.print(f"  {report.cache.steps} of {report.cache.of} steps from the cache, {saved} when they were made")
+    told: set[tuple[str | None, str, str]] = set()
     for step in report.steps:
         _show_choices(step, console)
-        _show_skips(step, console)
+        _show_skips(step, told, console)
     if report.choice:
         console.print(_candidates(report.choice))
         console.print(f"  chosen: {escape(report.choice.chosen)}: {escape(report.choice.why)}")
@@ -70,7 +71,7 @@ def _effect(step: StepReport, metric: str | None) -> str:
         text = f"proved, {step.error:.0e}" if step.error else "proved, the same"
     if step.sqnr_db is not None:
         text = "equal" if step.sqnr_db == math.inf else f"SQNR {step.sqnr_db:.1f} dB"
-        text += f", {metric} {step.metric:.4f}" if step.metric is not None else ""
+        text += f", {metric} {step.metric:.4f} (validation)" if step.metric is not None else ""
     return text + (" (but they are constant)" if step.vacuous else "")
 
 
@@ -80,9 +81,14 @@ def _show_choices(step: StepReport, console: Console) -> None:
         console.print(f"  {escape(line)}")
 
 
-def _show_skips(step: StepReport, console: Console) -> None:
+def _show_skips(step: StepReport, told: set[tuple[str | None, str, str]], console: Console) -> None:
+    """What a step left; of the steps of one pass, the first that says so says it."""
     by_reason: dict[str, list[SkippedNode]] = {}
     for skip in step.skips:
+        key = (step.part_of or step.pass_, skip.node, skip.reason)
+        if key in told:
+            continue
+        told.add(key)
         by_reason.setdefault(skip.reason, []).append(skip)
     for reason, skips in by_reason.items():
         first = skips[0]
@@ -114,9 +120,9 @@ def _figures(report: BuildReport) -> Table:
         table.add_column(column, justify="left" if not column else "right")
     if before.metric is not None and after.metric is not None:
         change = after.metric - before.metric
-        table.add_row(report.metric, f"{before.metric:.4f}", f"{after.metric:.4f}", f"{change:+.4f}")
+        table.add_row(f"{report.metric}, test", f"{before.metric:.4f}", f"{after.metric:.4f}", f"{change:+.4f}")
     for label, a, b, unit in (
-        ("MACs", before.macs, after.macs, 1),
+        (f"MACs, {report.model.macs_of}", before.macs, after.macs, 1),
         ("parameters", before.parameters, after.parameters, 1),
         ("file, kB", before.file_bytes, after.file_bytes, 1000),
         ("peak memory, MB", before.peak_memory_bytes, after.peak_memory_bytes, 1_000_000),

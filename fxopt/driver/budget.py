@@ -20,7 +20,7 @@ class Budget:
     file_bytes: int | None = None
     """Largest size of the compiled model."""
     macs: int | None = None
-    """Largest number of multiply-accumulates for the example inputs."""
+    """Largest number of multiply-accumulates, of one example where the batch is dynamic, else of the example inputs."""
 
 
 def budget_lines(budget: Budget, reached: Mapping[str, float | None]) -> list[BudgetLine]:

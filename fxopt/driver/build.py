@@ -23,7 +23,7 @@ from fxopt.driver.quantized_costs import concerns_about
 from fxopt.driver.recipe import Recipe, read_recipe
 from fxopt.driver.report import BackendChoice, BuildReport, CacheFacts, Costs, MemoryFacts, ModelFacts, StepReport
 from fxopt.driver.select_backend import choose
-from fxopt.ir.cost import cost
+from fxopt.ir.cost import cost, macs_of
 from fxopt.ir.memory_planning import plan_memory
 from fxopt.pass_manager.step import Watcher
 from fxopt.runtime.staging import MANIFEST, REPORT, staged, write_json
@@ -97,7 +97,12 @@ def build(
         budget += device_lines(plan.target, memory, compared.after.file_bytes)
         metric = plan.workload.data.metric if plan.workload.data else None
         report = BuildReport(
-            model=ModelFacts(name=plan.workload.name, signature=program.signature(), notes=list(outcome.program.notes)),
+            model=ModelFacts(
+                name=plan.workload.name,
+                signature=program.signature(),
+                notes=list(outcome.program.notes),
+                macs_of=macs_of(program),
+            ),
             recipe=plan.recipe.to_dict(),
             backend={"text": str(backend), **built.manifest.facts},
             target=plan.target.to_dict(),

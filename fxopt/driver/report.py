@@ -48,7 +48,9 @@ class Latency(_Part):
 
 
 class Costs(_Part):
-    """MACs, parameters and bytes of weights, or what a step changed of them; ops that MACs could not be counted for."""
+    """MACs (of what, ``model.macs_of`` says), parameters without buffers, scales and zero points, and bytes of all weights,
+    or what a step changed of them; ops that MACs could not be counted for.
+    """
 
     macs: int
     parameters: int
@@ -168,6 +170,8 @@ class ModelFacts(_Part):
     name: str
     signature: str
     notes: list[str]
+    macs_of: str
+    """``one example`` where the batch is dynamic, else ``the example inputs``."""
 
 
 class MemoryFacts(_Part):
@@ -238,7 +242,7 @@ class BuildReport(BaseModel):
     before: Figures
     after: Figures
     metric: str | None = None
-    """Name of the workload's metric."""
+    """Name of the workload's metric, which is of the test split before and after, and of the validation split in a step."""
     agreement: Agreement | None = None
     eager: Eager | None = None
     choice: BackendChoice | None = None

@@ -40,7 +40,8 @@ def capture(
     ``args`` and ``kwargs`` may be any pytree of tensors and numbers. ``dynamic`` says which dims may vary:
     ``"batch"`` the first dim of the tensor inputs (those with the batch size of the first one; failing that the first
     one's alone, which is noted), falling back to fixed shapes with a CaptureWarning where the model does not allow it;
-    ``None`` none; anything else goes to ``torch.export`` as its ``dynamic_shapes``.
+    ``None`` none; anything else goes to ``torch.export`` as its ``dynamic_shapes``, such as
+    ``({0: Dim("batch", min=1), 2: Dim("h", min=8), 3: Dim("w", min=8)},)``. A dynamic size may be 1 in the example.
     With ``at="backbone"`` only that submodule is captured, with the inputs it receives when ``module`` runs.
 
     Raises CaptureError, with the user's line and the way out, for a model that does not run on the inputs, that

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sysconfig
 import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._dynamo.exc import UserError
 from torch.utils import _pytree as pytree
 
-from fxopt.errors import CaptureError
+from fxopt.errors import CaptureError, text_of
 from fxopt.ir.printer import short_path, type_text
 
 _SITE = Path(torch.__file__).parent.parent
@@ -19,10 +21,15 @@ _MACHINERY = (*(f"{_SITE / name}/" for name in ("torch", "sympy", "numpy")), f"{
 _STANDARD = f"{sysconfig.get_path('stdlib')}/"
 """Where it is not either, but in site-packages, which is inside."""
 
+_SHOWN = 24
+"""Lines of torch's own message that are shown."""
+
 _MEANINGS = {
     "GuardOnDataDependentSymNode": "the line branches on values, or sizes a tensor by values, known only at run time",
     "Unsupported": "torch.export cannot trace this construct",
 }
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])|[\x00-\x08\x0b-\x1f\x7f]")
+"""Colours and other commands to a terminal, and control characters."""
 
 
 def is_final(error: Exception) -> bool:
@@ -50,11 +57,28 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain[::-1]
 
 
+def message_of(error: BaseException) -> str:
+    """The whole message of an error, without commands to a terminal; the name of its class where it has none."""
+    return _ESCAPES.sub("", text_of(error)).strip() or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of a message, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = lines[0] if lines else type(error).__name__
+    """The first line of a message, shortened; with the next where it ends at a colon."""
+    lines = [line.strip() for line in message_of(error).splitlines() if line.strip()]
+    line = lines[0]
+    for following in lines[1:]:
+        if not line.endswith(":"):
+            break
+        line = f"{line} {following}"
     return line if len(line) < 240 else line[:240] + "…"
+
+
+def _told(error: BaseException) -> list[str]:
+    """What torch says, as lines to show: all of it where it is written for the user, such as the fixes it suggests."""
+    if not isinstance(error, UserError):
+        return [first_line(error)]
+    lines = [line.rstrip() for line in message_of(error).splitlines() if line.strip()]
+    return lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"… and {len(lines) - _SHOWN} lines more, in `details`"]
 
 
 def reason_of(error: BaseException) -> str:
@@ -76,7 +100,10 @@ def cannot_run(module: torch.nn.Module, args: Any, kwargs: Any, error: Exception
         f"    {type(error).__name__}: {first_line(error)}",
     ]
     return CaptureError(
-        "\n".join(lines), source=where or None, way_out="give inputs that model.eval()(*args, **kwargs) takes"
+        "\n".join(lines),
+        source=where or None,
+        way_out="give inputs that model.eval()(*args, **kwargs) takes",
+        details=message_of(error),
     )
 
 
@@ -84,13 +111,12 @@ def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
     """The model runs, but ``torch.export`` does not take it."""
     kind = type(error).__name__
     where = user_line(error)
-    lines = [
-        f"{type(module).__name__} runs, but cannot be captured: {_MEANINGS.get(kind, f'{kind}: {first_line(error)}')}"
-    ]
+    first, *others = _told(error)
+    meaning = _MEANINGS.get(kind)
+    lines = [f"{type(module).__name__} runs, but cannot be captured: {meaning or f'{kind}: {first}'}"]
     if where:
         lines.append(f"    {where}")
-    if kind in _MEANINGS:
-        lines.append(f"    {first_line(error)}")
+    lines += [f"    {line}" for line in ([first, *others] if meaning else others)]
     scripted = [name for name, child in module.named_modules() if isinstance(child, torch.jit.ScriptModule)]
     if scripted:
         lines.append(
@@ -109,4 +135,4 @@ def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
         )
     elif where:
         way_out = "write the line with tensor operations alone (torch.where, torch.cond, a mask)"
-    return CaptureError("\n".join(lines), source=where or None, way_out=way_out)
+    return CaptureError("\n".join(lines), source=where or None, way_out=way_out, details=message_of(error))

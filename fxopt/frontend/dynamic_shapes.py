@@ -34,3 +34,53 @@ def _shape_tree(spec: pytree.TreeSpec, dims: Iterator[Dims]) -> Any:
     if spec.type not in pytree.BUILTIN_TYPES:
         return children
     return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(children, spec.context)
+
+
+def widened(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs with two indices or more in every dim that ``shapes``, as given to ``torch.export``, calls dynamic."""
+    if not isinstance(shapes, (dict, tuple, list)):
+        return args, kwargs
+    positional, named = _by_argument(module, args, kwargs, shapes)
+    wide = tuple(_widened(value, dims) for value, dims in zip(args, positional, strict=True))
+    return wide, {name: _widened(value, named[name]) for name, value in kwargs.items()}
+
+
+def two_or_more(value: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """Two indices of a dim for one or none: torch takes sizes of 0 and 1 for constants."""
+    if value.shape[dim] == 0:
+        return value.new_zeros([2 if i == dim else n for i, n in enumerate(value.shape)])
+    return torch.cat([value, value], dim) if value.shape[dim] == 1 else value
+
+
+def _by_argument(module: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) -> tuple[list[Any], dict[str, Any]]:
+    """What ``shapes`` says of each positional argument and of each keyword."""
+    if not isinstance(shapes, dict):
+        every = [*shapes, *[None] * (len(args) + len(kwargs) - len(shapes))]
+        return every[: len(args)], dict(zip(kwargs, every[len(args) :], strict=False))
+    names: list[str] = []
+    rest: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for parameter in inspect.signature(module.forward).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            rest = list(shapes.get(parameter.name) or ())
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            keywords = shapes.get(parameter.name) or {}
+        elif parameter.kind is not parameter.KEYWORD_ONLY:
+            names.append(parameter.name)
+    positional = [*(shapes.get(name) for name in names), *rest, *[None] * len(args)]
+    return positional[: len(args)], {name: shapes.get(name, keywords.get(name)) for name in kwargs}
+
+
+def _widened(value: Any, dims: Any) -> Any:
+    if not dims:
+        return value
+    if isinstance(value, torch.Tensor):
+        for dim, size in dims.items() if isinstance(dims, dict) else enumerate(dims):
+            value = value if size is None or isinstance(size, int) else two_or_more(value, dim)
+    elif isinstance(value, dict) and isinstance(dims, dict):
+        return {key: _widened(inner, dims.get(key)) for key, inner in value.items()}
+    elif type(value) in (list, tuple) and isinstance(dims, (list, tuple)) and len(value) == len(dims):
+        return type(value)(_widened(inner, some) for inner, some in zip(value, dims, strict=True))
+    return value

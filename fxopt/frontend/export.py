@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.errors import UsageError
 from fxopt.frontend.diagnostics import cannot_export, is_final
-from fxopt.frontend.dynamic_shapes import Dims, dynamic_shapes
+from fxopt.frontend.dynamic_shapes import Dims, dynamic_shapes, two_or_more, widened
 from fxopt.frontend.shape_guards import Guard, fixed_batch_reason, noting_guards
 from fxopt.ir.recurrent_shapes import recurrent_in_one_step
 
@@ -49,11 +49,11 @@ def export_module(
         note = f"the batch is dynamic in input {', '.join(names[i] for i in some)} only; fixed: {', '.join(fixed)}"
         return exported, (note,) if fixed else (), ""
     try:
-        exported = _run_export(module, args, kwargs, None if isinstance(dynamic, str) else dynamic or None)
+        exported = _export_as_asked(module, args, kwargs, None if isinstance(dynamic, str) else dynamic or None)
     except Exception as error:
         raise cannot_export(module, error) from error
     if not reason:
-        return exported, (), ""
+        return exported, _sizes_from_two(exported, dynamic), ""
     size = pytree.tree_leaves((args, kwargs))[batched[0]].shape[0]
     note = f"captured with a fixed batch of {size}: {reason}"
     return exported, (note,), note
@@ -78,17 +78,36 @@ def _export_batch(module: torch.nn.Module, args: Any, kwargs: Any, batched: list
     leaves, spec = pytree.tree_flatten((args, kwargs))
     batch = torch.export.Dim("batch", min=1)
     dims: list[Dims] = [{0: batch} if i in batched else None for i in range(len(leaves))]
-    wide = [_two_or_more(v) if i in batched else v for i, v in enumerate(leaves)]
+    wide = [two_or_more(v) if i in batched else v for i, v in enumerate(leaves)]
     wide_args, wide_kwargs = pytree.tree_unflatten(wide, spec)
     with _named_keywords(module, wide_kwargs):
         return _run_export(module, wide_args, wide_kwargs, dynamic_shapes(module, wide_args, wide_kwargs, dims))
 
 
-def _two_or_more(value: torch.Tensor) -> torch.Tensor:
-    """Two examples for one or none: torch takes sizes of 0 and 1 for constants."""
-    if value.shape[0] == 0:
-        return value.new_zeros((2, *value.shape[1:]))
-    return torch.cat([value, value]) if value.shape[0] == 1 else value
+def _export_as_asked(module: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Exported:
+    """With the user's ``dynamic_shapes``: first on an example in which every dynamic dim has two indices or more."""
+    wide_args, wide_kwargs = widened(module, args, kwargs, shapes)
+    pairs = zip(pytree.tree_leaves((args, kwargs)), pytree.tree_leaves((wide_args, wide_kwargs)), strict=True)
+    try:
+        return _run_export(module, wide_args, wide_kwargs, shapes)
+    except Exception:
+        if all(given is wide for given, wide in pairs):
+            raise
+        with contextlib.suppress(Exception):  # what fits the example may not fit a larger one
+            return _run_export(module, args, kwargs, shapes)
+        raise
+
+
+def _sizes_from_two(exported: _Exported, dynamic: Any) -> tuple[str, ...]:
+    """A note on the sizes that begin at two only because no range was given for them."""
+    hints = [dim for dim in pytree.tree_leaves(dynamic) if isinstance(dim, type(torch.export.Dim.AUTO))]
+    low = any(bounds.lower == 2 for bounds in exported.range_constraints.values())
+    if not hints or not low:
+        return ()
+    return (
+        "sizes given by Dim.AUTO or Dim.DYNAMIC begin at 2, as torch tells 0 and 1 apart unless a range says that they are "
+        "among the others: torch.export.Dim(name, min=1)",
+    )
 
 
 def _run_export(module: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) -> _Exported:

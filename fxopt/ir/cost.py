@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import lookup
+from fxopt.ir.op_table import Shape, arguments, family, lookup
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import concrete_shapes
 
@@ -17,7 +17,7 @@ _REGION = torch.ops.higher_order.wrap_with_autocast
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs for the example inputs, number of weight elements, bytes of all tensors, and ops that were not counted.
+    """MACs (see :func:`macs_of`), number of parameters, bytes of all tensors, and ops that were not counted.
 
     A size that is known only when the model runs (the rows that a mask picks) counts as 1.
     """
@@ -31,9 +31,22 @@ class Cost:
         return Cost(self.macs - other.macs, self.parameters - other.parameters, self.bytes - other.bytes)
 
 
+def macs_of(program: Program) -> str:
+    """What MACs are counted of: ``one example`` where the batch is dynamic, ``the example inputs`` where it is fixed.
+
+    Other dynamic sizes are those of the example inputs in either case.
+    """
+    return "one example" if "batch" in program.dims().values() else "the example inputs"
+
+
+def counted_shapes(program: Program) -> Shape:
+    """Return a function that gives a node's shape as MACs are counted for it, see :func:`macs_of`."""
+    return concrete_shapes(program, batch=1)
+
+
 def macs_by_node(program: Program) -> dict[fx.Node, int]:
-    """Multiply-accumulates of every contraction and recurrent layer, for the example inputs; a region's are all in it."""
-    shape = concrete_shapes(program)
+    """Multiply-accumulates of every contraction and recurrent layer, see :func:`macs_of`; a region's are all in it."""
+    shape = counted_shapes(program)
     found: dict[fx.Node, int] = {}
     for node in program.graph.nodes:
         inside = [row.macs(n, shape) for n in _calls(program, node) if (row := lookup(n)) and row.macs]
@@ -54,6 +67,24 @@ def _calls(program: Program, node: fx.Node) -> Iterator[fx.Node]:
         yield from _calls(program, inner)
 
 
+def parameter_nodes(program: Program) -> list[fx.Node]:
+    """A ``get_attr`` node for every parameter, tied ones once; their elements are what is counted.
+
+    What training learns, in floats or as the integers that it was quantized to. Buffers, such as running statistics and
+    tables of positions, are none, nor are scales and zero points.
+    """
+    nodes = [node for node in program.graph.nodes if program.tensor(node) is not None]
+    found = {id(program.tensor(node)): node for node in nodes if _is_parameter(program, node)}
+    return list(found.values())
+
+
+def _is_parameter(program: Program, node: fx.Node) -> bool:
+    quant = [user for user in node.users if family(user) == "quant"]
+    if any(arguments(user).get("input") is node for user in quant):
+        return True
+    return isinstance(program.tensor(node), torch.nn.Parameter) and (len(quant) < len(node.users) or not quant)
+
+
 def cost(program: Program) -> Cost:
     """Cost of a whole program. Weights that are tied count once.
 
@@ -67,7 +98,7 @@ def cost(program: Program) -> Cost:
     )
     return Cost(
         macs=sum(macs_by_node(program).values()),
-        parameters=sum(t.numel() for t in tensors),
+        parameters=sum(program.tensor(n).numel() for n in parameter_nodes(program)),  # type: ignore[union-attr]
         bytes=sum(t.numel() * t.element_size() for t in tensors),
         unknown=tuple(unknown),
     )

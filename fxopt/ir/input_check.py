@@ -94,6 +94,8 @@ def _size_problem(want: Any, got: int, example: int, sizes: dict[str, int], rang
     symbol = expression.name if expression.is_symbol else str(expression)
     if sizes.setdefault(symbol, got) != got:
         return f"{symbol} is {sizes[symbol]} in another input"
+    if not expression.is_symbol and got % (number := abs(int(expression.as_coeff_Mul()[0])) or 1):
+        return f"{symbol} a multiple of {number}"
     low, high = ranges.get(symbol, (0, None))
     if got == example or (low <= got and (high is None or got <= high)):
         return None

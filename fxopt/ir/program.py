@@ -176,17 +176,17 @@ class Program:
         value = _attribute(self.module, str(node.target))
         return value if isinstance(value, torch.Tensor) else None
 
-    def add_tensor(self, name: str, tensor: torch.Tensor, before: fx.Node) -> fx.Node:
+    def add_tensor(self, name: str, tensor: torch.Tensor, before: fx.Node, *, learned: bool = True) -> fx.Node:
         """Add a weight under a free name like ``name`` and return a ``get_attr`` node for it, placed before a node.
 
-        A weight is never changed in place: others may read it, and a copy of the program may share it.
+        Floats become a parameter, or with ``learned=False`` a buffer, which is neither trained nor counted. A weight is never changed in place: others may read it, and a copy of the program may share it.
         """
         free = name.replace("-", "_")
         count = 0
         while _has(self.module, free):
             count += 1
             free = f"{name}_{count}"
-        self._store(free, tensor)
+        self._store(free, tensor, learned)
         with self.graph.inserting_before(before):
             node = self.graph.get_attr(free)
         node.meta["val"] = self._fake(tensor)
@@ -200,7 +200,7 @@ class Program:
         """
         readers = {u for n in self.graph.nodes if n.op == "get_attr" and n.target == old.target for u in n.users}
         if readers == {user}:
-            self._store(str(old.target), tensor)
+            self._store(str(old.target), tensor, isinstance(self.tensor(old), torch.nn.Parameter))
             old.meta["val"] = self._fake(tensor)
             return old
         node = self.add_tensor(str(old.target), tensor, user)
@@ -233,7 +233,7 @@ class Program:
             if was is not None and id(was) in new and new[id(was)].shape != was.shape:
                 node.meta["val"] = self._fake(new[id(was)])
 
-    def _store(self, name: str, tensor: torch.Tensor) -> None:
+    def _store(self, name: str, tensor: torch.Tensor, learned: bool = True) -> None:
         path, _, leaf = name.rpartition(".")
         owner: torch.nn.Module = self.module
         for part in path.split(".") if path else ():
@@ -243,7 +243,7 @@ class Program:
         owner._parameters.pop(leaf, None)
         owner._buffers.pop(leaf, None)
         tensor = _own(tensor)
-        if tensor.is_floating_point():
+        if learned and tensor.is_floating_point():
             owner.register_parameter(leaf, torch.nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad))
         else:
             owner.register_buffer(leaf, tensor)

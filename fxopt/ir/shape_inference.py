@@ -187,15 +187,28 @@ def size_expressions(sizes: Any) -> list[Any]:
     return [s if isinstance(s, int) else s.node.expr for s in sizes]
 
 
-def concrete_shapes(program: Program) -> Shape:
-    """Return a function that gives a node's shape with the example inputs' sizes put in for the dynamic dims."""
+def _solved(size: torch.SymInt, symbol: sympy.Symbol, actual: int) -> int:
+    """The value of the one symbol in a size such as ``2*s``."""
+    solutions = sympy.solve(sympy.sympify(size.node.expr) - actual, symbol)
+    return int(solutions[0]) if solutions else int(size.node.shape_env.backed_var_to_val[symbol])
+
+
+def concrete_shapes(program: Program, *, batch: int | None = None) -> Shape:
+    """Return a function that gives a node's shape with the example inputs' sizes put in for the dynamic dims.
+
+    A dynamic batch is ``batch`` examples, if that is given.
+    """
     known: dict[Any, int] = {}
     for node, leaf in zip(program.inputs(), program.example_leaves(), strict=True):
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
             for size, actual in zip(value.shape, leaf.shape, strict=True):
-                if isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
-                    known[size.node.expr] = int(actual)
+                if isinstance(size, torch.SymInt) and len(free := size.node.expr.free_symbols) == 1:
+                    (symbol,) = free
+                    known.setdefault(symbol, int(actual) if size.node.expr == symbol else _solved(size, symbol, actual))
+    if batch is not None:
+        names = program.dims()
+        known |= {symbol: batch for symbol in known if names.get(str(symbol)) == "batch"}
 
     def size_of(size: int | torch.SymInt) -> int:
         if isinstance(size, torch.SymInt):

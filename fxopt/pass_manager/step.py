@@ -96,7 +96,7 @@ def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepR
             result.cost = cost(program)
             result.quantizes = _codes(program) > _codes(step.before)
         result.seconds = time.perf_counter() - start
-        result.skips, result.choices = program.skips, program.choices
+        result.skips, result.choices = list(dict.fromkeys(program.skips)), program.choices
     return result
 
 

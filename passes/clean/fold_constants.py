@@ -66,7 +66,8 @@ def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 6553
             continue
         name = f"{node.name}_value" if not node.name.isidentifier() else node.name
         tensor = values[node].detach().clone(memory_format=torch.contiguous_format)
-        program.replace(node, program.add_tensor(name, tensor, node))
+        learned = any(isinstance(program.tensor(source), torch.nn.Parameter) for source in _weights_of(node))
+        program.replace(node, program.add_tensor(name, tensor, node, learned=learned))
     for node in [n for n in constant if sets[n] in filled and sets[n] not in shown and not n._erased]:
         readers = [user for user in node.users if sets[user] is not sets[node]]
         if readers:  # whatever it adds: writes in place are what backends cannot have

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxopt import Program, graph_pass
-from fxopt.ir.shape_inference import concrete_shapes
+from fxopt.ir.cost import counted_shapes
 from fxopt.passes.common.singular_values import NOISE, numerical_rank, squares
 from fxopt.passes.common.weight_modes import Core, SplitWeight
 from fxopt.passes.lowrank.approximate import cp_factors
@@ -51,7 +51,7 @@ def factorize(program: Program) -> None:
         %y = aten.linear(%h, %u, %b)
         return %y
     """
-    shape = concrete_shapes(program)
+    shape = counted_shapes(program)
     plans = []
     for weight in find_weights(program):
         found = _cores(program, weight, Price(weight, shape))

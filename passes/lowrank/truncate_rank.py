@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from fxopt import Context, Program, graph_pass
-from fxopt.ir.shape_inference import concrete_shapes
+from fxopt.ir.cost import counted_shapes
 from fxopt.passes.common.channel_multiple import multiple_for
 from fxopt.passes.common.weight_modes import SplitWeight
 from fxopt.passes.lowrank.approximate import approximate, approximate_cp
@@ -94,7 +94,7 @@ def truncate_rank(
     weights = _wanted(program, keep, only)
     if multiple == "target":
         multiple = multiple_for(program, context)
-    shape = concrete_shapes(program)
+    shape = counted_shapes(program)
     forms = FORMS if form == "auto" else (form,)
     white = {}
     if data_aware and weights:

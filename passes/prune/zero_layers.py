@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Lt
 
 from fxopt import Context, Program, graph_pass
-from fxopt.errors import OptionError, PassError
+from fxopt.errors import OptionError
 from fxopt.ir.op_table import find_quantized
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
 from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
@@ -45,9 +45,11 @@ def zero_layers(
     random; see passes/prune/depth/layer_importance.py. taylor and loss need data, and similarity takes them where there are any;
     ``samples`` is the number of training examples. ``keep`` names weights or modules, by pattern, whose branches stay.
 
+    A program without a branch that can go stays as it is, and so does one of which the ratio is less than one branch: that
+    is reported with the reason.
+
     Raises OptionError, BudgetError for MACs that cannot be met, DataError where data is needed and absent, and PassError
-    for a quantized program, and where a ratio or budget is asked of a program without a branch that can go, or the ratio
-    is less than one branch.
+    for a quantized program.
 
     before:
         %x : f32[2,4]
@@ -79,16 +81,11 @@ def zero_layers(
         raise OptionError(f"{_WHO}: give either ratio= or macs=, not both")
     layers = _layers(program, keep)
     share = _QUARTER if ratio is None else ratio
-    asked = ratio or macs is not None  # of what was not asked for, a report is enough
-    if not layers:
-        if asked:
-            reasons = "\n".join(f"    {skip}" for skip in program.skips[:8])
-            raise PassError(f"{_WHO}: this program has no residual branch that can go\n{reasons}".rstrip())
-        return
     if macs is None and share * len(layers) + 1e-9 < 1:
-        _too_few(program, layers, share, error=bool(asked))
+        _report_too_few(program, layers, share)
         return
-    scores = layer_scores(Asked(program, context.workload, layers, samples, seed, f"{_WHO}(by={by!r})"), by)
+    asked = Asked(program, context.workload, layers, samples, seed, f"{_WHO}(by={by!r})")
+    scores = layer_scores(asked, by) if layers else []
     chooser = LayerChooser(program, [layer.branch for layer in layers], _WHO)
     taken = chooser.by_ratio(scores, share) if macs is None else chooser.by_macs(scores, macs)
     zero_sites(program, [site for i in taken for site in layers[i].sites])
@@ -110,12 +107,11 @@ def _layers(program: Program, keep: tuple[str, ...]) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
-def _too_few(program: Program, layers: tuple[Layer, ...], ratio: float, *, error: bool) -> None:
-    """Say that the ratio is less than one branch; nothing to say where nothing was to go."""
-    if not ratio:
-        return
-    count = f"{len(layers)} residual branch{'es' * (len(layers) > 1)}"
-    reason = f"ratio {ratio:g} of {count} is less than one"
-    if error:
-        raise PassError(f"{_WHO}: {reason}; from {1 / len(layers):.2g} on one goes")
-    program.skip(layers[0].branch.total, reason)
+def _report_too_few(program: Program, layers: tuple[Layer, ...], ratio: float) -> None:
+    """Say that nothing can go, or that the ratio is less than one branch; nothing to say where nothing was to go."""
+    if not layers:
+        program.skip(program.graph.output_node(), "the program has no residual branch that can go")
+    elif ratio:
+        count = f"{len(layers)} residual branch{'es' * (len(layers) > 1)}"
+        reason = f"ratio {ratio:g} of {count} is less than one; from {1 / len(layers):.2g} on one goes"
+        program.skip(layers[0].branch.total, reason)

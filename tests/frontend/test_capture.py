@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.export import Dim
 
 import fxopt
 from fxopt import CaptureWarning, Pipeline, capture, capture_parts, load_program, save_program
@@ -49,6 +50,76 @@ def _quiet(*args: Any, **kwargs: Any) -> Program:
     with warnings.catch_warnings():
         warnings.simplefilter("error", CaptureWarning)
         return capture(*args, **kwargs)
+
+
+# ---- sizes that the user names -------------------------------------------------------------------------------------
+
+
+class Doubles(nn.Module):
+    """Halves the image and doubles it again, so that its sides must be even."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ConvTranspose2d(4, 3, 2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(self.down(x)) + x
+
+
+def test_height_and_width_are_dynamic_and_a_batch_of_one_is_no_constant() -> None:
+    module = Doubles()
+    shape = {0: Dim("batch", min=1), 2: 2 * Dim("h", min=4), 3: 2 * Dim("w", min=4)}
+    for dynamic in ({"x": shape}, (shape,)):
+        program = _quiet(module, (torch.randn(1, 3, 32, 32),), dynamic=dynamic)
+        for size in ((1, 3, 8, 8), (3, 3, 10, 64)):
+            x = torch.randn(size)
+            torch.testing.assert_close(program(x), module(x), rtol=0, atol=0)
+        for odd in ((1, 3, 7, 8), (1, 3, 16, 33)):
+            with pytest.raises(UsageError, match="do not fit the program"):
+                program(torch.randn(odd))
+
+
+def test_sizes_of_one_in_nested_inputs_and_keywords_are_dynamic_too() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Any, y: torch.Tensor, *, scale: torch.Tensor) -> torch.Tensor:
+            return x["a"][0] * scale + y
+
+    batch = Dim("batch", min=1)
+    dims = {"x": {"a": [{0: batch}]}, "y": {0: batch}, "scale": {0: batch}}
+    args = ({"a": [torch.randn(1, 3)]}, torch.randn(1, 3))
+    program = _quiet(Net(), args, {"scale": torch.randn(1, 1)}, dynamic=dims)
+    wide, scale = ({"a": [torch.randn(4, 3)]}, torch.randn(4, 3)), torch.randn(4, 1)
+    torch.testing.assert_close(program(*wide, scale=scale), Net()(*wide, scale=scale))
+
+
+def test_sizes_by_auto_are_noted_to_begin_at_two() -> None:
+    auto = _quiet(Doubles(), (torch.randn(1, 3, 32, 32),), dynamic=({0: Dim.AUTO},))
+    assert next(iter(auto.ranges.values())) == (2, None)
+    assert "begin at 2" in auto.notes[0]
+    assert "Dim(name, min=1)" in auto.notes[0]
+    assert not _quiet(Doubles(), (torch.randn(1, 3, 32, 32),), dynamic=({0: Dim("batch", min=2)},)).notes
+
+
+def test_torchs_guards_and_the_fixes_it_suggests_are_kept_whole() -> None:
+    shape = {0: Dim("batch", min=1), 2: Dim("h", min=8), 3: Dim("w", min=8)}
+    with pytest.raises(CaptureError) as caught:
+        capture(Doubles(), (torch.randn(1, 3, 32, 32),), dynamic=(shape,))
+    for text in (str(caught.value), caught.value.details, caught.value.to_dict()["details"]):
+        assert "h = 2*_h" in text
+        assert "w = 2*_w" in text
+        assert "batch = 1" not in text, "of the example of one, which torch takes for a constant"
+
+
+def test_commands_to_a_terminal_and_first_lines_that_end_at_a_colon() -> None:
+    class Fails(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ValueError("\x1b[31mbad sizes:\x1b[0m\n  \x1b]0;title\x07three\x08 and four\n  five")
+
+    with pytest.raises(CaptureError) as caught:
+        capture(Fails(), (torch.randn(1, 3),))
+    assert "ValueError: bad sizes: three and four" in str(caught.value)
+    assert not set("\x1b\x07\x08") & set(str(caught.value) + str(caught.value.details))
+    assert str(caught.value.details).endswith("five")
 
 
 # ---- the batch -----------------------------------------------------------------------------------------------------

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt import Program
-from fxopt.ir.cost import Cost, cost
+from fxopt.ir.cost import Cost, cost, counted_shapes, parameter_nodes
 from fxopt.ir.op_table import Shape, lookup
-from fxopt.ir.shape_inference import concrete_shapes
 from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.sweep import Sweep
 
@@ -22,12 +21,11 @@ class Plan:
     def __init__(self, program: Program, sweep: Sweep) -> None:
         self.program, self.sweep = program, sweep
         self.dense: Cost = cost(program)
-        self._shape = concrete_shapes(program)
+        self._shape = counted_shapes(program)
         self._calls = [
             (n, row.macs) for n in program.graph.nodes if n.op == "call_function" and (row := lookup(n)) and row.macs
         ]
-        weights = {id(t): n for n in program.graph.nodes if (t := program.tensor(n)) is not None}
-        self._weights = list(weights.values())
+        self._parameters = parameter_nodes(program)
 
     def macs_by_node(self, dead: NDArray[np.bool_]) -> dict[fx.Node, int]:
         """Multiply-accumulates of every contraction."""
@@ -39,9 +37,9 @@ class Plan:
         return sum(self.macs_by_node(dead).values())
 
     def params(self, dead: NDArray[np.bool_]) -> int:
-        """Number of weight elements."""
+        """Number of parameters."""
         shape = self._shapes(dead)
-        return sum(math.prod(shape(node)) for node in self._weights)
+        return sum(math.prod(shape(node)) for node in self._parameters)
 
     def _shapes(self, dead: NDArray[np.bool_]) -> Shape:
         cut = Cut(self.program, self.sweep, ~dead)

@@ -73,7 +73,7 @@ class LayerChooser:
         return taken
 
     def left(self, taken: Iterable[int]) -> int:
-        """MACs of what the outputs depend on without these branches, for the example inputs."""
+        """MACs of what the outputs depend on without these branches, see :func:`fxopt.ir.cost.macs_of`."""
         live = self._live(taken)
         return sum(count for node, count in self._macs.items() if node in live)
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload, capture
-from fxopt.errors import BudgetError, DataError, OptionError, PassError
+from fxopt.errors import BudgetError, DataError, OptionError
 from fxopt.ir.cost import cost, macs_by_node
 from fxopt.ir.parser import canonical_text, parse_program
 from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
@@ -293,8 +293,9 @@ def test_a_budget_that_cannot_be_met_says_how_near_it_came():
 def test_of_less_than_one_branch_none_goes_and_that_is_said():
     model, x = _made(_resnet)
     before = capture(model, (x,))
-    with pytest.raises(PassError, match=r"ratio 0.2 of 4 residual branches is less than one; from 0.25 on one goes"):
-        _pruned("ratio=0.2", before)
+    (step,) = Pipeline.parse("zero_layers(ratio=0.2)").run(before).steps
+    assert not step.changed
+    assert step.skips[-1].reason == "ratio 0.2 of 4 residual branches is less than one; from 0.25 on one goes"
     assert not Pipeline.parse("zero_layers(ratio=0)").run(before).steps[0].changed
     few = capture(_random(nn.Sequential(nn.Linear(5, 16), Mlp(), Mlp())), (x.new_zeros(2, 5),))
     (step,) = Pipeline.parse("zero_layers").run(few).steps
@@ -492,12 +493,17 @@ def test_a_layer_that_runs_twice_loses_one_of_its_runs():
 
 def test_a_program_without_branches():
     program = capture(nn.Sequential(nn.Conv2d(3, 4, 3), Down(4)).eval(), (torch.randn(2, 3, 8, 8),))
-    outcome = Pipeline.parse("prune_layers").run(program)
-    assert not any(step.changed for step in outcome.steps)
-    assert "neither operand is %conv2d" in outcome.steps[0].skips[0].reason
-    for options in ("ratio=0.5", "macs=0.5"):
-        with pytest.raises(PassError, match=r"no residual branch that can go\n.*add.*neither operand"):
-            _pruned(options, program)
+    for options in ("", "(ratio=0.5)", "(macs=1.0)"):
+        outcome = Pipeline.parse(f"prune_layers{options}").run(program)
+        assert not any(step.changed for step in outcome.steps)
+        assert "neither operand is %conv2d" in outcome.steps[0].skips[0].reason
+    with pytest.raises(BudgetError, match="without any residual branch that may go"):
+        _pruned("macs=0.5, by='taylor'", program)  # which needs no data where nothing is to be scored
+
+
+def test_a_program_of_one_layer_is_left_and_that_is_said():
+    (step, *_) = Pipeline.parse("prune_layers(ratio=0.5)").run(capture(nn.Linear(3, 3), (torch.randn(2, 3),))).steps
+    assert [skip.reason for skip in step.skips] == ["the program has no residual branch that can go"]
 
 
 # ---- real models ----------------------------------------------------------------------------------------------------------
