@@ -15,7 +15,7 @@
     images            labelled images: batches, loss, top-1     weights    reads and writes the .safetensors
     glyph_images      draws the characters                      synthetic  images for models without data
     randomize         random weights that hide no bug           zoo_inputs example inputs by family
-    vision_import     imports torchvision beside a CPU torch
+    vision_import     imports torchvision, timm and transformers beside a CPU torch
 
 To add a workload of your own, write a function that returns a :class:`fxopt.workload.Workload` and name it in the entry
 points of your package (group ``fxopt.workloads``), or give ``fxopt --load my_model.py``.

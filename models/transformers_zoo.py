@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -14,10 +13,10 @@ from annotated_types import Ge
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from fxopt.errors import OptionError, UnknownNameError, UsageError
+from fxopt.errors import OptionError, UnknownNameError
 from fxopt.models.randomize import randomize
 from fxopt.models.synthetic import synthetic_batch
-from fxopt.models.vision_import import import_torchvision
+from fxopt.models.vision_import import import_transformers
 from fxopt.workload import Workload
 
 _SEED = 0
@@ -54,28 +53,16 @@ def transformers_workload(
     Raises UnknownNameError for a type that transformers does not have, UsageError without transformers, and, when the
     model is built, OptionError for one that does not run when it is made small in this way.
     """
-    known = _import_transformers().models.auto.modeling_auto.MODEL_MAPPING_NAMES
+    known = import_transformers().models.auto.modeling_auto.MODEL_MAPPING_NAMES
     if name not in known:
         raise UnknownNameError("transformers model type", name, known)
     build = functools.partial(_build, name, attention, length)
     return Workload(name=f"transformers:{name}", model=lambda: build()[0], inputs=lambda: ((), build()[1]))
 
 
-def _import_transformers() -> Any:
-    if importlib.util.find_spec("transformers") is None:
-        raise UsageError(
-            "this model comes from transformers, which is not installed", way_out="pip install 'fxopt[zoo]'"
-        )
-    if importlib.util.find_spec("torchvision") is not None:
-        import_torchvision()  # transformers imports it, and that must have been made to work
-    import transformers
-
-    return transformers
-
-
 def _build(name: str, attention: str | None, length: int) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The model, and one example of what it takes."""
-    transformers = _import_transformers()
+    transformers = import_transformers()
     options = {} if attention is None else {"attn_implementation": attention}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)

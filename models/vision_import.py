@@ -1,4 +1,4 @@
-"""The one place that imports torchvision and timm, and makes up for a torchvision that lost its compiled operators.
+"""The one place that imports torchvision, timm and transformers, and makes up for a torchvision that lost its operators.
 
 torchvision's wheel on PyPI is compiled against the CUDA build of torch. Beside a CPU torch its extension does not load,
 and then the import itself fails, because it gives shape rules to operators that nobody has declared.
@@ -6,9 +6,13 @@ and then the import itself fails, because it gives shape rules to operators that
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import importlib.util
+import logging
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import torch
@@ -34,8 +38,20 @@ def import_torchvision() -> ModuleType:
     _declare_operators()
     module = importlib.import_module("torchvision")
     # its check is for the extension as a whole; the one operator that follows it here is there now
-    importlib.import_module("torchvision.ops.boxes")._assert_has_ops = lambda: None  # type: ignore[attr-defined]
+    importlib.import_module("torchvision.ops.boxes")._assert_has_ops = _operators_are_declared  # type: ignore[attr-defined]
     return module
+
+
+def import_transformers() -> ModuleType:
+    """Import transformers, which imports torchvision where that is installed. Raises UsageError where it is not there."""
+    if importlib.util.find_spec("transformers") is None:
+        raise UsageError("this model comes from transformers, which is not installed", way_out=_INSTALL)
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()
+    if importlib.util.find_spec("torchao") is not None:  # transformers imports it too, and it warns of optional parts
+        with _quiet("torchao", "torch.utils._pytree"):
+            importlib.import_module("torchao.quantization")
+    return importlib.import_module("transformers")
 
 
 @functools.cache
@@ -46,6 +62,24 @@ def import_timm() -> ModuleType:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise UsageError("this model comes from timm, which is not installed", way_out=_INSTALL) from error
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _operators_are_declared() -> None:
+    """In place of torchvision's check; a function with a body, for it is called in what torch.jit.script compiles."""
+    return
 
 
 _libraries: list[torch.library.Library] = []  # declarations vanish with their library object

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from typing import Any
 
 import torch
@@ -44,10 +46,13 @@ def check_outputs(module: torch.nn.Module, outputs: Any) -> None:
     leaves = pytree.tree_leaves(outputs)
     for leaf in leaves:
         if not isinstance(leaf, (torch.Tensor, int, float, bool, type(None))):
+            ways = "wrap the model in a module that returns the tensors in it (as a tuple, list or dict)"
+            if "use_cache" in inspect.signature(module.forward).parameters:
+                ways = f"give it the keyword use_cache=False, so that it returns no cache; or {ways}"
+            elif not isinstance(leaf, str):
+                ways += f",\n  or {_make_known(leaf)}"
             raise CaptureError(
-                f"{type(module).__name__} returns a {type(leaf).__name__}, and a program returns tensors\n"
-                "  wrap the model in a module that returns the tensors in it (as a tuple, list or dict)"
-                + ("" if isinstance(leaf, str) else f",\n  or {_make_known(leaf)}")
+                f"{type(module).__name__} returns a {type(leaf).__name__}, and a program returns tensors", way_out=ways
             )
     if not any(isinstance(leaf, torch.Tensor) for leaf in leaves):
         raise CaptureError(
@@ -57,4 +62,6 @@ def check_outputs(module: torch.nn.Module, outputs: Any) -> None:
 
 def _make_known(value: Any) -> str:
     name = type(value).__name__
+    if not dataclasses.is_dataclass(value):
+        return f"make {name} known: torch.utils._pytree.register_pytree_node({name}, flatten, unflatten)"
     return f"make {name} known: torch.export.register_dataclass({name}, serialized_type_name={f'my_package.{name}'!r})"

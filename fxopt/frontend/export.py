@@ -10,8 +10,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
+from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import UsageError
@@ -116,11 +118,25 @@ def _run_export(module: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) ->
     shapes_log.setLevel(logging.ERROR)
     try:
         # where it fails, torch.export prints the graph so far
-        with recurrent_in_one_step(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        quietly = contextlib.redirect_stderr(io.StringIO())
+        with recurrent_in_one_step(), _masks_as_given(), warnings.catch_warnings(), quietly:
             warnings.simplefilter("ignore")
             return torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
     finally:
         shapes_log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _masks_as_given() -> Iterator[None]:
+    """Let torch's transformers take a mask for what it is, unless they are told that it is causal.
+
+    They would compare it with a causal one to choose a faster kernel, which is a branch on values; the numbers are equal.
+    """
+    if not hasattr(transformer, "_detect_is_causal_mask"):  # it is private
+        yield
+        return
+    with mock.patch.object(transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: bool(is_causal)):
+        yield
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def cost(program: Program) -> Cost:
     )
     return Cost(
         macs=sum(macs_by_node(program).values()),
-        parameters=sum(program.tensor(n).numel() for n in parameter_nodes(program)),  # type: ignore[union-attr]
+        parameters=sum(t.numel() for n in parameter_nodes(program) if (t := program.tensor(n)) is not None),
         bytes=sum(t.numel() * t.element_size() for t in tensors),
         unknown=tuple(unknown),
     )

@@ -107,7 +107,7 @@ SUMS = (
     *_rows("resample", _MEANS, "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec"),
     *_rows("resample", _MEANS, "upsample_bilinear2d.vec", "upsample_bicubic2d.vec", "upsample_trilinear3d.vec"),
     *_rows("resample", _MEANS, "_upsample_bilinear2d_aa.vec", "upsample_nearest2d", "upsample_bilinear2d"),
-    *_rows("resample", T.NEEDS_FLOAT32, "grid_sampler"),
+    *_rows("resample", T.NEEDS_FLOAT32, "grid_sampler", "affine_grid_generator"),
 )
 
 _VIEWS = _MOVES | T.SAME_SHAPE_IS_SAME_VALUE
@@ -129,6 +129,8 @@ MOVES = (
     *_rows("pick", _MEANS, "index.Tensor", "index_select", "gather", "embedding", "masked_select"),
     *_rows("pick", T.HOMOGENEOUS, "tril", "triu"),
     ("getitem", Op("pick", _MEANS)),
+    *_rows("scatter", NONE, "scatter.src", "scatter.value", "scatter_add", "scatter_reduce.two", "segment_reduce"),
+    *_rows("scatter", NONE, "index_add", "index_copy", "index_fill.int_Scalar"),
     *_rows("join", _MOVES, "cat", "concat", "stack", "hstack", "vstack"),
     *_rows("pad", T.REARRANGES, "pad", "constant_pad_nd"),
     *_rows("pad", NONE, "reflection_pad2d", "replication_pad2d"),

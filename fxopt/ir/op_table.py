@@ -15,6 +15,7 @@ resample        upsampling, grid sampling
 layout          the same elements in another shape or order
 copy            elements repeated: expand, repeat
 pick            some of the elements: slice, select, split, index
+scatter         elements put or added at places given by numbers
 join            concatenation, stacking
 pad             elements added at the border
 create          a tensor from sizes alone

@@ -179,7 +179,8 @@ class Program:
     def add_tensor(self, name: str, tensor: torch.Tensor, before: fx.Node, *, learned: bool = True) -> fx.Node:
         """Add a weight under a free name like ``name`` and return a ``get_attr`` node for it, placed before a node.
 
-        Floats become a parameter, or with ``learned=False`` a buffer, which is neither trained nor counted. A weight is never changed in place: others may read it, and a copy of the program may share it.
+        Floats become a parameter, or with ``learned=False`` a buffer, which is neither trained nor counted.
+        A weight is never changed in place: others may read it, and a copy of the program may share it.
         """
         free = name.replace("-", "_")
         count = 0

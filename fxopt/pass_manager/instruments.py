@@ -90,8 +90,10 @@ class MetricWatcher:
         data = self._data
         if step.pass_.kind == "approx" and result.changed:
             size = fixed_batch(program)
-            (args, _) = next(iter(data.batches("validation", batch_size=32)))
+            (batch, _) = next(iter(data.batches("validation", batch_size=32)))
+            spec = pytree.tree_structure((program.args, program.kwargs))
+            args, kwargs = pytree.tree_unflatten(pytree.tree_leaves(batch), spec)  # keywords are given by their place
             with untouched(step.before), untouched(program):
-                want, got = (pytree.tree_leaves(in_batches(p, size)(*args)) for p in (step.before, program))
+                want, got = (pytree.tree_leaves(in_batches(p, size)(*args, **kwargs)) for p in (step.before, program))
                 result.findings.sqnr_db = sqnr(want, got)
                 result.findings.metric = data.evaluate(in_batches(program, size), "validation")

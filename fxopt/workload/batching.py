@@ -25,11 +25,11 @@ def examples(inputs: Any) -> int:
 
 
 def cut(leaves: list[Any], size: int) -> Iterator[list[Any]]:
-    """Yield the tensors in batches of ``size``; the last one is filled up with its last example."""
-    count = len(leaves[0])
+    """Yield the tensors in batches of ``size``, the last filled up with its last example, and numbers as they are."""
+    count = examples(leaves)
     for start in range(0, count, size):
         rows = torch.arange(start, start + size).clamp(max=count - 1)
-        yield [leaf[rows] for leaf in leaves]
+        yield [leaf[rows] if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
 
 
 def in_batches(run: Callable[..., Any], size: int | None) -> Callable[..., Any]:
@@ -40,9 +40,13 @@ def in_batches(run: Callable[..., Any], size: int | None) -> Callable[..., Any]:
     if size is None:
         return run
 
-    def call(*args: Any) -> Any:
-        leaves, spec = pytree.tree_flatten(args)
-        parts = [run(*pytree.tree_unflatten(batch, spec)) for batch in cut(leaves, size)]
-        return pytree.tree_map(lambda *same: torch.cat([torch.as_tensor(v) for v in same])[: len(leaves[0])], *parts)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        parts = []
+        for batch in cut(leaves, size):
+            some, named = pytree.tree_unflatten(batch, spec)
+            parts.append(run(*some, **named))
+        count = examples(leaves)
+        return pytree.tree_map(lambda *same: torch.cat([torch.as_tensor(v) for v in same])[:count], *parts)
 
     return call

@@ -38,7 +38,7 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
 
 
 class RecordedInputs:
-    """Data (see :class:`fxopt.workload.Data`) made of arrays [N, …], one for each input of a program, without targets.
+    """Data (see :class:`fxopt.workload.Data`) made of arrays [N, …], one for each tensor that a program takes, without targets.
 
     The first half is for training and calibration, a quarter each for validation and test; of fewer than four examples
     all are in each. The metric ``agreement`` is 1 - noise / signal, 0 to 1, of the outputs against those of ``program``:
@@ -48,11 +48,8 @@ class RecordedInputs:
     metric = "agreement"
 
     def __init__(self, arrays: dict[str, Any], program: Program) -> None:
-        names = [str(node.target) for node in program.inputs()]
-        if program.kwargs or any(not isinstance(value, torch.Tensor) for value in program.args):
-            raise DataError(
-                f"calibration arrays are positional, the model takes {program.signature()}; write a workload"
-            )
+        inputs = {str(node.target): v for node, v in zip(program.inputs(), program.example_leaves(), strict=True)}
+        names = [name for name, value in inputs.items() if isinstance(value, torch.Tensor)]
         if set(arrays) == {""} and len(names) == 1:
             arrays = {names[0]: arrays[""]}
         if set(arrays) != set(names):
@@ -60,18 +57,19 @@ class RecordedInputs:
         counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
         if len(set(counts.values())) != 1 or not min(counts.values()):
             raise DataError(f"calibration arrays need the same number of examples, one or more; got {counts}")
-        self._tensors = [torch.from_numpy(arrays[name]) for name in names]
+        self._tensors = {name: torch.from_numpy(arrays[name]) for name in names}
+        self._inputs = inputs
         self._program = program
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
-        """Yield ``(args, None)``; ``seed`` shuffles."""
-        count = len(self._tensors[0])
+        """Yield ``(args, None)``; ``seed`` shuffles. The args are flat, one for each input, numbers of the example included."""
+        count = len(next(iter(self._tensors.values())))
         low, high = _SHARE[split] if count >= 4 else (0.0, 1.0)
         order = torch.arange(int(low * count), int(high * count))
         if seed is not None:
             order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))]
         for some in order.split(batch_size):
-            yield tuple(tensor[some] for tensor in self._tensors), None
+            yield tuple(self._tensors[n][some] if n in self._tensors else v for n, v in self._inputs.items()), None
 
     def loss(self, output: Any, target: Any) -> torch.Tensor:
         """Raise DataError: there are no targets to learn."""
@@ -80,9 +78,11 @@ class RecordedInputs:
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
         """Agreement of ``model`` with the program, 0 to 1, over every floating output."""
         original = in_batches(self._program, fixed_batch(self._program))
+        spec = pytree.tree_structure((self._program.args, self._program.kwargs))
         signal = noise = 0.0
-        for args, _ in self.batches(split, batch_size=16):
-            pairs = zip(*(pytree.tree_leaves(run(*args)) for run in (original, model)), strict=True)
+        for leaves, _ in self.batches(split, batch_size=16):
+            args, kwargs = pytree.tree_unflatten(leaves, spec)
+            pairs = zip(*(pytree.tree_leaves(run(*args, **kwargs)) for run in (original, model)), strict=True)
             for want, got in pairs:
                 if isinstance(want, torch.Tensor) and want.is_floating_point():
                     signal += want.double().pow(2).sum().item()

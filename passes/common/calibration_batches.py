@@ -12,7 +12,7 @@ from fxopt.errors import DataError
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
 from fxopt.workload import Workload
-from fxopt.workload.batching import cut, fixed_batch
+from fxopt.workload.batching import cut, examples, fixed_batch
 
 
 def calibration_batches(program: Program, workload: Workload | None, samples: int, who: str) -> Iterator[list[Any]]:
@@ -42,8 +42,9 @@ def fitting_batches(program: Program, args: tuple[Any, ...]) -> Iterable[list[An
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not bool(leaf.isfinite().all()):
             raise DataError(f"calibration gives NaN or infinity in input {node.target!r}; clean the data")
     size = fixed_batch(program)
-    count = len(leaves[0]) if isinstance(leaves[0], torch.Tensor) and leaves[0].dim() else None
-    if size and count != size and all(isinstance(v, torch.Tensor) and v.dim() and len(v) == count for v in leaves):
+    count = examples(leaves)
+    tensors = [v for v in leaves if isinstance(v, torch.Tensor)]
+    if size and count != size and all(v.dim() and len(v) == count for v in tensors):
         for batch in cut(leaves, size):
             yield from fitting_batches(program, tuple(batch))
         return

@@ -327,7 +327,7 @@ each(X, 12, """
     narrow(%x, -2, -3, 2)
     narrow(%x, 0, 0, 3)
 """)  # fmt: skip
-each(X, 7, "slice.Tensor(%x, 2, 0, 5, 2)\nslice.Tensor(%x, 2, 1, None, 3)")
+each(X, 12, "slice.Tensor(%x, 2, 0, 5, 2)\nslice.Tensor(%x, 2, 1, None, 3)\nslice.Tensor(%x, -2, -3, -1, 2)")
 each(X, 11, "select.int(%x, 1, 2)\nselect.int(%x, -1, -2)\nselect.int(%x, 0, 0)")
 parts(X, 12, "split.Tensor(%x, 2, 2)", 0, 1, 2)
 parts(X, 12, "split.Tensor(%x, 2, -1)", 1)
@@ -360,10 +360,30 @@ each(MASK.format("3,4"), 11, "index.Tensor(%x, [%m])", m=[[1, 0, 1, 0], [0, 0, 1
 each(MASK.format("4,5"), 9, "index.Tensor(%x, [None, %m])", m=[[1, 0, 1, 0, 1], [0, 0, 1, 1, 1], [1] * 5, [0] * 5])
 each('%t = param "t" : f64[9,4]; %i : i64[2,3]', 9, "embedding(%t, %i)\nembedding(%t, %i, 0)")
 each('%t = param "t" : f64[9,4]; %i : i64[]', 4, "embedding(%t, %i)")
-each("%x : f64[3,4]; %i : i64[2,4]", 0, "gather(%x, 0, %i)")
+each("%x : f64[3,4]; %i : i64[2,4]", 6, "gather(%x, 0, %i)\ngather(%x, -2, %i)")
+each("%x : f64[3,4]; %i : i64[2,3]", 2, "gather(%x, 0, %i)")
+each("%x : f64[3,4,5]; %s : f64[2,4,5]; %i : i64[2]", 9, """
+    index_add(%x, 0, %i, %s)
+    index_add(%x, -3, %i, %s, alpha=2)
+    index_copy(%x, 0, %i, %s)
+    index_add_(%x, 0, %i, %s)
+""", i=[2, 0])  # fmt: skip
+each("%x : f64[3,4,5]; %i : i64[2]", 8, "index_fill.int_Scalar(%x, 1, %i, 2.0)")
+each("%x : f64[3,4,5]; %s : f64[3,2,5]; %i : i64[3,2,5]", 8, """
+    scatter_add(%x, 1, %i, %s)
+    scatter_add_(%x, -2, %i, %s)
+    scatter_reduce.two(%x, 1, %i, %s, 'amax')
+    scatter_reduce.two(%x, 1, %i, %s, 'mean', include_self=False)
+""")  # fmt: skip
+each("%x : f64[3,4,5]; %i : i64[3,2,5]", 8, "scatter.value(%x, 1, %i, 3.0)")
+each("%x : f64[3,4,5]; %s : f64[3,2,5]; %i : i64[3,2,5]", 8, "scatter.src(%x, 1, %i, %s)", i=[[[0] * 5, [2] * 5]] * 3)
+each("%x : f64[3,4,5]; %s : f64[3,2,5]; %i : i64[3,2,4]", 3, "scatter_add(%x, 1, %i, %s)")
+each("%x : f64[6,4]; %n : i64[2]", 4, "segment_reduce(%x, 'mean', lengths=%n, axis=0)", n=[4, 2])
+each("%x : f64[2,2,3]", 0, "affine_grid_generator(%x, [2, 3, 4, 5], False)")
 each("%x : f64[3,4]; %m : bool[4]", 0, "masked_select(%x, %m)")
 each(X, 0, "diagonal(%x, 0, 1, 2)")
-each("%x : f64[3,4]; %i : i64[2]; %v : f64[4]", 0, "index_put_(%x, [%i], %v)")
+each("%x : f64[3,4]; %i : i64[2]; %v : f64[4]", 4, "index_put_(%x, [%i], %v)\nindex_put(%x, [%i], %v, True)")
+each("%x : f64[3,4,5]; %i : i64[2]; %v : f64[2,5]", 5, "index_put(%x, [None, %i], %v)", i=[3, 1])
 ABC = "%a : f64[3,4,5]; %b : f64[3,2,5]; %c : f64[3,3,5]"
 each(
     ABC,
@@ -392,11 +412,9 @@ each(
     19,
     "zeros([3, 4])\nones([3, 4])\nfull([3, 4], 2.5)\nnew_zeros(%x, [3, 4])\nnew_ones(%x, [3, 4])\nnew_full(%x, [3, 4], 2.0)",
 )
+each(X, 16, "arange(4)\narange.start_step(1, 9, 2)\nlinspace(0, 1, 4)")
+each(X, 15, "arange.start(1, 4)")
 each(X, 12, """
-    arange(4)
-    arange.start(1, 4)
-    arange.start_step(1, 9, 2)
-    linspace(0, 1, 7)
     scalar_tensor(2.0)
     eye(3)
 """)  # fmt: skip

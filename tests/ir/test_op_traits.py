@@ -297,5 +297,5 @@ def test_ops_that_autocast_to_float32_need_it():
     ours = set(named(Trait.NEEDS_FLOAT32))
     assert {name for name, packet in packets.items() if packet in listed.split()} <= ours
     assert {packets[name] for name in ours} - set(listed.split()) == {
-        "sqrt", "sin", "cos", "square", "log_sigmoid", "grid_sampler",
+        "sqrt", "sin", "cos", "square", "log_sigmoid", "grid_sampler", "affine_grid_generator",
     }  # fmt: skip

@@ -29,6 +29,8 @@ def convolution(sweep: Sweep, node: fx.Node) -> Axes:
     call = arguments(node)
     x, weight, bias, groups = sweep.of(call["input"]), sweep.of(call["weight"]), sweep.of(call["bias"]), call["groups"]
     at = len(x) - len(weight) + 1
+    if isinstance(groups, fx.Node):
+        return _of_unknown_groups(sweep, node)
     sweep.pin([*x[at + 1 :], *weight[2:]], node, "positions under a kernel")
     group, inner = _grouped(sweep, node, x[at], groups)
     sweep.unite(inner, weight[1], node)
@@ -54,6 +56,8 @@ def transposed_convolution(sweep: Sweep, node: fx.Node) -> Axes:
     call = arguments(node)
     x, weight, bias, groups = sweep.of(call["input"]), sweep.of(call["weight"]), sweep.of(call["bias"]), call["groups"]
     at = len(x) - len(weight) + 1
+    if isinstance(groups, fx.Node):
+        return _of_unknown_groups(sweep, node)
     sweep.pin([*x[at + 1 :], *weight[2:]], node, "positions under a kernel")
     axis = sweep.unite(x[at], weight[0], node)
     group, inner = _grouped(sweep, node, axis, groups)
@@ -84,6 +88,13 @@ def _convolve(
     else:
         out_rows = sweep.rows(out, node)
         sweep.contractions.append(Contraction(node, rows, operands, weight, dim, blocks, spread, out_rows))  # type: ignore[arg-type]
+
+
+def _of_unknown_groups(sweep: Sweep, node: fx.Node) -> Axes:
+    """Everything stays, as where the examples of a batch stand side by side as groups, each with a kernel of its own."""
+    for operand in node.all_input_nodes:
+        sweep.pin(sweep.of(operand), node, "the number of groups is known only when the model runs")
+    return sweep.fixed(node.meta["val"])  # type: ignore[no-any-return]
 
 
 def _grouped(sweep: Sweep, node: fx.Node, axis: Axis, groups: int) -> tuple[Axis, Axis]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,27 @@ def index(sweep: Sweep, node: fx.Node) -> Axes:
     if len(used) == 1 and _injective(sweep, indices[used[0]]) is not None:
         axes[used[0]] = _picked(sweep, axes[used[0]], indices[used[0]], node)
         return axes
+    rest, at = _not_indexed(sweep, node, axes, indices)
+    fixed = sweep.fixed(node.meta["val"])
+    return [*rest[:at], *fixed[at : at + len(fixed) - len(rest)], *rest[at:]]
+
+
+@rule("index_put")
+def index_put(sweep: Sweep, node: fx.Node) -> Axes:
+    """``x[:, i] = values``: dims that no tensor indexes are those of the values, the others must stay."""
+    call = arguments(node)
+    axes, values = sweep.of(call["self"]), sweep.of(call["values"])
+    rest, at = _not_indexed(sweep, node, axes, call["indices"])
+    behind = rest[at:]
+    for axis, value in zip(behind[::-1], values[::-1], strict=False):
+        sweep.broadcast([[axis], [value]], node)
+    sweep.pin(values[: max(0, len(values) - len(behind))], node, "indices of this dim are picked by data")
+    sweep.pin(rest[:at], node, "indices of other dims are picked by data")
+    return axes
+
+
+def _not_indexed(sweep: Sweep, node: fx.Node, axes: Axes, indices: Sequence[Any]) -> tuple[Axes, int]:
+    """Axes of the dims that no tensor indexes, and before how many the dims of the index tensors stand; the others stay."""
     gone: list[int] = []
     dim = 0
     for i in indices:
@@ -77,11 +99,9 @@ def index(sweep: Sweep, node: fx.Node) -> Axes:
         gone += range(dim, dim + span)
         dim += span
     sweep.pin([axes[i] for i in gone], node, "indices of this dim are picked by data")
-    fixed = sweep.fixed(node.meta["val"])
-    width = len(fixed) - (len(axes) - len(gone))  # dims of the broadcast index tensors
+    used = [i for i, n in enumerate(indices) if n is not None]
     at = used[0] if used == list(range(used[0], used[0] + len(used))) else 0
-    rest = [axis for i, axis in enumerate(axes) if i not in gone]
-    return [*rest[:at], *fixed[at : at + width], *rest[at:]]
+    return [axis for i, axis in enumerate(axes) if i not in gone], at
 
 
 @rule("embedding")
@@ -92,7 +112,7 @@ def embedding(sweep: Sweep, node: fx.Node) -> Axes:
     return [*numbers, table[1]]
 
 
-@rule("gather", "family:pick")
+@rule("family:pick")
 def by_data(sweep: Sweep, node: fx.Node) -> Any:
     """Elements picked by numbers: everything stays."""
     for operand in node.all_input_nodes:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
+from fxopt.ir.alias_analysis import written
 from fxopt.ir.op_table import arguments, set_argument
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.axes import Axis
@@ -23,6 +26,9 @@ def _slice(cut: Cut, node: fx.Node) -> None:
     """From the first index that stays on."""
     if node not in cut.sweep.notes:
         return
+    if isinstance(cut.sweep.notes[node], Strided):
+        _pick(cut, node, cut.sweep.notes[node])
+        return
     before, picked = cut.sweep.notes[node]
     first, count = cut.size(before, ax.length(before), node), cut.size(picked, ax.length(picked), node)
     set_argument(node, "start", first)
@@ -32,15 +38,36 @@ def _slice(cut: Cut, node: fx.Node) -> None:
         set_argument(node, "end", first + count)
 
 
+@dataclass(frozen=True)
+class Strided:
+    """A slice with a step: the dim, its axis, and the indices that are picked."""
+
+    dim: int
+    source: Axis
+    picked: Axis
+    numbers: NDArray[np.int64]
+
+
+def _pick(cut: Cut, node: fx.Node, strided: Strided) -> None:
+    """What is left of the indices, by number: they need not be a regular row any more."""
+    kept, wanted = cut.kept(strided.source), cut.kept(strided.picked)
+    if kept is None:
+        return
+    places = np.searchsorted(kept, strided.numbers if wanted is None else strided.numbers[wanted]).astype(np.int64)
+    index = cut.index_tensor(places, node, f"{node.name}_index")
+    node.target, node.args, node.kwargs = torch.ops.aten.index_select.default, (node.args[0], strided.dim, index), {}
+
+
 @rule("slice", "narrow", rewrite=_slice)
 def slice_(sweep: Sweep, node: fx.Node) -> Axes:
-    """A run of indices; with a step, or with bounds that are computed, positions count."""
+    """A run of indices, or every so many of them; with bounds that are computed, positions count."""
     call, axes = arguments(node), sweep.of(node.args[0])
     dim = call["dim"] % len(axes)
     rows = None if ax.is_fixed(axes[dim]) else ax.rows_of(axes[dim])
     start, end = call.get("start") or 0, call.get("end")
     computed = any(isinstance(n, fx.Node) for n in (start, end, call.get("length")))
-    if rows is None or computed or call.get("step", 1) != 1:
+    step = call.get("step", 1)
+    if rows is None or computed or (step != 1 and _writes(node.graph)):  # what is picked by number is no view
         sweep.pin([axes[dim]], node, _BY_POSITION)
         axes[dim] = sweep.fixed(node.meta["val"])[dim]
         return axes
@@ -48,6 +75,11 @@ def slice_(sweep: Sweep, node: fx.Node) -> Axes:
         start %= len(rows)
         end = start + call["length"]
     start, end, _ = slice(start, end).indices(len(rows))
+    if step != 1:
+        picked = ax.axis_of(rows[start:end:step])
+        sweep.notes[node] = Strided(dim, axes[dim], picked, np.arange(start, end, step))
+        axes[dim] = picked
+        return axes
     if (start, end) == (0, len(rows)) and "length" not in call:
         return axes
     picked = ax.axis_of(rows[start:end])
@@ -61,6 +93,10 @@ def _select(cut: Cut, node: fx.Node) -> None:
     if axis is not None and (kept := cut.kept(axis)) is not None:
         index = arguments(node)["index"]
         set_argument(node, "index", int(np.searchsorted(kept, index % ax.length(axis))))
+
+
+def _writes(graph: fx.Graph) -> bool:
+    return any(written(node) for node in graph.nodes)
 
 
 @rule("select", rewrite=_select)

@@ -6,8 +6,10 @@ import math
 import operator
 from typing import Any
 
+import torch
 from torch import fx
 
+from fxopt.ir.alias_analysis import written
 from fxopt.ir.op_table import arguments, set_argument
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.axes import Axis
@@ -116,6 +118,30 @@ def stride(sweep: Sweep, node: fx.Node) -> Axes:
     """How elements lie in memory depends on all sizes."""
     sweep.pin(sweep.of(node.args[0]), node, "the graph reads its stride")
     return []
+
+
+def _take(cut: Cut, node: fx.Node) -> None:
+    """The numbers at the positions that stay."""
+    (axis,) = cut.sweep.of(node)
+    if (kept := cut.kept(axis)) is None:
+        return
+    users = list(node.users)
+    following = node.next
+    index = cut.index_tensor(kept, following, f"{node.name}_index")
+    taken = cut.program.call(torch.ops.aten.index_select.default, node, 0, index, like=index)
+    taken.meta |= {"val": node.meta["val"], "stack_trace": node.meta.get("stack_trace")}
+    cut.sweep.axes[taken] = cut.sweep.axes[node]
+    for user in users:
+        user.replace_input_with(node, taken)
+    cut.replaced[node] = taken
+
+
+@rule("arange", "linspace", rewrite=_take)
+def series(sweep: Sweep, node: fx.Node) -> Axes:
+    """Each number belongs to its position, such as the frequencies of a table of sines: some of them can be taken."""
+    if any(written(n) for n in node.graph.nodes):  # what is taken is a copy
+        return sweep.fixed(node.meta["val"])  # type: ignore[no-any-return]
+    return [_copies(sweep, n) for n in node.meta["val"].shape]
 
 
 @rule("family:create")
