@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from fxopt.frontend.partial import capture_parts as capture_parts
     from fxopt.frontend.pt2 import load_program as load_program
     from fxopt.frontend.pt2 import save_program as save_program
+    from fxopt.frontend.split import Split as Split
+    from fxopt.frontend.split import capture_split as capture_split
+    from fxopt.frontend.until import Tail as Tail
     from fxopt.ir.printer import op_name as op_name
     from fxopt.ir.program import Program as Program
     from fxopt.ir.trainable_module import as_module as as_module
@@ -66,6 +69,7 @@ _HOME = {
     "as_module": "ir.trainable_module", "Workload": "workload", "op_name": "ir.printer", "With": "support.options",
     "Tune": "support.options", "search": "automl.search",
     "FxoptError": "errors", "Data": "workload", "BuildReport": "driver.report", "PassType": "pass_manager.pass_base",
+    "Split": "frontend.split", "capture_split": "frontend.split", "Tail": "frontend.until",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from fxopt.frontend.eager_check import check_same, run_eager
 from fxopt.frontend.export import export_module
 from fxopt.frontend.inline_autocast import inline_idle_autocast
 from fxopt.frontend.notes import notes_of
+from fxopt.frontend.until import stopped_at
 from fxopt.ir.alias_analysis import make_functional
 from fxopt.ir.dead_code import drop_unused_modules
 from fxopt.ir.program import Program
@@ -34,6 +37,7 @@ def capture(
     *,
     dynamic: Any = "batch",
     at: str | None = None,
+    until: str | Sequence[str] | None = None,
 ) -> Program:
     """Capture ``module`` as it runs on example inputs, in evaluation mode.
 
@@ -44,8 +48,11 @@ def capture(
     ``({0: Dim("batch", min=1), 2: Dim("h", min=8), 3: Dim("w", min=8)},)``. A dynamic size may be 1 in the example.
     With ``at="backbone"`` only that submodule is captured, with the inputs it receives when ``module`` runs.
 
+    With ``until="head"`` the program ends where that submodule does, and returns what it returns; of several, a tuple.
+    :class:`fxopt.Tail` runs what comes behind, :func:`fxopt.capture_split` finds the place.
+
     Raises CaptureError, with the user's line and the way out, for a model that does not run on the inputs, that
-    ``torch.export`` does not take, or that returns something else than tensors; UnknownNameError for ``at``.
+    ``torch.export`` does not take, or that returns something else than tensors; UnknownNameError for ``at`` and ``until``.
     The module is left as it was, buffers and train mode included; the program has weights and example inputs of its own.
     torch's fast path for transformers stays off: it gives zeros for padded rows, the program gives what is computed there.
     """
@@ -62,11 +69,13 @@ def capture(
     check_python(module)
     kwargs = dict(kwargs or {})
     notes: tuple[str, ...] = ()
-    with unchanged(module), torch.no_grad():
+    with unchanged(module), torch.no_grad(), contextlib.ExitStack() as stack:
         if at is not None:
             from fxopt.frontend.submodule_calls import inputs_of
 
             module, args, kwargs, notes = inputs_of(module, at, args, kwargs)
+        if until is not None:
+            stack.enter_context(stopped_at(module, until))
         want = run_eager(module, args, kwargs)
         check_inputs(module, args, kwargs)
         exported, found, warning = export_module(module, args, kwargs, dynamic)

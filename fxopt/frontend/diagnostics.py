@@ -132,6 +132,11 @@ def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
         way_out = (
             f"capture a part instead: capture(model, …, at={parts[0]!r}) (parts: {', '.join(parts)}),\n"
             "  or capture_parts(model, …) for the largest parts that can be captured"
+            + (
+                ",\n  or capture_split(model, …) for all up to there, with the rest in torch"
+                if kind in _MEANINGS
+                else ""
+            )
         )
     elif where:
         way_out = "write the line with tensor operations alone (torch.where, torch.cond, a mask)"

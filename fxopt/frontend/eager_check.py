@@ -20,6 +20,8 @@ def run_eager(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     try:
         with unchanged(module):
             outputs = module(*copied(args), **copied(kwargs))
+    except CaptureError:
+        raise
     except Exception as error:
         raise cannot_run(module, args, kwargs, error) from error
     check_outputs(module, outputs)

@@ -135,7 +135,9 @@ def _masks_as_given() -> Iterator[None]:
     if not hasattr(transformer, "_detect_is_causal_mask"):  # it is private
         yield
         return
-    with mock.patch.object(transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: bool(is_causal)):
+    with mock.patch.object(
+        transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: bool(is_causal)
+    ):
         yield
 
 

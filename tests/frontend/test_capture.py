@@ -499,7 +499,7 @@ class Opaque:
     [
         ("text", "returns a str"),
         ((torch.ones(1), "text"), "returns a str"),
-        (Opaque(), "register_dataclass"),
+        (Opaque(), "register_pytree_node"),
         (3, "no tensor"),
         (None, "no tensor"),
     ],

@@ -94,7 +94,7 @@ def _of_unknown_groups(sweep: Sweep, node: fx.Node) -> Axes:
     """Everything stays, as where the examples of a batch stand side by side as groups, each with a kernel of its own."""
     for operand in node.all_input_nodes:
         sweep.pin(sweep.of(operand), node, "the number of groups is known only when the model runs")
-    return sweep.fixed(node.meta["val"])  # type: ignore[no-any-return]
+    return sweep.fixed(node.meta["val"])
 
 
 def _grouped(sweep: Sweep, node: fx.Node, axis: Axis, groups: int) -> tuple[Axis, Axis]:

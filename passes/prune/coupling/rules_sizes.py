@@ -140,7 +140,7 @@ def _take(cut: Cut, node: fx.Node) -> None:
 def series(sweep: Sweep, node: fx.Node) -> Axes:
     """Each number belongs to its position, such as the frequencies of a table of sines: some of them can be taken."""
     if any(written(n) for n in node.graph.nodes):  # what is taken is a copy
-        return sweep.fixed(node.meta["val"])  # type: ignore[no-any-return]
+        return sweep.fixed(node.meta["val"])
     return [_copies(sweep, n) for n in node.meta["val"].shape]
 
 
