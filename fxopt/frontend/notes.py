@@ -6,6 +6,7 @@ import operator
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from fxopt.ir.op_table import arguments, family, lookup
 from fxopt.ir.printer import op_name, source_line
@@ -15,7 +16,7 @@ _SHOWN = 5
 
 
 def notes_of(program: Program) -> tuple[str, ...]:
-    """Sentences about nodes with graphs of their own, and about those in training mode, with the user's lines.
+    """Sentences about nodes with graphs of their own, those in training mode, and outputs of unknown size, with the user's lines.
 
     A graph that was exported in training mode is noted and not changed: an always active dropout may be meant, and a
     file must give what was saved.
@@ -34,7 +35,18 @@ def notes_of(program: Program) -> tuple[str, ...]:
         notes.append(
             f"in training mode: {_listed(training)}; if that is not meant, export the model after model.eval()"
         )
+    if sized := [node for node in program.outputs() if isinstance(node, fx.Node) and _sized_by_values(node)]:
+        notes.append(
+            f"the values decide how large an output is: {_listed(sized)}; an approximate pass may change that, so cut the "
+            "model before it, by until= or capture_split"
+        )
     return tuple(notes)
+
+
+def _sized_by_values(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    sizes = value.shape if isinstance(value, torch.Tensor) else ()
+    return any(isinstance(size, torch.SymInt) and free_unbacked_symbols(size) for size in sizes)
 
 
 def _trains(node: fx.Node) -> bool:

@@ -96,9 +96,19 @@ def test_where_there_is_no_place_to_cut():
     model, x = Twice(), torch.ones(2, 3)
     with pytest.raises(CaptureError, match=r"cannot be cut in two(.|\n)*capture_parts"):
         capture_split(model, (x,))
-    with pytest.raises(CaptureError, match="'0.unused' is not called"):
+    with pytest.raises(CaptureError, match=r"'0\.unused' is not called"):
         capture(nn.Sequential(model), (x,), until="0.unused")
     with pytest.raises(UnknownNameError, match="did you mean 'unused'"):
         capture(model, (x,), until="unsed")
     with pytest.raises(UsageError, match="'fc' runs several times"):
         Tail(model, "fc")(torch.ones(2, 3), x)
+
+
+def test_an_output_that_the_values_size_is_noted():
+    class Kept(nn.Module):
+        def forward(self, x):
+            return x[x > 0], x.relu()
+
+    (note,) = capture(Kept(), (torch.randn(2, 3),)).notes
+    assert note.startswith("the values decide how large an output is: aten.index.Tensor (")
+    assert "relu" not in note
