@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import UsageError
 from fxopt.frontend.diagnostics import cannot_export, is_final
 from fxopt.frontend.dynamic_shapes import Dims, dynamic_shapes, two_or_more, widened
-from fxopt.frontend.shape_guards import Guard, fixed_batch_reason, noting_guards
+from fxopt.frontend.shape_guards import Guard, fixed_batch_reason, largest_batch, noting_guards
 from fxopt.ir.recurrent_shapes import recurrent_in_one_step
 
 _Exported = torch.export.ExportedProgram
@@ -38,6 +38,7 @@ def export_module(
     reason = ""
     for some in [batched, batched[:1]] if len(batched) > 1 else [batched] if batched else []:
         guards: list[Guard] = []
+        notes: tuple[str, ...] = ()
         try:
             exported = noting_guards(guards, functools.partial(_export_batch, module, args, kwargs, some))
         except Exception as error:
@@ -45,11 +46,18 @@ def export_module(
                 raise cannot_export(module, error) from error
             # the first attempt's: in the second, inputs that fit each other were told apart
             reason = reason or fixed_batch_reason(error, guards)
-            continue
+            largest = largest_batch(guards)
+            try:
+                if largest is None:
+                    continue
+                exported = _export_batch(module, args, kwargs, some, largest)
+            except Exception:
+                continue
+            notes = (f"captured for batches of {largest} at most: {fixed_batch_reason(error, guards)}",)
         names = _input_names(args, kwargs)
         fixed = [name for i, name in enumerate(names) if name and i not in some]
         note = f"the batch is dynamic in input {', '.join(names[i] for i in some)} only; fixed: {', '.join(fixed)}"
-        return exported, (note,) if fixed else (), ""
+        return exported, (*notes, *([note] if fixed else [])), ""
     try:
         exported = _export_as_asked(module, args, kwargs, None if isinstance(dynamic, str) else dynamic or None)
     except Exception as error:
@@ -76,9 +84,11 @@ def _input_names(args: Any, kwargs: Any) -> list[str]:
     return [p if isinstance(v, torch.Tensor) and v.dim() else "" for p, v in zip(paths, leaves, strict=True)]
 
 
-def _export_batch(module: torch.nn.Module, args: Any, kwargs: Any, batched: list[int]) -> _Exported:
+def _export_batch(
+    module: torch.nn.Module, args: Any, kwargs: Any, batched: list[int], largest: int | None = None
+) -> _Exported:
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    batch = torch.export.Dim("batch", min=1)
+    batch = torch.export.Dim("batch", min=1, max=largest)
     dims: list[Dims] = [{0: batch} if i in batched else None for i in range(len(leaves))]
     wide = [two_or_more(v) if i in batched else v for i, v in enumerate(leaves)]
     wide_args, wide_kwargs = pytree.tree_unflatten(wide, spec)

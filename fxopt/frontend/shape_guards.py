@@ -19,6 +19,9 @@ T = TypeVar("T")
 _OTHER_SIZES = (3, 4, 5, 7, 64, 1000)
 """Not 0 and 1: torch tells those apart everywhere, and a model may well work for all others."""
 
+_SCANNED, _SMALL = 129, 8
+"""Up to which batch a limit is looked for, and the size up to which it is no use."""
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -57,6 +60,12 @@ def _line_here() -> str:
             line = traceback.FrameSummary(path, number, frame.f_code.co_name).line
             return f"{short_path(path)}:{number}: {line}"
     return ""
+
+
+def largest_batch(guards: list[Guard]) -> int | None:
+    """The largest batch up to which all guards hold, as where a model takes another kernel from 64 on; None for a small one."""
+    broken = next((n for n in range(2, _SCANNED) if not all(guard.holds(n) for guard in guards)), None)
+    return broken - 1 if broken is not None and broken > _SMALL else None
 
 
 def fixed_batch_reason(error: BaseException, guards: list[Guard]) -> str:

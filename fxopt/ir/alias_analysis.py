@@ -165,8 +165,13 @@ def functional_twin(target: Any) -> torch._ops.OpOverload | None:
     """The op that gives as a new tensor what an in-place op writes; None if there is none with the same arguments."""
     namespace, _, name = target._schema.name.partition("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-    twin = getattr(packet, target._overloadname, None) if packet is not None else None
-    if twin is None or not name.endswith("_") or twin._schema.is_mutable:
+    if packet is None or not name.endswith("_"):
         return None
-    same = [a.name for a in twin._schema.arguments] == [a.name for a in target._schema.arguments]
-    return twin if same else None
+    # the overload of the same name first; but pow_.Scalar is pow.Tensor_Scalar, as pow.Scalar has the number first
+    names = sorted(packet.overloads(), key=lambda overload: overload != target._overloadname)
+    twins = (getattr(packet, overload) for overload in names)
+    return next((t for t in twins if not t._schema.is_mutable and _takes(t) == _takes(target)), None)
+
+
+def _takes(target: Any) -> list[tuple[str, str]]:
+    return [(argument.name, str(argument.type)) for argument in target._schema.arguments]

@@ -156,6 +156,23 @@ def test_fixed_batch_warns_at_the_caller_with_the_users_line() -> None:
     assert program.signature() == "(x: f32[1,3]) -> (f32[1,3])"
 
 
+def test_a_batch_with_a_limit_is_dynamic_up_to_there() -> None:
+    module = Fn(lambda self, x: self.fc(x) if x.shape[0] < 64 else self.fc(x).relu())
+    program = _quiet(module, (torch.randn(1, 3),))
+    assert program.notes[0].startswith("captured for batches of 63 at most: ")
+    assert list(program.ranges.values()) == [(1, 63)]
+    for size in (1, 63):
+        x = torch.randn(size, 3)
+        torch.testing.assert_close(program(x), module(x))
+    with pytest.raises(UsageError, match="from 1 to 63"):
+        program(torch.randn(64, 3))
+
+
+def test_an_op_in_place_whose_twin_has_another_name() -> None:
+    program = _quiet(Fn(lambda self, x: self.fc(x).abs().add_(1).pow_(-0.5)), (torch.randn(2, 3),))
+    assert "aten.pow.Tensor_Scalar" in program.text()
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
