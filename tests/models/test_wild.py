@@ -1,0 +1,115 @@
+"""Models of other packages with random weights: each is captured, pruned and proved, or declined with the reason.
+
+One test a model, so that a failure hides no other; it writes a row of ``build/wild_table.md`` (``FXOPT_WILD_TABLE`` for
+another path), and a model that is through is not run again. To look at more of them, add lines to ``cases/wild_models.py``.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases.table import write_row
+from cases.wild_models import MODELS, Wild
+from torch.utils import _pytree as pytree
+
+from fxopt import Pipeline, Program, Workload, capture, capture_split
+from fxopt.driver.lower import lower
+from fxopt.errors import CaptureError, FxoptError
+from fxopt.ir.cost import cost
+from fxopt.numerics.error_metrics import sqnr
+from fxopt.pass_manager.verify import Verify
+from fxopt.registry import get
+from fxopt.target.detect import host
+from fxopt.workload.recorded import RecordedInputs
+
+pytestmark = pytest.mark.slow
+
+TABLE = Path(os.environ.get("FXOPT_WILD_TABLE", "build/wild_table.md"))
+COLUMNS = ("model", "captured", "MACs left", "proved", "onnx", "openvino", "tvm", "reason", "result")
+FINE = 20.0
+"""SQNR in dB that int8 with random weights, calibrated on random inputs, is held to: enough to see that it is no other model."""
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    found: dict[str, Any] = {"model": request.node.callspec.params["model"].name, "result": "failed"}
+    lines = TABLE.read_text().splitlines() if TABLE.exists() else []
+    if any(line.startswith(f"| {found['model']} |") and line.endswith("| ok |") for line in lines):
+        pytest.skip(f"has a row in {TABLE}")
+    yield found
+    gc.collect()
+    write_row(TABLE, COLUMNS, found)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_model(model: Wild, row: dict[str, Any], tmp_path: Path) -> None:
+    package = model.make.partition(":")[0].partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: pip install 'fxopt[wild]'")
+    module, args, kwargs = model.build()
+    program = _captured(module, args, kwargs, row)
+    if program is None:
+        row["result"] = "ok"
+        return
+    dense = cost(program)
+    outcome = Pipeline.parse("fold_constants, prune_channels(ratio=0.5)").run(program)
+    left, error = cost(outcome.program), outcome.steps[-1].findings.get("error")
+    row |= {"MACs left": f"{left.macs / max(1, dense.macs):.2f}", "proved": "unchanged" if error is None else f"{error:.0e}"}
+    assert error is None or error < 1e-9
+    if left.macs == dense.macs:
+        row["reason"] = "; ".join(dict.fromkeys(s.reason for step in outcome.steps for s in step.skips))[:200]
+        assert row["reason"] or not dense.macs, "nothing was removed, and no reason is given"
+    for name in model.backends:
+        row[name] = _built_in_int8(program, name, tmp_path / name)
+    row["result"] = "ok"
+
+
+def _captured(module: Any, args: Any, kwargs: Any, row: dict[str, Any]) -> Program | None:
+    """The program, or that of the part before the values are looked at; None with the reason where there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = capture(module, args, kwargs)
+        except CaptureError as error:
+            assert error.way_out, "a refusal names the way out"
+            row["reason"] = str(error).splitlines()[0]
+            try:
+                split = capture_split(module, args, kwargs)
+            except FxoptError:
+                row["captured"] = "no"
+                return None
+            row["captured"] = f"up to {', '.join(split.tail.until)}"
+            return split.program
+    row["captured"] = program.signature()[:80]
+    return program
+
+
+def _built_in_int8(program: Program, name: str, folder: Path) -> str:
+    """Calibrated on random inputs and run on the example; its SQNR in dB against the program in float."""
+    backend = get("backend", name)()
+    tensors = {str(n.target): v for n, v in zip(program.inputs(), program.example_leaves(), strict=True)}
+    arrays = {key: torch.randn(8, *v.shape[1:]).numpy() for key, v in tensors.items()}
+    data = RecordedInputs(arrays, program)
+    workload = Workload(name="wild", model=torch.nn.Identity, inputs=lambda: (program.args, {}), data=data)
+    small = Pipeline.parse("fold_batch_norm, quantize").run(
+        program, watchers=(Verify(),), workload=workload, target=host(), backend=backend
+    )
+    folder.mkdir()
+    _, built = lower(small.program, backend, host(), folder, workload=workload)
+    want, got = (pytree.tree_leaves(run(*program.args, **program.kwargs)) for run in (program, built))
+    found = sqnr(want, [torch.as_tensor(value) for value in got])
+    assert found > FINE
+    return f"{found:.0f} dB"
+
+
+def test_every_model_has_a_name_of_its_own() -> None:
+    names = [model.name for model in MODELS]
+    assert len(set(names)) == len(names)
