@@ -73,6 +73,7 @@ UNARY = (
 
 BINARY = (
     *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS, "add.Tensor", "sub.Tensor", "maximum", "minimum"),
+    *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS, "max.other", "min.other"),
     *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS_IN_FIRST | T.ZERO_PRESERVING, "prelu"),
     *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS_IN_FIRST, "mul.Tensor", "div.Tensor"),
     *_rows("binary", T.ELEMENTWISE | T.NEEDS_FLOAT32, "pow.Tensor_Tensor"),
@@ -99,6 +100,7 @@ SUMS = (
     *_rows("reduce", T.HOMOGENEOUS, "sum", "sum.dim_IntList"),
     *_rows("reduce", _MEANS | T.SELECTS, "amax", "amin"),
     *_rows("reduce", T.SELECTS, "max", "min", "max.dim", "min.dim", "argmax", "argmin", "any", "all", "topk"),
+    *_rows("reduce", NONE, "sort", "argsort"),
     *_rows("reduce", NONE, "prod", "std.correction", "var.correction", "logsumexp"),
     *_rows("reduce", NONE, "linalg_vector_norm", "norm.ScalarOpt_dim"),
     *_rows("pool", _MEANS, "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d", "max_pool2d_with_indices"),
@@ -130,7 +132,7 @@ MOVES = (
     *_rows("pick", T.HOMOGENEOUS, "tril", "triu"),
     ("getitem", Op("pick", _MEANS)),
     *_rows("scatter", NONE, "scatter.src", "scatter.value", "scatter_add", "scatter_reduce.two", "segment_reduce"),
-    *_rows("scatter", NONE, "index_add", "index_copy", "index_fill.int_Scalar"),
+    *_rows("scatter", NONE, "index_add", "index_copy", "index_fill.int_Scalar", "index_put"),
     *_rows("join", _MOVES, "cat", "concat", "stack", "hstack", "vstack"),
     *_rows("pad", T.REARRANGES, "pad", "constant_pad_nd"),
     *_rows("pad", NONE, "reflection_pad2d", "replication_pad2d"),
@@ -139,7 +141,9 @@ MOVES = (
 OTHERS = (
     *_rows("create", NONE, "arange", "arange.start", "arange.start_step", "linspace", "zeros", "ones", "full"),
     *_rows("create", NONE, "empty.memory_format", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like"),
-    *_rows("create", NONE, "full_like", "scalar_tensor", "meshgrid", "meshgrid.indexing", "eye", "tensor"),
+    *_rows(
+        "create", NONE, "full_like", "empty_like", "scalar_tensor", "meshgrid", "meshgrid.indexing", "eye", "tensor"
+    ),
     *_rows("random", NONE, "rand", "randn", "bernoulli", "rand_like", "randn_like", "randint", "randperm"),
     *_recurrent("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input"),
     *_recurrent("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),

@@ -103,7 +103,7 @@ _UNET = {
 ALL = ("onnx", "openvino", "tvm")
 
 MODELS = [
-    *map(_smp, ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "PAN")),
+    *map(_smp, ("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus")),
     _smp("UPerNet"),
     _smp("Segformer"),
     _smp("Unet", "mobilenet_v2"),
@@ -170,7 +170,9 @@ MODELS = [
     _lm("mixtral", num_key_value_heads=2, num_local_experts=4), _lm("mamba", state_size=4), _lm("falcon"), _lm("codegen", n_embd=32, n_head=4, n_layer=2, rotary_dim=4, n_positions=32),
     _text("bert"), _text("roberta"), _text("distilbert", dim=32, hidden_dim=64, n_heads=4, n_layers=2), _text("albert", embedding_size=16),
     _text("electra", embedding_size=16), _text("deberta-v2"), _text("xlnet", d_model=32, n_head=4, n_layer=2, d_inner=64),
-    _text("mpnet"), _text("fnet"), _text("funnel", "AutoModel", d_model=32, n_head=4, d_head=8, d_inner=64, block_sizes=[1, 1, 1]),
+    _text("mpnet"), _text("fnet"), 
+    Wild("transformers:AutoModel", {"model_type": "funnel", "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64,
+         "block_sizes": [1, 1, 1], "vocab_size": 96}, (), _IDS),
     _text("squeezebert", q_groups=2, k_groups=2, v_groups=2, post_attention_groups=1, intermediate_groups=2, output_groups=2, embedding_size=32),
     Wild("transformers:AutoModel", {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
          "vocab_size": 96}, (), {**_IDS, "decoder_input_ids": (96, (1, 6)), "use_cache": False}),

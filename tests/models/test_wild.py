@@ -62,7 +62,10 @@ def test_model(model: Wild, row: dict[str, Any], tmp_path: Path) -> None:
     dense = cost(program)
     outcome = Pipeline.parse("fold_constants, prune_channels(ratio=0.5)").run(program)
     left, error = cost(outcome.program), outcome.steps[-1].findings.get("error")
-    row |= {"MACs left": f"{left.macs / max(1, dense.macs):.2f}", "proved": "unchanged" if error is None else f"{error:.0e}"}
+    row |= {
+        "MACs left": f"{left.macs / max(1, dense.macs):.2f}",
+        "proved": "unchanged" if error is None else f"{error:.0e}",
+    }
     assert error is None or error < 1e-9
     if left.macs == dense.macs:
         row["reason"] = "; ".join(dict.fromkeys(s.reason for step in outcome.steps for s in step.skips))[:200]

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from fxopt import capture
+from fxopt import Pipeline, Workload, capture
 from fxopt.errors import DataError, RecipeError
+from fxopt.pass_manager.instruments import metric_watcher
+from fxopt.pass_manager.verify import Verify
 from fxopt.workload.batching import fixed_batch, in_batches
 from fxopt.workload.recorded import RecordedInputs, read_arrays
 
@@ -78,3 +80,32 @@ def test_a_fixed_batch_takes_any_number_of_examples():
     assert in_batches(PROGRAM, None) is PROGRAM
     data = RecordedInputs(ARRAYS, fixed)
     assert data.evaluate(in_batches(fixed, 5)) == 1, "the original takes one size alone, the splits have others"
+
+
+class _Keywords(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x, *, bias, doubled=False):
+        hidden = (self.first(x) + bias).relu()
+        return {"y": self.second(hidden * 2 if doubled else hidden)}
+
+
+@pytest.mark.parametrize("dynamic", ["batch", None])
+def test_keywords_and_numbers_are_calibrated_with_too(dynamic):
+    example = {"bias": torch.randn(2, 8), "doubled": True}
+    program = capture(_Keywords().eval(), (torch.randn(2, 4),), example, dynamic=dynamic)
+    draw = np.random.default_rng(0).standard_normal
+    data = RecordedInputs({"x": draw((13, 4), np.float32), "bias": draw((13, 8), np.float32)}, program)
+    workload = Workload(name="recorded", model=_Keywords, inputs=lambda: (program.args, program.kwargs), data=data)
+    outcome = Pipeline.parse("quantize").run(program, watchers=(metric_watcher(data), Verify()), workload=workload)
+    assert any("quantize_per_tensor" in str(node.target) for node in outcome.program.graph.nodes)
+    assert 0.95 < outcome.steps[-1].findings["metric"] < 1
+    assert data.evaluate(in_batches(program, fixed_batch(program))) == 1
+
+
+def test_what_the_recorded_arrays_lack_is_said():
+    program = capture(_Keywords().eval(), (torch.randn(2, 4),), {"bias": torch.randn(2, 8)})
+    with pytest.raises(DataError, match=r"holds \['x'\], the model takes \(x: .*bias: "):
+        RecordedInputs({"x": np.zeros((3, 4), np.float32)}, program)
