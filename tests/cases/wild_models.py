@@ -29,10 +29,9 @@ class Wild:
 
     @property
     def name(self) -> str:
-        """Package and class, with what tells it from others of the class."""
-        module, _, made = self.make.partition(":")
+        """What makes it, with what tells it from others made so."""
         kind = next((str(v) for v in self.options.values() if isinstance(v, str)), "")
-        return f"{module.partition('.')[0]}:{made}{f'({kind})' if kind else ''}"
+        return f"{self.make}({kind})" if kind else self.make
 
     def build(self) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
         """The model in evaluation mode, with example arguments and keywords."""
@@ -164,23 +163,40 @@ MODELS = [
     _timm("swinv2_cr_tiny_224", 224), _timm("focalnet_tiny_srf"), _timm("davit_tiny"), _timm("starnet_s1"), _timm("repvit_m0_9"),
     Wild("effdet.factory:create_model", {"model_name": "tf_efficientdet_lite0", "pretrained": False,
          "pretrained_backbone": False, "bench_task": ""}, ((1, 3, 128, 128),)),
-    _lm("llama", num_key_value_heads=2), _lm("gpt2", n_embd=32, n_head=4, n_layer=2, n_positions=32),
-    _lm("mistral", num_key_value_heads=2, head_dim=8), _lm("qwen2", num_key_value_heads=2), _lm("phi", ), _lm("gemma", head_dim=8, num_key_value_heads=1),
-    _lm("gpt_neox"), _lm("opt", ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=32), _lm("bloom", n_layer=2, n_head=4),
-    _lm("mixtral", num_key_value_heads=2, num_local_experts=4), _lm("mamba", state_size=4), _lm("falcon"), _lm("codegen", n_embd=32, n_head=4, n_layer=2, rotary_dim=4, n_positions=32),
-    _text("bert"), _text("roberta"), _text("distilbert", dim=32, hidden_dim=64, n_heads=4, n_layers=2), _text("albert", embedding_size=16),
-    _text("electra", embedding_size=16), _text("deberta-v2"), _text("xlnet", d_model=32, n_head=4, n_layer=2, d_inner=64),
-    _text("mpnet"), _text("fnet"), 
+    _lm("llama", num_key_value_heads=2),
+    _lm("gpt2", n_embd=32, n_head=4, n_layer=2, n_positions=32),
+    _lm("mistral", num_key_value_heads=2, head_dim=8),
+    _lm("qwen2", num_key_value_heads=2),
+    _lm("phi"),
+    _lm("gemma", head_dim=8, num_key_value_heads=1),
+    _lm("gpt_neox"),
+    _lm("opt", ffn_dim=64, word_embed_proj_dim=32, max_position_embeddings=32),
+    _lm("bloom", n_layer=2, n_head=4),
+    _lm("mixtral", num_key_value_heads=2, num_local_experts=4),
+    _lm("mamba", state_size=4),
+    _lm("falcon"),
+    _lm("codegen", n_embd=32, n_head=4, n_layer=2, rotary_dim=4, n_positions=32),
+    _text("bert"),
+    _text("roberta"),
+    _text("distilbert", dim=32, hidden_dim=64, n_heads=4, n_layers=2),
+    _text("albert", embedding_size=16),
+    _text("electra", embedding_size=16),
+    _text("deberta-v2"),
+    _text("xlnet", d_model=32, n_head=4, n_layer=2, d_inner=64),
+    _text("mpnet"),
+    _text("fnet"),
+    _text("squeezebert", q_groups=2, k_groups=2, v_groups=2, post_attention_groups=1, intermediate_groups=2,
+          output_groups=2, embedding_size=32),
     Wild("transformers:AutoModel", {"model_type": "funnel", "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64,
          "block_sizes": [1, 1, 1], "vocab_size": 96}, (), _IDS),
-    _text("squeezebert", q_groups=2, k_groups=2, v_groups=2, post_attention_groups=1, intermediate_groups=2, output_groups=2, embedding_size=32),
     Wild("transformers:AutoModel", {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
          "vocab_size": 96}, (), {**_IDS, "decoder_input_ids": (96, (1, 6)), "use_cache": False}),
     Wild("transformers:AutoModel", {"model_type": "bart", "d_model": 32, "encoder_layers": 1, "decoder_layers": 1,
          "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
          "vocab_size": 96}, (), {**_IDS, "use_cache": False}),
     Wild("transformers:AutoModel", {"model_type": "wav2vec2", **_TINY, "conv_dim": (32, 32), "conv_kernel": (10, 3),
-         "conv_stride": (5, 2), "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}, (), {"input_values": (1, 1600)}),
+         "conv_stride": (5, 2), "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}, (),
+         {"input_values": (1, 1600)}),
     Wild("transformers:AutoModelForImageClassification", {"model_type": "vit", **_TINY, "image_size": 32, "patch_size": 8}, (),
          {"pixel_values": (1, 3, 32, 32)}),
     Wild("transformers:AutoModelForImageClassification", {"model_type": "convnext", "depths": [1, 1, 1, 1],

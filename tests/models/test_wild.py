@@ -82,13 +82,14 @@ def _captured(module: Any, args: Any, kwargs: Any, row: dict[str, Any]) -> Progr
         try:
             program = capture(module, args, kwargs)
         except CaptureError as error:
-            assert error.way_out, "a refusal names the way out"
             row["reason"] = str(error).splitlines()[0]
+            way_out = error.way_out
             try:
                 split = capture_split(module, args, kwargs)
             except FxoptError:
                 row["captured"] = "no"
                 return None
+            assert way_out, "a refusal names the way out"
             row["captured"] = f"up to {', '.join(split.tail.until)}"
             return split.program
     row["captured"] = program.signature()[:80]
