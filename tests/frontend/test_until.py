@@ -100,8 +100,9 @@ def test_where_there_is_no_place_to_cut():
         capture(nn.Sequential(model), (x,), until="0.unused")
     with pytest.raises(UnknownNameError, match="did you mean 'unused'"):
         capture(model, (x,), until="unsed")
-    with pytest.raises(UsageError, match="'fc' runs several times"):
-        Tail(model, "fc")(torch.ones(2, 3), x)
+    again = nn.Sequential(model.fc, nn.ReLU(), model.fc)
+    with pytest.raises(UsageError, match="'0' runs several times"):
+        Tail(again, "0")(torch.ones(2, 3), x)
 
 
 def test_an_output_that_the_values_size_is_noted():
