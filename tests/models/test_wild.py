@@ -61,7 +61,7 @@ def test_model(model: Wild, row: dict[str, Any], tmp_path: Path) -> None:
         return
     dense = cost(program)
     outcome = Pipeline.parse("fold_constants, prune_channels(ratio=0.5)").run(program)
-    left, error = cost(outcome.program), outcome.steps[-1].findings.get("error")
+    left, error = cost(outcome.program), outcome.steps[-1].findings.error
     row |= {
         "MACs left": f"{left.macs / max(1, dense.macs):.2f}",
         "proved": "unchanged" if error is None else f"{error:.0e}",

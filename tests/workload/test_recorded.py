@@ -101,7 +101,7 @@ def test_keywords_and_numbers_are_calibrated_with_too(dynamic):
     workload = Workload(name="recorded", model=_Keywords, inputs=lambda: (program.args, program.kwargs), data=data)
     outcome = Pipeline.parse("quantize").run(program, watchers=(metric_watcher(data), Verify()), workload=workload)
     assert any("quantize_per_tensor" in str(node.target) for node in outcome.program.graph.nodes)
-    assert 0.95 < outcome.steps[-1].findings["metric"] < 1
+    assert 0.95 < outcome.steps[-1].findings.metric < 1
     assert data.evaluate(in_batches(program, fixed_batch(program))) == 1
 
 
