@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +22,7 @@ class Eager(Backend):
     """Run the graph in torch, op by op; the reference for numerics."""
 
     name: ClassVar[str] = "eager"
+    artifact_is_code: ClassVar[bool] = False
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Save the program as ``model.pt2``. Raises UsageError where that cannot be written."""
@@ -40,7 +42,11 @@ class Eager(Backend):
         structure = pytree.tree_structure((program.args, program.kwargs))
         constants = {i: fact.constant for i, fact in enumerate(manifest.inputs) if isinstance(fact, ConstantInput)}
 
+        home = os.getpid()
+
         def run(arrays: list[Any]) -> list[Any]:
+            if os.getpid() != home:  # forked: torch would wait for threads that are gone
+                torch.set_num_threads(1)
             given = iter(arrays)
             leaves = [
                 constants[i] if i in constants else torch.from_numpy(next(given)) for i in range(len(manifest.inputs))

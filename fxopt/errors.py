@@ -12,6 +12,7 @@
     │   ├── PassCrashError        by an error that nobody wrote for users, most often a bug in it
     │   ├── VerifyError           a pass broke the graph, the interface or the numbers
     │   └── DataError             a pass needs data that is absent or unusable
+    ├── ResourceError       (4)   a disk is full, or memory
     ├── BackendError        (4)   a backend refused or failed
     │   ├── DisagreementError     what was built gives other numbers than its program
     │   └── DeviceError           a device is not there, is another than expected, or failed
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, overload
 
 
 class FxoptError(Exception):
@@ -47,9 +48,9 @@ class FxoptError(Exception):
         got: str | None = None,
         way_out: str | None = None,
     ) -> None:
-        super().__init__(what)
-        self.what, self.step, self.node, self.source = what, step, node, source
-        self.expected, self.got, self.way_out = expected, got, way_out
+        super().__init__(shown(what))
+        self.what, self.step, self.node, self.source = shown(what), shown(step), shown(node), shown(source)
+        self.expected, self.got, self.way_out = shown(expected), shown(got), shown(way_out)
 
     def __str__(self) -> str:
         first = self.what if self.step is None else self._at(self.step)
@@ -67,6 +68,35 @@ class FxoptError(Exception):
         names = ("what", "step", "node", "source", "expected", "got", "way_out", "doc")
         known = {name: value for name in names if (value := getattr(self, name)) is not None}
         return {"error": type(self).__name__, "exit_code": self.exit_code, **known}
+
+
+_LINE, _LINES = 1000, 400
+"""Most characters of a line, and lines of a field, that a message has: it may quote a file of a megabyte."""
+
+
+@overload
+def shown(text: str) -> str: ...
+@overload
+def shown(text: None) -> None: ...
+def shown(text: str | None) -> str | None:
+    """Text as a terminal may show it: long lines are cut in the middle, and control characters are escaped."""
+    if text is None:
+        return None
+    lines = text.split("\n")
+    if len(lines) > _LINES:
+        lines = [*lines[:_LINES], f"… {len(lines) - _LINES} more lines"]
+    return "\n".join(_escaped(_cut(line)) for line in lines)
+
+
+def _cut(line: str) -> str:
+    half = _LINE // 2
+    return line if len(line) <= _LINE else f"{line[:half]} […{len(line) - 2 * half} characters…] {line[-half:]}"
+
+
+def _escaped(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
 
 
 def text_of(error: BaseException) -> str:
@@ -160,6 +190,13 @@ class DataError(PassError):
     """A pass needs data that the workload lacks, or the data cannot be used."""
 
     doc = "docs/your-own-model.md"
+
+
+class ResourceError(FxoptError):
+    """A disk is full, or memory: nothing is wrong with what was asked for."""
+
+    exit_code = 4
+    doc = "docs/build.md"
 
 
 class BackendError(FxoptError):

@@ -50,7 +50,7 @@ def load_weights(path: Path, model: torch.nn.Module, *, command: str) -> None:
                 "models/demo_weights"
             ),
         ) from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise RecipeError(
             f"{path} is not a readable safetensors file: {error}", way_out=f"train it again: {command}"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from annotated_types import Ge, Interval
 from fxopt.backend import Backend, Manifest, Runner, not_installed
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx.runtime import MODEL_FILE, cannot_run_on_gpu, make_runner
+from fxopt.support.scratch import scratch_folder
 from fxopt.target.detect import usable_cores
 from fxopt.target.int8_pairs import OVERFLOWS, cannot_run_here, overflows
 
@@ -38,6 +38,7 @@ class Onnx(Backend):
     """
 
     name: ClassVar[str] = "onnx"
+    artifact_is_code: ClassVar[bool] = False
     threads: Annotated[int, Ge(1)] | None = None
     optimization_level: Level = "all"
     arena: bool = True
@@ -105,9 +106,9 @@ class Onnx(Backend):
 
         if "cuda" in manifest.target.features:
             return None
-        with tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
-            unsigned_copy(folder / MODEL_FILE, Path(scratch) / MODEL_FILE)
-            return self.load(Path(scratch), manifest)
+        with scratch_folder() as scratch:
+            unsigned_copy(folder / MODEL_FILE, scratch / MODEL_FILE)
+            return self.load(scratch, manifest)
 
     def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Open the model in ONNX Runtime. Raises BackendError where the runtime refuses it."""
@@ -162,12 +163,12 @@ class Onnx(Backend):
             replace(self, threads=t, optimization_level=level, arena=arena)
             for t in threads for level in levels for arena in (True, False)
         ]  # fmt: skip
-        with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
-            export(program, self.opset, Path(folder) / MODEL_FILE)
-            float16 = has_float16(Path(folder) / MODEL_FILE)
+        with scratch_folder() as folder:
+            export(program, self.opset, folder / MODEL_FILE)
+            float16 = has_float16(folder / MODEL_FILE)
 
             def runner(candidate: Onnx) -> Runner:
                 options = (candidate.threads, candidate.optimization_level, candidate.arena)
-                return make_runner(Path(folder) / MODEL_FILE, *options, float16=float16)
+                return make_runner(folder / MODEL_FILE, *options, float16=float16)
 
             return fastest_options([self, *others], runner, example_arrays(program), seconds)

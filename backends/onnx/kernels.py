@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from fxopt.backends.onnx.runtime import open_session, session_options
+from fxopt.support.scratch import scratch_folder
 
 _INTEGER = (
     "QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "NhwcMaxPool", "MatMulNBits",
@@ -40,10 +40,10 @@ def kernel_facts(path: Path, origins: dict[str, str], level: str = "all") -> dic
     """
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+    with scratch_folder() as folder:
         float16 = has_float16(path)
         options = session_options(1, level, True)
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
         open_session(path, options, float16=float16)
         graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
     stored = {value.name for value in graph.initializer}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from fxopt.backend import Backend, Manifest, Runner, not_installed
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
 from fxopt.backends.openvino.runtime import MODEL_FILE, Precision, make_runner, native_precisions, properties
+from fxopt.support.scratch import scratch_folder
 from fxopt.target.detect import usable_cores
 from fxopt.target.int8_pairs import OVERFLOWS, cannot_run_here, overflows
 
@@ -41,6 +41,7 @@ class Openvino(Backend):
     """
 
     name: ClassVar[str] = "openvino"
+    artifact_is_code: ClassVar[bool] = False
     threads: Annotated[int, Ge(1)] | None = None
     precision: Precision = "f32"
     hint: Hint = "latency"
@@ -134,10 +135,10 @@ class Openvino(Backend):
         threads = dict.fromkeys((self.threads, 1, usable_cores()))
         inputs, is_precise = example_arrays(program), PrecisionCheck(program)
         runners: dict[Openvino, Runner] = {}
-        with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
-            convert(program, Path(folder) / MODEL_FILE)
+        with scratch_folder() as folder:
+            convert(program, folder / MODEL_FILE)
             for candidate in (replace(self, threads=t, precision=p) for p in precisions for t in threads):
-                run = make_runner(Path(folder) / MODEL_FILE, candidate.properties())
+                run = make_runner(folder / MODEL_FILE, candidate.properties())
                 if candidate.precision in (self.precision, "f32") or is_precise(run, inputs):
                     runners[candidate] = run
             return fastest_options(runners, runners.__getitem__, inputs, seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from fxopt.backends.onnx.export import export
 from fxopt.backends.openvino.runtime import new_core, reason_of
 from fxopt.errors import BackendError
 from fxopt.ir.program import Program
+from fxopt.support.resources import resource_error
+from fxopt.support.scratch import scratch_folder
 
 _OPSET = 22
 """Version of the ONNX operators on the way, the first whose convolutions take bfloat16; nothing of it is left in the result."""
@@ -30,8 +31,8 @@ def convert(program: Program, path: Path) -> dict[str, str]:
     Weights keep their dtype. Raises BackendError where the export fails, or OpenVINO has no form of an op.
     """
     core = new_core()
-    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
-        between = Path(folder) / "model.onnx"
+    with scratch_folder() as folder:
+        between = folder / "model.onnx"
         origins = export(program, _OPSET, between)
         try:
             model = core.read_model(between)
@@ -49,6 +50,10 @@ def _save(model: Any, path: Path) -> None:
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
     except Exception as error:
+        weights = sum(op.get_byte_size() for op in model.get_ops() if op.get_type_name() == "Constant")
+        written = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
+        if full := resource_error(error, path.parent, needed=weights - written):  # its streams tell no reason
+            raise full from error
         raise BackendError(f"OpenVINO cannot write {path.name}: {reason_of(error)}") from error
 
 

@@ -6,11 +6,15 @@ import socket
 from collections import Counter
 from typing import Any
 
+from fxopt.backends.remote import token
 from fxopt.backends.remote.address import Address
+from fxopt.backends.remote.greeting import ask
+from fxopt.backends.remote.tracker import request
 from fxopt.errors import DeviceError, last_line
 
 _SESSION = 3600
 """Seconds after which a device ends a session by itself, so that one whose other end is lost does not hold it for ever."""
+_TOKEN = f"set {token.VARIABLE} here to the one that the device was started with"
 
 
 def connect(address: Address) -> Any:
@@ -19,7 +23,11 @@ def connect(address: Address) -> Any:
     if address.key is None:
         return opened
     _count(opened, address)
-    return opened.request(address.key, session_timeout=_SESSION)
+    try:
+        host, port, match_key = request(opened, address.key)
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"the tracker at {address.host}:{address.port} was lost: {error}") from None
+    return _session(host, port, match_key)
 
 
 def devices_behind(address: Address) -> int:
@@ -34,11 +42,29 @@ def _reach(address: Address) -> Any:
     _reachable(address)
     try:
         if address.key is None:
-            return rpc.connect(address.host, address.port, session_timeout=_SESSION)
+            return _session(address.host, address.port)
         return rpc.connect_tracker(address.host, address.port)
+    except DeviceError:
+        raise
     except Exception as error:
         where = f"{address.host}:{address.port}"
         raise DeviceError(f"{where} answers, but not as TVM's {_kind(address)} does: {last_line(error)}") from None
+
+
+def _session(host: str, port: int, match_key: str | None = None) -> Any:
+    """A session of TVM's client; ``match_key`` is what a tracker gave. Raises DeviceError where the token is not right."""
+    from tvm import rpc
+
+    nonce = (ask(host, port, token.NONCE_KEY) or "").removeprefix("server:")
+    if not nonce:  # it wants no token
+        return rpc.connect(host, port, match_key or "", session_timeout=_SESSION)
+    secret = token.token()
+    if secret is None:
+        raise DeviceError(f"the device at {host}:{port} wants a token", way_out=_TOKEN)
+    try:
+        return rpc.connect(host, port, token.prove(secret, match_key or nonce), session_timeout=_SESSION)
+    except Exception:
+        raise DeviceError(f"the device at {host}:{port} has another token, or was lost", way_out=_TOKEN) from None
 
 
 def _count(tracker: Any, address: Address) -> int:

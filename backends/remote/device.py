@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from fxopt.backends.remote.message import pack, unpack
 from fxopt.errors import DeviceError
 from fxopt.runtime.device import Device
 from fxopt.runtime.timing import Timing
+from fxopt.support.scratch import scratch_folder
 
 _CONNECTING = 90.0
 """Seconds to wait for a session: to import TVM, and for a device that is busy with another."""
@@ -80,12 +80,12 @@ class RpcDevice(Device):
         found: int | None = values.get("bytes")
         return found
 
-    def serve(self, say: Callable[[str], None]) -> None:
+    def serve(self, bind: str | None, say: Callable[[str], None]) -> None:
         """See :func:`fxopt.backends.remote.serve.serve`. Raises UsageError, DeviceError."""
         from fxopt.backends.remote.serve import serve
 
         _need_tvm()
-        serve(Address.parse(self.address), say)
+        serve(Address.parse(self.address), bind, say)
 
     def run(self, name: str, arrays: list[Any]) -> list[Any]:
         """Run an artifact that :meth:`open` named."""
@@ -160,8 +160,8 @@ class RpcDevice(Device):
         folder, backend = self._opened[name]
         if not folder.is_dir():
             raise DeviceError(f"{folder} is gone, and the device at {self.address} needs it again")
-        with tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
-            packed = shutil.make_archive(str(Path(scratch) / name), "zip", folder)
+        with scratch_folder() as scratch:
+            packed = shutil.make_archive(str(scratch / name), "zip", folder)
             self._talk("upload", (packed, f"{name}.zip"))
         gone = sorted(self._brought - set(self._opened))
         self._request("open", name=name, backend=backend, drop=gone)

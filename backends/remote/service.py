@@ -11,15 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fxopt.backend import find_backend, read_json
+from fxopt.backend import find_backend
 from fxopt.backends.remote.message import pack, unpack
 from fxopt.errors import FxoptError
 from fxopt.runtime.artifact import Artifact, load_for
 from fxopt.runtime.isolated import peak_memory
-from fxopt.runtime.staging import MANIFEST
+from fxopt.runtime.read_manifest import read_manifest
 from fxopt.runtime.timing import interleave
 from fxopt.support.versions import versions
-from fxopt.target import Target
 from fxopt.target.detect import host
 
 REQUEST = "fxopt.runtime.device.request"
@@ -59,8 +58,8 @@ def _open(_: list[Any], name: str, backend: str, drop: list[str]) -> Answer:
     with zipfile.ZipFile(f"{name}.zip") as packed:
         packed.extractall(folder)
     os.remove(f"{name}.zip")
-    target = Target.of(read_json(folder / MANIFEST)["target"])
-    _opened[name] = load_for(folder, replace(target, address=None), find_backend(backend))
+    target = replace(read_manifest(folder).target, address=None)
+    _opened[name] = load_for(folder, target, find_backend(backend))
     return {}, []
 
 

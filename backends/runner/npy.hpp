@@ -89,13 +89,14 @@ inline Tensor read_npy(const std::string& path) {
 
 // A file of the bytes of a tensor and nothing else.
 inline Tensor read_raw(const std::string& path, const DType& dtype, const std::vector<int64_t>& shape) {
-  Tensor tensor(dtype, shape);
   std::ifstream file = open_file(path);
   const auto bytes = static_cast<size_t>(file.seekg(0, std::ios::end).tellg());
-  if (bytes != tensor.bytes())
-    throw UsageError(path + ": " + tensor.type() + " are " + std::to_string(tensor.bytes()) + " bytes, got " +
+  const size_t expected = byte_count(dtype, shape);  // before memory is taken for them
+  if (bytes != expected)
+    throw UsageError(path + ": " + type_text(dtype, shape) + " are " + std::to_string(expected) + " bytes, got " +
                      std::to_string(bytes) + "; another size of a dynamic dim needs a .npy file");
   file.seekg(0);
+  Tensor tensor(dtype, shape);
   read_bytes(file, path, tensor.data(), tensor.bytes());
   return tensor;
 }

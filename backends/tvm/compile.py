@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,14 @@ from fxopt.backends.tvm.graph.convert_layout import convert_layout
 from fxopt.backends.tvm.graph.legalize import legalizers
 from fxopt.backends.tvm.graph.lift_parameters import lift_parameters
 from fxopt.backends.tvm.graph.static_entry import FIXED, add_fixed_entry
+from fxopt.backends.tvm.interrupts import interrupts_kept
+from fxopt.backends.tvm.link import link
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.runtime import LIBRARY, PARAMETERS, need_tvm
 from fxopt.backends.tvm.schedule.schedule_module import schedule_module
 from fxopt.backends.tvm.tiling.task import Choices
 from fxopt.backends.tvm.tir.pipeline import register_pipeline
-from fxopt.errors import BackendError, last_line
+from fxopt.errors import BackendError, FxoptError, last_line
 from fxopt.target.cross_compiler import cross_compiler
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def compile_module(
     tvm = need_tvm()
     target = tvm.target.Target(processor.describe())
     try:
-        with target:
+        with target, interrupts_kept():
             lowered, parameters = lift_parameters(lower(module, choices))
             lowered = add_fixed_entry(lowered, shapes)
             executable = tvm.compile(
@@ -48,7 +49,7 @@ def compile_module(
     stored = {f"p{i}": parameter for i, parameter in enumerate(parameters)}
     if FIXED in [name.name_hint for name in lowered.functions]:
         stored |= {f"shape{i}": tvm.runtime.tensor(np.array([len(s), *s], np.int64)) for i, s in enumerate(shapes)}
-    tvm.runtime.save_param_dict_to_file(stored, str(out / PARAMETERS))
+    (out / PARAMETERS).write_bytes(tvm.runtime.save_param_dict(stored))
     kernels = sum(isinstance(function, tvm.tirx.PrimFunc) for function in lowered.functions.values())
     return {"kernels": kernels, "tiles": choices.to_dict(), **choices.facts}
 
@@ -59,7 +60,8 @@ def choose_tiles(module: IRModule, choices: Choices) -> IRModule:
     from tvm.relax import transform
 
     first = [transform.DecomposeOpsForInference(), transform.CanonicalizeBindings(), transform.ConvertToDataflow(1)]
-    return convert_layout(tvm.transform.Sequential(first)(module), choices)
+    with interrupts_kept():
+        return convert_layout(tvm.transform.Sequential(first)(module), choices)
 
 
 def kernels_of(module: IRModule, choices: Choices) -> IRModule:
@@ -110,11 +112,11 @@ def _by_index(body: Stmt) -> Stmt:
 
 
 def _link(executable: Executable, processor: Processor, path: Path) -> None:
-    """Link the library in a folder of its own, so that no path of this machine comes into it."""
-    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
-        try:
-            executable.export_library(str(path), workspace_dir=folder, cc=cross_compiler(processor.triple))
-        except Exception as error:
-            raise BackendError(
-                f"the library cannot be linked: {last_line(error)}\n  TVM links with a C++ compiler; install g++"
-            ) from error
+    try:
+        link(executable, path, cross_compiler(processor.triple))
+    except FxoptError:
+        raise
+    except Exception as error:
+        raise BackendError(
+            f"the library cannot be linked: {last_line(error)}\n  TVM links with a C++ compiler; install g++"
+        ) from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -125,9 +127,14 @@ def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False)
     fixed = machine["fixed"] if example else None
     _allow_threads(wanted)
 
-    inputs, one = Inputs(), threading.Lock()
+    inputs, one, home = Inputs(), threading.Lock(), os.getpid()
 
     def run(arrays: list[Array]) -> list[Array]:
+        if os.getpid() != home:
+            return _after_fork(os.getpid()).submit(call, arrays).result()
+        return call(arrays)
+
+    def call(arrays: list[Array]) -> list[Array]:
         use_threads(wanted)
         entry = main if fixed is None or [array.shape for array in arrays] != example else fixed
         with one:
@@ -138,6 +145,12 @@ def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False)
             return [copied(output) for output in outputs]
 
     return run
+
+
+@functools.cache
+def _after_fork(process: int) -> ThreadPoolExecutor:
+    """A thread to run in, in a process that was forked: TVM keeps a pool for each thread, and the other's is gone."""
+    return ThreadPoolExecutor(1)
 
 
 class Inputs:

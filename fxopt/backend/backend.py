@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,6 +36,8 @@ class Backend:
     """Base of all backends. Subclasses are frozen dataclasses with a ``name``; they need ``build`` and ``load``."""
 
     name: ClassVar[str] = ""
+    artifact_is_code: ClassVar[bool] = True
+    """Whether loading an artifact runs code that is in it, so that it must be trusted; False where it is data alone."""
 
     @property
     def rounds_floats(self) -> bool:
@@ -171,11 +174,20 @@ def check_lowerable(backend: Backend, program: Program) -> None:
         )
 
 
+_LARGEST = 64_000_000
+"""Bytes of the largest JSON file of an artifact that is read."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of an artifact. Raises BackendError if it is missing or broken."""
+    """Read a JSON object of an artifact. Raises BackendError if it is missing, broken, or no file."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > _LARGEST:
+            raise ValueError(f"{status.st_size} bytes; at most {_LARGEST} are read")
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise BackendError(f"{path}: {error}", way_out="is this the folder of an artifact? build it again") from None
     if not isinstance(value, dict):
         raise BackendError(f"{path}: not a JSON object")

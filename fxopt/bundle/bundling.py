@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from fxopt.backend import Manifest, find_backend
 from fxopt.backend.standalone import Standalone
 from fxopt.bundle.compile_program import compile_program
 from fxopt.bundle.flash import is_too_large, kilobytes, too_large
-from fxopt.bundle.interface_text import INTERFACE, interface_text
+from fxopt.bundle.interface_text import interface_text
 from fxopt.bundle.packing import files_of, pack
 from fxopt.bundle.readme import device_readme, source_readme
 from fxopt.bundle.wheels import find_package
 from fxopt.errors import BackendError, UsageError
-from fxopt.runtime import artifact
-from fxopt.runtime.staging import MANIFEST, missed_name
+from fxopt.runtime.read_manifest import read_manifest
+from fxopt.runtime.staging import INTERFACE, MANIFEST, missed_name
+from fxopt.support.resources import resource_error
+from fxopt.support.scratch import scratch_folder
 from fxopt.target import Target
 from fxopt.target.cross_compiler import missing_compiler
 
@@ -67,14 +69,14 @@ def bundle(folder: Path, out: Path, wheels: Path | None = None) -> Bundle:
         raise UsageError(
             f"{earlier} is not a bundle that is too large, and would be lost; choose another --out, or remove it"
         )
-    manifest = artifact.read_manifest(folder)
+    manifest = read_manifest(folder)
     target = manifest.target
     parts = find_backend(manifest.backend).standalone(folder, manifest)
     _check_target(target)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-            stage = Path(scratch) / "bundle"
+        with scratch_folder(out.parent) as scratch:
+            stage = scratch / "bundle"
             _put_model(stage / "model", folder, manifest, interface_text(manifest, target, parts.options))
             notes = _put_runtime(stage, parts, manifest, target, wheels)
             units = [path.name for path in parts.sources if path.suffix == ".cc"]
@@ -85,14 +87,16 @@ def bundle(folder: Path, out: Path, wheels: Path | None = None) -> Bundle:
             if missed := too_large(files, target):
                 place, files = earlier, _put_readme(stage, manifest, target, earlier)
                 missed = too_large(files, target)
-            pack(stage, Path(scratch) / place.name)
-            (Path(scratch) / place.name).replace(place)
+            pack(stage, scratch / place.name)
+            (scratch / place.name).replace(place)
             if not missed and is_too_large(earlier):
                 earlier.unlink()
     except OSError as error:
+        if full := resource_error(error, out.parent):
+            raise full from error
         raise UsageError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
-    name = _name(place)
-    run = f"mkdir {name} && tar xzf {place.name} -C {name} && {name}/bin/run {name}/model"
+    name, file = shlex.quote(_name(place)), shlex.quote(place.name)
+    run = f"mkdir {name} && tar xzf {file} -C {name} && {name}/bin/run {name}/model"
     return Bundle(place, files, sum(files.values()), place.stat().st_size, run, notes, missed)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tarfile
+import zlib
 from pathlib import Path
 
+from fxopt.errors import UsageError
 from fxopt.runtime.staging import MANIFEST
 from fxopt.target import Target
 
@@ -28,7 +30,17 @@ def is_too_large(path: Path) -> bool:
             manifest = tar.extractfile(f"model/{MANIFEST}")
             target = Target.of(json.load(manifest)["target"]) if manifest else None
             return target is not None and too_large({file.name: file.size for file in tar}, target) is not None
-    except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError):
+    except (
+        OSError,
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        UsageError,
+        zlib.error,
+    ):
         return False
 
 

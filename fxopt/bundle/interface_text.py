@@ -18,10 +18,10 @@ from typing import Any
 
 from fxopt.backend.manifest import Interface
 from fxopt.errors import BackendError
+from fxopt.runtime.staging import INTERFACE
 from fxopt.runtime.treespec import Spec
 from fxopt.target import Target
 
-INTERFACE = "interface.txt"
 DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16", "int32", "int64", "bool")
 """What the program can read and write."""
 
@@ -39,7 +39,11 @@ def interface_text(manifest: Interface, target: Target, options: dict[str, str])
     for number, output in enumerate(manifest.outputs):
         _check(output.dtype, f"the output {names[number]!r}")
         lines.append(" ".join(["output", _word(names[number]), output.dtype, *map(str, output.example)]))
-    return "\n".join([*lines, *(f"option {name} {value}" for name, value in options.items())]) + "\n"
+    for name, value in options.items():
+        if not value.isprintable():
+            raise BackendError(f"the option {name!r} of the program is {value!r}, and is a line of {INTERFACE}")
+        lines.append(f"option {name} {value}")
+    return "\n".join(lines) + "\n"
 
 
 def _check(dtype: str, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from fxopt.backend import Manifest
@@ -11,14 +12,15 @@ from fxopt.target import Target
 
 def device_readme(stage: Path, manifest: Manifest, target: Target, name: str) -> str:
     """What the bundle in the folder ``stage`` needs, and what to type; ``name`` is that of its file, without ending."""
-    files = " ".join(f"{fact.name}.npy" for fact in manifest.tensors)
+    files = " ".join(_argument(f"{fact.name}.npy") for fact in manifest.tensors)
+    file, name = shlex.quote(f"{name}.tar.gz"), shlex.quote(name)
     shapes = [f"    {fact.name}: {fact.dtype}[{', '.join(map(str, fact.shape))}]" for fact in manifest.tensors]
     return "\n".join(
         [
             f"A model for {target.name} ({target.triple}), built by fxopt with its backend {manifest.backend}. It needs",
             f"Linux with {_needs(stage)}, and no Python.",
             "",
-            f"    mkdir {name} && tar xzf {name}.tar.gz -C {name} && cd {name}",
+            f"    mkdir {name} && tar xzf {file} -C {name} && cd {name}",
             "    bin/run model                              run it on numbers that are made up",
             f"    bin/run model {files} --out results",
             "    bin/run model --times 100                  time it; --threads 1 in one thread",
@@ -33,6 +35,11 @@ def device_readme(stage: Path, manifest: Manifest, target: Target, name: str) ->
             "",
         ]
     )
+
+
+def _argument(file: str) -> str:
+    """The name of a file as a shell reads it, whatever is in it; one that begins with a dash would be an option."""
+    return shlex.quote(f"./{file}" if file.startswith("-") else file)
 
 
 def source_readme(command: str) -> str:

@@ -7,7 +7,6 @@ import importlib.metadata
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from fxopt.errors import BackendError, UsageError
 from fxopt.support.cache_folder import cache_folder
+from fxopt.support.resources import resource_error
+from fxopt.support.scratch import scratch_folder
 from fxopt.target import Target
 from fxopt.target.detect import host
 
@@ -113,11 +114,13 @@ def _downloaded(name: str, version: str, target: Target) -> Path:
             return path
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            _run_pip(name, version, target, scratch)
-            found = _in_folder(name, version, target, Path(scratch))
+        with scratch_folder(cache) as scratch:
+            _run_pip(name, version, target, str(scratch))
+            found = _in_folder(name, version, target, scratch)
             return found.rename(cache / found.name)
     except OSError as error:
+        if full := resource_error(error, cache):
+            raise full from error
         raise BackendError(f"cannot write to {cache}: {error.strerror or error}; set FXOPT_CACHE") from None
 
 

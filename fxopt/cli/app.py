@@ -21,14 +21,6 @@ Load = Annotated[list[Path] | None, typer.Option("--load", help="Python file wit
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-class Stopped(BaseException):
-    """A signal asked the process to stop: unwinds like Ctrl-C, so that nothing half-written stays."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Print the version."""

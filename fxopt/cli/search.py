@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fxopt.cli.app import Json, Load, Stopped, app, load_files
+from fxopt.cli.app import Json, Load, app, load_files
+from fxopt.cli.stopped import Stopped
 from fxopt.errors import BudgetError, OptionError
 
 

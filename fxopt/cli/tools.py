@@ -1,14 +1,15 @@
-"""Commands on what was built, and for authors: serve, check, bench, bundle, new."""
+"""Commands on what was built, and for authors: serve, check, bench, bundle, sign, verify, new."""
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, kept_as, load_files, new_app
+from fxopt.cli.app import Json, Load, app, from_here, kept_as, load_files, new_app
 from fxopt.errors import BudgetError
 
 
@@ -16,12 +17,18 @@ from fxopt.errors import BudgetError
 def serve(
     address: Annotated[
         str, typer.Argument(help="rpc://HOST:PORT to listen at, or tracker://HOST:PORT/KEY to serve behind a tracker.")
-    ] = "rpc://0.0.0.0:9090",
+    ] = "rpc://127.0.0.1:9090",
+    bind: Annotated[
+        str | None, typer.Option(help="Listen at this address of the machine, such as 0.0.0.0; wants a token.")
+    ] = None,
 ) -> None:
-    """Let this machine be a device, on which other machines run and time what they build; for networks you trust."""
+    """Let this machine be a device, on which others run and time what they build.
+
+    Whoever connects runs code here. By default only this machine can, and others by an SSH tunnel; see docs/trust.md.
+    """
     from fxopt.runtime.device import find_device
 
-    find_device(address).serve(print)
+    find_device(address).serve(bind, functools.partial(print, flush=True))
 
 
 @app.command()
@@ -86,6 +93,44 @@ def bundle(
     print(json.dumps(vars(made), default=str) if as_json else made.text())
     if made.missed:
         raise BudgetError(kept_as(made.missed, made.path, out))
+
+
+@app.command()
+def sign(
+    folder: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    key: Annotated[Path, typer.Option("--key", "-k", help="Secret key, as `fxopt new key` or minisign made it.")],
+) -> None:
+    """Sign an artifact, so that others can verify who built it. The password comes from a terminal or standard input."""
+    from fxopt.runtime.signing import sign as run_sign
+
+    print(from_here(run_sign(folder, key, lambda: _password(f"Password of {key}: "))))
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    key: Annotated[Path, typer.Option("--key", "-k", help="Public key of who should have signed it.")],
+) -> None:
+    """Verify that an artifact was signed by the owner of a key, and that none of its files was changed or added."""
+    from fxopt.runtime.signing import verify as run_verify
+
+    print(f"{from_here(folder)} is as the owner of {key} signed it: {run_verify(folder, key)}")
+
+
+def _password(prompt: str) -> str:
+    import getpass
+    import sys
+
+    return getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+
+
+@new_app.command("key")
+def new_key(path: Annotated[Path, typer.Argument(help="File of the secret key; the public one is beside it.")]) -> None:
+    """Make a pair of keys to sign artifacts with. The password, which may be empty, is asked for as by `sign`."""
+    from fxopt.runtime.signing import make_key
+
+    public = make_key(path, _password(f"Password for {path}, empty for none: "))
+    print(f"{path} is secret; give {public} to whom verifies what you build")
 
 
 @new_app.command("pass")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from fxopt.driver.default_cache import default_cache
 from fxopt.driver.evaluate import compare
 from fxopt.driver.intermediate_values import Exposed
 from fxopt.driver.lower import legalized
+from fxopt.driver.nan_check import nan_note
 from fxopt.driver.plan import resolve
 from fxopt.driver.quantized_costs import concerns_about
 from fxopt.driver.recipe import Recipe, read_recipe
@@ -27,6 +27,7 @@ from fxopt.ir.cost import cost, macs_of
 from fxopt.ir.memory_planning import plan_memory
 from fxopt.pass_manager.step import Watcher
 from fxopt.runtime.staging import MANIFEST, REPORT, staged, write_json
+from fxopt.support.scratch import scratch_folder
 from fxopt.support.versions import versions
 from fxopt.workload.recorded import RecordedInputs
 
@@ -60,7 +61,7 @@ def build(
     plan = resolve(recipe, default_cache() if cache else None)
     clock = _Clock(progress)
     choice: BackendChoice | None = None
-    with staged(Path(out)) as stage, tempfile.TemporaryDirectory(prefix="fxopt-") as scratch:
+    with staged(Path(out)) as stage, scratch_folder() as scratch:
         with clock("capture"):
             program = plan.workload.capture()
         if plan.calibration is not None:
@@ -70,7 +71,7 @@ def build(
                 chosen = Candidate(plan.backend, outcome=plan.rewrite(program, plan.backend, watchers))
         else:
             with clock("choose"):
-                chosen, choice = choose(plan, program, watchers, Path(scratch) / "candidates")
+                chosen, choice = choose(plan, program, watchers, scratch / "candidates")
         backend, outcome = chosen.backend, chosen.outcome
         assert outcome is not None
         if tune_seconds:
@@ -80,10 +81,12 @@ def build(
                 backend = backend.tune(legal, plan.target, tune_seconds)
         with clock("build"):
             lowered, built = plan.lower(outcome.program, backend, stage.folder)
-            exposed = functools.partial(Exposed, lowered, backend, plan.target, built, Path(scratch) / "exposed")
+            exposed = functools.partial(Exposed, lowered, backend, plan.target, built, scratch / "exposed")
             agreed = None if built.elsewhere else Fidelity(lowered, chosen.noise_db).check(built, exposed)
+            if not built.elsewhere and (note := nan_note(lowered, built)):
+                built.manifest.facts.setdefault("notes", []).append(note)
         with clock("build before"):
-            _, reference = plan.lower(program, backend, Path(scratch) / "before")
+            _, reference = plan.lower(program, backend, scratch / "before")
         with clock("measure"):
             costs = Costs.of(outcome.before), Costs.of(cost(outcome.program))
             compared = compare(plan.workload, program, reference, built, costs, timed=measure)

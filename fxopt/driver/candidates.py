@@ -12,7 +12,7 @@ from fxopt.backend import Backend
 from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.plan import Plan
 from fxopt.driver.report import Agreement
-from fxopt.errors import DisagreementError, FxoptError, text_of
+from fxopt.errors import DisagreementError, FxoptError, ResourceError, text_of
 from fxopt.ir.program import Program
 from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.pipeline import Outcome, Pipeline
@@ -115,6 +115,8 @@ def _variants(first: Candidate, plan: Plan, program: Program, folder: Path) -> l
     try:
         lowered, built = plan.lower(first.outcome.program, first.backend, folder)
         fidelity = Fidelity(lowered, first.noise_db)
+    except ResourceError:
+        raise
     except Exception as error:  # of a backend that is one of many, and may be a stranger's
         return [replace(first, refused=_reason(error))]
     variants = first.backend.variants()

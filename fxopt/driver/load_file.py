@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,7 @@ from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.errors import UsageError
 from fxopt.pass_manager.pass_base import Pass
-from fxopt.support.import_user_code import import_file
+from fxopt.support.import_user_code import import_file, says_it_returns
 from fxopt.target import Target
 from fxopt.workload import Workload
 
@@ -43,8 +42,8 @@ def _classify(value: Any, module: ModuleType) -> tuple[str, str] | None:
         return next(
             ((k, value.name) for k, base in (("pass", Pass), ("backend", Backend)) if issubclass(value, base)), None
         )
-    if inspect.isfunction(value):
-        returns = value.__annotations__.get("return")
-        kinds = {Workload: "workload", "Workload": "workload", Target: "target", "Target": "target"}
-        return (kinds[returns], value.__name__) if returns in kinds else None
+    if says_it_returns(value, "Workload"):
+        return "workload", value.__name__
+    if says_it_returns(value, "Target"):
+        return "target", value.__name__
     return None

@@ -62,7 +62,7 @@ def read_recipe(path: str | Path) -> Recipe:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or too long a number
         raise RecipeError(f"{path} is not a TOML recipe: {error}") from None
     recipe = make_recipe(values, str(path))
     beside: dict[str, Any] = {

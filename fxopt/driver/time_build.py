@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from fxopt.driver.lower import lower
 from fxopt.errors import UsageError
@@ -13,6 +11,7 @@ from fxopt.pass_manager.context import Context
 from fxopt.runtime.device import cannot_time
 from fxopt.runtime.interleaved import Call, time_artifacts
 from fxopt.runtime.timing import Timing
+from fxopt.support.scratch import scratch_folder
 from fxopt.target.detect import host
 
 
@@ -32,10 +31,10 @@ def built_times(
             f"{who} is measured on the target, and {reason}",
             way_out="give the target the address of a device, run it there, or give a budget of MACs",
         )
-    with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+    with scratch_folder() as folder:
         calls: dict[str, Call] = {}
         for i, (name, program) in enumerate(programs.items()):
-            place = Path(folder) / str(i)
+            place = folder / str(i)
             place.mkdir()
             _, built = lower(program, context.backend, target, place, workload=context.workload)
             args, kwargs = built.random_inputs()

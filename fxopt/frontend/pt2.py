@@ -7,24 +7,28 @@ files. :mod:`fxopt.frontend.pt2_safety` looks through the archive before torch m
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib
 import io
 import json
+import logging
 import os
-import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.errors import CaptureError, RecipeError, UsageError
+from fxopt.errors import CaptureError, RecipeError, UsageError, last_line, text_of
 from fxopt.frontend.dynamic_shapes import Dims, dynamic_shapes
 from fxopt.frontend.pt2_safety import check_archive
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
 from fxopt.ir.recurrent_shapes import recurrent_in_one_step
+from fxopt.support.resources import resource_error
+from fxopt.support.scratch import scratch_folder
 
 _EXTRA = "fxopt.json"
 _PLAIN = (tuple, list, dict)
@@ -81,11 +85,13 @@ def save_program(program: Program, path: str | Path) -> None:
         warnings.simplefilter("ignore")
         torch.export.save(exported, archive, extra_files={_EXTRA: json.dumps(extra)})
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxopt-") as folder:
-            beside = Path(folder) / path.name
+        with scratch_folder(path.parent) as folder:
+            beside = folder / path.name
             beside.write_bytes(archive.getbuffer())
             os.replace(beside, path)
     except OSError as error:
+        if full := resource_error(error, path.parent):
+            raise full from error
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -103,7 +109,7 @@ def load_program(path: str | Path) -> Program:
     _know_quantized_ops()
     extra = {_EXTRA: ""}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _logged() as reasons:
             warnings.simplefilter("ignore")
             exported = torch.export.load(path, extra_files=extra)
         known = json.loads(extra[_EXTRA] or "{}")
@@ -113,10 +119,9 @@ def load_program(path: str | Path) -> Program:
         args, kwargs = pytree.tree_unflatten(leaves, exported.call_spec.in_spec)
         exported._example_inputs = None
     except Exception as error:
-        lines = str(error).strip().splitlines()
+        reason = reasons[-1] if reasons else f"{type(error).__name__}: {text_of(error).strip().partition(chr(10))[0]}"
         raise RecipeError(
-            f"{path}: torch {torch.__version__} cannot read this archive: {type(error).__name__}: "
-            f"{(lines[0] if lines else '')}",
+            f"{path}: torch {torch.__version__} cannot read this archive: {reason}",
             way_out=(
                 "was it saved by another version of torch, or does it use ops or classes of a package that is "
                 "not imported?"
@@ -125,6 +130,25 @@ def load_program(path: str | Path) -> Program:
     program = from_exported(exported, args, kwargs, notes=tuple(known.get("notes", ())))
     program.history = tuple(known.get("history", ()))
     return program
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[list[str]]:
+    """Why torch cannot load a file, which it logs, with its whole trace, and does not raise: the last lines of that."""
+    reasons: list[str] = []
+
+    class Keep(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            if record.exc_info and record.exc_info[1]:
+                reasons.append(f"{type(record.exc_info[1]).__name__}: {last_line(record.exc_info[1])}")
+            return False
+
+    logger, keep = logging.getLogger("torch.export"), Keep()
+    logger.addFilter(keep)
+    try:
+        yield reasons
+    finally:
+        logger.removeFilter(keep)
 
 
 def _check_classes(what: str, spec: pytree.TreeSpec) -> None:

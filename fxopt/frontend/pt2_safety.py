@@ -8,6 +8,7 @@ that reaches an interpreter must be a name, an operator or an arithmetic express
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import re
@@ -22,6 +23,7 @@ from torch.export.pt2_archive import PT2ArchiveReader
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import RecipeError
+from fxopt.frontend.pt2_sizes import size_bits
 
 _WAY_OUT = "save the model with fxopt.save_program(program, 'model.pt2') or torch.export.save(exported, 'model.pt2')"
 
@@ -42,10 +44,17 @@ _FUNCTION = re.compile(
 """What sympy may be asked to evaluate in a symbolic size."""
 
 
+_LONGEST, _MOST_BITS = 10_000, 4096
+"""Characters of the longest symbolic size, and bits of the largest number in one, however it is written."""
+
+
 def check_archive(path: Path) -> None:
     """Raise RecipeError unless a file is a ``torch.export`` archive that loads without running anything of its own."""
-    if not path.is_file():
-        raise RecipeError(f"{path}: there is no such file")
+    try:
+        if not path.is_file():
+            raise RecipeError(f"{path}: there is no such file")
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise RecipeError(f"{path}: {error}") from None
     _check_format(path)
     try:
         with warnings.catch_warnings():
@@ -77,7 +86,9 @@ def _check_format(path: Path) -> None:
                 raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # zipfile has many for bytes that are no zip: UnicodeDecodeError, NotImplementedError …
+        if isinstance(error, RecipeError):
+            raise
         raise RecipeError(
             f"{path}: truncated or damaged: {error}", way_out=f"get the file again, or {_WAY_OUT}"
         ) from error
@@ -180,8 +191,14 @@ def _check_text(what: str, value: Any, form: re.Pattern[str]) -> Iterator[str]:
 
 
 def _check_expression(value: Any) -> Iterator[str]:
-    """An arithmetic expression over symbols, numbers and :data:`_FUNCTION`; no attribute, string or subscript."""
-    place, text = 0, _FLOAT_CALL.sub(r"\1", _SYMBOL_CALL.sub(r"\1", str(value))).rstrip()
+    """An arithmetic expression over symbols, numbers and :data:`_FUNCTION`; no attribute, string or subscript.
+
+    And no number in it may be astronomical: sympy evaluates ``9**9**9**9`` for ever.
+    """
+    place, text = 0, _FLOAT_CALL.sub(r"\1", _SYMBOL_CALL.sub(r"\1", str(value))).strip()
+    if len(text) > _LONGEST:
+        yield f"a symbolic size of {len(text)} characters"
+        return
     while place < len(text):
         token = _TOKEN.match(text, place)
         word = token and token[1]
@@ -189,6 +206,13 @@ def _check_expression(value: Any) -> Iterator[str]:
             yield f"{value!r:.80} is no symbolic size"
             return
         place = token.end()
+    try:
+        bits = size_bits(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        yield f"{value!r:.80} is no symbolic size"
+        return
+    if bits > _MOST_BITS:
+        yield f"{value!r:.80} is too large for a size"
 
 
 def _check_spec(text: str, *, keywords: bool) -> Iterator[str]:

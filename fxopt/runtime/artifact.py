@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
-from fxopt.backend import Backend, Runner, find_backend, read_json
+from fxopt.backend import Backend, Runner, find_backend
 from fxopt.backend.manifest import ConstantInput, Manifest, TensorInput
-from fxopt.errors import BackendError, UsageError
+from fxopt.errors import BackendError, FxoptError, UsageError, text_of
 from fxopt.runtime import treespec
 from fxopt.runtime.device import Device, device_of
-from fxopt.runtime.staging import MANIFEST, sha256
+from fxopt.runtime.read_manifest import read_manifest
 from fxopt.target import Target
 
 _EXAMPLE = "rpc://192.168.1.20:9090"
@@ -101,18 +100,24 @@ def _type(dtype: Any, shape: Any) -> str:
     return f"{dtype}[{', '.join(map(str, shape))}]"
 
 
-def load(folder: str | Path, *, on: str | None = None) -> Artifact:
+def load(folder: str | Path, *, on: str | None = None, trusted: bool = True) -> Artifact:
     """Load an artifact. Needs only the runtime of its backend.
 
     ``on`` is the address of a device where ``fxopt serve`` runs, such as ``rpc://192.168.1.20:9090``: the artifact is brought
-    there, and run there.
+    there, and run there. With ``trusted=False`` an artifact that is native code, which would run with your rights, is
+    refused before anything of it is loaded; see docs/trust.md.
 
-    Raises BackendError for a folder that is not an artifact, whose files are not those that were built, or that was built
-    for another machine; DeviceError where the device cannot be used.
+    Raises BackendError for a folder that is not an artifact, whose files are not those that were built, that was built
+    for another machine, or that is code and not trusted; DeviceError where the device cannot be used.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     backend = find_backend(manifest.backend)
+    if not trusted and backend.artifact_is_code:
+        raise BackendError(
+            f"{folder} is not trusted, and an artifact of the backend {backend.name!r} is code that runs when it is loaded",
+            way_out="verify who built it, `fxopt verify`, and load it with trusted=True; or take one of onnx or openvino",
+        )
     target = dataclasses.replace(manifest.target, address=on)
     found = _place(folder, manifest, backend, target)
     if found.elsewhere:
@@ -144,6 +149,18 @@ def load_to_check(folder: Path, target: Target) -> Artifact:
 
 
 def _place(folder: Path, manifest: Manifest, backend: Backend, target: Target) -> Artifact:
+    try:
+        return _placed(folder, manifest, backend, target)
+    except (FxoptError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a manifest's ``facts`` are the backend's own, and here anybody's
+        raise BackendError(
+            f"{backend} cannot load {folder}: {type(error).__name__}: {text_of(error)}",
+            way_out="build the artifact again, or load it with the fxopt that built it",
+        ) from error
+
+
+def _placed(folder: Path, manifest: Manifest, backend: Backend, target: Target) -> Artifact:
     if device := device_of(target):
         return Artifact(folder, manifest, device.open(folder, str(backend)), device)
     if reason := backend.elsewhere(manifest):
@@ -156,26 +173,6 @@ def _nowhere(message: str) -> Runner:
         raise BackendError(message, way_out="run it there, or give the target its address")
 
     return run
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """What ``manifest.json`` holds. Raises BackendError where the folder is no artifact, or its files are others."""
-    path = folder / MANIFEST
-    try:
-        manifest = Manifest.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        problem = f"the key {key!r} is missing" if first["type"] == "missing" else f"{key}: {first['msg']}"
-        raise BackendError(
-            f"{path}: {problem}; build the artifact again, or load it with the fxopt that built it"
-        ) from None
-    for name, digest in manifest.files.items():
-        file = folder / name
-        if not file.is_file() or sha256(file) != digest:
-            state = "differs from what was built" if file.is_file() else "is missing"
-            raise BackendError(f"{file} {state}; copy the whole folder, or build the artifact again")
-    return manifest
 
 
 def model_bytes(built: Artifact) -> int:

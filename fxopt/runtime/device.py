@@ -53,8 +53,8 @@ class Device(abc.ABC):
         """Let others have the device, until it is asked again."""
 
     @abc.abstractmethod
-    def serve(self, say: Callable[[str], None]) -> None:
-        """Let this machine be the device at the address, until it is stopped."""
+    def serve(self, bind: str | None, say: Callable[[str], None]) -> None:
+        """Let this machine be the device at the address, listening at ``bind`` if given, until it is stopped."""
 
     def check(self, target: Target) -> None:
         """Raise DeviceError unless the machine there has what is built for ``target``."""

@@ -6,15 +6,27 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from fxopt.backend import read_json
+from fxopt.backend.manifest import Files
 from fxopt.errors import BackendError, UsageError
+from fxopt.support.resources import resource_error
+from fxopt.support.scratch import alone_in, scratch_folder
+
+MANIFEST = "manifest.json"
+REPORT = "report.json"
+SIGNATURE = f"{MANIFEST}.minisig"
+INTERFACE = "interface.txt"
+"""What a bundle adds for its program, which reads no JSON."""
+_LONGEST = 255
+"""Bytes of the longest name of a file, on the disks of Linux, macOS and Windows."""
+_FILES: TypeAdapter[dict[str, str]] = TypeAdapter(Files)
 
 
 @dataclass
@@ -41,74 +53,82 @@ def staged(out: Path) -> Iterator[Stage]:
     """Yield a stage whose folder takes its place when all went well, and vanishes when anything did not.
 
     What was there before stays until then. A build that misses a budget replaces an earlier one that did, and leaves
-    ``out`` as it is; one that misses nothing removes it. Raises UsageError, before anything is built, where ``out`` cannot
-    be written, or where something that no build made would be lost.
+    ``out`` as it is; one that misses nothing removes it. Of two builds into one folder the later one is what is there.
+    Raises UsageError, before anything is built, where ``out`` cannot be written, or where something that no build made would
+    be lost; ResourceError where the disk is full.
     """
-    out = out.resolve()  # of a link, the folder it leads to is replaced
-    if stranger := _stranger(out):
-        raise _lost(stranger, "an artifact")
-    if stranger := _stranger(missed_name(out), missed=True):
-        raise _lost(stranger, "an artifact that missed a budget")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Stage(Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)), out)
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
-    try:
+    out = _place_of(out)
+    with contextlib.ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(scratch_folder(out.parent))
+        except OSError as error:
+            if full := resource_error(error, out.parent):
+                raise full from error
+            raise UsageError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
+        stage = Stage(folder / "artifact", out)
+        stage.folder.mkdir()
         yield stage
-        os.chmod(stage.folder, 0o755)
-        _move(stage.folder, stage.place)
-        earlier = missed_name(out)
-        if not stage.missed and earlier.exists() and not _stranger(earlier, missed=True):
-            _remove(earlier)
-    except OSError as error:
-        raise UsageError(f"cannot write to {stage.place}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(stage.folder, ignore_errors=True)
+        try:
+            os.chmod(stage.folder, 0o755)
+            with alone_in(out.parent):
+                _move(stage.folder, stage.place, folder)
+                earlier = missed_name(out)
+                if not stage.missed and earlier.exists() and not _stranger(earlier, missed=True):
+                    earlier.rename(folder / "missed")
+        except OSError as error:
+            if full := resource_error(error, out.parent):
+                raise full from error
+            raise UsageError(f"cannot write to {stage.place}: {error.strerror or error}") from error
+
+
+def _place_of(out: Path) -> Path:
+    """The folder that is meant: of a link, the one that it leads to. Raises UsageError where no artifact can be there."""
+    try:
+        out = out.resolve()
+        if not out.name:
+            raise UsageError(f"cannot write to {out}, the root of the file system; choose another --out")
+        if len(os.fsencode(missed_name(out).name)) > _LONGEST:
+            raise UsageError(f"cannot write to {out}: the name is too long; choose another --out")
+        if stranger := _stranger(out):
+            raise _lost(stranger, "an artifact")
+        if stranger := _stranger(missed_name(out), missed=True):
+            raise _lost(stranger, "an artifact that missed a budget")
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        raise UsageError(f"cannot write to {out}: {error}; choose another --out") from None
+    return out
 
 
 def _stranger(folder: Path, *, missed: bool = False) -> Path | None:
     """Something that would be lost with a folder, and that no build made, or with ``missed`` none that missed a budget."""
     if not folder.is_dir():
         return folder if os.path.lexists(folder) else None
-    present = [path for path in folder.rglob("*") if not path.is_dir()]
     try:
-        made = {folder / name for name in (MANIFEST, REPORT, *read_json(folder / MANIFEST)["files"])}
+        listed = _FILES.validate_python(read_json(folder / MANIFEST).get("files"))
+        made = {str(folder / name) for name in (MANIFEST, REPORT, SIGNATURE, *listed)}
         if missed and not read_json(folder / REPORT)["missed"]:
             made = set()
-    except (BackendError, KeyError, TypeError):
+    except (BackendError, KeyError, ValidationError):
         made = set()
-    return next((path for path in present if path not in made), None)
+    present = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+    return next((Path(path) for path in present if path not in made), None)
 
 
 def _lost(stranger: Path, kind: str) -> UsageError:
     return UsageError(f"{stranger} is not part of {kind}, and would be lost; choose another --out, or remove it")
 
 
-def _move(folder: Path, place: Path) -> None:
-    """Give a folder its place; what was there goes only then, and comes back where the folder cannot be moved."""
+def _move(folder: Path, place: Path, gone: Path) -> None:
+    """Give a folder its place; what was there goes into ``gone`` only then, and comes back where it cannot be moved."""
     if not place.exists():
         folder.rename(place)
         return
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.old.", dir=place.parent) as gone:
-        old = place.rename(Path(gone) / "artifact")
-        try:
-            folder.rename(place)
-        except BaseException:
-            old.rename(place)
-            raise
-
-
-def _remove(folder: Path) -> None:
-    """Take a folder away at once, and then delete it; of a link, the link."""
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.old.", dir=folder.parent) as gone:
-        folder.rename(Path(gone) / "artifact")
-
-
-MANIFEST = "manifest.json"
-
-
-REPORT = "report.json"
+    old = place.rename(gone / "old")
+    try:
+        folder.rename(place)
+    except BaseException:
+        old.rename(place)
+        raise
 
 
 def sha256(path: Path) -> str:
@@ -119,8 +139,8 @@ def sha256(path: Path) -> str:
 
 def describe_files(folder: Path) -> dict[str, str]:
     """sha256 of every file of a folder but the manifest and the report, by relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, REPORT))
-    return {str(p.relative_to(folder)): sha256(p) for p in files}
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return {name: sha256(folder / name) for name in names if name not in (MANIFEST, REPORT)}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -35,6 +35,29 @@ def describe(value: Any, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Spe
     return leaves, walk(value)
 
 
+def check(spec: Spec, count: int, where: str) -> None:
+    """Raise ValueError unless ``spec`` is a structure with the leaves 0 to ``count`` - 1, each once or more."""
+    leaves: set[int] = set()
+
+    def walk(part: Any) -> None:
+        if part is None:
+            return
+        if type(part) is int and 0 <= part < count:
+            leaves.add(part)
+            return
+        kind, children = part if isinstance(part, list) and len(part) == 2 else (None, None)
+        if kind == "dict" and isinstance(children, dict):
+            children = list(children.values())
+        if kind not in ("tuple", "list", "dict") or not isinstance(children, list):
+            raise ValueError(f"{where}: {part!s:.80} is no structure of {count} values")
+        for child in children:
+            walk(child)
+
+    walk(spec)
+    if len(leaves) != count:
+        raise ValueError(f"{where}: {len(leaves)} of {count} values have a place")
+
+
 def assemble(spec: Spec, leaves: list[Any]) -> Any:
     """Put leaves back into their structure."""
     if spec is None or isinstance(spec, int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,15 +53,36 @@ def import_attribute(spec: str) -> Any:
         sys.path.pop(0)
 
 
-def find_function(spec: str, who: str) -> Callable[..., Any]:
-    """The function that ``spec`` names. Raises UsageError in the name of ``who`` where it cannot be had."""
+def says_it_returns(value: Any, name: str) -> bool:
+    """Whether a value is a function whose annotation says that it returns a ``name``, or a kind of it, ``MyName``.
+
+    What a recipe names is called only then: a recipe may be anybody's, and an import finds every function there is.
+    """
+    if not inspect.isfunction(value):
+        return False
+    returns = value.__annotations__.get("return")
+    told = returns if isinstance(returns, str) else getattr(returns, "__name__", "")
+    return told.rpartition(".")[2].endswith(name)
+
+
+def find_function(spec: str, who: str, returns: str) -> Callable[..., Any]:
+    """The function that ``spec`` names, which must say that it ``returns`` such a value.
+
+    Raises UsageError in the name of ``who`` where it cannot be had.
+    """
     try:
         found = import_attribute(spec)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"{who}: {type(error).__name__}: {error}",
             way_out="give module:function of an importable module, or file.py:function",
         ) from error
-    if not callable(found):
-        raise UsageError(f"{who}: {spec.rpartition(':')[2]!r} is a {type(found).__name__}, not a function")
-    return found
+    name = spec.rpartition(":")[2]
+    if not says_it_returns(found, returns):
+        kind = "function that does not say so" if inspect.isroutine(found) else type(found).__name__
+        raise UsageError(
+            f"{who}: expected a function that says it returns a {returns}, got a {kind}; nothing was called",
+            way_out=f"write its annotation: def {name}(…) -> {returns}",
+        )
+    function: Callable[..., Any] = found
+    return function

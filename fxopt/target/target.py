@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Gt
+from annotated_types import Gt, Lt
+from pydantic import Field
 
 from fxopt.errors import UnknownNameError, UsageError
 from fxopt.support.options import check_option
@@ -56,14 +57,40 @@ class Target:
         return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in values.items() if v is not None}
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Target:
-        """Back from :meth:`to_dict`."""
-        return cls(**{**values, "features": frozenset(values["features"])})
+    def of(cls, values: dict[str, Any], where: str = "target") -> Target:
+        """Back from :meth:`to_dict`, whoever wrote it.
+
+        Raises UsageError for a key that is missing, UnknownNameError for a key or a feature, OptionError for a value.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise UnknownNameError(f"key in {where}", key, known)
+        checked = {key: check_option(f"{where}: {key}", _HINTS[key], value) for key, value in values.items()}
+        for key in ("name", "triple"):
+            if key not in checked:
+                raise UsageError(f"{where}: the key {key!r} is missing" + _EXAMPLES.get(key, ""))
+        for feature in checked.get("features", ()):
+            if feature not in FEATURES:
+                raise UnknownNameError(f"feature in {where}", feature, FEATURES)
+        checked["features"] = frozenset(checked.get("features", ()))
+        return cls(**checked)
 
     @property
     def architecture(self) -> str:
         """The first word of the triple: ``x86_64``, ``aarch64`` …"""
         return self.triple.split("-")[0]
+
+
+_Count = Annotated[int, Gt(0), Lt(2**63)]
+_HINTS: dict[str, Any] = {
+    "name": Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/.][^\x00-\x1f\x7f/]{0,99}$")],  # of a folder, too
+    "triple": Annotated[str, Field(pattern=r"^[\w.]+(-[\w.]+)*$", max_length=100)],  # part of the name of a compiler
+    "cpu": Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")],
+    "features": list[str], "cores": _Count, "memory": _Count, "flash": _Count, "channel_multiple": _Count,
+    "address": Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f]{1,300}$")],
+}  # fmt: skip
+_EXAMPLES = {"triple": ', e.g. triple = "aarch64-linux-gnu"'}
 
 
 def find_target(spec: str) -> Target:
@@ -80,22 +107,6 @@ def read_target(path: Path) -> Target:
     """The target of a TOML file. Raises UsageError, UnknownNameError for a key or a feature, OptionError for a value."""
     try:
         values = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not TOML, not UTF-8, or too long a number
         raise UsageError(f"target file {path}: {error}") from None
-    known = [f.name for f in fields(Target)]
-    for key in values:
-        if key not in known:
-            raise UnknownNameError(f"key in {path}", key, known)
-    hints: dict[str, Any] = {
-        "name": str, "triple": str, "cpu": str, "features": list[str], "cores": Annotated[int, Gt(0)],
-        "memory": Annotated[int, Gt(0)], "flash": Annotated[int, Gt(0)], "channel_multiple": Annotated[int, Gt(0)],
-        "address": str,
-    }  # fmt: skip
-    checked = {key: check_option(f"{path}: {key}", hints[key], value) for key, value in values.items()}
-    if "triple" not in checked:
-        raise UsageError(f"target file {path}: the key 'triple' is missing, e.g. triple = \"aarch64-linux-gnu\"")
-    for feature in checked.get("features", ()):
-        if feature not in FEATURES:
-            raise UnknownNameError(f"feature in {path}", feature, FEATURES)
-    checked["features"] = frozenset(checked.get("features", ()))
-    return Target(**{"name": path.stem, **checked})
+    return Target.of({"name": path.stem, **values}, f"target file {path}")

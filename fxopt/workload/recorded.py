@@ -10,31 +10,45 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.errors import DataError, RecipeError
+from fxopt.errors import DataError, RecipeError, last_line
 from fxopt.ir.program import Program
+from fxopt.support.resources import resource_error
 from fxopt.workload.batching import fixed_batch, in_batches
 from fxopt.workload.workload import Args, Split
 
+_WAY_OUT = "save the inputs with numpy.save('inputs.npy', x), or numpy.savez('inputs.npz', name=x, …) for several"
 _SHARE: dict[Split, tuple[float, float]] = {"train": (0.0, 0.5), "validation": (0.5, 0.75), "test": (0.75, 1.0)}
 
 
 def read_arrays(path: str | Path) -> dict[str, Any]:
-    """Arrays of a ``.npz`` file by name, or the one of a ``.npy`` file under an empty name.
+    """Arrays of a ``.npz`` file by name, or the one of a ``.npy`` file under an empty name; numbers, in this machine's order.
 
-    Raises RecipeError for a file that is missing, damaged, of another kind, or that holds pickled objects.
+    Raises RecipeError for a file that is missing, damaged, of another kind, or that holds anything but numbers.
     """
     try:
         found = np.load(path, allow_pickle=False)
-        return {name: found[name] for name in found.files} if isinstance(found, np.lib.npyio.NpzFile) else {"": found}
+        arrays = {name: found[name] for name in found.files} if isinstance(found, np.lib.npyio.NpzFile) else {"": found}
     except FileNotFoundError:
         raise RecipeError(f"calibration: there is no file {path}") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise RecipeError(
-            f"calibration: {path} cannot be read: {error}",
-            way_out=(
-                "save the inputs with numpy.save('inputs.npy', x), or numpy.savez('inputs.npz', name=x, …) for several"
-            ),
-        ) from None
+    except Exception as error:  # numpy and zipfile have many for bytes that are none of theirs
+        if full := resource_error(error):
+            raise full from error
+        raise RecipeError(f"calibration: {path} cannot be read: {last_line(error)}", way_out=_WAY_OUT) from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or not _is_number(array.dtype):
+            kind = getattr(array, "dtype", "bytes")
+            raise RecipeError(
+                f"calibration: {path} holds {name or 'an array'} of {kind}, which are no numbers", way_out=_WAY_OUT
+            )
+    return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
+
+
+def _is_number(dtype: np.dtype[Any]) -> bool:
+    try:
+        torch.from_numpy(np.empty(0, dtype.newbyteorder("=")))
+    except TypeError:
+        return False
+    return True
 
 
 class RecordedInputs:

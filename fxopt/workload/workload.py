@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from fxopt import registry
 from fxopt.errors import DataError, FxoptError, UsageError
-from fxopt.support.import_user_code import import_attribute
+from fxopt.support.import_user_code import import_attribute, says_it_returns
 from fxopt.support.observed import is_volatile
 from fxopt.support.options import call_checked
 from fxopt.support.spec import parse_call
@@ -112,14 +112,15 @@ def training_workload(workload: Workload | None, who: str) -> Workload:
     return workload
 
 
-_WANTED = "write a function that returns a fxopt.Workload with the model and example inputs: README, 'Your own model'"
+_WANTED = "write a function, def net() -> fxopt.Workload, that returns the model with example inputs: README, 'Your own model'"
 
 
 def find_workload(spec: str) -> Workload:
     """A workload from its text form.
 
     A registered name (``digits``), one of a zoo (``torchvision:resnet18``), both with options in brackets,
-    ``module:attribute`` of the user's own code, or a ``.pt2`` file that fxopt or ``torch.export`` saved.
+    ``module:attribute`` of the user's own code, or a ``.pt2`` file that fxopt or ``torch.export`` saved. Of a module, which
+    is imported, only a Workload is taken, or a function that says it returns one: a recipe may be anybody's.
     Raises UnknownNameError, OptionError, UsageError, and RecipeError for a file that is not a program.
     """
     is_volatile(f"it reads the model {spec}")
@@ -129,6 +130,11 @@ def find_workload(spec: str) -> Workload:
     scheme, colon, rest = name.partition(":")
     if colon and scheme not in registry.names("workload"):
         found = _from_module(name)
+        if not isinstance(found, Workload) and not says_it_returns(found, "Workload"):
+            kind = (
+                "function that does not say that it returns one" if inspect.isroutine(found) else type(found).__name__
+            )
+            raise UsageError(f"model {name!r} is no Workload but a {kind}; nothing was called", way_out=_WANTED)
     else:
         found = registry.get("workload", scheme)
     if isinstance(found, Workload):
@@ -136,12 +142,10 @@ def find_workload(spec: str) -> Workload:
             raise UsageError(f"model {name!r} takes no options")
         return found
     args = (rest,) if colon and scheme in registry.names("workload") else ()
-    if not inspect.isroutine(found):
-        raise UsageError(f"model {name!r} is a {type(found).__name__}; {_WANTED}")
     with _blamed(f"{name}()"):
         made = call_checked(found, scheme if args else name, *args, **options)
     if not isinstance(made, Workload):
-        raise UsageError(f"model {name!r}: it returned a {type(made).__name__}; {_WANTED}")
+        raise UsageError(f"model {name!r}: it returned a {type(made).__name__}", way_out=_WANTED)
     return made
 
 
@@ -152,7 +156,7 @@ def _blamed(what: str) -> Iterator[None]:
         yield
     except FxoptError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         from fxopt.frontend.diagnostics import user_line
 
         raise UsageError(f"{what} failed: {type(error).__name__}: {error}\n    {user_line(error)}") from error
@@ -161,7 +165,7 @@ def _blamed(what: str) -> Iterator[None]:
 def _from_module(spec: str) -> Any:
     try:
         return import_attribute(spec)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         known = ", ".join(registry.names("workload"))
         raise UsageError(
             f"model {spec!r}: {type(error).__name__}: {error}", way_out=f"or did you mean one of: {known}?"

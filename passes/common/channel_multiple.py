@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from fxopt.passes.common.bisection import first
 from fxopt.runtime.device import cannot_time
 from fxopt.runtime.interleaved import Call, time_artifacts
 from fxopt.support.observed import is_volatile
+from fxopt.support.scratch import scratch_folder
 from fxopt.target import Target
 from fxopt.target.detect import host
 
@@ -110,7 +110,7 @@ def _measured(target: Target, backend: Backend) -> ChannelMultiple:
     def costs(width: int) -> tuple[float, float, float]:
         for w in (_LOW, _HIGH, width):
             if w not in runs:
-                runs[w] = _built(w, target, backend, Path(folder) / str(w))
+                runs[w] = _built(w, target, backend, folder / str(w))
         timed = time_artifacts({str(w): runs[w] for w in (width, _LOW, _HIGH)}, blocks=_BLOCKS, block_ms=_BLOCK_MS)
         # short blocks behind a pause are seldom interrupted; a least one is not taken, as a busy machine may give one
         # model all cores for once. From probe to probe it may get quieter
@@ -119,7 +119,7 @@ def _measured(target: Target, backend: Backend) -> ChannelMultiple:
         return fastest[width], fastest[_LOW], fastest[_HIGH]
 
     try:
-        with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
+        with scratch_folder() as folder:
             value = granularity(costs)
     except FxoptError as error:
         return _by_rule(target, f"{backend} did not build the layers to be timed: {error.what}")

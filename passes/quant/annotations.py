@@ -63,7 +63,7 @@ def _annotated(program: Program, quantizer: str) -> fx.Graph:
     """A copy of the graph with the quantizer's annotations."""
     who = f"quantizer={quantizer!r}"
     try:
-        made = find_function(quantizer, who)()
+        made = find_function(quantizer, who, "Quantizer")()
         model = fx.GraphModule(program.module, copy.deepcopy(program.graph))
         name_sources(model.graph)
         model = made.transform_for_annotation(model)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fxopt.errors import UsageError
+from fxopt.errors import UsageError, text_of
 from fxopt.ir.program import Program
 from fxopt.passes.train.options import TrainOptions
+from fxopt.support.scratch import scratch_folder
 from fxopt.workload import Workload
 
 
@@ -30,26 +32,32 @@ class Checkpoint:
         if self._path is None or not self._path.exists():
             return None
         try:
+            with zipfile.ZipFile(self._path) as archive:
+                if broken := archive.testzip():  # torch takes tensors without looking at their checksums
+                    raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
             found = torch.load(self._path, weights_only=True)
             if found["key"] == self._key:
                 return dict(found["state"])
             problem = "it is of another program, or of other options"
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            problem = f"it cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        except Exception as error:  # zipfile, pickle and torch have many for bytes that are no checkpoint
+            problem = f"it cannot be read: {text_of(error).partition(chr(10))[0] or type(error).__name__}"
         raise UsageError(f"{self._who}: checkpoint {self._path}: {problem}", way_out="delete it to begin anew")
 
     def write(self, state: dict[str, Any]) -> None:
         """Save beside and rename, so that a process killed at any moment leaves the last one whole. Raises UsageError."""
         if self._path is None:
             return
-        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        # torch's own writer ends the whole process where the disk is full, so the archive is made in memory
+        archive = io.BytesIO()
+        torch.save({"key": self._key, "state": state}, archive)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                torch.save({"key": self._key, "state": state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._path)
+            with scratch_folder(self._path.parent) as folder:
+                beside = folder / self._path.name
+                with beside.open("wb") as file:
+                    file.write(archive.getbuffer())
+                    file.flush()
+                    os.fsync(file.fileno())
+                beside.replace(self._path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise UsageError(f"{self._who}: checkpoint {self._path} cannot be written: {error}") from error

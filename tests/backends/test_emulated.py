@@ -155,7 +155,7 @@ def test_two_devices_behind_a_tracker_share_the_trials(start, tmp_path):
             rates.append((len(_rows(path)) - 4) / (time.monotonic() - begun))
     print(f"trials per second: {rates[0]:.2f} with one device, {rates[1]:.2f} with two, {rates[1] / rates[0]:.2f}x")
     assert [len(_rows(tmp_path / f"{count}.jsonl")) for count in (1, 2)] == [28, 28]
-    assert all("start serving" in device.log.read_text() for device in devices), "each had a part"
+    assert all("a session with" in device.log.read_text() for device in devices), "each had a part"
 
 
 def test_the_guide_walks_a_raspberry_pi_through(start, emulated_root, tmp_path):
@@ -170,9 +170,9 @@ def test_the_guide_walks_a_raspberry_pi_through(start, emulated_root, tmp_path):
     address = network.free_address()
     for line in lines:
         where, _, command = line.partition("$ ")
-        command = command.replace("rpc://raspberrypi.local:9090", address)
-        if where == "pi" and command.startswith(("python3 -m venv", "pip ")):
-            continue  # the root was made with what this installs
+        command = command.replace("rpc://127.0.0.1:9090", address)  # the other end of the tunnel
+        if command.startswith(("python3 -m venv", "pip ", "ssh -N ")):
+            continue  # the root was made with what this installs, and the board is this machine
         if where == "pi" and command.startswith("fxopt serve"):
             board = start(address)
             continue

@@ -81,7 +81,7 @@ def fifty_at_a_time() -> Workload:
 MODULE = torch.nn.Linear(4, 2)
 
 
-def fails():
+def fails() -> Workload:
     """A factory that fails."""
     return 1 / 0
 

@@ -15,16 +15,16 @@ ACTIVATION = QuantizationSpec(torch.int8, MinMaxObserver, -128, 127, torch.per_t
 WEIGHT = QuantizationSpec(torch.int8, PerChannelMinMaxObserver, -127, 127, torch.per_channel_symmetric, 0)
 
 
-def x86():
+def x86() -> Quantizer:
     return x86_quantizer.X86InductorQuantizer().set_global(x86_quantizer.get_default_x86_inductor_quantization_config())
 
 
-def x86_of_7_bits():
+def x86_of_7_bits() -> Quantizer:
     config = x86_quantizer.get_default_x86_inductor_quantization_config(reduce_range=True)
     return x86_quantizer.X86InductorQuantizer().set_global(config)
 
 
-def not_configured():
+def not_configured() -> Quantizer:
     return x86_quantizer.X86InductorQuantizer()
 
 
@@ -47,16 +47,16 @@ class Written(Quantizer):
         pass
 
 
-def signed():
+def signed() -> Quantizer:
     return Written()
 
 
-def one_scale():
+def one_scale() -> Quantizer:
     per_tensor = QuantizationSpec(torch.int8, MinMaxObserver, -128, 127, torch.per_tensor_symmetric)
     return Written(weight=per_tensor)
 
 
-def shared():
+def shared() -> Quantizer:
     """Both parts of a concatenation and its result at one scale."""
 
     def more(node):
@@ -69,7 +69,7 @@ def shared():
     return Written(more)
 
 
-def fixed_sigmoid():
+def fixed_sigmoid() -> Quantizer:
     spec = FixedQParamsQuantizationSpec(torch.uint8, 1 / 256, 0, 0, 255, torch.per_tensor_affine)
 
     def more(node):
@@ -79,13 +79,13 @@ def fixed_sigmoid():
     return Written(more)
 
 
-def in_float8():
+def in_float8() -> Quantizer:
     return Written(activation=QuantizationSpec(torch.float8_e4m3fn, MinMaxObserver, qscheme=torch.per_tensor_affine))
 
 
-def few_bits():
+def few_bits() -> Quantizer:
     return Written(weight=QuantizationSpec(torch.int8, MinMaxObserver, -8, 7, torch.per_channel_symmetric, 0))
 
 
-def broken():
+def broken() -> Quantizer:
     raise ValueError("no such configuration")

@@ -159,6 +159,18 @@ def cost(task: Task, tile: Tile) -> float:
     return task.work * waste * max(1.0, _TO_HIDE_LATENCY / sums) * (1.0 + _LOAD * loads)
 
 
+def fits(task: Task, tile: Tile) -> bool:
+    """Whether a kernel of the task can be made in such tiles, as in all that tuning tries; a database may hold others."""
+    if task.offered:
+        return tile in task.offered
+    if tile.winograd:
+        way = next((way for way in task.winograd_options if way.side == tile.winograd), None)
+        return way is not None and fits(way.products, dataclasses.replace(tile, winograd=0))
+    whole = task.vectors % tile.vectors == 0 if task.grouped else True
+    shared = task.shared or tile.vectors == 1
+    return whole and shared and tile.chunk == 0 and tile.lines in (None, *task.lines)
+
+
 class Choices:
     """The tile of each task for one processor: that of ``tuned`` by key, or the best by rule.
 
@@ -178,7 +190,7 @@ class Choices:
         if not self.winograd:
             task = dataclasses.replace(task, winograd_options=())
         tile = self.tuned.get(task.key)
-        if tile is None or (task.offered and tile not in task.offered) or (tile.winograd and not task.winograd_options):
+        if tile is None or not fits(task, tile):
             tile = candidates(task, self.processor)[0]
         self.chosen[task.key] = tile
         self.tasks[task.key] = task

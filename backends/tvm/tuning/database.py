@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,12 +85,16 @@ class Database:
             if not line.strip():
                 continue
             try:
+                if len(line) > _LONGEST:
+                    raise ValueError("no trial is so long")
                 values = json.loads(line)
                 key, trial = values["task"], _trial(values)
                 other = next((name for name in ("tvm", "schedules") if values[name] != self.stamp[name]), None)
+                if type(key) is not str:
+                    raise TypeError("the name of a task is text")
                 if values["on"] != self.stamp["on"]:
                     continue
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
                 damaged.append(number)
                 continue
             if other:
@@ -98,23 +103,47 @@ class Database:
                 self[key].add(trial)
         if damaged:
             shown = ", ".join(map(str, damaged[:5])) + (" …" if len(damaged) > 5 else "")
-            self.notes.append(f"{self.path.name}: damaged lines are skipped: {shown}")
+            count = f"{len(damaged)} damaged line{'s' if len(damaged) > 1 else ''}"
+            self.notes.append(f"{self.path.name}: {count} skipped: {shown}")
         self.notes += [f"{self.path.name}: trials of {other} are not used" for other in sorted(others)]
 
 
+_LONGEST = 100_000
+"""Bytes of the longest line that is read."""
+_RANGES = {
+    "rows": (1, 256), "vectors": (1, 64), "unroll": (1, 64), "lines": (0, 65536), "chunk": (0, 65536), "winograd": (0, 8),
+}  # fmt: skip
+"""What the numbers of a tile can be; tuning tries smaller ones."""
+_MOST_CODE = 4096
+"""Vector instructions of a step that a tile may have: more take LLVM minutes."""
+
+
 def _trial(values: Facts) -> Trial:
-    rival = Tile(**values["rival"]) if "rival" in values else None
-    seconds = None if "failed" in values else float(values["seconds"])
-    beside = float(values["rival_seconds"]) if rival else None
-    return Trial(
-        Tile(**values["tile"]),
-        seconds,
-        rival,
-        beside,
-        bool(values.get("won")),
-        values.get("failed", ""),
-        values["seed"],
-    )
+    """The trial of a line. Raises ValueError, TypeError or KeyError for what no trial has written."""
+    rival = _tile(values["rival"]) if "rival" in values else None
+    seconds = None if "failed" in values else _seconds(values["seconds"])
+    beside = _seconds(values["rival_seconds"]) if rival else None
+    failed, won, seed = values.get("failed", ""), values.get("won", False), values["seed"]
+    if type(failed) is not str or type(won) is not bool or type(seed) is not int:
+        raise TypeError("not the fields of a trial")
+    return Trial(_tile(values["tile"]), seconds, rival, beside, won, failed, seed)
+
+
+def _tile(values: Facts) -> Tile:
+    for name, value in values.items():
+        low, high = _RANGES[name]
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{name} of a tile is {low} to {high}")
+    tile = Tile(**values)
+    if tile.rows * tile.vectors * tile.unroll > _MOST_CODE:
+        raise ValueError("a tile of too much code")
+    return tile
+
+
+def _seconds(value: object) -> float:
+    if type(value) not in (int, float) or not 0 < float(value) < math.inf:  # type: ignore[arg-type]
+        raise ValueError("seconds are a positive number")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _describe(processor: Processor, threads: int, emulated: bool) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.connect import connect
+from fxopt.backends.tvm.link import link
 from fxopt.backends.tvm.runtime import set_threads
 from fxopt.backends.tvm.tiling.task import Tile
 from fxopt.backends.tvm.tuning.job import Job, LostError, Timer
 from fxopt.backends.tvm.tuning.local_runner import compiled, timer_of
 from fxopt.errors import DeviceError
+from fxopt.support.scratch import scratch_folder
 from fxopt.target.cross_compiler import cross_compiler
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class RpcRunner:
         executable, tensors = compiled(job, tile)
         session = self._connect() if self._session is None else self._session
         name = f"kernel{next(self._numbers)}.so"
-        with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
-            path = Path(folder) / name
-            executable.export_library(str(path), cc=cross_compiler(job.processor.triple))
+        with scratch_folder() as folder:
+            path = folder / name
+            link(executable, path, cross_compiler(job.processor.triple))
             session.upload(str(path))
         library = session.load_module(name)
         session.remove(name)

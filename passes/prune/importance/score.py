@@ -68,8 +68,9 @@ def score(
     - ``fpgm`` Σ of the distances to all other filters of the layer (He et al. 2019, eq. 4)
     - ``lamp`` s / Σ of all s in the group that are not smaller, with s of ``l2`` (Lee et al. 2021, eq. 3); not normalised
     - ``random`` uniform in [0, 1) by ``seed``; not normalised
-    - ``module:function`` or ``file.py:function`` of your own. It is called once for every group with a list of float32
-      matrices ``[atoms, cells]``, copies, one for each place, and returns the scores ``[atoms]``, finite and not negative.
+    - ``module:function`` or ``file.py:function`` of your own, annotated ``-> torch.Tensor``. It is called once for every
+      group with a list of float32 matrices ``[atoms, cells]``, copies, one for each place, and returns the scores
+      ``[atoms]``, finite and not negative.
 
     taylor, hessian and activation are over ``samples`` training examples of ``workload``. Where batch_norm, activation or
     fpgm has nothing to go by, the group is ranked by l2 and that is reported; normalised, such scores can still be compared.
@@ -77,7 +78,7 @@ def score(
     Raises UnknownNameError for an unknown criterion, PassError for weights that are not finite, DataError in the name of
     ``who`` without usable data, UsageError where the user's function cannot be found, fails or gives no such scores.
     """
-    own = find_function(by, f"{who}(by={by!r})") if ":" in by else None
+    own = find_function(by, f"{who}(by={by!r})", "Tensor") if ":" in by else None
     _check(by, NAMES if own is None else (by,), "importance criterion", "or give module:function of your own")
     _check(reduce, _REDUCE, "way to reduce importance")
     _check(normalize, _NORMALIZE, "way to normalize importance")

@@ -100,7 +100,7 @@ def test_lines_that_are_none_are_passed_by(line, tmp_path):
     path.write_text(f"{first}\n{line}\n{rest}")
     database = Database(path, CPU, 1)
     assert database["a task"].trials == made
-    assert database.notes == (["t.jsonl: damaged lines are skipped: 2"] if line.strip() else [])
+    assert database.notes == (["t.jsonl: 1 damaged line skipped: 2"] if line.strip() else [])
 
 
 def test_trials_of_another_tvm_other_schedules_or_another_processor_are_not_used(tmp_path, monkeypatch):

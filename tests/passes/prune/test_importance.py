@@ -223,14 +223,14 @@ def test_zeroed_heads_dims_score_nothing_though_no_weight_consumes_them():
 
 OWN = """
 import torch
-def spread(cells):
+def spread(cells) -> torch.Tensor:
     return sum(c.std(1) if c.shape[1] > 1 else c.abs()[:, 0] for c in cells)
-def spoils(cells):
+def spoils(cells) -> torch.Tensor:
     for c in cells: c.zero_()
     return torch.ones(len(cells[0]))
-def short(cells): return torch.ones(2)
-def negative(cells): return -torch.ones(len(cells[0]))
-def breaks(cells): return cells["weight"]
+def short(cells) -> torch.Tensor: return torch.ones(2)
+def negative(cells) -> torch.Tensor: return -torch.ones(len(cells[0]))
+def breaks(cells) -> torch.Tensor: return cells["weight"]
 number = 3
 """
 
@@ -253,7 +253,7 @@ def test_a_function_of_the_users_own_sees_the_cells_and_cannot_spoil_them(tmp_pa
         ("short", r"group c0\.weight\[0\], 6 channels: expected scores \[6\], one for each, got \[2\]"),
         ("negative", "not negative, got -1"),
         ("breaks", "TypeError"),
-        ("number", "'number' is a int, not a function"),
+        ("number", "got a int; nothing was called"),
         ("absent", "AttributeError"),
     ],
 )

@@ -1,0 +1,24 @@
+"""Ctrl-C, which Z3 takes for itself while it proves bounds in TVM's passes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Whatever answers Ctrl-C answers it afterwards as before.
+
+    Z3 gives the signal back so that it does not interrupt calls of the system any more: one that waits for a compiler or a
+    device would go on for as long as that takes.
+    """
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGINT)
+            if handler is not None:  # None is one that Python did not set
+                signal.signal(signal.SIGINT, handler)

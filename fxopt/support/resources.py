@@ -1,0 +1,75 @@
+"""What a machine has run out of: room on a disk, or memory. Native libraries seldom say so themselves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fxopt.errors import ResourceError, text_of
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LITTLE = 1 << 18
+"""Free bytes of a disk below which a failure beside it is taken for that of a write."""
+_ROOM = "make room there, or give another disk: --out for artifacts, TMPDIR for scratch, XDG_CACHE_HOME for caches"
+_MEMORY = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "Failed to allocate memory")
+"""How torch and the C++ runtimes tell in their messages, which is all that they tell, that memory is at its end."""
+
+
+def resource_error(error: BaseException, place: Path | None = None, needed: int = _LITTLE) -> ResourceError | None:
+    """The error of a disk or memory that is full, where ``error`` comes of it; None where it does not.
+
+    ``place`` is where something of ``needed`` bytes was written: a disk without room for it is told of whatever the error
+    says. An error that names no file is left to whoever knows the place, where this one has room.
+    """
+    full = place is not None and _free(place) < needed
+    for cause in _chain(error):
+        if isinstance(cause, ResourceError):
+            return None if cause is error else cause
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            if isinstance(cause.filename, (str, bytes)):
+                return _full_disk(Path(os.fsdecode(cause.filename)), cause.strerror)
+            if place is None or not full:
+                return None if place else ResourceError(f"cannot write: {cause.strerror}", way_out=_ROOM)
+        if isinstance(cause, MemoryError) or any(word in text_of(cause) for word in _MEMORY):
+            return ResourceError(
+                f"memory is at its end: {text_of(cause) or 'no more could be allocated'}",
+                way_out="end other programs, take a machine with more, or a smaller model or batch",
+            )
+    return _full_disk(place, "no room is left") if place is not None and full else None
+
+
+def _full_disk(written: Path, why: str | None) -> ResourceError:
+    disk = mount_of(written)
+    return ResourceError(
+        f"cannot write to {written}: {why or 'it is full'}; the disk at {disk} has {_free(disk):,} bytes left",
+        way_out=_ROOM,
+    )
+
+
+def mount_of(path: Path) -> Path:
+    """The folder at which the disk of a path begins."""
+    path = Path(os.path.abspath(path))
+    while not os.path.ismount(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _free(path: Path) -> int:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return _LITTLE
+    return usage.free if usage.total else _LITTLE  # of /proc, which is no disk
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
