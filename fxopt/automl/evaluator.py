@@ -6,10 +6,10 @@ trial, not the search.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,6 +24,7 @@ from fxopt.automl.rungs import Rung
 from fxopt.automl.space import Point
 from fxopt.backend import Backend, find_backend
 from fxopt.driver.artifact_check import Fidelity
+from fxopt.driver.default_cache import default_cache
 from fxopt.driver.evaluate import to_numpy
 from fxopt.driver.intermediate_values import Exposed
 from fxopt.driver.load_file import load_file
@@ -41,6 +42,7 @@ from fxopt.runtime.device import cannot_time
 from fxopt.runtime.interleaved import Call, time_artifacts
 from fxopt.runtime.timing import Timing
 from fxopt.support.machine_lock import machine
+from fxopt.support.scratch import scratch_folder
 from fxopt.workload import Data, Divisible
 from fxopt.workload.batching import examples, fixed_batch, in_batches
 from fxopt.workload.recorded import RecordedInputs
@@ -69,8 +71,9 @@ class Evaluator:
         for file in task.load:
             load_file(file)
         self._task = task
-        self._plan = resolve(task.recipe)
-        self._scratch = Path(tempfile.mkdtemp(prefix="fxopt-search-"))
+        self._plan = resolve(task.recipe, default_cache())
+        self._open = contextlib.ExitStack()  # never closed: this process is killed, and the next sweeps its folder
+        self._scratch = self._open.enter_context(scratch_folder())
         self._program = self._plan.workload.capture()
         data = self._plan.workload.data
         if self._plan.calibration is not None:
@@ -108,9 +111,7 @@ class Evaluator:
         if rung.name == "final":
             return self._final(point, plan)
         with machine(alone=False):
-            program = plan.pipeline.run(
-                self._program, watchers=(), workload=plan.workload, target=plan.target, backend=plan.backend
-            ).program
+            program = plan.rewrite(self._program, plan.backend, ()).program
             if rung.name == "size":
                 return {"figures": self._costs(program, None)}
             if rung.name != "speed":

@@ -14,6 +14,7 @@ from fxopt.automl.records import Record
 from fxopt.automl.space import NONE, Point, Space
 from fxopt.driver.recipe import Recipe, read_recipe
 from fxopt.errors import FxoptError
+from fxopt.support.cache_folder import cache_folder
 from fxopt.support.spec import parse_call
 from fxopt.target import Target
 
@@ -91,7 +92,4 @@ def remember(target: Target, model: str, point: Point) -> None:
 def _winners(target: Target) -> Path:
     facts = {k: v for k, v in target.to_dict().items() if k not in ("name", "address")}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    cache = os.environ.get("FXOPT_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fxopt"
-    )
-    return Path(cache) / "winners" / f"{digest}.json"
+    return cache_folder() / "winners" / f"{digest}.json"
