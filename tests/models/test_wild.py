@@ -30,7 +30,9 @@ from fxopt.registry import get
 from fxopt.target.detect import host
 from fxopt.workload.recorded import RecordedInputs
 
-pytestmark = pytest.mark.slow
+_EVERY = 8
+"""Of so many models one is with the slow tests; the others take hours: ``pytest -m 'slow or zoo' tests/models/test_wild.py``."""
+CASES = [pytest.param(m, marks=pytest.mark.zoo if i % _EVERY else pytest.mark.slow) for i, m in enumerate(MODELS)]
 
 TABLE = Path(os.environ.get("FXOPT_WILD_TABLE", "build/wild_table.md"))
 COLUMNS = ("model", "captured", "MACs left", "proved", "onnx", "openvino", "tvm", "reason", "result")
@@ -49,7 +51,7 @@ def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     write_row(TABLE, COLUMNS, found)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize("model", CASES, ids=lambda model: model.name)
 def test_model(model: Wild, row: dict[str, Any], tmp_path: Path) -> None:
     package = model.make.partition(":")[0].partition(".")[0]
     if importlib.util.find_spec(package) is None:
