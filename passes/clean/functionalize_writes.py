@@ -14,7 +14,7 @@ from fxopt.ir.alias_analysis import alias_sets, functional_twin, is_private, wri
 
 @graph_pass
 def functionalize_writes(program: Program) -> None:
-    """Functionalize in-place ops on slices of intermediate tensors with ``slice_scatter`` and ``select_scatter``.
+    """Functionalize in-place ops on slices of values with ``slice_scatter`` and ``select_scatter``.
 
     Runtimes have no memory that is written in place. Writes that a caller can see stay: into inputs, weights and buffers;
     so do writes while another view of the same memory is read after them, and views that are neither slices nor single indices.

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fxopt import Program, graph_pass
+from fxopt import Program, graph_pass, op_name
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.atoms import Rows
@@ -84,6 +84,8 @@ def _obstacle(sweep: Sweep, blocks: _Ints, places: _Ints) -> str | None:
             found, counts = np.unique(rows[np.isin(rows, places)], return_counts=True)
             if len(found) and (len(found) != len(places) or len(set(counts.tolist())) != 1):
                 return f"{node.name} takes some of the places in a block"
+        if op_name(node).startswith(("aten.arange", "aten.linspace")) and any(np.isin(r, places).any() for r in axes):
+            return f"{node.name} numbers the places in a block"
         if node.op == "get_attr" and any(np.isin(r, places).any() for r in axes):
             if any(np.isin(blocks, r).all() for r in axes):
                 continue
