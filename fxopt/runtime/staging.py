@@ -90,13 +90,19 @@ def _place_of(out: Path) -> Path:
             raise UsageError(f"cannot write to {out}, the root of the file system; choose another --out")
         if len(os.fsencode(missed_name(out).name)) > _LONGEST:
             raise UsageError(f"cannot write to {out}: the name is too long; choose another --out")
-        if stranger := _stranger(out):
-            raise _lost(stranger, "an artifact")
-        if stranger := _stranger(missed_name(out), missed=True):
-            raise _lost(stranger, "an artifact that missed a budget")
+        if out.parent.is_dir():
+            with alone_in(out.parent):  # a build that is just putting its folder there would be taken for a stranger
+                _check_strangers(out)
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
         raise UsageError(f"cannot write to {out}: {error}; choose another --out") from None
     return out
+
+
+def _check_strangers(out: Path) -> None:
+    if stranger := _stranger(out):
+        raise _lost(stranger, "an artifact")
+    if stranger := _stranger(missed_name(out), missed=True):
+        raise _lost(stranger, "an artifact that missed a budget")
 
 
 def _stranger(folder: Path, *, missed: bool = False) -> Path | None:

@@ -16,7 +16,7 @@ from fxopt.support.options import check_option
 # Names as Linux writes them in /proc/cpuinfo, and as users write them in a descriptor.
 X86 = {
     "avx2": "avx2", "fma": "fma", "avx512f": "avx512f", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni",
-    "amx_int8": "amx-int8", "amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16",
+    "amx_tile": "amx-tile", "amx_int8": "amx-int8", "amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16",
 }  # fmt: skip
 ARM = {"asimd": "neon", "asimddp": "neon-dotprod", "i8mm": "neon-i8mm", "bf16": "neon-bf16", "sve": "sve"}
 FEATURES = frozenset({*X86.values(), *ARM.values(), "rvv", "simd128", "cuda"})

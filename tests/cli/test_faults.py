@@ -180,7 +180,7 @@ Path("a").mkdir()
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
 lower(fxopt.capture(net, (torch.randn(2, 3, 8, 8),)), find_backend("tvm"), host(), Path("a"))
 read, write = os.pipe()
-threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
 threading.Timer(20, os.write, (write, b"x")).start()
 begun = time.monotonic()
 try:

@@ -7,7 +7,7 @@ from torch import nn
 
 from fxopt import Pipeline, Workload, capture
 from fxopt.errors import DataError, RecipeError
-from fxopt.pass_manager.instruments import metric_watcher
+from fxopt.pass_manager.instruments import MetricWatcher
 from fxopt.pass_manager.verify import Verify
 from fxopt.workload.batching import fixed_batch, in_batches
 from fxopt.workload.recorded import RecordedInputs, read_arrays
@@ -99,7 +99,7 @@ def test_keywords_and_numbers_are_calibrated_with_too(dynamic):
     draw = np.random.default_rng(0).standard_normal
     data = RecordedInputs({"x": draw((13, 4), np.float32), "bias": draw((13, 8), np.float32)}, program)
     workload = Workload(name="recorded", model=_Keywords, inputs=lambda: (program.args, program.kwargs), data=data)
-    outcome = Pipeline.parse("quantize").run(program, watchers=(metric_watcher(data), Verify()), workload=workload)
+    outcome = Pipeline.parse("quantize").run(program, watchers=(MetricWatcher(data), Verify()), workload=workload)
     assert any("quantize_per_tensor" in str(node.target) for node in outcome.program.graph.nodes)
     assert 0.95 < outcome.steps[-1].findings.metric < 1
     assert data.evaluate(in_batches(program, fixed_batch(program))) == 1

@@ -239,15 +239,15 @@ class Taught(Plain):
         self.b = nn.Linear(16, classes)
 
 
-def one():
+def one() -> Workload:
     return workload(lambda: Taught(1))
 
 
-def two():
+def two() -> Workload:
     return workload(lambda: Taught(2))
 
 
-def wider():
+def wider() -> Workload:
     return workload(lambda: Taught(3, classes=5))
 
 
