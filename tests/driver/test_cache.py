@@ -7,8 +7,8 @@ import pytest
 from cases.training import workload as blobs
 from typer.testing import CliRunner
 
-from fxopt import build
 import fxopt.cli.cache  # noqa: F401  (it adds its command)
+from fxopt import build
 from fxopt.cli.app import app
 from fxopt.driver.default_cache import result_store
 from fxopt.driver.recipe import Recipe
