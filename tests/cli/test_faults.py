@@ -34,10 +34,9 @@ def _can_mount() -> bool:
 
 FULL = """
 mkdir -p "$PLACE" && mount -t tmpfs -o size=600k none "$PLACE" || exit 77
-[ "$KIND" = cache ] && mkdir -p "$PLACE/fxopt" && dd if=/dev/zero of="$PLACE/fill" bs=1k 2>/dev/null
-"$PYTHON" -m fxopt build net.pt2 -b "$BACKEND" -o "$OUT" --no-measure $MORE
+"$PYTHON" -m fxopt build net.pt2 -b "$BACKEND" -o "$OUT" --no-measure
 code=$?
-find "$PLACE" "$(dirname "$OUT")" -type f ! -name fill ! -name .ses >&2
+find "$PLACE" "$(dirname "$OUT")" -type f ! -name .ses >&2
 exit $code
 """
 
@@ -53,18 +52,16 @@ def large(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not _can_mount(), reason="a small disk needs the right to mount one")
-@pytest.mark.parametrize("kind", ["out", "tmp", "cache"])
+@pytest.mark.parametrize("kind", ["out", "tmp"])
 @pytest.mark.parametrize("backend", ["eager", "onnx", "openvino", "tvm"])
 def test_a_full_disk_is_named_and_nothing_is_left(backend, kind, large, tmp_path):
-    if kind == "cache" and backend != "tvm":
-        pytest.skip("only the tiles of tvm are cached")
-    places = {"out": tmp_path / "o" / "out", "tmp": tmp_path / "t", "cache": tmp_path / "c"}
+    places = {"out": tmp_path / "o" / "out", "tmp": tmp_path / "t"}
     place = places["out"].parent if kind == "out" else places[kind]
     for folder in (places["out"].parent, places["tmp"]):
         folder.mkdir()
     env = {
-        **os.environ, "PLACE": str(place), "KIND": kind, "OUT": str(places["out"]), "BACKEND": backend, "PYTHON": sys.executable,
-        "TMPDIR": str(places["tmp"]), "XDG_CACHE_HOME": str(places["cache"]), "MORE": "--tune 5" if kind == "cache" else "",
+        **os.environ, "PLACE": str(place), "OUT": str(places["out"]), "BACKEND": backend, "PYTHON": sys.executable,
+        "TMPDIR": str(places["tmp"]), "XDG_CACHE_HOME": str(tmp_path / "c"), "PYTHONWARNINGS": "ignore",
     }  # fmt: skip
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", FULL], cwd=large, env=env, capture_output=True, text=True, check=False

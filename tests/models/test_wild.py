@@ -55,6 +55,7 @@ def row(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
 def test_model(model: Wild, row: dict[str, Any], tmp_path: Path) -> None:
     package = model.make.partition(":")[0].partition(".")[0]
     if importlib.util.find_spec(package) is None:
+        row["result"] = "not installed"
         pytest.skip(f"{package} is not installed: pip install 'fxopt[wild]'")
     module, args, kwargs = model.build()
     program = _captured(module, args, kwargs, row)
