@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from fxopt.errors import OptionError
 from fxopt.pass_manager.pass_base import Pass
-from fxopt.support.options import Tune, type_hints
+from fxopt.support.options import Tune, bounds, type_hints
 
 NEVER = frozenset({"keep", "only", "keep_float", "seed", "samples", "images", "checkpoint", "teachers"})
 """Options that a search leaves alone unless their annotation says ``Tune``: what is protected, and what costs time alone."""
@@ -125,15 +125,15 @@ def _of_type(name: str, hint: Any) -> Dimension | None:
     """The dimension that a type alone gives; None where it gives no end."""
     if choices := _literals(hint):
         return Dimension(name, choices)
-    bounds: dict[str, float] = {}
+    found: dict[str, float] = {}
     for part in _parts(hint):
         if typing.get_origin(part) is typing.Annotated and typing.get_args(part)[0] is float:
-            bounds = dict(_bounds(typing.get_args(part)[1:]))
-    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+            found = dict(bounds(typing.get_args(part)[1:]))
+    low, high = found.get("ge", found.get("gt")), found.get("le", found.get("lt"))
     if low is None or high is None or not math.isfinite(high - low):
         return None
     inset = (high - low) / 1000  # an open end is approached, not reached
-    return Dimension(name, (), low + inset * ("ge" not in bounds), high - inset * ("le" not in bounds))
+    return Dimension(name, (), low + inset * ("ge" not in found), high - inset * ("le" not in found))
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:
@@ -161,11 +161,3 @@ def _parts(hint: Any) -> Iterator[Any]:
 def _whole(hint: Any) -> bool:
     bases = [typing.get_args(p)[0] if typing.get_origin(p) is typing.Annotated else p for p in _parts(hint)]
     return int in bases and float not in bases
-
-
-def _bounds(extras: tuple[Any, ...]) -> Iterator[tuple[str, float]]:
-    for extra in extras:
-        for part in getattr(extra, "metadata", extra if hasattr(extra, "__iter__") else (extra,)):
-            for sign in ("gt", "ge", "lt", "le"):
-                if (bound := getattr(part, sign, None)) is not None:
-                    yield sign, bound

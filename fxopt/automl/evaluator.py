@@ -30,6 +30,7 @@ from fxopt.driver.intermediate_values import Exposed
 from fxopt.driver.load_file import load_file
 from fxopt.driver.plan import Plan, resolve
 from fxopt.driver.recipe import Recipe
+from fxopt.driver.successive_halving import ranked
 from fxopt.ir.cost import cost
 from fxopt.ir.memory_planning import plan_memory
 from fxopt.ir.program import Program
@@ -45,11 +46,8 @@ from fxopt.support.machine_lock import machine
 from fxopt.support.scratch import scratch_folder
 from fxopt.workload import Data, Divisible
 from fxopt.workload.batching import examples, fixed_batch, in_batches
-from fxopt.workload.recorded import RecordedInputs
 
 _BLOCKS = 7
-_TIE = 0.97
-"""Ratio of medians above which two options of a runtime count as equally fast."""
 _COMPARED = 256
 """Examples over which outputs are compared."""
 
@@ -71,17 +69,14 @@ class Evaluator:
         for file in task.load:
             load_file(file)
         self._task = task
-        self._plan = resolve(task.recipe, default_cache())
         self._open = contextlib.ExitStack()  # never closed: this process is killed, and the next sweeps its folder
         self._scratch = self._open.enter_context(scratch_folder())
-        self._program = self._plan.workload.capture()
-        data = self._plan.workload.data
-        if self._plan.calibration is not None:
-            data = RecordedInputs(self._plan.calibration, self._program)
-            self._plan = replace(self._plan, workload=replace(self._plan.workload, data=data))
-        self._data = data
+        self._plan, self._program = resolve(task.recipe, default_cache()).capture()
+        self._data = data = self._plan.workload.data
         self._first: Data | None = data.half(0) if isinstance(data, Divisible) else data
         self._second: Data | None = data.half(1) if isinstance(data, Divisible) else data
+        self._before: dict[int, float] = {}
+        """Metric of the original on the validation split, by the identity of the data: those of this evaluator live as long."""
         self._lowered, self._reference = self._plan.lower(
             self._program, self._plan.backend, self._scratch / "reference"
         )
@@ -97,7 +92,7 @@ class Evaluator:
             figures["latency_ms"] = self._ms = timing.ms.median
         drop: dict[str, float] = {"metric_drop": 0.0} if self._data else {"noise_db": -300.0}
         facts: dict[str, Any] = {"metric": self._data.metric if self._data else None}
-        facts["value"] = self._metric(self._data, self._program) if self._data else None
+        facts["value"] = self._original_metric(self._data) if self._data else None
         facts["halves"] = isinstance(self._data, Divisible)
         return {"figures": figures | drop, **facts}
 
@@ -137,9 +132,7 @@ class Evaluator:
             figures |= self._quality(outcome.program, self._data, runs)
             held_out = None
             if self._second is not None:
-                held_out = self._metric(self._second, self._program) - self._metric(
-                    self._second, runs or outcome.program
-                )
+                held_out = self._drop(self._second, runs or outcome.program)
         kept = Path(self._task.kept) / digest_of(point)
         shutil.rmtree(kept, ignore_errors=True)
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -179,8 +172,7 @@ class Evaluator:
         variants = {str(v): v for v in backend.variants()}
         calls = {name: self._call(self._load(folder, variant)) for name, variant in variants.items()}
         timings = self._timed({"reference": self._call(self._reference), **calls})
-        least = min(timings[name].ms.median for name in variants)
-        best = next(name for name in variants if least >= _TIE * timings[name].ms.median)
+        best = ranked({name: timings[name] for name in variants})[0]
         return variants[best], self._relative(timings, best)
 
     def _load(self, folder: Path, backend: Backend) -> Artifact:
@@ -209,8 +201,16 @@ class Evaluator:
             figures["memory_bytes"] = plan.weights + plan.values
         return figures
 
-    def _metric(self, data: Data | None, run: Callable[..., Any]) -> float:
-        assert data is not None
+    def _drop(self, data: Data, run: Callable[..., Any]) -> float:
+        """By how much the metric on the validation split is below the original's."""
+        return self._original_metric(data) - self._metric(data, run)
+
+    def _original_metric(self, data: Data) -> float:
+        if id(data) not in self._before:
+            self._before[id(data)] = self._metric(data, self._program)
+        return self._before[id(data)]
+
+    def _metric(self, data: Data, run: Callable[..., Any]) -> float:
         return data.evaluate(in_batches(run, fixed_batch(self._program)), "validation")
 
     def _quality(self, program: Program, data: Data | None, built: Artifact | None = None) -> dict[str, float]:
@@ -223,7 +223,7 @@ class Evaluator:
         }
         figures["noise_db"] = max(figures["noise_db"], -300.0)  # equal outputs have no noise, which has no logarithm
         if data is not None:
-            figures["metric_drop"] = self._metric(data, self._program) - self._metric(data, built or program)
+            figures["metric_drop"] = self._drop(data, built or program)
         return figures
 
     def _outputs(self, program: Program, data: Data | None) -> Iterator[tuple[list[Any], list[Any]]]:

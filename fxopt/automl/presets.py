@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fxopt import registry
 from fxopt.automl.records import Record
-from fxopt.automl.space import NONE, Point, Space
+from fxopt.automl.space import At, Point, Space
 from fxopt.driver.recipe import Recipe, read_recipe
 from fxopt.errors import FxoptError
 from fxopt.support.cache_folder import cache_folder
@@ -35,18 +35,8 @@ def presets(space: Space, recipe: Recipe, target: Target) -> list[Record]:
 
 def _with(space: Space, backend: str, name: str | None = None) -> Point:
     """The exact passes, and one more with its first options."""
-
-    class First:
-        def suggest_categorical(self, key: str, choices: object) -> object:
-            assert isinstance(choices, tuple)
-            if key == "backend":
-                return backend
-            return name if name in choices else NONE if NONE in choices else choices[0]
-
-        def suggest_float(self, key: str, low: float, high: float, *, log: bool = False) -> float:
-            return low
-
-    return space.suggest(First())
+    chosen = space.find(name) if name else None
+    return space.suggest(At({"backend": backend, **({chosen.stage: chosen.name} if chosen else {})}))
 
 
 def _shipped(model: str) -> Iterator[Point]:

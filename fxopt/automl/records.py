@@ -11,9 +11,9 @@ from fxopt.automl.space import Point
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-Why = Literal["done", "limit", "behind", "refused", "failed", "interrupted"]
+Why = Literal["done", "limit", "behind", "refused", "failed"]
 """``done``: all rungs; ``limit``: a limit that it cannot keep; ``behind``: not among the best of its rung; ``refused``: it cannot
-be built; ``failed``: a crash, a time-out or memory; ``interrupted``: the search ended before it did, and it comes again."""
+be built; ``failed``: a crash, a time-out or memory."""
 KEY = "record"
 
 
@@ -41,11 +41,6 @@ class Record(BaseModel):
     def point(self) -> Point:
         """Passes and backend."""
         return Point(self.passes, self.backend)
-
-    @property
-    def finished(self) -> bool:
-        """Whether it came to an end of its own."""
-        return self.why not in (None, "interrupted")
 
 
 def record_of(trial: FrozenTrial) -> Record | None:

@@ -7,18 +7,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from fxopt.driver.report import Real
+from fxopt.driver.report import Part, Real
 from fxopt.errors import UsageError
 
 SCHEMA_VERSION = 1
 FILE = "search.json"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Answer(_Part):
+class Answer(Part):
     """A recipe on the front, with its figures: on validation data, timed side by side with the others, and once on test data."""
 
     passes: tuple[str, ...]
@@ -33,7 +29,7 @@ class Answer(_Part):
     trial: int
 
 
-class Technique(_Part):
+class Technique(Part):
     """A pass that was searched: in how many recipes, whether one of them is on the front, and if not what stands in the way."""
 
     name: str
@@ -43,7 +39,7 @@ class Technique(_Part):
     why_not: str | None = None
 
 
-class Rejected(_Part):
+class Rejected(Part):
     """Trials that stopped for one reason: how many, and an example."""
 
     why: str
@@ -51,7 +47,7 @@ class Rejected(_Part):
     example: str | None = None
 
 
-class Trade(_Part):
+class Trade(Part):
     """What a looser limit of the metric would buy: the best value of each other objective with it, and without."""
 
     extra_drop: float

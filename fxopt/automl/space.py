@@ -102,7 +102,7 @@ class PassSpace:
         """The pass at every choice and end of every dimension, the others at their first. Raises OptionError."""
         for changed in self.dimensions or (None,):
             for value in changed.ends() if changed else (None,):
-                yield self.suggest(_At({f"{self.name}.{d.name}": d.ends()[0] for d in self.dimensions}
+                yield self.suggest(At({f"{self.name}.{d.name}": d.ends()[0] for d in self.dimensions}
                                        | ({f"{self.name}.{changed.name}": value} if changed else {})))  # fmt: skip
 
 
@@ -171,12 +171,6 @@ class Space:
         new = replace(space, dimensions=kept, fixed={**space.fixed, **options})
         return replace(self, passes=tuple(new if p is space else p for p in self.passes))
 
-    def points(self) -> Iterator[tuple[PassSpace, Pass]]:
-        """Every pass at the choices and ends of each of its dimensions. Raises OptionError, naming what does not go together."""
-        for space in self.passes:
-            for pass_ in space.points():
-                yield space, pass_
-
     def lines(self) -> list[str]:
         """The space as text, stage by stage."""
         lines = []
@@ -206,15 +200,17 @@ def _suggest(trial: Suggests, name: str, dimension: Dimension) -> Any:
 
 
 @dataclass(frozen=True)
-class _At:
-    """Gives what it was made of, and the first choice of anything else."""
+class At:
+    """Answers a space with what it was made of, and with the first choice or the low end for anything else."""
 
     given: Mapping[str, Any]
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """The choice that was given, or the first."""
         return self.given.get(name, choices[0])
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """The number that was given, or the low end."""
         return self.given.get(name, low)
 
 

@@ -89,11 +89,6 @@ class Study:
         trials = self.inner.get_trials(deepcopy=False, states=_FINISHED)
         return [record for trial in trials if (record := record_of(trial)) is not None]
 
-    def running(self) -> list[Record]:
-        """Records of trials that some worker has in hand."""
-        trials = self.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [record for trial in trials if (record := record_of(trial)) is not None]
-
     def begun(self) -> int:
         """How many trials were begun or wait, those not counted that were given back."""
         return sum(trial.state != TrialState.FAIL for trial in self.inner.get_trials(deepcopy=False))

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from fxopt.backend import check_lowerable
@@ -29,7 +28,6 @@ from fxopt.pass_manager.step import Watcher
 from fxopt.runtime.staging import MANIFEST, REPORT, staged, write_json
 from fxopt.support.scratch import scratch_folder
 from fxopt.support.versions import versions
-from fxopt.workload.recorded import RecordedInputs
 
 Progress = Callable[[str], None]
 """Told the name of each stage as it begins."""
@@ -63,9 +61,7 @@ def build(
     choice: BackendChoice | None = None
     with staged(Path(out)) as stage, scratch_folder() as scratch:
         with clock("capture"):
-            program = plan.workload.capture()
-        if plan.calibration is not None:
-            plan = replace(plan, workload=replace(plan.workload, data=RecordedInputs(plan.calibration, program)))
+            plan, program = plan.capture()
         if plan.candidates == (plan.backend,):
             with clock("passes"):
                 chosen = Candidate(plan.backend, outcome=plan.rewrite(program, plan.backend, watchers))

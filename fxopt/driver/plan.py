@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fxopt.runtime.artifact import Artifact
 from fxopt.runtime.device import device_of
 from fxopt.target import Target, find_target
 from fxopt.workload import Workload, find_workload
-from fxopt.workload.recorded import read_arrays
+from fxopt.workload.recorded import RecordedInputs, read_arrays
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ class Plan:
     calibration: dict[str, Any] | None
     cache: StepCache | None = None
     """Where steps that were run before are looked up, and those that are run are kept."""
+
+    def capture(self) -> tuple[Plan, Program]:
+        """The model as a program, and the plan with the recipe's recorded inputs, if it has any, as the workload's data."""
+        program = self.workload.capture()
+        if self.calibration is None:
+            return self, program
+        return replace(self, workload=replace(self.workload, data=RecordedInputs(self.calibration, program))), program
 
     def rewrite(
         self, program: Program, backend: Backend, watchers: tuple[Watcher, ...], pipeline: Pipeline | None = None

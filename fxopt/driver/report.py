@@ -27,13 +27,13 @@ Real = Annotated[float, BeforeValidator(float), PlainSerializer(_plain, when_use
 """A float that may be infinite, which JSON has as text."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """Part of a report: immutable, no field beside those declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Latency(_Part):
+class Latency(Part):
     """Milliseconds a call: median and quartiles over blocks of calls."""
 
     median_ms: float
@@ -47,7 +47,7 @@ class Latency(_Part):
         return cls(**timing.to_dict())
 
 
-class Costs(_Part):
+class Costs(Part):
     """MACs (of what, ``model.macs_of`` says), parameters without buffers, scales and zero points, and bytes of all weights,
     or what a step changed of them; ops that MACs could not be counted for.
     """
@@ -75,14 +75,14 @@ class Figures(Costs):
     peak_memory_bytes: int | None = None
 
 
-class Eager(_Part):
+class Eager(Part):
     """torch itself, timed beside."""
 
     latency: Latency
     threads: int
 
 
-class SkippedNode(_Part):
+class SkippedNode(Part):
     """A node that a pass left alone, its source line, and why."""
 
     node: str
@@ -90,7 +90,7 @@ class SkippedNode(_Part):
     reason: str
 
 
-class ChosenOption(_Part):
+class ChosenOption(Part):
     """An option that a pass chose itself."""
 
     what: str
@@ -98,7 +98,7 @@ class ChosenOption(_Part):
     why: str
 
 
-class StepReport(_Part):
+class StepReport(Part):
     """What one step did, and what watchers found of it: see :class:`fxopt.pass_manager.step.Findings`."""
 
     pass_: str = Field(validation_alias=AliasChoices("pass_", "pass"), serialization_alias="pass")
@@ -128,7 +128,7 @@ class StepReport(_Part):
         )  # fmt: skip
 
 
-class QuantizedValues(_Part):
+class QuantizedValues(Part):
     """Quantized values of an artifact against the program on their own inputs: how many, how many differ, by how much."""
 
     codes: int | None = None
@@ -137,7 +137,7 @@ class QuantizedValues(_Part):
     not_checked: str | None = None
 
 
-class Agreement(_Part):
+class Agreement(Part):
     """How near an artifact is to its program."""
 
     relative_error: Real
@@ -145,7 +145,7 @@ class Agreement(_Part):
     values: QuantizedValues | None = None
 
 
-class BudgetLine(_Part):
+class BudgetLine(Part):
     """One limit, what was reached, whether it is kept, and a sentence."""
 
     name: str
@@ -155,7 +155,7 @@ class BudgetLine(_Part):
     text: str
 
 
-class Concern(_Part):
+class Concern(Part):
     """What speaks against a quantized artifact: of after to before, the ratio of latencies or of metrics; and what to do."""
 
     kind: Literal["slower_than_float", "metric_lost"]
@@ -164,7 +164,7 @@ class Concern(_Part):
     way_out: str
 
 
-class ModelFacts(_Part):
+class ModelFacts(Part):
     """The model as captured."""
 
     name: str
@@ -174,7 +174,7 @@ class ModelFacts(_Part):
     """``one example`` where the batch is dynamic, else ``the example inputs``."""
 
 
-class MemoryFacts(_Part):
+class MemoryFacts(Part):
     """Planned bytes: see :class:`fxopt.ir.memory_planning.MemoryPlan`."""
 
     weights: int
@@ -188,7 +188,7 @@ class MemoryFacts(_Part):
         return cls(weights=plan.weights, values=plan.values, at=plan.at, largest=list(plan.largest))
 
 
-class CacheFacts(_Part):
+class CacheFacts(Part):
     """What the cache had: how many steps of how many, and the seconds of passes that this saved; why it is not written."""
 
     steps: int
@@ -205,7 +205,7 @@ class CacheFacts(_Part):
         return cls(steps=len(found), of=len(steps), seconds_saved=round(sum(found), 3), problem=cache.store.problem)
 
 
-class TriedCandidate(_Part):
+class TriedCandidate(Part):
     """One candidate of a choice among backends."""
 
     candidate: str
@@ -217,7 +217,7 @@ class TriedCandidate(_Part):
     refused: str | None = None
 
 
-class BackendChoice(_Part):
+class BackendChoice(Part):
     """Which backend was chosen by measurement, why, and what was tried, the fastest first."""
 
     chosen: str

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import UsageError
 from fxopt.frontend.diagnostics import cannot_export, is_final
 from fxopt.frontend.dynamic_shapes import Dims, dynamic_shapes, two_or_more, widened
+from fxopt.frontend.replaced_forward import replaced_forward
 from fxopt.frontend.shape_guards import Guard, fixed_batch_reason, largest_batch, noting_guards
 from fxopt.ir.recurrent_shapes import recurrent_in_one_step
 
@@ -169,12 +170,5 @@ def _named_keywords(module: torch.nn.Module, kwargs: dict[str, Any]) -> Iterator
         return forward(*args, **kwargs)
 
     with_names.__signature__ = inspect.Signature([*given, *named])  # type: ignore[attr-defined]
-    own = module.__dict__.get("forward")
-    module.__dict__["forward"] = with_names
-    try:
+    with replaced_forward(module, with_names):
         yield
-    finally:
-        if own is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = own

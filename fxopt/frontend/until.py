@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import CaptureError, UnknownNameError, UsageError
+from fxopt.frontend.replaced_forward import replaced_forward
 from fxopt.numerics.module_state import copied, unchanged
 
 
@@ -59,7 +60,7 @@ def stopped_at(module: torch.nn.Module, until: str | Sequence[str]) -> Iterator[
         for path, part in parts.items():
             hook = part.register_forward_hook(lambda m, a, output, path=path: note(path, output))
             stack.callback(hook.remove)
-        stack.enter_context(_forward(module, up_to_there))
+        stack.enter_context(replaced_forward(module, up_to_there))
         yield
 
 
@@ -94,7 +95,7 @@ class Tail:
                         shapes.close()
                     return given[path]
 
-                stack.enter_context(_forward(part, answer))
+                stack.enter_context(replaced_forward(part, answer))
             shapes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             try:
                 result = self.module(*copied(args), **copied(kwargs))
@@ -145,16 +146,3 @@ def _module_stack() -> Iterator[None]:
     finally:
         while stack is not None and len(stack) > depth:
             stack.popitem()
-
-
-@contextlib.contextmanager
-def _forward(module: torch.nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    own = module.__dict__.get("forward")
-    module.__dict__["forward"] = function
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = own

@@ -6,7 +6,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -82,8 +82,7 @@ def type_name(hint: Any) -> str:
     """A type as a user would write it: ``float in (0, 1]``, ``'a' or 'b'``."""
     if typing.get_origin(hint) is typing.Annotated:
         base, *extras = typing.get_args(hint)
-        bounds = [text for extra in extras for text in _bounds(extra)]
-        return " ".join([type_name(base), *bounds])
+        return " ".join([type_name(base), *(f"{_SIGNS[which]} {bound}" for which, bound in bounds(extras))])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(map(type_name, typing.get_args(hint)))
     if typing.get_origin(hint) is Literal:
@@ -93,12 +92,17 @@ def type_name(hint: Any) -> str:
     return str(hint).replace("typing.", "").replace("collections.abc.", "")
 
 
-def _bounds(extra: Any) -> Iterator[str]:
-    parts = extra.metadata if hasattr(extra, "metadata") else list(extra) if hasattr(extra, "__iter__") else [extra]
-    for part in parts:
-        for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="), ("multiple_of", "multiple of")):
-            if (bound := getattr(part, attribute, None)) is not None:
-                yield f"{sign} {bound}"
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}
+
+
+def bounds(extras: Iterable[Any]) -> Iterator[tuple[str, float]]:
+    """The bounds of a number in what annotates it, by the names of annotated_types: gt, ge, lt, le, multiple_of."""
+    for extra in extras:
+        parts = extra.metadata if hasattr(extra, "metadata") else extra if hasattr(extra, "__iter__") else (extra,)
+        for part in parts:
+            for which in _SIGNS:
+                if (bound := getattr(part, which, None)) is not None:
+                    yield which, bound
 
 
 def call_checked(function: Callable[..., Any], what: str, *args: Any, **options: Any) -> Any:

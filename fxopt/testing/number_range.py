@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from fxopt.support.options import bounds as annotated_bounds
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class NumberRange:
     @classmethod
     def of(cls, base: type, extras: tuple[Any, ...]) -> NumberRange:
         """Read Ge, Gt, Le, Lt, Interval and MultipleOf. A bound that is left out gives the number next to it."""
-        bounds = dict(_bounds(extras))
+        bounds = dict(annotated_bounds(extras))
         low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
         if base is float:
             low = math.nextafter(low, math.inf) if low is not None and "ge" not in bounds else low
@@ -43,12 +44,3 @@ class NumberRange:
             half = (self.high - self.low) / 2
             return self.low + (half if self.step is None else half // step * step)
         return self.high - step if self.high is not None else (self.low or 0) + step
-
-
-def _bounds(extras: tuple[Any, ...]) -> Iterator[tuple[str, float]]:
-    for extra in extras:
-        parts = extra.metadata if hasattr(extra, "metadata") else extra if hasattr(extra, "__iter__") else (extra,)
-        for part in parts:
-            for sign in ("gt", "ge", "lt", "le", "multiple_of"):
-                if (bound := getattr(part, sign, None)) is not None:
-                    yield sign, bound
