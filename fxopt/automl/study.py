@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from fxopt.automl.records import KEY, Record, record_of
 from fxopt.errors import UsageError, last_line
@@ -24,6 +26,8 @@ from fxopt.support.machine_lock import is_held
 SCHEMA_VERSION = 1
 _HEARTBEAT, _GRACE = 10, 40
 """Seconds between signs of life of a worker, and without any until another machine's trial is given back."""
+_TRIES, _PAUSE = 5, 0.5
+"""How often a storage is opened until it counts as unusable, and the seconds between."""
 _ATTEMPTS = 3
 """How many times a trial may end its worker."""
 _SETTINGS, _BASELINE, _PRESETS = "settings", "baseline", "presets"
@@ -39,14 +43,25 @@ class Study:
         self._workers, self._local = folder / "workers", url.startswith("sqlite")
         with _storage_errors(url), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
-                url, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE,
-                heartbeat_stale_trial_callback=lambda _, trial: self.again(trial),
-                engine_kwargs={"connect_args": {"timeout": 60}} if self._local else {},
-            )  # fmt: skip
-            self.inner = optuna.create_study(
-                storage=storage, study_name=name, directions=["minimize"] * objectives, load_if_exists=True
-            )
+            self.inner = self._opened(url, name, objectives)
+
+    def _opened(self, url: str, name: str, objectives: int) -> optuna.Study:
+        """The study, made unless it is there; workers that begin at once make its tables at once, and all but one fail."""
+        for left in reversed(range(_TRIES)):
+            try:
+                storage = optuna.storages.RDBStorage(
+                    url, heartbeat_interval=_HEARTBEAT, grace_period=_GRACE,
+                    heartbeat_stale_trial_callback=lambda _, trial: self.again(trial),
+                    engine_kwargs={"connect_args": {"timeout": 60}} if self._local else {},
+                )  # fmt: skip
+                return optuna.create_study(
+                    storage=storage, study_name=name, directions=["minimize"] * objectives, load_if_exists=True
+                )
+            except (SQLAlchemyError, StorageInternalError):
+                if not left:
+                    raise
+                time.sleep(_PAUSE)
+        raise AssertionError("the last try returns or raises")
 
     def begin(self, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Figures of the original: of a new study as they are measured now, of an older one as they were.
@@ -57,9 +72,10 @@ class Study:
         known: dict[str, Any] | None = self.inner.user_attrs.get(_SETTINGS)
         if known is None:
             baseline = measure()
-            self.inner.set_user_attr(_BASELINE, baseline)
+            if _BASELINE not in self.inner.user_attrs:  # another worker may have been quicker
+                self.inner.set_user_attr(_BASELINE, baseline)
             self.inner.set_user_attr(_SETTINGS, settings)
-            return baseline
+            return self.baseline
         if differing := [key for key in settings if known.get(key) != settings[key]]:
             key = differing[0]
             raise UsageError(
@@ -140,13 +156,11 @@ class Study:
 
 @contextlib.contextmanager
 def _storage_errors(url: str) -> Any:
-    from sqlalchemy.exc import SQLAlchemyError
-
     try:
         yield
-    except (SQLAlchemyError, RuntimeError, ImportError, ValueError) as error:
+    except (SQLAlchemyError, StorageInternalError, RuntimeError, ImportError, ValueError) as error:
         raise UsageError(
-            f"the storage {url} cannot be used: {last_line(error)}",
+            f"the storage {url} cannot be used: {last_line(getattr(error, 'orig', None) or error)}",
             way_out="storages are URLs such as sqlite:///search.db or postgresql+psycopg://user@host/name; a study of "
             "another version of optuna wants that version, or another --out",
         ) from error
