@@ -7,13 +7,14 @@
     python tests/emulated_device.py tracker://127.0.0.1:9190/pi --cpu cortex-a72
 
 It needs ``qemu-user-static``, ``apt-get`` and the package registries, and no rights: nothing of this machine is changed. Made
-once, it stays in ``build/emulated-aarch64``, but for fxopt itself, which is that of the checkout. What it computes is what a
-board computes; what time it takes says nothing.
+once, it stays in ``build/emulated-aarch64``; the fxopt of the checkout is put beside it, in a folder named by its sources, as
+another process may be running what is there. What it computes is what a board computes; what time it takes says nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ QEMU = "qemu-aarch64-static"
 PACKAGES = ("python3.11", "libstdc++6")
 WHEELS = ("apache-tvm", "apache-tvm-ffi", "numpy", "pydantic", "rich", "typer")
 ONNXRUNTIME = "onnxruntime==1.23.2"  # newer ones end of a signal in the emulator of Debian 12, at a float16 instruction
+ENDINGS = ("py", "toml", "cc", "hpp")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 
 
@@ -44,18 +46,33 @@ def cannot_emulate() -> str | None:
 
 
 def make(root: Path = ROOT) -> Path:
-    """Make the device's file system, or find it made; put the fxopt of this checkout into it. Returns its folder."""
+    """Make the device's file system, or find it made; put the fxopt of this checkout beside it. Returns its folder."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_suffix(".lock")):
         if not root.exists():
             with tempfile.TemporaryDirectory(prefix="emulated-", dir=root.parent) as scratch:
                 made = Path(scratch) / "root"
                 _unpack_debian(made, Path(scratch))
-                _install(made, ["-c", str(CHECKOUT / "constraints.txt"), *WHEELS])
-                _install(made, [ONNXRUNTIME])
+                _install(made / "site", ["-c", str(CHECKOUT / "constraints.txt"), *WHEELS])
+                _install(made / "site", [ONNXRUNTIME])
                 made.rename(root)
-        _install(root, ["--no-deps", "--upgrade", str(CHECKOUT)], here=True)
+        fxopt = _fxopt(root)
+        if not fxopt.exists():
+            with tempfile.TemporaryDirectory(prefix="fxopt-", dir=root.parent) as scratch:
+                _install(Path(scratch) / "site", ["--no-deps", str(CHECKOUT)], here=True)
+                (Path(scratch) / "site").rename(fxopt)
     return root
+
+
+def _fxopt(root: Path) -> Path:
+    """Where the fxopt of this checkout is installed for a device: a folder for each state of its sources."""
+    names = (
+        "pyproject.toml",
+        *(f"{top}/**/*.{end}" for top in ("fxopt", "passes", "backends", "models") for end in ENDINGS),
+    )
+    sources = sorted({path for name in names for path in CHECKOUT.glob(name)})
+    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources))
+    return root.with_name(f"{root.name}-fxopt-{digest.hexdigest()[:12]}")
 
 
 def _unpack_debian(root: Path, scratch: Path) -> None:
@@ -75,11 +92,11 @@ def _unpack_debian(root: Path, scratch: Path) -> None:
         subprocess.run(["dpkg", "-x", package, root], check=True)
 
 
-def _install(root: Path, what: Sequence[str], *, here: bool = False) -> None:
+def _install(folder: Path, what: Sequence[str], *, here: bool = False) -> None:
     """Install wheels of the device's platform, or with ``here`` what is pure Python, for the device's interpreter."""
     platform = [] if here else ["--only-binary=:all:", "--implementation", "cp", "--python-version", "3.11"]
     platform += [] if here else [word for name in PLATFORMS for word in ("--platform", name)]
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(root / "site"), "--no-warn-conflicts"]
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "--no-warn-conflicts"]
     subprocess.run([*pip, *platform, *what], check=True)
 
 
@@ -87,7 +104,7 @@ def python(root: Path, cpu: str) -> Path:
     """A program that runs the device's Python, and is what it starts processes with."""
     path = root / f"python-{cpu}"
     text = f"""#!/bin/sh
-export PYTHONPATH={root}/site
+export PYTHONPATH={_fxopt(root)}:{root}/site
 exec {QEMU} -L {root} -cpu {cpu} {root}/usr/bin/python3.11 "$@"
 """
     if not path.exists() or path.read_text() != text:

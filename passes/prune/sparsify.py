@@ -17,7 +17,7 @@ from fxopt.pass_manager.pass_base import Kind
 from fxopt.passes.common.lowest import lowest, lowest_in_groups, summed_groups
 from fxopt.passes.common.masks import store_masked
 from fxopt.passes.common.stored_weights import LayerWeight, layer_weights
-from fxopt.passes.prune.importance.gradients import gradients
+from fxopt.passes.prune.importance.gradients import mean_gradients
 from fxopt.support.options import With
 from fxopt.workload import Workload
 
@@ -154,7 +154,7 @@ class sparsify(Pass):
         if self.by == "random":
             scores = [_random(len(w), f"{self.seed} {c.names[0]}") for w, c in zip(weights, chosen, strict=True)]
         elif weights:
-            slopes = gradients(program, workload, "sparsify(by='movement')", seed=self.seed).mean
+            slopes = mean_gradients(program, workload, "sparsify(by='movement')", seed=self.seed)
             scores = [-w * slopes[c.names[0]].flatten() for w, c in zip(weights, chosen, strict=True)]
         else:
             scores = []

@@ -16,7 +16,7 @@ from fxopt.numerics.execute import untouched
 from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.layer_influence import influences
 from fxopt.passes.prune.depth.residual import Branch
-from fxopt.passes.prune.importance.gradients import gradients, runner_for
+from fxopt.passes.prune.importance.gradients import mean_gradients, runner_for
 from fxopt.workload import Data, Workload
 
 By = Literal["similarity", "magnitude", "taylor", "loss", "random"]
@@ -73,7 +73,7 @@ def _magnitude(asked: Asked) -> list[float]:
 
 def _taylor(asked: Asked) -> list[float]:
     twin, names = _own_weights(asked)
-    slopes = gradients(twin, asked.workload, asked.who, samples=asked.samples, seed=asked.seed).mean
+    slopes = mean_gradients(twin, asked.workload, asked.who, samples=asked.samples, seed=asked.seed)
     weights = twin.tensors()
     return [abs(_sum(weights[n] * slopes[n] for n in own)) for own in names]
 

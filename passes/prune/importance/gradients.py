@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -23,54 +22,88 @@ from fxopt.workload.batching import cut, fixed_batch, in_batches
 _STATISTICS = ("running_mean", "running_var")
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """Tensors by weight name, of the weight's shape, float32 or wider; tied weights have one tensor under several names.
+_BATCH = 16
+"""Examples in one backward pass, at most: enough to keep a processor busy, and little beside what training holds."""
 
-    ``mean`` is the mean of the gradient g over examples, ``squared`` that of g², the diagonal of the empirical Fisher
-    information (Martens 2020, "New insights and perspectives on the natural gradient method").
+
+def mean_gradients(
+    program: Program, workload: Workload | None, who: str, *, samples: int = 64, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """The mean gradient of the workload's training loss by every floating weight, over ``samples`` examples at most.
+
+    Tensors by weight name, of the weight's shape, float32 or wider; tied weights have one tensor under several names, a
+    weight without influence zeros. The loss of a batch is taken for the mean of its examples', as in training; the last
+    batch counts by its examples. The examples are shuffled by ``seed``; a program whose batch is larger is filled up with
+    copies, and the loss is that of the others. Batch norm and dropout are in evaluation mode. All runs on a copy:
+    ``program`` stays as it is. Buffers that are statistics or that the graph writes to are not among the weights. Raises
+    DataError in the name of ``who`` without data, where an example does not fit, or where loss or gradient cannot be had
+    or is not finite, and PassError for a graph that writes into a parameter.
     """
+    size = samples // -(-samples // _BATCH)
+    run = _Backward(program, workload, who, seed)
+    total, seen = run.zeros(), 0
+    for batch_size in dict.fromkeys((size, 1)):
+        for rows, found in run.batches(batch_size, samples // batch_size):
+            for key, gradient in found.items():
+                total[key].add_(gradient, alpha=rows)
+            seen += rows
+        if seen:
+            break  # else the data hold back a last batch that is not full, and have no full one
+    return run.named(total, seen)
 
-    mean: dict[str, torch.Tensor]
-    squared: dict[str, torch.Tensor]
 
+def squared_gradients(
+    program: Program, workload: Workload | None, who: str, *, samples: int = 64, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """The mean over examples of g², with g the gradient by a weight as in :func:`mean_gradients`; it raises the same.
 
-def gradients(program: Program, workload: Workload | None, who: str, *, samples: int = 64, seed: int = 0) -> Gradients:
-    """Gradients of the workload's training loss by every floating weight, over ``samples`` training examples at most.
-
-    The examples come one at a time, shuffled by ``seed``: squares of a batch's mean gradient would be no Fisher
-    information, and memory holds one example. A program whose batch is larger is filled up with copies, and the loss is
-    that of the one. Batch norm and dropout are in evaluation mode. All runs on a copy: ``program`` stays as it is.
-    Buffers that are statistics or that the graph writes to are not among the weights; a weight without influence has
-    zeros. Raises DataError in the name of ``who`` without data, where an example does not fit, or where loss or
-    gradient cannot be had or is not finite, and PassError for a graph that writes into a parameter.
+    It is the diagonal of the empirical Fisher information (Martens 2020, "New insights and perspectives on the natural
+    gradient method"). The examples come one at a time: squares of a batch's mean gradient would be none.
     """
-    workload = training_workload(workload, who)
-    data, name = workload.need_data(who), workload.name
-    twin = _differentiable(program)
-    weights = {id(t): t for t in twin.tensors().values() if t.requires_grad}
-    mean = {key: _zeros(t) for key, t in weights.items()}
-    squared = {key: _zeros(t) for key, t in weights.items()}
-    count = 0
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), _keeping_what_is_written_over(twin):
-        torch.default_generator.manual_seed(seed)  # data or a graph may draw from it
-        batches = data.batches("train", batch_size=1, seed=seed)
-        for count, (args, target) in enumerate(islice(batches, samples), 1):
-            where = f"{who}: training batch {count} of {name!r}"
-            loss = _loss(twin, data, args, target, where)
-            for key, gradient in zip(weights, _backward(twin, loss, list(weights.values()), where), strict=True):
-                mean[key] += gradient
-                squared[key] += gradient.to(squared[key].dtype) ** 2
-    if not count:
-        raise DataError(f"{who}: the workload {name!r} gave no training batch")
-    for total in (*mean.values(), *squared.values()):
-        total /= count
-    names = {name: id(t) for name, t in twin.tensors().items() if t.requires_grad}
-    return Gradients({n: mean[key] for n, key in names.items()}, {n: squared[key] for n, key in names.items()})
+    run = _Backward(program, workload, who, seed)
+    total, seen = run.zeros(), 0
+    for rows, found in run.batches(1, samples):
+        for key, gradient in found.items():
+            total[key] += gradient.to(total[key].dtype) ** 2
+        seen += rows
+    return run.named(total, seen)
 
 
-def _zeros(weight: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
+class _Backward:
+    """Gradients of the loss, batch by batch, on a differentiable copy of a program. Weights go by identity: some are tied."""
+
+    def __init__(self, program: Program, workload: Workload | None, who: str, seed: int) -> None:
+        self.workload, self.who, self.seed = training_workload(workload, who), who, seed
+        self.data = self.workload.need_data(who)
+        self.twin = _differentiable(program)
+        self.weights = {id(t): t for t in self.twin.tensors().values() if t.requires_grad}
+
+    def zeros(self) -> dict[int, torch.Tensor]:
+        return {
+            key: torch.zeros(t.shape, dtype=torch.promote_types(t.dtype, torch.float32))
+            for key, t in self.weights.items()
+        }
+
+    def batches(self, batch_size: int, count: int) -> Iterator[tuple[int, dict[int, torch.Tensor]]]:
+        """The number of examples and the gradients of each of ``count`` batches, or of fewer where the data end."""
+        weights = list(self.weights.values())
+        with torch.random.fork_rng(devices=[]), torch.enable_grad(), _keeping_what_is_written_over(self.twin):
+            torch.default_generator.manual_seed(self.seed)  # data or a graph may draw from it
+            batches = self.data.batches("train", batch_size=batch_size, seed=self.seed)
+            for number, (args, target) in enumerate(islice(batches, count), 1):
+                where = f"{self.who}: training batch {number} of {self.workload.name!r}"
+                found = _backward(self.twin, _loss(self.twin, self.data, args, target, where), weights, where)
+                leaf = next((v for v in pytree.tree_leaves(args) if isinstance(v, torch.Tensor) and v.dim()), None)
+                rows = batch_size if leaf is None else min(len(leaf), batch_size)
+                yield rows, dict(zip(self.weights, found, strict=True))
+
+    def named(self, total: dict[int, torch.Tensor], seen: int) -> dict[str, torch.Tensor]:
+        """The mean over the examples seen, by the weights' names."""
+        if not seen:
+            raise DataError(f"{self.who}: the workload {self.workload.name!r} gave no training batch")
+        for tensor in total.values():
+            tensor /= seen
+        return {name: total[id(t)] for name, t in self.twin.tensors().items() if t.requires_grad}
 
 
 def _differentiable(program: Program) -> Program:
@@ -155,8 +188,10 @@ def _backward(twin: Program, loss: torch.Tensor, weights: list[torch.Tensor], wh
         found = torch.autograd.grad(loss, weights, allow_unused=True)
     except RuntimeError as error:
         raise DataError(f"{where}: the program has no gradient: {error}") from error
-    names = {id(tensor): name for name, tensor in twin.tensors().items()}
-    for weight, gradient in zip(weights, found, strict=True):
-        if gradient is not None and not bool(gradient.isfinite().all()):
-            raise DataError(f"{where}: the gradient by the weight {names[id(weight)]!r} is not finite")
+    used = [gradient for gradient in found if gradient is not None]
+    if not bool(torch.nn.utils.get_total_norm(used).isfinite()):  # one look at all, before one at each
+        names = {id(tensor): name for name, tensor in twin.tensors().items()}
+        for weight, gradient in zip(weights, found, strict=True):
+            if gradient is not None and not bool(gradient.isfinite().all()):
+                raise DataError(f"{where}: the gradient by the weight {names[id(weight)]!r} is not finite")
     return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
