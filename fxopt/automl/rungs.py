@@ -7,7 +7,7 @@ size       passes that remove things, exact ones          MACs, parameters
 speed      ... and the numeric one, built                 bytes, memory, latency on the target
 quality    ... and a least-squares refit in place of      the metric without training, on half of the validation
            training                                       split
-train-k    the recipe with k epochs                       the metric after 1, 3, 9 epochs
+train-k    the recipe with k epochs, from the rung before the metric after 1, 3, 9 epochs
 final      the recipe, built and checked                  all, the metric on the whole validation split
 ========== ============================================== =====================================================
 """
@@ -51,7 +51,8 @@ def ladder(point: Point, space: Space) -> tuple[Rung, ...]:
         most = max(getattr(p, d.name) for p in training if (d := _fidelity(p)))
         for epochs in _EPOCHS:
             if epochs < most:
-                rungs.append(Rung(f"train-{epochs}", _texts([_at_most(p, epochs) for p in passes]), compares=True))
+                parts = [part for p in passes for part in _in_parts(p, epochs)]
+                rungs.append(Rung(f"train-{epochs}", _texts(parts), compares=True))
     return (*rungs, Rung("final", point.passes))
 
 
@@ -80,6 +81,15 @@ def _at_most(pass_: Pass, amount: int) -> Pass:
     if dimension is None or getattr(pass_, dimension.name) <= amount:
         return pass_
     return replace(pass_, **{dimension.name: amount})
+
+
+def _in_parts(pass_: Pass, epochs: int) -> tuple[Pass, ...]:
+    """The pass with no more epochs than these, cut so that it goes on from what the rungs below trained."""
+    short, dimension = _at_most(pass_, epochs), _fidelity(pass_)
+    if dimension is None:
+        return (short,)
+    most = getattr(short, dimension.name)
+    return short.in_rungs(*(end for end in _EPOCHS if end < most), most)
 
 
 def _texts(passes: Iterator[Pass] | list[Pass]) -> tuple[str, ...]:

@@ -87,6 +87,17 @@ def test_the_last_rung_is_the_recipe_and_none_trains_more(data):
     assert all(rung.compares == (rung.name not in ("size", "speed", "final")) for rung in rungs)
 
 
+def test_training_goes_on_from_the_rung_below():
+    point = Point(("prune_channels(macs=0.5)", "finetune(epochs=20)", "train_quantized(epochs=2)"), "onnx")
+    trained = [rung.passes for rung in ladder(point, SPACE) if rung.name.startswith("train-")]
+    assert [passes[1:-1] for passes in trained] == [
+        ("finetune(epochs=1)",),
+        ("finetune(epochs=1)", "finetune(epochs=2, seed=1)", "train_quantized(epochs=1)"),
+        ("finetune(epochs=1)", "finetune(epochs=2, seed=1)", "finetune(epochs=6, seed=2)", "train_quantized(epochs=1)"),
+    ]
+    assert [passes[-1] for passes in trained] == ["train_quantized(epochs=1)"] + 2 * ["train_quantized(epochs=1, seed=1)"]
+
+
 @pytest.mark.parametrize("name", [n for n in registry.names("pass") if registry.get("pass", n).stage])
 def test_every_pass_that_is_searched_can_be_made_at_all_its_ends(name):
     found = SPACE.find(name)
