@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from fxopt.support.file_lock import HAS_LOCKS, locked
+
 
 def _path() -> Path:
     return Path(tempfile.gettempdir()) / f"fxopt-machine-{os.getuid() if hasattr(os, 'getuid') else 'all'}.lock"
@@ -17,16 +19,9 @@ def _path() -> Path:
 def machine(*, alone: bool) -> Iterator[None]:
     """Hold the machine while it works, together with others or ``alone``; waits until that is free.
 
-    The kernel holds the lock and frees it when the process ends, however it ends. Where there are no such locks, as on
-    Windows, nothing is held.
+    Where there are no locks, nothing is held.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with _path().open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    with _path().open("a") as file, locked(file.fileno(), shared=not alone):
         yield
 
 
@@ -34,11 +29,7 @@ def machine(*, alone: bool) -> Iterator[None]:
 def held(path: Path) -> Iterator[None]:
     """Hold a file of one's own, so that others see that this process is alive. See :func:`is_held`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with path.open("a") as file, locked(file.fileno()):
         try:
             yield
         finally:
@@ -48,12 +39,7 @@ def held(path: Path) -> Iterator[None]:
 def is_held(path: Path) -> bool:
     """Whether a living process of this machine holds a file."""
     try:
-        import fcntl
-
-        with path.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (ImportError, OSError):
+        with path.open("r") as file, locked(file.fileno(), shared=True, wait=False) as free:
+            return HAS_LOCKS and not free
+    except OSError:
         return False
-    return False

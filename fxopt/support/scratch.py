@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fxopt.support.file_lock import HAS_LOCKS, locked
 from fxopt.support.resources import resource_error
 
 _NAME = "fxopt-scratch-"
@@ -64,20 +65,14 @@ def _is_litter(entry: os.DirEntry[str]) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a folder as long as this process lives; whether it could be had. The system lets go when the process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing is swept there
+    """Hold a folder as long as this process lives; whether it could be had. Without locks nothing is swept."""
+    descriptor = os.open(folder, os.O_RDONLY) if HAS_LOCKS else None
+    if descriptor is None:
         yield False
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
-        except OSError:  # another has it, or the disk knows no locks
-            held = False
-        yield held
+        with locked(descriptor, wait=wait) as held:
+            yield held
     finally:
         os.close(descriptor)
 

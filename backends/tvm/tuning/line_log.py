@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
+
+from fxopt.support.file_lock import locked
 
 
 def append_line(path: Path, line: bytes) -> None:
@@ -13,7 +13,7 @@ def append_line(path: Path, line: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        with _locked(descriptor):
+        with locked(descriptor):  # without locks, lines are still whole, as each is one write
             end = os.fstat(descriptor).st_size
             torn = end > 0 and _last_byte(descriptor, end) != b"\n"
             data = (b"\n" if torn else b"") + line + b"\n"
@@ -32,18 +32,3 @@ def append_line(path: Path, line: bytes) -> None:
 def _last_byte(descriptor: int, end: int) -> bytes:
     os.lseek(descriptor, end - 1, os.SEEK_SET)
     return os.read(descriptor, 1)
-
-
-@contextlib.contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    """Alone with the file; the system unlocks it when the process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows; lines are still whole, as each is one write
-        yield
-        return
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
