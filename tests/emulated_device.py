@@ -46,7 +46,7 @@ def cannot_emulate() -> str | None:
 
 
 def make(root: Path = ROOT) -> Path:
-    """Make the device's file system, or find it made; put the fxopt of this checkout beside it. Returns its folder."""
+    """Make the device's file system, or find it made. Returns its folder."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_suffix(".lock")):
         if not root.exists():
@@ -56,23 +56,22 @@ def make(root: Path = ROOT) -> Path:
                 _install(made / "site", ["-c", str(CHECKOUT / "constraints.txt"), *WHEELS])
                 _install(made / "site", [ONNXRUNTIME])
                 made.rename(root)
-        fxopt = _fxopt(root)
-        if not fxopt.exists():
-            with tempfile.TemporaryDirectory(prefix="fxopt-", dir=root.parent) as scratch:
-                _install(Path(scratch) / "site", ["--no-deps", str(CHECKOUT)], here=True)
-                (Path(scratch) / "site").rename(fxopt)
     return root
 
 
 def _fxopt(root: Path) -> Path:
-    """Where the fxopt of this checkout is installed for a device: a folder for each state of its sources."""
-    names = (
-        "pyproject.toml",
-        *(f"{top}/**/*.{end}" for top in ("fxopt", "passes", "backends", "models") for end in ENDINGS),
-    )
+    """The folder where the fxopt of this checkout is installed for the device, one for each state of its sources."""
+    tops = ("fxopt", "passes", "backends", "models")
+    names = ("pyproject.toml", *(f"{top}/**/*.{end}" for top in tops for end in ENDINGS))
     sources = sorted({path for name in names for path in CHECKOUT.glob(name)})
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sources))
-    return root.with_name(f"{root.name}-fxopt-{digest.hexdigest()[:12]}")
+    folder = root.with_name(f"{root.name}-fxopt-{digest.hexdigest()[:12]}")
+    with FileLock(root.with_suffix(".lock")):
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(prefix="fxopt-", dir=root.parent) as scratch:
+                _install(Path(scratch) / "site", ["--no-deps", str(CHECKOUT)], here=True)
+                (Path(scratch) / "site").rename(folder)
+    return folder
 
 
 def _unpack_debian(root: Path, scratch: Path) -> None:

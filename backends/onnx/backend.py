@@ -54,8 +54,8 @@ class Onnx(Backend):
     def legalize(self) -> str:
         """Bring writes, norms, attention, averages and clamps into the form that the exporter takes and integer kernels know."""
         return (
-            "functionalize_writes, unroll_recurrent(sequences=False), split_rms_norm, attention_to_4d, mean_to_pool, "
-            "pool_to_mean, canonicalize_clamp"
+            "functionalize_writes, canonicalize_ops, unroll_recurrent(sequences=False), split_rms_norm, attention_to_4d, "
+            "mean_to_pool, pool_to_mean, canonicalize_clamp"
         )
 
     def quant_policy(self, target: Target) -> Policy:

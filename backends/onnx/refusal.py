@@ -13,16 +13,18 @@ from fxopt.backends.onnx.export import quiet
 from fxopt.backends.onnx.recurrent_kernels import SEQUENCES, cannot_lower
 from fxopt.ir.alias_analysis import written
 from fxopt.ir.decompose import decomposed
-from fxopt.ir.op_table import Trait, arguments, family, has
+from fxopt.ir.op_table import Trait, arguments, family, has, updates_statistics
 from fxopt.ir.printer import op_name
 
 
 def refuses(node: fx.Node) -> str | None:
     """Why the exporter has no ONNX form of a call; None if it has, directly or through a decomposition."""
-    if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "quant", "size"):
+    if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "size"):
         return None
     name = op_name(node)
-    if reason := cannot_lower(node):
+    if family(node) == "quant":
+        return _scale_unknown(node, name)
+    if reason := cannot_lower(node) or _not_as_called(node, name):
         return reason
     if name in SEQUENCES:
         return None
@@ -46,6 +48,33 @@ def refuses(node: fx.Node) -> str | None:
         return (
             f"{name} has no ONNX form, and decomposes into {', '.join(map(str, missing))}, without one too; {way_out}"
         )
+    return None
+
+
+def _scale_unknown(node: fx.Node, name: str) -> str | None:
+    """Why quantization by a scale that is a value of the graph cannot be had, but for that of :mod:`dynamic_kernels`."""
+    if not name.endswith((".tensor", ".tensor2", "per_token")) or "choose_qparams" in name:
+        return None
+    scale = node.args[1]
+    chosen = scale.args[0] if isinstance(scale, fx.Node) and scale.op == "call_function" and scale.args else None
+    if isinstance(chosen, fx.Node) and op_name(chosen) == "quantized_decomposed.choose_qparams.tensor":
+        return None
+    return f"{name} has no ONNX form where its scale is a tensor; quantize with numbers, or with quantize_dynamic"
+
+
+def _not_as_called(node: fx.Node, name: str) -> str | None:
+    """Why an op that the exporter has a form of cannot be had with these arguments: it would fail, or give other numbers."""
+    call = arguments(node)
+    if updates_statistics(node):
+        return (
+            f"{name} is in training mode, and takes the statistics of each batch; capture the model after model.eval()"
+        )
+    if name == "aten.scatter_reduce.two" and call["reduce"] == "mean":
+        return "the exporter writes a scattered mean as a sum; scatter sums and counts, and divide"
+    if name == "aten.scaled_dot_product_attention":
+        ranks = {call[key].meta["val"].dim() for key in ("query", "key", "value")}
+        if len(ranks) > 1:
+            return "the exporter wants query, key and value of equally many dims; expand them before the call"
     return None
 
 

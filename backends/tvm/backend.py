@@ -69,8 +69,8 @@ class Tvm(Backend):
         Recurrent layers become their steps, as TVM has no loop over them.
         """
         return (
-            "functionalize_writes, unroll_recurrent, split_rms_norm, fold_batch_norm, pool_to_mean, canonicalize_clamp, "
-            "conv_to_2d, conv_transpose_to_conv"
+            "functionalize_writes, canonicalize_ops, unroll_recurrent, split_rms_norm, fold_batch_norm, pool_to_mean, "
+            "canonicalize_clamp, conv_to_2d, conv_transpose_to_conv"
         )
 
     def quant_policy(self, target: Target) -> Policy:

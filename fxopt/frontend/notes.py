@@ -8,7 +8,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from fxopt.ir.op_table import arguments, family, lookup
+from fxopt.ir.op_table import family, lookup, updates_statistics
 from fxopt.ir.printer import op_name, source_line
 from fxopt.ir.program import Program
 
@@ -53,10 +53,7 @@ def _trains(node: fx.Node) -> bool:
     row = lookup(node)
     if row is not None and row.family != "random" and family(node) == "random":
         return True
-    if not hasattr(node.target, "_schema"):
-        return False
-    call = arguments(node)  # without running statistics, those of the input are used in evaluation too
-    return call.get("running_mean") is not None and bool(call.get("training") or call.get("use_input_stats"))
+    return updates_statistics(node)
 
 
 def _listed(nodes: list[fx.Node]) -> str:

@@ -154,6 +154,17 @@ def _drops(node: fx.Node) -> bool:
     return bool(call.get("dropout_p") or (call.get("train") and call.get("p", call.get("dropout"))))
 
 
+def updates_statistics(node: fx.Node) -> bool:
+    """Whether a norm takes the statistics of the batch, and moves its running ones: one that is in training mode.
+
+    A norm without running statistics takes those of its input in evaluation too, and is none.
+    """
+    if not hasattr(node.target, "_schema"):
+        return False
+    call = arguments(node)
+    return call.get("running_mean") is not None and bool(call.get("training") or call.get("use_input_stats"))
+
+
 def find_quantized(graph: fx.Graph) -> fx.Node | None:
     """The first node that quantizes or dequantizes; None for a graph in float."""
     return next((node for node in graph.nodes if family(node) == "quant"), None)

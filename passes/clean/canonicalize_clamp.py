@@ -35,6 +35,8 @@ def canonicalize_clamp(program: Program) -> None:
         return %z
     """
     for node in program.find(*_BOUNDS):
+        if op_name(node) not in _BOUNDS:
+            continue  # by tensors, which a name without an overload finds too
         low, high = bounds(node) or (None, None)
         if low == 0 and high in (None, math.inf):
             program.replace(node, program.call(torch.ops.aten.relu.default, node.args[0], like=node))

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import fx
 
+from fxopt.backends.tvm.frontend.indexing import index, index_put, scatter
 from fxopt.backends.tvm.frontend.provenance import DEQUANTIZE, QUANTIZE
+from fxopt.ir.op_table import arguments
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import ExportedProgramImporter, Expr
 
-Conversion: TypeAlias = "Callable[[fx.Node], Expr]"
+Conversion: TypeAlias = "Callable[[fx.Node], Expr | list[Expr]]"
 
 
 def conversions(importer: ExportedProgramImporter) -> dict[str, Conversion]:
@@ -23,6 +25,15 @@ def conversions(importer: ExportedProgramImporter) -> dict[str, Conversion]:
         "amax.default": lambda node: _extreme(importer, node, relax.op.max),
         "amin.default": lambda node: _extreme(importer, node, relax.op.min),
         "select.int": lambda node: _select(importer, node),
+        "any.default": lambda node: _any(importer, node),
+        "any.dim": lambda node: _any(importer, node),
+        "any.dims": lambda node: _any(importer, node),
+        "grid_sampler_2d.default": lambda node: _grid_sampler(importer, node),
+        "native_group_norm.default": lambda node: _group_norm(importer, node),
+        "elu.default": lambda node: _elu(importer, node),
+        "index.Tensor": lambda node: index(importer, node),
+        "index_put.default": lambda node: index_put(importer, node),
+        "scatter_add.default": lambda node: scatter(importer, node, "add"),
         "quantize_per_tensor.default": lambda node: _quantize(importer, node),
         "dequantize_per_tensor.default": lambda node: _dequantize(importer, node, None),
         "dequantize_per_channel.default": lambda node: _dequantize(importer, node, int(node.args[3])),
@@ -33,6 +44,66 @@ def _extreme(importer: ExportedProgramImporter, node: fx.Node, reduce: Callable[
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
     keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
     return importer.block_builder.emit(reduce(importer.env[node.args[0]], list(dims) or None, bool(keep)))  # type: ignore[arg-type]
+
+
+def _any(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
+    """As the maximum of 0 and 1: the importer's own is that of the values, and no truth."""
+    from tvm import relax
+
+    emit, call = importer.block_builder.emit, arguments(node)
+    x, dims = importer.env[call["self"]], call.get("dim")
+    if x.ty.dtype != "bool":
+        x = emit(relax.op.not_equal(x, relax.const(0, x.ty.dtype)))
+    hits = emit(relax.op.astype(x, "int8"))
+    found = emit(relax.op.max(hits, [dims] if isinstance(dims, int) else dims or None, bool(call.get("keepdim"))))
+    return emit(relax.op.astype(found, "bool"))
+
+
+def _grid_sampler(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
+    """With the grid [N,2,H,W] that the kernel reads, where torch's is [N,H,W,2]."""
+    from tvm import relax
+
+    emit, call = importer.block_builder.emit, arguments(node)
+    grid = emit(relax.op.permute_dims(importer.env[call["grid"]], [0, 3, 1, 2]))
+    how = relax.op.image.grid_sample(
+        importer.env[call["input"]], grid,
+        method=("bilinear", "nearest", "bicubic")[call["interpolation_mode"]], layout="NCHW",
+        padding_mode=("zeros", "border", "reflection")[call["padding_mode"]], align_corners=call["align_corners"],
+    )  # fmt: skip
+    return emit(how)
+
+
+def _group_norm(importer: ExportedProgramImporter, node: fx.Node) -> list[Expr]:
+    """With ones and zeros where there is no weight or bias, which the kernel wants; the first of the three results."""
+    import numpy as np
+    from tvm import relax
+
+    emit, call = importer.block_builder.emit, arguments(node)
+    x = importer.env[call["input"]]
+    full = [relax.const(np.full(int(call["C"]), value, str(x.ty.dtype)), x.ty.dtype) for value in (1, 0)]
+    weight, bias = (
+        importer.env[call[name]] if isinstance(call[name], fx.Node) else instead
+        for name, instead in zip(("weight", "bias"), full, strict=True)
+    )
+    axes = list(range(2, len(x.ty.shape)))
+    return [emit(relax.op.nn.group_norm(x, weight, bias, int(call["group"]), 1, axes, float(call["eps"])))]
+
+
+def _elu(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
+    """scale·x above 0 and scale·alpha·(exp(input_scale·x) − 1) below: the importer knows alpha alone, and celu and selu more."""
+    from tvm import relax
+
+    x, emit = importer.env[node.args[0]], importer.block_builder.emit
+
+    def const(value: float) -> Expr:
+        return relax.const(value, x.ty.dtype)
+
+    call = arguments(node)
+    alpha, scale, inner = (float(call[name]) for name in ("alpha", "scale", "input_scale"))
+    below = emit(relax.op.subtract(emit(relax.op.exp(emit(relax.op.multiply(x, const(inner))))), const(1.0)))
+    below = emit(relax.op.multiply(below, const(alpha)))
+    chosen = emit(relax.op.where(emit(relax.op.greater(x, const(0.0))), x, below))
+    return emit(relax.op.multiply(chosen, const(scale)))
 
 
 def _select(importer: ExportedProgramImporter, node: fx.Node) -> Expr:

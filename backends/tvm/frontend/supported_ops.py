@@ -10,7 +10,7 @@ from torch import fx
 
 from fxopt.backends.tvm.frontend.from_program import known_ops
 from fxopt.ir.decompose import decomposed
-from fxopt.ir.op_table import family, lookup
+from fxopt.ir.op_table import arguments, family, lookup, updates_statistics
 from fxopt.ir.printer import op_name
 
 
@@ -24,6 +24,8 @@ def refuses(node: fx.Node) -> str | None:
             "capture the model in evaluation with a fixed number of steps, or use the backend onnx"
         )
     known, name = _known(), op_name(node)
+    if reason := _not_as_called(node, name):
+        return reason
     if _spelled(node.target) in known:
         return None
     way_out = "replace it by other ops before the build"
@@ -36,6 +38,47 @@ def refuses(node: fx.Node) -> str | None:
     if missing:
         return f"TVM has no form of {name}, and it decomposes into {', '.join(map(str, missing))}, without one too; {way_out}"
     return None
+
+
+def _not_as_called(node: fx.Node, name: str) -> str | None:
+    """Why an op that the importer knows cannot be had with these arguments."""
+    if name in ("aten.index.Tensor", "aten.index_put", "aten.index_put_"):
+        indices = (i for i in arguments(node)["indices"] if i is not None)
+        if any(i.meta["val"].dtype == torch.bool for i in indices):
+            return (
+                f"{name} by a mask has as many results as the mask has hits, known only when it runs; use torch.where"
+            )
+    if name == "quantized_decomposed.dequantize_per_channel" and not _is_weight(node.args[0]):
+        return "activations with a scale for each channel have no kernels; quantize them with one scale"
+    if updates_statistics(node):
+        return (
+            f"{name} is in training mode, and takes the statistics of each batch; capture the model after model.eval()"
+        )
+    if name == "aten.max_pool2d_with_indices" and any(user.args[1] == 1 and user.users for user in node.users):
+        return "TVM's pools give no indices; take the maximum alone"
+    if name == "aten.as_strided" and not node.meta["val"].is_contiguous():
+        return "TVM has no strides; slice or permute instead"
+    if name == "aten.conv_transpose3d.input":
+        return "TVM has no transposed convolution over a volume; use the backend onnx"
+    if name in _WRONG:
+        return f"TVM converts {name} wrongly; {_WRONG[name]}"
+    if name in ("aten.avg_pool1d", "aten.adaptive_avg_pool1d") and node.args[0].meta["val"].dim() == 2:  # type: ignore[union-attr]
+        return f"TVM has no {name} without a batch; unsqueeze the input"
+    return None
+
+
+def _is_weight(value: object) -> bool:
+    """Whether it is stored, or made of what is stored alone."""
+    return isinstance(value, fx.Node) and (
+        value.op == "get_attr" or (value.op == "call_function" and all(map(_is_weight, value.all_input_nodes)))
+    )
+
+
+_WRONG = {
+    "aten._upsample_bilinear2d_aa.vec": "resize without antialias=True, or use the backend onnx",
+    "aten._upsample_bilinear2d_aa": "resize without antialias=True, or use the backend onnx",
+}
+"""Ops that the importer gives other numbers for, and what to do."""
 
 
 def _spelled(op: torch._ops.OpOverload) -> str:

@@ -19,7 +19,8 @@ def schedule_rows(sch: Schedule, lanes: int) -> Schedule:
 
     _fold_chains(sch)
     blocks = blocks_of(sch)
-    if len(blocks) > 1 and any(is_reduction(sch, block) for block in blocks):
+    rows = len(sch.get_loops(blocks[-1])) > 1  # a result of one number, or of one row, has none to spread
+    if rows and len(blocks) > 1 and any(is_reduction(sch, block) for block in blocks):
         together = sch.copy()
         try:
             _rows_together(together, lanes)

@@ -34,6 +34,8 @@ def _scheduled(function: PrimFunc, processor: Processor) -> PrimFunc:
     from tvm.s_tir import Schedule
 
     sch = Schedule(tvm.IRModule({"main": function}))
+    if not _has_root(function):
+        return function
     names = [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))]
     if INPUT in names:
         schedule_winograd(sch, processor.lanes)
@@ -44,3 +46,10 @@ def _scheduled(function: PrimFunc, processor: Processor) -> PrimFunc:
         schedule_tiles(sch, processor.lanes, processor.cores)
         return split_edge_tiles(sch.mod["main"])
     return schedule_rows(sch, processor.lanes).mod["main"]
+
+
+def _has_root(function: PrimFunc) -> bool:
+    """Whether its blocks lie in one that can be scheduled; a scatter is written as loops, which stay as they are."""
+    from tvm.s_tir import SBlockRealize
+
+    return isinstance(function.body, SBlockRealize) and function.body.block.name_hint == "root"

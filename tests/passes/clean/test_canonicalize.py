@@ -1,0 +1,83 @@
+"""canonicalize_ops and canonicalize_clamp as text before and after; torch runs both for the numbers."""
+
+import pytest
+import torch
+
+from fxopt import Pipeline
+from fxopt.ir.parser import canonical_text as text_of
+from fxopt.ir.parser import parse_program
+
+X = "%x : f32[2,6,4]; "
+
+REWRITTEN = [
+    ("%y = aten.add.Tensor(%x, %x, alpha=2)", "%a = aten.mul.Scalar(%x, 2); %y = aten.add.Tensor(%x, %a)"),
+    ("%y = aten.sub.Scalar(%x, 3, 2)", "%y = aten.sub.Scalar(%x, 6)"),
+    ("%y = aten.hstack([%x, %x])", "%y = aten.cat([%x, %x], 1)"),
+    ("%y = aten.vstack([%x, %x])", "%y = aten.cat([%x, %x], 0)"),
+    ("%y = aten.squeeze.dim(%x, 1)", "%y = aten.neg(%x)"),
+    ("%y = aten.squeeze.dims(%x, [0, 1])", "%y = aten.neg(%x)"),
+    ("%y = aten.amax(%x)", "%y = aten.amax(%x, [0, 1, 2])"),
+    ("%y = aten.permute(%x, [-1, 0, -2])", "%y = aten.permute(%x, [2, 0, 1])"),
+    (
+        "%y = aten.channel_shuffle(%x, 3)",
+        "%a = aten.unflatten.int(%x, 1, [3, -1]); %b = aten.transpose.int(%a, 1, 2); %y = aten.flatten.using_ints(%b, 1, 2)",
+    ),
+    (
+        "%y = aten.im2col(%x, [3, 2], [1, 1], [1, 0], [1, 1])",
+        "%a = aten.unsqueeze(%x, 0); %b = aten.im2col(%a, [3, 2], [1, 1], [1, 0], [1, 1]); %y = aten.squeeze.dim(%b, 0)",
+    ),
+]
+
+
+def _run(pass_, text):
+    return Pipeline.parse(pass_).run(parse_program(text), watchers=()).program
+
+
+@pytest.mark.parametrize(("before", "after"), REWRITTEN, ids=[before.split("(")[0][10:] for before, _ in REWRITTEN])
+def test_one_spelling(before, after):
+    given = X + before + "; %z = aten.neg(%y); return %z"
+    made = _run("canonicalize_ops", given)
+    wanted = parse_program(
+        X + (after if "neg" not in after else "") + f"; %z = aten.neg(%{'x' if 'neg' in after else 'y'}); return %z"
+    )
+    assert text_of(made) == text_of(wanted)
+    x = torch.randn(2, 6, 4)
+    torch.testing.assert_close(made(x), parse_program(given)(x))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "call"),
+    [
+        ("%x : f32[3]; %y : f32[3]", "vstack([%x, %y])"),
+        ("%x : f32[3]; %y : f32[3]", "hstack([%x, %y])"),
+        ("%x : f32[1,4]; %y : f32[]", "squeeze.dims(%x, [0, 1])"),
+        ("%x : f32[2,3,4,4]; %y : f32[]", "upsample_nearest2d(%x, [8, 6])"),
+        ("%x : f32[2,3,4,4]; %y : f32[]", "upsample_nearest2d(%x, [9, 9], 2.3, 2.3)"),
+    ],
+)
+def test_other_ranks_and_sizes_give_the_same_numbers(inputs, call):
+    given = f"{inputs}; %z = aten.{call}; return %z"
+    made = _run("canonicalize_ops", given)
+    assert text_of(made) != text_of(parse_program(given))
+    args = [torch.randn(node.meta["val"].shape) for node in made.graph.find_nodes(op="placeholder")]
+    assert torch.equal(made(*args), parse_program(given)(*args))
+
+
+def test_a_scatter_of_a_larger_source_takes_its_corner():
+    given = "%x : f32[3,4]; %s : f32[3,6]; %i : i64[2,5]; %y = aten.scatter_add(%x, 1, %i, %s); return %y"
+    made = _run("canonicalize_ops", given)
+    x, s, i = torch.randn(3, 4), torch.randn(3, 6), torch.randint(4, (2, 5))
+    assert torch.equal(made(x, s, i), x.scatter_add(1, i, s))
+    scatter = next(made.find("aten.scatter_add"))
+    assert scatter.args[3].meta["val"].shape == (2, 5)
+
+
+@pytest.mark.parametrize("call", ["add.Tensor(%x, %x)", "squeeze.dim(%x, 0)", "amax(%x, [1])", "permute(%x, [1, 0])"])
+def test_what_has_the_spelling_is_left(call):
+    given = f"%x : f32[1,4]; %y = aten.{call}; return %y"
+    assert text_of(_run("canonicalize_ops", given)) == text_of(parse_program(given))
+
+
+def test_a_clamp_by_tensors_is_left():
+    given = "%x : f32[3,4]; %low : f32[4]; %y = aten.clamp.Tensor(%x, %low, None); return %y"
+    assert text_of(_run("canonicalize_clamp", given)) == text_of(parse_program(given))
