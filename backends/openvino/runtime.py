@@ -64,6 +64,8 @@ def make_runner(path: Path, chosen: dict[str, Any]) -> Runner:
     outputs = list(compiled.outputs)
 
     def run(arrays: list[Any]) -> list[Any]:
+        if len(arrays) > len(names):  # an input without elements is left out of the model
+            arrays = [array for array in arrays if array.size]
         for name, array in zip(names, arrays, strict=True):
             if array.dtype == np.int64 and array.size and not _fits_32_bits(array):
                 raise UsageError(f"OpenVINO computes in integers of 32 bits; input {name!r} holds larger ones")

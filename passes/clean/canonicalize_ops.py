@@ -23,7 +23,7 @@ def canonicalize_ops(program: Program) -> None:
     concatenation, a squeeze of a dim that is not one is nothing, dims of reductions are written out and those of
     permutations counted from the front, ``alpha`` is a product of its own, a copy is an expansion, a channel shuffle is a
     transposition, enlarging by the nearest has sizes or scales, columns of one image are those of a batch of one, and a
-    scatter takes as much of its source as it has indices for.
+    scatter or gather takes as much as it has indices for.
 
     before:
         %x : f32[2,4]
@@ -146,13 +146,31 @@ def _copy(call: _Call) -> None:
 
 
 def _scatter(call: _Call) -> None:
-    source = call.given["src"]
-    sizes, wanted = source.meta["val"].shape, call.given["index"].meta["val"].shape
+    _cut(call, "src", None)
+
+
+def _gather(call: _Call) -> None:
+    _cut(call, "self", call.given["dim"])
+
+
+def _cut(call: _Call, name: str, but: int | None) -> None:
+    """Slice an operand to the sizes that the indices have, in all dims but one."""
+    operand = call.given[name]
+    sizes, wanted = operand.meta["val"].shape, call.given["index"].meta["val"].shape
+    kept = None if but is None else but % max(len(sizes), 1)
     for dim, (size, count) in enumerate(zip(sizes, wanted, strict=True)):
-        if isinstance(size, int) and isinstance(count, int) and count < size:
-            source = call.insert(aten.slice.Tensor, source, dim, 0, count)
-    if source is not call.given["src"]:
-        set_argument(call.node, "src", source)
+        if dim != kept and isinstance(size, int) and isinstance(count, int) and count < size:
+            operand = call.insert(aten.slice.Tensor, operand, dim, 0, count)
+    if operand is not call.given[name]:
+        set_argument(call.node, name, operand)
+
+
+def _concatenation(call: _Call) -> None:
+    """Leave out tensors [0], which torch takes beside those of any rank."""
+    tensors = call.given["tensors"]
+    some = [t for t in tensors if t.meta["val"].shape != (0,)]
+    if 0 < len(some) < len(tensors) and any(_rank(t) > 1 for t in some):
+        set_argument(call.node, "tensors", some)
 
 
 _FORMS: dict[str, Callable[[_Call], None]] = {
@@ -163,7 +181,9 @@ _FORMS: dict[str, Callable[[_Call], None]] = {
     **dict.fromkeys(("aten.amax", "aten.amin"), _all_dims),
     "aten.permute": _permute,
     **dict.fromkeys(("aten.native_channel_shuffle", "aten.channel_shuffle"), _shuffle),
+    "aten.cat": _concatenation,
     "aten.copy": _copy,
+    "aten.gather": _gather,
     "aten.im2col": _columns,
     "aten.upsample_nearest2d": _nearest,
     **dict.fromkeys(("aten.scatter.src", "aten.scatter_add", "aten.scatter_reduce.two"), _scatter),
