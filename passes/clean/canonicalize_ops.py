@@ -142,7 +142,7 @@ def _copy(call: _Call) -> None:
     source, wanted = call.given["src"], call.node.meta["val"]
     if source.meta["val"].dtype != wanted.dtype:
         source = call.insert(aten.to.dtype, source, wanted.dtype)
-    call.replace(aten.expand_as.default, source, call.given["self"])
+    call.replace(aten.clone.default, call.insert(aten.expand_as.default, source, call.given["self"]))
 
 
 def _scatter(call: _Call) -> None:

@@ -95,7 +95,9 @@ def test_training_goes_on_from_the_rung_below():
         ("finetune(epochs=1)", "finetune(epochs=2, seed=1)", "train_quantized(epochs=1)"),
         ("finetune(epochs=1)", "finetune(epochs=2, seed=1)", "finetune(epochs=6, seed=2)", "train_quantized(epochs=1)"),
     ]
-    assert [passes[-1] for passes in trained] == ["train_quantized(epochs=1)"] + 2 * ["train_quantized(epochs=1, seed=1)"]
+    assert [passes[-1] for passes in trained] == ["train_quantized(epochs=1)"] + 2 * [
+        "train_quantized(epochs=1, seed=1)"
+    ]
 
 
 @pytest.mark.parametrize("name", [n for n in registry.names("pass") if registry.get("pass", n).stage])

@@ -51,6 +51,8 @@ def test_one_spelling(before, after):
         ("%x : f32[3]; %y : f32[3]", "vstack([%x, %y])"),
         ("%x : f32[3]; %y : f32[3]", "hstack([%x, %y])"),
         ("%x : f32[1,4]; %y : f32[]", "squeeze.dims(%x, [0, 1])"),
+        ("%x : f32[3,4]; %y : f32[4]", "copy(%x, %y)"),
+        ("%x : f32[3,4]; %y : f64[4]", "copy(%x, %y)"),
         ("%x : f32[2,3,4,4]; %y : f32[]", "upsample_nearest2d(%x, [8, 6])"),
         ("%x : f32[2,3,4,4]; %y : f32[]", "upsample_nearest2d(%x, [9, 9], 2.3, 2.3)"),
     ],
@@ -59,7 +61,10 @@ def test_other_ranks_and_sizes_give_the_same_numbers(inputs, call):
     given = f"{inputs}; %z = aten.{call}; return %z"
     made = _run("canonicalize_ops", given)
     assert text_of(made) != text_of(parse_program(given))
-    args = [torch.randn(node.meta["val"].shape) for node in made.graph.find_nodes(op="placeholder")]
+    args = [
+        torch.randn(node.meta["val"].shape, dtype=node.meta["val"].dtype)
+        for node in made.graph.find_nodes(op="placeholder")
+    ]
     assert torch.equal(made(*args), parse_program(given)(*args))
 
 
@@ -76,6 +81,20 @@ def test_a_scatter_of_a_larger_source_takes_its_corner():
 def test_what_has_the_spelling_is_left(call):
     given = f"%x : f32[1,4]; %y = aten.{call}; return %y"
     assert text_of(_run("canonicalize_ops", given)) == text_of(parse_program(given))
+
+
+def test_a_gather_by_fewer_indices_reads_as_much():
+    given = "%x : f32[3,4]; %i : i64[2,3]; %y = aten.gather(%x, 0, %i); return %y"
+    made = _run("canonicalize_ops", given)
+    x, i = torch.randn(3, 4), torch.randint(3, (2, 3))
+    assert torch.equal(made(x, i), x.gather(0, i))
+    assert next(made.find("aten.gather")).args[0].meta["val"].shape == (3, 3)
+
+
+def test_an_empty_vector_is_left_out_of_a_concatenation():
+    given = "%x : f32[3,4]; %e : f32[0]; %y = aten.cat([%x, %e, %x], 1); return %y"
+    made = _run("canonicalize_ops", given)
+    assert len(next(made.find("aten.cat")).args[0]) == 2
 
 
 def test_a_clamp_by_tensors_is_left():
