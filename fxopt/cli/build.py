@@ -34,6 +34,10 @@ def build(
     cache: Annotated[
         bool, typer.Option(help="Look up what was built before; `fxopt cache` shows what there is.")
     ] = True,
+    proof: Annotated[
+        str | None,
+        typer.Option(help="How numbers are compared after a pass: float64, own_precision (no float64), or none."),
+    ] = None,
     print_after: Annotated[list[str] | None, typer.Option(help="Print the program after this pass, or 'all'.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Save the program after each pass as text here.")] = None,
     load: Load = None,
@@ -45,11 +49,12 @@ def build(
 
     from rich.console import Console
 
-    from fxopt.driver.recipe import Recipe, read_recipe
+    from fxopt.driver.recipe import Recipe, checked_proof, read_recipe
 
     recipe = read_recipe(source) if source.endswith(".toml") else Recipe(model=source)
     given: dict[str, Any] = {"passes": (passes,) if passes is not None else None, "backend": backend}
     given["calibration"] = str(calibrate) if calibrate else None
+    given["proof"] = checked_proof("--proof", proof) if proof else None
     given["target"] = target[0] if target else None
     recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
     console = Console(stderr=as_json)
@@ -60,7 +65,9 @@ def build(
         if not as_json:
             show_report(report, console)
             seconds, folder = sum(report.seconds.values()), from_here(str(report.folder))
-            console.print(f"[bold]{folder}[/] in {seconds:.1f} s; run it with fxopt.load({folder!r})")
+            unproved = report.unproved()
+            doubt = f" [yellow]with {len(unproved)} of its steps not proved in float64[/]," if unproved else ""
+            console.print(f"[bold]{folder}[/]{doubt} in {seconds:.1f} s; run it with fxopt.load({folder!r})")
 
     with _progress(console) as progress:
         from fxopt.cli.render import difference_table

@@ -66,7 +66,9 @@ def _effect(step: StepReport, metric: str | None) -> str:
     """What a step did to the outputs, as it was verified."""
     if not step.changed:
         return "unchanged"
-    text = ""
+    text = "not compared" if step.proof == "none" else "agrees to 1e-4 in its own precision"
+    if step.proof not in ("none", "own precision") or step.sqnr_db is not None:
+        text = ""
     if step.error is not None:
         text = f"proved, {step.error:.0e}" if step.error else "proved, the same"
     if step.sqnr_db is not None:

@@ -51,7 +51,7 @@ class Plan:
     ) -> Outcome:
         """Run the recipe's passes for a backend, or those of another pipeline; each is verified and its metric noted."""
         data = self.workload.data
-        around: tuple[Watcher, ...] = (*((MetricWatcher(data),) if data else ()), Verify(), *watchers)
+        around: tuple[Watcher, ...] = (*((MetricWatcher(data),) if data else ()), Verify(self.recipe.proof), *watchers)
         passes = self.pipeline if pipeline is None else pipeline
         return passes.run(
             program,

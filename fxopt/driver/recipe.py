@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fxopt.driver.budget import Budget
 from fxopt.errors import RecipeError, UnknownNameError
+from fxopt.pass_manager.verify import Proof
 from fxopt.support.options import check_option
 
 
@@ -22,6 +23,8 @@ class Recipe:
     target: str = "host"
     calibration: str | None = None
     """Recorded inputs, .npy or .npz, for a model without data of its own."""
+    proof: Proof = "float64"
+    """How numbers are compared after each pass: :data:`fxopt.pass_manager.verify.PROOFS`."""
     budget: Budget = field(default_factory=Budget)
     search: dict[str, Any] = field(default_factory=dict)
     """What `fxopt search` may vary, see docs/search.md; a build has no use for it."""
@@ -31,6 +34,8 @@ class Recipe:
         values = asdict(self)
         del values["search"]
         values["passes"] = list(self.passes)
+        if self.proof == "float64":
+            del values["proof"]
         values["budget"] = {k: v for k, v in values["budget"].items() if v is not None}
         return {k: v for k, v in values.items() if v is not None}
 
@@ -41,6 +46,7 @@ _HINTS: dict[str, Any] = {
     "backend": str,
     "target": str,
     "calibration": str,
+    "proof": Proof,
     "budget": dict[str, Any],
     "search": dict[str, Any],
 }
@@ -87,6 +93,12 @@ def make_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
     kinds = {"metric_drop": float, "latency_ms": _positive(float), "file_bytes": _positive(int), "macs": _positive(int)}
     budget = Budget(**{k: check_option(f"{where}: budget.{k}", kinds[k], v) for k, v in limits.items()})
     return Recipe(**checked, budget=budget)
+
+
+def checked_proof(what: str, value: str) -> Proof:
+    """The name of a proof. Raises OptionError for any other text."""
+    proof: Proof = check_option(what, Proof, value)
+    return proof
 
 
 def _check_keys(values: dict[str, Any], known: list[str], where: str) -> None:

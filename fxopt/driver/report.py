@@ -113,6 +113,9 @@ class StepReport(Part):
     sqnr_db: Real | None = None
     metric: float | None = None
     vacuous: str | None = None
+    proof: str | None = None
+    """How an exact step was proved: ``local``, by ``regions``, or ``end to end``; ``own precision`` and ``none`` are no proof."""
+    regions: int | None = None
     cached: bool = False
     """Taken from the cache; ``seconds`` are those that it took when it was made."""
 
@@ -259,6 +262,10 @@ class BuildReport(BaseModel):
     seconds: dict[str, float]
     folder: str | None = None
     """Where the artifact is; not in ``report.json`` itself."""
+
+    def unproved(self) -> list[StepReport]:
+        """Steps that changed the program without a comparison in float64."""
+        return [step for step in self.steps if step.proof in ("own precision", "none")]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as JSON holds them; what is None is left out."""

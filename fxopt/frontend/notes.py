@@ -11,6 +11,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from fxopt.ir.op_table import family, lookup, updates_statistics
 from fxopt.ir.printer import op_name, source_line
 from fxopt.ir.program import Program
+from fxopt.numerics.random_draws import is_draw
 
 _SHOWN = 5
 
@@ -31,6 +32,9 @@ def notes_of(program: Program) -> tuple[str, ...]:
         notes.append(f"passes do not look into {_listed(regions)}, whose ops run in another dtype")
     if opaque:
         notes.append(f"passes do not look into {_listed(opaque)}, and what is in there is not counted")
+    drawing = [node for node in calls if is_draw(node) and node not in training]
+    if drawing:
+        notes.append(f"draws random numbers: {_listed(drawing)}; proofs draw the same before and after a pass")
     if training:
         notes.append(
             f"in training mode: {_listed(training)}; if that is not meant, export the model after model.eval()"

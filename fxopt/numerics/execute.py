@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -14,40 +14,90 @@ from torch.utils import _pytree as pytree
 
 from fxopt.ir.alias_analysis import alias_sets, written
 from fxopt.ir.program import Program
-from fxopt.numerics.float64 import widen
+from fxopt.numerics.float64 import float64_default, widen
+from fxopt.numerics.random_draws import KeyedDraws, draw_keys
 
 _Interpreter = TypeVar("_Interpreter", bound=fx.Interpreter)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Flat outputs, and sentences that say which share memory with an input, a weight or an earlier output."""
+    """Flat outputs, sentences that say which share memory with an input, a weight or an earlier output, and the state.
+
+    ``state`` has by description what was asked for of it: written inputs and weights after the run, and the same, with
+    the outputs, after a second run that follows.
+    """
 
     outputs: list[Any]
     aliases: frozenset[str]
+    state: dict[str, Any] = field(default_factory=dict)
 
 
-def run(program: Program, inputs: list[Any], *, wide: bool) -> Run:
-    """Run copies of flat inputs, as float64 with ``wide``; random numbers and buffers are the same in every run."""
-    fresh = [v.clone() if isinstance(v, torch.Tensor) else v for v in inputs]
-    fresh = [widen(v) for v in fresh] if wide else fresh
-    args, kwargs = pytree.tree_unflatten(fresh, pytree.tree_structure((program.args, program.kwargs)))
-    with torch.random.fork_rng(devices=[]), untouched(program):
-        torch.default_generator.manual_seed(0)
-        outputs = pytree.tree_leaves(program(*args, **kwargs))
+def run(
+    program: Program,
+    inputs: list[Any],
+    *,
+    wide: bool,
+    draws: dict[str, str] | None = None,
+    state: Collection[str] = (),
+) -> Run:
+    """Run copies of flat inputs, as float64 with ``wide``; random numbers and buffers are the same in every run.
+
+    ``draws`` are the keys of draws by node name (:func:`fxopt.numerics.random_draws.draw_keys`); ``state`` names inputs and
+    weights to report after the run and after a second one, see :func:`written_outside`.
+    """
+    keys = draw_keys(program) if draws is None else draws
+    with torch.random.fork_rng(devices=[]), untouched(program), float64_default() if wide else contextlib.nullcontext():
+        fresh, outputs = _called(program, inputs, keys, wide=wide)
         owners = {
             _memory(v): f"input {node.target}"
             for node, v in zip(program.inputs(), fresh, strict=True)
             if isinstance(v, torch.Tensor)
         }
         owners |= {_memory(t): f"weight {name}" for name, t in program.tensors().items()}
+        found: dict[str, Any] = {}
+        if state:
+            found |= _state(program, fresh, state, "after a run")
+            outputs = [v.clone() if isinstance(v, torch.Tensor) and _memory(v) in owners else v for v in outputs]
+            again, second = _called(program, inputs, keys, wide=wide)
+            found |= {f"output {i} of a second run": v for i, v in enumerate(second)}
+            found |= _state(program, again, state, "after a second run")
     aliases = []
     for i, out in enumerate(outputs):
         if isinstance(out, torch.Tensor) and out.numel():
             owner = owners.setdefault(_memory(out), f"output {i}")
             if owner != f"output {i}":
                 aliases.append(f"output {i} shares memory with {owner}")
-    return Run(outputs, frozenset(aliases))
+    return Run(outputs, frozenset(aliases), found)
+
+
+def _called(program: Program, inputs: list[Any], keys: dict[str, str], *, wide: bool) -> tuple[list[Any], list[Any]]:
+    """Flat inputs that a run may have written into, and its flat outputs."""
+    fresh = [v.clone() if isinstance(v, torch.Tensor) else v for v in inputs]
+    fresh = [widen(v) for v in fresh] if wide else fresh
+    torch.default_generator.manual_seed(0)
+    if keys:
+        with torch.no_grad():
+            return fresh, pytree.tree_leaves(KeyedDraws(program, keys).run(*fresh, enable_io_processing=False))
+    args, kwargs = pytree.tree_unflatten(fresh, pytree.tree_structure((program.args, program.kwargs)))
+    return fresh, pytree.tree_leaves(program(*args, **kwargs))
+
+
+def _state(program: Program, inputs: list[Any], names: Collection[str], when: str) -> dict[str, Any]:
+    values = {f"input {n.target}": v for n, v in zip(program.inputs(), inputs, strict=True)}
+    values |= {f"buffer {name}": tensor for name, tensor in program.tensors().items()}
+    return {f"{name} {when}": values[name].clone() for name in names if name in values}
+
+
+def written_outside(program: Program) -> set[str]:
+    """What outlives a run that a program writes into: ``input x``, ``buffer seen``."""
+    targets = [target for node in program.graph.nodes for target in written(node)]
+    if not targets:
+        return set()
+    sets = alias_sets(program.graph)
+    roots = {sets[target] for target in targets}
+    kinds = {"placeholder": "input", "get_attr": "buffer"}
+    return {f"{kinds[n.op]} {n.target}" for n in program.graph.nodes if n.op in kinds and sets[n] in roots}
 
 
 def started(interpreter: _Interpreter, inputs: list[Any]) -> _Interpreter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,6 +26,17 @@ def widen(value: Any) -> Any:
     return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
 
+@contextlib.contextmanager
+def float64_default() -> Iterator[None]:
+    """Let tensors that are made without a dtype, and quotients of integers, be float64: a twin's code says nothing of them."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def coarsest(program: Program) -> float:
     """The largest epsilon among the floating dtypes of a program's values: 2**-23 in float32, 2**-7 with bfloat16; 0 without."""
     values = (node.meta.get("val") for node in program.graph.nodes)
@@ -43,6 +56,10 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
             value = widen(tensor.detach())
             wide[id(tensor)] = torch.nn.Parameter(value, False) if isinstance(tensor, torch.nn.Parameter) else value
     twin = program.copy(instead=wide)
+    for graph in _inner_graphs(twin.module):
+        for node in graph.nodes:
+            node.args, node.kwargs = pytree.tree_map(widen, (node.args, node.kwargs))
+        graph.owning_module.recompile()
     for node in list(twin.graph.nodes):
         if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
             twin.graph.erase_node(node)
@@ -59,6 +76,11 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     twin.args, twin.kwargs = pytree.tree_map(widen, (twin.args, twin.kwargs))
     twin.module.recompile()
     return twin
+
+
+def _inner_graphs(module: fx.GraphModule) -> list[fx.Graph]:
+    """The graphs of autocast regions and branches."""
+    return [inner.graph for inner in module.modules() if isinstance(inner, fx.GraphModule) and inner is not module]
 
 
 def _widen_quant(node: fx.Node) -> None:

@@ -11,11 +11,17 @@ import sympy
 import torch
 from torch import fx
 
+from fxopt.ir.cost import cost
+from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
+from fxopt.numerics.edge_values import PATTERNS, edge_tensor
 from fxopt.numerics.execute import run
 
 SCALES = (10.0, 1.0, 0.1)
 """What rows of random inputs are multiplied with where a pass must be exact: past a clamp, as in relu6, and near zero."""
+
+_EDGE_MACS = 10**9
+"""A run on edge inputs may cost this many multiplications."""
 
 _Result = TypeVar("_Result")
 
@@ -47,7 +53,7 @@ def random_inputs(program: Program, scales: tuple[float, ...] = (1.0,)) -> Itera
     inputs have the mean and deviation of the example, and their rows (the first dim) are multiplied with ``scales`` in
     turn. Integers may be indices, so they are drawn from the values that the example has.
     """
-    known = _example_sizes(program)
+    known = example_sizes(program)
     names = program.dims()
     other: dict[sympy.Symbol, int] = {}
     for step, (symbol, size) in enumerate(known.items(), 1):  # a step each: sizes that were alike become different
@@ -64,21 +70,60 @@ def random_inputs(program: Program, scales: tuple[float, ...] = (1.0,)) -> Itera
 def random_batch(program: Program, size: int) -> list[Any]:
     """Flat random inputs with a batch of ``size``, where that is dynamic, and the example's sizes otherwise."""
     names = program.dims()
-    sizes = {s: size if names.get(str(s)) == "batch" else n for s, n in _example_sizes(program).items()}
+    sizes = {s: size if names.get(str(s)) == "batch" else n for s, n in example_sizes(program).items()}
     return _random(program, sizes, (1.0,))
+
+
+def edge_probes(program: Program) -> list[list[Any]]:
+    """Flat inputs that look for trouble, each of other sizes: a batch of one, and rows of every pattern of numbers.
+
+    Integers that index a table go through all of its rows. There are none for a program that is expensive to run.
+    """
+    names = program.dims()
+    sizes = example_sizes(program)
+    batch = [s for s in sizes if names.get(str(s)) == "batch"]
+    macs = cost(program).macs
+    probes = []
+    for rows in (1, len(PATTERNS)) if batch else (0,):
+        if macs * max(rows, 1) > _EDGE_MACS:
+            break
+        low = [program.ranges.get(str(s), (1, None))[0] for s in batch]
+        at = sizes | {s: max(rows, least) for s, least in zip(batch, low, strict=True)}
+        for pattern in (None,) if rows > 1 else ("random numbers", "edge values", "zeros"):
+            probes.append(_edge(program, at, pattern))
+    return probes
+
+
+def _edge(program: Program, sizes: dict[sympy.Symbol, int], pattern: str | None) -> list[Any]:
+    made = _random(program, sizes, (1.0,))
+    for i, (node, value) in enumerate(zip(program.inputs(), made, strict=True)):
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.is_floating_point():
+            made[i] = edge_tensor(value.shape, value.dtype, pattern, (), i)
+        elif (rows := _table_rows(node)) and value.dtype != torch.bool:
+            made[i] = (torch.arange(value.numel()) % rows).reshape(value.shape).to(value.dtype)
+    return made
+
+
+def _table_rows(node: fx.Node) -> int:
+    """Rows of the smallest table that an input indexes directly; 0 if it indexes none."""
+    tables = [u.args[0] for u in node.users if op_name(u).startswith("aten.embedding") and u.args[1] is node]
+    shapes = [t.meta["val"].shape for t in tables if isinstance(t, fx.Node) and "val" in t.meta]
+    return min((int(shape[0]) for shape in shapes), default=0)
 
 
 def _random(program: Program, sizes: dict[sympy.Symbol, int], scales: tuple[float, ...]) -> list[Any]:
     generator = torch.Generator().manual_seed(0)
     made = []
     for node, leaf in zip(program.inputs(), program.example_leaves(), strict=True):
-        shape = [_size(n, sizes) for n, _ in _sizes(node, leaf)]
+        shape = [size_with(n, sizes) for n, _ in _sizes(node, leaf)]
         is_tensor = isinstance(leaf, torch.Tensor)
         made.append(_random_like(leaf, shape, scales, generator) if is_tensor else shape[0] if shape else leaf)
     return made
 
 
-def _example_sizes(program: Program) -> dict[sympy.Symbol, int]:
+def example_sizes(program: Program) -> dict[sympy.Symbol, int]:
     """What the symbols in the sizes of the inputs are for the example."""
     known: dict[sympy.Symbol, int] = {}
     for node, leaf in zip(program.inputs(), program.example_leaves(), strict=True):
@@ -100,7 +145,8 @@ def _sizes(node: fx.Node, leaf: Any) -> list[tuple[Any, int]]:
     return [(value, leaf)] if isinstance(value, torch.SymInt) else []
 
 
-def _size(size: Any, known: dict[sympy.Symbol, int]) -> int:
+def size_with(size: Any, known: dict[sympy.Symbol, int]) -> int:
+    """A size as a number, with the symbols in it as known. Raises TypeError where it has others."""
     if not isinstance(size, torch.SymInt):
         return int(size)
     return int(sympy.sympify(size.node.expr).xreplace({symbol: sympy.Integer(n) for symbol, n in known.items()}))

@@ -36,7 +36,7 @@ Stage = Literal["arch", "width", "rank", "recover", "exact", "numeric"]
 exact passes, other numbers. Of each stage a recipe has one pass or none, and all of the exact ones."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_TAKEN = ("name", "kind", "tolerance", "stage", "one_of", "run", "steps", "options", "function")
+_TAKEN = ("name", "kind", "tolerance", "assumes_finite", "stage", "one_of", "run", "steps", "options", "function")
 """What a pass is asked for; an option of such a name would hide it, and ``kind='approx'`` in a recipe end the proof."""
 
 
@@ -48,6 +48,8 @@ class Pass:
     kind: ClassVar[Kind] = "exact"
     tolerance: ClassVar[float] = 1e-9
     """Largest relative error of an exact pass in float64. A looser one wants its reason in the docstring."""
+    assumes_finite: ClassVar[bool] = False
+    """Whether an exact pass holds for finite numbers only, as one that takes 0 · x for 0."""
     stage: ClassVar[Stage | None] = None
     """Where a search puts it; None for a pass that is only searched if a recipe asks for it."""
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
@@ -143,7 +145,12 @@ def graph_pass(function: Callable[Concatenate[Program, Context, _P], None], /) -
 def graph_pass(function: Callable[Concatenate[Program, _P], None], /) -> PassType[_P]: ...
 @overload
 def graph_pass(
-    *, kind: Kind = ..., tolerance: float = ..., stage: Stage | None = ..., one_of: tuple[tuple[str, ...], ...] = ...
+    *,
+    kind: Kind = ...,
+    tolerance: float = ...,
+    assumes_finite: bool = ...,
+    stage: Stage | None = ...,
+    one_of: tuple[tuple[str, ...], ...] = ...,
 ) -> _GraphPass: ...
 @overload
 def graph_pass(
@@ -155,6 +162,7 @@ def graph_pass(
     *,
     kind: Kind = "exact",
     tolerance: float = 1e-9,
+    assumes_finite: bool = False,
     stage: Stage | None = None,
     one_of: tuple[tuple[str, ...], ...] = (),
     options_of: Any = None,
@@ -172,7 +180,7 @@ def graph_pass(
     if options_of is not None:
         said = {"kind": options_of.kind, "tolerance": options_of.tolerance, "stage": stage, "one_of": one_of}
         return functools.partial(_make_composite, options_of, said)
-    said = {"kind": kind, "tolerance": tolerance, "stage": stage, "one_of": one_of}
+    said = {"kind": kind, "tolerance": tolerance, "assumes_finite": assumes_finite, "stage": stage, "one_of": one_of}
     return functools.partial(_make_pass, said=said) if function is None else _make_pass(function, said)
 
 

@@ -26,12 +26,16 @@ class Findings:
     ``sqnr_db``: what an approximate step keeps of the outputs, in dB; infinite where they are equal.
     ``metric``: the workload's metric on the validation split after an approximate step.
     ``vacuous``: why comparing the outputs proves nothing.
+    ``proof``: how an exact step was proved, ``local`` or ``end to end``; ``own precision`` and ``none`` are no proof.
+    ``regions``: how many rewritten regions a local proof had.
     """
 
     error: float | None = None
     sqnr_db: float | None = None
     metric: float | None = None
     vacuous: str | None = None
+    proof: str | None = None
+    regions: int | None = None
 
 
 @dataclass

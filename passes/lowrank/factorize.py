@@ -17,7 +17,7 @@ from fxopt.passes.lowrank.tensors import cp_cores, cp_sum, product, train
 _TOLERANCE = 1e-4
 
 
-@graph_pass(tolerance=_TOLERANCE)
+@graph_pass(tolerance=_TOLERANCE, assumes_finite=True)
 def factorize(program: Program) -> None:
     """Split every layer whose weight has a low rank into the cheapest equivalent chain of layers.
 

@@ -10,7 +10,7 @@ from fxopt.ir.op_table import arguments
 from fxopt.passes.lowrank.head_paths import HeadPair, head_pairs
 
 
-@graph_pass
+@graph_pass(assumes_finite=True)
 def rotate_heads(program: Program) -> None:
     """Rotate the dims of each attention head into singular vectors, so that the weak ones can be pruned.
 

@@ -16,7 +16,7 @@ from fxopt.passes.prune.coupling.sweep import Contraction, Sweep
 _Ints = NDArray[np.int64]
 
 
-@graph_pass
+@graph_pass(assumes_finite=True)
 def align(program: Program) -> None:
     """Permute channels within each head or group, so that zero channels have the same index in all.
 

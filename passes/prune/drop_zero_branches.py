@@ -16,7 +16,7 @@ from fxopt.passes.prune.known.values import known_values
 _SUMS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.add_.Tensor", "aten.sub_.Tensor")
 
 
-@graph_pass
+@graph_pass(assumes_finite=True)
 def drop_zero_branches(program: Program) -> None:
     """Replace a sum by one operand where the other is zero for every input.
 

@@ -20,7 +20,7 @@ _MATMULS = ("aten.matmul", "aten.mm", "aten.addmm")
 _LAYERS = (*_CONVOLUTIONS, "aten.linear", *_MATMULS)
 
 
-@graph_pass
+@graph_pass(assumes_finite=True)
 def fold_constant_channels(program: Program) -> None:
     """Fold the contribution of constant input channels into the bias of a layer, and zero their weights.
 

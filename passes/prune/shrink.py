@@ -15,7 +15,7 @@ from fxopt.passes.prune.coupling.leftover import report_leftover
 from fxopt.passes.prune.coupling.table import find_rule
 
 
-@graph_pass
+@graph_pass(assumes_finite=True)
 def shrink(program: Program) -> None:
     """Remove every channel, head and group that cannot influence an output, across the whole graph.
 

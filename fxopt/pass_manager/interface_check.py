@@ -1,0 +1,61 @@
+"""The interface of a program before and after a pass: types of inputs and outputs, and memory that outputs share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.errors import VerifyError
+from fxopt.ir.printer import type_text
+from fxopt.ir.program import Program
+from fxopt.numerics.execute import Run
+
+
+def interface_of(program: Program) -> tuple[list[str], list[str], Any, Any]:
+    """Types of the inputs and outputs as text, and the structure of both."""
+    dims = program.dims()
+    inputs = [f"{n.target}: {type_text(n.meta.get('val'), dims)}" for n in program.inputs()]
+    values = [o.meta.get("val") if isinstance(o, fx.Node) else o for o in program.outputs()]
+    return inputs, [_stable(v, dims) for v in values], program.in_spec, program.out_spec
+
+
+def _stable(value: Any, dims: dict[str, str]) -> str:
+    """Dtype and rank with sizes; a derived symbolic size is only 'dynamic', as it may be written in several ways."""
+    if not isinstance(value, torch.Tensor):
+        return type_text(value, dims)
+    sizes = [str(s) if isinstance(s, int) else dims.get(str(s), "dynamic") for s in value.shape]
+    return f"{value.dtype}[{', '.join(sizes)}]".replace("torch.", "")
+
+
+def compare_interface(before: Any, after: Any, program: Program, where: str) -> None:
+    problems = []
+    for what, old, new in (("input", before[0], after[0]), ("output", before[1], after[1])):
+        if len(old) != len(new):
+            problems.append(f"there were {len(old)} {what}(s), there are {len(new)}")
+        for i, (a, b) in enumerate(zip(old, new, strict=False)):
+            if a != b:
+                shown = output_line(program, i) if what == "output" else None
+                line = f"\n    {shown}" if shown else ""
+                problems.append(f"{what} {i}: was {a}, is {b}{line}")
+    if before[2:] != after[2:]:
+        problems.append("the structure of the inputs or outputs changed")
+    if problems:
+        text = "\n  ".join(problems)
+        raise VerifyError(text, step=where, way_out="a pass may not change the inputs or outputs of the program")
+
+
+def compare_aliases(before: list[Run], after: list[Run], program: Program, where: str) -> None:
+    new = sorted({a for b, c in zip(before, after, strict=True) for a in c.aliases - b.aliases})
+    if new:
+        raise VerifyError(
+            f"{'; '.join(new)}, and did not before",
+            step=where,
+            way_out="a caller that writes into the result would change it; keep a copy (aten.clone) at the output",
+        )
+
+
+def output_line(program: Program, output: int) -> str | None:
+    node = program.outputs()[output]
+    return program.describe(node) if isinstance(node, fx.Node) else None

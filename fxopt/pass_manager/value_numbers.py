@@ -1,0 +1,143 @@
+"""Value numbering over two programs: values that are equal by construction have the same number.
+
+Two calls of one op on operands of the same numbers, with the same other arguments, compute the same (hash-consing; Alpern,
+Wegman, Zadeck, "Detecting Equality of Variables in Programs", POPL 1988). What was proved equal is merged by
+:meth:`ValueNumbers.merge`, and what follows from it is then equal by construction too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.ir.program import Program
+from fxopt.pass_manager.invariants import same_tensor
+
+
+class ValueNumbers:
+    """Numbers of all values of ``before``, and of those of ``after`` that were visited, in order."""
+
+    def __init__(self, before: Program, after: Program, draws: dict[str, str]) -> None:
+        self._programs = {id(before.graph): before, id(after.graph): after}
+        self._draws = draws
+        self._keys: dict[Any, int] = {}
+        self._weights: dict[Any, list[tuple[torch.Tensor, int]]] = {}
+        self._made = 0
+        self.of: dict[fx.Node, int] = {}
+        self.old: dict[int, fx.Node] = {}
+        """By number, the first value of ``before`` that has it."""
+        self.visited: set[int] = set()
+        """Numbers of the values of ``after`` so far."""
+        self._order = {node: i for i, node in enumerate(before.graph.nodes)}
+        for node in before.graph.nodes:
+            self._set_old(node, self._number(node, draws.get(node.name, node.name)))
+
+    def visit(self, node: fx.Node) -> int:
+        """Number a value of ``after`` whose operands have been visited."""
+        self.of[node] = number = self._number(node, self._draws.get(node.name, node.name))
+        self.visited.add(number)
+        return number
+
+    def merge(self, new: fx.Node, old: fx.Node) -> None:
+        """Give a visited value and one of ``before`` the same number, and renumber what reads the latter."""
+        if self.of[new] not in self.old:
+            self.of[new] = self.of[old]
+            self.visited.add(self.of[old])
+            return
+        self._set_old(old, self.of[new])
+        todo = set(old.users)
+        while todo:
+            node = min(todo, key=self._order.__getitem__)
+            todo.remove(node)
+            number = self._number(node, self._draws.get(node.name, node.name))
+            if number != self.of[node]:
+                self._set_old(node, number)
+                todo |= set(node.users)
+
+    def _set_old(self, node: fx.Node, number: int) -> None:
+        self.of[node] = number
+        self.old.setdefault(number, node)
+
+    def _number(self, node: fx.Node, draw: str) -> int:
+        if node.op == "get_attr":
+            return self._number_of_weight(node)
+        key = (node.op, str(node.target), tuple(self._frozen(node)), draw if node.name in self._draws else None)
+        if node.op == "placeholder":
+            key = (node.op, str(node.target))  # type: ignore[assignment]
+        if key not in self._keys:
+            self._keys[key] = self._new()
+        return self._keys[key]
+
+    def _new(self) -> int:
+        self._made += 1
+        return self._made
+
+    def _number_of_weight(self, node: fx.Node) -> int:
+        tensor = self._programs[id(node.graph)].tensor(node)
+        if tensor is None:
+            inner = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
+            stateless = isinstance(inner, fx.GraphModule) and not inner.state_dict()
+            key = ("graph", inner.code if stateless else id(inner))
+            return self._keys.setdefault(key, self._keys.get(key) or self._new())
+        few = tensor.detach().flatten()[:4].tolist()
+        alike = self._weights.setdefault((tensor.dtype, tensor.shape, str(few)), [])
+        for other, number in alike:
+            if other is tensor or same_tensor(other, tensor):
+                return number
+        alike.append((tensor, self._new()))
+        return alike[-1][1]
+
+    def _frozen(self, node: fx.Node) -> Iterator[Any]:
+        """The arguments as a hashable value, defaults filled in and operands by number."""
+        given: dict[str, Any] = dict(node.kwargs)
+        if schema := getattr(node.target, "_schema", None):
+            given |= dict(zip((a.name for a in schema.arguments), node.args, strict=False))
+            given = {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+        else:
+            given |= {str(i): arg for i, arg in enumerate(node.args)}
+        for name, value in given.items():
+            yield name, self._freeze(value)
+
+    def _freeze(self, value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return ("value", self.of[value])
+        if isinstance(value, (list, tuple)):
+            return tuple(self._freeze(v) for v in value)
+        if isinstance(value, dict):
+            return tuple((k, self._freeze(v)) for k, v in value.items())
+        if isinstance(value, slice):
+            return ("slice", *(self._freeze(v) for v in (value.start, value.stop, value.step)))
+        return (type(value).__name__, repr(value))  # 1, 1.0 and True are different, and so are 0.0 and -0.0
+
+
+def candidates(before: Program, after: Program) -> dict[fx.Node, list[fx.Node]]:
+    """For values of ``after`` those of ``before`` that they may be meant to equal, to be tried in order.
+
+    A value is meant to equal the one of its name, and the one that the call of the same name read in its place.
+    """
+    named = {node.name: node for node in before.graph.nodes}
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for node in after.graph.nodes:
+        old = named.get(node.name)
+        if old is None or old.op != node.op:
+            continue
+        if node.op == "call_function":
+            found.setdefault(node, []).append(old)
+        if node.op == "output" or node.target == old.target:
+            for operand, was in _paired(node.args, old.args) + _paired(node.kwargs, old.kwargs):
+                if was not in found.setdefault(operand, []):
+                    found[operand].append(was)
+    return found
+
+
+def _paired(new: Any, old: Any) -> list[tuple[fx.Node, fx.Node]]:
+    if isinstance(new, fx.Node) and isinstance(old, fx.Node):
+        return [(new, old)] if not new.op == old.op == "get_attr" else []
+    if isinstance(new, (list, tuple)) and isinstance(old, (list, tuple)):
+        return [pair for a, b in zip(new, old, strict=False) for pair in _paired(a, b)]
+    if isinstance(new, dict) and isinstance(old, dict):
+        return [pair for k in new.keys() & old.keys() for pair in _paired(new[k], old[k])]
+    return []
