@@ -30,6 +30,7 @@ def _stable(value: Any, dims: dict[str, str]) -> str:
 
 
 def compare_interface(before: Any, after: Any, program: Program, where: str) -> None:
+    """Compare what :func:`interface_of` gave before and after. Raises VerifyError."""
     problems = []
     for what, old, new in (("input", before[0], after[0]), ("output", before[1], after[1])):
         if len(old) != len(new):
@@ -47,6 +48,7 @@ def compare_interface(before: Any, after: Any, program: Program, where: str) -> 
 
 
 def compare_aliases(before: list[Run], after: list[Run], program: Program, where: str) -> None:
+    """Hold that no output newly shares memory. Raises VerifyError."""
     new = sorted({a for b, c in zip(before, after, strict=True) for a in c.aliases - b.aliases})
     if new:
         raise VerifyError(
@@ -57,5 +59,6 @@ def compare_aliases(before: list[Run], after: list[Run], program: Program, where
 
 
 def output_line(program: Program, output: int) -> str | None:
+    """An output's node as text; None where it is no node."""
     node = program.outputs()[output]
     return program.describe(node) if isinstance(node, fx.Node) else None

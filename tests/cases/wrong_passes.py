@@ -260,7 +260,8 @@ def rows_of_a_weight_swapped(program):
 
 
 @wrong(
-    "%x : f32[batch,4]; %d = aten.dropout(%x, 0.5, True); %e = aten.dropout(%x, 0.5, True); %y = aten.sub.Tensor(%d, %e); return %y"
+    "%x : f32[batch,4]; %d = aten.dropout(%x, 0.5, True); "
+    "%e = aten.dropout(%x, 0.5, True); %y = aten.sub.Tensor(%d, %e); return %y"
 )
 def two_draws_made_one(program):
     first_, second = program.find("aten.dropout")
@@ -286,7 +287,8 @@ def above_a_computed_number() -> type:
     def above_a_number_that_no_call_names(program: Program) -> None:
         """Wrong."""
         behind(program, first(program, "aten.linear"), lambda call, x: call(
-            aten.where.self, call(aten.gt.Scalar, call(aten.log.default, call(aten.clamp_min.default, x, 1.0)), 20.0), x * 0 if 0 else call(aten.neg.default, x), x
+            aten.where.self, call(aten.gt.Scalar, call(aten.log.default, call(aten.clamp_min.default, x, 1.0)), 20.0), 
+            call(aten.neg.default, x), x
         ))  # fmt: skip
 
     return above_a_number_that_no_call_names

@@ -42,7 +42,8 @@ RIGHT = {
     "twice_and_half": (wp.NET, _replace("aten.tanh", lambda call, x: call(aten.mul.Tensor, call(aten.mul.Tensor, x, 2.0), 0.5))),
     "copy": (wp.SEQUENCE, _replace("aten.tanh", lambda call, x: call(aten.clone.default, x))),
     "negated_twice": (wp.NET, _replace("aten.linear", lambda call, x: call(aten.neg.default, call(aten.neg.default, x)))),
-    "behind_a_draw": (wp.WRONG["two_draws_made_one"][0], _replace("aten.sub.Tensor", lambda call, x: call(aten.clone.default, x))),
+    "behind_a_draw": (wp.WRONG["two_draws_made_one"][0], _replace(
+        "aten.sub.Tensor", lambda call, x: call(aten.clone.default, x))),
     "beside_a_write": (wp.BUFFER, _replace("aten.mul.Tensor", lambda call, x: call(aten.clone.default, x))),
 }  # fmt: skip
 
@@ -62,7 +63,10 @@ def test_a_right_pass_is_not_refused(name):
 
 def test_a_draw_before_another_may_go():
     """The draws behind it are what they were: a stream of random numbers would change them."""
-    graph = "%x : f32[batch,4]; %n = aten.rand_like(%x); %z = aten.mul.Tensor(%n, 0.0); %d = aten.dropout(%x, 0.5, True); %y = aten.add.Tensor(%d, %z); return %y"
+    graph = (
+        "%x : f32[batch,4]; %n = aten.rand_like(%x); %z = aten.mul.Tensor(%n, 0.0); "
+        "%d = aten.dropout(%x, 0.5, True); %y = aten.add.Tensor(%d, %z); return %y"
+    )
 
     @graph_pass(assumes_finite=True)
     def drop_nothing(program):
