@@ -155,8 +155,8 @@ class _Prover:
         old = self._run.old(region, leaves)
         try:
             new = self._run.new(region, old)
-        except NewFails as error:
-            return Failure(region, math.inf, f"{trial}, where it no longer runs: {error}")
+        except NewFails as failed:
+            return Failure(region, math.inf, f"{trial}, where it no longer runs: {failed}")
         rows = _rows_of(leaves) if trial.pattern is None else 0
         strict = trial.pattern != NOT_FINITE
         error, pattern = error_of(old[region.was], new[region.goal], rows, finite=strict)

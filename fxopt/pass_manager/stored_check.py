@@ -93,9 +93,9 @@ def _own_failure(
             continue
         try:
             got = runs.new(own, old)[own.goal]
-        except NewFails as error:
+        except NewFails as failed:
             return Failure(
-                region, math.inf, f"random numbers, where it no longer runs: {error}", "in its own precision"
+                region, math.inf, f"random numbers, where it no longer runs: {failed}", "in its own precision"
             )
         cost = relative_error(want, was)
         room = max(OWN_TOLERANCE, step.pass_.tolerance, _COST * cost if math.isfinite(cost) else 0.0)

@@ -33,6 +33,7 @@ from fxopt.pass_manager.end_to_end import (
 )
 from fxopt.pass_manager.interface_check import compare_aliases, compare_interface, interface_of, output_line
 from fxopt.pass_manager.local_proof import Failure, prove_locally
+from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.step import Step, StepResult, apply
 from fxopt.pass_manager.stored_check import check_stored
 from fxopt.pass_manager.value_map import first_wrong
