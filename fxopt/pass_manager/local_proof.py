@@ -27,13 +27,20 @@ from fxopt.numerics.float64 import float64_default
 from fxopt.pass_manager.region import Cutter, Region, constants_in
 from fxopt.pass_manager.region_run import NewFails, OldFails, RegionRun, error_of, room_for_rounding
 from fxopt.pass_manager.region_trials import Trial, Trials
+from fxopt.pass_manager.region_work import Work
 from fxopt.pass_manager.value_numbers import ValueNumbers, candidates
 
 _DEPTHS = (12, 40)
 """By how many nodes a region that fails is extended, one after the other."""
 
-_WORK = 60
-"""Attempts stop at this many calls for each node of the program: then a comparison end to end is cheaper."""
+_RUNS = 12
+"""Regions are no longer extended once proofs cost as much as this many runs of the program on one example ..."""
+
+_LEAST_WORK = 10**9
+"""... and this many multiplications: a comparison end to end is cheaper then."""
+
+_PER_CALL = 10**5
+"""A call takes at least as long as this many multiplications."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +84,26 @@ class _Prover:
         self._numbers = ValueNumbers(before, after, draws)
         self._cutter = Cutter(before, after)
         self._run = RegionRun(before, after, draws)
-        self._trials = Trials(before, finite=finite)
+        self._work = Work(before, after)
+        self._trials = Trials(before, self._work, finite=finite)
         self._done = LocalProof(True)
-        self._left = _WORK * (len(before.graph.nodes) + len(after.graph.nodes)) + 3000
+        self._left = _RUNS * self._work.before + _LEAST_WORK
 
     def prove(self) -> LocalProof:
         possible = candidates(self._before, self._after)
+        named = {node.name: node for node in self._before.graph.nodes if node.op == "call_function"}
         first: Failure | None = None
         for node in self._after.graph.nodes:
             if node.op == "output":
                 break
             self._numbers.visit(node)
-            for old in possible.get(node, ()):
-                if (
-                    self._equal(node, old)
-                    or isinstance(old.meta.get("val"), (list, tuple))
-                    or {node.op, old.op} <= {"get_attr", "placeholder"}
-                ):
-                    continue
-                failure = self._attempt(node, old, last=False)
+            meant = possible.get(node, [])
+            for old in meant:
+                failure = self._try(node, old)
+                first = first or failure
+            # the call of its name may compute something else by now
+            if node.op == "call_function" and node.name in named and not any(self._equal(node, old) for old in meant):
+                failure = self._try(node, named[node.name])
                 first = first or failure
         for new, old in zip(self._after.outputs(), self._before.outputs(), strict=True):
             if not isinstance(new, fx.Node) or not isinstance(old, fx.Node):
@@ -105,6 +113,15 @@ class _Prover:
                 self._done.proved = False
                 self._done.failure = self._done.failure or first or failure
         return self._done
+
+    def _try(self, node: fx.Node, old: fx.Node) -> Failure | None:
+        if (
+            self._equal(node, old)
+            or isinstance(old.meta.get("val"), (list, tuple))
+            or {node.op, old.op} <= {"get_attr", "placeholder"}
+        ):
+            return None
+        return self._attempt(node, old, last=False)
 
     def _equal(self, new: fx.Node, old: fx.Node) -> bool:
         return self._numbers.of[new] == self._numbers.of[old]
@@ -138,7 +155,7 @@ class _Prover:
     def _differs(self, region: Region) -> Failure | None:
         ran = False
         for trial in self._trials.of(region):
-            self._left -= len(region.old) + len(region.new)
+            self._pay(region, trial)
             try:
                 leaves = self._trials.leaves(region, trial)
                 found = self._compare(region, leaves, trial)
@@ -150,6 +167,10 @@ class _Prover:
         return (
             None if ran else Failure(region, math.nan, "no values, as the program before runs on none that were tried")
         )
+
+    def _pay(self, region: Region, trial: Trial) -> None:
+        calls = len(region.old) + len(region.new)
+        self._left -= self._work.of_region(region) * self._trials.rows(trial) + _PER_CALL * calls
 
     def _compare(self, region: Region, leaves: dict[fx.Node, Any], trial: Trial) -> Failure | None:
         old = self._run.old(region, leaves)
@@ -181,11 +202,11 @@ class _Prover:
         for trial in self._trials.of(extended):
             if trial.pattern == NOT_FINITE:
                 continue
+            self._pay(extended, trial)
             try:
                 values = self._run.old(extended, self._trials.leaves(extended, trial))
             except (OldFails, TypeError):
                 continue
-            self._left -= len(extended.old)
             for leaf in inner:
                 samples[leaf].append(values[leaf])
             base = values

@@ -17,12 +17,19 @@ from fxopt.ir.program import Program
 from fxopt.numerics.edge_values import NOT_FINITE, PATTERNS, edge_tensor
 from fxopt.numerics.probe_inputs import example_sizes, size_with
 from fxopt.pass_manager.region import Region, constants_in, is_size
+from fxopt.pass_manager.region_work import Work
 
 _ELEMENTS = 2**17
 """Elements of the leaves in the larger batch, where the batch may vary."""
 
 _HEAVY = 2**14
 """Elements of the leaves at a batch of one from which on the rows of one batch hold the patterns, and few runs are made."""
+
+_WORK = 2**26
+"""Multiplications of a batch that holds the patterns; where so few rows would hold less than the first of these, more."""
+
+_LEAST_ROWS = 4
+"""The patterns that every region is tried on: random, large and small numbers, and edge values."""
 
 _MOST_ELEMENTS = 2**22
 """The same for a batch that a number in the graph suggests."""
@@ -45,8 +52,8 @@ class Trial:
 class Trials:
     """The trials of regions of one program."""
 
-    def __init__(self, before: Program, *, finite: bool) -> None:
-        self._before, self._finite = before, finite
+    def __init__(self, before: Program, work: Work, *, finite: bool) -> None:
+        self._before, self._work, self._finite = before, work, finite
         self._example = example_sizes(before)
         names = before.dims()
         self._batch = [s for s in self._example if names.get(str(s)) == "batch"]
@@ -61,25 +68,38 @@ class Trials:
         yield Trial(low, "random numbers", seed := seed + 1)  # the cheapest that tells most of what is unequal
         for sizes in many if self._batch else []:
             yield Trial(sizes, None, seed := seed + 1)
-        singles = ("random numbers", "edge values", "zeros", "negative numbers") if self._batch else PATTERNS
-        if self._batch and self._row(region) > _HEAVY:
-            singles, two = ("zeros",), low
-        for pattern in singles:
+        for pattern in self._singles(region):
             yield Trial(low, pattern, seed := seed + 1)
-        for pattern in ("random numbers", "edge values") if self._batch and two is not low else ():
+        heavy = self._is_heavy(region)
+        for pattern in ("random numbers", "edge values") if self._batch and not heavy else ():
             yield Trial(two, pattern, seed := seed + 1)
         for sizes in self._ends():
             yield Trial(sizes, "random numbers", seed := seed + 1)
         if self._finite:
-            yield Trial(many[0] if self._batch and two is not low else low, NOT_FINITE, seed := seed + 1)
+            yield Trial(many[0] if self._batch and not heavy else low, NOT_FINITE, seed := seed + 1)
         sizes = many[-1] if self._batch else low
         for _ in range(self._table_runs(region, sizes)):
             yield Trial(sizes, "random numbers", seed := seed + 1)
 
     def ordinary(self, region: Region) -> list[Trial]:
         """Trials in the range of a network."""
+        if self._is_heavy(region):
+            return [Trial(self._at(dict.fromkeys(self._batch, 1)), "random numbers", 1001)]
         sizes = self._at({s: self._batches(region)[0] for s in self._batch})
         return [Trial(sizes, "random numbers", seed) for seed in (1001, 1002)]
+
+    def rows(self, trial: Trial) -> int:
+        """Examples in the batch of a trial; 1 where that is fixed."""
+        return max((trial.sizes[s] for s in self._batch), default=1)
+
+    def _singles(self, region: Region) -> tuple[str, ...]:
+        """Patterns of which each fills an example, or the batch where that is fixed."""
+        if self._is_heavy(region):
+            return ("zeros",) if self._batch else PATTERNS[:_LEAST_ROWS]
+        return ("random numbers", "edge values", "zeros", "negative numbers") if self._batch else PATTERNS
+
+    def _is_heavy(self, region: Region) -> bool:
+        return self._row(region) > _HEAVY or self._work.of_region(region) * len(PATTERNS) > _WORK
 
     def leaves(self, region: Region, trial: Trial) -> dict[fx.Node, Any]:
         """Values of a region's leaves. Raises TypeError where a size depends on values."""
@@ -121,9 +141,10 @@ class Trials:
 
     def _batches(self, region: Region) -> list[int]:
         row = self._row(region)
-        usual = min(131, max(len(PATTERNS), _ELEMENTS // max(row, 1)))
+        work = max(1, self._work.of_region(region))
+        usual = min(131, max(len(PATTERNS), _ELEMENTS // max(row, 1)), max(_LEAST_ROWS, _WORK // work))
         named = {int(c) + 1 for c in constants_in(region.new) if c == int(c) and usual <= c < 10_000}
-        return [usual, *sorted(n for n in named if n * row <= _MOST_ELEMENTS)[-2:]]
+        return [usual, *sorted(n for n in named if n * row <= _MOST_ELEMENTS and n * work <= 8 * _WORK)[-2:]]
 
     def _row(self, region: Region) -> int:
         """Elements of the leaves at a batch of one."""

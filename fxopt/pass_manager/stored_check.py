@@ -15,6 +15,7 @@ from fxopt.pass_manager.local_proof import Failure, LocalProof, prove_locally
 from fxopt.pass_manager.region import Region
 from fxopt.pass_manager.region_run import NewFails, OldFails, RegionRun, is_step
 from fxopt.pass_manager.region_trials import Trials
+from fxopt.pass_manager.region_work import Work
 from fxopt.pass_manager.step import Step
 
 WEIGHT_ROUNDING = 32
@@ -42,7 +43,7 @@ def check_stored(
             told = replace(failure, how=f"as stored, allowed {tolerance:.3g}") if failure else None
             return LocalProof(False, failure=told)
         local = LocalProof(True, found.regions, local.error)
-    trials = Trials(step.before, finite=False)
+    trials = Trials(step.before, Work(step.before, program), finite=False)
     for region in local.regions:
         failure = _own_failure(region, step, wide, program, trials, draws)
         if failure is not None:

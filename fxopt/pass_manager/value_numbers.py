@@ -114,18 +114,13 @@ class ValueNumbers:
 
 
 def candidates(before: Program, after: Program) -> dict[fx.Node, list[fx.Node]]:
-    """For values of ``after`` those of ``before`` that they may be meant to equal, to be tried in order.
-
-    A value is meant to equal the one of its name, and the one that the call of the same name read in its place.
-    """
+    """For values of ``after`` those of ``before`` that calls of the same names read in their place, which they should equal."""
     named = {node.name: node for node in before.graph.nodes}
     found: dict[fx.Node, list[fx.Node]] = {}
     for node in after.graph.nodes:
         old = named.get(node.name)
         if old is None or old.op != node.op:
             continue
-        if node.op == "call_function":
-            found.setdefault(node, []).append(old)
         if node.op == "output" or node.target == old.target:
             for operand, was in _paired(node.args, old.args) + _paired(node.kwargs, old.kwargs):
                 if was not in found.setdefault(operand, []):
