@@ -56,10 +56,10 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
             value = widen(tensor.detach())
             wide[id(tensor)] = torch.nn.Parameter(value, False) if isinstance(tensor, torch.nn.Parameter) else value
     twin = program.copy(instead=wide)
-    for graph in _inner_graphs(twin.module):
-        for node in graph.nodes:
+    for inner in _inner_modules(twin.module):
+        for node in inner.graph.nodes:
             node.args, node.kwargs = pytree.tree_map(widen, (node.args, node.kwargs))
-        graph.owning_module.recompile()
+        inner.recompile()
     for node in list(twin.graph.nodes):
         if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
             twin.graph.erase_node(node)
@@ -78,9 +78,9 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     return twin
 
 
-def _inner_graphs(module: fx.GraphModule) -> list[fx.Graph]:
-    """The graphs of autocast regions and branches."""
-    return [inner.graph for inner in module.modules() if isinstance(inner, fx.GraphModule) and inner is not module]
+def _inner_modules(module: fx.GraphModule) -> list[fx.GraphModule]:
+    """Those of autocast regions and branches."""
+    return [inner for inner in module.modules() if isinstance(inner, fx.GraphModule) and inner is not module]
 
 
 def _widen_quant(node: fx.Node) -> None:
