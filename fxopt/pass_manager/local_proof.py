@@ -84,10 +84,10 @@ class _Prover:
         self._numbers = ValueNumbers(before, after, draws)
         self._cutter = Cutter(before, after)
         self._run = RegionRun(before, after, draws)
-        self._work = Work(before, after)
+        self._work = Work(before)
         self._trials = Trials(before, self._work, finite=finite)
         self._done = LocalProof(True)
-        self._left = _RUNS * self._work.before + _LEAST_WORK
+        self._left = _RUNS * self._work.program + _LEAST_WORK
 
     def prove(self) -> LocalProof:
         possible = candidates(self._before, self._after)
@@ -170,7 +170,7 @@ class _Prover:
 
     def _pay(self, region: Region, trial: Trial) -> None:
         calls = len(region.old) + len(region.new)
-        self._left -= self._work.of_region(region) * self._trials.rows(trial) + _PER_CALL * calls
+        self._left -= self._work.of(region) * self._trials.rows(trial) + _PER_CALL * calls
 
     def _compare(self, region: Region, leaves: dict[fx.Node, Any], trial: Trial) -> Failure | None:
         old = self._run.old(region, leaves)

@@ -99,7 +99,7 @@ class Trials:
         return ("random numbers", "edge values", "zeros", "negative numbers") if self._batch else PATTERNS
 
     def _is_heavy(self, region: Region) -> bool:
-        return self._row(region) > _HEAVY or self._work.of_region(region) * len(PATTERNS) > _WORK
+        return self._row(region) > _HEAVY or self._work.of(region) * len(PATTERNS) > _WORK
 
     def leaves(self, region: Region, trial: Trial) -> dict[fx.Node, Any]:
         """Values of a region's leaves. Raises TypeError where a size depends on values."""
@@ -141,7 +141,7 @@ class Trials:
 
     def _batches(self, region: Region) -> list[int]:
         row = self._row(region)
-        work = max(1, self._work.of_region(region))
+        work = max(1, self._work.of(region))
         usual = min(131, max(len(PATTERNS), _ELEMENTS // max(row, 1)), max(_LEAST_ROWS, _WORK // work))
         named = {int(c) + 1 for c in constants_in(region.new) if c == int(c) and usual <= c < 10_000}
         return [usual, *sorted(n for n in named if n * row <= _MOST_ELEMENTS and n * work <= 8 * _WORK)[-2:]]

@@ -16,22 +16,20 @@ _PER_ELEMENT = 10
 
 
 class Work:
-    """Multiplications, and elements by what they take beside these, of regions between two programs."""
+    """Multiplications of regions of a program, and elements by what they take beside these."""
 
-    def __init__(self, before: Program, after: Program) -> None:
+    def __init__(self, before: Program) -> None:
+        macs, shape = macs_by_node(before), counted_shapes(before)
         self._of: dict[fx.Node, int] = {}
-        for program in (before, after):
-            macs, shape = macs_by_node(program), counted_shapes(program)
-            for node in program.graph.nodes:
-                elements = math.prod(shape(node)) if node.op in ("call_function", "placeholder") else 0
-                self._of[node] = macs.get(node, 0) + _PER_ELEMENT * elements
-        self.before = self.of(before.graph.nodes)
-        """Of the program before."""
+        for node in before.graph.nodes:
+            elements = math.prod(shape(node)) if node.op in ("call_function", "placeholder") else 0
+            self._of[node] = macs.get(node, 0) + _PER_ELEMENT * elements
+        self.program = self._sum(before.graph.nodes)
+        """Of the whole program."""
 
-    def of(self, nodes: Iterable[fx.Node]) -> int:
-        """Of some nodes."""
+    def of(self, region: Region) -> int:
+        """Of both sides, where the new one is taken to cost what the old one does: a replay has no shapes."""
+        return 2 * self._sum(region.old) + self._sum(region.leaves)
+
+    def _sum(self, nodes: Iterable[fx.Node]) -> int:
         return sum(self._of[node] for node in nodes)
-
-    def of_region(self, region: Region) -> int:
-        """Of both sides of a region, and of the values that it reads."""
-        return self.of((*region.old, *region.new, *region.leaves))

@@ -43,7 +43,7 @@ def check_stored(
             told = replace(failure, how=f"as stored, allowed {tolerance:.3g}") if failure else None
             return LocalProof(False, failure=told)
         local = LocalProof(True, found.regions, local.error)
-    trials = Trials(step.before, Work(step.before, program), finite=False)
+    trials = Trials(step.before, Work(step.before), finite=False)
     for region in local.regions:
         failure = _own_failure(region, step, wide, program, trials, draws)
         if failure is not None:
