@@ -46,6 +46,13 @@ def edge_tensor(
 
 
 def _filled(shape: Sequence[int], pattern: str, constants: Iterable[float], random: torch.Generator) -> torch.Tensor:
+    match pattern:
+        case "zeros":
+            return torch.zeros(shape, dtype=torch.float64)
+        case "edge values":
+            beside = [c + d for c in constants for d in (0.0, abs(c) * 1e-6 + 1e-12, -abs(c) * 1e-6 - 1e-12)]
+            pool = torch.tensor([*EDGES, *beside], dtype=torch.float64)
+            return pool[torch.randint(len(pool), tuple(shape), generator=random)]
     noise = torch.randn(shape, generator=random, dtype=torch.float64)
     match pattern:
         case "large numbers":
@@ -56,16 +63,10 @@ def _filled(shape: Sequence[int], pattern: str, constants: Iterable[float], rand
             return noise.abs() + 1e-3
         case "negative numbers":
             return -noise.abs() - 1e-3
-        case "zeros":
-            return torch.zeros(shape, dtype=torch.float64)
         case "ties":
             return (noise * 4).round() / 2
         case "denormals":
             return noise * 1e-40
-        case "edge values":
-            beside = [c + d for c in constants for d in (0.0, abs(c) * 1e-6 + 1e-12, -abs(c) * 1e-6 - 1e-12)]
-            pool = torch.tensor([*EDGES, *beside], dtype=torch.float64)
-            return pool[torch.randint(len(pool), tuple(shape), generator=random)]
         case "NaN and infinities":
             special = torch.tensor([math.nan, math.inf, -math.inf], dtype=torch.float64)
             drawn = special[torch.randint(3, tuple(shape), generator=random)]

@@ -36,7 +36,7 @@ _DEPTHS = (12, 40)
 _RUNS = 12
 """Regions are no longer extended once proofs cost as much as this many runs of the program on one example ..."""
 
-_LEAST_WORK = 10**9
+_LEAST_WORK = 3 * 10**9
 """... and this many multiplications: a comparison end to end is cheaper then."""
 
 _PER_CALL = 10**5
@@ -87,7 +87,8 @@ class _Prover:
         self._work = Work(before)
         self._trials = Trials(before, self._work, finite=finite)
         self._done = LocalProof(True)
-        self._left = _RUNS * self._work.program + _LEAST_WORK
+        run = self._work.program + _PER_CALL * len(before.graph.nodes)
+        self._left = _RUNS * run + _LEAST_WORK
 
     def prove(self) -> LocalProof:
         possible = candidates(self._before, self._after)

@@ -26,13 +26,13 @@ _HEAVY = 2**14
 """Elements of the leaves at a batch of one from which on the rows of one batch hold the patterns, and few runs are made."""
 
 _WORK = 2**26
-"""Multiplications of a batch that holds the patterns; where so few rows would hold less than the first of these, more."""
+"""Multiplications that a batch that holds the patterns may cost: a region that is dear gets fewer rows ..."""
 
 _LEAST_ROWS = 4
-"""The patterns that every region is tried on: random, large and small numbers, and edge values."""
+"""... but never fewer than these: random, large and small numbers, and edge values."""
 
 _MOST_ELEMENTS = 2**22
-"""The same for a batch that a number in the graph suggests."""
+"""Elements of the leaves in a batch that a number in the graph suggests."""
 
 _TABLE_RUNS = 64
 

@@ -11,7 +11,7 @@ from fxopt.ir.cost import counted_shapes, macs_by_node
 from fxopt.ir.program import Program
 from fxopt.pass_manager.region import Region
 
-_PER_ELEMENT = 10
+_PER_ELEMENT = 40
 """An element that is made, moved and compared takes about the time of this many multiplications."""
 
 
