@@ -11,7 +11,7 @@ from fxopt import Program, graph_pass
 from fxopt.ir.op_table import arguments
 
 
-@graph_pass
+@graph_pass(assumes_finite=True)  # torch's kernels of attention differ in what they make of NaN and infinities
 def attention_to_4d(program: Program) -> None:
     """Reshape scaled dot product attention of any other rank to four dims, [N,H,L,E].
 

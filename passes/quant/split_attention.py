@@ -12,7 +12,7 @@ from fxopt import Program, graph_pass
 from fxopt.ir.op_table import arguments
 
 
-@graph_pass
+@graph_pass(assumes_finite=True)  # torch's kernels of attention differ in what they make of NaN and infinities
 def split_attention(program: Program) -> None:
     """Decompose attention into softmax(Q Kᵀ · scale + mask) V, whose matrix products can be quantized.
 
