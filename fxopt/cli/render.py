@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,8 @@ def show_report(report: BuildReport, console: Console) -> None:
     if report.cache and report.cache.steps:
         saved = f"{report.cache.seconds_saved:.1f} s of passes"
         console.print(f"  {report.cache.steps} of {report.cache.of} steps from the cache, {saved} when they were made")
+    for line in _tolerances(report.steps):
+        console.print(f"  {escape(line)}")
     told: set[tuple[str | None, str, str]] = set()
     for step in report.steps:
         _show_choices(step, console)
@@ -66,15 +69,25 @@ def _effect(step: StepReport, metric: str | None) -> str:
     """What a step did to the outputs, as it was verified."""
     if not step.changed:
         return "unchanged"
-    text = "not compared" if step.proof == "none" else "agrees to 1e-4 in its own precision"
-    if step.proof not in ("none", "own precision") or step.sqnr_db is not None:
-        text = ""
+    text = {"none": "not compared", "own precision": "agrees to 1e-4 in its own precision"}.get(step.proof or "", "")
     if step.error is not None:
         text = f"proved, {step.error:.0e}" if step.error else "proved, the same"
     if step.sqnr_db is not None:
         text = "equal" if step.sqnr_db == math.inf else f"SQNR {step.sqnr_db:.1f} dB"
         text += f", {metric} {step.metric:.4f} (validation)" if step.metric is not None else ""
     return text + (" (but they are constant)" if step.vacuous else "")
+
+
+def _tolerances(steps: list[StepReport]) -> Iterator[str]:
+    """To what exact steps were proved; which of them, where they differ in that."""
+    groups: dict[tuple[float, str], list[str]] = {}
+    for step in steps:
+        if step.tolerance is not None and step.stored_tolerance is not None:
+            what = "stored weights" if step.stored == "weights" else "values with the stored weights"
+            groups.setdefault((step.tolerance, f"{what} to {step.stored_tolerance:.1e}"), []).append(step.pass_)
+    for (tolerance, stored), passes in groups.items():
+        names = f"{', '.join(dict.fromkeys(passes))}: " if len(groups) > 1 else ""
+        yield f"{names}proved in float64 to {tolerance:.0e}; {stored}"
 
 
 def _show_choices(step: StepReport, console: Console) -> None:

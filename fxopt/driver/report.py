@@ -116,6 +116,12 @@ class StepReport(Part):
     proof: str | None = None
     """How an exact step was proved: ``local``, by ``regions``, or ``end to end``; ``own precision`` and ``none`` are no proof."""
     regions: int | None = None
+    tolerance: Real | None = None
+    """Relative error that an exact step was allowed in float64."""
+    stored: str | None = None
+    """What of the stored program was held against the replay in float64: its ``weights``, or the ``values`` it gives."""
+    stored_tolerance: Real | None = None
+    """Relative error that was allowed to these."""
     cached: bool = False
     """Taken from the cache; ``seconds`` are those that it took when it was made."""
 

@@ -41,11 +41,21 @@ def edge_tensor(
         return torch.randint(2, shape, generator=random, dtype=dtype)
     if pattern is not None:
         return _filled(shape, pattern, constants, random).to(dtype)
-    rows = [_filled(shape[1:], PATTERNS[i % len(PATTERNS)], constants, random) for i in range(shape[0])]
-    return torch.stack(rows).to(dtype)
+    made = torch.randn(shape, generator=random, dtype=torch.float64)
+    for i, of_row in enumerate(PATTERNS[: shape[0]]):
+        rows = made[i :: len(PATTERNS)]
+        rows.copy_(_filled(rows.shape, of_row, constants, random, rows))
+    return made.to(dtype)
 
 
-def _filled(shape: Sequence[int], pattern: str, constants: Iterable[float], random: torch.Generator) -> torch.Tensor:
+def _filled(
+    shape: Sequence[int],
+    pattern: str,
+    constants: Iterable[float],
+    random: torch.Generator,
+    noise: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Numbers of a pattern, made of normal ones where it has any."""
     match pattern:
         case "zeros":
             return torch.zeros(shape, dtype=torch.float64)
@@ -53,7 +63,8 @@ def _filled(shape: Sequence[int], pattern: str, constants: Iterable[float], rand
             beside = [c + d for c in constants for d in (0.0, abs(c) * 1e-6 + 1e-12, -abs(c) * 1e-6 - 1e-12)]
             pool = torch.tensor([*EDGES, *beside], dtype=torch.float64)
             return pool[torch.randint(len(pool), tuple(shape), generator=random)]
-    noise = torch.randn(shape, generator=random, dtype=torch.float64)
+    if noise is None:
+        noise = torch.randn(shape, generator=random, dtype=torch.float64)
     match pattern:
         case "large numbers":
             return noise * 1e4

@@ -61,13 +61,10 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
             node.args, node.kwargs = pytree.tree_map(widen, (node.args, node.kwargs))
         inner.recompile()
     for node in list(twin.graph.nodes):
-        if node.op == "call_function" and "_assert_tensor_metadata" in str(node.target):
+        if _checks_dtype(node):
             twin.graph.erase_node(node)
-            continue
-        node.args = pytree.tree_map(widen, node.args)
-        node.kwargs = pytree.tree_map(widen, node.kwargs)
-        if node.op == "call_function" and str(node.target).startswith("quantized_decomposed."):
-            _widen_quant(node)
+        else:
+            node.target, node.args, node.kwargs = _wide_call(node)
     if to_run_passes:
         with fake_mode(twin):
             for node in twin.graph.nodes:
@@ -78,13 +75,33 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     return twin
 
 
+def has_twin_graph(program: Program, twin: Program) -> bool:
+    """Whether :func:`to_float64` makes a graph like that of ``twin`` of a program's."""
+    nodes = [node for node in program.graph.nodes if not _checks_dtype(node)]
+    others = [(n.name, n.op, str(n.target), str((n.args, n.kwargs))) for n in twin.graph.nodes]
+    if len(nodes) != len(others):
+        return False
+    calls = ((n, *_wide_call(n)) for n in nodes)
+    return all(
+        (n.name, n.op, str(to), str((args, kwargs))) == b
+        for (n, to, args, kwargs), b in zip(calls, others, strict=True)
+    )
+
+
+def _checks_dtype(node: fx.Node) -> bool:
+    return node.op == "call_function" and "_assert_tensor_metadata" in str(node.target)
+
+
+def _wide_call(node: fx.Node) -> tuple[Any, Any, Any]:
+    """Target and arguments of a node's twin. The quantize ops have others there: they insist on float32."""
+    target: Any = node.target
+    if node.op == "call_function" and str(target).startswith("quantized_decomposed."):
+        from fxopt.numerics import float64_quant_ops
+
+        target = float64_quant_ops.wide_twin(target)
+    return target, pytree.tree_map(widen, node.args), pytree.tree_map(widen, node.kwargs)
+
+
 def _inner_modules(module: fx.GraphModule) -> list[fx.GraphModule]:
     """Those of autocast regions and branches."""
     return [inner for inner in module.modules() if isinstance(inner, fx.GraphModule) and inner is not module]
-
-
-def _widen_quant(node: fx.Node) -> None:
-    """Let a quantize op take float64, a dequantize op give it: the ops themselves insist on float32."""
-    from fxopt.numerics import float64_quant_ops
-
-    node.target = float64_quant_ops.wide_twin(node.target)

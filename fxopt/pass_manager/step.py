@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fxopt.errors import FxoptError, PassCrashError, PassError, text_of
 from fxopt.ir.cost import Cost, cost
@@ -28,6 +29,9 @@ class Findings:
     ``vacuous``: why comparing the outputs proves nothing.
     ``proof``: how an exact step was proved, ``local`` or ``end to end``; ``own precision`` and ``none`` are no proof.
     ``regions``: how many rewritten regions a local proof had.
+    ``tolerance``: relative error allowed to an exact step in float64.
+    ``stored_tolerance``: relative error allowed to what it stored, which is held against the replay in float64 by its
+    ``weights``, or where these are not unique by the ``values`` that are computed with them: ``stored`` says which.
     """
 
     error: float | None = None
@@ -36,6 +40,9 @@ class Findings:
     vacuous: str | None = None
     proof: str | None = None
     regions: int | None = None
+    tolerance: float | None = None
+    stored: Literal["weights", "values"] | None = None
+    stored_tolerance: float | None = None
 
 
 @dataclass

@@ -4,103 +4,102 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import fx
+from torch.utils import _pytree as pytree
 
 from fxopt.ir.op_table import family
 from fxopt.ir.program import Program
-from fxopt.numerics.error_metrics import relative_error
-from fxopt.numerics.float64 import to_float64, widen
-from fxopt.pass_manager.local_proof import Failure, LocalProof, prove_locally
-from fxopt.pass_manager.region import Region
-from fxopt.pass_manager.region_run import NewFails, OldFails, RegionRun, is_step
-from fxopt.pass_manager.region_trials import Trials
-from fxopt.pass_manager.region_work import Work
+from fxopt.numerics.error_metrics import is_discrete, relative_error
+from fxopt.numerics.float64 import has_twin_graph, widen
+from fxopt.pass_manager.local_proof import LocalProof, prove_locally
+from fxopt.pass_manager.regions.check import Failure
+from fxopt.pass_manager.regions.leaf_values import LeafValues
+from fxopt.pass_manager.regions.profile import Profiler
+from fxopt.pass_manager.regions.region import Region
+from fxopt.pass_manager.regions.run import NewFails, OldFails, RegionRun
+from fxopt.pass_manager.regions.trials import Trials
+from fxopt.pass_manager.regions.work import Work
 from fxopt.pass_manager.step import Step
-
-WEIGHT_ROUNDING = 32
-"""Units in the last place that a stored weight may be off from what the replay in float64 computed."""
-
-REGION_TOLERANCE = 1e-5
-"""Relative error allowed to a region whose weights are farther off, as they are not unique or badly conditioned."""
-
-OWN_TOLERANCE = 1e-4
-"""Relative error allowed to a region in the program's own precision, or 30 times what that costs it before the pass."""
-
-_COST = 30
+from fxopt.pass_manager.tolerances import OWN_TOLERANCE, ROUNDING, WEIGHT_ROUNDING
 
 
-def check_stored(
-    local: LocalProof, step: Step, wide: Program, replay: Program, program: Program, draws: dict[str, str]
-) -> LocalProof:
-    """Hold the program as stored against the proof of its replay; return the proof, or what it fails at."""
-    stored = to_float64(program)
-    tolerance = max(REGION_TOLERANCE, step.pass_.tolerance)
-    if not _rounded(replay, stored, program):
-        found = prove_locally(wide, stored, draws, tolerance, finite=False)
-        if found is None or not found.proved:
-            failure = found.failure if found else None
-            told = replace(failure, how=f"as stored, allowed {tolerance:.3g}") if failure else None
-            return LocalProof(False, failure=told)
-        local = LocalProof(True, found.regions, local.error)
-    trials = Trials(step.before, Work(step.before), finite=False)
-    for region in local.regions:
-        failure = _own_failure(region, step, wide, program, trials, draws)
-        if failure is not None:
-            return LocalProof(False, failure=failure)
-    return local
-
-
-def _rounded(replay: Program, stored: Program, program: Program) -> bool:
-    """Whether the stored program is the replay, with weights rounded to their dtypes."""
-    if str(replay.graph) != str(stored.graph):
+def stored_as_replayed(replay: Program, program: Program) -> bool:
+    """Whether a program is its replay in float64 with the weights rounded."""
+    if not has_twin_graph(program, replay):
         return False
-    own, kept = program.tensors(), stored.tensors()
-    for name, want in replay.tensors().items():
-        got = kept[name]
-        if want.dtype != got.dtype or want.shape != got.shape:
-            return False
-        if want is got or torch.equal(want, got):
-            continue
-        if not own[name].is_floating_point():
-            return False
-        if relative_error(want, got) > WEIGHT_ROUNDING * torch.finfo(own[name].dtype).eps:
-            return False
-    return True
+    own = program.tensors()
+    return all(_is_rounded(want, own[name]) for name, want in replay.tensors().items())
+
+
+def _is_rounded(want: torch.Tensor, stored: torch.Tensor) -> bool:
+    got = widen(stored.detach())
+    if want.dtype != got.dtype or want.shape != got.shape:
+        return False
+    if torch.equal(want, got):
+        return True
+    return stored.is_floating_point() and relative_error(want, got) <= WEIGHT_ROUNDING * torch.finfo(stored.dtype).eps
+
+
+def prove_stored(wide: Program, stored: Program, draws: dict[str, str], tolerance: float) -> LocalProof:
+    """Prove a program by regions with its weights as they are stored."""
+    found = prove_locally(wide, stored, draws, tolerance, finite=False) or LocalProof(False)
+    if found.failure is not None:
+        found.failure = replace(found.failure, how=f"as stored, allowed {tolerance:.3g}")
+    return found
+
+
+def own_failure(
+    regions: list[Region], step: Step, wide: Program, program: Program, draws: dict[str, str]
+) -> Failure | None:
+    """Run regions in the program's own precision; return the first that is off by more than that costs."""
+    trials = Trials(step.before, Profiler(step.before, program, Work(step.before)), finite=False)
+    runs, exact = RegionRun(step.before, program, draws), RegionRun(wide, wide, draws)
+    for region in regions:
+        if any(family(node) == "quant" for node in (*region.old, *region.new)):
+            continue  # rounding makes a step of any noise
+        try:
+            own = region.within(step.before, program)
+        except KeyError:
+            return Failure(region, math.inf, "its nodes, which are others than in the replay", "in its own precision")
+        found = _own_failure(region, own, step, trials, runs, exact)
+        if found is not None:
+            return found
+    return None
 
 
 def _own_failure(
-    region: Region, step: Step, wide: Program, program: Program, trials: Trials, draws: dict[str, str]
+    region: Region, own: Region, step: Step, trials: Trials, runs: RegionRun, exact: RegionRun
 ) -> Failure | None:
-    """Run a region in the program's own precision, where it holds nothing that makes a step of rounding."""
-    if any(family(node) == "quant" for node in (*region.old, *region.new)):
+    trial = trials.ordinary()
+    try:
+        leaves = LeafValues(step.before).of(own, trial, trials.profile(own))
+        old = runs.old(own, leaves)
+    except (OldFails, TypeError):
+        return None
+    was = old[own.was]
+    if any(is_discrete(value) for value in pytree.tree_leaves(was)):
         return None
     try:
-        own = region.within(step.before, program)
-    except KeyError:
-        return Failure(region, math.inf, "its nodes, which are others than in the replay", "in its own precision")
-    runs = RegionRun(step.before, program, draws)
-    exact = RegionRun(wide, wide, draws)
-    for trial in trials.ordinary(own):
-        try:
-            leaves = trials.leaves(own, trial)
-            old = runs.old(own, leaves)
-            names = {node.name: value for node, value in leaves.items()}
-            want = exact.old(region, {leaf: widen(names[leaf.name]) for leaf in region.leaves})[region.was]
-        except (OldFails, TypeError):
-            continue
-        was = old[own.was]
-        if is_step(was):
-            continue
-        try:
-            got = runs.new(own, old)[own.goal]
-        except NewFails as failed:
-            return Failure(
-                region, math.inf, f"random numbers, where it no longer runs: {failed}", "in its own precision"
-            )
-        cost = relative_error(want, was)
-        room = max(OWN_TOLERANCE, step.pass_.tolerance, _COST * cost if math.isfinite(cost) else 0.0)
-        error = relative_error(was, got)
-        if not error <= room:
-            return Failure(region, error, str(trial), f"in its own precision, allowed {room:.3g}")
-    return None
+        got = runs.new(own, old)[own.goal]
+    except NewFails as failed:
+        return Failure(region, math.inf, f"random numbers, where it no longer runs: {failed}", "in its own precision")
+    error, room = relative_error(was, got), max(OWN_TOLERANCE, step.pass_.tolerance)
+    if not error <= room:
+        room = max(room, ROUNDING * _cost(region, leaves, was, exact))
+    if error <= room:
+        return None
+    return Failure(region, error, str(trial), f"in its own precision, allowed {room:.3g}")
+
+
+def _cost(region: Region, leaves: dict[fx.Node, Any], was: Any, exact: RegionRun) -> float:
+    """What the program's own precision costs a region before the pass."""
+    named = {node.name: widen(value) for node, value in leaves.items()}
+    try:
+        want = exact.old(region, {leaf: named[leaf.name] for leaf in region.leaves})[region.was]
+    except OldFails:
+        return 0.0
+    cost = relative_error(want, was)
+    return cost if math.isfinite(cost) else 0.0

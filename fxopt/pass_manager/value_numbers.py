@@ -7,13 +7,13 @@ Wegman, Zadeck, "Detecting Equality of Variables in Programs", POPL 1988). What 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import fx
 
 from fxopt.ir.program import Program
+from fxopt.pass_manager.frozen_call import frozen_call
 from fxopt.pass_manager.invariants import same_tensor
 
 
@@ -64,7 +64,12 @@ class ValueNumbers:
     def _number(self, node: fx.Node, draw: str) -> int:
         if node.op == "get_attr":
             return self._number_of_weight(node)
-        key = (node.op, str(node.target), tuple(self._frozen(node)), draw if node.name in self._draws else None)
+        key = (
+            node.op,
+            str(node.target),
+            frozen_call(node, self.of.__getitem__),
+            draw if node.name in self._draws else None,
+        )
         if node.op == "placeholder":
             key = (node.op, str(node.target))  # type: ignore[assignment]
         if key not in self._keys:
@@ -89,28 +94,6 @@ class ValueNumbers:
                 return number
         alike.append((tensor, self._new()))
         return alike[-1][1]
-
-    def _frozen(self, node: fx.Node) -> Iterator[Any]:
-        """The arguments as a hashable value, defaults filled in and operands by number."""
-        given: dict[str, Any] = dict(node.kwargs)
-        if schema := getattr(node.target, "_schema", None):
-            given |= dict(zip((a.name for a in schema.arguments), node.args, strict=False))
-            given = {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
-        else:
-            given |= {str(i): arg for i, arg in enumerate(node.args)}
-        for name, value in given.items():
-            yield name, self._freeze(value)
-
-    def _freeze(self, value: Any) -> Any:
-        if isinstance(value, fx.Node):
-            return ("value", self.of[value])
-        if isinstance(value, (list, tuple)):
-            return tuple(self._freeze(v) for v in value)
-        if isinstance(value, dict):
-            return tuple((k, self._freeze(v)) for k, v in value.items())
-        if isinstance(value, slice):
-            return ("slice", *(self._freeze(v) for v in (value.start, value.stop, value.step)))
-        return (type(value).__name__, repr(value))  # 1, 1.0 and True are different, and so are 0.0 and -0.0
 
 
 def candidates(before: Program, after: Program) -> dict[fx.Node, list[fx.Node]]:

@@ -20,26 +20,15 @@ from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import is_constant, sqnr
 from fxopt.numerics.execute import Run, written_outside
-from fxopt.numerics.float64 import coarsest, float64_default, to_float64, widen
+from fxopt.numerics.float64 import coarsest
 from fxopt.numerics.random_draws import draw_keys
-from fxopt.pass_manager.end_to_end import (
-    STORED_TOLERANCE,
-    ProgramRuns,
-    compare_end_to_end,
-    compare_own,
-    first_runs,
-    own_room,
-    widened,
-)
+from fxopt.pass_manager.end_to_end import compare_own, own_room
+from fxopt.pass_manager.exact_proof import prove
 from fxopt.pass_manager.interface_check import compare_aliases, compare_interface, interface_of, output_line
-from fxopt.pass_manager.local_proof import Failure, prove_locally
 from fxopt.pass_manager.pass_base import Pass
-from fxopt.pass_manager.step import Step, StepResult, apply
-from fxopt.pass_manager.stored_check import check_stored
-from fxopt.pass_manager.value_map import first_wrong
+from fxopt.pass_manager.program_runs import ProgramRuns, first_runs, widened
+from fxopt.pass_manager.step import Step, StepResult
 from fxopt.support.code_stamp import code_stamp
-
-__all__ = ["PROOFS", "STORED_TOLERANCE", "Proof", "Verify"]
 
 Proof = Literal["float64", "own_precision", "none"]
 
@@ -97,7 +86,7 @@ class Verify:
             result.findings.proof = "own precision"
             _compare_own_precision(step, old, new, result)
         elif exact:
-            _prove(step, old, new, result)
+            prove(step, old, new, result.findings)
         else:
             _measure(step, old, new, result)
         compare_aliases(old.own, new.own, program, where)
@@ -126,65 +115,6 @@ def _measure(step: Step, old: ProgramRuns, new: ProgramRuns, result: StepResult)
 
 def _sqnr(before: list[Run], after: list[Run]) -> float:
     return min(sqnr(b.outputs, a.outputs) for b, a in zip(before, after, strict=True))
-
-
-def _prove(step: Step, old: ProgramRuns, new: ProgramRuns, result: StepResult) -> None:
-    """Replay an exact pass in float64 and prove it by regions, or end to end."""
-    wide = to_float64(step.before, to_run_passes=True)
-    replay = wide.copy()
-    with float64_default():
-        apply(step, replay)
-    pass_, draws = step.pass_, draw_keys(replay, step.before) | draw_keys(step.before)
-    local = None
-    if not replay.claims:
-        local = prove_locally(wide, replay, draws, pass_.tolerance, finite=not pass_.assumes_finite)
-    if local is not None and local.proved:
-        local = check_stored(local, step, wide, replay, new.program, draws)
-    if local is not None and local.proved:
-        result.findings.proof, result.findings.regions = "local", len(local.regions)
-        result.findings.error = local.error
-        return
-    _check_claims(step, replay, old, result)
-    result.findings.proof = "end to end"
-    result.findings.error = compare_end_to_end(pass_, replay, old, new)
-    if local is not None and local.failure is not None:
-        raise _local_error(step, new.program, local.failure, old.where)
-
-
-def _local_error(step: Step, program: Program, failure: Failure, where: str) -> VerifyError:
-    """What a region does that no whole input was found to show."""
-    named = {node.name: node for node in program.graph.nodes}
-    region = failure.region
-    shown = [program.describe(named[n.name]) for n in region.new if n.name in named and n.op == "call_function"]
-    before = [step.before.describe(n) for n in region.old if n.op == "call_function"]
-    return VerifyError(
-        f"a rewritten region changed by {failure.error:.3g} relative {failure.how}, on {failure.on}",
-        step=where,
-        node="\n    ".join(shown[-_SHOWN:]) or program.describe(named[region.goal.name]),
-        expected="\n             ".join(before[-_SHOWN:]) or None,
-        way_out="an exact pass may not change the numbers; if it is meant to, declare kind='approx', and if it holds for "
-        "finite numbers only, assumes_finite=True",
-    )
-
-
-_SHOWN = 5
-
-
-def _check_claims(step: Step, replay: Program, old: ProgramRuns, result: StepResult) -> None:
-    """Compare every value of which the pass says what is left, so that nothing behind it can hide an error."""
-    if not replay.claims:
-        return
-    inputs = [widen(v) for v in old.probes[-1]]
-    with float64_default():
-        found = first_wrong(to_float64(step.before), replay, inputs, step.pass_.tolerance)
-    if found is not None:
-        node, error = found
-        raise VerifyError(
-            f"a value changed by {error:.3g} relative in float64, allowed {step.pass_.tolerance:.3g}; the first one is",
-            step=old.where,
-            node=replay.describe(node),
-            way_out="the pass said that it only lost indices",
-        )
 
 
 def _check_finite(before: list[Run], after: list[Run], program: Program, where: str) -> None:

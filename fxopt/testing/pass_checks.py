@@ -19,7 +19,7 @@ from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import relative_error
 from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.pipeline import Pipeline
-from fxopt.pass_manager.verify import STORED_TOLERANCE
+from fxopt.pass_manager.tolerances import OWN_TOLERANCE
 from fxopt.testing.contract import (
     Check,
     ContractError,
@@ -155,9 +155,9 @@ def _check_like_module(model: SmallModel, after: Program) -> None:
         for i, (a, b) in enumerate(zip(want, got, strict=True)):
             distance = relative_error(a, b)
             require(
-                distance <= STORED_TOLERANCE,
+                distance <= OWN_TOLERANCE,
                 f"output {i} differs from the module's by {distance:.3g} relative with a batch of {size}, "
-                f"allowed {STORED_TOLERANCE:g}",
+                f"allowed {OWN_TOLERANCE:g}",
             )
 
 

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from fxopt import Pipeline, Program, capture
 from fxopt.models.vision_import import import_torchvision
-from fxopt.pass_manager import verify
+from fxopt.pass_manager import exact_proof
+from fxopt.pass_manager.verify import Verify
 
 CASES: dict[str, tuple[str, str, int]] = {
     "many regions": ("fold_batch_norm", "resnet18", 112),
@@ -44,17 +45,17 @@ def main() -> None:
         bare, local, whole = [], [], []
         for _ in range(rounds):
             bare.append(_seconds(program, name, None)[0])
-            seconds, regions = _seconds(program, name, verify.Verify())
+            seconds, regions = _seconds(program, name, Verify())
             local.append(seconds)
-            with mock.patch.object(verify, "prove_locally", return_value=None):
-                whole.append(_seconds(program, name, verify.Verify())[0])
+            with mock.patch.object(exact_proof, "prove_locally", return_value=None):
+                whole.append(_seconds(program, name, Verify())[0])
         a, b, c = min(bare), min(local), min(whole)
         row = (f"{a:.2f}", f"{b:.2f}", f"{c:.2f}", f"{b / a:.1f}", f"{b / c:.1f}")
         table.add_row(case, name, str(regions), *row)
     Console().print(table)
 
 
-def _seconds(program: Program, name: str, watcher: verify.Verify | None) -> tuple[float, int]:
+def _seconds(program: Program, name: str, watcher: Verify | None) -> tuple[float, int]:
     pipeline = Pipeline.parse(name)
     start = time.process_time()
     (step,) = pipeline.run(program, watchers=(watcher,) if watcher else ()).steps

@@ -28,6 +28,26 @@ TABLE = '%i : i64[batch,3]; %w = param "table" : f32[50,4]; %e = aten.embedding(
 INPUT = "%x : f32[batch,4]; %a = aten.add_.Tensor(%x, 1); %y = aten.mul.Tensor(%x, 2.0); return %y"
 BUFFER = '%x : f32[batch,4]; %s = param "seen" : i64[4]; %y = aten.mul.Tensor(%x, %s); %a = aten.add_.Tensor(%s, 1); return %y'
 SEQUENCE = "%x : f32[batch,n,4]; %y = aten.tanh(%x); %z = aten.mul.Tensor(%y, 2.0); return %z"
+IMAGE = """
+%x : f32[batch,3,56,56]
+%w = param "w" : f32[4,3,3,3]
+%c = aten.conv2d(%x, %w, None, [2, 2], [1, 1])
+%p = aten.avg_pool2d(%c, [3, 3], [1, 1], [1, 1])
+%y = aten.relu(%p)
+return %y
+"""
+TWINS = """
+%x : f32[batch,4]
+%w = param "a.weight" : f32[4,4]
+%h = aten.linear(%x, %w)
+%r = aten.tanh(%h)
+%v = param "b.weight" : f32[4,4]
+%i = aten.linear(%r, %v)
+%s = aten.tanh(%i)
+return %s
+"""
+SIGNS = "%x : f32[batch,4]; %p = aten.gt.Scalar(%x, 0.0); %y = aten.where.ScalarOther(%p, %x, -1.0); return %y"
+ROUND = "%x : f32[batch,4]; %r = aten.round(%x); %y = aten.mul.Tensor(%r, 0.5); return %y"
 SOFT = "%x : f32[batch,4]; %s = aten.softmax.int(%x, 1); %y = aten.mul.Tensor(%s, 2.0); return %y"
 
 WRONG: dict[str, tuple[str, type]] = {}
@@ -130,6 +150,18 @@ value_rule("softmax_shifted", SOFT, "aten.softmax.int", lambda call, x: call(ate
 value_rule("softmax_floor", SOFT, "aten.softmax.int", lambda call, x: call(aten.clamp_min.default, x, 1e-6))
 
 
+@wrong(SIGNS)
+def not_less_for_greater(program):
+    first(program, "aten.gt.Scalar").target = aten.ge.Scalar
+
+
+@wrong(ROUND)
+def ties_rounded_up(program):
+    node = first(program, "aten.round")
+    program.replace(node, program.call(
+        aten.floor.default, program.call(aten.add.Tensor, node.args[0], 0.5, like=node), like=node))  # fmt: skip
+
+
 def _rows_from(start):
     def make(call, x):
         head = call(aten.slice.Tensor, x, 0, 0, start)
@@ -153,6 +185,37 @@ value_rule("last_row_twice", NET, "aten.tanh", lambda call, x: call(
         aten.sub.Tensor, call(aten.cumsum.default, call(aten.slice.Tensor, call(aten.ones_like.default, call(
             aten.select.int, x, 1, 0), dtype=torch.int64), 0), 0), 1), 1)
 ))  # fmt: skip
+
+
+@wrong(IMAGE)
+def one_pixel_off(program):
+    node = first(program, "aten.conv2d")
+    ones = torch.ones(1, 1, 28, 28)
+    ones[0, 0, 20, 20] = 1 + 1e-6
+    scale = program.add_tensor("scale", ones, node.next)
+    behind(program, node, lambda call, x: call(aten.mul.Tensor, x, scale))
+
+
+@wrong(IMAGE)
+def border_not_counted(program):
+    node = first(program, "aten.avg_pool2d")
+    node.args = (*node.args, False, False)
+
+
+@wrong(IMAGE)
+def column_beyond_40_doubled(program):
+    node = program.inputs()[0]
+    behind(program, node, lambda call, x: call(aten.cat.default, [
+        call(aten.slice.Tensor, x, 3, 0, 40), call(aten.mul.Tensor, call(aten.slice.Tensor, x, 3, 40), 2.0)], 3))  # fmt: skip
+
+
+@wrong(TWINS)
+def second_of_two_alike(program):
+    for node, off in zip(list(program.find("aten.tanh")), (0.0, 1e-6), strict=True):
+        scale = torch.ones(4)
+        scale[2] += off
+        weight = program.add_tensor("scale", scale, node.next)
+        behind(program, node, lambda call, x, weight=weight: call(aten.mul.Tensor, x, weight))
 
 
 @wrong(NET)

@@ -9,10 +9,13 @@ from torch import fx
 
 from fxopt.ir.cost import counted_shapes, macs_by_node
 from fxopt.ir.program import Program
-from fxopt.pass_manager.region import Region
+from fxopt.pass_manager.regions.region import Region
 
 _PER_ELEMENT = 40
 """An element that is made, moved and compared takes about the time of this many multiplications."""
+
+PER_CALL = 10**5
+"""A call takes at least as long as this many."""
 
 
 class Work:

@@ -12,7 +12,7 @@ from torch import fx
 from fxopt.ir.program import Program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Region:
     """``goal`` is computed by ``new``, as ``was`` is by ``old``, from the values of ``leaves``; all in order.
 
@@ -155,6 +155,5 @@ def constants_in(nodes: tuple[fx.Node, ...]) -> list[float]:
         return value
 
     for node in nodes:
-        fx.map_arg((node.args, node.kwargs), lambda n: n)
         fx.node.map_aggregate((node.args, node.kwargs), note)
     return [c for c in dict.fromkeys(found) if abs(c) < 1e300]
