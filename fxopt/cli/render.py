@@ -23,8 +23,8 @@ def show_report(report: BuildReport, console: Console) -> None:
     if report.cache and report.cache.steps:
         saved = f"{report.cache.seconds_saved:.1f} s of passes"
         console.print(f"  {report.cache.steps} of {report.cache.of} steps from the cache, {saved} when they were made")
-    for line in _tolerances(report.steps):
-        console.print(f"  {escape(line)}")
+    for text in _tolerances(report.steps):
+        console.print(f"  {escape(text)}")
     told: set[tuple[str | None, str, str]] = set()
     for step in report.steps:
         _show_choices(step, console)

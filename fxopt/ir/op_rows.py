@@ -16,10 +16,11 @@ from fxopt.ir.op_traits import NONE, Bound, Op, Shape, Trait
 T = Trait
 _MAPS = T.ELEMENTWISE | T.KEEPS_FORM
 _CURVE = _MAPS | T.CONTINUOUS
+_PICKS = T.ELEMENTWISE | T.UNROUNDED
 _STEPS = _MAPS | T.ZERO_PRESERVING
 _SCALES = _CURVE | T.ZERO_PRESERVING | T.HOMOGENEOUS | T.HOMOGENEOUS_IN_FIRST
 _KEEPS = (_SCALES & ~T.KEEPS_FORM) | T.SHIFT_EQUIVARIANT  # strides may be asked for, or dims be checked
-_MOVES = T.REARRANGES | T.HOMOGENEOUS | T.SHIFT_EQUIVARIANT
+_MOVES = T.REARRANGES | T.UNROUNDED | T.HOMOGENEOUS | T.SHIFT_EQUIVARIANT
 _MEANS = T.HOMOGENEOUS | T.SHIFT_EQUIVARIANT
 
 
@@ -28,7 +29,7 @@ def _rows(family: str, traits: Trait, *names: str) -> Iterator[tuple[str, Op]]:
 
 
 def _clamp(name: str, low: Bound, high: Bound, traits: Trait = NONE) -> tuple[str, Op]:
-    return f"aten.{name}", Op("unary", _CURVE | T.IDEMPOTENT | traits, bounds=(low, high))
+    return f"aten.{name}", Op("unary", _CURVE | T.IDEMPOTENT | T.UNROUNDED | traits, bounds=(low, high))
 
 
 def _contraction(macs: Callable[[fx.Node, Shape], int], *names: str) -> Iterator[tuple[str, Op]]:
@@ -46,8 +47,9 @@ UNARY = (
     _clamp("clamp", "min", "max"),
     _clamp("clamp_min", "min", None),
     _clamp("clamp_max", None, "max"),
-    *_rows("unary", _SCALES | T.IDEMPOTENT, "abs"),
-    *_rows("unary", _SCALES, "leaky_relu", "neg", "mul.Scalar", "div.Scalar"),
+    *_rows("unary", _SCALES | T.IDEMPOTENT | T.UNROUNDED, "abs"),
+    *_rows("unary", _SCALES | T.UNROUNDED, "neg"),
+    *_rows("unary", _SCALES, "leaky_relu", "mul.Scalar", "div.Scalar"),
     *_rows(
         "unary", _CURVE | T.ZERO_PRESERVING, "gelu", "elu", "selu", "celu", "silu", "mish", "hardswish", "tanh", "erf"
     ),
@@ -57,33 +59,32 @@ UNARY = (
     *_rows("unary", _CURVE | T.NEEDS_FLOAT32, "pow.Tensor_Scalar"),
     *_rows("unary", _CURVE, "sigmoid", "hardsigmoid", "rsub.Scalar"),
     *_rows("unary", _CURVE | T.SHIFT_EQUIVARIANT, "add.Scalar", "sub.Scalar"),
-    *_rows("unary", _STEPS | T.IDEMPOTENT, "round", "floor", "ceil", "sign"),
+    *_rows("unary", _STEPS | T.IDEMPOTENT | T.UNROUNDED, "round", "floor", "ceil", "sign"),
     *_rows("unary", _STEPS, "nan_to_num"),
-    *_rows("unary", _MAPS, "threshold"),
-    *_rows("unary", _KEEPS | T.SAME_VALUE, "clone", "contiguous", "detach", "alias", "lift_fresh_copy"),
+    *_rows("unary", _MAPS | T.UNROUNDED, "threshold"),
+    *_rows("unary", _KEEPS | T.SAME_VALUE | T.UNROUNDED, "clone", "contiguous", "detach", "alias", "lift_fresh_copy"),
     *_rows("unary", _KEEPS | T.DROPOUT, "dropout", "feature_dropout"),
     *_rows("unary", (_KEEPS | T.DROPOUT) & ~T.ZERO_PRESERVING, "alpha_dropout", "feature_alpha_dropout"),
     *_rows(
         "unary", T.ELEMENTWISE | T.CAST, "to.dtype", "to.dtype_layout", "to.device", "to.other", "type_as", "_to_copy"
     ),
-    *_rows("unary", T.ELEMENTWISE, "logical_not", "bitwise_not", "isnan", "masked_fill.Scalar"),
-    *_rows("unary", T.ELEMENTWISE, "eq.Scalar", "ne.Scalar", "lt.Scalar", "gt.Scalar", "le.Scalar", "ge.Scalar"),
+    *_rows("unary", _PICKS, "logical_not", "bitwise_not", "isnan", "masked_fill.Scalar"),
+    *_rows("unary", _PICKS, "eq.Scalar", "ne.Scalar", "lt.Scalar", "gt.Scalar", "le.Scalar", "ge.Scalar"),
     *_rows("unary", T.NEEDS_FLOAT32, "cumsum"),
 )
 
 BINARY = (
-    *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS, "add.Tensor", "sub.Tensor", "maximum", "minimum"),
-    *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS, "max.other", "min.other"),
+    *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS, "add.Tensor", "sub.Tensor"),
+    *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS | T.UNROUNDED, "maximum", "minimum", "max.other", "min.other"),
     *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS_IN_FIRST | T.ZERO_PRESERVING, "prelu"),
     *_rows("binary", T.ELEMENTWISE | T.HOMOGENEOUS_IN_FIRST, "mul.Tensor", "div.Tensor"),
     *_rows("binary", T.ELEMENTWISE | T.NEEDS_FLOAT32, "pow.Tensor_Tensor"),
     *_rows("binary", T.ELEMENTWISE, "rsub.Tensor", "div.Tensor_mode", "remainder.Tensor", "floor_divide", "atan2"),
-    *_rows(
-        "binary", T.ELEMENTWISE, "where.self", "where.ScalarSelf", "where.ScalarOther", "where.Scalar", "lerp.Scalar"
-    ),
-    *_rows("binary", T.ELEMENTWISE, "eq.Tensor", "ne.Tensor", "lt.Tensor", "gt.Tensor", "le.Tensor", "ge.Tensor"),
-    *_rows("binary", T.ELEMENTWISE, "logical_and", "logical_or", "bitwise_and.Tensor", "bitwise_or.Tensor"),
-    *_rows("binary", T.ELEMENTWISE, "__and__.Tensor", "__or__.Tensor", "masked_fill.Tensor"),
+    *_rows("binary", T.ELEMENTWISE, "lerp.Scalar"),
+    *_rows("binary", _PICKS, "where.self", "where.ScalarSelf", "where.ScalarOther", "where.Scalar"),
+    *_rows("binary", _PICKS, "eq.Tensor", "ne.Tensor", "lt.Tensor", "gt.Tensor", "le.Tensor", "ge.Tensor"),
+    *_rows("binary", _PICKS, "logical_and", "logical_or", "bitwise_and.Tensor", "bitwise_or.Tensor"),
+    *_rows("binary", _PICKS, "__and__.Tensor", "__or__.Tensor", "masked_fill.Tensor"),
 )
 
 SUMS = (
@@ -98,8 +99,10 @@ SUMS = (
     *_rows("softmax", NONE, "softmax.int", "log_softmax.int", "_softmax", "_log_softmax"),
     *_rows("reduce", _MEANS, "mean", "mean.dim"),
     *_rows("reduce", T.HOMOGENEOUS, "sum", "sum.dim_IntList"),
-    *_rows("reduce", _MEANS | T.SELECTS, "amax", "amin"),
-    *_rows("reduce", T.SELECTS, "max", "min", "max.dim", "min.dim", "argmax", "argmin", "any", "all", "topk"),
+    *_rows("reduce", _MEANS | T.SELECTS | T.UNROUNDED, "amax", "amin"),
+    *_rows(
+        "reduce", T.SELECTS | T.UNROUNDED, "max", "min", "max.dim", "min.dim", "argmax", "argmin", "any", "all", "topk"
+    ),
     *_rows("reduce", NONE, "sort", "argsort"),
     *_rows("reduce", NONE, "prod", "std.correction", "var.correction", "logsumexp"),
     *_rows("reduce", NONE, "linalg_vector_norm", "norm.ScalarOpt_dim"),

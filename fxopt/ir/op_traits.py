@@ -50,6 +50,8 @@ class Trait(Flag):
     """Where the result has the operand's shape it is the operand, number for number."""
     SELECTS = auto()
     """A reduction that picks a number, tells where it is, or whether there is one; it adds nothing."""
+    UNROUNDED = auto()
+    """Nothing is rounded: of numbers that float32 has, the result in float32 is that in float64."""
     NEEDS_FLOAT32 = auto()
     """Its result is wrong in its leading digits where x is rounded to half precision, or leaves the range soon."""
     BOUND_TO_STRIDES = auto()

@@ -30,13 +30,13 @@ def prove(step: Step, old: ProgramRuns, new: ProgramRuns, findings: Findings) ->
         findings.stored, findings.stored_tolerance = "weights", weight_tolerance(new.program)
     else:
         findings.stored, findings.stored_tolerance = "values", max(STORED_TOLERANCE, findings.tolerance)
-    failure = None
+    failure: Failure | None = None
     if not replay.claims:
         proof = _by_regions(step, wide, replay, new.program, findings)
         if proof is not None and proof.proved:
             findings.proof, findings.regions, findings.error = "local", len(proof.regions), proof.error
             return
-        failure = proof and proof.failure
+        failure = proof.failure if proof is not None else None
     findings.proof = "end to end"
     _check_claims(step, replay, old)
     findings.error = compare_end_to_end(step.pass_, replay, old, new, as_replayed=findings.stored == "weights")

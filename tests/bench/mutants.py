@@ -25,6 +25,7 @@ QUANTIZE, CLEAN = "tests/passes/quant/test_quantize.py", "tests/passes/clean/tes
 FOLD, CAPTURE = "tests/passes/fuse/test_fold_batch_norm.py", "tests/frontend/test_capture.py"
 MEMORY = "tests/ir/test_memory_planning.py"
 PIPELINE, BRANCHES = "tests/pass_manager/test_pipeline.py", "tests/passes/prune/test_zero_branches.py"
+WRONG, REGIONS = "tests/pass_manager/test_wrong_passes.py", "tests/pass_manager/test_regions.py"
 SHRINK, ONNX = "tests/passes/prune/test_shrink_models.py", "tests/backends/test_onnx.py"
 
 
@@ -43,6 +44,22 @@ def _of(file: str, *tests: str) -> object:
 
 
 _verify, _map = _of("fxopt/pass_manager/verify.py", VERIFY, VALUES), _of("fxopt/pass_manager/value_map.py", VALUES)
+_whole, _interface = (
+    _of("fxopt/pass_manager/end_to_end.py", VERIFY, WRONG),
+    _of("fxopt/pass_manager/interface_check.py", VERIFY),
+)
+_proof, _stored = (
+    _of("fxopt/pass_manager/exact_proof.py", VERIFY, VALUES),
+    _of("fxopt/pass_manager/stored_check.py", WRONG),
+)
+_check, _rounds = (
+    _of("fxopt/pass_manager/regions/check.py", WRONG, REGIONS),
+    _of("fxopt/pass_manager/regions/error.py", WRONG, REGIONS),
+)
+_window, _linear = (
+    _of("fxopt/pass_manager/regions/window.py", REGIONS, WRONG),
+    _of("fxopt/pass_manager/regions/affine.py", REGIONS, WRONG),
+)
 _kept, _step = (
     _of("fxopt/pass_manager/invariants.py", VERIFY, PIPELINE),
     _of("fxopt/pass_manager/step.py", VERIFY, PIPELINE),
@@ -77,12 +94,22 @@ _onnx = _of("backends/onnx/weights.py", ONNX, "tests/driver/test_int8_check.py")
 
 MUTANTS: tuple[Mutant, ...] = (
     # pass manager
-    _verify("if not error <= room[i]:", "if error > 10 * room[i]:"),
-    _verify("new = sorted({a for b, c in zip(before, after, strict=True) for a in c.aliases - b.aliases})", "new = []"),
+    _whole("if not error <= room[i]:", "if error > 10 * room[i]:"),
+    _interface("new = sorted({a for b, c in zip(before, after, strict=True) for a in c.aliases - b.aliases})", "new = []"),
     _verify("if want.shape != got.shape:", "if want.dim() != got.dim():"),
     _verify("if bool((want.isfinite() & ~got.isfinite()).any()):", "if bool((want.isfinite() & ~got.isfinite()).all()):"),
-    _verify('if before[2:] != after[2:]:', "if before[2:3] != after[2:3]:"),
-    _verify("if not wide.claims:", "if wide.claims is not None:"),
+    _interface('if before[2:] != after[2:]:', "if before[2:3] != after[2:3]:"),
+    _proof("if not replay.claims:\n        return", "if replay.claims is not None:\n        return"),
+    _stored("relative_error(want, got) <= WEIGHT_ROUNDING", "relative_error(want, got) <= 100 * WEIGHT_ROUNDING"),
+    _check("if all(has(node, Trait.UNROUNDED) for node in calls):", "if not calls:"),
+    _check("self._held.add(form)", "self._held.add(form[-2:])"),
+    _rounds("stable = room <= _UNSTABLE", "stable = room <= 0 * room"),
+    _rounds("return bool((want == got)[stable].all())", "return True"),
+    _window("enough = max(least, 2 * (seen + border) + stride)", "enough = 2"),
+    _window("(size - enough) % stride", "0"),
+    _window("if any(size != 1 for size in self._shape(node)[-dims:]):", "if False:"),
+    _linear('return varying == [call["input"]] and not call["training"]', "return True"),
+    _linear("return len(factors) == 1 == len(varying)", "return len(factors) > 0"),
     _map("if not error <= (_ROUNDING * noise[was] if noise[was] <= _CHAOS else 0.0):", "if not error <= _ROUNDING * noise[was]:"),
     _map("_ROUNDING = 30", "_ROUNDING = 0"),
     _kept('kept = ("args", "kwargs", "ranges", "notes", "history")', 'kept = ("kwargs", "notes", "history")'),

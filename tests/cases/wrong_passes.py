@@ -27,6 +27,14 @@ RELU = NET.replace("aten.tanh", "aten.relu")
 TABLE = '%i : i64[batch,3]; %w = param "table" : f32[50,4]; %e = aten.embedding(%w, %i); %y = aten.mul.Tensor(%e, 2.0); return %y'
 INPUT = "%x : f32[batch,4]; %a = aten.add_.Tensor(%x, 1); %y = aten.mul.Tensor(%x, 2.0); return %y"
 BUFFER = '%x : f32[batch,4]; %s = param "seen" : i64[4]; %y = aten.mul.Tensor(%x, %s); %a = aten.add_.Tensor(%s, 1); return %y'
+COUNTED = """
+%x : f32[batch,4]
+%w = param "a.weight" : f32[6,4]
+%y = aten.linear(%x, %w)
+%s = param "seen" : i64[1]
+%a = aten.add_.Tensor(%s, 1)
+return %y
+"""
 SEQUENCE = "%x : f32[batch,n,4]; %y = aten.tanh(%x); %z = aten.mul.Tensor(%y, 2.0); return %z"
 IMAGE = """
 %x : f32[batch,3,56,56]
@@ -46,7 +54,7 @@ TWINS = """
 %s = aten.tanh(%i)
 return %s
 """
-SIGNS = "%x : f32[batch,4]; %p = aten.gt.Scalar(%x, 0.0); %y = aten.where.ScalarOther(%p, %x, -1.0); return %y"
+BOUND = "%x : f32[batch,4]; %p = aten.gt.Scalar(%x, 37.5); %y = aten.where.ScalarOther(%p, %x, -1.0); return %y"
 ROUND = "%x : f32[batch,4]; %r = aten.round(%x); %y = aten.mul.Tensor(%r, 0.5); return %y"
 SOFT = "%x : f32[batch,4]; %s = aten.softmax.int(%x, 1); %y = aten.mul.Tensor(%s, 2.0); return %y"
 
@@ -150,7 +158,7 @@ value_rule("softmax_shifted", SOFT, "aten.softmax.int", lambda call, x: call(ate
 value_rule("softmax_floor", SOFT, "aten.softmax.int", lambda call, x: call(aten.clamp_min.default, x, 1e-6))
 
 
-@wrong(SIGNS)
+@wrong(BOUND)
 def not_less_for_greater(program):
     first(program, "aten.gt.Scalar").target = aten.ge.Scalar
 
@@ -283,8 +291,8 @@ def writes_into_its_input(program):
     program.call(aten.add_.Tensor, program.inputs()[0], 1, like=node)
 
 
-def _stored(name, change):
-    @wrong(NET, name)
+def _stored(name, change, graph=NET):
+    @wrong(graph, name)
     def store(program):
         node = first(program, "aten.linear")
         weight = program.tensor(node.args[1])
@@ -293,6 +301,7 @@ def _stored(name, change):
 
 
 _stored("stored_off_by_9e_5", lambda w: w * (1 + 9e-5))
+_stored("stored_off_beside_a_write", lambda w: w * (1 + 9e-5), COUNTED)
 _stored("stored_in_half_precision", lambda w: w.half().float())
 _stored("one_element_stored_off", lambda w: w + 5e-5 * torch.eye(*w.shape))
 

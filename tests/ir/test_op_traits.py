@@ -152,6 +152,15 @@ def selects(call):
     return all(bool(torch.isin(r, given).all()) for r in numbers(call()))
 
 
+def unrounded(call):
+    """With its numbers, those in the call among them, as float32 has them."""
+    given = call.node.args
+    call.node.args = fx.node.map_aggregate(given, lambda v: torch.tensor(v).item() if isinstance(v, float) else v)
+    narrow, wide = call(torch.Tensor.float), call(lambda v: v.float().double())
+    call.node.args = given
+    return all(torch.equal(a.double(), b.double()) for a, b in zip(narrow, wide, strict=True))
+
+
 DEFINITIONS = {
     Trait.ELEMENTWISE: elementwise,
     Trait.CONTINUOUS: continuous,
@@ -166,6 +175,7 @@ DEFINITIONS = {
     Trait.DROPOUT: same_value,
     Trait.REARRANGES: rearranges,
     Trait.SELECTS: selects,
+    Trait.UNROUNDED: unrounded,
 }
 
 UNCLAIMED = {

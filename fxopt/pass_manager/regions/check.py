@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.ir.op_table import Trait, has
 from fxopt.ir.program import Program
 from fxopt.numerics.edge_values import NOT_FINITE, PATTERNS, edge_tensor
 from fxopt.pass_manager.regions.error import errors_of, is_rounding, largest_of, merged_special, nudged, of_pattern
 from fxopt.pass_manager.regions.form import form_of
 from fxopt.pass_manager.regions.leaf_values import LeafValues
 from fxopt.pass_manager.regions.profile import Profiler
-from fxopt.pass_manager.regions.region import Region
+from fxopt.pass_manager.regions.region import Region, is_size
 from fxopt.pass_manager.regions.run import NewFails, OldFails, RegionRun
 from fxopt.pass_manager.regions.trials import Trial, Trials
 from fxopt.pass_manager.regions.value_range import fills_ranges
@@ -143,8 +144,11 @@ class RegionCheck:
         return None
 
     def _moved(self, region: Region, leaves: dict[fx.Node, Any]) -> list[Any]:
-        """What the old side gives where the leaves move as rounding might move them."""
-        found = []
+        """What the old side gives where the leaves move as rounding might move them; nothing where nothing is rounded."""
+        calls = [node for node in (*region.old, *region.new) if node.op == "call_function" and not is_size(node)]
+        found: list[Any] = []
+        if all(has(node, Trait.UNROUNDED) for node in calls):
+            return found
         for nearby in nudged(leaves):
             with contextlib.suppress(OldFails):
                 found.append(self._run.old(region, nearby)[region.was])

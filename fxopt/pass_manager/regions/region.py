@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from fxopt.ir.program import Program
 
@@ -135,14 +136,17 @@ class Cutter:
 def is_size(node: fx.Node) -> bool:
     """Whether a call gives a size: a number that the sizes of the inputs decide, and no value."""
     value = node.meta.get("val")
-    return node.op == "call_function" and isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+    if node.op != "call_function" or not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
+        return False
+    return not free_unbacked_symbols(value)
 
 
 def _is_free(node: fx.Node) -> bool:
+    """Whether a value may be anything of its type, and its sizes are decided by those of the inputs."""
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and (
-        value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
-    )
+    if not isinstance(value, torch.Tensor) or free_unbacked_symbols(value):
+        return False
+    return value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
 
 
 def constants_in(nodes: tuple[fx.Node, ...]) -> list[float]:
