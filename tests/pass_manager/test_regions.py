@@ -61,6 +61,12 @@ def test_batch_norm_is_affine_in_evaluation_alone():
     assert not is_affine(region)
 
 
+def test_bools_have_no_density():
+    assert not is_affine(
+        whole('%x : bool[batch,4]; %k = param "k" : f32[4]; %y = aten.mul.Tensor(%x, %k); return %y')[0]
+    )
+
+
 def smaller(text, size):
     region, program = whole(text)
     return Places(program, program).smaller(region, [[1, 4, size, size]])

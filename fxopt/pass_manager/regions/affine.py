@@ -21,6 +21,9 @@ _QUOTIENTS = ("aten.div.Tensor", "aten.div.Scalar")
 
 def is_affine(region: Region) -> bool:
     """Whether both sides are, row by row of the batch, for whatever weights they have."""
+    types = [getattr(leaf.meta["val"], "dtype", None) for leaf in region.leaves]
+    if not all(dtype is not None and (dtype.is_floating_point or dtype.is_complex) for dtype in types):
+        return False  # bools and integers have no density
     return _side(region.old, set(region.leaves)) and _side(region.new, set(region.cut))
 
 
