@@ -23,13 +23,15 @@ class Recipe:
     calibration: str | None = None
     """Recorded inputs, .npy or .npz, for a model without data of its own."""
     budget: Budget = field(default_factory=Budget)
+    html: bool = False
+    """Whether the build writes ``report.html`` beside its report: ``[report] html = true``."""
     search: dict[str, Any] = field(default_factory=dict)
     """What `fxopt search` may vary, see docs/search.md; a build has no use for it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what is built, limits that are not set left out."""
         values = asdict(self)
-        del values["search"]
+        del values["search"], values["html"]
         values["passes"] = list(self.passes)
         values["budget"] = {k: v for k, v in values["budget"].items() if v is not None}
         return {k: v for k, v in values.items() if v is not None}
@@ -43,6 +45,7 @@ _HINTS: dict[str, Any] = {
     "calibration": str,
     "budget": dict[str, Any],
     "search": dict[str, Any],
+    "report": dict[str, Any],
 }
 
 
@@ -82,11 +85,14 @@ def make_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
     if "passes" in checked:
         passes = checked["passes"]
         checked["passes"] = (passes,) if isinstance(passes, str) else tuple(passes)
+    shown = checked.pop("report", {})
+    _check_keys(shown, ["html"], f"{where}: [report]")
+    html = check_option(f"{where}: report.html", bool, shown.get("html", False))
     limits = checked.pop("budget", {})
     _check_keys(limits, [f.name for f in fields(Budget)], f"{where}: [budget]")
     kinds = {"metric_drop": float, "latency_ms": _positive(float), "file_bytes": _positive(int), "macs": _positive(int)}
     budget = Budget(**{k: check_option(f"{where}: budget.{k}", kinds[k], v) for k, v in limits.items()})
-    return Recipe(**checked, budget=budget)
+    return Recipe(**checked, budget=budget, html=html)
 
 
 def _check_keys(values: dict[str, Any], known: list[str], where: str) -> None:
