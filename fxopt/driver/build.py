@@ -129,7 +129,7 @@ def build(
             seconds=clock.seconds,
             program=program_digest(lowered),
             layers_before=layers_of(program),
-            layers=layers_of(outcome.program),
+            layers=layers_of(lowered),
         )
         stage.missed = bool(report.missed)
         values = report.to_dict()

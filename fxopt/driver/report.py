@@ -259,7 +259,7 @@ class BuildReport(BaseModel):
     layers_before: list[Layer] = []
     """The ops of the model as captured."""
     layers: list[Layer] = []
-    """The ops of the program that the passes made."""
+    """The ops of the program that was lowered, in the form that the backend takes."""
     folder: str | None = None
     """Where the artifact is; not in ``report.json`` itself."""
 

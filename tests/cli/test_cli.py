@@ -337,3 +337,14 @@ def test_report_shows_a_build_again_makes_a_page_of_it_and_refuses_other_folders
     code, _, err = cli("report", tmp_path)
     assert code == 2
     assert "no report" in err
+
+
+def test_graph_writes_dot_and_says_what_other_files_need(cli, tmp_path, monkeypatch):
+    fxopt.save_program(fxopt.capture(torch.nn.Linear(3, 2).eval(), (torch.randn(1, 3),)), tmp_path / "net.pt2")
+    assert cli("graph", tmp_path / "net.pt2", "-o", tmp_path / "g.dot")[0] == 0
+    assert (tmp_path / "g.dot").read_text().startswith("digraph")
+    monkeypatch.setenv("PATH", "")
+    for name, told in (("g.svg", "graphviz"), ("g.txt", ".dot")):
+        code, _, err = cli("graph", tmp_path / "net.pt2", "-o", tmp_path / name)
+        assert code == 2
+        assert told in err
