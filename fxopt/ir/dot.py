@@ -9,19 +9,16 @@ from fxopt.ir.printer import op_name, type_text
 if TYPE_CHECKING:
     from torch import fx
 
-    from fxopt.ir.program import Program
 
-
-def dot_text(program: Program) -> str:
-    """The graph without weights; what a module calls is in a cluster of its path, and edges have dtype and sizes."""
-    dims = program.dims()
+def dot_text(graph: fx.Graph, dims: dict[str, str]) -> str:
+    """The graph without weights; what a module calls is in a cluster of its path, and edges have dtype and sizes, named by ``dims``."""
     lines = [
         "digraph program {",
         '  node [shape=box, fontname="sans-serif"];',
         '  edge [fontname="sans-serif", fontsize=9];',
     ]
     inside: dict[str, list[fx.Node]] = {}
-    for node in program.graph.nodes:
+    for node in graph.nodes:
         if node.op != "get_attr":
             inside.setdefault(_module(node), []).append(node)
     for module, nodes in inside.items():
@@ -29,7 +26,7 @@ def dot_text(program: Program) -> str:
         if module:
             drawn = [f"  subgraph {_quoted(f'cluster_{module}')} {{ label={_quoted(module)};", *drawn, "  }"]
         lines += drawn
-    for node in program.graph.nodes:
+    for node in graph.nodes:
         for operand in node.all_input_nodes:
             if operand.op != "get_attr":
                 kind = type_text(operand.meta.get("val"), dims) if "val" in operand.meta else ""

@@ -153,7 +153,7 @@ class Program:
         """The whole graph in the DOT language, see :mod:`fxopt.ir.dot`."""
         from fxopt.ir.dot import dot_text
 
-        return dot_text(self)
+        return dot_text(self.graph, self.dims())
 
     def describe(self, node: fx.Node) -> str:
         """One node as text with its source line, for messages."""
