@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 def dot_text(graph: fx.Graph, dims: dict[str, str]) -> str:
-    """The graph without weights; what a module calls is in a cluster of its path, and edges have dtype and sizes, named by ``dims``."""
+    """The graph without weights; what a module calls is in a cluster of its path, and edges have dtype and sizes.
+
+    ``dims`` are names of dynamic sizes, by symbol.
+    """
     lines = [
         "digraph program {",
         '  node [shape=box, fontname="sans-serif"];',
