@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fxopt.backend import Backend, Manifest, Runner
+from fxopt.backend.kernel_time import KernelTime
 from fxopt.backend.manifest import ConstantInput
 
 if TYPE_CHECKING:
@@ -56,3 +57,33 @@ class Eager(Backend):
             return [out.numpy() for out in outputs if out is not None]
 
         return run
+
+    def profile(self, folder: Path, manifest: Manifest, inputs: list[Any], calls: int) -> list[KernelTime]:
+        """Node by node, each timed alone."""
+        import statistics
+        import time
+
+        import torch
+        from torch import fx
+
+        from fxopt.frontend.pt2 import load_program
+        from fxopt.ir.printer import op_name
+        from fxopt.numerics.execute import started, untouched
+
+        program = load_program(folder / _FILE)
+        given = iter(torch.from_numpy(array) for array in inputs)
+        leaves = [f.constant if isinstance(f, ConstantInput) else next(given) for f in manifest.inputs]
+        times: dict[fx.Node, list[float]] = {}
+
+        class Timed(fx.Interpreter):
+            def run_node(self, n: fx.Node) -> Any:
+                begun = time.perf_counter()
+                value = super().run_node(n)
+                if n.op == "call_function":
+                    times.setdefault(n, []).append((time.perf_counter() - begun) * 1000)
+                return value
+
+        for _ in range(calls + 1):
+            with torch.no_grad(), untouched(program):
+                started(Timed(program.module), leaves).run(*leaves, enable_io_processing=False)
+        return [KernelTime(n.name, op_name(n), statistics.median(ms[1:]), (n.name,)) for n, ms in times.items()]

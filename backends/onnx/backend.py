@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from fxopt.backend import Backend, Manifest, Runner, not_installed
+from fxopt.backend.kernel_time import NODES, KernelTime
 from fxopt.backend.quant_policy import Policy
-from fxopt.backends.onnx.runtime import MODEL_FILE, cannot_run_on_gpu, make_runner
+from fxopt.backends.onnx.runtime import MODEL_FILE, cannot_run_on_gpu, make_runner, session_options
 from fxopt.support.scratch import scratch_folder
 from fxopt.target.detect import usable_cores
 from fxopt.target.int8_pairs import OVERFLOWS, cannot_run_here, overflows
@@ -83,7 +84,7 @@ class Onnx(Backend):
         from fxopt.ir.op_table import find_quantized
 
         model = out / MODEL_FILE
-        origins = export(
+        origins, nodes = export(
             program,
             self.opset,
             model,
@@ -92,7 +93,7 @@ class Onnx(Backend):
         )
         facts = kernel_facts(model, origins, self.optimization_level)
         weights = integer_weights(model, origins) if find_quantized(program.graph) else []
-        return facts | {OVERFLOWS: overflows(weights)}
+        return facts | {OVERFLOWS: overflows(weights), NODES: nodes}
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
         """Write the same file with more outputs; see :meth:`fxopt.backend.Backend.expose`."""
@@ -116,6 +117,15 @@ class Onnx(Backend):
         gpu = "cuda" in manifest.target.features
         options = (self.threads, self.optimization_level, self.arena)
         return make_runner(folder / MODEL_FILE, *options, float16=float16, gpu=gpu)
+
+    def profile(self, folder: Path, manifest: Manifest, inputs: list[Any], calls: int) -> list[KernelTime]:
+        """By ONNX Runtime's profiler."""
+        from fxopt.backends.onnx.profile import profile
+
+        options = session_options(self.threads, self.optimization_level, self.arena)
+        float16, gpu = manifest.facts.get("float16", False), "cuda" in manifest.target.features
+        nodes = manifest.facts.get(NODES, {})
+        return profile(folder / MODEL_FILE, options, inputs, calls, nodes, float16=float16, gpu=gpu)
 
     def standalone(self, folder: Path, manifest: Manifest) -> Standalone:
         """The program that runs a model in ONNX Runtime's library, with the options of :meth:`load`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -21,6 +22,7 @@ from fxopt.backends.onnx.recurrent_kernels import use_recurrent_kernels
 from fxopt.backends.onnx.values import name_values
 from fxopt.backends.onnx.weights import store_unsigned
 from fxopt.errors import BackendError, FxoptError
+from fxopt.frontend.origins import origins_of
 from fxopt.frontend.pt2 import export_program
 from fxopt.ir.printer import source_line
 from fxopt.ir.program import Program
@@ -28,8 +30,9 @@ from fxopt.ir.program import Program
 
 def export(
     program: Program, opset: int, path: Path, *, unsigned_weights: bool = False, quantized_lstm: bool = False
-) -> dict[str, str]:
-    """Write ``program`` as ONNX; return the source of every ONNX node, ``{node name: op and user's line}``.
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Write ``program`` as ONNX; return the source of every ONNX node, ``{node name: op and user's line}``, and the node of
+    the program that it, or a value of the model, belongs to, ``{name: node's name}``, "" for none.
 
     Inputs, outputs and quantized values keep their names and dynamic dims. With ``unsigned_weights`` those of 8 bits are
     stored as uint8; ``quantized_lstm`` takes an op for LSTMs with int8 weights that ONNX Runtime alone
@@ -43,7 +46,8 @@ def export(
         prefix = f"_{prefix}"
     outputs = [f"{prefix}_{i}" for i, out in enumerate(program.outputs()) if isinstance(out, fx.Node)]
     try:
-        exported = export_program(_in_kernels(program, quantized_lstm))
+        form = _in_kernels(program, quantized_lstm)
+        exported = export_program(form)
         # with gradients, attention under a learned mask would be taken apart into other strides than it was exported with
         with quiet(), torch.no_grad():
             made = torch.onnx.export(exported, (), dynamo=True, opset_version=opset, verbose=False,
@@ -55,6 +59,7 @@ def export(
     assert made is not None
     model = made.model_proto
     origins = {node.name: _origin(node) for node in model.graph.node}
+    nodes = _nodes(model, {} if made.exported_program is None else origins_of(made.exported_program, form))
     name_values(model, program)
     rewrite_pools(model)
     if unsigned_weights:
@@ -66,7 +71,17 @@ def export(
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
         raise BackendError(f"ONNX's checker refuses the model: {_reason(error)}") from error
-    return origins
+    return origins, nodes
+
+
+def _nodes(model: Any, of_export: dict[str, str]) -> dict[str, str]:
+    """The program's nodes by the names of ONNX nodes and of the values that they give; "" for what comes from none."""
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        name = of_export.get((ast.literal_eval(scopes) or [""])[-1], "")
+        found |= {key: name for key in (node.name, *node.output) if key}
+    return found
 
 
 def _in_kernels(program: Program, quantized_lstm: bool) -> Program:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge
 
 from fxopt.backend import Backend, Manifest, Runner, not_installed
+from fxopt.backend.kernel_time import NODES, KernelTime
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
 from fxopt.backends.openvino.runtime import MODEL_FILE, Precision, make_runner, native_precisions, properties
@@ -86,10 +87,10 @@ class Openvino(Backend):
         from fxopt.ir.op_table import find_quantized
 
         model = out / MODEL_FILE
-        origins = convert(program, model)
+        origins, nodes = convert(program, model)
         facts = kernel_facts(model, self.properties(), origins)
         weights = integer_weights(model, origins) if find_quantized(program.graph) else []
-        return facts | {OVERFLOWS: overflows(weights)}
+        return facts | {OVERFLOWS: overflows(weights), NODES: nodes}
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
         """Write the same model with more outputs; see :meth:`fxopt.backend.Backend.expose`."""
@@ -104,6 +105,12 @@ class Openvino(Backend):
     def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Compile the model for this machine. Raises BackendError where OpenVINO refuses it."""
         return make_runner(folder / MODEL_FILE, self.properties())
+
+    def profile(self, folder: Path, manifest: Manifest, inputs: list[Any], calls: int) -> list[KernelTime]:
+        """By OpenVINO's performance counters."""
+        from fxopt.backends.openvino.profile import profile
+
+        return profile(folder / MODEL_FILE, self.properties(), inputs, calls, manifest.facts.get(NODES, {}))
 
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed."""

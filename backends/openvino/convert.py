@@ -25,15 +25,15 @@ def need_exporter() -> None:
             raise BackendError(f"{package} is not installed, which building needs: pip install 'fxopt[openvino]'")
 
 
-def convert(program: Program, path: Path) -> dict[str, str]:
-    """Write ``program`` as ``path`` and the weights beside it; return ``{node: op and user's line}`` of its ONNX nodes.
+def convert(program: Program, path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Write ``program`` as ``path`` and the weights beside it; return what :func:`fxopt.backends.onnx.export.export` does.
 
     Weights keep their dtype. Raises BackendError where the export fails, or OpenVINO has no form of an op.
     """
     core = new_core()
     with scratch_folder() as folder:
         between = folder / "model.onnx"
-        origins = export(program, _OPSET, between)
+        origins, nodes = export(program, _OPSET, between)
         try:
             model = core.read_model(between)
         except Exception as error:
@@ -41,7 +41,7 @@ def convert(program: Program, path: Path) -> dict[str, str]:
         origins |= _origins_of_outputs(between, origins)
         _name_by_position(model)
         _save(model, path)
-    return origins
+    return origins, nodes
 
 
 def _save(model: Any, path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fxopt.backend import Runner
+from fxopt.backend.kernel_time import KernelTime
 from fxopt.backends.remote import link
 from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.child import Child
@@ -79,6 +80,15 @@ class RpcDevice(Device):
         values, _ = self._ask("peak_memory", names=[runner.name], name=runner.name)
         found: int | None = values.get("bytes")
         return found
+
+    def profile(self, runner: Runner, arrays: Sequence[Any], calls: int) -> list[KernelTime]:
+        """See :class:`fxopt.runtime.device.Device`."""
+        assert isinstance(runner, _Remote)
+        values, _ = self._ask("profile", arrays, [runner.name], name=runner.name, calls=calls)
+        try:
+            return [KernelTime(**row | {"nodes": tuple(row["nodes"])}) for row in self._expect(values, "kernels", list)]
+        except (TypeError, KeyError) as error:
+            raise DeviceError(f"the device at {self.address} answers 'profile' with something else: {error}") from None
 
     def serve(self, bind: str | None, say: Callable[[str], None]) -> None:
         """See :func:`fxopt.backends.remote.serve.serve`. Raises UsageError, DeviceError."""

@@ -80,8 +80,15 @@ def _peak_memory(_: list[Any], name: str) -> Answer:
     return {"bytes": peak_memory(_opened[name].folder.absolute())}, []
 
 
+def _profile(arrays: list[Any], name: str, calls: int) -> Answer:
+    opened = _opened[name]
+    kernels = find_backend(opened.manifest.backend).profile(opened.folder.absolute(), opened.manifest, arrays, calls)
+    return {"kernels": [vars(kernel) for kernel in kernels]}, []
+
+
 _VERBS: dict[str, Callable[..., Answer]] = {
     "facts": _facts, "open": _open, "run": _run, "times": _times, "peak_memory": _peak_memory,
+    "profile": _profile,
 }  # fmt: skip
 
 

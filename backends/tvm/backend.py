@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from fxopt.backend import Backend, Manifest, Runner
+from fxopt.backend.kernel_time import NODES, KernelTime
 from fxopt.backends.tvm import runtime
 from fxopt.errors import BackendError
 from fxopt.target.detect import usable_cores
@@ -167,6 +168,13 @@ class Tvm(Backend):
         """Load the library. Raises BackendError where TVM refuses it."""
         needs_tiles = manifest.facts.get("integer_instruction") == "amx-int8"
         return runtime.make_runner(folder, self.threads, needs_tiles=needs_tiles)
+
+    def profile(self, folder: Path, manifest: Manifest, inputs: list[Any], calls: int) -> list[KernelTime]:
+        """By the machine that calls the kernels, which tells before and after each."""
+        from fxopt.backends.tvm.profile import profile
+
+        needs_tiles = manifest.facts.get("integer_instruction") == "amx-int8"
+        return profile(folder, self.threads, inputs, calls, manifest.facts.get(NODES, []), needs_tiles=needs_tiles)
 
     def standalone(self, folder: Path, manifest: Manifest) -> Standalone:
         """The program that runs the library in TVM's runtime, with what :meth:`load` does before."""

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fxopt.backend.kernel_time import NODES
 from fxopt.backends.tvm.graph.convert_layout import convert_layout
+from fxopt.backends.tvm.graph.kernel_nodes import kernel_nodes, name_constants, name_plain
 from fxopt.backends.tvm.graph.legalize import legalizers
 from fxopt.backends.tvm.graph.lift_parameters import lift_parameters
 from fxopt.backends.tvm.graph.static_entry import FIXED, add_fixed_entry
@@ -70,12 +72,18 @@ def kernels_of(module: IRModule, choices: Choices) -> IRModule:
     from tvm.relax import transform
 
     module = choose_tiles(module, choices)
-    fused = [
+    single = [
         transform.DeadCodeElimination(), transform.CanonicalizeBindings(), transform.LegalizeOps(legalizers()),
-        transform.AnnotateTIROpPattern(), transform.FoldConstant(), transform.FuseOps(), transform.FuseTIR(),
-        transform.DeadCodeElimination(), transform.RewriteDataflowReshape(),
+        transform.AnnotateTIROpPattern(), transform.FoldConstant(),
     ]  # fmt: skip
-    return tvm.transform.Sequential(fused)(module)
+    module = tvm.transform.Sequential(single)(module)
+    constants, plain = name_constants(module), name_plain(module)
+    fused = [
+        transform.FuseOps(), transform.FuseTIR(), transform.DeadCodeElimination(), transform.RewriteDataflowReshape(),
+    ]  # fmt: skip
+    module = tvm.transform.Sequential(fused)(module)
+    choices.facts[NODES] = kernel_nodes(module, constants, plain)
+    return module
 
 
 def lower(module: IRModule, choices: Choices) -> IRModule:

@@ -20,7 +20,7 @@ from fxopt.errors import BackendError, UsageError, last_line
 from fxopt.target.detect import usable_cores
 
 if TYPE_CHECKING:
-    from fxopt.backends.tvm.types import Array, Tensor
+    from fxopt.backends.tvm.types import Array, Tensor, VirtualMachine
 
 LIBRARY = "model.so"
 PARAMETERS = "model.params"
@@ -101,11 +101,12 @@ def set_threads(get_function: Callable[[str], Callable[..., object]], count: int
     get_function("runtime.config_threadpool")(big_cores, count)
 
 
-def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False) -> Runner:
-    """Load a library with its parameters; return what runs it, on numpy arrays in the order of its inputs, a call at a time.
+def open_machine(
+    folder: Path, *, needs_tiles: bool = False
+) -> tuple[VirtualMachine, list[Tensor], list[tuple[int, ...]]]:
+    """Load a library; return what runs it, its parameters, and the shapes of the inputs that ``fixed`` is for, none without.
 
-    ``threads`` None is all cores that the process may use. Raises BackendError where TVM refuses the library, or the system
-    the tile registers that it ``needs_tiles`` for.
+    Raises BackendError where TVM refuses the library, or the system the tile registers that it ``needs_tiles`` for.
     """
     tvm = need_tvm()
     if needs_tiles and not allow_tiles():
@@ -123,6 +124,15 @@ def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False)
         raise BackendError(f"TVM {tvm.__version__} cannot load {folder / LIBRARY}: {last_line(error)}") from error
     parameters = [stored[f"p{i}"] for i in range(sum(name.startswith("p") for name in stored))]
     example = [tuple(stored[f"shape{i}"].numpy()[1:]) for i in range(len(stored) - len(parameters))]
+    return machine, parameters, example
+
+
+def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False) -> Runner:
+    """Return what runs a library with its parameters, on numpy arrays in the order of its inputs, a call at a time.
+
+    ``threads`` None is all cores that the process may use. Raises BackendError, see :func:`open_machine`.
+    """
+    machine, parameters, example = open_machine(folder, needs_tiles=needs_tiles)
     main, wanted = machine["main"], threads or usable_cores()
     fixed = machine["fixed"] if example else None
     _allow_threads(wanted)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tvm import IRModule
     from tvm.ir import Call, Expr, TensorLoad, TensorRegion, Var
     from tvm.ir.transform import Pass as ModulePass
-    from tvm.relax import Binding, BlockBuilder, TupleGetItem
+    from tvm.relax import Binding, BlockBuilder, TupleGetItem, VirtualMachine
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
     from tvm.rpc import RPCSession
     from tvm.runtime import Device, Executable, Module, Tensor
@@ -42,5 +42,5 @@ __all__ = [
     "Evaluate", "Executable", "ExportedProgramImporter", "Expr", "Facts", "For", "ForKind", "IRModule",
     "LoopRV", "Module", "ModulePass", "PrimFunc", "RPCSession", "SBlock", "SBlockRV", "SBlockRealize", "Scalar",
     "Schedule", "SeqStmt", "Shape", "Size", "Stmt", "Tensor", "TensorExpr", "TensorFunction", "TensorLoad",
-    "TensorRegion", "TupleGetItem", "Var",
+    "TensorRegion", "TupleGetItem", "Var", "VirtualMachine",
 ]  # fmt: skip

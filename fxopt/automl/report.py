@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from fxopt.driver.report import Part, Real
+from fxopt.driver.part import Part, Real
 from fxopt.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -89,11 +90,19 @@ class SearchReport(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> SearchReport:
-        """The report in the folder of a search. Raises UsageError where there is none."""
+        """The report in the folder of a search. Raises UsageError where there is none, or one of another version."""
         try:
-            return cls.model_validate_json((folder / FILE).read_bytes())
-        except (OSError, ValueError) as error:
+            values = json.loads((folder / FILE).read_bytes())
+            if (version := values.get("schema_version")) == SCHEMA_VERSION:
+                return cls.model_validate(values)
+        except (OSError, ValueError, AttributeError) as error:
             raise UsageError(f"{folder} holds no search: {error}") from None
+        raise UsageError(
+            f"{folder / FILE} is of another version of fxopt",
+            expected=f"schema_version {SCHEMA_VERSION}",
+            got=f"schema_version {version}",
+            way_out="search again in another folder, or read it with the fxopt that made it",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as JSON holds them; what is None is left out."""

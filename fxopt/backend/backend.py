@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fxopt.backend.kernel_time import KernelTime
 from fxopt.backend.quant_policy import Policy
 from fxopt.errors import BackendError, UnknownNameError
 from fxopt.support.options import check_option, type_hints
@@ -72,6 +73,16 @@ class Backend:
     def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Return a runner of what :meth:`build` wrote into ``folder``. Must work without torch."""
         raise NotImplementedError
+
+    def profile(self, folder: Path, manifest: Manifest, inputs: list[Any], calls: int) -> list[KernelTime]:
+        """Run what :meth:`build` wrote ``calls`` times under the runtime's profiler: every kernel of a call, in order.
+
+        Must work without torch, on what :meth:`build` noted of nodes in the manifest. Raises BackendError.
+        """
+        raise BackendError(
+            f"the backend {self.name!r} does not tell what each kernel takes",
+            way_out="take another backend, or `fxopt bench` for the whole",
+        )
 
     def standalone(self, folder: Path, manifest: Manifest) -> Standalone:
         """What a program that runs an artifact without Python is made of, for `fxopt bundle`. Raises BackendError."""

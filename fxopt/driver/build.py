@@ -15,8 +15,11 @@ from fxopt.driver.candidates import Candidate
 from fxopt.driver.default_cache import default_cache
 from fxopt.driver.evaluate import compare
 from fxopt.driver.intermediate_values import Exposed
+from fxopt.driver.layers import layers_of
 from fxopt.driver.lower import legalized
 from fxopt.driver.nan_check import nan_note
+from fxopt.driver.page.build_page import build_page
+from fxopt.driver.page.write import write_page
 from fxopt.driver.plan import resolve
 from fxopt.driver.quantized_costs import concerns_about
 from fxopt.driver.recipe import Recipe, read_recipe
@@ -24,8 +27,9 @@ from fxopt.driver.report import BackendChoice, BuildReport, CacheFacts, Costs, M
 from fxopt.driver.select_backend import choose
 from fxopt.ir.cost import cost, macs_of
 from fxopt.ir.memory_planning import plan_memory
+from fxopt.ir.program_state import program_digest
 from fxopt.pass_manager.step import Watcher
-from fxopt.runtime.staging import MANIFEST, REPORT, staged, write_json
+from fxopt.runtime.staging import MANIFEST, PAGE, REPORT, staged, write_json
 from fxopt.support.scratch import scratch_folder
 from fxopt.support.versions import versions
 
@@ -123,10 +127,15 @@ def build(
             device=device,
             cache=CacheFacts.read(outcome.steps, plan.cache),
             seconds=clock.seconds,
+            program=program_digest(lowered),
+            layers_before=layers_of(program),
+            layers=layers_of(lowered),
         )
         stage.missed = bool(report.missed)
         values = report.to_dict()
         write_json(stage.folder / REPORT, values)
+        if recipe.html:
+            write_page(build_page([report.model_copy(update={"folder": stage.place.name})]), stage.folder / PAGE)
         built.manifest.measured = {key: values[key] for key in ("before", "after", "agreement") if key in values}
         if choice:
             built.manifest.choice = values["choice"]

@@ -75,7 +75,7 @@ def check_values(
     found = list(replay.found)
     for (node, want), got in zip(tensors, outputs, strict=True):
         if want.is_floating_point():
-            found.append(ValueCheck(_maker(node), False, 0, error=relative_error(want, got)))
+            found.append(ValueCheck(maker(node), False, 0, error=relative_error(want, got)))
     return found
 
 
@@ -94,12 +94,12 @@ class _Replay(fx.Interpreter):
             return value
         node = self._here[n.name]
         if got.shape != value.shape or got.dtype != value.dtype:
-            self.found.append(ValueCheck(_maker(node), True, value.numel(), error=float("inf")))
+            self.found.append(ValueCheck(maker(node), True, value.numel(), error=float("inf")))
             return value
         steps = (got.to(torch.int32) - value.to(torch.int32)).abs()
         far, worst = int((steps > 1).sum()), int(steps.max()) if steps.numel() else 0
         near = int((steps == 1).sum())
-        self.found.append(ValueCheck(_maker(node), _is_exact(node), value.numel(), near, far, worst))
+        self.found.append(ValueCheck(maker(node), _is_exact(node), value.numel(), near, far, worst))
         return got
 
 
@@ -114,7 +114,7 @@ def _is_exact(node: fx.Node) -> bool:
     return all(family(operand) == "quant" for operand in source.all_input_nodes if operand is not bias)
 
 
-def _maker(node: fx.Node) -> fx.Node:
+def maker(node: fx.Node) -> fx.Node:
     """The node to name for a value: the convolution or product that gives it, or what is quantized."""
     while family(node) != "contraction" and len(node.all_input_nodes) == 1:
         (source,) = node.all_input_nodes

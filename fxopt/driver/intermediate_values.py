@@ -26,11 +26,25 @@ def quantized_values(program: Program) -> list[fx.Node]:
 class Exposed:
     """A twin of an artifact that gives codes of quantized values too, by the same kernels; written into ``folder``."""
 
-    def __init__(self, program: Program, backend: Backend, target: Target, built: Artifact, folder: Path) -> None:
-        """``program`` is what was built, as the backend legalized it. Raises BackendError."""
+    def __init__(
+        self,
+        program: Program,
+        backend: Backend,
+        target: Target,
+        built: Artifact,
+        folder: Path,
+        floats: Sequence[str] | None = None,
+    ) -> None:
+        """``program`` is what was built, as the backend legalized it. Raises BackendError.
+
+        With ``floats`` it is built again to give the values of the nodes of these names, instead of the quantized ones.
+        """
         folder.mkdir(parents=True)
-        self._nodes = {node.name: node for node in quantized_values(program)}
-        self.names = backend.expose(program, target, built.folder, list(self._nodes), folder)
+        self._nodes = {node.name: node for node in quantized_values(program)} if floats is None else {}
+        if floats is None:
+            self.names = backend.expose(program, target, built.folder, list(self._nodes), folder)
+        else:
+            self.names = Backend.expose(backend, program, target, built.folder, floats, folder)
         manifest = built.manifest.model_copy(update={"files": describe_files(folder)})
         write_json(folder / MANIFEST, manifest.to_dict())
         self._count = len(manifest.outputs)
@@ -45,7 +59,7 @@ class Exposed:
         """The same of the flat arrays that the twin gave, here or on another machine."""
         flat = [torch.from_numpy(array.copy()) for array in arrays]
         found = dict(zip(self.names, flat[self._count :], strict=True))
-        return flat[: self._count], {name: _codes(self._nodes[name], value) for name, value in found.items()}
+        return flat[: self._count], {n: _codes(self._nodes[n], v) if n in self._nodes else v for n, v in found.items()}
 
 
 def _codes(node: fx.Node, value: torch.Tensor) -> torch.Tensor:

@@ -26,13 +26,15 @@ class Recipe:
     proof: Proof = "float64"
     """How numbers are compared after each pass: :data:`fxopt.pass_manager.verify.PROOFS`."""
     budget: Budget = field(default_factory=Budget)
+    html: bool = False
+    """Whether the build writes ``report.html`` beside its report: ``[report] html = true``."""
     search: dict[str, Any] = field(default_factory=dict)
     """What `fxopt search` may vary, see docs/search.md; a build has no use for it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what is built, limits that are not set left out."""
         values = asdict(self)
-        del values["search"]
+        del values["search"], values["html"]
         values["passes"] = list(self.passes)
         if self.proof == "float64":
             del values["proof"]
@@ -49,6 +51,7 @@ _HINTS: dict[str, Any] = {
     "proof": Proof,
     "budget": dict[str, Any],
     "search": dict[str, Any],
+    "report": dict[str, Any],
 }
 
 
@@ -88,11 +91,14 @@ def make_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
     if "passes" in checked:
         passes = checked["passes"]
         checked["passes"] = (passes,) if isinstance(passes, str) else tuple(passes)
+    shown = checked.pop("report", {})
+    _check_keys(shown, ["html"], f"{where}: [report]")
+    html = check_option(f"{where}: report.html", bool, shown.get("html", False))
     limits = checked.pop("budget", {})
     _check_keys(limits, [f.name for f in fields(Budget)], f"{where}: [budget]")
     kinds = {"metric_drop": float, "latency_ms": _positive(float), "file_bytes": _positive(int), "macs": _positive(int)}
     budget = Budget(**{k: check_option(f"{where}: budget.{k}", kinds[k], v) for k, v in limits.items()})
-    return Recipe(**checked, budget=budget)
+    return Recipe(**checked, budget=budget, html=html)
 
 
 def checked_proof(what: str, value: str) -> Proof:

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from fxopt.ir.cost import Cost
-from fxopt.ir.memory_planning import MemoryPlan
-from fxopt.pass_manager.step import StepResult
-from fxopt.pass_manager.step_cache import StepCache
-from fxopt.runtime.timing import Timing
+from fxopt.backend import read_json
+from fxopt.driver.layers import Layer
+from fxopt.driver.part import Part, Real
+from fxopt.errors import BackendError, UsageError
+from fxopt.runtime.staging import REPORT
+
+if TYPE_CHECKING:
+    from fxopt.ir.cost import Cost
+    from fxopt.ir.memory_planning import MemoryPlan
+    from fxopt.pass_manager.step import StepResult
+    from fxopt.pass_manager.step_cache import StepCache
+    from fxopt.runtime.timing import Timing
 
 SCHEMA_VERSION = 1
 """Raised when a field changes its meaning or goes; one that is added leaves it."""
-
-
-def _plain(value: float) -> float | str:
-    """A number as JSON can hold it: ``inf`` and ``nan`` as text."""
-    return value if math.isfinite(value) else str(value)
-
-
-Real = Annotated[float, BeforeValidator(float), PlainSerializer(_plain, when_used="always")]
-"""A float that may be infinite, which JSON has as text."""
-
-
-class Part(BaseModel):
-    """Part of a report: immutable, no field beside those declared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Latency(Part):
@@ -224,6 +216,8 @@ class TriedCandidate(Part):
     agreement: Agreement | None = None
     metric: float | None = None
     refused: str | None = None
+    passes: list[str] | None = None
+    """What makes its program, where that is not the whole recipe."""
 
 
 class BackendChoice(Part):
@@ -232,6 +226,9 @@ class BackendChoice(Part):
     chosen: str
     why: str
     tried: list[TriedCandidate]
+
+
+_WANTED = "give the folder that `fxopt build --out` wrote"
 
 
 class BuildReport(BaseModel):
@@ -266,12 +263,39 @@ class BuildReport(BaseModel):
     device: dict[str, Any] | None = None
     cache: CacheFacts | None = None
     seconds: dict[str, float]
+    program: str | None = None
+    """sha256 of the program that was lowered, by which it is known again; None where that cannot be written."""
+    layers_before: list[Layer] = []
+    """The ops of the model as captured."""
+    layers: list[Layer] = []
+    """The ops of the program that was lowered, in the form that the backend takes."""
     folder: str | None = None
     """Where the artifact is; not in ``report.json`` itself."""
 
     def unproved(self) -> list[StepReport]:
         """Steps that changed the program without a comparison in float64."""
         return [step for step in self.steps if step.proof in ("own precision", "none")]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The report in the folder of a build. Raises UsageError where there is none, or one of another version."""
+        try:
+            values = read_json(folder / REPORT)
+        except BackendError as error:
+            raise UsageError(f"{folder} holds no report of a build: {error.what}", way_out=_WANTED) from None
+        if (version := values.get("schema_version")) != SCHEMA_VERSION:
+            raise UsageError(
+                f"{folder / REPORT} is of another version of fxopt",
+                expected=f"schema_version {SCHEMA_VERSION}",
+                got=f"schema_version {version}",
+                way_out="build it again, or read it with the fxopt that built it",
+            )
+        try:
+            return cls.model_validate(values | {"folder": str(folder)})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UsageError(f"{folder / REPORT} is no report: {where}: {first['msg']}", way_out=_WANTED) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as JSON holds them; what is None is left out."""

@@ -116,8 +116,10 @@ def _why(best: Candidate, tried: list[Candidate]) -> str:
 
 
 def _row(candidate: Candidate) -> TriedCandidate:
+    steps = candidate.outcome.steps if candidate.outcome and candidate.form == "float" else None
     return TriedCandidate(
         candidate=str(candidate), backend=str(candidate.backend), form=candidate.form,
         latency=Latency.of(candidate.timing) if candidate.timing else None,
         agreement=candidate.agreement, metric=candidate.metric, refused=candidate.refused,
+        passes=None if steps is None else [step.text for step in steps],
     )  # fmt: skip

@@ -27,7 +27,7 @@ DTYPES: dict[torch.dtype, str] = {
     torch.bool: "bool", torch.complex64: "c64", torch.complex128: "c128",
 }  # fmt: skip
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}/"
 _SYMBOL = re.compile(r"\b[su]\d+\b")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 

@@ -149,6 +149,12 @@ class Program:
         """The whole graph in the text form of :mod:`fxopt.ir.printer`."""
         return graph_text(self.graph, source=source, dims=self.dims())
 
+    def to_dot(self) -> str:
+        """The whole graph in the DOT language, see :mod:`fxopt.ir.dot`."""
+        from fxopt.ir.dot import dot_text
+
+        return dot_text(self.graph, self.dims())
+
     def describe(self, node: fx.Node) -> str:
         """One node as text with its source line, for messages."""
         return node_text(node, source=True, dims=self.dims())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fxopt.backend import Runner
+from fxopt.backend.kernel_time import KernelTime
 from fxopt.errors import DeviceError, UsageError
 from fxopt.runtime.timing import Timing
 from fxopt.target import Target
@@ -47,6 +48,10 @@ class Device(abc.ABC):
     @abc.abstractmethod
     def peak_memory(self, runner: Runner) -> int | None:
         """Peak resident bytes of a process there that loads one artifact and runs it; None where that is not known."""
+
+    @abc.abstractmethod
+    def profile(self, runner: Runner, arrays: Sequence[Any], calls: int) -> list[KernelTime]:
+        """What each kernel of an artifact that :meth:`open` gave takes there; see :meth:`fxopt.backend.Backend.profile`."""
 
     @abc.abstractmethod
     def rest(self) -> None:

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from fxopt.backend import Manifest, read_json
 from fxopt.errors import BackendError
 from fxopt.runtime import treespec
-from fxopt.runtime.staging import INTERFACE, MANIFEST, REPORT, SIGNATURE, sha256
+from fxopt.runtime.staging import INTERFACE, MANIFEST, PAGE, REPORT, SIGNATURE, sha256
 
-_BESIDE = {MANIFEST, REPORT, SIGNATURE, INTERFACE}
+_BESIDE = {MANIFEST, REPORT, PAGE, SIGNATURE, INTERFACE}
 """Files that a manifest does not list; no runtime loads them."""
 _AGAIN = "build the artifact again, or load it with the fxopt that built it"
 

@@ -21,6 +21,7 @@ from fxopt.support.scratch import alone_in, scratch_folder
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"
+PAGE = "report.html"
 SIGNATURE = f"{MANIFEST}.minisig"
 INTERFACE = "interface.txt"
 """What a bundle adds for its program, which reads no JSON."""
@@ -111,7 +112,7 @@ def _stranger(folder: Path, *, missed: bool = False) -> Path | None:
         return folder if os.path.lexists(folder) else None
     try:
         listed = _FILES.validate_python(read_json(folder / MANIFEST).get("files"))
-        made = {str(folder / name) for name in (MANIFEST, REPORT, SIGNATURE, *listed)}
+        made = {str(folder / name) for name in (MANIFEST, REPORT, PAGE, SIGNATURE, *listed)}
         if missed and not read_json(folder / REPORT)["missed"]:
             made = set()
     except (BackendError, KeyError, ValidationError):

@@ -324,3 +324,27 @@ def test_explain_runs_an_analysis_over_a_model(cli):
     code, out, _ = cli("analyses")
     assert code == 0
     assert "groups" in out
+
+
+def test_report_shows_a_build_again_makes_a_page_of_it_and_refuses_other_folders(cli, tmp_path):
+    fxopt.save_program(fxopt.capture(torch.nn.Linear(3, 2).eval(), (torch.randn(1, 3),)), tmp_path / "net.pt2")
+    out = tmp_path / "out"
+    assert cli("build", tmp_path / "net.pt2", "-b", "eager", "--no-measure", "-o", out)[0] == 0
+    assert "net.pt2" in cli("report", out)[1].replace("\n", "")
+    assert json.loads(cli("report", out, "--json")[1])["layers"][0]["op"] == "aten.linear"
+    assert cli("report", out, "--html", tmp_path / "page.html")[0] == 0
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    code, _, err = cli("report", tmp_path)
+    assert code == 2
+    assert "no report" in err
+
+
+def test_graph_writes_dot_and_says_what_other_files_need(cli, tmp_path, monkeypatch):
+    fxopt.save_program(fxopt.capture(torch.nn.Linear(3, 2).eval(), (torch.randn(1, 3),)), tmp_path / "net.pt2")
+    assert cli("graph", tmp_path / "net.pt2", "-o", tmp_path / "g.dot")[0] == 0
+    assert (tmp_path / "g.dot").read_text().startswith("digraph")
+    monkeypatch.setenv("PATH", "")
+    for name, told in (("g.svg", "graphviz"), ("g.txt", ".dot")):
+        code, _, err = cli("graph", tmp_path / "net.pt2", "-o", tmp_path / name)
+        assert code == 2
+        assert told in err

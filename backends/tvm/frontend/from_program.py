@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch import fx
 from fxopt.backends.tvm.frontend.provenance import PROVENANCE, name_for
 from fxopt.backends.tvm.runtime import need_tvm
 from fxopt.errors import BackendError
+from fxopt.frontend.origins import origins_of
 from fxopt.frontend.pt2 import export_program
 from fxopt.ir.printer import node_text, source_line
 from fxopt.ir.program import Program
@@ -30,19 +32,26 @@ def import_program(program: Program) -> IRModule:
     need_tvm()
     with torch.no_grad():  # with gradients, attention would be decomposed into the variant that keeps what they need
         exported = export_program(program).run_decompositions()
+    origins, mine = origins_of(exported, program), {node.name: node for node in program.graph.nodes}
+
+    def describe(node: fx.Node) -> str:
+        """The node of the program that a decomposed one comes from, as text; or that node itself."""
+        if node.name in origins:
+            return program.describe(mine[origins[node.name]])
+        where = source_line(node)
+        return node_text(node) + (f"        {where}" if where else "")
+
     importer = _importer_class()()
+    importer.origins = origins
     unknown = [node for node in _calls(exported.graph) if _key(node) not in importer.convert_map]
     if unknown:
-        lines = "\n".join(f"    {_describe(program, node, _by_name(program))}" for node in unknown[:20])
+        lines = "\n".join(f"    {describe(node)}" for node in unknown[:20])
         raise BackendError(f"TVM's importer has no form of {len(unknown)} op(s):\n{lines}")
     try:
         module = importer.from_exported_program(exported, False, False, False, {})
     except _ConversionError as error:
-        raise BackendError(
-            f"TVM's importer cannot convert\n    {_describe(program, error.node, _by_name(program))}\n  {error.reason}"
-        ) from error
-    mine = _by_name(program)
-    provenance = {node.name: _describe(program, node, mine) for node in _calls(exported.graph)}
+        raise BackendError(f"TVM's importer cannot convert\n    {describe(error.node)}\n  {error.reason}") from error
+    provenance = {origins.get(node.name, node.name): describe(node) for node in _calls(exported.graph)}
     module["main"] = module["main"].with_attr(PROVENANCE, provenance)
     return module
 
@@ -64,9 +73,10 @@ def _importer_class() -> type[ExportedProgramImporter]:
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
     class Importer(ExportedProgramImporter):
-        """TVM's importer, which tells the node where it fails, names variables by nodes, and knows the ops of quantization."""
+        """TVM's importer, which tells where it fails, names variables by the program's nodes, and knows Q/DQ ops."""
 
         node: fx.Node | None = None
+        origins: Mapping[str, str] = MappingProxyType({})
 
         def create_convert_map(self) -> dict[str, Callable[[fx.Node], Expr]]:
             """TVM's conversions and ours."""
@@ -108,8 +118,8 @@ class _Naming:
         return getattr(self._builder, name)
 
     def emit(self, expr: Expr, name_hint: str = "") -> Expr:
-        node = self._importer.node
-        return self._builder.emit(expr, name_hint or (name_for(node.name) if node is not None else ""))
+        node, origins = self._importer.node, self._importer.origins
+        return self._builder.emit(expr, name_hint or (name_for(origins.get(node.name, node.name)) if node else ""))
 
 
 def _calls(graph: fx.Graph) -> list[fx.Node]:
@@ -118,26 +128,3 @@ def _calls(graph: fx.Graph) -> list[fx.Node]:
 
 def _key(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
-
-
-def _by_name(program: Program) -> dict[str, fx.Node]:
-    return {node.name: node for node in program.graph.nodes}
-
-
-def _describe(program: Program, node: fx.Node, mine: dict[str, fx.Node]) -> str:
-    """The node of the program that a node of the decomposed graph comes from, as text; or that node itself."""
-    for name in _origins(node):
-        if name in mine:
-            return program.describe(mine[name])
-    where = source_line(node)
-    return node_text(node) + (f"        {where}" if where else "")
-
-
-def _origins(node: fx.Node) -> list[str]:
-    """Names of the nodes that a node was made of, the nearest first."""
-    names, left = [], list(node.meta.get("from_node", ()))
-    while left:
-        source = left.pop(0)
-        names.append(source.name)
-        left += list(getattr(source, "from_node", ()))
-    return names

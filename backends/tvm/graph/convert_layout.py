@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fxopt.backends.tvm.frontend.provenance import PROVENANCE
+from fxopt.backends.tvm.frontend.provenance import PROVENANCE, stem
 from fxopt.backends.tvm.graph.fold_constants import fold
 from fxopt.backends.tvm.graph.int8.report import integer_facts, note_float_contraction
 from fxopt.backends.tvm.graph.lowering import Lowering
@@ -52,6 +52,7 @@ def _lower(lowering: Lowering, binding: Binding) -> None:
 
     var, expr = binding.var, binding.value
     value = lowering.value(var)
+    lowering.stem = stem(var.name)
     if isinstance(binding, relax.MatchCast):
         value.plain = lowering.builder.match_cast(lowering.plain(expr), binding.ty)
         return

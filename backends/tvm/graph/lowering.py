@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from fxopt.backends.tvm.frontend.provenance import name_for
 from fxopt.backends.tvm.graph.relax_utils import is_var
 from fxopt.backends.tvm.graph.value_layouts import Value
 from fxopt.backends.tvm.machine.dot_instructions import instruction_of
@@ -34,6 +35,8 @@ class Lowering:
         self.builder = relax.BlockBuilder()
         self.integer_contractions = 0
         self.float_contractions: list[str] = []
+        self.stem = ""
+        """That of the value that is being lowered, which what is bound for it is named by."""
         self._values: dict[Expr, Value] = {}
 
     def value(self, expr: Expr) -> Value:
@@ -95,9 +98,13 @@ class Lowering:
 
     def emit(self, expr: Expr) -> Var:
         """Bind an expression."""
-        return self.builder.emit(expr)
+        return self.builder.emit(expr, self._name())
 
     def emit_te(self, function: TensorFunction, *args: Expr, name: str, fuses: bool = False) -> Var:
         """Bind what a function makes of tensor expressions; ``fuses``: element-wise readers may become a part of the kernel."""
         attributes = {"primfunc_attrs": _FUSES} if fuses else {}
-        return self.builder.emit(self.builder.call_te(function, *args, primfunc_name_hint=name, **attributes))
+        call = self.builder.call_te(function, *args, primfunc_name_hint=name, **attributes)
+        return self.builder.emit(call, self._name())
+
+    def _name(self) -> str:
+        return name_for(self.stem) if self.stem else ""

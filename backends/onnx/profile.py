@@ -1,0 +1,54 @@
+"""What each kernel of an ONNX model takes, by ONNX Runtime's own profiler; nothing here needs torch."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fxopt.backend.kernel_time import KernelTime
+from fxopt.backends.onnx.runtime import open_session
+from fxopt.support.scratch import scratch_folder
+
+_KERNEL = "_kernel_time"
+
+
+def profile(
+    path: Path, options: Any, inputs: list[Any], calls: int, nodes: Mapping[str, str], *, float16: bool, gpu: bool
+) -> list[KernelTime]:
+    """Kernels in the order of a call, with the median of their times; ``nodes`` are those of the program, by ONNX names."""
+    with scratch_folder() as folder:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / "profile")
+        session = open_session(path, options, float16=float16, gpu=gpu)
+        given = dict(zip([value.name for value in session.get_inputs()], inputs, strict=True))
+        for _ in range(calls + 1):
+            session.run(None, given)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
+            key = event["name"].removesuffix(_KERNEL), event["args"].get("op_name", "")
+            times.setdefault(key, []).append(event["dur"] / 1000)
+    return [
+        KernelTime(name, kind, _each(ms, calls), _node(name, nodes))
+        for (name, kind), ms in times.items()
+    ]  # fmt: skip
+
+
+def _each(ms: list[float], calls: int) -> float:
+    """Milliseconds a call, without the first; a kernel inside a loop runs several times in each."""
+    rounds = max(1, len(ms) // (calls + 1))
+    sums = [sum(ms[i : i + rounds]) for i in range(0, len(ms), rounds)]
+    return statistics.median(sums[1:] or sums)
+
+
+def _node(name: str, nodes: Mapping[str, str]) -> tuple[str, ...]:
+    """The node of a kernel, which is named after the ONNX node or value that it gives, and what was done with it."""
+    while name:
+        if name in nodes:
+            return (nodes[name],) if nodes[name] else ()
+        name = name.rpartition("_")[0]
+    return ()

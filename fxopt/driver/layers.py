@@ -1,0 +1,112 @@
+"""The ops of a program as rows: where each comes from, what it costs, and what it computes in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fxopt.driver.part import Part
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx
+
+    from fxopt.ir.program import Program
+
+
+class Layer(Part):
+    """One op of a program. ``inputs`` are the names of the ops that it reads; ``module`` is the path of the module that called
+    it, or of the nearest that is known; ``weight_bytes`` are those of the weights that it reads, scales and all.
+    """
+
+    name: str
+    op: str
+    module: str = ""
+    source: str = ""
+    type: str = ""
+    """Dtype and sizes of what it gives, in the text form of graphs."""
+    inputs: tuple[str, ...] = ()
+    macs: int = 0
+    weight_bytes: int = 0
+    precision: str = ""
+    """Of a contraction, what its operands are held in: ``float32``, ``int8``, or ``int4 weights`` where only these are."""
+
+
+def layers_of(program: Program) -> list[Layer]:
+    """Every op of a program in its order; MACs are of what :func:`fxopt.ir.cost.macs_of` says.
+
+    Ops that only decode a weight are part of the op that reads it.
+    """
+    from fxopt.ir.cost import macs_by_node
+    from fxopt.ir.printer import op_name, source_line, type_text
+
+    macs, dims = macs_by_node(program), program.dims()
+    stored = _stored(program)
+    modules: dict[fx.Node, str] = {}
+    rows = []
+    for node in program.graph.nodes:
+        if node.op != "call_function" or node in stored:
+            continue
+        operands = [operand for operand in node.all_input_nodes if operand not in stored]
+        weights = {id(t): t for operand in node.all_input_nodes for t in stored.get(operand, ())}
+        modules[node] = _module(node, operands, modules)
+        rows.append(
+            Layer(
+                name=node.name, op=op_name(node), module=modules[node], source=source_line(node),
+                type=type_text(node.meta.get("val"), dims), inputs=tuple(operand.name for operand in operands),
+                macs=macs.get(node, 0),
+                weight_bytes=sum(t.numel() * t.element_size() for t in weights.values()),
+                precision=_precision(node) if node in macs else "",
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _stored(program: Program) -> dict[fx.Node, tuple[torch.Tensor, ...]]:
+    """The nodes that are weights, or are computed from weights alone, with the weights that they read."""
+    found: dict[fx.Node, tuple[torch.Tensor, ...]] = {}
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            tensor = program.tensor(node)
+            found[node] = () if tensor is None else (tensor,)
+        elif node.op == "call_function" and node.all_input_nodes:
+            inputs = node.all_input_nodes
+            if all(operand in found for operand in inputs):
+                found[node] = tuple(t for operand in inputs for t in found[operand])
+    return found
+
+
+def _module(node: fx.Node, operands: list[fx.Node], known: dict[fx.Node, str]) -> str:
+    stack = node.meta.get("nn_module_stack")
+    if stack:
+        return str(next(reversed(stack.values()))[0])
+    for operand in node.all_input_nodes:
+        if operand.op == "get_attr":
+            return str(operand.target).rpartition(".")[0]
+    return next((known[operand] for operand in operands if operand in known), "")
+
+
+def _precision(node: fx.Node) -> str:
+    """What the operands of a contraction are held in: the codes that they are decoded from, or their own dtype."""
+    from fxopt.ir.op_table import arguments
+
+    bias = arguments(node).get("bias")
+    kinds = [(_codes(operand), operand) for operand in node.all_input_nodes if operand is not bias]
+    held = [kind for kind, _ in kinds if kind]
+    if not held:
+        value = node.meta.get("val")
+        return str(getattr(value, "dtype", "")).removeprefix("torch.")
+    # activations may be unsigned where weights are signed: the width is what counts
+    text = "int" + min((kind.lstrip("uint") for kind in held), key=lambda width: int(width or 0))
+    return text if len(held) == len(kinds) else f"{text} weights"
+
+
+def _codes(node: fx.Node) -> str | None:
+    """The dtype of the integers that a value is decoded from; None where it is computed in float."""
+    from fxopt.ir.op_table import family
+
+    while node.op == "call_function" and family(node) in ("layout", "copy"):
+        node = node.all_input_nodes[0]
+    if family(node) != "quant" or not node.all_input_nodes:
+        return None
+    dtype = getattr(node.all_input_nodes[0].meta.get("val"), "dtype", None)
+    return None if dtype is None or dtype.is_floating_point else str(dtype).removeprefix("torch.")

@@ -1,0 +1,163 @@
+"""What each layer of an artifact takes: the kernels of its runtime's profiler, mapped back to the layers of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from fxopt.backend import find_backend
+from fxopt.backend.kernel_time import KernelTime
+from fxopt.driver.layers import Layer
+from fxopt.driver.part import Part
+from fxopt.driver.report import BuildReport, Latency
+from fxopt.errors import DeviceError
+from fxopt.runtime.artifact import Artifact, load
+from fxopt.runtime.device import find_device
+from fxopt.runtime.interleaved import time_artifacts
+
+SCHEMA_VERSION = 1
+_CALLS, _ROUNDS = 20, 3
+"""Calls under the profiler in a round, and rounds, in which artifacts take turns; of each kernel the quickest round counts."""
+_SLOWER = 1.05
+"""Ratio from which a layer is slower than its twin; nearer ones may be noise."""
+
+
+class LayerTime(Part):
+    """A layer and the kernels that compute it, or with an empty ``name`` what the runtime added: ``ms`` a call, share of the sum.
+
+    ``twin_ms`` is what the layer takes in the twin, where that has it.
+    """
+
+    name: str
+    module: str = ""
+    op: str = ""
+    source: str = ""
+    precision: str = ""
+    kernels: tuple[str, ...]
+    ms: float
+    share: float
+    macs: int = 0
+    twin_ms: float | None = None
+
+
+class Profile(BaseModel):
+    """All layers of an artifact in the order of a call. ``sum_ms`` of the kernels is to be held against ``whole``, which is timed
+    without a profiler; ``slower`` names the integer layers that take longer than those in float of the twin.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    folder: str
+    backend: str
+    on: str | None = None
+    whole: Latency
+    sum_ms: float
+    layers: list[LayerTime]
+    twin: str | None = None
+    slower: list[str] = []
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as JSON holds them; what is None is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str | None = None) -> Profile:
+    """Profile an artifact, here or ``on`` the device at an address, beside its ``twin`` in float, if that is given.
+
+    Inputs are random. Raises UsageError for a folder without a report, BackendError where the runtime tells nothing of
+    kernels, DeviceError where the device fails, or is emulated.
+    """
+    if on and find_device(on).facts()["emulated"]:
+        raise DeviceError(
+            f"the device at {on} is emulated: what it takes says nothing", way_out="profile it on a real one"
+        )
+    reports = [BuildReport.read(path) for path in (folder, twin) if path is not None]
+    artifacts = [load(Path(str(report.folder)), on=on) for report in reports]
+    kernels: list[list[KernelTime]] = [[] for _ in artifacts]
+    args, kwargs = artifacts[0].random_inputs(batch)
+    wholes = []
+    for _ in range(_ROUNDS):
+        for i, artifact in enumerate(artifacts):
+            kernels[i] = _quickest(kernels[i], _kernels(artifact, batch))
+        # call by call, as kernels are
+        wholes.append(time_artifacts({"": (artifacts[0], tuple(args), kwargs)}, blocks=_CALLS, block_ms=0.0)[""])
+    whole = min(wholes, key=lambda timing: timing.ms.median)
+    layers = layer_times(kernels[0], reports[0].layers)
+    if len(reports) > 1:
+        layers = _beside(layers, layer_times(kernels[1], reports[1].layers))
+    return Profile(
+        folder=str(folder), backend=artifacts[0].manifest.backend, on=on, whole=Latency.of(whole), layers=layers,
+        sum_ms=sum(kernel.ms for kernel in kernels[0]), twin=str(twin) if twin else None,
+        slower=[
+            layer.name for layer in layers
+            if layer.twin_ms and "int" in layer.precision and layer.ms > _SLOWER * layer.twin_ms
+        ],
+    )  # fmt: skip
+
+
+def layer_times(kernels: Sequence[KernelTime], layers: Sequence[Layer]) -> list[LayerTime]:
+    """Times by layer. A kernel belongs to the op with most work of those that it computes, which are the nodes that the runtime
+    names and what these read that no other kernel computes.
+    """
+    known = {layer.name: layer for layer in layers}
+    claimed = {name for kernel in kernels for name in kernel.nodes}
+    found: dict[str, list[KernelTime]] = {}
+    for i, kernel in enumerate(kernels):
+        inside = [known[name] for name in _absorbed(kernel.nodes, claimed, known)]
+        main = max(inside, key=lambda layer: (layer.macs, "quantize" not in layer.op), default=None)
+        found.setdefault(main.name if main else f" {i}", []).append(kernel)
+    total = sum(kernel.ms for kernel in kernels) or 1.0
+    rows = []
+    for name, own in found.items():
+        ms, kinds = sum(kernel.ms for kernel in own), tuple(f"{kernel.kind} {kernel.name}" for kernel in own)
+        layer = known.get(name)
+        facts = (
+            {}
+            if layer is None
+            else {key: getattr(layer, key) for key in ("module", "op", "source", "precision", "macs")}
+        )
+        rows.append(LayerTime(name=name if layer else "", kernels=kinds, ms=ms, share=ms / total, **facts))
+    return rows
+
+
+def _absorbed(nodes: Sequence[str], claimed: set[str], known: dict[str, Layer]) -> list[str]:
+    """The nodes of a kernel that are known, and what they are computed from that belongs to no kernel of its own."""
+    found = {name: None for name in nodes if name in known}
+    left = list(found)
+    while left:
+        for name in known[left.pop()].inputs:
+            if name in known and name not in claimed and name not in found:
+                found[name] = None
+                left.append(name)
+    return list(found)
+
+
+def _kernels(artifact: Artifact, batch: int) -> list[KernelTime]:
+    args, kwargs = artifact.random_inputs(batch)
+    arrays = artifact.arrays(*args, **kwargs)
+    if artifact.device is not None:
+        return artifact.device.profile(artifact.runner, arrays, _CALLS)
+    return find_backend(artifact.manifest.backend).profile(artifact.folder, artifact.manifest, arrays, _CALLS)
+
+
+def _quickest(before: list[KernelTime], now: list[KernelTime]) -> list[KernelTime]:
+    """Kernel by kernel the quicker of two rounds: other work on the machine makes one slower, never quicker."""
+    if [kernel.name for kernel in before] != [kernel.name for kernel in now]:
+        return now
+    return [min(pair, key=lambda kernel: kernel.ms) for pair in zip(before, now, strict=True)]
+
+
+def _beside(layers: list[LayerTime], twin: list[LayerTime]) -> list[LayerTime]:
+    """The layers with the times of the twin's, which are known by their names, or by the module where it has one layer."""
+    by_name = {layer.name: layer.ms for layer in twin if layer.name}
+    by_module = {layer.module: layer.ms for layer in twin if layer.module and layer.macs}
+    return [
+        layer.model_copy(
+            update={"twin_ms": by_name.get(layer.name, by_module.get(layer.module) if layer.macs else None)}
+        )
+        for layer in layers
+    ]

@@ -1,0 +1,153 @@
+"""The debugger names the layer in which a fault was planted first, and says of the others that they pass it on."""
+
+import json
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+import fxopt
+from fxopt.driver.build import build
+from fxopt.driver.debug import compare_values, debug
+from fxopt.driver.lower import legalized
+from fxopt.driver.plan import resolve
+from fxopt.driver.recipe import Recipe
+from fxopt.errors import UsageError
+
+FLOAT, QUANTIZED = ("fold_batch_norm",), ("fold_batch_norm", "quantize")
+LAYERS = ("conv2d", "conv2d_1", "conv2d_2", "linear")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    place = tmp_path_factory.mktemp("debug")
+    torch.manual_seed(0)
+
+    def block(before, after):
+        return [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+
+    layers = [*block(3, 8), *block(8, 16), nn.MaxPool2d(2), *block(16, 16), nn.Flatten(), nn.Linear(16 * 16, 5)]
+    net = nn.Sequential(*layers).train()
+    images = torch.randn(64, 3, 8, 8)
+    net(images)
+    fxopt.save_program(fxopt.capture(net.eval(), (images[:1],)), place / "net.pt2")
+    numpy.save(place / "x.npy", images.numpy())
+    return place
+
+
+def _plan(place, backend, passes=QUANTIZED):
+    recipe = Recipe(str(place / "net.pt2"), passes, backend, calibration=str(place / "x.npy"))
+    return resolve(recipe).capture()
+
+
+def _reads_of(program, layer):
+    return next(node for node in program.graph.nodes if node.name == layer)
+
+
+def _double_weight_scale(program, layer):
+    weight = _reads_of(program, layer).args[1]
+    program.set_tensor(str(weight.args[1].target), program.tensor(weight.args[1]) * 2)
+
+
+def _quantized_behind(program, layer):
+    node = _reads_of(program, layer)
+    while "quantize_per_tensor" not in str(node.target):
+        node = next(iter(node.users))
+    return node
+
+
+def _saturate(program, layer):
+    quantize = _quantized_behind(program, layer)
+    for node in (quantize, *quantize.users):
+        node.args = (node.args[0], node.args[1] / 6, *node.args[2:])
+
+
+def _shift_zero_point(program, layer):
+    quantize = _quantized_behind(program, layer)
+    quantize.args = (*quantize.args[:2], quantize.args[2] + 50, *quantize.args[3:])
+
+
+FAULTS = [_double_weight_scale, _saturate, _shift_zero_point]
+CASES = [
+    (backend, fault, layer) for backend in ("onnx", "openvino", "tvm") for fault in FAULTS for layer in LAYERS[1:3]
+]
+
+
+@pytest.mark.parametrize(
+    ("backend", "plant", "layer"), [CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[1:])]
+)
+def test_a_planted_fault_is_first(recorded, tmp_path, backend, plant, layer):
+    plan, program = _plan(recorded, backend)
+    if reason := plan.backend.missing():
+        pytest.skip(reason)
+    plain = plan.rewrite(program, plan.backend, (), fxopt.Pipeline.parse(FLOAT)).program
+    faulty = plan.rewrite(program, plan.backend, ()).program.copy()
+    plant(faulty, layer)
+    faulty.module.recompile()
+    lowered, built = plan.lower(faulty, plan.backend, tmp_path / "out")
+    found = compare_values(legalized(plain, plan.backend, plan.target), lowered, built, plan, 16)
+    first, second = found.layers[0], next(row for row in found.layers if row.layer != layer)
+    assert first.layer == layer
+    assert first.makes
+    assert second.made_db > first.made_db + 6
+    if plant is _saturate:
+        assert first.clipped > 0.01
+
+
+def test_a_build_without_a_fault_makes_little_error_anywhere_and_adds_up(recorded, tmp_path):
+    recipe = Recipe(str(recorded / "net.pt2"), QUANTIZED, "onnx", calibration=str(recorded / "x.npy"))
+    build(recipe, tmp_path / "out", measure=False)
+    found = debug(tmp_path / "out")
+    assert found.examples == 16, "a quarter of the recorded images is for validation"
+    assert {row.layer for row in found.layers} >= set(LAYERS)
+    assert all(row.made_db > 20 for row in found.layers)
+    assert all(row.cosine > 0.99 for row in found.layers)
+    assert [row.made_db for row in found.layers] == sorted(row.made_db for row in found.layers)
+    json.dumps(found.to_dict())
+    broken = tmp_path / "out" / "model.onnx"
+    _double_a_stored_scale(tmp_path / "out", broken)
+    first = debug(tmp_path / "out").layers[0]
+    assert first.layer == "conv2d_1"
+    assert first.made_db < 10
+
+
+def _double_a_stored_scale(folder, path):
+    """A fault in the file itself, which the program does not have."""
+    import onnx
+
+    from fxopt.runtime.staging import sha256
+
+    model = onnx.load(path)
+    made = {node.output[0]: node for node in model.graph.node}
+    convolution = [node for node in model.graph.node if node.op_type == "Conv"][1]
+    scale = made[convolution.input[1]].input[1]
+    (stored,) = [tensor for tensor in model.graph.initializer if tensor.name == scale]
+    stored.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(stored) * 2, scale))
+    onnx.save(model, path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["model.onnx"] = sha256(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_pruned_program_is_held_against_the_model_channel_by_channel(recorded, tmp_path):
+    passes = ("fold_batch_norm", "prune_channels(ratio=0.25, by='l1')")
+    recipe = Recipe(str(recorded / "net.pt2"), passes, "eager", calibration=str(recorded / "x.npy"))
+    build(recipe, tmp_path / "out", measure=False)
+    found = debug(tmp_path / "out")
+    assert found.against == "the model as its exact passes alone leave it"
+    rows = {row.layer: row for row in found.layers}
+    assert set(rows) == set(LAYERS)
+    assert rows["conv2d"].makes, "nothing before it could be pruned"
+    assert rows["conv2d"].out_db == pytest.approx(rows["conv2d"].made_db)
+    assert not rows["linear"].makes, "its outputs are all there: the error came with its inputs"
+    assert rows["linear"].made_db > 60
+
+
+def test_a_recipe_that_gives_another_program_today_is_refused(recorded, tmp_path):
+    recipe = Recipe(str(recorded / "net.pt2"), QUANTIZED, "eager", calibration=str(recorded / "x.npy"))
+    build(recipe, tmp_path / "out", measure=False)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (tmp_path / "out" / "report.json").write_text(json.dumps(report | {"program": "0" * 64}))
+    with pytest.raises(UsageError, match="another program today"):
+        debug(tmp_path / "out")
