@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import fx
@@ -86,22 +85,26 @@ class _Copying:
         if wanted not in sizes:
             return f"%{reader.name} reads the size {wanted}, which its input does not have"
         with self.made.graph.inserting_before(self._output):
-            self.new[node] = self.made.graph.call_function(node.target, (self.new[self.source], sizes.index(wanted)))
+            self.new[node] = self.made.graph.call_function(
+                torch.ops.aten.sym_size.int, (self.new[self.source], sizes.index(wanted))
+            )
         return None
 
 
-def put(program: Program, exchanged: Iterable[tuple[Block, Program]]) -> None:
+def put(program: Program, exchanged: Iterable[tuple[Block, Program]]) -> dict[str, fx.Node]:
     """Put programs in the place of blocks that share no node, in the order of the graph; the old weights go.
 
-    A program that gives its input leaves nothing but the block's source. Shapes are not derived anew.
+    A program that gives its input leaves nothing but the block's source. Shapes are not derived anew. Returns what has the
+    value of each block's end now, by the name that the end had.
     """
     nodes = {node.name: node for node in program.graph.nodes}
     order = {name: i for i, name in enumerate(nodes)}
-    ends: dict[str, Any] = {}
+    ends: dict[str, fx.Node] = {}
     for block, made in sorted(exchanged, key=lambda pair: order[pair[0].end]):
-        end, source = nodes[block.end], ends.get(block.source, nodes[block.source])
+        end, source = nodes[block.end], ends.get(block.source) or nodes[block.source]
         ends[block.end] = _replaced(program, end, source, made)
     program.graph.lint()
+    return ends
 
 
 def _replaced(program: Program, end: fx.Node, source: fx.Node, made: Program) -> fx.Node:

@@ -100,7 +100,9 @@ def _role(user: fx.Node, operand: fx.Node, regions: Regions) -> str | None:
 def _gated(node: fx.Node, regions: Regions) -> fx.Node | None:
     """What a product scales by weights that are made of a mean over it; None for any other product."""
     operands = [n for n in node.all_input_nodes if n in regions.graph]
-    for value, weights in (operands, operands[::-1]) if len(operands) == 2 else ():
+    if len(operands) != 2:
+        return None
+    for value, weights in (operands, operands[::-1]):
         if value in set(regions.dominators(weights)) and value.meta["val"].shape == node.meta["val"].shape:
             inner = regions.nodes(value, weights)
             smaller = weights.meta["val"].numel() != value.meta["val"].numel()

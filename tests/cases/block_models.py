@@ -45,10 +45,10 @@ class Attention(nn.Module):
         return x + self.out(y.transpose(1, 2).reshape(n, length, width))
 
 
-def captured(module, *shape):
+def captured(module, *shape, dtype=torch.float32):
     """The program of a module on a random input of this shape, whose first dim is dynamic."""
     generator = torch.Generator().manual_seed(1)
-    return fxopt.capture(module.eval(), (torch.randn(*shape, generator=generator),))
+    return fxopt.capture(module.eval(), (torch.randn(*shape, generator=generator, dtype=dtype),))
 
 
 def seeded(make, *args, **kwargs):
