@@ -67,9 +67,9 @@ def _candidates(program: Program, regions: Regions, others: dict[str, str]) -> I
         if _is_attention(node) and (ends := _around_attention(node, regions)) is not None:
             yield ("attention", *ends)
     for source, middle in units.values():
-        ends = [end for read, end in units.values() if origin_of(read) is middle]
-        if len(ends) == 1 and family(middle) == "unary":
-            yield "mlp", source, ends[0]
+        second = [end for read, end in units.values() if origin_of(read) is middle]
+        if len(second) == 1 and family(middle) == "unary":
+            yield "mlp", source, second[0]
 
 
 def _end_of_unit(node: fx.Node, regions: Regions) -> fx.Node:

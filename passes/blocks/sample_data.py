@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from fxopt.ir.program import Program
+from fxopt.ir.trainable_module import Watching
 from fxopt.pass_manager.block_entry import Samples
 from fxopt.workload import Args, Split, Workload
+from fxopt.workload.batching import fixed_batch, in_batches
 
 _HELD_OUT = 5
 """One example in so many is held out of training."""
@@ -48,6 +50,19 @@ class SampleData:
     @property
     def _variance(self) -> torch.Tensor:
         return self.samples.given.var(correction=0).clamp_min(1e-12)
+
+
+def values_on(block: Program, name: str, read: torch.Tensor) -> torch.Tensor:
+    """The value of a node of a block for samples, in batches of the size that the block takes."""
+    watching = Watching(block.module, (name,))
+
+    def value(rows: torch.Tensor) -> torch.Tensor:
+        watching.run(rows)
+        return watching.seen[name]
+
+    with torch.no_grad():
+        found: torch.Tensor = in_batches(value, fixed_batch(block))(read)
+    return found
 
 
 def sample_workload(block: Program, samples: Samples) -> Workload:

@@ -11,10 +11,10 @@ from torch import fx
 from fxopt.ir.cost import counted_shapes
 from fxopt.ir.op_table import arguments, family, set_argument
 from fxopt.ir.program import Program
-from fxopt.ir.trainable_module import Watching
 from fxopt.pass_manager.block_entry import Samples, block_entry
 from fxopt.passes.blocks.entries.layers import only_weight
 from fxopt.passes.blocks.entries.low_rank_chain import write_chain
+from fxopt.passes.blocks.sample_data import values_on
 from fxopt.passes.lowrank.chain import Price
 from fxopt.passes.lowrank.rank_points import choices
 from fxopt.support.options import Tune
@@ -52,10 +52,9 @@ def bottleneck(
     write_chain(block, weight, point.chain)
     block.module.recompile()
     *_, before, last = (node for node in block.graph.nodes if family(node) == "contraction")
-    with torch.no_grad():
-        seen = Watching(block.module, (before.name,))
-        seen.run(samples.read)
-    _insert_relu(block, before, last, seen.seen[before.name], 1 if weight.wide or weight.kernel else -1)
+    _insert_relu(
+        block, before, last, values_on(block, before.name, samples.read), 1 if weight.wide or weight.kernel else -1
+    )
     return None
 
 

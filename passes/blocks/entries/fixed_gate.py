@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from fxopt.ir.program import Program
-from fxopt.ir.trainable_module import Watching
 from fxopt.pass_manager.block_entry import Samples, block_entry
+from fxopt.passes.blocks.sample_data import values_on
 
 
 @block_entry("gate")
@@ -19,9 +17,6 @@ def fixed_gate(block: Program, samples: Samples | None) -> str | None:
         return "it needs samples of what the block reads"
     product, (value,) = block.outputs()[0], block.inputs()
     gate = next(node for node in product.all_input_nodes if node is not value)
-    watching = Watching(block.module, (gate.name,))
-    with torch.no_grad():
-        watching.run(samples.read)
-    mean = block.add_tensor("gate", watching.seen[gate.name].mean(0, keepdim=True), product)
+    mean = block.add_tensor("gate", values_on(block, gate.name, samples.read).mean(0, keepdim=True), product)
     product.replace_input_with(gate, mean)
     return None

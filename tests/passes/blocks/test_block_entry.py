@@ -1,5 +1,6 @@
 """Entries of the library as values: text both ways, options held against their types, a user's file."""
 
+import contextlib
 import json
 import sys
 
@@ -52,7 +53,7 @@ def test_a_file_adds_an_entry_that_is_listed_and_explained(tmp_path, capsys, mon
         assert [str(form) for form in registry.get("block", "halved").forms()] == ["halved(by=2.0)", "halved(by=4.0)"]
     for command in ("blocks", "explain halved"):
         monkeypatch.setattr(sys, "argv", ["fxopt", *command.split(), "--load", str(path), "--json"])
-        with registry.restored():
+        with registry.restored(), contextlib.suppress(SystemExit):
             main()
     listed, manual = map(json.loads, capsys.readouterr().out.splitlines())
     assert {row["name"]: row["summary"] for row in listed}["halved"] == "What the block gives, divided."
@@ -65,4 +66,3 @@ def test_a_function_with_an_option_without_default_is_no_entry():
         @block_entry("unit")
         def wrong(block, samples, *, amount):
             pass
-
