@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fxopt.ir.printer import op_name as op_name
     from fxopt.ir.program import Program as Program
     from fxopt.ir.trainable_module import as_module as as_module
+    from fxopt.pass_manager.block_entry import block_entry as block_entry
     from fxopt.pass_manager.context import Context as Context
     from fxopt.pass_manager.pass_base import Pass as Pass
     from fxopt.pass_manager.pass_base import PassType as PassType
@@ -67,7 +68,7 @@ _HOME = {
     "Program": "ir.program", "Recipe": "driver.recipe", "rewrite_pass": "pass_manager.pattern",
     "load_program": "frontend.pt2", "save_program": "frontend.pt2", "Target": "target",
     "as_module": "ir.trainable_module", "Workload": "workload", "op_name": "ir.printer", "With": "support.options",
-    "Tune": "support.options", "search": "automl.search",
+    "Tune": "support.options", "search": "automl.search", "block_entry": "pass_manager.block_entry",
     "FxoptError": "errors", "Data": "workload", "BuildReport": "driver.report", "PassType": "pass_manager.pass_base",
     "Split": "frontend.split", "capture_split": "frontend.split", "Tail": "frontend.until",
 }  # fmt: skip

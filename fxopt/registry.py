@@ -22,13 +22,13 @@ from fxopt.errors import UnknownNameError, UsageError
 
 GROUPS = {
     "pass": "passes", "backend": "backends", "workload": "models", "target": "targets", "analysis": "analyses",
-    "device": "devices",
+    "device": "devices", "block": "blocks",
 }  # fmt: skip
 """What can be registered, and the command that lists it. The entry-point groups are ``fxopt.passes``, …"""
 
 _ENTRY_GROUPS = {
     "pass": "fxopt.passes", "backend": "fxopt.backends", "workload": "fxopt.workloads", "target": "fxopt.targets",
-    "analysis": "fxopt.analyses", "device": "fxopt.devices",
+    "analysis": "fxopt.analyses", "device": "fxopt.devices", "block": "fxopt.blocks",
 }  # fmt: skip
 _loaded: dict[str, dict[str, Any]] = {kind: {} for kind in GROUPS}
 

@@ -27,6 +27,16 @@ def test_start_up_and_main_job_print_a_table():
     assert "digits_int8.toml" in _run("main_job.py", "--recipes", "digits_int8.toml", "--runs", "1")
 
 
+def test_substitution_has_a_row_for_each_method(tmp_path):
+    few = "--model resnet18 --widths 4 4 8 8 --epochs 1 --examples 90 --samples 32 --block-epochs 1 --distill 1"
+    command = [sys.executable, BENCH / "substitution.py", "run", *few.split(), "--latency", "0.95", "--entries", "off"]
+    subprocess.run([*command, "--methods", "substitute", "low_rank"], check=True, cwd=tmp_path)
+    command = [sys.executable, BENCH / "substitution.py", "show"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+    assert "| resnet18 | 0.95 | substitute |" in shown
+    assert "| resnet18 | 0.95 | low_rank |" in shown
+
+
 def test_recover_has_a_row_for_each_section(tmp_path):
     few = ("--models", "digits", "--epochs", "1", "--seeds", "2", "--examples", "360", "--out", tmp_path / "r.md")
     _run("recover.py", *few)

@@ -37,7 +37,7 @@ class Manual:
         return "\n".join(lines)
 
 
-_KINDS = ("pass", "backend", "workload", "analysis")
+_KINDS = ("pass", "backend", "workload", "analysis", "block")
 
 
 class Shown(Protocol):
@@ -51,11 +51,13 @@ class Shown(Protocol):
 
 
 def explain(name: str) -> Manual:
-    """Find a name among passes, backends, workloads and analyses. Raises UnknownNameError."""
+    """Find a name among passes, backends, workloads, analyses and the library of blocks. Raises UnknownNameError."""
     for kind in _KINDS:
         if name in registry.names(kind):
             return _manual(name, kind, registry.get(kind, name))
-    raise UnknownNameError("pass, backend, workload or analysis", name, [n for k in _KINDS for n in registry.names(k)])
+    raise UnknownNameError(
+        "pass, backend, workload, analysis or block", name, [n for k in _KINDS for n in registry.names(k)]
+    )
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,9 @@ def _manual(name: str, kind: str, thing: Any) -> Manual:
     if dataclasses.is_dataclass(thing) and isinstance(thing, type):
         hints = type_hints(thing)
         options = [(f.name, hints[f.name], f.default) for f in dataclasses.fields(thing)]
+    elif kind == "block":
+        facts["for"] = " or ".join(thing.kinds)
+        options = [(p.name, p.annotation, p.default) for p in thing.options.values()]
     elif inspect.isfunction(thing):
         parameters = inspect.signature(thing, eval_str=False).parameters.values()
         options = [(p.name, p.annotation, "needed" if p.default is p.empty else p.default) for p in parameters]

@@ -1,4 +1,4 @@
-"""Commands that show what there is: passes, backends, models, targets, devices, analyses, and the manual of each."""
+"""Commands that show what there is: passes, backends, models, targets, devices, analyses, blocks; the manual of each."""
 
 from __future__ import annotations
 
@@ -74,6 +74,12 @@ def devices(
 def analyses(load: Load = None, as_json: Json = False) -> None:
     """List the analyses: `fxopt explain NAME MODEL` shows what one finds in a model."""
     _list("analysis", load, as_json)
+
+
+@app.command()
+def blocks(load: Load = None, as_json: Json = False) -> None:
+    """List what may stand in the place of a block: the library of `substitute`."""
+    _list("block", load, as_json)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fxopt.driver.report import BackendChoice, BuildReport, Latency, SkippedNode, StepReport
+from fxopt.ir.program import Measurement
 
 
 def show_report(report: BuildReport, console: Console) -> None:
@@ -28,6 +29,7 @@ def show_report(report: BuildReport, console: Console) -> None:
     told: set[tuple[str | None, str, str]] = set()
     for step in report.steps:
         _show_choices(step, console)
+        _show_measurements(step, console)
         _show_skips(step, told, console)
     if report.choice:
         console.print(_candidates(report.choice))
@@ -94,6 +96,11 @@ def _show_choices(step: StepReport, console: Console) -> None:
     for choice in step.choices:
         line = f"{step.pass_} chose {choice.what} = {choice.value}: {choice.why}"
         console.print(f"  {escape(line)}")
+
+
+def _show_measurements(step: StepReport, console: Console) -> None:
+    for measurement in step.measurements:
+        console.print(f"  {escape(str(Measurement(**dict(measurement))))}")
 
 
 def _show_skips(step: StepReport, told: set[tuple[str | None, str, str]], console: Console) -> None:

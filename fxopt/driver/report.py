@@ -90,6 +90,16 @@ class ChosenOption(Part):
     why: str
 
 
+class MeasuredPart(Part):
+    """A figure of a part of the model that a pass measured, and what it had predicted of it."""
+
+    of: str
+    figure: str
+    value: Real
+    unit: str
+    predicted: Real | None = None
+
+
 class StepReport(Part):
     """What one step did, and what watchers found of it: see :class:`fxopt.pass_manager.step.Findings`."""
 
@@ -99,6 +109,7 @@ class StepReport(Part):
     changed: bool
     skips: list[SkippedNode]
     choices: list[ChosenOption]
+    measurements: list[MeasuredPart] = []
     delta: Costs | None = None
     seconds: float
     error: Real | None = None
@@ -124,6 +135,7 @@ class StepReport(Part):
             pass_=step.text, kind=step.kind, part_of=step.part_of, changed=step.changed,
             skips=[SkippedNode(node=s.node, source=s.source, reason=s.reason) for s in step.skips],
             choices=[ChosenOption(what=c.what, value=c.value, why=c.why) for c in step.choices],
+            measurements=[MeasuredPart(**vars(m)) for m in step.measurements],
             delta=Costs.of(step.delta) if step.delta else None, seconds=round(step.seconds, 3), cached=step.cached,
             **vars(step.findings),
         )  # fmt: skip

@@ -44,6 +44,22 @@ class Choice:
         return f"{self.what}: {self.value}, {self.why}"
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What a pass measured of a part of the program: of what, which figure, its value and unit; ``predicted`` where it was."""
+
+    of: str
+    figure: str
+    value: float
+    unit: str = ""
+    predicted: float | None = None
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        said = "" if self.predicted is None else f", predicted {self.predicted:.4g}{unit}"
+        return f"{self.of}: {self.figure} {self.value:.4g}{unit}{said}"
+
+
 @dataclass
 class Program:
     """A captured model.
@@ -62,6 +78,7 @@ class Program:
     notes: tuple[str, ...] = ()
     skips: list[Skip] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
     claims: dict[str, tuple[str, dict[int, torch.Tensor]]] = field(default_factory=dict)
     """What a pass leaves of values, by node name: the name before and indices kept by dim (``pass_manager/value_map``)."""
     kept_indices: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
@@ -286,6 +303,10 @@ class Program:
         """
         self.choices.append(Choice(what, value, why))
 
+    def measured(self, of: str, figure: str, value: float, unit: str = "", *, predicted: float | None = None) -> None:
+        """Report what a pass measured: ``measured("features.2", "SQNR", 21.3, "dB")``. The report has it with the step."""
+        self.measurements.append(Measurement(of, figure, value, unit, predicted))
+
     def fail(self, node: fx.Node, reason: str, way_out: str | None = None) -> PassError:
         """Return a PassError about ``node``, to be raised."""
         error = PassError(reason, node=self.describe(node), source=source_line(node) or None, way_out=way_out)
@@ -309,6 +330,7 @@ class Program:
         twin.ranges = dict(self.ranges)
         twin.skips = list(self.skips)
         twin.choices = list(self.choices)
+        twin.measurements = list(self.measurements)
         twin.claims = dict(self.claims)
         twin.kept_indices = {name: dict(dims) for name, dims in self.kept_indices.items()}
         return twin

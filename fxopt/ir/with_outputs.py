@@ -10,11 +10,11 @@ from torch.utils import _pytree as pytree
 from fxopt.ir.program import Program
 
 
-def with_outputs(program: Program, names: Sequence[str]) -> Program:
-    """A copy whose outputs are flat, followed by the values of the nodes called ``names``."""
+def with_outputs(program: Program, names: Sequence[str], *, own: bool = True) -> Program:
+    """A copy whose outputs are flat, followed by the values of the nodes called ``names``; without its ``own``, these alone."""
     twin = program.copy()
     nodes = {node.name: node for node in twin.graph.nodes}
-    outputs = [*twin.outputs(), *(nodes[name] for name in names)]
+    outputs = [*(twin.outputs() if own else ()), *(nodes[name] for name in names)]
     twin.graph.output_node().args = (tuple(outputs),)
     if (info := getattr(twin.graph._codegen, "pytree_info", None)) is not None:
         flat = pytree.tree_structure(tuple(outputs))

@@ -52,5 +52,7 @@ class Line:
         """Stand behind steps that were run before, at their program, which gets the history that they make."""
         history = [*self.work.history, *(result.text for result in results if result.changed)]
         self.work = dataclasses.replace(program, history=tuple(history))
-        self.work.skips, self.work.choices = list(results[-1].skips), list(results[-1].choices)
+        last = results[-1]
+        self.work.skips, self.work.choices = list(last.skips), list(last.choices)
+        self.work.measurements = list(last.measurements)
         self.results += results

@@ -12,7 +12,7 @@ from fxopt.errors import FxoptError, PassCrashError, PassError, text_of
 from fxopt.ir.cost import Cost, cost
 from fxopt.ir.dead_code import drop_unused, remove_dead
 from fxopt.ir.op_table import family
-from fxopt.ir.program import Choice, Program, Skip
+from fxopt.ir.program import Choice, Measurement, Program, Skip
 from fxopt.ir.shape_inference import derive_shapes
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.invariants import check_arity, check_calls, check_kept, lost_types, same_tensor
@@ -49,7 +49,8 @@ class Findings:
 class StepResult:
     """What one step did; ``findings`` is what watchers found of it.
 
-    The pass itself tells what it left alone, by ``program.skip``, and what it chose, by ``program.chose``.
+    The pass itself tells what it left alone, by ``program.skip``, what it chose, by ``program.chose``, and what it measured
+    of parts of the program, by ``program.measured``.
     """
 
     text: str
@@ -60,6 +61,7 @@ class StepResult:
     """Whether there are more ops behind it that quantize or dequantize."""
     skips: list[Skip] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
     cost: Cost | None = None
     delta: Cost | None = None
     seconds: float = 0.0
@@ -91,7 +93,7 @@ Watcher = Callable[[Step, Program, StepResult], contextlib.AbstractContextManage
 def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepResult:
     """Run one pass over ``program`` in place, tidy up behind it, and compute what it did."""
     result = StepResult(str(step.pass_), step.pass_.kind)
-    program.skips, program.choices = [], []
+    program.skips, program.choices, program.measurements = [], [], []
     with located(step), contextlib.ExitStack() as stack:
         for watcher in watchers:
             stack.enter_context(watcher(step, program, result))
@@ -108,6 +110,7 @@ def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepR
             result.quantizes = _codes(program) > _codes(step.before)
         result.seconds = time.perf_counter() - start
         result.skips, result.choices = list(dict.fromkeys(program.skips)), program.choices
+        result.measurements = program.measurements
     return result
 
 

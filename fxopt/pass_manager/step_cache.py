@@ -23,7 +23,7 @@ import torch
 from fxopt.errors import FxoptError
 from fxopt.ir.cost import Cost
 from fxopt.ir.node_values import Unwritable
-from fxopt.ir.program import Choice, Program, Skip
+from fxopt.ir.program import Choice, Measurement, Program, Skip
 from fxopt.ir.program_state import program_digest, read_state, state_digest, write_state
 from fxopt.pass_manager.context_reads import ContextKeys, Reads
 from fxopt.pass_manager.pass_base import Pass
@@ -136,6 +136,7 @@ def _write_result(result: StepResult) -> dict[str, Any]:
         "changed": result.changed, "quantizes": result.quantizes, "seconds": result.seconds, "findings": vars(result.findings),
         "skips": [dataclasses.asdict(skip) for skip in result.skips],
         "choices": [dataclasses.asdict(choice) for choice in result.choices],
+        "measurements": [dataclasses.asdict(measurement) for measurement in result.measurements],
         "cost": dataclasses.asdict(result.cost) if result.cost else None,
     }  # fmt: skip
 
@@ -146,4 +147,5 @@ def _read_result(plain: dict[str, Any], pass_: Pass) -> StepResult:
         str(pass_), pass_.kind, changed=plain["changed"], quantizes=plain["quantizes"], seconds=plain["seconds"],
         findings=Findings(**plain["findings"]), cost=cost, cached=True, skips=[Skip(**s) for s in plain["skips"]],
         choices=[Choice(**c) for c in plain["choices"]],
+        measurements=[Measurement(**m) for m in plain["measurements"]],
     )  # fmt: skip

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
 
 from fxopt.errors import DataError
 from fxopt.ir.program import Program
-from fxopt.numerics.execute import started
 from fxopt.passes.common.calibration_batches import calibration_batches
+from fxopt.passes.common.run_until import values_until
 from fxopt.passes.refit.counterparts import Counterpart
 from fxopt.passes.refit.normal_equations import NormalEquations
 from fxopt.workload import Workload
@@ -45,8 +44,8 @@ def summed(
     seen = 0
     with torch.no_grad():
         for leaves in calibration_batches(program, workload, samples, who):
-            wanted = _values(original, leaves, {pair.wanted for pair in level})
-            given = _values(program, leaves, {n for pair in level for n in (pair.layer.node, pair.layer.data)})
+            wanted = values_until(original, leaves, {pair.wanted for pair in level})
+            given = values_until(program, leaves, {n for pair in level for n in (pair.layer.node, pair.layer.data)})
             count = examples(leaves)
             held = count >= _HELD_OUT or seen // count % _HELD_OUT == _HELD_OUT - 1
             for pair in level:
@@ -86,17 +85,3 @@ def _add(
     found.fit.add(x[:, :cut], lack[:, :cut])
     found.held.add(x[:, cut:], lack[:, cut:])
     found.output += float(want[:, cut:].square().sum())
-
-
-def _values(program: Program, leaves: list[Any], wanted: set[fx.Node]) -> dict[fx.Node, torch.Tensor]:
-    """The values of some nodes; the program is run as far as the last of them."""
-    run, found = started(fx.Interpreter(program.module), leaves), dict[fx.Node, torch.Tensor]()
-    for node in program.graph.nodes:
-        run.env[node] = run.run_node(node)
-        if node in wanted:
-            found[node] = run.env[node].clone()  # something behind it may write there
-            if len(found) == len(wanted):
-                break
-        for gone in run.user_to_last_uses.get(node, ()):
-            del run.env[gone]
-    return found

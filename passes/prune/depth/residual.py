@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from fxopt.ir.op_table import arguments, family
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import size_expressions
-from fxopt.passes.prune.depth.stream_graph import SOURCE, stream_graph
+from fxopt.passes.prune.depth.stream_graph import SOURCE, between, stream_graph, strict_dominators
 from fxopt.passes.prune.known import elementwise as element
 from fxopt.passes.prune.known.rules import rule_of
 
@@ -82,47 +82,29 @@ class _Search:
         if call["alpha"] != 1 or first not in self.graph or second not in self.graph or first is second:
             return None
         for stream, end in ((first, second), (second, first)):
-            origin = _origin(stream)
-            if origin in self._dominators_of(end):
-                nodes = self._between([origin], end)
+            origin = origin_of(stream)
+            if origin in strict_dominators(self.dominators, end):
+                nodes = between(self.graph, [origin], end)
                 weights = _weights(self.program, self.graph, nodes)
                 branch = Branch(node, stream, end, nodes, weights)
                 return (_unequal(self.program, branch) or branch) if weights else None
         return self._reason(node, first, second)
 
-    def _dominators_of(self, node: fx.Node) -> Iterator[Any]:
-        """The strict dominators, nearest first."""
-        while (above := self.dominators.get(node)) not in (None, node):
-            yield above
-            node = above
-
-    def _between(self, stop: Iterable[Any], end: fx.Node) -> frozenset[fx.Node]:
-        """``end`` and what leads to it, as far as ``stop``."""
-        seen, todo = set(stop), [end]
-        found = set()
-        while todo:
-            node = todo.pop()
-            if node not in seen:
-                seen.add(node)
-                found.add(node)
-                todo += self.graph.predecessors(node)
-        return frozenset(found - {SOURCE})
-
     def _reason(self, node: fx.Node, first: fx.Node, second: fx.Node) -> str | None:
         for stream, end in ((first, second), (second, first)):
             if nx.has_path(self.graph, stream, end):
                 below = nx.descendants(self.graph, stream)
-                aside = self._between([stream], end) - below
+                aside = between(self.graph, [stream], end) - below
                 joins = (n for n in self.program.graph.nodes if n in aside and not below.isdisjoint(self.graph[n]))
                 return f"%{end.name} comes from %{stream.name}, but from %{next(joins).name} as well, around it"
-        above = next(self._dominators_of(node))
-        sides = [self._between([above], operand) for operand in (first, second)]
+        above = next(strict_dominators(self.dominators, node))
+        sides = [between(self.graph, [above], operand) for operand in (first, second)]
         if above == SOURCE or not all(_weights(self.program, self.graph, side) for side in sides):
             return None
         return f"neither operand is %{above.name}, which both are computed from: the stream is projected, not passed on"
 
 
-def _origin(node: fx.Node) -> fx.Node:
+def origin_of(node: fx.Node) -> fx.Node:
     """What a value is a cast, a copy or an idle dropout of: a norm may read that, and the sum the other."""
     while node.op == "call_function" and rule_of(node) in (element.same, element.dropout) and family(node) != "random":
         node = node.all_input_nodes[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import networkx as nx
@@ -46,6 +47,26 @@ def stream_graph(program: Program) -> nx.DiGraph:
         if above or any(_is_parameter(program, operand) for operand in node.all_input_nodes):
             graph.add_edges_from((operand, node) for operand in above or [SOURCE])
     return graph
+
+
+def strict_dominators(dominators: Mapping[Any, Any], node: fx.Node) -> Iterator[Any]:
+    """The strict dominators of a node, nearest first, from the immediate one of every node."""
+    while (above := dominators.get(node)) not in (None, node):
+        yield above
+        node = above
+
+
+def between(graph: nx.DiGraph, stop: Iterable[Any], end: fx.Node) -> frozenset[fx.Node]:
+    """``end`` and what leads to it, as far as ``stop``, which is left out."""
+    seen, todo = set(stop), [end]
+    found = set()
+    while todo:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            found.add(node)
+            todo += graph.predecessors(node)
+    return frozenset(found - {SOURCE})
 
 
 def made_of_weights(program: Program) -> set[fx.Node]:

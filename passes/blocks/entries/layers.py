@@ -1,0 +1,111 @@
+"""The layer of a block that has one, and layers like it written in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.ir.op_table import DIRECT, arguments, family
+from fxopt.ir.printer import op_name
+from fxopt.ir.program import Program
+from fxopt.passes.common.weight_modes import SplitWeight
+from fxopt.passes.lowrank.find_weights import find_weights
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution with a stored weight float64 ``[out, in / groups, *kernel]``, and its arguments by name."""
+
+    node: fx.Node
+    weight: torch.Tensor
+    call: dict[str, Any]
+
+    @property
+    def groups(self) -> int:
+        """Groups of channels."""
+        return int(self.call["groups"])
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Sizes of the kernel."""
+        return tuple(self.weight.shape[2:])
+
+
+def only_weight(block: Program) -> SplitWeight | str:
+    """The weight of the only layer of a block, or why there is none that can be exchanged."""
+    skips, block.skips = block.skips, []
+    found = find_weights(block)
+    block.skips = skips
+    layers = [node for node in block.graph.nodes if family(node) in ("contraction", "recurrent")]
+    if len(layers) != 1 or len(found) != 1:
+        return "it has no single layer with a stored weight"
+    if not bool(found[0].tensor.isfinite().all()) or not bool(found[0].tensor.any()):
+        return "its weight is zero, or not finite"
+    return found[0]
+
+
+def only_convolution(block: Program) -> Convolution | str:
+    """The only layer of a block, if it is a convolution with a kernel of more than one pixel; or why not."""
+    weight = only_weight(block)
+    if isinstance(weight, str):
+        return weight
+    (node,) = weight.readers
+    if op_name(node) not in DIRECT:
+        return f"{op_name(node)} is no convolution"
+    if not weight.wide:
+        return "its kernel is one pixel"
+    return Convolution(node, weight.tensor.detach().double(), arguments(node))
+
+
+def dense_convolution(block: Program) -> Convolution | str:
+    """As :func:`only_convolution`, without groups."""
+    found = only_convolution(block)
+    if isinstance(found, Convolution) and found.groups > 1:
+        return "its channels are in groups already"
+    return found
+
+
+class Layers:
+    """Convolutions written behind one another, from what a convolution reads, to stand in its place."""
+
+    def __init__(self, block: Program, like: Convolution) -> None:
+        self.block, self.like = block, like
+        self._name = str(like.call["weight"].target)
+        self.value: fx.Node = like.call["input"]
+        self._at = like.node
+
+    def spatial(self, weight: torch.Tensor, *, groups: int = 1, bias: fx.Node | None = None, **changed: Any) -> None:
+        """A convolution with the stride, padding and dilation of the one in whose place it stands."""
+        self._add(weight, {"groups": groups, "bias": bias, **changed})
+
+    def pointwise(self, weight: torch.Tensor, *, bias: fx.Node | None = None) -> None:
+        """A convolution of one pixel, with a weight ``[out, in]``."""
+        ones = [1] * len(self.like.kernel)
+        padding = "valid" if isinstance(self.like.call["padding"], str) else [0] * len(ones)
+        neutral = {"stride": ones, "padding": padding, "dilation": ones, "groups": 1, "bias": bias}
+        self._add(weight.reshape(*weight.shape, *ones), neutral)
+
+    def select(self, channels: torch.Tensor) -> None:
+        """The channels in another order, int64 ``[channels]``; nothing where that is the one they have."""
+        if torch.equal(channels, torch.arange(len(channels))):
+            return
+        order = self.block.add_tensor(f"{self._name}_order", channels, self.like.node, learned=False)
+        self._call(torch.ops.aten.index_select.default, self.value, 1, order)
+
+    def done(self) -> fx.Node:
+        """Let the readers of the convolution read the last layer; it is returned."""
+        self.block.replace(self.like.node, self.value)
+        return self.value
+
+    def _add(self, weight: torch.Tensor, changed: dict[str, Any]) -> None:
+        stored = self.block.tensor(self.like.call["weight"])
+        assert stored is not None
+        node = self.block.add_tensor(self._name, weight.to(stored.dtype).contiguous(), self.like.node)
+        given = self.like.call | {"input": self.value, "weight": node, **changed}
+        self._call(self.like.node.target, *given.values())
+
+    def _call(self, target: Any, *args: Any) -> None:
+        self.value = self._at = self.block.call(target, *args, like=self._at)

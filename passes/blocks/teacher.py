@@ -1,0 +1,104 @@
+"""The program as it was, on calibration examples: what its blocks read and give, and how far another's outputs are off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxopt.ir.program import Program
+from fxopt.numerics.execute import started
+from fxopt.pass_manager.block_entry import Samples
+from fxopt.passes.blocks.block import Block
+from fxopt.passes.common.calibration_batches import calibration_batches
+from fxopt.passes.common.run_until import values_until
+from fxopt.passes.train.soft_labels import soft_loss
+from fxopt.workload import Workload
+
+
+class Teacher:
+    """A program with its outputs on batches of flat inputs."""
+
+    def __init__(self, program: Program, batches: Sequence[list[Any]], who: str) -> None:
+        self.program, self.batches, self._who = program, batches, who
+        self._nodes = {node.name: node for node in program.graph.nodes}
+        with torch.no_grad():
+            self._outputs = [_run(program, leaves) for leaves in self.batches]
+
+    @classmethod
+    def of_data(cls, program: Program, workload: Workload | None, samples: int, who: str) -> Teacher:
+        """On training examples. Raises DataError in the name of ``who`` without data that fit."""
+        return cls(program, list(calibration_batches(program, workload, samples, who)), who)
+
+    @classmethod
+    def of_example(cls, program: Program, who: str) -> Teacher:
+        """On the example inputs."""
+        return cls(program, [program.example_leaves()], who)
+
+    def samples(self, block: Block) -> Samples:
+        """What a block reads and gives on all examples."""
+        source, end = self._nodes[block.source], self._nodes[block.end]
+        with torch.no_grad():
+            found = [values_until(self.program, leaves, {source, end}) for leaves in self.batches]
+        return Samples(torch.cat([v[source] for v in found]), torch.cat([v[end] for v in found]))
+
+    def divergence(self, program: Program) -> float:
+        """How far the outputs of another program of the same interface are from those of this one, a mean over batches.
+
+        Kullback-Leibler divergence in nats for scores [N, classes], otherwise squared error over variance; infinite where
+        the other gives no number.
+        """
+        with torch.no_grad():
+            return self._mean([_run(program, leaves) for leaves in self.batches])
+
+    def divergences(self, block: Block, programs: Sequence[Program]) -> list[float]:
+        """:meth:`divergence` with each of ``programs`` in the place of a block. What leads to the block is run once."""
+        end, source = self._nodes[block.end], self._nodes[block.source]
+        behind = _behind(self.program, end)
+        read = {n for node in (*behind, self.program.graph.output_node()) for n in node.all_input_nodes}
+        wanted = {n for n in read if n not in behind and n is not end} | {source}
+        given: list[list[list[Any]]] = [[] for _ in programs]
+        with torch.no_grad():
+            for leaves in self.batches:
+                known = values_until(self.program, leaves, wanted)
+                for outputs, program in zip(given, programs, strict=True):
+                    outputs.append(self._from(behind, known | {end: program.module(known[source])}))
+        return [self._mean(outputs) for outputs in given]
+
+    def _from(self, behind: dict[fx.Node, None], known: dict[fx.Node, Any]) -> list[Any]:
+        """The outputs with some values as they are known, and what is behind them run."""
+        run = started(fx.Interpreter(self.program.module), [])
+        run.env = dict(known)
+        for node in behind:
+            run.env[node] = run.run_node(node)
+        return _floating([run.env[out] for out in self.program.outputs() if out in run.env])
+
+    def _mean(self, given: Sequence[list[Any]]) -> float:
+        losses = [self._loss(outputs, wanted) for outputs, wanted in zip(given, self._outputs, strict=True)]
+        mean = sum(losses) / len(losses)
+        return max(0.0, mean) if mean == mean else float("inf")
+
+    def _loss(self, outputs: list[Any], wanted: list[Any]) -> float:
+        scores = len(wanted) == 1 and wanted[0].dim() == 2 and wanted[0].shape[1] > 1
+        return float(soft_loss(outputs, wanted, 1.0, classes=scores, who=self._who))
+
+
+def _run(program: Program, leaves: list[Any]) -> list[Any]:
+    nodes = {out for out in program.outputs() if isinstance(out, fx.Node)}
+    values = values_until(program, leaves, nodes)
+    return _floating([values[out] for out in program.outputs() if out in values])
+
+
+def _floating(values: list[Any]) -> list[Any]:
+    return [v for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()]
+
+
+def _behind(program: Program, end: fx.Node) -> dict[fx.Node, None]:
+    """What is computed from a node, in order."""
+    found: dict[fx.Node, None] = {}
+    for node in program.graph.nodes:
+        if node.op != "output" and any(n is end or n in found for n in node.all_input_nodes):
+            found[node] = None
+    return found
