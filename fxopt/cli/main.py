@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    from fxopt.cli import build, cache, listing, search, tools  # noqa: F401  (they add their commands to the application)
+    from fxopt.cli import build, cache, listing, nas, search, tools  # noqa: F401  (they add their commands to the application)
     from fxopt.cli.app import app
 
     app()

@@ -151,7 +151,8 @@ class _Cast:
 
     def __init__(self, data: Data, dtypes: Sequence[torch.dtype | None]) -> None:
         self._data, self._dtypes = data, dtypes
-        self.metric, self.evaluate, self.loss = data.metric, data.evaluate, getattr(data, "loss", None)
+        self.metric, self.evaluate = data.metric, data.evaluate
+        self.loss: Any = getattr(data, "loss", None)  # data that cannot be trained on have none
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
         """The same batches."""
