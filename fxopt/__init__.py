@@ -23,6 +23,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fxopt.automl.nas.nas import nas as nas
     from fxopt.automl.search import search as search
     from fxopt.backend import Backend as Backend
     from fxopt.backend import Manifest as Manifest
@@ -68,7 +69,7 @@ _HOME = {
     "Program": "ir.program", "Recipe": "driver.recipe", "rewrite_pass": "pass_manager.pattern",
     "load_program": "frontend.pt2", "save_program": "frontend.pt2", "Target": "target",
     "as_module": "ir.trainable_module", "Workload": "workload", "op_name": "ir.printer", "With": "support.options",
-    "Tune": "support.options", "search": "automl.search", "block_entry": "pass_manager.block_entry",
+    "Tune": "support.options", "search": "automl.search", "block_entry": "pass_manager.block_entry", "nas": "automl.nas.nas",
     "FxoptError": "errors", "Data": "workload", "BuildReport": "driver.report", "PassType": "pass_manager.pass_base",
     "Split": "frontend.split", "capture_split": "frontend.split", "Tail": "frontend.until",
 }  # fmt: skip

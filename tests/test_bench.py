@@ -59,3 +59,16 @@ def test_quant_accuracy_has_a_row_for_each_side_and_says_why_one_failed():
     assert float(ratio) > 30
     assert (integer, in_float, late) == ("24", "0", "0")
     assert "failed: not done after 0 s" in _run("quant_accuracy.py", *one, "ort", "--limit", "0.1")
+
+
+def test_supernet_has_a_row_for_each_range(tmp_path):
+    few = ("--model", "digits", "--epochs", "1", "--nets", "2", "--ranked", "3", "--tuned", "1", "--drawn", "12")
+    lines = _run("supernet.py", *few, "--out", tmp_path / "s.md").splitlines()
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in lines
+        if line.startswith("| 0") or line.startswith("| 1")
+    ]
+    assert len(rows) == 2
+    assert all(float(row[1]) < 1e-9 for row in rows), "each is proved"
+    assert any(line.startswith("Kendall's tau over 3") for line in lines)

@@ -65,7 +65,19 @@ def main() -> None:
 
 
 def _run() -> None:
-    from fxopt.cli import build, cache, debug, diff, graph, listing, profile, report, search, tools  # noqa: F401  (they add their commands to the application)
+    from fxopt.cli import (  # noqa: F401  (they add their commands to the application)
+        build,
+        cache,
+        debug,
+        diff,
+        graph,
+        listing,
+        nas,
+        profile,
+        report,
+        search,
+        tools,
+    )
     from fxopt.cli.app import app
 
     app()

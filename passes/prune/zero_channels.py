@@ -8,8 +8,7 @@ from annotated_types import Ge, Gt, Lt
 
 from fxopt import Context, Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
-from fxopt.ir.op_table import family, find_quantized
-from fxopt.ir.printer import op_name
+from fxopt.ir.op_table import find_quantized
 from fxopt.passes.common.channel_multiple import multiple_for
 from fxopt.passes.prune.choice.budget import Budget, within
 from fxopt.passes.prune.choice.candidates import candidates
@@ -17,10 +16,9 @@ from fxopt.passes.prune.choice.chooser import Chooser, Dead, Scope
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Unit
 from fxopt.passes.prune.coupling.leftover import report_pinned
-from fxopt.passes.prune.coupling.liveness import weight_value
 from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.importance.score import Name, Normalize, Reduce, score
-from fxopt.passes.prune.zeroing import zero
+from fxopt.passes.prune.zeroing import check_computed_weights, zero
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
 from fxopt.support.options import Tune, With
@@ -120,26 +118,9 @@ def zero_channels(
         dead = within(budget, program, context, sweep, chooser, _WHO)
     before = program.copy() if reconstruct else None
     zero(program, sweep, dead)
-    _check_computed_weights(program, sweep)
+    check_computed_weights(program, sweep, _WHO)
     if before is not None:
         _refit(before, program, context.workload, sweep, dead, samples)
-
-
-def _check_computed_weights(program: Program, sweep: Sweep) -> None:
-    """Raise PassError where a layer's weight is computed from what was zeroed, and is no longer a number.
-
-    A weight norm divides by the length of each row, which is zero now.
-    """
-    layers = [node for node in program.graph.nodes if family(node) == "contraction" and node in sweep.computed]
-    for layer in layers:
-        for weight in layer.all_input_nodes:
-            stored = weight.op == "get_attr" or weight in sweep.computed
-            if not stored and not bool(weight_value(program, weight).isfinite().all()):
-                raise program.fail(
-                    layer,
-                    f"{_WHO}: its weight is computed by {op_name(weight)}, which divides by what was zeroed",
-                    way_out="fold_constants first, which stores the weights that parametrizations compute",
-                )
 
 
 def _refit(

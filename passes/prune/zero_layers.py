@@ -9,11 +9,10 @@ from annotated_types import Ge, Gt, Lt
 from fxopt import Context, Program, graph_pass
 from fxopt.errors import OptionError
 from fxopt.ir.op_table import find_quantized
-from fxopt.passes.prune.choice.candidates import check_patterns, matches
-from fxopt.passes.prune.depth.branch_weights import zero_sites, zeroing_sites
+from fxopt.passes.prune.depth.branch_weights import zero_sites
 from fxopt.passes.prune.depth.choose_layers import LayerChooser
 from fxopt.passes.prune.depth.layer_importance import Asked, By, Layer, layer_scores
-from fxopt.passes.prune.depth.residual import find_residuals
+from fxopt.passes.prune.depth.removable_layers import removable_layers
 from fxopt.support.options import Tune, With
 
 _WHO = "zero_layers"
@@ -79,7 +78,7 @@ def zero_layers(
         raise program.fail(quantized, f"{_WHO}: the program is quantized; prune first, quantize after all other passes")
     if ratio is not None and macs is not None:
         raise OptionError(f"{_WHO}: give either ratio= or macs=, not both")
-    layers = _layers(program, keep)
+    layers = removable_layers(program, keep, _WHO)
     share = _QUARTER if ratio is None else ratio
     if macs is None and share * len(layers) + 1e-9 < 1:
         _report_too_few(program, layers, share)
@@ -89,22 +88,6 @@ def zero_layers(
     chooser = LayerChooser(program, [layer.branch for layer in layers], _WHO)
     taken = chooser.by_ratio(scores, share) if macs is None else chooser.by_macs(scores, macs)
     zero_sites(program, [site for i in taken for site in layers[i].sites])
-
-
-def _layers(program: Program, keep: tuple[str, ...]) -> tuple[Layer, ...]:
-    """The branches that may go. Raises OptionError for a name in ``keep`` that nothing has."""
-    check_patterns(keep, program.tensors(), _WHO)
-    found = find_residuals(program)
-    for node, reason in found.others:
-        program.skip(node, reason)
-    layers = []
-    for branch in found.branches:
-        sites = zeroing_sites(program, branch)
-        if isinstance(sites, str):
-            program.skip(branch.total, sites)
-        elif not any(matches(name, pattern) for name in branch.weights for pattern in keep):
-            layers.append(Layer(branch, sites))
-    return tuple(layers)
 
 
 def _report_too_few(program: Program, layers: tuple[Layer, ...], ratio: float) -> None:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt import Program
+from fxopt.ir.op_table import family
 from fxopt.ir.printer import op_name
 from fxopt.passes.prune.coupling import axes as ax
+from fxopt.passes.prune.coupling.liveness import weight_value
 from fxopt.passes.prune.coupling.sweep import Sweep
 
 
@@ -46,6 +48,23 @@ def zero(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> None:
         for tensor, mask in _produced(program, sweep, producers):
             multiply(tensor, mask)
     program.set_tensors(changed)
+
+
+def check_computed_weights(program: Program, sweep: Sweep, who: str) -> None:
+    """Raise PassError where a layer's weight is computed from what was zeroed, and is no longer a number.
+
+    A weight norm divides by the length of each row, which is zero now.
+    """
+    layers = [node for node in program.graph.nodes if family(node) == "contraction" and node in sweep.computed]
+    for layer in layers:
+        for weight in layer.all_input_nodes:
+            stored = weight.op == "get_attr" or weight in sweep.computed
+            if not stored and not bool(weight_value(program, weight).isfinite().all()):
+                raise program.fail(
+                    layer,
+                    f"{who}: its weight is computed by {op_name(weight)}, which divides by what was zeroed",
+                    way_out="fold_constants first, which stores the weights that parametrizations compute",
+                )
 
 
 def _produced(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

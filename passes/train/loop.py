@@ -30,7 +30,7 @@ Score = tuple[float, float]
 
 
 def train(program: Program, workload: Workload, how: TrainOptions, objective: Objective) -> None:
-    """Train the weights of a program and store those of the epoch that did best in validation.
+    """Train the weights of a program and store those of the epoch that did best in validation, or as the objective says.
 
     Equal options, data, versions and numbers of threads and processes give equal weights. Raises DataError without data
     that fit, and where the loss is not finite in the first epoch; PassError for a program that is quantized.
@@ -160,7 +160,7 @@ class _Training:
             loss = self._validation_loss()
             found = self.processes.agreed((self.data.evaluate(model, "validation"), -loss))
             self.waited += 1
-            if found > self.score:
+            if found > self.score or self.objective.keeps_last:
                 self.score, self.waited = found, 0
                 self.best = {name: t.detach().clone() for name, t in self.module.state_dict().items()}
 

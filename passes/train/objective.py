@@ -15,6 +15,9 @@ class Objective(torch.nn.Module):
     watched: tuple[str, ...] = ()
     """Nodes of the program whose values it looks at, see :class:`fxopt.ir.trainable_module.TrainableModule`."""
 
+    keeps_last = False
+    """Whether the weights behind the last epoch are kept, and not those that did best in validation."""
+
     def forward(self, output: Any, args: tuple[Any, ...], target: Any, module: TrainableModule) -> torch.Tensor:
         """The loss of the ``output`` that ``module`` just gave for ``args``, with gradients."""
         raise NotImplementedError

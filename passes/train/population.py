@@ -16,7 +16,7 @@ from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.workload import Workload
 
 
-class _Moments:
+class Moments:
     """Count, mean and sum of squared deviations, float64 [channels], merged batch by batch.
 
     Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1: no large squares are subtracted, so
@@ -56,7 +56,7 @@ def population(
     Runs the graph as far as the last of the norms. A program of a fixed batch size sees the last example of a batch again
     where that fills it up. Raises DataError in the name of ``who`` without usable data or at values that are not finite.
     """
-    found: dict[fx.Node, _Moments] = {}
+    found: dict[fx.Node, Moments] = {}
     with torch.no_grad():
         for leaves in calibration_batches(program, workload, images, who):
             _run(program, leaves, norms, found, who)
@@ -66,13 +66,13 @@ def population(
 
 
 def _run(
-    program: Program, leaves: list[Any], norms: Collection[fx.Node], found: dict[fx.Node, _Moments], who: str
+    program: Program, leaves: list[Any], norms: Collection[fx.Node], found: dict[fx.Node, Moments], who: str
 ) -> None:
     run, left = started(fx.Interpreter(program.module), leaves), set(norms)
     for node in program.graph.nodes:
         if node in left:
             value = run.env[arguments(node)["input"]]
-            if not found.setdefault(node, _Moments(value.shape[1])).add(value):
+            if not found.setdefault(node, Moments(value.shape[1])).add(value):
                 raise DataError(
                     f"{who} met NaN or infinity in what this reads",
                     node=program.describe(node),

@@ -1,6 +1,7 @@
 """Small networks and data to train on, and the same training in plain torch."""
 
 import copy
+import dataclasses
 import math
 
 import torch
@@ -117,3 +118,16 @@ class Images(nn.Module):
     def forward(self, x):
         x = F.relu(self.conv(x.reshape(-1, 2, 1, 3)))
         return self.head(x.view(-1, 32) if self.bound else x.flatten(1))
+
+
+def learned():
+    """The workload with the net after some epochs in plain torch; a copy for each capture."""
+    with torch.random.fork_rng():
+        net, data = Net().train(), Blobs()
+        optimizer = torch.optim.Adam(net.parameters(), 0.02)
+        for epoch in range(8):
+            for args, target in data.batches("train", batch_size=40, seed=epoch):
+                optimizer.zero_grad()
+                data.loss(net(*args), target).backward()
+                optimizer.step()
+    return dataclasses.replace(workload(), model=lambda: copy.deepcopy(net).eval())

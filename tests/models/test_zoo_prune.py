@@ -111,6 +111,9 @@ def _prune(program: Program, row: dict[str, Any], folder: Path) -> Program:
     start = time.perf_counter()
     outcome = Pipeline.parse("fold_constants, prune_channels(ratio=0.5)").run(program)
     row["seconds"] = round(time.perf_counter() - start, 1)
+    (permuted,) = Pipeline.parse("sort_channels").run(program).steps
+    assert permuted.findings.error < 1e-9
+    assert permuted.changed or not sizes, "nothing was sorted"
     pruned, left = outcome.program, cost(outcome.program)
     now = {group.name: len(group.atoms) for group in find_groups(couple(pruned))}
     removed = {name: n - now.get(name, 1) for name, n in sizes.items()}

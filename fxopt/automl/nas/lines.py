@@ -1,0 +1,28 @@
+"""Values by name in a file to which a line is added for each, so that a kill loses none but the last."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class Lines:
+    """Values that were written with this ``key``; those of another key, and a line that is torn, are passed over."""
+
+    def __init__(self, file: Path, key: str) -> None:
+        self._file, self._key = file, key
+        self.known: dict[str, Any] = {}
+        for line in file.read_text().splitlines() if file.exists() else ():
+            try:
+                of, name, value = json.loads(line)
+            except ValueError:
+                continue
+            if of == key:
+                self.known[name] = value
+
+    def add(self, name: str, value: Any) -> None:
+        """Keep a value, as JSON has it."""
+        self.known[name] = value
+        with self._file.open("a") as opened:
+            opened.write("\n" + json.dumps([self._key, name, value]))  # a torn line before it stays one of its own

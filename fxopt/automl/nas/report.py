@@ -1,0 +1,84 @@
+"""What an architecture search found: for each target the front, and how well it was predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from fxopt.automl.report import Answer
+from fxopt.driver.report import Part, Real
+from fxopt.errors import UsageError
+
+SCHEMA_VERSION = 1
+FILE = "nas.json"
+
+
+class SubnetAnswer(Answer):
+    """A sub-network on the front: its choices, and how its program and the supernet agree."""
+
+    widths: tuple[int, ...]
+    off: tuple[int, ...]
+    divergence: Real
+    """From the original, as part of the supernet, over one half of the validation split."""
+    predicted_ms: Real | None = None
+    proof: Real
+    """Relative error of the extracted program against the supernet's own sub-network, in float64."""
+
+
+class Failed(Part):
+    """A sub-network that could not be built, and why."""
+
+    passes: tuple[str, ...]
+    reason: str
+
+
+class TargetReport(Part):
+    """The search for one target. ``evolved`` and ``random`` are hypervolumes of as many sub-networks each."""
+
+    name: str
+    target: dict[str, Any]
+    limits: list[str]
+    objectives: list[str]
+    notes: list[str]
+    original: dict[str, Real]
+    measured: int
+    latency_error: Real | None = None
+    """Mean relative error of predicted latencies, of those that were left out of the fit in turn."""
+    evolved: Real
+    random: Real
+    front: list[SubnetAnswer]
+    failed: list[Failed]
+
+
+class NasReport(BaseModel):
+    """All of an architecture search; ``nas.json``. Latencies in ms, times in seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    metric: str
+    original_metric: Real
+    training: tuple[str, ...]
+    """The passes that made the supernet."""
+    widths: list[str]
+    branches: list[str]
+    whole_drop: Real
+    """By how much the largest sub-network, the trained whole, is below the original, on the validation split."""
+    notes: list[str]
+    targets: list[TargetReport]
+    seconds: float
+
+    @classmethod
+    def read(cls, folder: Path) -> NasReport:
+        """The report in the folder of a search. Raises UsageError where there is none."""
+        try:
+            return cls.model_validate_json((folder / FILE).read_bytes())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{folder} holds no architecture search: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as JSON holds them; what is None is left out."""
+        return self.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,44 @@
+"""How far sub-networks are from the original, each measured once and kept through a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.automl.evaluator import divergence
+from fxopt.automl.nas.lines import Lines
+from fxopt.automl.nas.view import Subnet, Supernet
+from fxopt.ir.program import Program
+from fxopt.numerics.execute import untouched
+from fxopt.support.machine_lock import machine
+from fxopt.workload import Data, Divisible
+from fxopt.workload.batching import examples, fixed_batch
+
+_EXAMPLES, _BATCH = 256, 64
+
+
+class Scores:
+    """Divergence from the original's outputs over one half of the validation split, by sub-network."""
+
+    def __init__(self, supernet: Supernet, original: Program, data: Data, lines: Lines) -> None:
+        self._supernet, self._lines = supernet, lines
+        half = data.half(0) if isinstance(data, Divisible) else data
+        size = fixed_batch(original)
+        found = half.batches("validation", batch_size=size or _BATCH)
+        whole: Iterator[Any] = ((args, {}) for args, _ in found if size is None or examples(args) == size)
+        self._batches = [pytree.tree_leaves(a) for a in islice(whole, max(1, _EXAMPLES // (size or _BATCH)))]
+        with torch.no_grad(), untouched(original):
+            self._wanted = [pytree.tree_leaves(original.module(*batch)) for batch in self._batches]
+
+    def of(self, subnet: Subnet) -> float:
+        """Kullback-Leibler divergence in nats for class scores, otherwise noise over signal."""
+        name = json.dumps(subnet)
+        if name not in self._lines.known:
+            with machine(alone=False):
+                self._lines.add(name, divergence(self._wanted, self._supernet.outputs(*subnet, self._batches)))
+        return float(self._lines.known[name])

@@ -1,0 +1,165 @@
+"""Permute channels so that the most important come first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch.utils import _pytree as pytree
+
+from fxopt import Context, Program, graph_pass
+from fxopt.numerics.float64 import to_float64, widen
+from fxopt.pass_manager.value_map import first_wrong
+from fxopt.passes.prune.coupling.analysis import couple
+from fxopt.passes.prune.coupling.groups import Group, find_groups
+from fxopt.passes.prune.coupling.permutation import Exchange, Permutation, exchangeable, permute
+from fxopt.passes.prune.importance.score import Name, Reduce, Scores, score
+from fxopt.support.options import With
+from fxopt.workload import Data, Workload
+from fxopt.workload.workload import Args, Split
+
+_WHO = "sort_channels"
+_TOLERANCE = 1e-9
+
+
+@graph_pass
+def sort_channels(
+    program: Program,
+    context: Context,
+    *,
+    by: Name | str = "l2",
+    reduce: Reduce = "mean",
+    samples: Annotated[int, Ge(1), With(by="taylor")] = 64,
+    seed: Annotated[int, With(by="random")] = 0,
+) -> None:
+    """Permute the channels, heads and groups so that the most important of each coupling group come first.
+
+    Channels that live and die together are permuted together, in all weights that make, scale or read them; heads move
+    as a whole. What is computed does not change: in float64 every value is compared with what it was, in its new order.
+    The first channels of a group are then what a narrower layer keeps.
+
+    ``by`` is the importance as in zero_channels, over ``samples`` training examples where it needs data.
+
+    A channel only changes places with those that every value holds alike: where half of the channels are sliced off, each
+    half is sorted for itself. Where a value holds a channel twice, as the halves of a gated linear unit do or a
+    concatenation of tied layers, sorting is tried out in float64, and left undone where a value would change. What is
+    left as it is, is reported with the reason.
+
+    before:
+        %x : f32[2,2]
+        %w = param "up.weight" : f32[3,2] = [[1, 0], [0, 3], [2, 0]]
+        %v = param "down.weight" : f32[1,3] = [[1, 2, 1]]
+        %h = aten.linear(%x, %w)
+        %y = aten.linear(%h, %v)
+        return %y
+    after:
+        %x : f32[2,2]
+        %w = param "up.weight" : f32[3,2] = [[0, 3], [2, 0], [1, 0]]
+        %v = param "down.weight" : f32[1,3] = [[2, 1, 1]]
+        %h = aten.linear(%x, %w)
+        %y = aten.linear(%h, %v)
+        return %y
+    """
+    sweep = couple(program)
+    groups = [group for group in find_groups(sweep) if len(group.atoms) > 1]
+    found = [exchange for exchange in exchangeable(sweep, groups) if _moves(program, exchange)]
+    if not groups:
+        program.skip(program.graph.output_node(), "no channels can change places")
+    if not found:
+        return
+    scores = score(
+        program,
+        sweep,
+        [exchange.group for exchange in found],
+        by=by,
+        reduce=reduce,
+        workload=_of_dtype(context.workload, program),
+        samples=samples,
+        seed=seed,
+        who=_WHO,
+    )
+    moved = np.arange(len(sweep.atoms))
+    for exchange in found:
+        if exchange.twice is None:
+            _sort(moved, exchange, scores)
+    for exchange in found:
+        if exchange.twice is not None:
+            _sort_if_exact(program, moved, exchange, scores)
+    if (moved != np.arange(len(moved))).any():
+        permute(Permutation(sweep, moved))
+
+
+def _moves(program: Program, exchange: Exchange) -> bool:
+    """Whether any atoms of a group may change places; if not, that is reported."""
+    what = f"{len(exchange.group.atoms)} {exchange.group.unit} of {exchange.group.places[0].weight}"
+    if exchange.numbered is not None:
+        program.skip(exchange.numbered, f"{what} keep their order: it numbers their positions")
+        return False
+    if all(len(atoms) == 1 for atoms in exchange.classes):
+        program.skip(_reader(exchange.group), f"{what} keep their order: each is picked by its position")
+        return False
+    return True
+
+
+def _sort(moved: np.ndarray[Any, Any], exchange: Exchange, scores: Scores) -> None:
+    for atoms in exchange.classes:
+        moved[atoms] = atoms[np.argsort(-scores[atoms], kind="stable")]
+
+
+def _sort_if_exact(program: Program, moved: np.ndarray[Any, Any], exchange: Exchange, scores: Scores) -> None:
+    """Sort a group where a value holds an atom twice, if no value changes by it; report it if one does."""
+    alone = np.arange(len(moved))
+    _sort(alone, exchange, scores)
+    twin = program.copy()
+    try:
+        permute(Permutation(couple(twin), alone))
+    except ValueError:
+        wrong = True
+    else:
+        inputs = [widen(value) for value in twin.example_leaves()]
+        wrong = first_wrong(to_float64(program), to_float64(twin), inputs, _TOLERANCE) is not None
+    if not wrong:
+        _sort(moved, exchange, scores)
+        return
+    assert exchange.twice is not None
+    group = exchange.group
+    reason = (
+        f"{len(group.atoms)} {group.unit} of {group.places[0].weight} keep their order: this holds each of them twice"
+    )
+    program.skip(exchange.twice, f"{reason}, and what reads it picks by position")
+
+
+def _reader(group: Group) -> Any:
+    weight = group.places[0].node
+    return next(iter(weight.users), weight)
+
+
+def _of_dtype(workload: Workload | None, program: Program) -> Workload | None:
+    """The workload with inputs of the program's own dtypes: a proof runs the pass on the program in float64."""
+    if workload is None or workload.data is None:
+        return workload
+    dtypes = [getattr(node.meta.get("val"), "dtype", None) for node in program.inputs()]
+    return dataclasses.replace(workload, data=_Cast(workload.data, dtypes))
+
+
+class _Cast:
+    """Data whose floating inputs have other dtypes."""
+
+    def __init__(self, data: Data, dtypes: Sequence[torch.dtype | None]) -> None:
+        self._data, self._dtypes = data, dtypes
+        self.metric, self.evaluate = data.metric, data.evaluate
+        self.loss: Any = getattr(data, "loss", None)  # data that cannot be trained on have none
+
+    def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
+        """The same batches."""
+        for args, target in self._data.batches(split, batch_size=batch_size, seed=seed):
+            leaves, spec = pytree.tree_flatten(args)
+            cast = [
+                leaf.to(dtype) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and dtype else leaf
+                for leaf, dtype in zip(leaves, self._dtypes, strict=False)
+            ]
+            yield pytree.tree_unflatten([*cast, *leaves[len(cast) :]], spec), target

@@ -1,0 +1,1 @@
+"""The supernet of a captured graph: narrower and shallower sub-networks that share its weights."""
