@@ -109,7 +109,7 @@ class StepReport(Part):
     changed: bool
     skips: list[SkippedNode]
     choices: list[ChosenOption]
-    measurements: list[MeasuredPart] = []
+    measurements: list[MeasuredPart] = Field(default_factory=list)
     delta: Costs | None = None
     seconds: float
     error: Real | None = None
