@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from fxopt.automl.report import Answer
-from fxopt.driver.report import Part, Real
+from fxopt.driver.part import Part, Real
 from fxopt.errors import UsageError
 
 SCHEMA_VERSION = 1
