@@ -51,9 +51,10 @@ def serve(address: Address, bind: str | None, say: Callable[[str], None]) -> Non
     listening, port = _listen(here, range(address.port, address.port + 1) if address.key is None else _PORTS)
     registration = None if address.key is None else Registration(address, port)
     behind = "" if registration is None else f", for the tracker at {address.host}:{address.port} as {address.key}"
-    say(f"serving at {here}:{port}{behind}{', with a token' if secret else ''}; Ctrl-C ends it")
     server = _Server(listening, secret, registration, say)
     try:
+        server.register()  # who is told that it serves can ask the tracker for it
+        say(f"serving at {here}:{port}{behind}{', with a token' if secret else ''}; Ctrl-C ends it")
         while True:
             server.step()
     finally:
@@ -109,8 +110,8 @@ class _Server:
         """Wait for something to happen, at most a second, and answer it."""
         if self._session is None and self._waiting:
             self._begin(*self._waiting.pop(0))
-        elif self._session is None and self._registration:
-            self._register(self._registration)
+        elif self._session is None:
+            self.register()
         for key, _ in self._ready.select(_PAUSE):
             key.data()
         now = time.monotonic()
@@ -127,9 +128,12 @@ class _Server:
         if self._registration:
             self._registration.close()
 
-    def _register(self, registration: Registration) -> None:
+    def register(self) -> None:
+        """See that the tracker, if there is one, knows the device."""
+        if self._registration is None:
+            return
         try:
-            registration.refresh()
+            self._registration.refresh()
             self._lost_tracker = False
         except OSError as error:
             if not self._lost_tracker:
