@@ -28,7 +28,7 @@ _WHO = "substitute"
 _RATE = 2e-3
 
 
-@graph_pass(kind="approx", stage="arch", one_of=(("choice", "macs", "latency"),))
+@graph_pass(kind="approx", one_of=(("choice", "macs", "latency"),))
 def substitute(
     program: Program,
     context: Context,

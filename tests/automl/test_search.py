@@ -171,7 +171,10 @@ def test_a_search_killed_at_twenty_moments_goes_on_to_the_same_front(found, tmp_
 @pytest.mark.slow
 def test_an_interrupt_prints_what_was_found_and_ends_with_130(tmp_path):
     out = tmp_path / "out"
-    process = subprocess.Popen(command(out, 500), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(out, 500), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
+    )  # fmt: skip
     while len(list((out / "kept").glob("*"))) < 2:  # the first of them is that of a trial that ended
         time.sleep(0.2)
         assert process.poll() is None, process.stderr.read()

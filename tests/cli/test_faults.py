@@ -174,6 +174,7 @@ from fxopt.backend import find_backend
 from fxopt.driver.lower import lower
 from fxopt.target import host
 Path("a").mkdir()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
 lower(fxopt.capture(net, (torch.randn(2, 3, 8, 8),)), find_backend("tvm"), host(), Path("a"))
 read, write = os.pipe()
