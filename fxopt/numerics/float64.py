@@ -10,6 +10,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxopt.ir.op_table import arguments
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import fake_mode
 
@@ -99,7 +100,15 @@ def _wide_call(node: fx.Node) -> tuple[Any, Any, Any]:
         from fxopt.numerics import float64_quant_ops
 
         target = float64_quant_ops.wide_twin(target)
-    return target, pytree.tree_map(widen, node.args), pytree.tree_map(widen, node.kwargs)
+    args, kwargs = pytree.tree_map(widen, (node.args, node.kwargs))
+    if target is torch.ops.aten.rms_norm.default and arguments(node)["eps"] is None:
+        args, kwargs = args[:3], {**kwargs, "eps": default_epsilon(node.meta["val"].dtype)}
+    return target, args, kwargs
+
+
+def default_epsilon(dtype: torch.dtype) -> float:
+    """What torch adds in a norm without an eps: that of the dtype, or of float32 for half precision, which is computed there."""
+    return torch.finfo(torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype).eps
 
 
 def _inner_modules(module: fx.GraphModule) -> list[fx.GraphModule]:

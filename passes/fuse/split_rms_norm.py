@@ -8,6 +8,7 @@ import torch
 
 from fxopt import Program, graph_pass
 from fxopt.ir.op_table import arguments
+from fxopt.numerics.float64 import default_epsilon
 
 aten = torch.ops.aten
 
@@ -40,7 +41,7 @@ def split_rms_norm(program: Program) -> None:
         x, weight = call["input"], call["weight"]
         dtype = x.meta["val"].dtype
         half = dtype in (torch.float16, torch.bfloat16)
-        eps = call["eps"] if call["eps"] is not None else torch.finfo(torch.float32 if half else dtype).eps
+        eps = call["eps"] if call["eps"] is not None else default_epsilon(dtype)
 
         def insert(target: Any, *args: Any, before: Any = node) -> Any:
             with program.graph.inserting_before(before):

@@ -257,3 +257,12 @@ def test_an_rms_norm_in_half_precision_is_computed_in_float32():
     program = rewrite("split_rms_norm", capture(norm, (x,)))
     assert program(x).dtype == torch.bfloat16
     assert torch.equal(program(x), norm(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_an_rms_norm_without_an_eps_is_proved_with_that_of_its_dtype(dtype):
+    name = {torch.float32: "f32", torch.float16: "f16"}[dtype]
+    program = parse_program(f"%x : {name}[3,5]; %w : {name}[5]; %y = aten.rms_norm(%x, [5], %w); return %y")
+    split = Pipeline.parse("split_rms_norm").run(program).program  # with the proof
+    x, w = torch.randn(3, 5, dtype=dtype) * 1e-3, torch.randn(5, dtype=dtype)
+    torch.testing.assert_close(split(x, w), torch.nn.functional.rms_norm(x, [5], w))
