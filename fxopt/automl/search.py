@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fxopt.automl.need_optuna  # noqa: F401  (first: what is below imports optuna)
 from fxopt.automl import account
 from fxopt.automl.apart import Apart
 from fxopt.automl.evaluator import Task

@@ -123,6 +123,14 @@ def test_a_pass_that_crashes_hangs_or_eats_memory_costs_its_trial(tmp_path):
     assert "SIGABRT" in examples or "RuntimeError" in examples
 
 
+@pytest.mark.parametrize("module", ["fxopt.automl.search", "fxopt.automl.nas.nas"])
+def test_without_optuna_the_error_says_what_to_install(module):
+    code = f"import sys; sys.modules['optuna'] = None; import importlib; importlib.import_module({module!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UsageError: a search needs optuna" in done.stderr
+    assert "pip install 'fxopt[search]'" in done.stderr
+
+
 def command(out, trials):
     written = out.parent / "recipe.toml"
     lines = "\n".join(f"{k} = {json.dumps(v)}" for k, v in RECIPE.items() if k == "passes")

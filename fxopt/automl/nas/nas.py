@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fxopt.automl.need_optuna  # noqa: F401  (first: what is below imports optuna)
 from fxopt import registry
 from fxopt.automl.nas.asked import Asked, asked
 from fxopt.automl.nas.lines import Lines
