@@ -170,7 +170,7 @@ def test_a_killed_search_goes_on_to_the_same_front(found, tmp_path):
     check_kills(found, tmp_path, [14.0])
 
 
-@pytest.mark.slow
+@pytest.mark.zoo  # minutes; one kill is in the slow tests
 def test_a_search_killed_at_twenty_moments_goes_on_to_the_same_front(found, tmp_path):
     draw = random.Random(0)
     check_kills(found, tmp_path, [draw.uniform(4, 18) for _ in range(20)])

@@ -187,6 +187,6 @@ def test_random_networks():
     sort_random(8)
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 def test_more_random_networks():
     sort_random(200)

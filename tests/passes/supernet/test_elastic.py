@@ -200,6 +200,6 @@ def test_random_networks():
     subnets_of_random_networks(3)
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 def test_more_random_networks():
     subnets_of_random_networks(150)
