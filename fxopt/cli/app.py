@@ -18,6 +18,7 @@ new_app = typer.Typer(help="Start a file of your own.", no_args_is_help=True)
 app.add_typer(new_app, name="new")
 
 Load = Annotated[list[Path] | None, typer.Option("--load", help="Python file with passes, backends or workloads.")]
+Calibrate = Annotated[Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

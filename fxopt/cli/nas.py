@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, load_files
+from fxopt.cli.app import Calibrate, Json, Load, app, load_files
 from fxopt.errors import BudgetError
 
 
@@ -31,9 +31,7 @@ def nas(
     trials: Annotated[int, typer.Option(min=2, help="Sub-networks to evolve for each target.")] = 160,
     answers: Annotated[int, typer.Option(min=1, help="Sub-networks to build for each target.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed, other sub-networks.")] = 0,
-    calibrate: Annotated[
-        Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data.")
-    ] = None,
+    calibrate: Calibrate = None,
     load: Load = None,
     as_json: Json = False,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, load_files
+from fxopt.cli.app import Calibrate, Json, Load, app, load_files
 from fxopt.cli.stopped import Stopped
 from fxopt.errors import BudgetError, OptionError
 
@@ -39,9 +39,7 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="URL of a database that several machines work on, e.g. postgresql+psycopg://…")
     ] = None,
-    calibrate: Annotated[
-        Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data.")
-    ] = None,
+    calibrate: Calibrate = None,
     load: Load = None,
     as_json: Json = False,
 ) -> None:

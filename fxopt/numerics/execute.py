@@ -91,13 +91,8 @@ def _state(program: Program, inputs: list[Any], names: Collection[str], when: st
 
 def written_outside(program: Program) -> set[str]:
     """What outlives a run that a program writes into: ``input x``, ``buffer seen``."""
-    targets = [target for node in program.graph.nodes for target in written(node)]
-    if not targets:
-        return set()
-    sets = alias_sets(program.graph)
-    roots = {sets[target] for target in targets}
     kinds = {"placeholder": "input", "get_attr": "buffer"}
-    return {f"{kinds[n.op]} {n.target}" for n in program.graph.nodes if n.op in kinds and sets[n] in roots}
+    return {f"{kinds[node.op]} {node.target}" for node in _written_into(program)}
 
 
 def started(interpreter: _Interpreter, inputs: list[Any]) -> _Interpreter:
@@ -127,12 +122,17 @@ def untouched(program: Program) -> Iterator[None]:
 
 
 def _written_weights(program: Program) -> set[int]:
+    return {id(program.tensor(node)) for node in _written_into(program) if node.op == "get_attr"}
+
+
+def _written_into(program: Program) -> list[fx.Node]:
+    """The inputs, weights and buffers whose memory a program writes into."""
     targets = [target for node in program.graph.nodes for target in written(node)]
     if not targets:
-        return set()
+        return []
     sets = alias_sets(program.graph)
     roots = {sets[target] for target in targets}
-    return {id(program.tensor(n)) for n in program.graph.nodes if n.op == "get_attr" and sets[n] in roots}
+    return [n for n in program.graph.nodes if n.op in ("placeholder", "get_attr") and sets[n] in roots]
 
 
 def _memory(tensor: torch.Tensor) -> int:
