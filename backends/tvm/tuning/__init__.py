@@ -1,7 +1,6 @@
 """Tiles found by measurement: tried in processes that stay, kept in a file that all models and sessions share.
 
 trial.py         one tile, tried; the record of a task
-line_log.py      a file of whole lines, which several processes append to
 database.py      one line a trial, for one processor and version
 proposals.py     which tile to try next
 job.py           messages between the search and its workers

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.tiling.task import Tile
-from fxopt.backends.tvm.tuning.line_log import append_line
 from fxopt.backends.tvm.tuning.trial import TaskRecord, Trial
 from fxopt.support.cache_folder import cache_folder
+from fxopt.support.line_log import append_line
 from fxopt.support.observed import reads_file
 
 if TYPE_CHECKING:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fxopt.support.line_log import append_line
+
 
 class Lines:
     """Values that were written with this ``key``; those of another key, and a line that is torn, are passed over."""
@@ -24,5 +26,4 @@ class Lines:
     def add(self, name: str, value: Any) -> None:
         """Keep a value, as JSON has it."""
         self.known[name] = value
-        with self._file.open("a") as opened:
-            opened.write("\n" + json.dumps([self._key, name, value]))  # a torn line before it stays one of its own
+        append_line(self._file, json.dumps([self._key, name, value]).encode())

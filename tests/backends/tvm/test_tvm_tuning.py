@@ -29,7 +29,6 @@ from fxopt.backends.tvm.tuning import database as databases
 from fxopt.backends.tvm.tuning import search as searches
 from fxopt.backends.tvm.tuning.database import Database
 from fxopt.backends.tvm.tuning.job import Job
-from fxopt.backends.tvm.tuning.line_log import append_line
 from fxopt.backends.tvm.tuning.proposals import propose, space
 from fxopt.backends.tvm.tuning.search import Search, search
 from fxopt.backends.tvm.tuning.trial import TaskRecord, Trial
@@ -38,6 +37,7 @@ from fxopt.backends.tvm.tuning.worker_pool import Workers
 from fxopt.driver.lower import legalized, lower
 from fxopt.errors import BackendError
 from fxopt.numerics.error_metrics import relative_error, sqnr
+from fxopt.support.line_log import append_line
 from fxopt.target import Target
 from fxopt.target.detect import host
 from fxopt.testing import small_workload
@@ -123,7 +123,7 @@ def test_trials_of_another_tvm_other_schedules_or_another_processor_are_not_used
 _WRITER = """
 import sys
 from pathlib import Path
-from fxopt.backends.tvm.tuning.line_log import append_line
+from fxopt.support.line_log import append_line
 for i in range(150):
     append_line(Path(sys.argv[1]), f'{{"by": {sys.argv[2]}, "i": {i}, "filled": "{"x" * 5000}"}}'.encode())
 """
