@@ -16,6 +16,7 @@ from fxopt.backend import Backend, find_backend
 from fxopt.driver.int8_check import ValueCheck, check_values
 from fxopt.driver.intermediate_values import Exposed, quantized_values
 from fxopt.driver.report import Agreement, QuantizedValues
+from fxopt.driver.tie_floor import tie_floor
 from fxopt.errors import BackendError, DisagreementError, UsageError, last_line
 from fxopt.ir.op_table import find_quantized
 from fxopt.ir.printer import type_text
@@ -40,8 +41,8 @@ class Fidelity:
 
     A program in float must be met to 1e-3 relative, or the root of its largest epsilon where that is more, as in half
     precision, whose roundings a backend may leave out. A quantized one must be met to 30 dB, or to 6 dB below its rounding
-    floor where that is less: what two evaluations of the same quantized graph in float differ by, as a deep network makes
-    much of a tie that falls the other way. Where ``noise_db`` is given, a signal-to-noise ratio of that many dB is
+    floor where that is less: what two evaluations of the same quantized graph in float differ by, or the graph with as many
+    codes a step off as its kernels have (:mod:`fxopt.driver.tie_floor`), as a deep network makes much of a single tie. Where ``noise_db`` is given, a signal-to-noise ratio of that many dB is
     enough, which is for runtimes that compute in fewer bits. ``seconds`` is what the program took.
     """
 
@@ -92,14 +93,15 @@ class Fidelity:
             ratios.append(sqnr(want, got))
         error, ratio = max(errors), min(ratios)
         values: QuantizedValues | None = None
+        checks: list[list[ValueCheck]] = []
         who = built.manifest.backend
         if self._quantized:
             backend = find_backend(who)
             cheap = type(backend).expose is not Backend.expose
             if expose is not None and quantized_values(self._program) and (cheap or ratio < _CLEAR_DB):
-                values = self._check_values(backend, expose())
+                values, checks = self._check_values(backend, expose())
             if ratio < _QUANTIZED_DB:
-                self._check_noise(who, ratio, values is not None and values.codes is not None)
+                self._check_noise(who, ratio, checks)
         elif error > self._room and (self._noise_db is None or ratio < self._noise_db):
             limit = f"{self._room:.2g} relative" + ("" if self._noise_db is None else f" or {self._noise_db:.1f} dB")
             raise DisagreementError(
@@ -120,11 +122,13 @@ class Fidelity:
                 way_out="a size of the example was built in: capture with fixed sizes (dynamic=None), or take another backend",
             ) from error
 
-    def _check_values(self, backend: Backend, exposed: Exposed) -> QuantizedValues:
+    def _check_values(self, backend: Backend, exposed: Exposed) -> tuple[QuantizedValues, list[list[ValueCheck]]]:
+        """What was found in all, and each value for each of the inputs. Raises DisagreementError."""
         try:
-            checks = [check for probe in self._probes for check in self._values(exposed, probe)]
+            found = [self._values(exposed, probe) for probe in self._probes]
         except RuntimeError as error:  # a dtype that the model's code fixes: the twin in float64 does not run
-            return QuantizedValues(not_checked=f"the program does not run in float64: {last_line(error)}")
+            return QuantizedValues(not_checked=f"the program does not run in float64: {last_line(error)}"), []
+        checks = [check for of_probe in found for check in of_probe]
         # what lies between integers may be in fewer bits than float32, where that was asked for; integers may not
         bounded = [check for check in checks if check.exact or not backend.rounds_floats]
         wrong = {check.node: check for check in bounded if check.wrong(self._room)}
@@ -137,26 +141,32 @@ class Fidelity:
                 way_out="the runtime's kernels for these, or how they were lowered, are wrong here: leave them in float, "
                 "quantize(keep_float=(…,)), or take another backend",
             )
-        return QuantizedValues(
+        values = QuantizedValues(
             codes=sum(check.numbers for check in checks),
             off=sum(check.near + check.far for check in checks),
             most_steps=max((check.worst for check in checks), default=0),
         )
+        return values, found
 
     def _values(self, exposed: Exposed, probe: list[Any]) -> list[ValueCheck]:
         args, kwargs = _arguments(self._program, probe, as_numpy=True)
         outputs, codes = exposed(*args, **kwargs)
         return check_values(self._program, self._wide, copied(probe), outputs, codes)
 
-    def _check_noise(self, who: str, ratio: float, values_hold: bool) -> None:
+    def _check_noise(self, who: str, ratio: float, checks: list[list[ValueCheck]]) -> None:
+        """Raises DisagreementError where ``ratio`` is less than rounding explains; ``checks`` are of values that hold."""
         limits = [_QUANTIZED_DB, self.floor_db - _BELOW_FLOOR_DB, *([] if self._noise_db is None else [self._noise_db])]
+        reasons = f"30, or 6 below the {self.floor_db:.1f} that two evaluations of it in float keep"
+        if ratio < min(limits) and checks:
+            ties = min(tie_floor(self._wide, probe, found) for probe, found in zip(self._probes, checks, strict=True))
+            limits.append(ties - _BELOW_FLOOR_DB)
+            reasons += f", or 6 below the {ties:.1f} that it keeps with as many codes a step off"
         if ratio < min(limits):
             raise DisagreementError(
-                f"what {who} built keeps {ratio:.1f} dB of the quantized program; allowed {min(limits):.1f} dB (30, or 6 below "
-                f"the {self.floor_db:.1f} that two evaluations of it in float keep)",
+                f"what {who} built keeps {ratio:.1f} dB of the quantized program; allowed {min(limits):.1f} dB ({reasons})",
                 way_out="each quantized value is right on its own inputs, and small differences add up: leave delicate layers in "
                 "float, as fxopt explain quant shows them"
-                if values_hold
+                if checks
                 else _WAY_OUT,
             )
 

@@ -29,7 +29,7 @@ _NEAR_SHARE, _FEW = 0.1, 16
 
 @dataclass(frozen=True)
 class ValueCheck:
-    """One value: ``node`` computes it, ``exact`` if by a convolution or product of integers.
+    """One value: ``node`` computes it, ``exact`` if by a convolution or product of integers; ``value`` names what quantizes it.
 
     Of ``numbers`` codes ``near`` are one step off and ``far`` more, ``worst`` the most; of an output in float ``error`` is
     the largest relative difference, and the others are 0.
@@ -42,6 +42,7 @@ class ValueCheck:
     far: int = 0
     worst: int = 0
     error: float = 0.0
+    value: str = ""
 
     def wrong(self, room: float) -> bool:
         """Whether this cannot be rounding; ``room`` is the relative difference that an output in float may have."""
@@ -99,7 +100,7 @@ class _Replay(fx.Interpreter):
         steps = (got.to(torch.int32) - value.to(torch.int32)).abs()
         far, worst = int((steps > 1).sum()), int(steps.max()) if steps.numel() else 0
         near = int((steps == 1).sum())
-        self.found.append(ValueCheck(maker(node), _is_exact(node), value.numel(), near, far, worst))
+        self.found.append(ValueCheck(maker(node), _is_exact(node), value.numel(), near, far, worst, value=n.name))
         return got
 
 

@@ -1,0 +1,44 @@
+"""What codes a step off make of the outputs, against sums that are done by hand."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from fxopt import Pipeline
+from fxopt.driver.int8_check import ValueCheck
+from fxopt.driver.intermediate_values import quantized_values
+from fxopt.driver.tie_floor import tie_floor
+from fxopt.frontend.capture import capture
+from fxopt.numerics.float64 import to_float64
+from fxopt.testing import small_workload
+
+
+def _twin():
+    """Sixteen numbers in codes, each passed on by itself: a code that is off is one number that is off by a step."""
+    keep = nn.Linear(16, 16, bias=False)
+    with torch.no_grad():
+        keep.weight.copy_(torch.eye(16))
+    workload = small_workload(capture(keep, (torch.rand(1, 16),)))
+    program = Pipeline.parse("insert_qdq").run(workload.capture(), workload=workload, watchers=()).program
+    return to_float64(program), quantized_values(program)
+
+
+def _off(node, count):
+    return ValueCheck(node, True, 16, near=count, value=node.name)
+
+
+def test_each_code_that_is_off_adds_the_square_of_a_step():
+    twin, nodes = _twin()
+    x = torch.full((1, 16), 0.5)
+    scale = nodes[0].args[1]
+    codes = np.round(0.5 / scale)
+    for count in (1, 4, 16):
+        want = 10 * math.log10(16 * (codes * scale) ** 2 / (count * scale**2))
+        assert abs(tie_floor(twin, [x], [_off(nodes[0], count)]) - want) < 1e-3
+
+
+def test_nothing_off_allows_nothing():
+    twin, nodes = _twin()
+    assert tie_floor(twin, [torch.rand(1, 16)], [_off(nodes[0], 0)]) == math.inf
