@@ -42,8 +42,9 @@ class Fidelity:
     A program in float must be met to 1e-3 relative, or the root of its largest epsilon where that is more, as in half
     precision, whose roundings a backend may leave out. A quantized one must be met to 30 dB, or to 6 dB below its rounding
     floor where that is less: what two evaluations of the same quantized graph in float differ by, or the graph with as many
-    codes a step off as its kernels have (:mod:`fxopt.driver.tie_floor`), as a deep network makes much of a single tie. Where ``noise_db`` is given, a signal-to-noise ratio of that many dB is
-    enough, which is for runtimes that compute in fewer bits. ``seconds`` is what the program took.
+    codes a step off as its kernels have (:mod:`fxopt.driver.tie_floor`), as a deep network makes much of a single tie.
+    Where ``noise_db`` is given, a signal-to-noise ratio of that many dB is enough, which is for runtimes that compute in
+    fewer bits. ``seconds`` is what the program took.
     """
 
     def __init__(self, program: Program, noise_db: float | None = None) -> None:

@@ -16,7 +16,7 @@ from fxopt.driver.artifact_values import ArtifactValues, KeptIndices
 from fxopt.driver.default_cache import default_cache
 from fxopt.driver.int8_check import maker
 from fxopt.driver.layer_errors import Observed, observe
-from fxopt.driver.layers import Layer, layers_of
+from fxopt.driver.layers import LayerFigures, layers_of
 from fxopt.driver.lower import legalized
 from fxopt.driver.part import Part, Real
 from fxopt.driver.plan import Plan, resolve
@@ -172,7 +172,7 @@ def _rows(seen: dict[str, Observed], program: Program) -> list[LayerError]:
     nodes = {node.name: node for node in program.graph.nodes}
     rows = []
     for name, value in seen.items():
-        layer = layers.get(maker(nodes[name]).name, Layer(name=name, op=str(nodes[name].op)))
+        layer = layers.get(maker(nodes[name]).name, LayerFigures(name=name, op=str(nodes[name].op)))
         noise = value.all.noise
         rows.append(
             LayerError(

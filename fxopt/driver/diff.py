@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from fxopt.driver.layers import Layer
+from fxopt.driver.layers import LayerFigures
 from fxopt.driver.part import Part, Real
 from fxopt.driver.report import BuildReport, Figures
 
@@ -113,7 +113,7 @@ def _layers(a: BuildReport, b: BuildReport) -> list[Difference]:
     return [Difference(kind="layer", what=what, a=x, b=y) for what, x, y in _unequal(*sides)]
 
 
-def _facts(layer: Layer) -> str:
+def _facts(layer: LayerFigures) -> str:
     facts = [
         layer.module,
         layer.op,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fxopt.ir.program import Program
 
 
-class Layer(Part):
+class LayerFigures(Part):
     """One op of a program. ``inputs`` are the names of the ops that it reads; ``module`` is the path of the module that called
     it, or of the nearest that is known; ``weight_bytes`` are those of the weights that it reads, scales and all.
     """
@@ -31,7 +31,7 @@ class Layer(Part):
     """Of a contraction, what its operands are held in: ``float32``, ``int8``, or ``int4 weights`` where only these are."""
 
 
-def layers_of(program: Program) -> list[Layer]:
+def layers_of(program: Program) -> list[LayerFigures]:
     """Every op of a program in its order; MACs are of what :func:`fxopt.ir.cost.macs_of` says.
 
     Ops that only decode a weight are part of the op that reads it.
@@ -50,7 +50,7 @@ def layers_of(program: Program) -> list[Layer]:
         weights = {id(t): t for operand in node.all_input_nodes for t in stored.get(operand, ())}
         modules[node] = _module(node, operands, modules)
         rows.append(
-            Layer(
+            LayerFigures(
                 name=node.name, op=op_name(node), module=modules[node], source=source_line(node),
                 type=type_text(node.meta.get("val"), dims), inputs=tuple(operand.name for operand in operands),
                 macs=macs.get(node, 0),

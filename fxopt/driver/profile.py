@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fxopt.backend import find_backend
 from fxopt.backend.kernel_time import KernelTime
-from fxopt.driver.layers import Layer
+from fxopt.driver.layers import LayerFigures
 from fxopt.driver.part import Part
 from fxopt.driver.report import BuildReport, Latency
 from fxopt.errors import DeviceError
@@ -99,7 +99,7 @@ def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str |
     )  # fmt: skip
 
 
-def layer_times(kernels: Sequence[KernelTime], layers: Sequence[Layer]) -> list[LayerTime]:
+def layer_times(kernels: Sequence[KernelTime], layers: Sequence[LayerFigures]) -> list[LayerTime]:
     """Times by layer. A kernel belongs to the op with most work of those that it computes, which are the nodes that the runtime
     names and what these read that no other kernel computes.
     """
@@ -124,7 +124,7 @@ def layer_times(kernels: Sequence[KernelTime], layers: Sequence[Layer]) -> list[
     return rows
 
 
-def _absorbed(nodes: Sequence[str], claimed: set[str], known: dict[str, Layer]) -> list[str]:
+def _absorbed(nodes: Sequence[str], claimed: set[str], known: dict[str, LayerFigures]) -> list[str]:
     """The nodes of a kernel that are known, and what they are computed from that belongs to no kernel of its own."""
     found = {name: None for name in nodes if name in known}
     left = list(found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from fxopt.backend import read_json
-from fxopt.driver.layers import Layer
+from fxopt.driver.layers import LayerFigures
 from fxopt.driver.part import Part, Real
 from fxopt.errors import BackendError, UsageError
 from fxopt.runtime.staging import REPORT
@@ -277,9 +277,9 @@ class BuildReport(BaseModel):
     seconds: dict[str, float]
     program: str | None = None
     """sha256 of the program that was lowered, by which it is known again; None where that cannot be written."""
-    layers_before: list[Layer] = []
+    layers_before: list[LayerFigures] = []
     """The ops of the model as captured."""
-    layers: list[Layer] = []
+    layers: list[LayerFigures] = []
     """The ops of the program that was lowered, in the form that the backend takes."""
     folder: str | None = None
     """Where the artifact is; not in ``report.json`` itself."""

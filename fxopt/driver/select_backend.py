@@ -44,7 +44,7 @@ def choose(
         timings = race(calls, lambda names, blocks: time_artifacts({n: calls[n] for n in names}, blocks=blocks))
         for name, timing in timings.items():
             running[name].timing = timing
-        holds = _Budget(plan, program)
+        holds = _BudgetCheck(plan, program)
         for name in ranked(timings):
             if holds(running[name]):
                 return _chosen(running[name], tried)
@@ -57,7 +57,7 @@ def choose(
     )
 
 
-class _Budget:
+class _BudgetCheck:
     """The budget of the recipe, but for latency, which the fastest keeps or nobody; misses become reasons."""
 
     def __init__(self, plan: Plan, program: Program) -> None:

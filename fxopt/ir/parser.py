@@ -27,7 +27,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from fxopt.errors import PassError
 from fxopt.ir.builder import assemble
-from fxopt.ir.parser_tokens import Place, find_op, read_arguments, scan_call
+from fxopt.ir.parser_tokens import Position, find_op, read_arguments, scan_call
 from fxopt.ir.parser_types import CONSTANTS, TensorType, example_input, example_weight, read_type
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
@@ -66,15 +66,15 @@ class _Reader:
         self.env = ShapeEnv()
         self.mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=True)
         self.nodes: dict[str, fx.Node] = {}
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, Position] = {}
         self.sizes: dict[str, tuple[int, torch.SymInt]] = {}
         self.inputs: list[Any] = []
         self.weights: dict[str, str] = {}
-        self.claims: list[tuple[fx.Node, TensorType, Place]] = []
+        self.claims: list[tuple[fx.Node, TensorType, Position]] = []
         self.returned: Any = None
 
     def read(self, text: str) -> Program:
-        place = Place(text, "", 1, 0)
+        place = Position(text, "", 1, 0)
         for place in statements(text):
             if self.returned is not None:
                 raise place.error("nothing behind the return line")
@@ -92,7 +92,7 @@ class _Reader:
         self._check_types(program)
         return program
 
-    def _statement(self, place: Place) -> None:
+    def _statement(self, place: Position) -> None:
         if match := _RETURN.match(place.text):
             self.returned = read_arguments(place, match.end(), len(place.text), self.nodes)[0]
             if not self.returned:
@@ -108,16 +108,16 @@ class _Reader:
         else:
             raise place.error("'%x : type', '%w = param \"name\" : type', '%y = op(…)' or 'return %y'")
 
-    def _is_free(self, place: Place, name: str) -> None:
+    def _is_free(self, place: Position, name: str) -> None:
         if name in self.nodes:
             raise place.error(f"a new name, %{name} is taken", 0)
 
-    def _add(self, place: Place, name: str, node: fx.Node) -> fx.Node:
+    def _add(self, place: Position, name: str, node: fx.Node) -> fx.Node:
         self.nodes[name] = node
         self.places[name] = place
         return node
 
-    def _input(self, place: Place, match: re.Match[str]) -> None:
+    def _input(self, place: Position, match: re.Match[str]) -> None:
         self._is_free(place, match[1])
         kind, _ = read_type(place, match.end())
         node = self._add(place, match[1], self.graph.create_node("placeholder", match[1], name=match[1]))
@@ -139,7 +139,7 @@ class _Reader:
             self.sizes[name] = (hint, made)
         return self.sizes[name]
 
-    def _param(self, place: Place, name: str, match: re.Match[str]) -> None:
+    def _param(self, place: Position, name: str, match: re.Match[str]) -> None:
         colon = place.text.find(":", match.end())
         if colon < 0 or place.text[match.end() : colon].strip():
             raise place.error("':' and the type of the weight", match.end())
@@ -155,7 +155,7 @@ class _Reader:
         _store(self.root, target, value, place)
         self._add(place, name, self.graph.create_node("get_attr", target, name=name))
 
-    def _call(self, place: Place, name: str, start: int) -> None:
+    def _call(self, place: Position, name: str, start: int) -> None:
         paren, close = scan_call(place, start)
         target = find_op(place, start, paren)
         args, kwargs = read_arguments(place, paren + 1, close, self.nodes)
@@ -181,7 +181,7 @@ class _Reader:
                 raise place.error(f"the type that follows from the operands, {got}, got {want}", place.text.rindex(":"))
 
 
-def _literal(place: Place, start: int, shape: list[int], dtype: torch.dtype) -> torch.Tensor | None:
+def _literal(place: Position, start: int, shape: list[int], dtype: torch.dtype) -> torch.Tensor | None:
     """The values behind a weight's type; None if there are none."""
     rest = place.text[start:].strip()
     if not rest.startswith("="):
@@ -195,14 +195,14 @@ def _literal(place: Place, start: int, shape: list[int], dtype: torch.dtype) -> 
     return value
 
 
-def statements(text: str) -> Iterator[Place]:
+def statements(text: str) -> Iterator[Position]:
     """Yield the statements of a text with their places; comments and empty ones are left out."""
     for number, line in enumerate(text.splitlines(), 1):
         start = 0
         for end in [*_ends(line), len(line)]:
             piece = line[start:end]
             if piece.strip():
-                yield Place(text, piece.strip(), number, start + len(piece) - len(piece.lstrip()))
+                yield Position(text, piece.strip(), number, start + len(piece) - len(piece.lstrip()))
             start = end + 1
             if line[end:start] == "#":
                 break
@@ -213,7 +213,7 @@ def _ends(line: str) -> list[int]:
     return [match.start() for match in _QUOTED_OR_END.finditer(line) if match[0] in ";#"]
 
 
-def _store(root: torch.nn.Module, target: str, value: torch.Tensor, place: Place) -> None:
+def _store(root: torch.nn.Module, target: str, value: torch.Tensor, place: Position) -> None:
     owner = root
     *path, leaf = target.split(".")
     try:

@@ -31,7 +31,7 @@ _NUMBERS = {"inf": float("inf"), "nan": float("nan")}
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """One statement of a text: where it begins, for messages that point at it. Lines and columns count from 1."""
 
     whole: str
@@ -51,7 +51,7 @@ class Place:
         return UsageError(f"program text, {where}: expected {expected}\n{picture}")
 
 
-def scan_call(place: Place, start: int) -> tuple[int, int]:
+def scan_call(place: Position, start: int) -> tuple[int, int]:
     """Positions of the bracket that opens a call's arguments and of the one that closes them. Raises UsageError."""
     paren = place.text.find("(", start)
     if paren < 0 or not re.fullmatch(r"[A-Za-z_][\w.]*", place.text[start:paren].strip()):
@@ -72,7 +72,7 @@ def scan_call(place: Place, start: int) -> tuple[int, int]:
     raise place.error("')' that closes the arguments", len(place.text))
 
 
-def find_op(place: Place, start: int, end: int) -> Callable[..., Any]:
+def find_op(place: Position, start: int, end: int) -> Callable[..., Any]:
     """Op of a name like ``aten.mean.dim``. Raises UnknownNameError with the nearest names and the place."""
     name = place.text[start:end].strip()
     if name in FUNCTIONS:
@@ -101,7 +101,7 @@ def _known_ops(namespace: str) -> list[str]:
 
 
 def read_arguments(
-    place: Place, start: int, end: int, nodes: dict[str, fx.Node]
+    place: Position, start: int, end: int, nodes: dict[str, fx.Node]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and named arguments written between two positions. Raises UsageError; nothing is executed."""
 
@@ -125,7 +125,7 @@ def read_arguments(
     return args, {str(name): value for name, value in named}
 
 
-def _value(place: Place, start: int, node: ast.expr, nodes: dict[str, fx.Node]) -> Any:
+def _value(place: Position, start: int, node: ast.expr, nodes: dict[str, fx.Node]) -> Any:
     if isinstance(node, ast.Name):
         return _named(place, start, node.id, nodes)
     if isinstance(node, (ast.List, ast.Tuple)):
@@ -147,7 +147,7 @@ def _value(place: Place, start: int, node: ast.expr, nodes: dict[str, fx.Node]) 
         ) from None
 
 
-def _named(place: Place, start: int, name: str, nodes: dict[str, fx.Node]) -> Any:
+def _named(place: Position, start: int, name: str, nodes: dict[str, fx.Node]) -> Any:
     if name.startswith(_PREFIX):
         wanted = name.removeprefix(_PREFIX)
         if wanted not in nodes:

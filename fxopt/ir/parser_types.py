@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fxopt.ir.parser_tokens import Place
+from fxopt.ir.parser_tokens import Position
 from fxopt.ir.printer import DTYPES
 
 DTYPE_NAMES: dict[str, torch.dtype] = {name: dtype for dtype, name in DTYPES.items()}
@@ -36,7 +36,7 @@ class TensorType:
         return TensorType(self.dtype, tuple(names.get(s, s) if isinstance(s, str) else s for s in self.shape))
 
 
-def read_type(place: Place, start: int, *, several: bool = False) -> tuple[TensorType | str, int]:
+def read_type(place: Position, start: int, *, several: bool = False) -> tuple[TensorType | str, int]:
     """Read a type at ``start``; return it and where it ends. Raises UsageError.
 
     A type of several values, ``(f32[2], f32[2])``, or with a derived size gives its text if ``several`` allows it.

@@ -16,7 +16,7 @@ _PRODUCTS = {"aten.mm": ("self", "mat2"), "aten.matmul": ("self", "other"), "ate
 
 
 @dataclass(frozen=True)
-class Layer:
+class MatrixLayer:
     """A linear, matrix product or convolution: ``matrix(weight)`` is ``[groups, out / groups, in / groups, kernel]``."""
 
     node: fx.Node
@@ -73,17 +73,17 @@ class Layer:
         return read.unflatten(1, (self.groups, -1)).transpose(0, 1), given.unflatten(1, (self.groups, -1))
 
 
-def layer_of(node: fx.Node, weight: fx.Node) -> Layer | str:
+def layer_of(node: fx.Node, weight: fx.Node) -> MatrixLayer | str:
     """The layer that reads this weight, or the reason why it is left alone."""
     packet, call = _packet(node), arguments(node)
     if packet == "aten.linear" and call["weight"] is weight and weight.meta["val"].dim() == 2:
-        return Layer(node, call["input"], weight, call["bias"])
+        return MatrixLayer(node, call["input"], weight, call["bias"])
     if packet in _CONVOLUTIONS and call["weight"] is weight:
-        return Layer(node, call["input"], weight, call["bias"], call["groups"])
+        return MatrixLayer(node, call["input"], weight, call["bias"], call["groups"])
     data, second = _PRODUCTS.get(packet, ("", ""))
     plain = call.get("alpha", 1) == call.get("beta", 1) == 1
     if second and call[second] is weight and weight.meta["val"].dim() == 2 and plain:
-        return Layer(node, call[data], weight, call["self"] if packet == "aten.addmm" else None, transposed=True)
+        return MatrixLayer(node, call[data], weight, call["self"] if packet == "aten.addmm" else None, transposed=True)
     return f"{packet} with this weight is not refitted; linear, matrix products and convolutions are"
 
 

@@ -27,7 +27,7 @@ _HALF = 0.5
 
 
 @dataclass(frozen=True)
-class Rule:
+class RankRule:
     """One way to choose ranks; at most one field is set, and half of each layer's size goes if none is."""
 
     rank: int | None = None

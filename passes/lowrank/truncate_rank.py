@@ -12,7 +12,7 @@ from fxopt.passes.common.channel_multiple import multiple_for
 from fxopt.passes.common.weight_modes import SplitWeight
 from fxopt.passes.lowrank.approximate import approximate, approximate_cp
 from fxopt.passes.lowrank.chain import Price
-from fxopt.passes.lowrank.choose_ranks import By, Rule
+from fxopt.passes.lowrank.choose_ranks import By, RankRule
 from fxopt.passes.lowrank.find_weights import find_weights, not_finite
 from fxopt.passes.lowrank.rank_points import FORMS, Alternatives, Choices, Form, choices
 from fxopt.passes.lowrank.whitening import Whitening, whitenings
@@ -89,7 +89,7 @@ def truncate_rank(
 
     The graph stays as it is: the weight has rank 2.
     """
-    rule = Rule(rank, ratio, energy, vbmf, macs, params, latency, metric_drop)
+    rule = RankRule(rank, ratio, energy, vbmf, macs, params, latency, metric_drop)
     rule.check(form, by, _WHO)
     weights = _wanted(program, keep, only)
     if multiple == "target":

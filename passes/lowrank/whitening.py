@@ -15,7 +15,7 @@ from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.numerics.module_state import copied
 from fxopt.passes.common.calibration_batches import calibration_batches
-from fxopt.passes.common.layer_rows import Layer
+from fxopt.passes.common.layer_rows import MatrixLayer
 from fxopt.passes.common.weight_modes import SplitWeight
 from fxopt.passes.lowrank.find_weights import OPERANDS, PRODUCTS
 from fxopt.workload import Workload
@@ -129,7 +129,7 @@ class _Moments(fx.Interpreter):
             read, value = read[None], value[None]
         if self._patches and weight.kind == "convolution":
             operand = arguments(node)["weight"]
-            layer = Layer(node, source, operand, None, weight.groups)
+            layer = MatrixLayer(node, source, operand, None, weight.groups)
             rows, _ = layer.rows(read, value, _POSITIONS * len(read), self._generator)
             return rows.flatten(2)
         return read.movedim(1, -1).reshape(-1, weight.groups, read.shape[1] // weight.groups).transpose(0, 1)

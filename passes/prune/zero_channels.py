@@ -10,7 +10,7 @@ from fxopt import Context, Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
 from fxopt.ir.op_table import find_quantized
 from fxopt.passes.common.channel_multiple import multiple_for
-from fxopt.passes.prune.choice.budget import Budget, within
+from fxopt.passes.prune.choice.budget import CostBudget, within
 from fxopt.passes.prune.choice.candidates import candidates
 from fxopt.passes.prune.choice.chooser import Chooser, Dead, Scope
 from fxopt.passes.prune.coupling.analysis import couple
@@ -86,10 +86,10 @@ def zero_channels(
     quantized = find_quantized(program.graph)
     if quantized is not None:
         raise program.fail(quantized, f"{_WHO}: the program is quantized; prune first, quantize after all other passes")
-    budget = Budget(macs, params, latency_ms)
-    if budget != Budget(None, None, None) and ratio is not None:
+    budget = CostBudget(macs, params, latency_ms)
+    if budget != CostBudget(None, None, None) and ratio is not None:
         raise OptionError(f"{_WHO}: give either ratio= or budgets (macs=, params=, latency_ms=), not both")
-    unbound = budget == Budget(None, None, None)
+    unbound = budget == CostBudget(None, None, None)
     sweep = couple(program)
     groups = candidates(program, sweep, units, keep, _WHO, only=only)
     report_pinned(program, sweep)

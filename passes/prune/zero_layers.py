@@ -11,7 +11,7 @@ from fxopt.errors import OptionError
 from fxopt.ir.op_table import find_quantized
 from fxopt.passes.prune.depth.branch_weights import zero_sites
 from fxopt.passes.prune.depth.choose_layers import LayerChooser
-from fxopt.passes.prune.depth.layer_importance import Asked, By, Layer, layer_scores
+from fxopt.passes.prune.depth.layer_importance import Asked, By, ScoredBranch, layer_scores
 from fxopt.passes.prune.depth.removable_layers import removable_layers
 from fxopt.support.options import Tune, With
 
@@ -90,7 +90,7 @@ def zero_layers(
     zero_sites(program, [site for i in taken for site in layers[i].sites])
 
 
-def _report_too_few(program: Program, layers: tuple[Layer, ...], ratio: float) -> None:
+def _report_too_few(program: Program, layers: tuple[ScoredBranch, ...], ratio: float) -> None:
     """Say that nothing can go, or that the ratio is less than one branch; nothing to say where nothing was to go."""
     if not layers:
         program.skip(program.graph.output_node(), "the program has no residual branch that can go")

@@ -10,7 +10,7 @@ from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
 from fxopt.ir.op_table import arguments
-from fxopt.passes.quant.equalization.channel_ids import Layer
+from fxopt.passes.quant.equalization.channel_ids import LayerChannels
 from fxopt.passes.quant.equalization.channels import find_channels
 from fxopt.passes.quant.equalization.layers import grouped
 from fxopt.passes.quant.equalization.moments import measure_moments
@@ -75,7 +75,7 @@ def absorb_bias(program: Program, context: Context, *, images: Annotated[int, Ge
     program.set_tensors(changed)
 
 
-def _read(program: Program, layer: Layer, constants: torch.Tensor) -> torch.Tensor:
+def _read(program: Program, layer: LayerChannels, constants: torch.Tensor) -> torch.Tensor:
     """W · c, float64 [out]: what is added to a layer's result by constants in the channels that it reads."""
     weight = grouped(program, layer.node)
     groups, _, inputs, _ = weight.shape

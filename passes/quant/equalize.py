@@ -9,7 +9,7 @@ import torch
 from fxopt import Program, graph_pass
 from fxopt.ir.op_table import arguments
 from fxopt.passes.quant.equalization.balance import BALANCED, SWEEPS, Matrix, balance, ranges
-from fxopt.passes.quant.equalization.channel_ids import Channels, Layer
+from fxopt.passes.quant.equalization.channel_ids import Channels, LayerChannels
 from fxopt.passes.quant.equalization.channels import find_channels
 from fxopt.passes.quant.equalization.homogeneous import not_homogeneous
 from fxopt.passes.quant.equalization.layers import grouped, ungrouped
@@ -63,12 +63,12 @@ def equalize(program: Program) -> None:
         program.skip(found.layers[0].node, "equalized, some weight or bias would be beyond the range of its dtype")
 
 
-def _matrix(program: Program, found: Channels, layer: Layer) -> Matrix:
+def _matrix(program: Program, found: Channels, layer: LayerChannels) -> Matrix:
     magnitudes = grouped(program, layer.node).abs().amax(3)
     return Matrix(magnitudes.log().float(), found.label(layer.made), found.label(layer.read))
 
 
-def _scaled(program: Program, layer: Layer, out: torch.Tensor, into: torch.Tensor) -> dict[str, torch.Tensor]:
+def _scaled(program: Program, layer: LayerChannels, out: torch.Tensor, into: torch.Tensor) -> dict[str, torch.Tensor]:
     """Weight and bias with the outputs times ``out`` and the inputs times ``into``; nothing where both are 1."""
     if bool((out == 1).all()) and bool((into == 1).all()):
         return {}

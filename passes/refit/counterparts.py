@@ -12,7 +12,7 @@ from fxopt.ir.op_table import arguments, family
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import concrete_shapes
-from fxopt.passes.common.layer_rows import Layer, layer_of
+from fxopt.passes.common.layer_rows import MatrixLayer, layer_of
 from fxopt.passes.refit.coded import Coded, coded_weight
 
 
@@ -20,7 +20,7 @@ from fxopt.passes.refit.coded import Coded, coded_weight
 class Counterpart:
     """A layer, the node of the original whose value it should give, and which of its channels; None is all."""
 
-    layer: Layer
+    layer: MatrixLayer
     wanted: fx.Node
     kept: torch.Tensor | None = None
     coded: Coded | None = None
@@ -88,7 +88,7 @@ def counterparts(original: Program, program: Program) -> tuple[list[Counterpart]
     return found, reasons
 
 
-def _layer(program: Program, node: fx.Node, readers: dict[int, list[fx.Node]]) -> Layer | str:
+def _layer(program: Program, node: fx.Node, readers: dict[int, list[fx.Node]]) -> MatrixLayer | str:
     """The layer, if its weight is stored and its own."""
     operands = [value for value in arguments(node).values() if program.tensor(value) is not None]
     for weight in operands:
@@ -98,7 +98,7 @@ def _layer(program: Program, node: fx.Node, readers: dict[int, list[fx.Node]]) -
         if readers[id(program.tensor(weight))] != [node]:
             return "its weight is read in several places"
         if layer.bias is not None and readers.get(id(program.tensor(layer.bias))) != [node]:
-            return Layer(node, layer.data, weight, None, layer.groups, layer.transposed)
+            return MatrixLayer(node, layer.data, weight, None, layer.groups, layer.transposed)
         return layer
     if coded := coded_weight(program, node):
         return layer_of(node, coded.weight)
@@ -108,7 +108,7 @@ def _layer(program: Program, node: fx.Node, readers: dict[int, list[fx.Node]]) -
     return "it is quantized" if quantized else "it has no stored weight"
 
 
-def _base(name: str, layer: Layer, known: dict[str, torch.Tensor], names: set[str]) -> str | None:
+def _base(name: str, layer: MatrixLayer, known: dict[str, torch.Tensor], names: set[str]) -> str | None:
     """The original's name for the weight; of a chain, for its last layer alone."""
     if name in known:
         return name
@@ -134,7 +134,7 @@ def _norms(node: fx.Node) -> list[fx.Node]:
     return found
 
 
-def _kept(original: Program, program: Program, layer: Layer, name: str, base: str) -> torch.Tensor | None:
+def _kept(original: Program, program: Program, layer: MatrixLayer, name: str, base: str) -> torch.Tensor | None:
     """The outputs of the original's layer that are left, None for all; the original may have lost some itself."""
     dim = 1 if layer.transposed else 0
     before = original.kept_indices.get(base, {}).get(dim)

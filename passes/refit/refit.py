@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxopt.ir.program import Program
-from fxopt.passes.common.layer_rows import Layer
+from fxopt.passes.common.layer_rows import MatrixLayer
 from fxopt.passes.common.singular_values import numerical_rank, squares
 from fxopt.passes.common.weight_modes import Kind, SplitWeight
 from fxopt.passes.refit.coded import real
@@ -87,7 +87,7 @@ def _refittable(program: Program, pairs: Sequence[Counterpart]) -> list[Counterp
     return kept
 
 
-def _has_low_rank(layer: Layer, tensor: torch.Tensor) -> bool:
+def _has_low_rank(layer: MatrixLayer, tensor: torch.Tensor) -> bool:
     """Whether at some cut the weight has a lower rank than another with zeros in the same places."""
     kind: Kind = "convolution" if tensor.dim() > 2 else "matrix"
     other = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)).to(tensor.dtype) * (tensor != 0)

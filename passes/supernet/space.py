@@ -24,7 +24,7 @@ from fxopt.passes.prune.coupling.groups import Unit
 from fxopt.passes.prune.coupling.leftover import report_pinned, why
 from fxopt.passes.prune.coupling.permutation import exchangeable
 from fxopt.passes.prune.coupling.sweep import Sweep
-from fxopt.passes.prune.depth.layer_importance import Layer
+from fxopt.passes.prune.depth.layer_importance import ScoredBranch
 from fxopt.passes.prune.depth.removable_layers import removable_layers
 from fxopt.passes.prune.depth.residual import Branch
 from fxopt.passes.prune.zeroing import zero
@@ -53,7 +53,7 @@ class Space:
 
     sweep: Sweep
     widths: tuple[Width, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[ScoredBranch, ...]
 
     @property
     def program(self) -> Program:
@@ -118,7 +118,7 @@ class Space:
                 frozenset(map(twin, branch.nodes)),
                 branch.weights,
             )
-            layers.append(Layer(moved, tuple((twin(user), twin(weight)) for user, weight in layer.sites)))
+            layers.append(ScoredBranch(moved, tuple((twin(user), twin(weight)) for user, weight in layer.sites)))
         return Space(sweep, self.widths, tuple(layers))
 
     @cached_property

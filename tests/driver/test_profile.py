@@ -7,7 +7,7 @@ from torch import nn
 import fxopt
 from fxopt.backend.kernel_time import KernelTime
 from fxopt.driver.build import build
-from fxopt.driver.layers import Layer
+from fxopt.driver.layers import LayerFigures
 from fxopt.driver.profile import layer_times, profile
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError
@@ -83,7 +83,7 @@ def test_the_twin_in_float_is_beside_by_layer(make):
 
 
 def _layer(name, *inputs, macs=0, op="aten.relu"):
-    return Layer(name=name, op=op, inputs=inputs, macs=macs)
+    return LayerFigures(name=name, op=op, inputs=inputs, macs=macs)
 
 
 def test_a_fused_kernel_is_of_the_layer_whose_work_it_does_whatever_the_runtime_calls_it():

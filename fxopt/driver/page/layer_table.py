@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fxopt.driver.layers import Layer
+from fxopt.driver.layers import LayerFigures
 from fxopt.driver.page import words
 from fxopt.driver.page.elements import Cell, Table
 from fxopt.driver.report import BuildReport
@@ -47,7 +47,7 @@ def layer_table(names: Sequence[str], reports: Sequence[BuildReport], measured: 
     return Table(tuple(columns), tuple(rows.values()), frozenset(numeric), search=True)
 
 
-def _identity(layer: Layer) -> tuple[Cell, ...]:
+def _identity(layer: LayerFigures) -> tuple[Cell, ...]:
     module = f"{layer.module} " if layer.module else ""
     return (
         Cell(f"{module}({layer.name})", title=f"reads {', '.join(layer.inputs)}"),
@@ -57,7 +57,7 @@ def _identity(layer: Layer) -> tuple[Cell, ...]:
     )
 
 
-def _after(layer: Layer | None, total: int, fact: LayerFacts | None) -> tuple[Cell, ...]:
+def _after(layer: LayerFigures | None, total: int, fact: LayerFacts | None) -> tuple[Cell, ...]:
     share = Cell(f"{layer.macs / total:.1%}", layer.macs / total) if layer and layer.macs else Cell("")
     precision = words.text(layer.precision if layer else None)
     return _count(layer), share, _size(layer), precision, *_facts(fact)
@@ -70,15 +70,15 @@ def _facts(fact: LayerFacts | None) -> tuple[Cell, Cell, Cell]:
     return time, words.text(fact.kernel), words.decibels(fact.sqnr_db)
 
 
-def _count(layer: Layer | None) -> Cell:
+def _count(layer: LayerFigures | None) -> Cell:
     return words.count(layer.macs) if layer and layer.macs else Cell("")
 
 
-def _size(layer: Layer | None) -> Cell:
+def _size(layer: LayerFigures | None) -> Cell:
     return words.size(layer.weight_bytes) if layer and layer.weight_bytes else Cell("")
 
 
-def graph_rows(layers: Sequence[Layer], measured: Measured | None = None) -> list[dict[str, Any]]:
+def graph_rows(layers: Sequence[LayerFigures], measured: Measured | None = None) -> list[dict[str, Any]]:
     """Layers as plain values for the graph, what is empty left out."""
     rows = []
     for layer in layers:

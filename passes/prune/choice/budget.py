@@ -23,7 +23,7 @@ _TIMED_STEPS = 6
 
 
 @dataclass(frozen=True)
-class Budget:
+class CostBudget:
     """What may be left: ``macs`` and ``params`` as a share up to 1 or as a number, ``latency_ms`` on the target."""
 
     macs: float | None
@@ -31,7 +31,7 @@ class Budget:
     latency_ms: float | None
 
 
-def within(budget: Budget, program: Program, context: Context, sweep: Sweep, chooser: Chooser, who: str) -> Dead:
+def within(budget: CostBudget, program: Program, context: Context, sweep: Sweep, chooser: Chooser, who: str) -> Dead:
     """The atoms to remove, so that every part of the budget holds. Raises BudgetError that says how near it came."""
     plan = Plan(program, sweep)
     ratio = 0.0

@@ -22,7 +22,7 @@ Unit = Literal["channels", "heads", "head_dims"]
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightAxis:
     """A dim of a weight on which atoms lie: ``rows`` are its monomials; it produces the channels or consumes them."""
 
     weight: str
@@ -39,7 +39,7 @@ class Group:
     name: str
     unit: Unit
     atoms: NDArray[np.int64]
-    places: tuple[Place, ...]
+    places: tuple[WeightAxis, ...]
 
     @property
     def form(self) -> tuple[tuple[str, int, bool], ...]:
@@ -48,7 +48,7 @@ class Group:
         return tuple(sorted(set(users)))
 
 
-def places(sweep: Sweep) -> list[Place]:
+def places(sweep: Sweep) -> list[WeightAxis]:
     """Every dim of every weight that has atoms, tied weights once."""
     eaten = {(id(sweep.program.tensor(c.weight)), c.dim) for c in sweep.contractions if c.weight is not None}
     seen: set[int] = set()
@@ -60,7 +60,7 @@ def places(sweep: Sweep) -> list[Place]:
         seen.add(id(tensor))
         for dim, axis in enumerate(sweep.of(node)):
             for rows in ax.arrays(axis):
-                found.append(Place(str(node.target), node, dim, sweep.resolve(rows), (id(tensor), dim) in eaten))
+                found.append(WeightAxis(str(node.target), node, dim, sweep.resolve(rows), (id(tensor), dim) in eaten))
     return found
 
 
@@ -70,7 +70,7 @@ def find_groups(sweep: Sweep) -> list[Group]:
     free[0] = False
     everywhere = places(sweep)
     label = _labels(sweep, free)
-    by_label: dict[int, list[Place]] = {}
+    by_label: dict[int, list[WeightAxis]] = {}
     for place in everywhere:
         for number in np.unique(label[place.rows[free[place.rows]]]):
             by_label.setdefault(int(number), []).append(place)

@@ -26,14 +26,14 @@ Rewrite = Callable[["Cut", fx.Node], None]
 
 
 @dataclass(frozen=True)
-class Rule:
+class CouplingRule:
     """How an op couples axes; and, where it holds sizes or indices as constants, how to rewrite these."""
 
     couple: Couple
     rewrite: Rewrite | None = None
 
 
-_RULES: dict[str, Rule] = {}
+_RULES: dict[str, CouplingRule] = {}
 
 
 def rule(*ops: str, rewrite: Rewrite | None = None) -> Callable[[Couple], Couple]:
@@ -42,14 +42,14 @@ def rule(*ops: str, rewrite: Rewrite | None = None) -> Callable[[Couple], Couple
     def register(couple: Couple) -> Couple:
         for op in ops:
             name = op if "." in op or ":" in op or op == "getitem" else f"aten.{op}"
-            _RULES[name] = Rule(couple, rewrite)
+            _RULES[name] = CouplingRule(couple, rewrite)
         return couple
 
     return register
 
 
 @functools.cache
-def all_rules() -> dict[str, Rule]:
+def all_rules() -> dict[str, CouplingRule]:
     """Every rule by op name, or by ``family:NAME``."""
     here = importlib.import_module(__name__.rpartition(".")[0])
     for found in pkgutil.iter_modules(here.__path__, f"{here.__name__}."):
@@ -58,7 +58,7 @@ def all_rules() -> dict[str, Rule]:
     return _RULES
 
 
-def find_rule(node: fx.Node) -> Rule | None:
+def find_rule(node: fx.Node) -> CouplingRule | None:
     """The rule of a node's op, None if there is none."""
     rules, name = all_rules(), op_name(node)
     packet, _, overload = name.removeprefix("aten.").partition(".")

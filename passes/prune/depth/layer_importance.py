@@ -25,7 +25,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Layer:
+class ScoredBranch:
     """A branch, and the weights that make it zero."""
 
     branch: Branch
@@ -38,7 +38,7 @@ class Asked:
 
     program: Program
     workload: Workload | None
-    layers: tuple[Layer, ...]
+    layers: tuple[ScoredBranch, ...]
     samples: int
     seed: int
     who: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fxopt import Program
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
 from fxopt.passes.prune.depth.branch_weights import zeroing_sites
-from fxopt.passes.prune.depth.layer_importance import Layer
+from fxopt.passes.prune.depth.layer_importance import ScoredBranch
 from fxopt.passes.prune.depth.residual import find_residuals
 
 
-def removable_layers(program: Program, keep: tuple[str, ...], who: str) -> tuple[Layer, ...]:
+def removable_layers(program: Program, keep: tuple[str, ...], who: str) -> tuple[ScoredBranch, ...]:
     """The branches that may go; of the others it is reported why not. Raises OptionError for a stray name in ``keep``."""
     check_patterns(keep, program.tensors(), who)
     found = find_residuals(program)
@@ -21,5 +21,5 @@ def removable_layers(program: Program, keep: tuple[str, ...], who: str) -> tuple
         if isinstance(sites, str):
             program.skip(branch.total, sites)
         elif not any(matches(name, pattern) for name in branch.weights for pattern in keep):
-            layers.append(Layer(branch, sites))
+            layers.append(ScoredBranch(branch, sites))
     return tuple(layers)

@@ -15,7 +15,7 @@ from fxopt.ir.op_table import arguments
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.passes.prune.coupling.atoms import Rows
-from fxopt.passes.prune.coupling.groups import Group, Place
+from fxopt.passes.prune.coupling.groups import Group, WeightAxis
 from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.workload import Workload
 
@@ -43,16 +43,16 @@ class Question:
         return self.program.tensors()
 
     @cached_property
-    def places(self) -> list[Place]:
+    def places(self) -> list[WeightAxis]:
         """The places of all groups whose cells count, each once."""
         every = {id(place): place for group in self.groups for place in self.places_of(group)}
         return list(every.values())
 
-    def places_of(self, group: Group) -> list[Place]:
+    def places_of(self, group: Group) -> list[WeightAxis]:
         """A group's places whose cells count: no biases, no running statistics, nothing but floating-point numbers."""
         return [p for p in group.places if self.tensors[p.weight].is_floating_point() and not _roles(p.node) & _ASIDE]
 
-    def weight(self, place: Place) -> torch.Tensor:
+    def weight(self, place: WeightAxis) -> torch.Tensor:
         """The weight of a place, float32 or wider."""
         tensor = self.tensors[place.weight].detach()
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -82,7 +82,7 @@ def _arguments_of(user: fx.Node, node: fx.Node) -> Iterator[str]:
             yield "bias" if (op_name(user), name) == ("aten.addmm", "self") else name
 
 
-def is_scale_of_batch_norm(place: Place) -> bool:
+def is_scale_of_batch_norm(place: WeightAxis) -> bool:
     """Whether it is the weight γ of a batch norm."""
     return any(op_name(u) == "aten.batch_norm" and "weight" in _arguments_of(u, place.node) for u in place.node.users)
 
@@ -95,7 +95,7 @@ def summed_by_atom(rows: Rows, values: torch.Tensor) -> Scored:
     return atoms[atoms != 0], sums[atoms != 0]
 
 
-def cells_by_atom(weight: torch.Tensor, place: Place, atoms: NDArray[np.int64]) -> torch.Tensor:
+def cells_by_atom(weight: torch.Tensor, place: WeightAxis, atoms: NDArray[np.int64]) -> torch.Tensor:
     """A copy of the cells as ``[atoms, cells]``; atoms that cover fewer indices than others are filled up with zeros."""
     cells = weight.movedim(place.dim, 0).flatten(1) if weight.dim() > 1 else weight[:, None]
     position = np.full(max(place.rows.max(), atoms.max()) + 1, -1)

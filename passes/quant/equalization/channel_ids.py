@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerChannels:
     """A layer with a weight of its own, and the numbers, int64, of the channels it makes [out] and reads [in]."""
 
     node: fx.Node
@@ -32,7 +32,7 @@ class Channels:
     Number 0 is a channel that stays.
     """
 
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[LayerChannels] = field(default_factory=list)
     left: dict[fx.Node, str] = field(default_factory=dict)
     """Layers that cannot be changed, and why."""
     ids: dict[fx.Node, Any] = field(default_factory=dict)

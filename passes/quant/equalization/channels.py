@@ -12,7 +12,7 @@ from fxopt import Program
 from fxopt.ir.alias_analysis import alias_sets, written_sets
 from fxopt.ir.op_table import family
 from fxopt.ir.printer import op_name
-from fxopt.passes.quant.equalization.channel_ids import Channels, Layer
+from fxopt.passes.quant.equalization.channel_ids import Channels, LayerChannels
 from fxopt.passes.quant.equalization.follow import follow
 from fxopt.passes.quant.equalization.layers import LAYERS, channel_dim, grouped, readers, unusable
 
@@ -57,7 +57,7 @@ def _pass_layer(program: Program, found: Channels, node: fx.Node, declines: Decl
         x = _staying(node.meta["val"])
     groups, outputs, inputs, _ = grouped(program, node).shape
     made = found.fresh(groups * outputs)
-    found.layers.append(Layer(node, made, x.flatten().expand(groups * inputs)))
+    found.layers.append(LayerChannels(node, made, x.flatten().expand(groups * inputs)))
     found.ids[node] = made.reshape([-1 if dim == at else 1 for dim in range(x.dim())])
 
 

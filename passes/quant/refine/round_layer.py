@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt.ir.op_table import arguments
-from fxopt.passes.common.layer_rows import Layer
+from fxopt.passes.common.layer_rows import MatrixLayer
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.placement import activated
 from fxopt.passes.quant.refine.adaround import Rows, learn_rounding
@@ -48,12 +48,12 @@ def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, safe_pairs: 
     return replace(old, weight=replace(old.weight, integers=form.stored(found, old.weight.integers)))
 
 
-def _layer(node: fx.Node) -> Layer:
+def _layer(node: fx.Node) -> MatrixLayer:
     call = arguments(node)
-    return Layer(node, call["input"], call["weight"], call["bias"], call.get("groups", 1))
+    return MatrixLayer(node, call["input"], call["weight"], call["bias"], call.get("groups", 1))
 
 
-def _rows(twins: Twins, form: Layer, codes: LayerCodes, generator: torch.Generator) -> Rows:
+def _rows(twins: Twins, form: MatrixLayer, codes: LayerCodes, generator: torch.Generator) -> Rows:
     """What the quantized layer reads, and what the float layer gives behind its activation, at the same positions."""
     elements = codes.weight.integers[0].numel() * form.groups
     read, given = twins.read(form.node), twins.values(form.node)

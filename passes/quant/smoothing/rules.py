@@ -22,7 +22,7 @@ Sent = Iterator[tuple[fx.Node, torch.Tensor]]
 
 
 @dataclass(frozen=True)
-class Rule:
+class SmoothingRule:
     """``carriers`` lists the operands that bring the factor in (none: it cannot pass; a None: a weight is missing).
 
     ``divide`` says what the need of the result, which has as many dims, asks of each carrier.
@@ -141,20 +141,20 @@ _CONTRACTIONS = ("aten.linear", *DIRECT)
 _ATTENTION = "aten.scaled_dot_product_attention"
 _HOMOGENEOUS = (*named(Trait.HOMOGENEOUS_IN_FIRST), *named(Trait.CAST))
 """f(x / s) = f(x) / s for every s > 0 in the first operand; a cast is one as long as it gives floats."""
-_PASSING: dict[str, Rule] = {
-    **dict.fromkeys((*moves.MOVES, "getitem"), Rule(moves.operands, moves.divide_moved)),
-    **dict.fromkeys(_HOMOGENEOUS, Rule(_first, _divide_elements)),
-    **dict.fromkeys(named(Trait.HOMOGENEOUS, "binary"), Rule(_both, _divide_elements)),
-    "aten.mul.Tensor": Rule(_factor, _divide_elements),
-    **dict.fromkeys(("aten.matmul", "aten.bmm", _ATTENTION), Rule(_value, _divide_value)),
-    **dict.fromkeys(("aten.mean.dim", "aten.sum.dim_IntList"), Rule(_averaged, _divide_averaged)),
+_PASSING: dict[str, SmoothingRule] = {
+    **dict.fromkeys((*moves.MOVES, "getitem"), SmoothingRule(moves.operands, moves.divide_moved)),
+    **dict.fromkeys(_HOMOGENEOUS, SmoothingRule(_first, _divide_elements)),
+    **dict.fromkeys(named(Trait.HOMOGENEOUS, "binary"), SmoothingRule(_both, _divide_elements)),
+    "aten.mul.Tensor": SmoothingRule(_factor, _divide_elements),
+    **dict.fromkeys(("aten.matmul", "aten.bmm", _ATTENTION), SmoothingRule(_value, _divide_value)),
+    **dict.fromkeys(("aten.mean.dim", "aten.sum.dim_IntList"), SmoothingRule(_averaged, _divide_averaged)),
     **dict.fromkeys(
-        ("aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d"), Rule(_first, _divide_pooled)
+        ("aten.max_pool2d", "aten.avg_pool2d", "aten.adaptive_avg_pool2d"), SmoothingRule(_first, _divide_pooled)
     ),
 }  # fmt: skip
-RULES: dict[str, Rule] = {
-    **dict.fromkeys((*_CONTRACTIONS, *CHANNEL_NORMS), Rule(_parameters, _divide_channels)),
-    **dict.fromkeys(("aten.layer_norm", "aten.rms_norm"), Rule(_parameters, _divide_elements)),
+RULES: dict[str, SmoothingRule] = {
+    **dict.fromkeys((*_CONTRACTIONS, *CHANNEL_NORMS), SmoothingRule(_parameters, _divide_channels)),
+    **dict.fromkeys(("aten.layer_norm", "aten.rms_norm"), SmoothingRule(_parameters, _divide_elements)),
     **_PASSING,
 }
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from fxopt.driver.layers import Layer
+from fxopt.driver.layers import LayerFigures
 from fxopt.driver.page.elements import Cell, Graph, Page, Section, Table
 from fxopt.driver.page.layer_table import graph_rows
 from fxopt.driver.page.write import page_text
@@ -64,7 +64,7 @@ def test_the_search_leaves_the_rows_that_have_all_words(ask):
 
 def _chain(count, per_module=100):
     return [
-        Layer(
+        LayerFigures(
             name=f"n{i}", op="aten.relu", module=f"stage{i // (per_module * 10)}.block{i // per_module}",
             inputs=(f"n{i - 1}",) if i else (), macs=i,
         )
