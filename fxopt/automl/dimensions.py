@@ -43,6 +43,13 @@ class Dimension:
         rounded = float(f"{number:.{DIGITS}g}")
         return rounded if self.low <= rounded <= self.high else number
 
+    def at_most(self, number: float) -> Any:
+        """The largest value that is not above a number, or the smallest of all."""
+        if self.choices:
+            return max((c for c in self.choices if c <= number), default=min(self.choices))
+        unit = 1.0 if self.whole else 10.0 ** (math.floor(math.log10(number)) + 1 - DIGITS)
+        return self.value(min(max(math.floor(number / unit + 1e-9) * unit, self.low), self.high))
+
     def holds(self, value: Any) -> bool:
         """Whether a value is one of this dimension."""
         if self.choices:

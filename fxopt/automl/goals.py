@@ -107,6 +107,13 @@ class Goals:
         """The least of the limits of a quantity, in its own unit; inf without one."""
         return min((limit.absolute(original) for limit in self.limits if limit.what == what), default=math.inf)
 
+    def shares(self, original: Figures) -> dict[str, float]:
+        """What the limits of MACs and parameters leave of the original, where that is not all."""
+        shares = {
+            what: self.bound(what, original) / original[what] for what in ("macs", "params") if original.get(what)
+        }
+        return {what: share for what, share in shares.items() if share < 1}
+
     def feasible(self, figures: Figures, original: Figures) -> bool:
         """Whether all limits are kept; one whose quantity is not known is not."""
         return all((v := limit.violation(figures, original)) is not None and v <= 1e-9 for limit in self.limits)

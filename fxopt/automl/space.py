@@ -6,12 +6,14 @@ study can be read again by a space that has grown.
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fxopt.automl.dimensions import Dimension
+from fxopt.automl.limit_shares import lowered
 from fxopt.errors import OptionError
 from fxopt.pass_manager.pass_base import Pass, Stage, make
 from fxopt.pass_manager.pipeline import Pipeline
@@ -122,8 +124,12 @@ class Space:
         """The pass of a name, None if it is not searched."""
         return next((p for p in self.passes if p.name == name), None)
 
-    def suggest(self, trial: Suggests) -> Point:
-        """A point that the trial gives. Raises OptionError for options that do not go together."""
+    def suggest(self, trial: Suggests, limits: Mapping[str, float] = types.MappingProxyType({})) -> Point:
+        """A point that the trial gives. Raises OptionError for options that do not go together.
+
+        ``limits`` are shares of the original that may be left, by the name of options: what is asked for is lowered to
+        keep these (:mod:`fxopt.automl.limit_shares`).
+        """
         taken: dict[Stage, Pass] = {}
         for stage in STAGES:
             if stage == "exact" or (
@@ -132,6 +138,8 @@ class Space:
                 continue
             if (chosen := self._slot(trial, stage)) is not None:
                 taken[stage] = chosen.suggest(trial)
+        lossy = {stage: (taken[stage], self._varying(taken[stage])) for stage in LOSSY if stage in taken}
+        taken |= lowered(lossy, limits)
         order = list(STAGES)
         if "width" in taken and "rank" in taken and trial.suggest_categorical(_ORDER, (False, True)):
             order.remove("rank")
@@ -178,6 +186,10 @@ class Space:
             for space in self.at(stage):
                 lines += space.lines(always=stage == "exact" or space.name in self.required)
         return [*lines, f"{'backend':<8} {', '.join(self.backends)}"]
+
+    def _varying(self, pass_: Pass) -> dict[str, Dimension]:
+        space = self.find(pass_.name)
+        return {d.name: d for d in space.dimensions} if space else {}
 
     def _needs(self, stage: Stage) -> bool:
         return any(p.name in self.required for p in self.at(stage))

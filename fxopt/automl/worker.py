@@ -108,7 +108,7 @@ class Worker:
         """The recipe to try: what was queued as text, or what the sampler gives; one that was tried has its figures."""
         queued = trial.user_attrs.get(KEY)
         try:
-            point = self._space.suggest(trial)
+            point = self._space.suggest(trial, self._goals.shares(self._original()))
         except OptionError as error:
             if queued is None:
                 return Record(passes=(), backend="", why="refused", reason=str(error))

@@ -1,6 +1,7 @@
 """The space: what passes and types say, what a recipe makes of it, and points that read back."""
 
 import dataclasses
+import math
 from typing import Annotated, ClassVar, Literal
 
 import pytest
@@ -48,6 +49,29 @@ def test_a_point_is_a_recipe_and_its_parameters_give_it_again(data):
     back = SPACE.parameters(point)
     assert set(back) == set(trial.params)
     assert SPACE.suggest(_Given(back)) == point
+
+
+@given(st.data(), st.floats(0.05, 0.99))
+@settings(max_examples=80, deadline=None)
+def test_shares_of_the_macs_are_lowered_to_a_limit_and_no_further(data, limit):
+    """In product; by one power; what a pass is asked for otherwise, and all other options, stay."""
+    trial = Drawn(data)
+    point = SPACE.suggest(trial, {"macs": limit})
+    free = SPACE.suggest(_Given(trial.params))
+    assert SPACE.suggest(_Given(SPACE.parameters(point)), {"macs": limit}) == point
+    before, after = (Pipeline.parse(p.passes).passes for p in (free, point))
+    assert [p.name for p in before] == [p.name for p in after]
+    lossy = [(a, b) for a, b in zip(before, after, strict=True) if (s := SPACE.find(a.name)) and s.stage in LOSSY]
+    for a, b in zip(before, after, strict=True):
+        assert {**a.options(), "macs": 0} == {**b.options(), "macs": 0}
+    if not lossy or any(a.macs is None for a, _ in lossy) or math.prod(a.macs for a, _ in lossy) <= limit:
+        assert point == free
+        return
+    lows = {a.name: next(d.low for d in SPACE.find(a.name).dimensions if d.name == "macs") for a, _ in lossy}
+    product = math.prod(b.macs for _, b in lossy)
+    if all(b.macs > lows[b.name] for _, b in lossy):
+        assert limit * 0.97 <= product <= limit
+    assert all(lows[b.name] <= b.macs <= a.macs for a, b in lossy)
 
 
 class _Given:
