@@ -67,7 +67,7 @@ def _build(name: str, attention: str | None, length: int) -> tuple[nn.Module, di
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         try:
-            config = transformers.AutoConfig.for_model(name, **_small(transformers.CONFIG_MAPPING[name]()))
+            config = small_config(name)
             model = transformers.AutoModel.from_config(config, **options).eval()
             model.register_forward_hook(_tensors)
             inputs = _inputs(model, length)
@@ -76,6 +76,12 @@ def _build(name: str, attention: str | None, length: int) -> tuple[nn.Module, di
             reason = f"{type(error).__name__}: {error}"
             raise OptionError(f"transformers:{name} does not run when it is made small: {reason}") from error
     return model, {key: value[:1] for key, value in inputs.items()}
+
+
+def small_config(name: str, **options: Any) -> Any:
+    """The configuration of a model type made small, with ``options`` as they are given."""
+    transformers = import_transformers()
+    return transformers.AutoConfig.for_model(name, **{**_small(transformers.CONFIG_MAPPING[name]()), **options})
 
 
 def _small(config: Any) -> dict[str, Any]:

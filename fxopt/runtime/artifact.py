@@ -7,6 +7,7 @@ the sha256 of every file, and the figures that were measured.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fxopt.backend.manifest import ConstantInput, Manifest, TensorInput
 from fxopt.errors import BackendError, FxoptError, UsageError, text_of
 from fxopt.runtime import treespec
 from fxopt.runtime.device import Device, device_of
+from fxopt.runtime.generate import Decoder, Prompts, Sampling, generate
 from fxopt.runtime.read_manifest import read_manifest
 from fxopt.target import Target
 
@@ -44,6 +46,30 @@ class Artifact:
         Raises UsageError for inputs of another structure, shape or dtype.
         """
         return treespec.assemble(self.manifest.out_tree, self.runner(self.arrays(*args, **kwargs)))
+
+    def generate(
+        self,
+        prompts: Prompts,
+        max_new_tokens: int,
+        *,
+        stop: Sequence[int] = (),
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[list[int]]:
+        """The tokens that a causal language model puts behind each prompt, at most ``max_new_tokens``.
+
+        A prompt is a sequence of token ids; they may differ in length. One of ``stop`` ends its row, and is its last token.
+        The most likely token is taken, or, with a ``temperature``, one drawn by ``seed`` among the ``top_k`` most likely
+        (0: all) and the nucleus of ``top_p``.
+
+        Raises UsageError for a model of another kind, an empty prompt, a token that the model does not have, or more tokens
+        than it has positions; OptionError for options out of their range.
+        """
+        decoder, sampling = Decoder.of(self.manifest), Sampling(temperature, top_k, top_p)
+        decoder.check(prompts, max_new_tokens)
+        return generate(self, decoder.empty(len(prompts)), prompts, max_new_tokens, stop, sampling, seed)
 
     def arrays(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The inputs as the runner takes them, checked. Raises UsageError."""

@@ -18,7 +18,7 @@ _BOUNDS = {
 
 @graph_pass
 def canonicalize_clamp(program: Program) -> None:
-    """Canonicalize clamps: relu where zero is the only bound, float bounds for float tensors.
+    """Canonicalize clamps of float tensors: relu where zero is the only bound, float bounds.
 
     Runtimes fuse relu into the layer before it where they know no other clamp, and exporters stumble over bounds of which
     one is an int and one a float.
@@ -37,10 +37,12 @@ def canonicalize_clamp(program: Program) -> None:
     for node in program.find(*_BOUNDS):
         if op_name(node) not in _BOUNDS:
             continue  # by tensors, which a name without an overload finds too
+        if not node.meta["val"].is_floating_point():
+            continue  # runtimes have a clip of integers, and no relu
         low, high = bounds(node) or (None, None)
         if low == 0 and high in (None, math.inf):
             program.replace(node, program.call(torch.ops.aten.relu.default, node.args[0], like=node))
-        elif node.meta["val"].is_floating_point():
-            for name, value in zip(_BOUNDS[op_name(node)], (low, high), strict=True):
-                if isinstance(name, str) and isinstance(value, int):
-                    set_argument(node, name, float(value))
+            continue
+        for name, value in zip(_BOUNDS[op_name(node)], (low, high), strict=True):
+            if isinstance(name, str) and isinstance(value, int):
+                set_argument(node, name, float(value))

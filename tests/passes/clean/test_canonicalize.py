@@ -100,3 +100,9 @@ def test_an_empty_vector_is_left_out_of_a_concatenation():
 def test_a_clamp_by_tensors_is_left():
     given = "%x : f32[3,4]; %low : f32[4]; %y = aten.clamp.Tensor(%x, %low, None); return %y"
     assert text_of(_run("canonicalize_clamp", given)) == text_of(parse_program(given))
+
+
+def test_a_clamp_of_integers_stays_one():
+    """There is no kernel for a relu of integers in ONNX Runtime."""
+    given = "%x : i64[3,4]; %y = aten.clamp(%x, 0); return %y"
+    assert text_of(_run("canonicalize_clamp", given)) == text_of(parse_program(given))

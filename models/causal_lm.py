@@ -1,0 +1,150 @@
+"""Causal language models of transformers as one program for prompt and single tokens, its cache an input and an output."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxopt.errors import OptionError, UnknownNameError, UsageError, last_line
+from fxopt.frontend.capture import capture
+from fxopt.models.randomize import randomize
+from fxopt.models.transformers_zoo import small_config
+from fxopt.models.vision_import import import_transformers
+from fxopt.workload import Data, Workload
+
+State = tuple[torch.Tensor, tuple[tuple[torch.Tensor, torch.Tensor], ...]]
+"""Mask of the tokens so far, int64 [batch, past], and keys and values of each layer, [batch, heads, past, head dim]."""
+Example = tuple[torch.Tensor, torch.Tensor, State]
+_EXAMPLE = 4
+"""Tokens in the example, and as many in its cache: sizes at which no dim is taken for a constant."""
+
+
+class CausalLM(nn.Module):
+    """A causal model of transformers whose cache is handed in and out.
+
+    Call: ``ids`` int64 [batch, tokens]; ``mask`` int64 [batch, tokens], 0 for padding; ``state`` as :data:`State`, with
+    no tokens in it at first. Gives logits float [batch, tokens, vocabulary], and the state with the new tokens in it.
+    Positions are counted over the mask, so that prompts of different lengths are padded on the left.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        takes = inspect.signature(model.forward).parameters
+        self._cache = "cache" if "cache" in takes else "past_key_values"
+        self._counts = "position_ids" in takes
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        """Logits of the new tokens, and the state with them in it."""
+        seen, layers = state
+        seen = torch.cat([seen, mask], 1)
+        cache = import_transformers().DynamicCache()
+        for i, (keys, values) in enumerate(layers):
+            cache.update(keys, values, i)
+        options: dict[str, Any] = {self._cache: cache, "use_cache": True}
+        if self._counts:
+            options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        out = self.model(input_ids=ids, attention_mask=seen, **options)
+        return out.logits, (seen, _layers(out.past_key_values))
+
+
+def _layers(cache: Any) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """Keys and values of each layer of a cache. Raises UsageError for one that holds anything else."""
+    pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in getattr(cache, "layers", ())]
+    found = tuple((k, v) for k, v in pairs if isinstance(k, torch.Tensor) and isinstance(v, torch.Tensor))
+    if not pairs or len(found) < len(pairs) or any(t.dim() != 4 for pair in found for t in pair):
+        raise UsageError(
+            f"the model keeps a {type(cache).__name__} between tokens, and not keys and values of each layer alone",
+            way_out="a model of attention layers, such as llama, qwen3, gemma3_text or gpt2",
+        )
+    return found
+
+
+def causal_lm(model: Callable[[], nn.Module], *, name: str = "causal_lm", data: Data | None = None) -> Workload:
+    """The workload of a causal language model of transformers, to be built once for prompts and single tokens alike.
+
+    ``model`` gives an ``AutoModelForCausalLM`` with its weights; what is captured is :class:`CausalLM` around it, with
+    dynamic batch, tokens, and past, up to the configuration's ``max_position_embeddings``. An artifact of it has
+    :meth:`fxopt.Artifact.generate`. ``data``, if there is any, calls models as :class:`CausalLM` says.
+
+    Raises UsageError, when the model is built, for one that is no causal language model of attention layers.
+    """
+    made = functools.cache(lambda: _wrapped(model()))
+    return Workload(
+        name=name,
+        model=lambda: made()[0],
+        inputs=lambda: (made()[1], {}),
+        program=lambda: capture(*made(), dynamic=_dims(*made())),
+        data=data,
+    )
+
+
+def _wrapped(model: nn.Module) -> tuple[CausalLM, Example]:
+    """The module, and its example: a few tokens behind as many that it has seen."""
+    ids = torch.arange(2 * _EXAMPLE).view(2, _EXAMPLE) + 1
+    model = model.eval()
+    try:
+        with torch.no_grad():
+            cache = _layers(model(input_ids=ids, use_cache=True).past_key_values)
+    except (TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{type(model).__name__} is no causal language model of transformers: {last_line(error)}",
+            way_out="AutoModelForCausalLM.from_config(config), or from_pretrained(folder)",
+        ) from error
+    return CausalLM(model), (ids, torch.ones_like(ids), (torch.ones_like(ids), cache))
+
+
+def _dims(module: CausalLM, example: Example) -> Any:
+    """What may vary, in the form of ``torch.export``. Names and bounds stand in an artifact's manifest."""
+    config: Any = module.model.config
+    most = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**20
+    layers = len(example[2][1])
+    batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=1, max=most)
+    past = torch.export.Dim("past", min=0, max=most)
+    cache = {0: batch, 2: past}
+    return ({0: batch, 1: tokens}, {0: batch, 1: tokens}, ({0: batch, 1: past}, ((cache, cache),) * layers))
+
+
+def causal_lm_workload(name: str) -> Workload:
+    """A small causal language model of transformers with random weights, by model type: llama, qwen3, gemma3_text, gpt2.
+
+    Made small as ``transformers:TYPE`` is: two layers of width 64, 256 tokens, 64 positions; there is no data.
+
+    Raises UnknownNameError for a type that transformers has no causal language model of, UsageError without transformers,
+    and, when the model is built, OptionError for one that does not run when it is made small, UsageError for one whose
+    cache is not keys and values.
+    """
+    known = import_transformers().models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if name not in known:
+        raise UnknownNameError("causal language model type", name, known)
+    return causal_lm(functools.partial(_small, name), name=f"causal_lm:{name}")
+
+
+def _small(name: str) -> nn.Module:
+    transformers = import_transformers()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            config = small_config(name, use_cache=True)
+            model = transformers.AutoModelForCausalLM.from_config(config).eval()
+            randomize(_Logits(model), (torch.randint(8, 200, (2, 16)),), seed=0)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise OptionError(f"causal_lm:{name} does not run when it is made small: {reason}") from error
+    return model
+
+
+class _Logits(nn.Module):
+    """What is called to measure the weights that are drawn."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=ids).logits
