@@ -23,7 +23,7 @@ from fxopt.ir.alias_analysis import make_functional
 from fxopt.ir.dead_code import drop_unused_modules
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import derive_shapes
-from fxopt.numerics.module_state import copied, unchanged
+from fxopt.numerics.module_state import copied, dense, unchanged
 
 
 class CaptureWarning(UserWarning):
@@ -74,6 +74,7 @@ def capture(
             from fxopt.frontend.submodule_calls import inputs_of
 
             module, args, kwargs, notes = inputs_of(module, at, args, kwargs)
+        args, kwargs = dense(args), dense(kwargs)
         if until is not None:
             stack.enter_context(stopped_at(module, until))
         want = run_eager(module, args, kwargs)

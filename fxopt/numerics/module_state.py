@@ -48,3 +48,16 @@ def unchanged(module: torch.nn.Module) -> Iterator[None]:
 def copied(value: Any) -> Any:
     """The same tree with copies of its tensors, so that a module that writes into its inputs does no harm."""
     return pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v, value)
+
+
+def dense(value: Any) -> Any:
+    """The same tree with copies of the tensors that are parts of larger ones.
+
+    ``torch.export`` would take the size of the larger tensor, which stands in the strides, for one that no input may have.
+    """
+
+    def whole(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()  # keeps the strides of a tensor that is whole, channels last included
+        return tensor if copy.stride() == tensor.stride() else copy
+
+    return pytree.tree_map(lambda v: whole(v) if isinstance(v, torch.Tensor) else v, value)

@@ -651,3 +651,12 @@ def test_a_copy_whose_source_lives_on_stays_a_copy(later):
     torch.testing.assert_close(got, want, rtol=0, atol=0)
     first = got if later == "input" else got[0]
     assert first.data_ptr() not in (x.data_ptr(), got[-1].data_ptr() if later != "input" else 0)
+
+
+def test_an_example_that_is_a_part_of_a_larger_tensor_fixes_no_size():
+    """Of five columns the first three: the strides say five."""
+    rows = torch.export.Dim("rows", min=1)
+    program = capture(nn.Linear(4, 2).eval(), (torch.randn(2, 5, 4)[:, :3],), dynamic=({1: rows},))
+    assert program(torch.randn(2, 5, 4)).shape == (2, 5, 2)
+    image = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    assert capture(nn.Conv2d(3, 2, 1).eval(), (image,)).args[0].stride() == image.stride()
