@@ -8,7 +8,9 @@ lowered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.graph.relax_utils import is_int
@@ -41,6 +43,20 @@ _ROWS = 3
 """The loop over the rows of a register, behind those of vectors, lines and registers of a line."""
 _SUM = 4
 """Bytes of a sum."""
+_emulation: ContextVar[str] = ContextVar("emulation", default="")
+
+
+@contextlib.contextmanager
+def emulated(prefix: str) -> Iterator[None]:
+    """Within it, kernels are compiled for a machine without AMX: they call C functions in place of the instructions.
+
+    The process has to have those loaded: ``int32_t <prefix>tilezero(int8_t)``, and so on, with the operands of LLVM's intrinsics.
+    """
+    token = _emulation.set(prefix)
+    try:
+        yield
+    finally:
+        _emulation.reset(token)
 
 
 def use_amx_instructions(function: PrimFunc) -> PrimFunc:
@@ -194,6 +210,8 @@ def _store(nest: _Nest, registers: Registers) -> list[Stmt]:
 def _call(name: str, *operands: Scalar) -> Evaluate:
     from tvm import tirx
 
+    if prefix := _emulation.get():
+        return tirx.Evaluate(tirx.call_extern("int32", f"{prefix}{name}", *operands))
     return tirx.Evaluate(tirx.call_llvm_intrin("void", f"{_INTRINSIC}{name}", *operands))
 
 
@@ -222,7 +240,7 @@ def _uses_tiles(body: Stmt) -> bool:
     found = []
 
     def note(statement: Evaluate) -> Evaluate:
-        found.append(_INTRINSIC in str(statement))
+        found.append((_emulation.get() or _INTRINSIC) in str(statement))
         return statement
 
     structural_map(body, (Evaluate, note))

@@ -34,8 +34,6 @@ _NEGLIGIBLE = 0.002
 _GIVEN_UP = 4
 """Trials that failed after which a task that has no other is left alone. Chosen, as the two above, and not measured apart:
 ``tests/bench/tvm_tuning.py`` shows what a search wins in all."""
-_AWAY = 60.0
-"""Seconds that a device may be away, to be started again, before it is given up."""
 _REMOTE_PATIENCE = 180.0
 """Seconds for a trial on a device, which may be slow, or away for a minute."""
 Watch = Callable[["Search", str], None]
@@ -44,13 +42,17 @@ Watch = Callable[["Search", str], None]
 
 @dataclass
 class Search:
-    """A search over the tasks of a model, of which each is used ``uses`` times; goes on from what the database knows."""
+    """A search over the tasks of a model, of which each is used ``uses`` times; goes on from what the database knows.
+
+    ``away``: seconds that a device may be away, to be started again, before it is given up.
+    """
 
     choices: Choices
     database: Database
     threads: int
     seed: int = 0
     device: Address | None = None
+    away: float = 60.0
     done: int = 0
     failed: int = 0
     lost: str = ""
@@ -84,8 +86,8 @@ class Search:
                 return None
             tile = propose(task, self.processor, record, self.seed)
             if tile is not None and task.kernel is not None:
-                seen = self.seen.get(task.key, math.inf)
-                return task, Job(task.kernel, tile, record.best, self.processor, self.threads, seen, self.device, _AWAY)
+                seen, on = self.seen.get(task.key, math.inf), (self.device, self.away)
+                return task, Job(task.kernel, tile, record.best, self.processor, self.threads, seen, *on)
         return None
 
     def run(self, seconds: float, trials: int | None, watch: Watch, workers: Workers) -> None:
@@ -146,16 +148,18 @@ def search(
     trials: int | None,
     seed: int,
     device: Address | None = None,
+    away: float = 60.0,
 ) -> Search:
     """Search beside a bar that shows the best so far; return what was done.
 
-    Kernels are timed by as many processes as there are cores, or on a ``device``, or on all those behind a tracker at once.
+    Kernels are timed by as many processes as there are cores, or on a ``device``, or on all those behind a tracker at once. One
+    that is ``away`` for so many seconds is given up.
     A database that cannot be written, and devices that are all lost, end the search with a warning: what is known is used.
     Raises DeviceError where there is none to begin with.
     """
     from fxopt.support.progress import progress_bar
 
-    found = Search(choices, database, threads, seed, device)
+    found = Search(choices, database, threads, seed, device, away)
     begun, shown = time.monotonic(), 0
     if not found.tasks or trials == 0 or found.next() is None:
         return found
