@@ -185,6 +185,16 @@ def check_lowerable(backend: Backend, program: Program) -> None:
         )
 
 
+def refuses_training(node: fx.Node) -> str | None:
+    """Why a norm in training mode cannot be lowered: none is, as it updates statistics; None for any other node."""
+    from fxopt.ir.op_table import updates_statistics
+    from fxopt.ir.printer import op_name
+
+    if not updates_statistics(node):
+        return None
+    return f"{op_name(node)} is in training mode, and takes the statistics of each batch; capture the model after model.eval()"
+
+
 _LARGEST = 64_000_000
 """Bytes of the largest JSON file of an artifact that is read."""
 

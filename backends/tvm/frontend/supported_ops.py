@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
+from fxopt.backend import refuses_training
 from fxopt.backends.tvm.frontend.from_program import known_ops
 from fxopt.ir.decompose import decomposed
-from fxopt.ir.op_table import arguments, family, lookup, updates_statistics
+from fxopt.ir.op_table import arguments, family, lookup
 from fxopt.ir.printer import op_name
 
 
@@ -50,10 +51,8 @@ def _not_as_called(node: fx.Node, name: str) -> str | None:
             )
     if name == "quantized_decomposed.dequantize_per_channel" and not _is_weight(node.args[0]):
         return "activations with a scale for each channel have no kernels; quantize them with one scale"
-    if updates_statistics(node):
-        return (
-            f"{name} is in training mode, and takes the statistics of each batch; capture the model after model.eval()"
-        )
+    if reason := refuses_training(node):
+        return reason
     if name == "aten.max_pool2d_with_indices" and any(user.args[1] == 1 and user.users for user in node.users):
         return "TVM's pools give no indices; take the maximum alone"
     if name == "aten.as_strided" and not node.meta["val"].is_contiguous():
