@@ -45,7 +45,7 @@ class Tvm(Backend):
     quantized values. The report says how many convolutions and products are in integers, and of each in float why.
 
     Tiles are those that measured best before, for the same processor and threads, and else chosen by rule. ``tune`` measures
-    them, at most ``trials``: each layer without what is fused behind it, on one image or on as many rows as one
+    them, at most ``trials``: each layer without what is fused after it, on one image or on as many rows as one
     example has. A batch, or another dynamic dim, has no part in it: its layers take the tiles of one example. It goes on
     from all earlier trials of any model, which are in the file ``database``; None is ``fxopt/tvm-tiles.jsonl`` in the
     user's cache, and '' none. The same ``seed`` and trials give the same next tile.

@@ -106,7 +106,7 @@ class Backend:
         return "it has no kernels for GPUs" if "cuda" in target.features else self.missing()
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
-        """Write into ``out`` what :meth:`build` wrote into ``folder``, with codes of quantized values behind its outputs.
+        """Write into ``out`` what :meth:`build` wrote into ``folder``, with codes of quantized values after its outputs.
 
         ``names`` are those of the quantize nodes of ``program``; returned are those that the model gives, in order, as
         codes or as the numbers that these stand for. Its other values must be computed by the kernels that compute them in

@@ -38,7 +38,7 @@ _HALF = 0.5
 
 
 class LayerError(Part):
-    """A value: ``name`` is the node that gives it, ``layer`` that of its layer, where the value is behind an activation.
+    """A value: ``name`` is the node that gives it, ``layer`` that of its layer, where the value is after an activation.
 
     ``made_db``: SQNR of what the layer itself makes, for the inputs that it had in the artifact. ``out_db``: that of the
     value in all. ``in_db``: that of the worst value it reads, None where it reads inputs alone. ``share``: how much of the

@@ -49,7 +49,7 @@ def fold_constant_channels(program: Program) -> None:
     known = known_values(program) if layers else {}
     sets = alias_sets(program.graph)
     dirty = written_sets(program.graph, sets)
-    for node in reversed(layers):  # a matmul gets an addition behind it, of which ``known`` says nothing
+    for node in reversed(layers):  # a matmul gets an addition after it, of which ``known`` says nothing
         source, weight_node, bias_node = _operands(node)
         constants = _constants(node, source, known)
         if constants is None or not bool(constants.count_nonzero()):

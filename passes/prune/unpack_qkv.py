@@ -63,7 +63,7 @@ def unpack_qkv(program: Program) -> None:
 
 
 def _chain(linear: fx.Node) -> tuple[list[fx.Node], int, int, list[fx.Node]] | None:
-    """The view and moves behind a linear layer, the viewed dim and its dim at the end, and the picks that read it."""
+    """The view and moves after a linear layer, the viewed dim and its dim at the end, and the picks that read it."""
     path: list[fx.Node] = []
     at = linear
     while len(at.users) == 1 and op_name(next(iter(at.users))) in (_MOVES if path else _VIEWS):

@@ -18,7 +18,7 @@ from fxopt.passes.prune.coupling.sweep import Sweep
 
 
 def zero(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> None:
-    """Zero, in place of the program's weights, whatever hangs on an atom for which ``dead[atom]``.
+    """Zero, in place of the program's weights, whatever depends on an atom for which ``dead[atom]``.
 
     ``sweep`` is of a program with the same nodes. The consumers' weights are zeroed along the dim they sum over. Where
     nothing but computed values meet, as query and key in attention, the producers are: weights, biases and scales.

@@ -1,4 +1,4 @@
-"""Move high biases of a layer into the layer behind it."""
+"""Move high biases of a layer into the layer after it."""
 
 from __future__ import annotations
 

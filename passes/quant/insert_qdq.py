@@ -72,7 +72,7 @@ def insert_qdq(
     by layer so that the layer gives for its quantized input what it gave in float (Nagel et al. 2020); a layer for which
     that is no better on examples left out keeps the nearest codes, with the reason. About 15 s on one core for a million
     weights. ``correct_bias``: move biases by the mean error of the outputs, as the rounding of the weight and the mean input
-    make it (``analytic``; Nagel et al. 2019, eq. 17), or as measured behind quantized layers (``empirical``; section 4.2). A
+    make it (``analytic``; Nagel et al. 2019, eq. 17), or as measured after quantized layers (``empirical``; section 4.2). A
     layer without a bias gets one. ``adaround`` and ``empirical`` run all images at once, in float and quantized;
     ``analytic`` adds next to nothing to the time of calibration, and memory does not grow with the images.
 

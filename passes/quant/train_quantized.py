@@ -31,7 +31,7 @@ class train_quantized(finetune):
     biases and step sizes on the graph in which values and weights are rounded: gradients pass straight through, and the
     steps are learned (LSQ, Esser et al. 2020, by their logarithms). Batch norms are folded first, with the statistics they
     have. What is written in the end is the graph that quantize writes; it gives bit for bit what was trained.
-    For kernels that add pairs in 16 bits (x86 before VNNI, or no target) steps of 8-bit weights are widened behind the
+    For kernels that add pairs in 16 bits (x86 before VNNI, or no target) steps of 8-bit weights are widened after the
     training, where pairs ask for it, which it has not seen.
 
     ``weight_bits`` 4 leaves 15 codes for each weight, which are stored as int8. The other options are those of finetune and

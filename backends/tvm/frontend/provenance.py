@@ -10,7 +10,7 @@ _MARK = "__"
 
 
 def name_for(node: str) -> str:
-    """A name for what a node becomes; TVM puts a number behind it, so that each is another."""
+    """A name for what a node becomes; TVM puts a number after it, so that each is another."""
     return node + _MARK
 
 

@@ -13,7 +13,7 @@ them. What divides these from weights would do as well."""
 
 
 def lift_parameters(module: IRModule) -> tuple[IRModule, list[Tensor]]:
-    """The module with ``main`` taking its large constants behind its inputs, and these in their order."""
+    """The module with ``main`` taking its large constants after its inputs, and these in their order."""
     import tvm
     from tvm import relax
     from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -23,7 +23,7 @@ def lift_parameters(module: IRModule) -> tuple[IRModule, list[Tensor]]:
 
     @mutator
     class Lift(PyExprMutator):
-        """Puts a variable in the place of each large constant."""
+        """Puts a variable in place of each large constant."""
 
         def visit_generic_const_(self, op: Expr) -> Expr:
             """Note a constant, once."""

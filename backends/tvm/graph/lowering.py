@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Array, Expr, TensorFunction, Var
 
 _FUSES = {"op_pattern": 4}
-"""TVM's kOutEWiseFusable: a kernel that takes the element-wise ops behind it into itself."""
+"""TVM's kOutEWiseFusable: a kernel that takes the element-wise ops after it into itself."""
 
 
 class Lowering:

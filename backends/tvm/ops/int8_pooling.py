@@ -57,7 +57,7 @@ def spatial_sum(data: TensorExpr) -> TensorExpr:
 
 
 def concatenated(channels: Sequence[int], padded_channels: int) -> TensorFunction:
-    """The first ``channels`` of each of several values, one behind the other, filled up to ``padded_channels``."""
+    """The first ``channels`` of each of several values, one after the other, filled up to ``padded_channels``."""
 
     def join(*parts: TensorExpr) -> TensorExpr:
         from tvm import te, tirx

@@ -33,9 +33,9 @@ _WINDOW = 7
 
 
 def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
-    """Cut the sums of a kernel into tiles, with what is element-wise behind them computed on each tile as it is done.
+    """Cut the sums of a kernel into tiles, with what is element-wise after them computed on each tile as it is done.
 
-    The sums are [..., vectors, lines, tiles, rows, lanes], with what they run over behind.
+    The sums are [..., vectors, lines, tiles, rows, lanes], with what they run over after.
     """
     sums = sch.get_sblock(SUMS)
     tile = Tile.from_list([int(value) for value in sch.get(sums).annotations[TILE]])
@@ -70,7 +70,7 @@ def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """The blocks around the accumulation: ``inlined`` ones, before and behind it, go into ``fused``, which runs on each tile.
+    """The blocks around the accumulation: ``inlined`` ones, before and after it, go into ``fused``, which runs on each tile.
 
     ``copied`` is the copy of a tile that ``fused`` reads, where there is one; ``later`` are the blocks from the first one on that
     has another shape than the sums, or reduces: they run after all tiles.

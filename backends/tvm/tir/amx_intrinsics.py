@@ -40,7 +40,7 @@ CONFIGURATION = "fxopt.amx.configuration"
 _INTRINSIC = "llvm.x86."
 """What LLVM's names of the instructions begin with."""
 _ROWS = 3
-"""The loop over the rows of a register, behind those of vectors, lines and registers of a line."""
+"""The loop over the rows of a register, after those of vectors, lines and registers of a line."""
 _SUM = 4
 """Bytes of a sum."""
 _emulation: ContextVar[str] = ContextVar("emulation", default="")
@@ -99,7 +99,7 @@ def use_amx_instructions(function: PrimFunc) -> PrimFunc:
 
 
 def configured(loop: For, body: Stmt) -> Stmt:
-    """A body of statements, with the registers set up before it and given back behind if ``loop`` has a note of them."""
+    """A body of statements, with the registers set up before it and given back after if ``loop`` has a note of them."""
     from tvm import tirx
 
     if CONFIGURATION not in loop.annotations:

@@ -58,7 +58,7 @@ class _Walk:
         return self._memo[node, part]
 
     def _found(self, node: fx.Node, part: Any) -> list[Site] | str:
-        reason = f"no weight of the branch makes it zero behind {self._program.describe(node)}"
+        reason = f"no weight of the branch makes it zero after {self._program.describe(node)}"
         for chosen in self._choices(node):
             if not self._is_zero(node, chosen, part):
                 continue

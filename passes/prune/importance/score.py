@@ -56,7 +56,7 @@ def score(
     Each *place*, a dim of a weight that makes the channels or reads them, gives every atom one number; a head that
     covers many indices gets their sum. ``reduce`` makes one of an atom's numbers, the group importance of Fang et al. 2023
     (DepGraph, section 3.4), and ``normalize`` divides a group's scores by their mean or largest, so that groups can be
-    compared. Atoms that no output hangs on any more, which shrink would remove, score 0 and do not count for that.
+    compared. Atoms that no output depends on any more, which shrink would remove, score 0 and do not count for that.
 
     ``by``, with w the cells of an atom in a place, biases and running statistics aside:
 

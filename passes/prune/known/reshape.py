@@ -16,7 +16,7 @@ def reshape(cells: torch.Tensor, before: Iterable[Any], after: Iterable[Any]) ->
     """Cells of a value of shape ``before``, read row-major as ``after``; None where that is beyond the limit.
 
     The dims fall into segments that have the same number of elements before and after, and only what varies inside a
-    segment of several dims is written out. A segment with a symbolic size stays a repetition of the concrete dims behind
+    segment of several dims is written out. A segment with a symbolic size stays a repetition of the concrete dims after
     it, [n, 12] as [12·n]; where concrete dims stand before the size, only what is the same all over is kept.
     """
     before, after = list(before), list(after)

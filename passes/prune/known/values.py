@@ -104,7 +104,7 @@ class _Walk:
         return torch.tensor(float(argument), dtype=torch.float64) if isinstance(argument, (int, float)) else None
 
     def result(self) -> dict[fx.Node, torch.Tensor]:
-        """What holds for all readers of each node, those behind a write in place included."""
+        """What holds for all readers of each node, those after a write in place included."""
         kept = {}
         for node, known in self.found.items():
             weight = self.program.tensor(node)

@@ -17,7 +17,7 @@ from fxopt.passes.quant.equalization.follow import follow
 from fxopt.passes.quant.equalization.layers import LAYERS, channel_dim, grouped, readers, unusable
 
 Declines = Callable[[fx.Node], str | None]
-"""Says why what is done to a channel before an op is not the same as what is done behind it; None where it is."""
+"""Says why what is done to a channel before an op is not the same as what is done after it; None where it is."""
 
 
 def find_channels(program: Program, declines: Declines) -> Channels:

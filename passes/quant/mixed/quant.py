@@ -1,4 +1,4 @@
-"""The analysis behind ``fxopt explain quant MODEL``."""
+"""The analysis after ``fxopt explain quant MODEL``."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Entropy(Histogram):
     """The range with the least Kullback-Leibler divergence of the quantized numbers from the numbers (Migacz 2017).
 
     One threshold is searched, and numbers beyond it are clipped on either side; the range ends where the numbers do if
-    that is nearer, so behind a relu it begins at zero. Zeros, which every code holds exactly, are left out.
+    that is nearer, so after a relu it begins at zero. Zeros, which every code holds exactly, are left out.
     """
 
     def bounds(self, form: Format) -> tuple[float, float]:

@@ -15,7 +15,7 @@ class SquaredError(Histogram):
     """The range with the least expected squared difference between a number and what its code stands for.
 
     Rounding inside the range and clipping beyond it are weighed against each other. Both ends are searched; where no
-    number is negative, as behind a relu, the range begins at zero.
+    number is negative, as after a relu, the range begins at zero.
     """
 
     def bounds(self, form: Format) -> tuple[float, float]:

@@ -18,7 +18,7 @@ class Rows:
     """What a layer is judged by.
 
     ``x`` float32 ``[groups, rows, in]`` is what the quantized layer reads, ``wanted`` float32 ``[groups, rows, out]`` what
-    the float layer gives there behind its activation, ``bias`` float32 ``[groups, 1, out]``. ``activation`` is a clamp.
+    the float layer gives there after its activation, ``bias`` float32 ``[groups, 1, out]``. ``activation`` is a clamp.
     """
 
     x: torch.Tensor

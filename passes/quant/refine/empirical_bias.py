@@ -16,7 +16,7 @@ def empirical_bias(twins: Twins, layer: fx.Node) -> torch.Tensor:
 
     b̃ + E[y] - E[ỹ] over the calibration data (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and
     Bias Correction", section 4.2; Finkelstein et al. 2019, "Fighting Quantization Bias With Bias"). ỹ is
-    what the layer gives behind layers that are quantized and corrected already, so one sweep in graph order corrects all.
+    what the layer gives after layers that are quantized and corrected already, so one sweep in graph order corrects all.
     """
     bias = twins.codes[layer].bias
     start = torch.zeros(1) if bias is None else bias.real()

@@ -40,7 +40,7 @@ def refine(
     """The codes with weights rounded by ``rounding`` and biases corrected as measured; the program stays as it is.
 
     One sweep over the graph, for ``images`` examples in float and quantized side by side: each layer is rounded, then
-    corrected, for what it reads behind layers that are done. Raises DataError, which names the option, without usable
+    corrected, for what it reads after layers that are done. Raises DataError, which names the option, without usable
     data or where a layer gives NaN or infinity.
     """
     asked = [f"rounding={rounding!r}"] * (rounding != "nearest")

@@ -54,7 +54,7 @@ def _layer(node: fx.Node) -> MatrixLayer:
 
 
 def _rows(twins: Twins, form: MatrixLayer, codes: LayerCodes, generator: torch.Generator) -> Rows:
-    """What the quantized layer reads, and what the float layer gives behind its activation, at the same positions."""
+    """What the quantized layer reads, and what the float layer gives after its activation, at the same positions."""
     elements = codes.weight.integers[0].numel() * form.groups
     read, given = twins.read(form.node), twins.values(form.node)
     count = max(1, min(_ROWS, _ELEMENTS // elements) // len(read))

@@ -19,7 +19,7 @@ class Twins:
     """Values of both for every batch, node by node, each freed after its last reader.
 
     The quantized one gives bit for bit what the graph will give once the quantize and dequantize ops are in it. Codes of
-    a layer may be exchanged on the way, so that what comes behind it is refined for what it will really read.
+    a layer may be exchanged on the way, so that what comes after it is refined for what it will really read.
     """
 
     def __init__(

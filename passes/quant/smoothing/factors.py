@@ -18,7 +18,7 @@ SMALLEST, LARGEST = 1e-5, 1e5
 CLOSE = 1e-3
 """A factor whose logarithm is smaller is taken for 1: a second run, which differs by rounding, changes nothing."""
 SMOOTH = "it is smooth already"
-_AGAIN = "the same factors come again behind a linear that reads it"
+_AGAIN = "the same factors come again after a linear that reads it"
 
 
 @dataclass

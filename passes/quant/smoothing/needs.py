@@ -35,7 +35,7 @@ class Needs:
     pinned: list[tuple[torch.Tensor, str]] = field(default_factory=list)
     """Labels whose factor is 1, and why; the first reason of a label counts."""
     takers: set[fx.Node] = field(default_factory=set)
-    """Values that can be divided, as far as the ops before and right behind them go."""
+    """Values that can be divided, as far as the ops before and right after them go."""
     _asked: dict[fx.Node, fx.Node] = field(default_factory=dict)
     _whole: dict[fx.Node, fx.Node] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""GPTQ through a graph: each weight is rounded for what its layer reads behind the weights that are rounded already."""
+"""GPTQ through a graph: each weight is rounded for what its layer reads after the weights that are rounded already."""
 
 from __future__ import annotations
 

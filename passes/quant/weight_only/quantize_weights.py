@@ -38,7 +38,7 @@ def quantize_weights(
     the model, and a Cholesky factor of [in, in] a layer.
 
     Quantized are linears, and products with a stored matrix on the right. A weight that something else reads too, such as
-    an embedding, stays, as both forms would have to be stored; so does one that is quantized already: behind
+    an embedding, stays, as both forms would have to be stored; so does one that is quantized already: after
     ``quantize(keep_float=…)`` the layers left in float are quantized here. Codes are int8 tensors in the program; a backend
     packs them. ONNX Runtime multiplies by 4-bit codes as they are; 8-bit codes make the file small, and it unpacks them as
     it loads.

@@ -67,7 +67,7 @@ def constant_or_scalar(lowering: Lowering, expr: Expr) -> Array:
 
 
 def of_terms(lowering: Lowering, function: TensorFunction, affine: AffineValue, arrays: list[Array], name: str) -> Expr:
-    """What a function makes of the terms of an affine value, and of arrays behind them."""
+    """What a function makes of the terms of an affine value, and of arrays after them."""
     from tvm import relax
 
     terms = [reshaped(lowering, expr, affine.layout.shape) for expr, _ in affine.terms]
