@@ -114,7 +114,7 @@ def _fold(
 
 
 def _grouped(node: fx.Node, weight: torch.Tensor) -> torch.Tensor | None:
-    """The weight as [group, out, in, kernel]; None for a product with a weight of other dims, which is no layer."""
+    """The weight as [group, out, in, kernel]; None for a product with a weight of another rank, which is no layer."""
     if op_name(node) in _MATMULS:
         return weight.detach().t()[None, :, :, None] if weight.dim() == 2 else None
     if op_name(node) in TRANSPOSED:

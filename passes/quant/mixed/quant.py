@@ -1,4 +1,4 @@
-"""The analysis after ``fxopt explain quant MODEL``."""
+"""The analysis behind ``fxopt explain quant MODEL``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORST = 4
 def quant(program: Program, context: Context) -> SensitivityTable:
     """Show which layers lose most in int8, and what it would cost to leave them in float.
 
-    The workload's data calibrate and judge; with a backend, the placement is the one its kernels want, and the worst
+    The workload's data calibrate and evaluate; with a backend, the placement is that of its policy, and the worst
     layers are built and timed. Raises DataError for a workload without data.
     """
     if context.workload is None:
