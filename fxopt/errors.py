@@ -108,7 +108,7 @@ def text_of(error: BaseException) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of a message, where compiled libraries put what happened, behind their trace."""
+    """The last line of a message, where compiled libraries put what happened, after their trace."""
     lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -55,6 +56,12 @@ def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
                 way_out="uninstall one, or rename its entry point",
             )
     return found
+
+
+def refresh() -> None:
+    """Look again for what is installed, as after `pip install` of a package of passes in a running session."""
+    importlib.invalidate_caches()
+    _entry_points.cache_clear()
 
 
 def _origin(point: importlib.metadata.EntryPoint) -> str:

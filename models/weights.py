@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from fxopt.errors import RecipeError
+from fxopt.support.scratch import write_whole
 
 
 def save_weights(path: Path, model: torch.nn.Module, metadata: Mapping[str, str]) -> None:
-    """Write the model's state beside ``path`` and move it there, so that a reader never meets half a file.
+    """Write the model's state, whole or not at all.
 
     The same state and metadata give the same bytes.
     """
     from safetensors.torch import save
 
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(_sort_header(save(state, metadata=dict(metadata))))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, _sort_header(save(state, metadata=dict(metadata))))
 
 
 def _sort_header(data: bytes) -> bytes:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from fxopt.backends.tvm import Tvm, runtime
-from fxopt.backends.tvm.tir import amx_intrinsics as amx
+from fxopt.backends.tvm.tir.amx_intrinsics import emulated
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 _SOURCE = """
@@ -60,24 +61,20 @@ int32_t fx_tdpbusd(int8_t c, int8_t a, int8_t b) {
 """
 
 
-def use_emulated_amx(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let kernels call the functions in place of the instructions; in this process, until the monkeypatch is undone.
+@contextlib.contextmanager
+def use_emulated_amx(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let kernels call the functions in place of the instructions.
 
     They are compiled into a library in ``folder`` unless they are there.
     """
-    from tvm import tirx
-
     assert COMPILER is not None
     source, library = folder / "amx.c", folder / "libamx.so"
     if not library.exists():
         source.write_text(_SOURCE)
         subprocess.run([COMPILER, "-O2", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
 
-    def call(name: str, *operands: Any) -> Any:
-        return tirx.Evaluate(tirx.call_extern("int32", f"fx_{name}", *operands))
-
     ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    monkeypatch.setattr(amx, "_call", call)
-    monkeypatch.setattr(amx, "_INTRINSIC", "fx_")
     monkeypatch.setattr(runtime, "allow_tiles", lambda: True)
     monkeypatch.setattr(Tvm, "elsewhere", lambda self, target: None)
+    with emulated("fx_"):
+        yield

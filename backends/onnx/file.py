@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_LARGE = 2_000_000_000
-"""Bytes above which weights go to a file beside: a protobuf message holds at most 2 GiB."""
+_MOST_BYTES = 2_000_000_000
+"""A protobuf message holds at most 2 GiB."""
 
 
-def save(model: Any, path: Path) -> None:
-    """Write a model, the same bytes each time."""
+def save(model: Any, path: Path, most_bytes: int = _MOST_BYTES) -> None:
+    """Write a model, the same bytes each time; weights go to a file beside it where it has more than ``most_bytes``."""
     import onnx
 
-    if model.ByteSize() > _LARGE:
+    if model.ByteSize() > most_bytes:
         onnx.save_model(model, str(path), save_as_external_data=True, location=path.name + ".data")
     else:
         path.write_bytes(model.SerializeToString(deterministic=True))

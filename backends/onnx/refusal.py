@@ -9,11 +9,12 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxopt.backend import refuses_training
 from fxopt.backends.onnx.export import quiet
 from fxopt.backends.onnx.recurrent_kernels import SEQUENCES, cannot_lower
 from fxopt.ir.alias_analysis import written
 from fxopt.ir.decompose import decomposed
-from fxopt.ir.op_table import Trait, arguments, family, has, updates_statistics
+from fxopt.ir.op_table import Trait, arguments, family, has
 from fxopt.ir.printer import op_name
 
 
@@ -65,10 +66,8 @@ def _scale_unknown(node: fx.Node, name: str) -> str | None:
 def _not_as_called(node: fx.Node, name: str) -> str | None:
     """Why an op that the exporter has a form of cannot be had with these arguments: it would fail, or give other numbers."""
     call = arguments(node)
-    if updates_statistics(node):
-        return (
-            f"{name} is in training mode, and takes the statistics of each batch; capture the model after model.eval()"
-        )
+    if reason := refuses_training(node):
+        return reason
     if name == "aten.scatter_reduce.two" and call["reduce"] == "mean":
         return "the exporter writes a scattered mean as a sum; scatter sums and counts, and divide"
     if name == "aten.scaled_dot_product_attention":

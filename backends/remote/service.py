@@ -39,7 +39,7 @@ def answer(message: bytes) -> bytes:
     """Do what a message asks; an error is an answer too. Files that it names are in the folder of the session."""
     try:
         values, arrays = unpack(message)
-        return pack(*_VERBS[values.pop("verb")](arrays, **values))
+        return pack(*VERBS[values.pop("verb")](arrays, **values))
     except FxoptError as error:
         return pack({"error": str(error)})
     except Exception as error:
@@ -86,10 +86,10 @@ def _profile(arrays: list[Any], name: str, calls: int) -> Answer:
     return {"kernels": [vars(kernel) for kernel in kernels]}, []
 
 
-_VERBS: dict[str, Callable[..., Answer]] = {
-    "facts": _facts, "open": _open, "run": _run, "times": _times, "peak_memory": _peak_memory,
-    "profile": _profile,
+VERBS: dict[str, Callable[..., Answer]] = {
+    "facts": _facts, "open": _open, "run": _run, "times": _times, "peak_memory": _peak_memory, "profile": _profile,
 }  # fmt: skip
+"""What a device can be asked: functions of arrays, and of the values of a message by name."""
 
 
 def _free() -> int | None:

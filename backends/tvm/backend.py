@@ -32,23 +32,23 @@ _CHAIN = ("aten.add.Tensor", "aten.cat", "aten.max_pool2d", "aten.avg_pool2d", "
 class Tvm(Backend):
     """Compile the whole model to machine code for the target, with register-tiled kernels.
 
-    TVM writes the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it
-    serves every size of the dynamic dims. 3x3 convolutions are computed by Winograd's minimal filtering where that is likely
+    TVM generates the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it
+    serves every size of the dynamic dims. 3x3 convolutions are computed by Winograd's algorithm where that is likely
     to be faster, with 2.25 or 4 times fewer multiplications; their weights take 1.8 or 4 times the memory, which
-    ``winograd=False`` saves. ``threads`` is None for all cores that the process may use; more than the machine
-    has processors are not started. They share the rounds of each loop by work stealing.
+    ``winograd=False`` saves. ``threads`` is None for all cores that the process may use; no more are started than the
+    machine has processors. They share the iterations of each loop by work stealing.
 
     Convolutions over a line or a volume, and transposed ones, are computed as convolutions over images.
 
-    A quantized program is computed in integers: values between layers are bytes, products of bytes are added in 32 bits by
-    the instruction that the target has for it (AMX, VNNI, sdot), and each kernel requantizes, or gives float where nothing reads
+    A quantized program is computed in integers: values between layers are bytes, products of bytes are accumulated in 32 bits
+    by the target's instruction for it (AMX, VNNI, sdot), and each kernel requantizes, or dequantizes where nothing reads
     quantized values. The report says how many convolutions and products are in integers, and of each in float why.
 
-    Tiles are those that measured best before, for the same processor and threads, and else chosen by rule. ``tune`` measures
-    them, at most ``trials``: each layer without what is fused behind it, on one image or on as many rows as one
-    example has. A batch, or another dynamic dim, has no part in it: its layers take the tiles of one example. It goes on
-    from all earlier trials of any model, which are in the file ``database``; None is ``fxopt/tvm-tiles.jsonl`` in the
-    user's cache, and '' none. The same ``seed`` and trials give the same next tile.
+    Tiles are those that measured best before, for the same processor and threads, or else chosen by rule. ``tune`` measures
+    them, at most ``trials``: each layer without its epilogue, on one image or on as many rows as one example has. With a
+    batch, or another dynamic dim, layers take the tiles of one example. It goes on from all earlier trials of any model,
+    which are in the file ``database``; None is ``fxopt/tvm-tiles.jsonl`` in the user's cache, and '' none. With the same
+    ``seed`` and trials, the next tile is the same.
     """
 
     name: ClassVar[str] = "tvm"
@@ -59,15 +59,15 @@ class Tvm(Backend):
     winograd: bool = True
 
     def refuses(self, node: fx.Node) -> str | None:
-        """Why TVM's importer has no form of a node; None if it has, directly or through torch's core ops."""
+        """Why TVM's importer cannot convert a node; None if it can, directly or through torch's core ops."""
         from fxopt.backends.tvm.frontend.supported_ops import refuses
 
         return refuses(node)
 
     def legalize(self) -> str:
-        """Bring writes, norms, averages and clamps into variants that fuse with convolutions, and these into two dims.
+        """Rewrite writes, norms, averages and clamps into ops that fuse with convolutions, and these into two dims.
 
-        Recurrent layers become their steps, as TVM has no loop over them.
+        Recurrent layers are unrolled, as TVM has no loop over their steps.
         """
         return (
             "functionalize_writes, canonicalize_ops, unroll_recurrent, split_rms_norm, fold_batch_norm, pool_to_mean, "
@@ -75,17 +75,17 @@ class Tvm(Backend):
         )
 
     def quant_policy(self, target: Target) -> Policy:
-        """Inputs and weights of layers, and what lies between them: sums, pools and concatenations.
+        """Inputs and weights of layers, and the ops between them: sums, pools and concatenations.
 
         A kernel writes float as well as bytes, so a convolution's output is quantized only where all its readers take bytes.
-        No instruction used adds products in 16 bits, so weights may be as large as they are.
+        No instruction used adds products in 16 bits, so weights use all 8 bits.
         """
         from fxopt.backend.quant_policy import Policy
 
         return Policy("between_integers", chain=_CHAIN, products=True)
 
     def suits(self, target: Target) -> dict[str, str]:
-        """Vectors, the instruction for bytes with the sign that it wants of activations, and threads."""
+        """Vectors, the int8 instruction with the signedness of activations that it needs, and threads."""
         from fxopt.backends.tvm.machine.dot_instructions import REPORTED_NAMES, instruction_of
         from fxopt.backends.tvm.machine.processor import processor_of
 
@@ -170,24 +170,24 @@ class Tvm(Backend):
         return runtime.make_runner(folder, self.threads, needs_tiles=needs_tiles)
 
     def profile(self, folder: Path, manifest: Manifest, inputs: list[Any], calls: int) -> list[KernelTime]:
-        """By the machine that calls the kernels, which tells before and after each."""
+        """By TVM's virtual machine, which reports before and after each kernel that it calls."""
         from fxopt.backends.tvm.profile import profile
 
         needs_tiles = manifest.facts.get("integer_instruction") == "amx-int8"
         return profile(folder, self.threads, inputs, calls, manifest.facts.get(NODES, []), needs_tiles=needs_tiles)
 
     def standalone(self, folder: Path, manifest: Manifest) -> Standalone:
-        """The program that runs the library in TVM's runtime, with what :meth:`load` does before."""
+        """The program that runs the library in TVM's runtime, set up as by :meth:`load`."""
         from fxopt.backends.tvm.standalone import standalone
 
         return standalone(folder, manifest.facts, self.threads)
 
     def missing(self) -> str | None:
-        """The package that building or running needs and that is not installed, or is in a version that crashes."""
+        """The required package that is not installed, or whose version crashes."""
         return runtime.missing()
 
     def cannot_build(self, target: Target) -> str | None:
-        """What is missing here, that there are no schedules for the processor, or no compiler to link for it."""
+        """The missing package, that there are no schedules for the processor, or no compiler to link for it."""
         from fxopt.backends.tvm.machine.processor import processor_of
         from fxopt.target.cross_compiler import cross_compiler, missing_compiler
 
@@ -200,7 +200,7 @@ class Tvm(Backend):
         return missing_compiler(triple) if cross_compiler(triple) else None  # for this machine TVM finds one
 
     def elsewhere(self, manifest: Manifest) -> str | None:
-        """That it is machine code of another processor, or uses instructions that this one lacks."""
+        """That it is machine code for another processor, or uses instructions that this one lacks."""
         from fxopt.target.detect import host
 
         target, here = manifest.target, host()

@@ -32,7 +32,7 @@ def compile_module(
 ) -> Facts:
     """Write ``model.so`` and ``model.params`` into the folder ``out``; return facts about the kernels.
 
-    ``shapes`` are those of the example inputs, which calls are made faster for.
+    ``shapes`` are those of the example inputs, for which there is a static entry point.
 
     Raises BackendError where TVM cannot compile it, or there is no C compiler to link with.
     """
@@ -57,7 +57,7 @@ def compile_module(
 
 
 def choose_tiles(module: IRModule, choices: Choices) -> IRModule:
-    """The module with its convolutions and products as kernels in tiles of ``choices``."""
+    """The module with its convolutions and products as kernels in tiles by ``choices``."""
     import tvm
     from tvm.relax import transform
 
@@ -67,7 +67,7 @@ def choose_tiles(module: IRModule, choices: Choices) -> IRModule:
 
 
 def kernels_of(module: IRModule, choices: Choices) -> IRModule:
-    """The module as kernels, without loops in threads or vectors yet, and the calls of them."""
+    """The module as kernels, not yet parallelized or vectorized, and the calls of them."""
     import tvm
     from tvm.relax import transform
 
@@ -92,7 +92,7 @@ def lower(module: IRModule, choices: Choices) -> IRModule:
 
 
 def _pipeline() -> ModulePass:
-    """TVM's default pipeline, and then the sizes that a call computes, in the order of where they are stored.
+    """TVM's default pipeline, and then the computations of sizes sorted by where they are stored.
 
     TVM leaves them in the order of addresses in its memory, so that no two libraries would be the same.
     """

@@ -1,4 +1,4 @@
-"""Ctrl-C, which Z3 takes for itself while it proves bounds in TVM's passes."""
+"""Ctrl-C, whose handler Z3 replaces while it proves bounds in TVM's passes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def interrupts_kept() -> Iterator[None]:
-    """Whatever answers Ctrl-C answers it afterwards as before.
+    """Restore the handler of Ctrl-C afterwards.
 
-    Z3 gives the signal back so that it does not interrupt calls of the system any more: one that waits for a compiler or a
-    device would go on for as long as that takes.
+    Z3 restores it so that it no longer interrupts system calls: one that waits for a compiler or a device would go on
+    for as long as that takes.
     """
     try:
         yield

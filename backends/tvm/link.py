@@ -18,14 +18,14 @@ _OBJECTS = ("lib0.o", "lib1.o", "devc.o")
 
 
 def link(executable: Executable, path: Path, compiler: str | None) -> None:
-    """Link a library in a folder of its own, so that no path of this machine comes into it; ``compiler`` None is g++."""
+    """Link a library in a folder of its own, so that it contains no path of this machine; ``compiler`` None is g++."""
     with scratch_folder() as folder, _in_memory(folder):
         executable.export_library(str(path), workspace_dir=str(folder), cc=compiler)
 
 
 @contextlib.contextmanager
 def _in_memory(folder: Path) -> Iterator[None]:
-    """Have objects of ``folder`` written to memory: LLVM ends the whole process where a disk is full, and a linker says so."""
+    """Have objects of ``folder`` written to memory: on a full disk LLVM ends the whole process, while a linker reports it."""
     if not hasattr(os, "memfd_create"):  # elsewhere than on Linux
         yield
         return

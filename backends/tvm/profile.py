@@ -1,4 +1,4 @@
-"""What each kernel of a library takes, told by the virtual machine that calls it; nothing here needs torch."""
+"""Time of each kernel of a library, from the virtual machine that calls it; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def profile(
 ) -> list[KernelTime]:
     """Kernels in the order of a call, with the median of their times.
 
-    ``nodes`` has the name and the program's nodes of each kernel in the order of calls. Checks and memory, which the machine
-    sees to itself, are not among them: what is asked here takes longer than they do.
+    ``nodes`` has the name and the program's nodes of each kernel in the order of calls. The machine's own checks and allocations
+    are not among them: measuring takes longer than they do.
     """
     machine, parameters, example = open_machine(folder, needs_tiles=needs_tiles)
     calls_of: list[list[tuple[str, float]]] = []
@@ -51,5 +51,5 @@ def profile(
 
 
 def _of(index: int, count: int, nodes: list[list[object]]) -> tuple[str, ...]:
-    """The nodes of one kernel, where as many are called as were noted when it was built."""
+    """The nodes of one kernel, if the number of calls is the one recorded at build time."""
     return tuple(map(str, nodes[index][1:])) if len(nodes) == count else ()

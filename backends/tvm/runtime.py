@@ -29,9 +29,9 @@ _BROKEN_FFI = "0.1.15"
 
 
 def missing() -> str | None:
-    """What is not installed, or is installed in a version that ends the process; None if TVM can be imported.
+    """The package that is not installed, or is in a version that crashes; None if TVM can be imported.
 
-    With apache-tvm-ffi 0.1.15, which pip takes for TVM 0.27, the process ends of a segmentation fault.
+    With apache-tvm-ffi 0.1.15, which pip takes for TVM 0.27, the process ends with a segmentation fault.
     """
     if reason := not_installed(("tvm", "tvm_ffi"), "tvm"):
         return reason
@@ -57,7 +57,7 @@ def need_tvm() -> ModuleType:
 
 
 def allow_tiles() -> bool:
-    """Ask the system for the tile registers of AMX, which a process has only then; whether it gives them."""
+    """Request the tile registers of AMX from the system, which a process needs before it uses them; whether it grants them."""
     import ctypes
     import platform
 
@@ -74,9 +74,9 @@ _here = threading.local()
 
 
 def _allow_threads(count: int) -> None:
-    """Have the runtime's pool hold ``count`` threads or one a core, and leave it to the system where they run.
+    """Give the runtime's pool ``count`` threads or one per core, not pinned to cores.
 
-    By itself TVM takes half of the processors, for threads of one core, and binds its own threads to single cores, where
+    By default TVM uses half of the processors, taking them for hyperthreads, and pins its threads to single cores, where
     they wait behind whatever else runs there. It reads this when a thread of the caller's starts its first kernel.
     """
     given = os.environ.get("TVM_NUM_THREADS", "")
@@ -97,16 +97,16 @@ def use_threads(count: int) -> None:
 
 def set_threads(get_function: Callable[[str], Callable[..., object]], count: int) -> None:
     """As :func:`use_threads`, each time; ``get_function`` finds TVM's functions, here or on a device."""
-    big_cores = 1  # as TVM calls what is neither bound nor saving power
+    big_cores = 1  # TVM's affinity mode without pinning or power saving
     get_function("runtime.config_threadpool")(big_cores, count)
 
 
 def open_machine(
     folder: Path, *, needs_tiles: bool = False
 ) -> tuple[VirtualMachine, list[Tensor], list[tuple[int, ...]]]:
-    """Load a library; return what runs it, its parameters, and the shapes of the inputs that ``fixed`` is for, none without.
+    """Load a library; return its virtual machine, its parameters, and the input shapes of ``fixed``, empty without that.
 
-    Raises BackendError where TVM refuses the library, or the system the tile registers that it ``needs_tiles`` for.
+    Raises BackendError where TVM refuses the library, or the system the tile registers that it needs (``needs_tiles``).
     """
     tvm = need_tvm()
     if needs_tiles and not allow_tiles():
@@ -128,7 +128,7 @@ def open_machine(
 
 
 def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False) -> Runner:
-    """Return what runs a library with its parameters, on numpy arrays in the order of its inputs, a call at a time.
+    """Return a runner of a library with its parameters, on numpy arrays in the order of its inputs, one call at a time.
 
     ``threads`` None is all cores that the process may use. Raises BackendError, see :func:`open_machine`.
     """
@@ -159,12 +159,12 @@ def make_runner(folder: Path, threads: int | None, *, needs_tiles: bool = False)
 
 @functools.cache
 def _after_fork(process: int) -> ThreadPoolExecutor:
-    """A thread to run in, in a process that was forked: TVM keeps a pool for each thread, and the other's is gone."""
+    """A thread to run in after a fork: TVM keeps a thread pool for each calling thread, and a fork has none of the pool's."""
     return ThreadPoolExecutor(1)
 
 
 class Inputs:
-    """Arrays as TVM's tensors, which are kept for the next call with the same shapes: to make one takes as long as a layer."""
+    """Arrays as TVM's tensors, which are kept for the next call with the same shapes: allocating one takes as long as a layer."""
 
     def __init__(self) -> None:
         self._held: list[Tensor] = []
@@ -183,5 +183,5 @@ class Inputs:
 
 
 def copied(tensor: Tensor) -> Array:
-    """A tensor as an array of its own; by way of DLPack, which takes a tenth of the time, if numpy has the dtype."""
+    """A tensor copied to an array; through DLPack, which takes a tenth of the time, if numpy has the dtype."""
     return np.array(np.from_dlpack(tensor)) if hasattr(np, str(tensor.dtype)) else tensor.numpy()

@@ -1,4 +1,4 @@
-"""What runs a model that TVM compiled where there is no Python."""
+"""The program that runs a model compiled by TVM without Python."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FFI = Wheel(
 _RUNTIME = Library("tvm/lib/libtvm_runtime.so", "libtvm_runtime.so")
 _EXTRA = Library("tvm/lib/libtvm_runtime_extra.so", "libtvm_runtime_extra.so")
 _OF_EXTRA = b"tvm.contrib."
-"""How the functions begin that are in the second library alone: sorting and random numbers, which few models call."""
+"""Prefixes of the functions that only the second library has: sorting and random numbers, which few models call."""
 
 
 def standalone(folder: Path, facts: Facts, threads: int | None) -> Standalone:

@@ -1,4 +1,4 @@
-"""TVM's classes by name, for annotations: one place knows where TVM has them. To import this loads nothing of TVM.
+"""TVM's classes by name, for annotations: the one file that knows where TVM has them. Importing it loads nothing of TVM.
 
 Modules import what they need from here under ``TYPE_CHECKING``, as TVM itself is imported only in functions.
 """
@@ -28,14 +28,14 @@ Array: TypeAlias = npt.NDArray[Any]
 Facts: TypeAlias = dict[str, Any]
 """JSON values for the report, as :meth:`fxopt.backend.Backend.build` returns them."""
 Scalar: TypeAlias = "Expr"
-"""An expression of one number: an index, a size or an element. TVM 0.27 has one class for these and for Relax's."""
+"""A scalar expression: an index, a size or an element. TVM 0.27 has one class for these and for Relax's."""
 Size: TypeAlias = "Expr | int"
 """A size, which is a symbolic expression where it is dynamic."""
 Shape: TypeAlias = "list[Size] | tuple[Size, ...]"
 Element: TypeAlias = "Callable[..., Scalar]"
 """The element at a position, as ``te.compute`` takes it."""
 TensorFunction: TypeAlias = "Callable[..., TensorExpr]"
-"""What makes a tensor expression of others, as ``BlockBuilder.call_te`` takes it."""
+"""A function from tensor expressions to one, as ``BlockBuilder.call_te`` takes it."""
 
 __all__ = [
     "AllocBuffer", "Array", "Binding", "BlockBuilder", "Buffer", "BufferStore", "Call", "Device", "Element",

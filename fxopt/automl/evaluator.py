@@ -12,7 +12,6 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ from fxopt.runtime.timing import Timing
 from fxopt.support.machine_lock import machine
 from fxopt.support.scratch import scratch_folder
 from fxopt.workload import Data, Divisible
-from fxopt.workload.batching import examples, fixed_batch, in_batches
+from fxopt.workload.batching import fixed_batch, in_batches, validation_batches
 
 _BLOCKS = 7
 _COMPARED = 256
@@ -234,10 +233,8 @@ class Evaluator:
                 yield tuple(pytree.tree_leaves(p(*args, **kwargs)) for p in (self._program, program))  # type: ignore[misc]
                 return
             size = fixed_batch(self._program)
-            for args, _ in islice(data.batches("validation", batch_size=64), -(-_COMPARED // 64)):
+            for args in validation_batches(data, _COMPARED, 64):
                 yield tuple(pytree.tree_leaves(in_batches(p, size)(*args)) for p in (self._program, program))  # type: ignore[misc]
-                if examples(args) >= _COMPARED:
-                    return
 
     def _fresh(self, name: str, *, make: bool = True) -> Path:
         folder = self._scratch / name

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from fxopt.backend import not_installed
 from fxopt.errors import UsageError
 
-try:
-    import optuna  # noqa: F401
-except ImportError:
-    raise UsageError("a search needs optuna, which is not installed", way_out="pip install 'fxopt[search]'") from None
+if reason := not_installed(("optuna",), "search"):
+    raise UsageError(f"a search needs optuna; {reason}")

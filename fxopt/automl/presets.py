@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from fxopt import registry
 from fxopt.automl.records import Record
 from fxopt.automl.space import At, Point, Space
 from fxopt.driver.recipe import Recipe, read_recipe
-from fxopt.errors import FxoptError
+from fxopt.errors import FxoptError, ResourceError
 from fxopt.support.cache_folder import cache_folder
+from fxopt.support.scratch import write_whole
 from fxopt.support.spec import parse_call
 from fxopt.target import Target
 
@@ -72,10 +72,8 @@ def remember(target: Target, model: str, point: Point) -> None:
         found = json.loads(path.read_text()) if path.exists() else {}
         found[model] = [list(point.passes), point.backend]
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(json.dumps(found, indent=1))
-        beside.replace(path)
-    except (OSError, ValueError):
+        write_whole(path, json.dumps(found, indent=1).encode())
+    except (OSError, ValueError, ResourceError):
         return
 
 

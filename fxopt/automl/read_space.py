@@ -45,7 +45,7 @@ def read_space(table: dict[str, Any], backends: tuple[str, ...], written: tuple[
         spaces.append(pass_space(cls, own or {}))
     spaces.sort(
         key=lambda p: (STAGES.index(p.stage), len(p.cls().steps()) > 1, p.name)
-    )  # composites clean up behind others
+    )  # composites clean up after others
     space = Space(tuple(spaces), tuple(lists.get("backends", backends)), frozenset(required))
     _check(space)
     for pass_ in Pipeline.parse(written).passes:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from fxopt.driver.part import Part, Real
-from fxopt.errors import UsageError
-
-SCHEMA_VERSION = 1
-FILE = "search.json"
+from fxopt.driver.stored_report import StoredReport
 
 
 class Answer(Part):
@@ -56,12 +51,14 @@ class Trade(Part):
     instead_of: dict[str, Real]
 
 
-class SearchReport(BaseModel):
+class SearchReport(StoredReport):
     """All of a search; ``search.json``. Sizes in bytes, latencies in ms, times in seconds."""
 
-    model_config = ConfigDict(extra="forbid")
+    FILE = "search.json"
+    WHAT = "search"
+    WAY_OUT = "give the folder that `fxopt search --out` wrote"
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     model: str
     target: dict[str, Any]
     backends: list[str]
@@ -71,7 +68,7 @@ class SearchReport(BaseModel):
     original: dict[str, Real]
     metric: str | None = None
     original_metric: float | None = None
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
     trials: int
     seconds: float
     interrupted: bool = False
@@ -79,31 +76,11 @@ class SearchReport(BaseModel):
     front: list[Answer]
     nearest: Answer | None = None
     """Where no recipe keeps all limits: the one that comes nearest."""
-    blocked_by: dict[str, Real] = {}
+    blocked_by: dict[str, Real] = Field(default_factory=dict)
     """Of the nearest: by quantity, its value beyond the limit."""
     hypervolume: float
     techniques: list[Technique]
     rejected: list[Rejected]
-    importance: dict[str, dict[str, float]] = {}
+    importance: dict[str, dict[str, float]] = Field(default_factory=dict)
     """By objective, the share of its variance that each choice or option explains."""
     trade: Trade | None = None
-
-    @classmethod
-    def read(cls, folder: Path) -> SearchReport:
-        """The report in the folder of a search. Raises UsageError where there is none, or one of another version."""
-        try:
-            values = json.loads((folder / FILE).read_bytes())
-            if (version := values.get("schema_version")) == SCHEMA_VERSION:
-                return cls.model_validate(values)
-        except (OSError, ValueError, AttributeError) as error:
-            raise UsageError(f"{folder} holds no search: {error}") from None
-        raise UsageError(
-            f"{folder / FILE} is of another version of fxopt",
-            expected=f"schema_version {SCHEMA_VERSION}",
-            got=f"schema_version {version}",
-            way_out="search again in another folder, or read it with the fxopt that made it",
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values as JSON holds them; what is None is left out."""
-        return self.model_dump(mode="json", exclude_none=True)

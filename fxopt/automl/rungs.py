@@ -57,7 +57,7 @@ def ladder(point: Point, space: Space) -> tuple[Rung, ...]:
 
 
 def _refitted(passes: tuple[Pass, ...], stages: dict[Pass, Stage | None]) -> Iterator[Pass]:
-    """The passes with a refit behind the last that loses something, and no training."""
+    """The passes with a refit after the last that loses something, and no training."""
     last = max(i for i, p in enumerate(passes) if stages[p] in LOSSY)
     for i, pass_ in enumerate(passes):
         if stages[pass_] != "recover":

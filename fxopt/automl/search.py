@@ -16,7 +16,7 @@ from fxopt.automl.finish import finish
 from fxopt.automl.goals import Goals
 from fxopt.automl.presets import presets, remember
 from fxopt.automl.records import Record
-from fxopt.automl.report import FILE, SearchReport
+from fxopt.automl.report import SearchReport
 from fxopt.automl.study import Study
 from fxopt.automl.wanted import Wanted, wanted
 from fxopt.automl.worker import Until, Worker
@@ -115,4 +115,4 @@ def _work(
 
 def _write(out: Path, report: SearchReport, want: Wanted) -> None:
     write_front(out, report.front, want.recipe, want.goals, dict(report.original))
-    write_json(out / FILE, report.to_dict())
+    write_json(out / report.FILE, report.to_dict())

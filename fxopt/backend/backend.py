@@ -106,7 +106,7 @@ class Backend:
         return "it has no kernels for GPUs" if "cuda" in target.features else self.missing()
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
-        """Write into ``out`` what :meth:`build` wrote into ``folder``, with codes of quantized values behind its outputs.
+        """Write into ``out`` what :meth:`build` wrote into ``folder``, with codes of quantized values after its outputs.
 
         ``names`` are those of the quantize nodes of ``program``; returned are those that the model gives, in order, as
         codes or as the numbers that these stand for. Its other values must be computed by the kernels that compute them in
@@ -183,6 +183,16 @@ def check_lowerable(backend: Backend, program: Program) -> None:
         raise BackendError(
             f"the backend {backend.name!r} cannot lower {len(refused)} node(s):\n" + "\n".join(lines) + more
         )
+
+
+def refuses_training(node: fx.Node) -> str | None:
+    """Why a norm in training mode cannot be lowered: none is, as it updates statistics; None for any other node."""
+    from fxopt.ir.op_table import updates_statistics
+    from fxopt.ir.printer import op_name
+
+    if not updates_statistics(node):
+        return None
+    return f"{op_name(node)} is in training mode, and takes the statistics of each batch; capture the model after model.eval()"
 
 
 _LARGEST = 64_000_000

@@ -18,7 +18,7 @@ class Library:
 class Wheel:
     """A package with the runtime of a backend.
 
-    ``headers`` are paths in it behind the folder ``include``, which ends their first part; ``licenses`` are patterns of
+    ``headers`` are paths in it after the folder ``include``, which ends their first part; ``licenses`` are patterns of
     paths, as its libraries may be given on only with them. ``exact``: a model runs only in the version that compiled it.
     """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 from torch import fx
 from torch.utils import _pytree as pytree
 
@@ -18,7 +18,7 @@ from fxopt.driver.int8_check import maker
 from fxopt.driver.layer_errors import Observed, observe
 from fxopt.driver.layers import LayerFigures, layers_of
 from fxopt.driver.lower import legalized
-from fxopt.driver.part import Part, Real
+from fxopt.driver.part import Document, Part, Real
 from fxopt.driver.plan import Plan, resolve
 from fxopt.driver.recipe import make_recipe
 from fxopt.driver.report import BuildReport
@@ -29,7 +29,7 @@ from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.runtime.artifact import Artifact, load_to_check
 from fxopt.runtime.read_manifest import read_manifest
 from fxopt.support.scratch import scratch_folder
-from fxopt.workload.batching import cut, fixed_batch
+from fxopt.workload.batching import cut, fixed_batch, validation_batches
 
 SCHEMA_VERSION = 1
 _BATCH = 8
@@ -38,7 +38,7 @@ _HALF = 0.5
 
 
 class LayerError(Part):
-    """A value: ``name`` is the node that gives it, ``layer`` that of its layer, where the value is behind an activation.
+    """A value: ``name`` is the node that gives it, ``layer`` that of its layer, where the value is after an activation.
 
     ``made_db``: SQNR of what the layer itself makes, for the inputs that it had in the artifact. ``out_db``: that of the
     value in all. ``in_db``: that of the worst value it reads, None where it reads inputs alone. ``share``: how much of the
@@ -66,13 +66,11 @@ class LayerError(Part):
         return self.share >= _HALF
 
 
-class Debugged(BaseModel):
+class Debugged(Document):
     """What was found, the layer that makes most noise of its value first. ``examples`` of the validation split were run, or the
     example inputs where there is no data (``random``). ``against``: what the values were compared with. ``unmatched``: values
     of the artifact that have no counterpart there.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     folder: str
@@ -81,11 +79,7 @@ class Debugged(BaseModel):
     random: bool = False
     out_db: Real
     layers: list[LayerError]
-    unmatched: list[str] = []
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values as JSON holds them; what is None is left out."""
-        return self.model_dump(mode="json", exclude_none=True)
+    unmatched: list[str] = Field(default_factory=list)
 
 
 def debug(folder: Path, *, examples: int = 32) -> Debugged:
@@ -157,14 +151,9 @@ def _batches(plan: Plan, program: Program, examples: int) -> Iterator[list[Any]]
     if data is None:
         yield program.example_leaves()
         return
-    seen = 0
-    for args, _ in data.batches("validation", batch_size=size or min(_BATCH, examples)):
+    for args in validation_batches(data, examples, size or min(_BATCH, examples)):
         leaves = pytree.tree_leaves(args)
-        for some in cut(leaves, size) if size else [leaves]:
-            yield some
-            seen += next(len(leaf) for leaf in some if isinstance(leaf, torch.Tensor))
-            if seen >= examples:
-                return
+        yield from cut(leaves, size) if size else [leaves]
 
 
 def _rows(seen: dict[str, Observed], program: Program) -> list[LayerError]:

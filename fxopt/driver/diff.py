@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from fxopt.driver.layers import LayerFigures
-from fxopt.driver.part import Part, Real
+from fxopt.driver.part import Document, Part, Real
 from fxopt.driver.report import BuildReport, Figures
 
 SCHEMA_VERSION = 1
@@ -29,10 +27,8 @@ class Difference(Part):
     worse: bool = False
 
 
-class Diff(BaseModel):
+class Diff(Document):
     """All differences of the build ``b`` from ``a``."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     a: str
@@ -43,10 +39,6 @@ class Diff(BaseModel):
     def worse(self) -> list[Difference]:
         """The results that are worse in ``b``."""
         return [difference for difference in self.differences if difference.worse]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values as JSON holds them; what is None is left out."""
-        return self.model_dump(mode="json", exclude_none=True)
 
 
 def diff(a: BuildReport, b: BuildReport) -> Diff:

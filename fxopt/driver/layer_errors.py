@@ -2,7 +2,7 @@
 
 The program in float is run twice. Once as it is, which gives what each value should be. And once with each value that the
 artifact computed put in place of its own as soon as that is compared: a layer then sees the inputs that the artifact's layer
-saw, so that what differs behind it was made in it.
+saw, so that what differs after it was made in it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
@@ -15,6 +15,18 @@ def _plain(value: float) -> float | str:
 
 Real = Annotated[float, BeforeValidator(float), PlainSerializer(_plain, when_used="always")]
 """A float that may be infinite, which JSON has as text."""
+
+
+class Document(BaseModel):
+    """All of a report: no field beside those declared, and the version of these."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as JSON holds them; what is None is left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 class Part(BaseModel):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from fxopt.backend import find_backend
 from fxopt.backend.kernel_time import KernelTime
 from fxopt.driver.layers import LayerFigures
-from fxopt.driver.part import Part
+from fxopt.driver.part import Document, Part
 from fxopt.driver.report import BuildReport, Latency
 from fxopt.errors import DeviceError
 from fxopt.runtime.artifact import Artifact, load
@@ -43,12 +42,10 @@ class LayerTime(Part):
     twin_ms: float | None = None
 
 
-class Profile(BaseModel):
+class Profile(Document):
     """All layers of an artifact in the order of a call. ``sum_ms`` of the kernels is to be held against ``whole``, which is timed
     without a profiler; ``slower`` names the integer layers that take longer than those in float of the twin.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     folder: str
@@ -58,11 +55,7 @@ class Profile(BaseModel):
     sum_ms: float
     layers: list[LayerTime]
     twin: str | None = None
-    slower: list[str] = []
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values as JSON holds them; what is None is left out."""
-        return self.model_dump(mode="json", exclude_none=True)
+    slower: list[str] = Field(default_factory=list)
 
 
 def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str | None = None) -> Profile:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, Field
 
-from fxopt.backend import read_json
 from fxopt.driver.layers import LayerFigures
 from fxopt.driver.part import Part, Real
-from fxopt.errors import BackendError, UsageError
+from fxopt.driver.stored_report import StoredReport
 from fxopt.runtime.staging import REPORT
 
 if TYPE_CHECKING:
@@ -240,13 +239,12 @@ class BackendChoice(Part):
     tried: list[TriedCandidate]
 
 
-_WANTED = "give the folder that `fxopt build --out` wrote"
-
-
-class BuildReport(BaseModel):
+class BuildReport(StoredReport):
     """All of a build. Sizes are in bytes, times in seconds unless a name says ms; a field is None where it does not apply."""
 
-    model_config = ConfigDict(extra="forbid")
+    FILE = REPORT
+    WHAT = "report of a build"
+    WAY_OUT = "give the folder that `fxopt build --out` wrote"
 
     schema_version: int = SCHEMA_VERSION
     model: ModelFacts
@@ -268,7 +266,7 @@ class BuildReport(BaseModel):
     budget: list[BudgetLine]
     missed: list[str]
     """The sentences of the limits that are missed."""
-    concerns: list[Concern] = []
+    concerns: list[Concern] = Field(default_factory=list)
     """What speaks against a quantized artifact, whatever the budget."""
     not_run: str | None = None
     not_timed: str | None = None
@@ -277,9 +275,9 @@ class BuildReport(BaseModel):
     seconds: dict[str, float]
     program: str | None = None
     """sha256 of the program that was lowered, by which it is known again; None where that cannot be written."""
-    layers_before: list[LayerFigures] = []
+    layers_before: list[LayerFigures] = Field(default_factory=list)
     """The ops of the model as captured."""
-    layers: list[LayerFigures] = []
+    layers: list[LayerFigures] = Field(default_factory=list)
     """The ops of the program that was lowered, in the form that the backend takes."""
     folder: str | None = None
     """Where the artifact is; not in ``report.json`` itself."""
@@ -291,24 +289,4 @@ class BuildReport(BaseModel):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The report in the folder of a build. Raises UsageError where there is none, or one of another version."""
-        try:
-            values = read_json(folder / REPORT)
-        except BackendError as error:
-            raise UsageError(f"{folder} holds no report of a build: {error.what}", way_out=_WANTED) from None
-        if (version := values.get("schema_version")) != SCHEMA_VERSION:
-            raise UsageError(
-                f"{folder / REPORT} is of another version of fxopt",
-                expected=f"schema_version {SCHEMA_VERSION}",
-                got=f"schema_version {version}",
-                way_out="build it again, or read it with the fxopt that built it",
-            )
-        try:
-            return cls.model_validate(values | {"folder": str(folder)})
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UsageError(f"{folder / REPORT} is no report: {where}: {first['msg']}", way_out=_WANTED) from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values as JSON holds them; what is None is left out."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return super().read(folder).model_copy(update={"folder": str(folder)})

@@ -49,7 +49,7 @@ def capture(
     With ``at="backbone"`` only that submodule is captured, with the inputs it receives when ``module`` runs.
 
     With ``until="head"`` the program ends where that submodule does, and returns what it returns; of several, a tuple.
-    :class:`fxopt.Tail` runs what comes behind, :func:`fxopt.capture_split` finds the place.
+    :class:`fxopt.Tail` runs what comes after, :func:`fxopt.capture_split` finds the place.
 
     Raises CaptureError, with the user's line and the way out, for a model that does not run on the inputs, that
     ``torch.export`` does not take, or that returns something else than tensors; UnknownNameError for ``at`` and ``until``.
@@ -106,7 +106,7 @@ def from_exported(
     """Make a Program of an ExportedProgram, with weights and example inputs of its own.
 
     Guards are dropped, idle autocast regions inlined, in-place ops made functional, unused weights removed. Notes of its
-    own come behind ``notes``.
+    own come after ``notes``.
     Raises CaptureError where the shapes of the graph cannot be derived.
     """
     with warnings.catch_warnings():

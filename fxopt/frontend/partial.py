@@ -63,7 +63,7 @@ class Parts:
 
 
 class Part(torch.nn.Module):
-    """A program in the place of a submodule.
+    """A program in place of a submodule.
 
     What else the model asks of the submodule (a plain attribute, a weight, another method) a copy of it answers. So a
     part may be offered whatever the model does with it, at the price of the copy's memory: what a model asks for is

@@ -12,7 +12,6 @@ import importlib
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
 from fxopt.ir.recurrent_shapes import recurrent_in_one_step
 from fxopt.support.resources import resource_error
-from fxopt.support.scratch import scratch_folder
+from fxopt.support.scratch import write_whole
 
 _EXTRA = "fxopt.json"
 _PLAIN = (tuple, list, dict)
@@ -85,10 +84,7 @@ def save_program(program: Program, path: str | Path) -> None:
         warnings.simplefilter("ignore")
         torch.export.save(exported, archive, extra_files={_EXTRA: json.dumps(extra)})
     try:
-        with scratch_folder(path.parent) as folder:
-            beside = folder / path.name
-            beside.write_bytes(archive.getbuffer())
-            os.replace(beside, path)
+        write_whole(path, archive.getbuffer())
     except OSError as error:
         if full := resource_error(error, path.parent):
             raise full from error

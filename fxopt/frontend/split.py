@@ -34,7 +34,7 @@ def capture_split(
 ) -> Split:
     """Capture a model up to where it looks at values, and keep the rest, such as non-maximum suppression, in torch.
 
-    The cut is behind the last submodule up to which ``torch.export`` takes the model, of those that run once; found by
+    The cut is after the last submodule up to which ``torch.export`` takes the model, of those that run once; found by
     bisection. The program returns what the tail reads of the submodules before the cut, and the two together are held
     against the module. Raises CaptureError where the model does not run, or where no such cut gives its outputs.
     """

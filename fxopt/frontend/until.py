@@ -1,4 +1,4 @@
-"""A model cut at some of its submodules: what comes before them as a program, what comes behind them in torch.
+"""A model cut at some of its submodules: what comes before them as a program, what comes after them in torch.
 
 For a model whose post-processing sizes tensors by their values, as non-maximum suppression does.
 """
@@ -66,11 +66,11 @@ def stopped_at(module: torch.nn.Module, until: str | Sequence[str]) -> Iterator[
 
 @dataclass(frozen=True)
 class Tail:
-    """What a model does behind the submodules ``until``: ``tail(outputs, *args, **kwargs)`` gives the model's outputs.
+    """What a model does after the submodules ``until``: ``tail(outputs, *args, **kwargs)`` gives the model's outputs.
 
     ``outputs`` are those of the program that was captured with the same ``until``, or of an artifact of it, and ``args``
     and ``kwargs`` the model's inputs. The model runs in torch as it is written, with these outputs in the places of the
-    submodules; up to there only shapes are computed. Raises UsageError where what comes behind them reads a value from
+    submodules; up to there only shapes are computed. Raises UsageError where what comes after them reads a value from
     before them, UnknownNameError for a path that the module does not have.
     """
 

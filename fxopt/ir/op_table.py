@@ -117,7 +117,7 @@ def each_dim(sizes: int | Sequence[int], count: int) -> list[int]:
 
 
 def border(padding: str | int | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
-    """For each dim of a convolution, how many zeros its ``padding`` adds before and behind."""
+    """For each dim of a convolution, how many zeros its ``padding`` adds before and after."""
     if padding == "valid":
         return [(0, 0)] * len(kernel)
     if padding == "same":

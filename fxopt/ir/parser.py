@@ -8,8 +8,8 @@
     %y = aten.conv2d(%x, %w, None, [1, 1])      an op; the overload is written where it is not `default`
     return %y                                   the outputs; the last value if there is no such line
 
-One statement a line, or several with ``;`` between; ``#`` begins a comment. The type behind an op may be left out; if
-it is there, it is checked. A source line behind it is passed over. The text is parsed, never executed.
+One statement a line, or several with ``;`` between; ``#`` begins a comment. The type after an op may be left out; if
+it is there, it is checked. A source line after it is passed over. The text is parsed, never executed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Reader:
         place = Position(text, "", 1, 0)
         for place in statements(text):
             if self.returned is not None:
-                raise place.error("nothing behind the return line")
+                raise place.error("nothing after the return line")
             self._statement(place)
         if not self.nodes:
             raise place.error("an input such as '%x : f32[2,4]'")
@@ -163,7 +163,7 @@ class _Reader:
         self._add(place, name, node)
         rest = _TYPE_AND_SOURCE.fullmatch(place.text, close + 1)
         if rest is None:
-            raise place.error("nothing, or ': type', behind the arguments", close + 1)
+            raise place.error("nothing, or ': type', after the arguments", close + 1)
         if rest["type"]:
             kind, _ = read_type(place, rest.start("type"), several=True)
             if isinstance(kind, TensorType):
@@ -182,7 +182,7 @@ class _Reader:
 
 
 def _literal(place: Position, start: int, shape: list[int], dtype: torch.dtype) -> torch.Tensor | None:
-    """The values behind a weight's type; None if there are none."""
+    """The values after a weight's type; None if there are none."""
     rest = place.text[start:].strip()
     if not rest.startswith("="):
         return None

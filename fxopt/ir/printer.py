@@ -95,7 +95,7 @@ def short_path(path: str) -> str:
 
 
 def node_text(node: fx.Node, *, source: bool = False, dims: dict[str, str] | None = None) -> str:
-    """One node as a line of the text form, with its source line behind it if asked for."""
+    """One node as a line of the text form, with its source line after it if asked for."""
     if node.op == "output":
         leaves = node.args[0]
         items = leaves if isinstance(leaves, (list, tuple)) else (leaves,)

@@ -93,7 +93,7 @@ class Watching(fx.Interpreter):
         """Run one node, and keep its value if that is wanted."""
         value = super().run_node(n)
         if n.name in self._names:
-            self.seen[n.name] = value.clone()  # what comes behind may write into it
+            self.seen[n.name] = value.clone()  # what comes after may write into it
         return value
 
 

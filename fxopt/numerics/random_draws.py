@@ -1,7 +1,7 @@
 """Random numbers drawn by key: two versions of a program draw the same, whatever else stands in their graphs.
 
 A stream of random numbers depends on the order of the draws, so that a pass that removes or moves one would change all
-behind it. Here each draw has a seed of its own, from the name of its node before the pass.
+after it. Here each draw has a seed of its own, from the name of its node before the pass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What may stand in the place of a block: a function that rewrites the program of a block, registered like a pass.
+"""What may stand in place of a block: a function that rewrites the program of a block, registered like a pass.
 
 ::
 

@@ -73,7 +73,7 @@ def _error(step: Step, program: Program, failure: Failure) -> VerifyError:
 
 
 def _check_claims(step: Step, replay: Program, old: ProgramRuns) -> None:
-    """Compare every value of which the pass says what is left, so that nothing behind it can hide an error."""
+    """Compare every value of which the pass says what is left, so that nothing after it can hide an error."""
     if not replay.claims:
         return
     inputs = [widen(v) for v in old.probes[-1]]

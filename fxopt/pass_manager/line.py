@@ -49,7 +49,7 @@ class Line:
         return result, work
 
     def skip_to(self, program: Program, results: list[StepResult]) -> None:
-        """Stand behind steps that were run before, at their program, which gets the history that they make."""
+        """Stand after steps that were run before, at their program, which gets the history that they make."""
         history = [*self.work.history, *(result.text for result in results if result.changed)]
         self.work = dataclasses.replace(program, history=tuple(history))
         last = results[-1]

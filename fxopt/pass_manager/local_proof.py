@@ -1,10 +1,10 @@
 """Local proofs: each rewritten region is run by itself, on many values of its own border.
 
 Values that are equal by construction are recognised (:mod:`fxopt.pass_manager.value_numbers`), so that only what a pass
-rewrote is left. As a region has nothing before and behind it, depth hides no error, and the cost follows the change. The
+rewrote is left. As a region has nothing before and after it, depth hides no error, and the cost follows the change. The
 scheme is that of combinational equivalence checking with internal cut points (Kuehlmann and Krohm 1997).
 
-A region may rely on what reaches it, as one behind a relu on signs. Where it fails on free values, it is run from farther
+A region may rely on what reaches it, as one after a relu on signs. Where it fails on free values, it is run from farther
 up, so that its values are those that the ops above it make; and within the least and the largest of these at each
 place, edge values are tried again.
 """

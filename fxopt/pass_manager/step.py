@@ -1,4 +1,4 @@
-"""One step of a pipeline: a pass run in place, tidied up behind, and what it changed and cost."""
+"""One step of a pipeline: a pass run in place, tidied up after, and what it changed and cost."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class StepResult:
     part_of: str | None = None
     changed: bool = False
     quantizes: bool = False
-    """Whether there are more ops behind it that quantize or dequantize."""
+    """Whether there are more ops after it that quantize or dequantize."""
     skips: list[Skip] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
@@ -91,7 +91,7 @@ Watcher = Callable[[Step, Program, StepResult], contextlib.AbstractContextManage
 
 
 def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepResult:
-    """Run one pass over ``program`` in place, tidy up behind it, and compute what it did."""
+    """Run one pass over ``program`` in place, tidy up after it, and compute what it did."""
     result = StepResult(str(step.pass_), step.pass_.kind)
     program.skips, program.choices, program.measurements = [], [], []
     with located(step), contextlib.ExitStack() as stack:
@@ -140,7 +140,7 @@ def _without_history(program: Program) -> Iterator[None]:
 
 
 HINT = "Pass developer: guard the node this came from, or decline it with program.skip(node, reason)"
-"""What the author of a pass can do, behind whatever went wrong in it."""
+"""What the author of a pass can do, after whatever went wrong in it."""
 
 
 @contextlib.contextmanager

@@ -33,14 +33,14 @@ from fxopt.support.observed import Observed, observing
 from fxopt.support.store import Store
 
 LONG = 2.0
-"""Seconds of passes from which on the program behind them is stored, not made again."""
+"""Seconds of passes from which on the program after them is stored, not made again."""
 
 _READS, _STEPS, _PROGRAMS = "reads", "steps", "programs"
 
 
 @dataclass(frozen=True)
 class Known:
-    """A step that was run before: its result, and the digest of the program behind it."""
+    """A step that was run before: its result, and the digest of the program after it."""
 
     key: str
     result: StepResult
@@ -48,7 +48,7 @@ class Known:
 
 
 class StepCache:
-    """Steps of a store, and programs: those behind ``long`` seconds of passes, or a tenth of that at a pipeline's end."""
+    """Steps of a store, and programs: those after ``long`` seconds of passes, or a tenth of that at a pipeline's end."""
 
     def __init__(self, store: Store, long: float = LONG) -> None:
         self.store, self.long, self.short = store, long, long / 10

@@ -9,7 +9,7 @@ from fxopt.support.file_lock import locked
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append a line, whole or not at all, and on a line of its own even behind one that was cut off."""
+    """Append a line, whole or not at all, and on a line of its own even after one that was cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:

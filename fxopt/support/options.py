@@ -113,7 +113,7 @@ def call_checked(function: Callable[..., Any], what: str, *args: Any, **options:
     positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
     named = {p.name: p for p in parameters[len(args) :] if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     if len(args) > len(positional):
-        raise OptionError(f"{what} takes no name behind a colon, got {args[0]!r}")
+        raise OptionError(f"{what} takes no name after a colon, got {args[0]!r}")
     for name in options:
         if name not in named:
             raise UnknownNameError(f"option of {what}", name, named)

@@ -45,6 +45,14 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write a file, or leave what is there: a reader never meets half of it. Raises OSError, and ResourceError."""
+    with scratch_folder(path.parent) as folder:
+        beside = folder / path.name
+        beside.write_bytes(data)
+        os.replace(beside, path)
+
+
 def _sweep(place: Path) -> None:
     """Remove what killed processes left."""
     with contextlib.suppress(OSError), os.scandir(place) as entries:

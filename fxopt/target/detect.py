@@ -30,15 +30,13 @@ def host() -> Target:
     """This machine, as detected."""
     machine = platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
     system = {"linux": "linux-gnu", "darwin": "apple-darwin", "windows": "pc-windows-msvc"}
-    found = _cpu_flags(machine)
-    names = X86 if machine == "x86_64" else ARM
     memory = None
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Target(
         name="host",
         triple=f"{machine}-{system.get(platform.system().lower(), platform.system().lower())}",
-        features=frozenset(label for flag, label in names.items() if flag in found),
+        features=_features(machine),
         cores=usable_cores(),
         memory=memory,
     )
@@ -64,20 +62,27 @@ def _shown(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, list) else str(value)
 
 
-def _cpu_flags(machine: str) -> set[str]:
-    """The words that Linux has for what the processor can do."""
-    told = _hardware_flags(machine)
-    return _listed_flags(machine) if told is None else told
+def features_in(cpuinfo: str) -> frozenset[str]:
+    """The features that a text as of Linux's /proc/cpuinfo lists, of x86-64 or ARM, in the words that targets have.
+
+    For a target file of a device that only its cpuinfo is at hand of.
+    """
+    found: set[str] = set()
+    for line in cpuinfo.splitlines():
+        key, _, listed = line.partition(":")
+        names = {"flags": X86, "Features": ARM}.get(key.strip(), {})
+        found |= {names[flag] for flag in listed.split() if flag in names}
+    return frozenset(found)
 
 
-def _listed_flags(machine: str) -> set[str]:
-    """All words that /proc/cpuinfo lists."""
+def _features(machine: str) -> frozenset[str]:
+    flags = _hardware_flags(machine)
+    if flags is not None:
+        return frozenset(label for flag, label in (X86 | ARM).items() if flag in flags)
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return features_in(Path("/proc/cpuinfo").read_text())
     except OSError:
-        return set()
-    words = "flags" if machine == "x86_64" else "features"
-    return set().union(*(line.split(":")[1].split() for line in lines if line.lower().startswith(words)))
+        return frozenset()
 
 
 def _hardware_flags(machine: str) -> set[str] | None:

@@ -49,7 +49,7 @@ def heaviest_pairs(weight: NDArray[Any]) -> NDArray[Any]:
     """What the numbers of one sign in a pair of ``weight`` ``[out, in / groups, *kernel]`` sum to at most, ``[out]`` >= 0.
 
     Kernels multiply in the order positions of the kernel, then channels. Pairs are numbers 2i and 2i + 1 in all of that
-    order (ONNX Runtime, behind im2col) or in that of each position alone (its kernels without im2col, and OpenVINO): both
+    order (ONNX Runtime, after im2col) or in that of each position alone (its kernels without im2col, and OpenVINO): both
     are looked at. A pair that straddles two of these is never added.
     """
     out = len(weight)

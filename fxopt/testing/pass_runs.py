@@ -1,4 +1,4 @@
-"""A pass run as the contract runs it, and what holds of the program behind every run."""
+"""A pass run as the contract runs it, and what holds of the program after every run."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.ir.program import Program
+from fxopt.workload.workload import Data
 
 
 def fixed_batch(program: Program) -> int | None:
@@ -22,6 +23,16 @@ def examples(inputs: Any) -> int:
     """How many examples a batch holds: the first size of its first tensor, 1 for one without any."""
     sizes = (len(v) for v in pytree.tree_leaves(inputs) if isinstance(v, torch.Tensor) and v.dim())
     return next(sizes, 1)
+
+
+def validation_batches(data: Data, count: int, batch_size: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the inputs of batches of the validation split until there were ``count`` examples, or all that there are."""
+    seen = 0
+    for args, _ in data.batches("validation", batch_size=batch_size):
+        yield args
+        seen += examples(args)
+        if seen >= count:
+            return
 
 
 def cut(leaves: list[Any], size: int) -> Iterator[list[Any]]:

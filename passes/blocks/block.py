@@ -1,4 +1,4 @@
-"""What a block is: a region of a program with one floating-point tensor in and one out, as a program of its own."""
+"""A block: a region of a program with one floating-point tensor in and one out, as a program of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxopt.pass_manager.block_entry import BlockKind
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A region: ``end`` is computed from ``source`` alone, by ``nodes``, which nobody else reads but ``end``.
+    """A region: ``end`` is computed from ``source`` alone, by ``nodes``, which nothing else reads but ``end``.
 
     Nodes are given by name, so that a block is one of every copy of its program. ``program`` computes the region for a
     source of the same type, with copies of the weights under their own names; ``alike`` is its canonical text. ``parent``
@@ -33,7 +33,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The blocks in the order of the graph, a parent before what is inside it; and what looks like one and is none."""
+    """The blocks in the order of the graph, a parent before those inside it; and the nodes that look like one and are none."""
 
     blocks: tuple[Block, ...]
     others: tuple[tuple[str, str], ...]

@@ -12,7 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 @dataclass(frozen=True)
 class Term:
-    """What a choice adds: to what the outputs lose, and to what the net costs, as a share of the whole."""
+    """What a choice adds: to the loss of the outputs, and to the cost of the net, as a share of the whole."""
 
     loss: float
     cost: float

@@ -1,4 +1,4 @@
-"""What blocks take inside their net: the net as far as a block's end against the net as far as its source."""
+"""Latency of blocks inside their net: the net up to a block's end against the net up to its source."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BLOCKS, _BLOCK_MS = 15, 3.0
 
 
 def block_latency(program: Program, context: Context, blocks: Sequence[Block], who: str) -> dict[str, float]:
-    """The share of the whole net's latency that each block takes, by its name; of alike ones the first is timed.
+    """The share of the whole net's latency that each block takes, by its name; of identical ones the first is timed.
 
-    Everything that leads to the end of a block, but for the block, leads to its source: the net cut behind the end, less
-    the net cut behind the source, both built and timed in one run. A difference below what is measured is zero.
+    All other nodes that lead to the end of a block lead to its source. So the latency is that of the net cut after the
+    end, less that of the net cut after the source, both built and timed in one run. One too small to measure is zero.
     Raises UsageError where the target cannot be timed, BackendError for a cut that cannot be built.
     """
     first: dict[str, Block] = {}
@@ -42,7 +42,7 @@ def block_latency(program: Program, context: Context, blocks: Sequence[Block], w
 
 
 def _until(program: Program, name: str) -> Program:
-    """A program that gives the value of a node alone."""
+    """A program whose only output is the value of a node."""
     cut = with_outputs(program, [name], own=False)
     tidy(cut)
     derive_shapes(cut)

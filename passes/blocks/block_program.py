@@ -1,4 +1,4 @@
-"""A region as a program of its own, and a program put in the place of a region."""
+"""A region as a program of its own, and a program put in place of a region."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from fxopt.passes.blocks.block import Block
 def block_program(
     program: Program, shape: Shape, source: fx.Node, nodes: Iterable[fx.Node], end: fx.Node
 ) -> Program | str:
-    """A program of the region ``nodes`` that takes ``source`` and gives ``end``; the reason where there is none.
+    """A program of the region ``nodes`` with the input ``source`` and the output ``end``; the reason where there is none.
 
-    Weights are copied and keep their names, sizes are read off the source, and what is made of these alone is made again.
+    Weights are copied and keep their names, sizes are read off the source, and what is computed from these alone is copied.
     """
     graph = fx.Graph()
     placeholder = graph.placeholder("x")
@@ -42,7 +42,7 @@ def block_program(
 
 
 class _Copying:
-    """Nodes of a program copied into another, with whatever they read beside their source."""
+    """Nodes of a program copied into another, with whatever else they read than their source."""
 
     def __init__(self, program: Program, made: Program, source: fx.Node, placeholder: fx.Node) -> None:
         self.program, self.made, self.source = program, made, source
@@ -59,7 +59,7 @@ class _Copying:
         return None
 
     def _beside(self, operand: fx.Node, reader: fx.Node, inside: set[fx.Node]) -> str | None:
-        """Copy what a node reads that is no node of the region: a weight, a size, or what is made of those."""
+        """Copy an operand from outside the region: a weight, a size, or what is computed from those."""
         tensor = self.program.tensor(operand)
         if tensor is not None:
             if id(tensor) not in self._tensors:
@@ -71,7 +71,7 @@ class _Copying:
             self.new[operand] = self._tensors[id(tensor)]
             return None
         if operand in inside:
-            return f"%{reader.name} reads %{operand.name}, which comes behind it"
+            return f"%{reader.name} reads %{operand.name}, which comes after it"
         if op_name(operand) == "aten.sym_size.int" and arguments(operand)["self"] not in self.new:
             return self._size(operand, reader)
         computed = operand.op == "call_function" and (operand.all_input_nodes or family(operand) == "create")
@@ -92,10 +92,10 @@ class _Copying:
 
 
 def put(program: Program, exchanged: Iterable[tuple[Block, Program]]) -> dict[str, fx.Node]:
-    """Put programs in the place of blocks that share no node, in the order of the graph; the old weights go.
+    """Put programs in place of blocks that share no node, in the order of the graph; the old weights go.
 
-    A program that gives its input leaves nothing but the block's source. Shapes are not derived anew. Returns what has the
-    value of each block's end now, by the name that the end had.
+    A program that returns its input leaves only the block's source. Shapes are not derived anew. Returns the node that now
+    stands for each block's end, by the name that the end had.
     """
     nodes = {node.name: node for node in program.graph.nodes}
     order = {name: i for i, name in enumerate(nodes)}
@@ -108,7 +108,7 @@ def put(program: Program, exchanged: Iterable[tuple[Block, Program]]) -> dict[st
 
 
 def _replaced(program: Program, end: fx.Node, source: fx.Node, made: Program) -> fx.Node:
-    """Let the readers of ``end`` read what a program gives for ``source``."""
+    """Let the readers of ``end`` read a program's output for ``source``."""
     (result,) = made.outputs()
     mark = program.graph.call_function(operator.getitem, (source, 0))  # the place, until the old weights are gone
     end.prepend(mark)

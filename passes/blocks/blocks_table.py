@@ -1,4 +1,4 @@
-"""The blocks of a program as something to read."""
+"""The blocks of a program as a table."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from fxopt.target.detect import host
 
 @dataclass(frozen=True)
 class BlockRow:
-    """A block: what it takes and gives, its MACs, and its share of the whole net's latency, None where not measured.
+    """A block: types of its input and output, its MACs, and its share of the whole net's latency, None where not measured.
 
-    ``alike`` numbers the forms: blocks of one number have the same graph and shapes.
+    Blocks with the same number ``alike`` have the same graph and shapes.
     """
 
     name: str
@@ -47,7 +47,7 @@ class StaysRow:
 
 @dataclass(frozen=True)
 class BlocksTable:
-    """The blocks, those inside a block behind it; what is none; and why no latency was measured."""
+    """The blocks, each followed by those inside it; nodes that are none; and why no latency was measured."""
 
     rows: tuple[BlockRow, ...]
     stays: tuple[StaysRow, ...]

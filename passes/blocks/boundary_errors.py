@@ -1,4 +1,4 @@
-"""How far values at the boundaries of blocks are from what they were, with everything before them exchanged too."""
+"""Error of the values at the boundaries of blocks, with everything before them exchanged too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fxopt.passes.common.run_until import values_until
 
 
 def boundary_errors(teacher: Teacher, program: Program, ends: Mapping[str, fx.Node]) -> dict[str, float]:
-    """The SQNR in dB at the ends of blocks, by the name that an end had, of a program with others in their places.
+    """The SQNR in dB at the ends of blocks, by the original name of an end, of a program with others in their places.
 
     ``ends`` are the nodes of ``program`` that have the values now. The worst over the batches, infinite where they are equal.
     """

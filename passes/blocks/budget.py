@@ -19,7 +19,7 @@ from fxopt.passes.blocks.planner import Chosen, Planner, Raced, least_cost
 
 _HALF = 0.5
 _NOISE = 0.005
-"""What is measured as faster by less than this share of the whole is taken for noise."""
+"""A saving below this share of the whole is taken for measurement noise."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def within_budget(
         raise BudgetError(
             f"{who}: {unit} come{'s' * timed} down to {least:.3g} of the whole with every block as cheap as it gets, the "
             f"budget is {limit:.3g}",
-            way_out="allow more: more entries, fewer names in keep, or prune behind it",
+            way_out="allow more: more entries, fewer names in keep, or prune after it",
         )
     if not timed:
         candidates = library.scored(candidates)

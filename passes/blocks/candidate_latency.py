@@ -1,4 +1,4 @@
-"""What candidates take inside the net: the net with one in its block's place against the net as it is, in one run."""
+"""Latency of candidates inside the net: the net with one in its block's place against the original net, in one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may stand in the place of each block: built, checked, trained, and scored."""
+"""What may stand in place of each block: built, checked, trained, and scored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fxopt.support.observed import uses_module
 
 @dataclass(eq=False)
 class Candidate:
-    """A form in the place of a block; ``divergence`` of the whole net's outputs with it alone, ``macs`` it adds to the net.
+    """A form in place of a block; ``divergence`` of the whole net's outputs with it alone, ``macs`` it adds to the net.
 
     ``latency`` is what it adds to the net's, as a share of the whole, None where it was not measured.
     """
@@ -38,7 +38,7 @@ class Candidate:
 
     @property
     def is_off(self) -> bool:
-        """Whether nothing is computed."""
+        """Whether the block is left out."""
         return self.program.outputs()[0] is self.program.inputs()[0]
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ def library(names: Sequence[str]) -> list[BlockEntry]:
 
 
 def build(block: Block, form: BlockForm, samples: Samples | None) -> Candidate | str:
-    """A form in the place of a block, or the reason why it does not apply.
+    """A form in place of a block, or the reason why it does not apply.
 
     Raises PassError for a form that has another interface, and for one that fails by an error not written for users;
     UsageError where a package that it needs is not installed.
@@ -72,9 +72,7 @@ def build(block: Block, form: BlockForm, samples: Samples | None) -> Candidate |
     except FxoptError as error:
         return error.what
     except Exception as error:
-        raise PassError(
-            f"the block {form} failed in the place of {block.name}: {type(error).__name__}: {error}"
-        ) from error
+        raise PassError(f"the block {form} failed in place of {block.name}: {type(error).__name__}: {error}") from error
     for now, before in zip((made.inputs()[0], made.outputs()[0]), _ends(block.program), strict=True):
         got, want = now.meta["val"], before.meta["val"]
         if size_expressions(got.shape) != size_expressions(want.shape) or got.dtype != want.dtype:
@@ -84,12 +82,12 @@ def build(block: Block, form: BlockForm, samples: Samples | None) -> Candidate |
                 got=made.signature(),
             )
     if samples is not None and not _is_finite(made, samples):
-        return "what it gives on samples is not finite"
+        return "its output on samples is not finite"
     return Candidate(block, form, made, cost(made).macs - cost(block.program).macs)
 
 
 def trained(candidate: Candidate, samples: Samples, how: TrainOptions) -> str | None:
-    """Train a candidate to give what its block gives, without labels; the reason where its loss is not finite.
+    """Train a candidate to match the output of its block, without labels; the reason where its loss is not finite.
 
     The loss is mean((s - t)²) / var(t), and the weights that do best on the held-out fifth are kept, the first among them.
     """
@@ -105,7 +103,7 @@ def trained(candidate: Candidate, samples: Samples, how: TrainOptions) -> str | 
 
 
 def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those worth timing: no other form of the block loses, multiplies and calls less or as much, and one of them less."""
+    """Those on the Pareto front of their block by loss, MACs and number of ops: the ones worth timing."""
     figures = {c: (c.divergence, c.macs, len(c.program.graph.nodes)) for c in candidates}
 
     def is_beaten(candidate: Candidate) -> bool:

@@ -24,11 +24,11 @@ _REDUCTIONS = ("reduce", "pool")
 
 
 def find_blocks(program: Program) -> Blocks:
-    """Find the regions that something else of the same interface can stand for, nested as a forest.
+    """Find the regions that can be exchanged for another of the same interface, nested as a forest.
 
-    Whatever is found lies between two values of which the first dominates the second, and nothing inside is read outside;
-    no module and no name is looked at. In-place ops stop a region: functionalize first. Of two that share nodes without one
-    inside the other, the smaller is none.
+    A region lies between two values of which the first dominates the second, and nothing inside it is read outside;
+    modules and names play no part. In-place ops stop a region: functionalize first. Of two that overlap without one inside
+    the other, the smaller is none.
     """
     regions = Regions(program)
     others: dict[str, str] = {node.name: reason for node, reason in find_residuals(program).others}
@@ -73,7 +73,7 @@ def _candidates(program: Program, regions: Regions, others: dict[str, str]) -> I
 
 
 def _end_of_unit(node: fx.Node, regions: Regions) -> fx.Node:
-    """The last of a contraction and the norm, bias and activation that alone read it."""
+    """The last node of a contraction and the norm, bias and activation after it that nothing else reads."""
     end, wanted = node, ["bias", "norm", "bias", "activation"]
     while wanted and len(end.users) == 1:
         (user,) = end.users
@@ -98,7 +98,7 @@ def _role(user: fx.Node, operand: fx.Node, regions: Regions) -> str | None:
 
 
 def _gated(node: fx.Node, regions: Regions) -> fx.Node | None:
-    """What a product scales by weights that are made of a mean over it; None for any other product."""
+    """The operand that a product scales by a gate computed from its own mean; None for any other product."""
     operands = [n for n in node.all_input_nodes if n in regions.graph]
     if len(operands) != 2:
         return None
@@ -127,7 +127,7 @@ def _is_attention(node: fx.Node) -> bool:
 
 
 def _around_attention(node: fx.Node, regions: Regions) -> tuple[fx.Node, fx.Node] | None:
-    """The value that queries, keys and values are projected from, and what the output projection gives."""
+    """The value that queries, keys and values are projected from, and the result of the output projection."""
     projected = lambda n: family(n) == "contraction" and sum(m in regions.graph for m in n.all_input_nodes) == 1  # noqa: E731
     end = next((n for n in regions.post_dominators(node) if projected(n)), None)
     if end is None:
@@ -140,7 +140,7 @@ def _around_attention(node: fx.Node, regions: Regions) -> tuple[fx.Node, fx.Node
 
 
 def _nested(program: Program, found: list[Block], others: dict[str, str]) -> Iterator[Block]:
-    """The blocks with their parents and names of their own, without those that overlap a larger one in part."""
+    """The blocks with their parents and unique names, without those that partly overlap a larger one."""
     kept: list[Block] = []
     for block in sorted(found, key=lambda b: -len(b.nodes)):
         crossed = next((b for b in kept if block.overlaps(b) and not block.nodes < b.nodes), None)

@@ -1,4 +1,4 @@
-"""A layer refitted by least squares, from what it reads and what it should give."""
+"""A layer refitted by least squares, from its input and target output."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _RIDGE = 1e-6
 
 
 def fit(block: Program, node: fx.Node, read: torch.Tensor, want: torch.Tensor) -> None:
-    """Give a layer the weight and bias with the least squared error of ``want`` for what it reads, on positions at random.
+    """Give a layer the weight and bias with the least squared error of ``want`` for its input, on random positions.
 
-    A ridge keeps them near those that they are where the data do not say. Nothing changes where that gives no number.
+    A ridge keeps them near the present ones where the data do not determine them. Where the result is not finite, nothing
+    changes.
     """
     call = arguments(node)
     layer = layer_of(node, call["weight"])
@@ -57,7 +58,7 @@ def _values(block: Program, node: fx.Node, read: torch.Tensor) -> list[object]:
 
 
 def output_of(block: Program, node: fx.Node, read: torch.Tensor) -> torch.Tensor:
-    """What a layer gives for what it reads, without gradients."""
+    """A layer's output for an input, without gradients."""
     with torch.no_grad():
         value: torch.Tensor = node.target(*_values(block, node, read))  # type: ignore[operator]
     return value

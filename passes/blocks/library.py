@@ -1,4 +1,4 @@
-"""The library for the blocks of a program: candidates, built, trained and scored; what is out, and why."""
+"""The library for the blocks of a program: candidates, built, trained and scored; and why others are out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fxopt.passes.train.finetune import finetune
 from fxopt.support.progress import progress_bar
 
 _SAID = 3
-"""Reasons that are said of a block for which nothing stands."""
+"""Reasons that are reported of a block without candidates."""
 
 
 class Library:
-    """Candidates for the blocks of a program, built and trained; what is out is reported as a skip."""
+    """Candidates for the blocks of a program, built and trained; those that are out are reported as skips."""
 
     def __init__(self, program: Program, teacher: Teacher, how: finetune | None, who: str, *, has_data: bool) -> None:
         self.program, self.teacher, self.how = program, teacher, how
@@ -49,7 +49,7 @@ class Library:
         return chosen
 
     def built(self, found: Sequence[Block], entries: Sequence[BlockEntry], *, timed: bool) -> list[Candidate]:
-        """All candidates; those that multiply no less only where latency is ``timed``."""
+        """All candidates; those without fewer MACs only where latency is ``timed``."""
         every: list[Candidate] = []
         with progress_bar(self._who, len(found)) as advance:
             for block in found:

@@ -1,4 +1,4 @@
-"""What each block becomes within a budget: solved, built, raced, the model corrected, and solved again."""
+"""What each block becomes within a budget: solved, built, measured, the model corrected, and solved again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _ROUNDS = 3
 _RACED = 4
 """Choices that are built in a round."""
 _DIVERSE, _PREFIXES = 2, 8
-"""Choices for one set of branches that go; such sets."""
+"""Choices per set of removed branches; such sets."""
 _LEAST = 0.1
-"""Of what is saved by prediction, the least that is believed to come to pass."""
+"""The least share of a predicted saving that is expected to be real."""
 _PER_OP = 1e-6
-"""What an op counts as a loss: of forms that lose alike, the one of fewer ops."""
+"""Loss that an op counts as: it breaks ties in favour of fewer ops."""
 _PAIRS = 8
 """Neighbours that are measured in a round."""
 
@@ -31,7 +31,7 @@ Chosen = frozenset[Candidate]
 
 @dataclass(frozen=True, eq=False)
 class Raced:
-    """A choice that was built: the divergence of its outputs and its cost as a share, as predicted and as they are."""
+    """A choice that was built: the divergence of its outputs and its cost as a share, predicted and measured."""
 
     chosen: Chosen
     loss: float
@@ -44,8 +44,8 @@ class Planner:
     """Chooses among candidates whose ``divergence`` is known.
 
     ``added`` is what a candidate adds to the cost of the net, as a share, and ``cost`` measures that of whole choices, in
-    one run. Divergences do not add up where much changes: branches that go are chosen greedily, each with those before it
-    gone (of 32 layers scored one by one and dropped together, an accuracy of 0.50; ranked jointly, 0.73: NVIDIA's Puzzletron);
+    one run. Divergences do not add up where much changes: branches to remove are chosen greedily, each given those
+    before it (of 32 layers scored one by one and dropped together, accuracy 0.50; ranked jointly, 0.73: NVIDIA's Puzzletron);
     the rest is a linear program with terms for neighbours, and its best few choices are built and measured.
     """
 
@@ -62,11 +62,11 @@ class Planner:
         self._loss = {c: c.divergence + _ops(c) for c in candidates}
         self._groups, self._crossed = _grouped(candidates)
         self._pairs: dict[tuple[Candidate, Candidate], Term] = {}
-        self._kept = 1.0  # of what is saved by prediction, what was saved as measured
+        self._kept = 1.0  # measured saving over predicted saving
         self.raced: list[Raced] = []
 
     def run(self, limit: float) -> Raced | None:
-        """The choice of least divergence whose cost, as measured, is at most ``limit``; None where none of those raced is."""
+        """The choice of least divergence whose measured cost is at most ``limit``; None where none built is."""
         prefixes = self._prefixes(limit)
         for _ in range(_ROUNDS):
             best = self._best(limit)
@@ -85,10 +85,10 @@ class Planner:
         return min(fitting, key=lambda r: r.loss + sum(map(_ops, r.chosen)), default=None)
 
     def _prefixes(self, limit: float) -> list[tuple[list[Candidate], float]]:
-        """Branches that go, one more each time, with the divergence of all of them together.
+        """Branches to remove, one more each time, with the divergence of all of them together.
 
-        The next is the one that loses least for what it saves. One that was best before is tried with those that have gone,
-        until one stays best (lazy greedy selection; Minoux 1978).
+        The next is the one that loses least for what it saves. The one that was best before is evaluated again, given those
+        already removed, until one stays best (lazy greedy selection; Minoux 1978).
         """
         found: list[tuple[list[Candidate], float]] = [([], 0.0)]
         left = {c: self._loss[c] for c, cost in self._added.items() if c.is_off and cost < 0}
@@ -107,7 +107,7 @@ class Planner:
         return self._teacher.divergence(exchanged(self._program, chosen, shapes=False))
 
     def _solutions(self, prefixes: Sequence[tuple[list[Candidate], float]], limit: float) -> list[tuple[Chosen, float]]:
-        """The best few choices that were not raced, with their predicted divergence."""
+        """The best few choices that were not built yet, with their predicted divergence."""
         found: dict[Chosen, float] = {}
         known = {r.chosen for r in self.raced}
         for gone, loss in prefixes:
@@ -122,7 +122,7 @@ class Planner:
         return best[:_RACED]
 
     def _solved(self, gone: Sequence[Candidate], limit: float, known: Iterable[Chosen]) -> Chosen | None:
-        """The best choice beside the branches that have gone, none of those known."""
+        """The best choice for the other blocks, besides the removed branches; none of those known."""
         free = [g for g, group in enumerate(self._groups) if not any(group[0].block.overlaps(c.block) for c in gone)]
         options = {g: [c for c in self._groups[g] if not c.is_off] for g in free}
         free = [g for g in free if options[g]]
@@ -145,7 +145,7 @@ class Planner:
             self.raced.append(Raced(chosen, self._divergence(chosen), cost, predicted, self._predicted_cost(chosen)))
 
     def _measure_pairs(self) -> None:
-        """Set the terms of neighbours in what was raced: what both do beyond the sum of what each does alone."""
+        """Set the pair terms of neighbours in what was built: the effect of both, less the sum of each alone."""
         met = [
             (a, b)
             for raced in self.raced
@@ -171,7 +171,7 @@ class Planner:
 
 
 def least_cost(candidates: Sequence[Candidate], added: Callable[[Candidate], float]) -> float:
-    """The least cost that any choice has by prediction, as a share of the whole."""
+    """The least predicted cost of any choice, as a share of the whole."""
     groups, crossed = _grouped(candidates)
     terms = [[Term(added(c), added(c)) for c in group] for group in groups]
     found = choose(terms, crossed, {}, float("inf")) or frozenset()

@@ -1,4 +1,4 @@
-"""Regions between a dominator and a post-dominator: what is computed from one value alone, and read as one value alone."""
+"""Regions between a dominator and a post-dominator: computed from one value alone, and read as one value alone."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class Regions:
                 self._readers.setdefault(id(tensor), set()).update(node.users)
 
     def dominators(self, node: fx.Node) -> Iterator[fx.Node]:
-        """The nodes that every way to a node leads through, nearest first."""
+        """The nodes on every path to a node, nearest first."""
         return (above for above in strict_dominators(self._dominators, node) if above != SOURCE)
 
     def post_dominators(self, node: fx.Node) -> Iterator[fx.Node]:
-        """The nodes that every way from a node leads through, nearest first."""
+        """The nodes on every path from a node, nearest first."""
         return (below for below in strict_dominators(self._behind, node) if below != _SINK)
 
     def nodes(self, source: fx.Node, end: fx.Node) -> frozenset[fx.Node]:
-        """``end`` and what leads from ``source`` to it."""
+        """``end`` and the nodes between ``source`` and it."""
         return between(self.graph, [source], end)
 
     def program_of(self, source: fx.Node, end: fx.Node) -> Program | str:

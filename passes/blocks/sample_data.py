@@ -1,4 +1,4 @@
-"""What a block reads and gives as data to train and refit on."""
+"""Inputs and outputs of a block as data to train and refit on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HELD_OUT = 5
 
 @dataclass(frozen=True)
 class SampleData:
-    """Batches of samples: what is given is the target, so that no labels are needed; the last fifth is for validation."""
+    """Batches of samples: the block's output is the target, so that no labels are needed; a fifth is for validation."""
 
     samples: Samples
     metric = "closeness"
@@ -36,7 +36,7 @@ class SampleData:
             yield (self.samples.read[some],), self.samples.given[some]
 
     def loss(self, output: Any, target: Any) -> torch.Tensor:
-        """Squared error over the variance of all that the block gives: mean((s - t)²) / var(t)."""
+        """Squared error over the variance of all outputs of the block: mean((s - t)²) / var(t)."""
         return (output - target).square().mean() / self._variance
 
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:

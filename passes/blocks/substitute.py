@@ -43,25 +43,25 @@ def substitute(
     only: tuple[str, ...] = (),
     checkpoint: str | None = None,
 ) -> None:
-    """Exchange blocks for cheaper ones, chosen by what they cost and what the outputs lose.
+    """Exchange blocks for cheaper ones, chosen by their cost and their effect on the outputs.
 
     Blocks are what `fxopt explain blocks` shows, and the library is what `fxopt blocks` lists: low-rank chains, separable and
-    grouped convolutions, bottlenecks, smaller kernels, fewer channels or heads, the mean in the place of attention, or nothing.
-    Each entry starts from the block's weights in closed form. With ``epochs`` it is then trained to give what the block gives
-    for ``samples`` training examples, without labels; one whose loss is not finite is out. ``checkpoint`` names a folder from
-    which a training that was stopped goes on. ``entries`` narrows the library.
+    grouped convolutions, bottlenecks, smaller kernels, fewer channels or heads, the mean in place of attention, or nothing.
+    Each entry starts from the block's weights in closed form. With ``epochs`` it is then trained to match the block's outputs
+    for ``samples`` training examples, without labels; one whose loss is not finite is dropped. ``checkpoint`` names a folder
+    from which an interrupted training goes on. ``entries`` narrows the library.
 
     How much goes is a budget: ``macs``, a share up to 1 or a number; or ``latency``, ``"0.5x"`` for half of the whole program's
     or a number of milliseconds, as the backend builds it and the target runs it. By default half of the MACs go, or as many
-    as can. Within it the outputs are to lose least: Kullback-Leibler divergence for scores, squared error over variance for
-    others, as measured with each form alone in its place. A mixed-integer linear program chooses; the best few choices are
+    as can. Within it the divergence of the outputs is least: Kullback-Leibler for scores, squared error over variance for
+    others, measured with each form alone in its place. A mixed-integer linear program chooses; the best few choices are
     built and measured, the model is corrected by that, and solved again, up to three times.
     Or ``choice`` says it: ``choice=("features.2.*=depthwise_pointwise(terms=2)", "layer4.1=off")``, names of blocks or modules by
     pattern; of blocks inside one another the outermost is taken.
 
     ``keep`` and ``only`` name blocks, weights or modules by pattern. What each block became and why, the error at its end and
     at the outputs, and what was predicted and measured of each choice that was built are in the report. In-place ops become
-    functional. Graph and numbers change in one step, so nothing is proved: the interface of each block is checked.
+    functional. Graph and values change in one step, so nothing is proved: the interface of each block is checked.
 
     Raises OptionError, BudgetError for a budget that no choice reaches, DataError where data is needed and absent, PassError
     for a quantized program, and UsageError where latency is to be measured and cannot be.

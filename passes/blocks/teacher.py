@@ -1,4 +1,4 @@
-"""The program as it was, on calibration examples: what its blocks read and give, and how far another's outputs are off."""
+"""The original program on calibration examples: inputs and outputs of its blocks, and the divergence of another's outputs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Teacher:
         return cls(program, [program.example_leaves()], who)
 
     def samples(self, block: Block) -> Samples:
-        """What a block reads and gives on all examples."""
+        """Inputs and outputs of a block on all examples."""
         source, end = self._nodes[block.source], self._nodes[block.end]
         with torch.no_grad():
             found = [values_until(self.program, leaves, {source, end}) for leaves in self.batches]
@@ -48,13 +48,13 @@ class Teacher:
         """How far the outputs of another program of the same interface are from those of this one, a mean over batches.
 
         Kullback-Leibler divergence in nats for scores [N, classes], otherwise squared error over variance; infinite where
-        the other gives no number.
+        the other's are not finite.
         """
         with torch.no_grad():
             return self._mean([_run(program, leaves) for leaves in self.batches])
 
     def divergences(self, block: Block, programs: Sequence[Program]) -> list[float]:
-        """:meth:`divergence` with each of ``programs`` in the place of a block. What leads to the block is run once."""
+        """:meth:`divergence` with each of ``programs`` in place of a block. The nodes before the block are run once."""
         end, source = self._nodes[block.end], self._nodes[block.source]
         behind = _behind(self.program, end)
         read = {n for node in (*behind, self.program.graph.output_node()) for n in node.all_input_nodes}
@@ -68,7 +68,7 @@ class Teacher:
         return [self._mean(outputs) for outputs in given]
 
     def _from(self, behind: dict[fx.Node, None], known: dict[fx.Node, Any]) -> list[Any]:
-        """The outputs with some values as they are known, and what is behind them run."""
+        """The outputs, from some known values: only the nodes after them are run."""
         run = started(fx.Interpreter(self.program.module), [])
         run.env = dict(known)
         for node in behind:
@@ -96,7 +96,7 @@ def _floating(values: list[Any]) -> list[Any]:
 
 
 def _behind(program: Program, end: fx.Node) -> dict[fx.Node, None]:
-    """What is computed from a node, in order."""
+    """The nodes that depend on a node, in order."""
     found: dict[fx.Node, None] = {}
     for node in program.graph.nodes:
         if node.op != "output" and any(n is end or n in found for n in node.all_input_nodes):

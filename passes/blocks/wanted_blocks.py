@@ -17,7 +17,7 @@ from fxopt.passes.prune.choice.candidates import check_patterns, matches
 def wanted_blocks(
     program: Program, whole: Program, keep: Sequence[str], only: Sequence[str], chosen: Sequence[str], who: str
 ) -> list[Block]:
-    """The blocks that may be exchanged; what is none, and what holds its examples otherwise, is reported.
+    """The blocks that may be exchanged; others, as those without examples along the first dim, are reported.
 
     ``whole`` is the program with functional ops, whose nodes have the names of those of ``program``. Raises OptionError for a
     pattern that no block and no weight has.
@@ -42,14 +42,14 @@ def wanted_blocks(
 
 
 def _folded(program: Program) -> Program:
-    """A block without batch norms where they fold: weights are approximated with the scale that their outputs get."""
+    """A block with its batch norms folded where they can be, so that weights are approximated with their final scale."""
     if not any(program.find("aten.batch_norm")):
         return program
     return Pipeline.of(fold_batch_norm()).run(program, watchers=()).program
 
 
 def is_named(block: Block, pattern: str) -> bool:
-    """Whether a pattern is the name of a block, of a module around it, or fits either; without the number behind #."""
+    """Whether a pattern is the name of a block, of a module around it, or fits either; without the number after #."""
     return block.name == pattern or matches(block.name.partition("#")[0], pattern)
 
 
@@ -58,7 +58,7 @@ def _holds(block: Block, pattern: str) -> bool:
 
 
 def _examples_elsewhere(whole: Program, block: Block) -> str | None:
-    """Why batches of what a block reads and gives cannot be joined along the first dim."""
+    """Why batches of a block's inputs and outputs cannot be concatenated along the first dim."""
     batch = next((symbol for symbol, name in whole.dims().items() if name == "batch"), None)
     for node in (block.program.inputs()[0], block.program.outputs()[0]):
         sizes = [str(size) for size in size_expressions(node.meta["val"].shape)]

@@ -19,11 +19,11 @@ aten = torch.ops.aten
 def canonicalize_ops(program: Program) -> None:
     """Canonicalize ops that have several spellings.
 
-    Exporters and importers know one of them, and some convert the others wrongly. Stacking in a direction is a
-    concatenation, a squeeze of a dim that is not one is nothing, dims of reductions are written out and those of
-    permutations counted from the front, ``alpha`` is a product of its own, a copy is an expansion, a channel shuffle is a
-    transposition, enlarging by the nearest has sizes or scales, columns of one image are those of a batch of one, and a
-    scatter or gather takes as much as it has indices for.
+    Exporters and importers know one of them, and some convert the others wrongly. hstack and its kin become
+    concatenations, a squeeze of a dim that is not one goes, reductions list their dims and permutations count them from
+    the front, ``alpha`` becomes a product of its own, a copy an expansion, a channel shuffle a transposition,
+    nearest-neighbour upsampling has sizes or scales, im2col of one image is that of a batch of one, and the operands
+    of scatter and gather are sliced to the sizes of the indices.
 
     before:
         %x : f32[2,4]
@@ -59,7 +59,7 @@ class _Call(NamedTuple):
     def replace(self, target: Any, *args: Any) -> None:
         """Put a call in place of the node."""
         made = self.insert(target, *args)
-        made.meta["val"] = self.node.meta["val"]  # a call behind it may be looked at next
+        made.meta["val"] = self.node.meta["val"]  # a later call may read it next
         self.program.replace(self.node, made)
 
 
@@ -138,7 +138,7 @@ def _nearest(call: _Call) -> None:
 
 
 def _copy(call: _Call) -> None:
-    """What a copy gives has the source's values in the shape and dtype of what it is copied to."""
+    """A copy has the values of its source in the shape and dtype of its destination."""
     source, wanted = call.given["src"], call.node.meta["val"]
     if source.meta["val"].dtype != wanted.dtype:
         source = call.insert(aten.to.dtype, source, wanted.dtype)

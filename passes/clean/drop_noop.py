@@ -132,7 +132,7 @@ def _same_shape(a: fx.Node, b: fx.Node) -> bool:
 
 
 def _same_strides(a: fx.Node, b: fx.Node) -> bool:
-    """Whether the memory is laid out alike: a view behind a copy may need the copy's strides."""
+    """Whether the memory is laid out alike: a view after a copy may need the copy's strides."""
     x, y = a.meta["val"], b.meta["val"]
     return _same_shape(a, b) and size_expressions(x.stride()) == size_expressions(y.stride())
 

@@ -51,11 +51,11 @@ _SCATTER: dict[Any, Any] = {
     torch.ops.aten.slice.Tensor: torch.ops.aten.slice_scatter.default,
     torch.ops.aten.select.int: torch.ops.aten.select_scatter.default,
 }
-"""By the view that is written to, what puts its new value into the whole."""
+"""By op of the view that is written to: the op that scatters its new value into the base."""
 
 
 def _parts(view: fx.Node) -> list[fx.Node]:
-    """A view and what it is a slice or an index of, down to the memory itself."""
+    """The slices and selects from a view down to its base."""
     chain = [view]
     while chain[-1].target in _SCATTER:
         source: Any = chain[-1].args[0]

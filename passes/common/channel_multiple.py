@@ -112,8 +112,8 @@ def _measured(target: Target, backend: Backend) -> ChannelMultiple:
             if w not in runs:
                 runs[w] = _built(w, target, backend, folder / str(w))
         timed = time_artifacts({str(w): runs[w] for w in (width, _LOW, _HIGH)}, blocks=_BLOCKS, block_ms=_BLOCK_MS)
-        # short blocks behind a pause are seldom interrupted; a least one is not taken, as a busy machine may give one
-        # model all cores for once. From probe to probe it may get quieter
+        # short blocks after a pause are seldom interrupted; medians, as a busy machine may leave all cores to one model for
+        # a moment, and the least of them over all probes, as it may get quieter meanwhile
         for w in (width, _LOW, _HIGH):
             fastest[w] = min(fastest.get(w, math.inf), timed[str(w)].ms.median)
         return fastest[width], fastest[_LOW], fastest[_HIGH]

@@ -1,4 +1,4 @@
-"""A layer as a matrix product: rows of what it reads, and of what it gives, at positions drawn at random."""
+"""A layer as a matrix product: rows of its inputs and of its outputs, at positions drawn at random."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class MatrixLayer:
     def rows(
         self, x: torch.Tensor, y: torch.Tensor, count: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read ``[groups, rows, in / groups, kernel]`` and given ``[rows, groups, out / groups]``, ``count`` rows at most.
+        """Inputs ``[groups, rows, in / groups, kernel]`` and outputs ``[rows, groups, out / groups]``, ``count`` rows at most.
 
         The positions are drawn without replacement, and come in the order of the batch.
         """

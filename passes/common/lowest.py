@@ -29,9 +29,9 @@ def lowest_in_groups(scores: torch.Tensor, groups: torch.Tensor, count: int) -> 
 
 
 def summed_groups(weight: LayerWeight, size: int) -> torch.Tensor | str:
-    """Flat indices int64 [g, size] of neighbours along the dim that the weight's layers sum over, or why there are none.
+    """Flat indices int64 [g, size] of neighbours along the weight's contraction dim, or why there are none.
 
-    The dim is that of the input channels: at every output channel and kernel position, ``size`` neighbouring inputs
+    It is that of the input channels: at every output channel and kernel position, ``size`` neighbouring inputs
     are a group, as sparse tensor cores want it (Mishra et al. 2021, "Accelerating sparse deep neural networks").
     """
     found: list[torch.Tensor] = []
@@ -40,7 +40,7 @@ def summed_groups(weight: LayerWeight, size: int) -> torch.Tensor | str:
         if reader.dim is None or numbers is None:
             return "along which dim of the weight it sums is not known"
         length = numbers.shape[reader.dim]
-        if reader.dim == 0:  # a transposed convolution, whose groups lie one behind the other in this dim
+        if reader.dim == 0:  # a transposed convolution, whose groups lie one after the other in this dim
             length //= arguments(reader.layer)["groups"]
         if length % size:
             return f"the {length} inputs that it sums over are no multiple of {size}"

@@ -20,7 +20,7 @@ def masks(program: Program) -> dict[str, torch.Tensor]:
 
 
 def keep_masks(program: Program) -> Callable[[], None]:
-    """What a training loop calls after each step of its optimizer: sets to zero again what is zero now.
+    """A callback for after each step of an optimizer: it sets to zero again what is zero now.
 
     It works in place on the parameters of ``program.module``, those of now, without gradient. The optimizer may have
     momentum: only the result of its step is masked.

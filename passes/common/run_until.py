@@ -18,7 +18,7 @@ def values_until(program: Program, leaves: list[Any], wanted: set[fx.Node]) -> d
         run.env[node] = run.run_node(node)
         if node in wanted:
             value = run.env[node]
-            found[node] = value.clone() if isinstance(value, torch.Tensor) else value  # what is behind may write there
+            found[node] = value.clone() if isinstance(value, torch.Tensor) else value  # a later op may write into it
             if len(found) == len(wanted):
                 break
         for gone in run.user_to_last_uses.get(node, ()):

@@ -1,4 +1,4 @@
-"""Singular values of a weight at its cuts, and the rank that it has but for rounding."""
+"""Singular values of a weight at its cuts, and its numerical rank."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def squares(canonical: torch.Tensor, cut: int) -> torch.Tensor:
 
 
 def tails(values: torch.Tensor) -> torch.Tensor:
-    """What is lost at every rank from 0 to full, ``[..., full rank + 1]``: the sum of the squares behind it."""
+    """The truncation error at every rank from 0 to full, ``[..., full rank + 1]``: the sum of the squares left out."""
     sums = values.flip(-1).cumsum(-1).flip(-1)
     return torch.cat([sums, torch.zeros_like(sums[..., :1])], -1)
 
 
 def numerical_rank(values: torch.Tensor) -> int:
-    """The largest rank of the groups, given squares ``[groups, full rank]``, that more than rounding has made.
+    """The largest rank of the groups, given squares ``[groups, full rank]``, beyond what rounding alone adds.
 
     A weight of rank r that was rounded to float32 is within 2^-24 of it, relative in the Frobenius norm, so its tail at r is
     no larger (Eckart & Young 1936). The limit is 16 times that: a product of factors in float32 is rounded several times.

@@ -77,7 +77,7 @@ def layer_weights(program: Program) -> tuple[list[LayerWeight], dict[fx.Node, st
 
 
 def element_numbers(weight: LayerWeight, reader: Reader) -> torch.Tensor | None:
-    """Flat indices int64 of the weight's elements as the operand arranges them; None where that hangs on the inputs."""
+    """Flat indices int64 of the weight's elements as the operand arranges them; None where that depends on the inputs."""
     value: Any = torch.arange(weight.tensor.numel()).reshape(weight.tensor.shape)
     for node in reversed(_path(reader.operand)[:-1]):
         if family(node) not in ("layout", "pick", "copy"):
@@ -112,7 +112,7 @@ def _path(operand: fx.Node) -> list[fx.Node]:
 
 
 def _constant(program: Program) -> set[fx.Node]:
-    """Nodes that hang on weights and sizes alone."""
+    """Nodes that depend on weights and sizes alone."""
     found: set[fx.Node] = set()
     for node in program.graph.nodes:
         sources = node.all_input_nodes

@@ -2,7 +2,7 @@
 
 Its modes are ``(i, k1, …, kn, o)``: input channels, the kernel's dims longer than one, output channels; the groups of a
 convolution come first, each a tensor of its own. Cut between any two modes, the tensor is a matrix. Where that matrix has
-a low rank r, the layer is two: one for the modes before the cut, with r outputs, one for those behind it. Several cuts
+a low rank r, the layer is two: one for the modes before the cut, with r outputs, one for those after it. Several cuts
 make a tensor train (Oseledets 2011):
 
 =================  ========================  ===================================================
@@ -52,7 +52,7 @@ class Core:
 class SplitWeight:
     """A stored weight under all its names, and the layers that read it, in order.
 
-    A ``flipped`` matrix is stored as ``[in, out]``, the usual one as ``[out, in]``.
+    A ``flipped`` matrix is stored as ``[in, out]``, any other as ``[out, in]``.
     """
 
     names: tuple[str, ...]
@@ -99,11 +99,11 @@ class SplitWeight:
         return blocks.movedim(last, -1).reshape(self.groups, *self.modes)
 
     def restored(self, canonical: torch.Tensor) -> torch.Tensor:
-        """The weight of its own form and dtype that has this canonical form."""
+        """The weight in its own shape and dtype, from its canonical form."""
         return self.stored(Core(Piece(self.groups, self.modes[0], self.modes[-1], self.wide), canonical))
 
     def stored(self, core: Core) -> torch.Tensor:
-        """The weight of a layer like its readers that has this core."""
+        """A core as the weight of a layer of the readers' kind."""
         piece = core.piece
         if self.kind == "matrix":
             tensor = core.tensor.reshape(piece.ins, piece.outs)

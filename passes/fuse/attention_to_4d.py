@@ -68,7 +68,7 @@ def _merged(program: Program, operand: fx.Node, rank: int) -> fx.Node:
 
 
 def _restored(program: Program, result: fx.Node, shape: Any) -> fx.Node:
-    """The result with its dims as they were."""
+    """The result in the shape that attention had."""
     if len(shape) > 4:
         sizes = [size if isinstance(size, int) else -1 for size in shape[: len(shape) - 3]]
         return program.call(torch.ops.aten.unflatten.int, result, 0, sizes, like=result)

@@ -102,9 +102,9 @@ def _neighbours(
     padding: int,
     gap: int,
 ) -> fx.Node:
-    """For each image that comes out, all that the kernel reads of it: as ``taps`` channels for one.
+    """For each output image, the slices of depth that the kernel reads, as ``taps`` times the channels.
 
-    Where the images come out of codes, it is the codes that are moved, for kernels in integers to read.
+    Of dequantized images the quantized values are moved, so that integer kernels can read them.
     """
     coded = op_name(data) == "quantized_decomposed.dequantize_per_tensor"
     source, zero = (data.args[0], data.args[2]) if coded else (data, 0)

@@ -16,11 +16,11 @@ aten = torch.ops.aten
 def conv_transpose_to_conv(program: Program) -> None:
     """Rewrite 2-d transposed convolutions as ordinary convolutions.
 
-    With a stride of s, each of the s * s places that an output may have in its square reads weights of its own: they become
-    as many channels, which are then laid out as squares (sub-pixel convolution: Shi et al. 2016, "Is the deconvolution layer
-    the same as a convolutional layer?"). A kernel whose size is no multiple of the stride is filled up with zeros, and
-    as many products more are computed. Declined for a kernel with gaps and a stride, for a weight that is computed, and
-    where the output is wider than what the kernel reaches.
+    With a stride of s, each of the s * s phases of the output has weights of its own: they become as many channels, which
+    are then laid out as squares (sub-pixel convolution: Shi et al. 2016, "Is the deconvolution layer the same as a
+    convolutional layer?"). A kernel whose size is no multiple of the stride is padded with zeros, and as many more
+    products are computed. Declined for a dilated kernel with a stride, for a weight that is computed, and where the
+    output is wider than the kernel reaches.
 
     before:
         %x : f32[2,3,4,4]
@@ -57,7 +57,7 @@ def _rewrite(program: Program, node: fx.Node) -> str | None:
         return "its kernel has gaps, and it has a stride"
     taps = [-(-size // step) for size, step, *_ in squares]
     border = [(count - 1) * gap for count, (*_, gap) in zip(taps, squares, strict=True)]
-    behind = [  # positions that are computed behind the last that is wanted
+    behind = [  # positions computed beyond the last that is needed
         (count - 1) * gap * step + step + pad - (size - 1) * gap - 1 - extra
         for count, (size, step, pad, extra, gap) in zip(taps, squares, strict=True)
     ]
@@ -74,7 +74,7 @@ def _rewrite(program: Program, node: fx.Node) -> str | None:
 
     weight = reform(program, call["weight"], form, axis=None)
     if weight is None:
-        return "its weight is computed, or its codes have scales along a dim"
+        return "its weight is computed, or quantized with scales along a dim"
     bias, places = call["bias"], stride[0] * stride[1]
     if bias is not None and places > 1:
         bias = reform(
@@ -97,7 +97,7 @@ def _rewrite(program: Program, node: fx.Node) -> str | None:
 
 
 def _sub_pixel(weight: torch.Tensor, groups: int, stride: list[int], taps: list[int]) -> torch.Tensor:
-    """Weight [in, out / groups, r, s] as [places * out, in / groups, taps, taps], in each group place by place."""
+    """Weight [in, out / groups, r, s] as [phases * out, in / groups, taps, taps], in each group phase by phase."""
     (down, across), (rows, columns) = stride, taps
     r, s = weight.shape[2:]
     full = torch.nn.functional.pad(weight, (0, columns * across - s, 0, rows * down - r))

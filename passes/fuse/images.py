@@ -13,14 +13,14 @@ aten = torch.ops.aten
 
 
 class Images:
-    """The images of the values of a program, as far as any were made."""
+    """Values of a program as images, each made on first use."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self._of: dict[fx.Node, fx.Node] = {}
 
     def known(self, value: Any) -> bool:
-        """Whether the images of a value are there."""
+        """Whether a value has been made images already."""
         return isinstance(value, fx.Node) and value in self._of
 
     def call(self, reader: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
@@ -41,20 +41,20 @@ class Images:
         return self._of[value]
 
     def stand_for(self, node: fx.Node, image: fx.Node) -> None:
-        """Put what images hold in the place of a node, for those who read it in its own form."""
+        """Replace a node by its images, brought back to its own shape for readers that are no images."""
         value = node.meta["val"]
         if value.dim() == 3:
-            usual = self.call(node, aten.squeeze.dim, image, 2)
+            restored = self.call(node, aten.squeeze.dim, image, 2)
         else:
             apart = self.call(node, aten.unflatten.int, image, 0, [-1, value.shape[2]])
             turned = self.call(node, aten.permute.default, apart, [0, 2, 1, 3, 4])
-            usual = self.call(node, aten.contiguous.default, turned)  # others may want a view of it
-        usual.meta["val"] = value
-        self.program.replace(node, usual)
-        self._of[usual] = image
+            restored = self.call(node, aten.contiguous.default, turned)  # a reader may want a view of it
+        restored.meta["val"] = value
+        self.program.replace(node, restored)
+        self._of[restored] = image
 
     def beside(self, operand: Any, reader: fx.Node) -> Any:
-        """An operand in the form that it broadcasts in against the images of what ``reader`` gives; None if it has none."""
+        """An operand reshaped to broadcast against the images of ``reader``'s result; None if it cannot be."""
         if not isinstance(operand, fx.Node):
             return operand
         shape, whole = operand.meta["val"].shape, reader.meta["val"].shape

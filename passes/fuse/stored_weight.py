@@ -1,4 +1,4 @@
-"""A stored weight in another form, whether it is held in numbers or in codes."""
+"""A stored weight in another shape, whether it is float or quantized."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Form = Callable[[torch.Tensor], torch.Tensor]
 
 
 def reform(program: Program, weight: fx.Node, form: Form, axis: int | None) -> fx.Node | None:
-    """A node beside that of a weight that gives ``form`` of it; None for one that is computed, or that ``form`` would spoil.
+    """A node with ``form`` of a stored weight; None for a computed one, or where its scales would no longer fit.
 
-    Codes stay codes. Where they have scales along a dim, that must be ``axis``, and be there as before in the result; with
-    None, there may be no more than one scale.
+    A quantized weight stays quantized. If it has scales along a dim, that must be ``axis``, and ``form`` must keep that dim;
+    with None, there may be no more than one scale.
     """
     if (tensor := program.tensor(weight)) is not None:
         return program.add_tensor(f"{weight.target}_reformed", form(tensor.detach()), weight)

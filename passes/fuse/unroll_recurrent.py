@@ -1,4 +1,4 @@
-"""Recurrent layers as their steps: products, gates and sums."""
+"""Recurrent layers unrolled into products, gates and sums."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ aten = torch.ops.aten
 
 @graph_pass
 def unroll_recurrent(program: Program, *, sequences: bool = True) -> None:
-    """Write the steps of LSTM, GRU and RNN out as products, gates and sums.
+    """Unroll LSTM, GRU and RNN into products, gates and sums.
 
-    For runtimes without such layers. What the steps read of the input is one product for all of them. Left alone, with
+    For runtimes without such layers. The input projection is one product for all steps. Left alone, with
     the reason, are sequences of a dynamic length, layers that drop at random and, without ``sequences``, whatever is more
     than a single step (torch's LSTMCell, GRUCell and RNNCell).
 
@@ -49,7 +49,7 @@ def unroll_recurrent(program: Program, *, sequences: bool = True) -> None:
         elif layer.drops:
             program.skip(node, "it drops at random between its layers")
         elif not isinstance(node.meta["val"][0].shape[1 if layer.batch_first else 0], int):
-            program.skip(node, "the number of steps is dynamic, so that they cannot be written out")
+            program.skip(node, "the number of steps is dynamic, so that they cannot be unrolled")
         else:
             _Unroll(program, node, layer).sequence()
 
@@ -96,7 +96,7 @@ class _Unroll:
         self._replace([x, *(self._call(aten.stack.default, found) for found in last)])
 
     def _step(self, cell: Cell, read: fx.Node, states: list[fx.Node]) -> list[fx.Node]:
-        """The states after a step that reads ``read``, the product of the input with its bias."""
+        """The states after a step; ``read`` is the input projection, with its bias."""
         again = self._call(aten.linear.default, states[0], cell.weight_hh, *self._some(cell.bias_hh))
         if self.layer.kind == "gru":
             return [self._gru(read, again, states[0])]

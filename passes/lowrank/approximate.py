@@ -1,4 +1,4 @@
-"""Store approximations in the place of weights."""
+"""Store approximations in place of weights."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CP_FACTORS = "cp_factors"
 """In the meta of a weight's node, the factors ``[mode, rank]`` float64 whose CP form the weight was given.
 
 Other forms can be read off a weight. The CP form cannot: which outer products a tensor is the sum of is NP-hard to find
-(Håstad 1990), and alternating least squares from another start ends elsewhere. Who takes them checks that they still fit.
+(Håstad 1990), and alternating least squares from another start end at another sum. Readers check that they still fit.
 """
 
 
 def approximate(program: Program, choices: Choices, chain: Chain) -> None:
-    """Give the weight of choices, under its name in ``program``, the ranks of a chain."""
+    """Truncate a weight of ``program`` to the ranks of a chain."""
     weight = choices.weight
     if choices.form == "tucker" and len(chain.ranks) == 2:
         found = tucker(choices.tensor, (chain.ranks[0], chain.ranks[1]))

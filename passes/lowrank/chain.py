@@ -23,7 +23,7 @@ class Chain:
     ranks: tuple[int, ...] = ()
 
     def pieces(self, weight: SplitWeight) -> list[Piece]:
-        """The layers of the chain. Kernel dims of size 1, which may have strides, go where fewer values are read."""
+        """The layers of the chain. Kernel dims of size 1, with their strides, go to the layer that then reads fewer values."""
         bounds = [0, *self.cuts, len(weight.modes)]
         widths = [weight.modes[0], *self.ranks, weight.modes[-1]]
         wide, found = weight.wide, []
@@ -63,7 +63,7 @@ class Price:
         return sum(self._elements(piece) for piece in pieces)
 
     def size(self, pieces: Iterable[Piece]) -> int:
-        """What has to get smaller: MACs; elements where only embeddings read the weight, which multiply nothing."""
+        """The cost to reduce: MACs; elements where only embeddings read the weight, which multiply nothing."""
         pieces = list(pieces)
         return self.macs(pieces) if self.macs(Chain().pieces(self.weight)) else self.params(pieces)
 
@@ -98,7 +98,7 @@ class Price:
 
 
 def _consistent(modes: tuple[int, ...], cuts: tuple[int, ...], ranks: Mapping[int, int]) -> tuple[int, ...]:
-    """Ranks that a train can have: none larger than its neighbour times the modes between them."""
+    """Feasible ranks of a train: none larger than its neighbour times the modes between them."""
     bounds, kept = [0, *cuts, len(modes)], [1, *(ranks[cut] for cut in cuts), 1]
     between = [math.prod(modes[a:b]) for a, b in itertools.pairwise(bounds)]
     for k in range(1, len(kept) - 1):

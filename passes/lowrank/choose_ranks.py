@@ -21,7 +21,7 @@ from fxopt.passes.lowrank.rank_points import Alternatives, Choices, Point
 from fxopt.passes.lowrank.vbmf import vbmf_rank
 
 By = Literal["weights", "outputs"]
-"""What a budget counts as lost: squares of weights, or of the program's outputs."""
+"""What a budget measures the error of: squares of weights, or of the program's outputs."""
 
 _HALF = 0.5
 
@@ -46,7 +46,7 @@ class RankRule:
 
     @property
     def is_budget(self) -> bool:
-        """Whether it is about all weights together."""
+        """Whether it is a limit on all weights together."""
         return {self.macs, self.params, self.latency, self.metric_drop} != {None}
 
     def check(self, form: str, by: By, who: str) -> None:

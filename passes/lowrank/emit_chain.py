@@ -1,4 +1,4 @@
-"""Write a chain of layers into the graph, in the place of one."""
+"""Write a chain of layers into the graph, in place of one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fxopt.passes.common.weight_modes import Core, Piece, SplitWeight
 from fxopt.passes.lowrank.find_weights import OPERANDS
 
 _NEUTRAL = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
-"""What a layer has in the dims of the kernel that are another's."""
+"""Values of a layer's arguments for the kernel dims of other layers of the chain."""
 
 
 def emit_chain(program: Program, weight: SplitWeight, cores: list[Core]) -> None:
-    """Let every reader of a weight be a chain of layers with these cores; they share them. The bias is the last one's.
+    """Replace every reader of a weight by a chain of layers with these cores, which they share. The last one has the bias.
 
-    Zeros around the inputs are zeros around what a layer without bias gives, so each layer has the padding of its dims.
+    A layer without bias maps zero padding to zeros, so each layer pads its own kernel dims.
     """
     first = weight.readers[0]
     nodes = []

@@ -30,9 +30,9 @@ def factorize(program: Program) -> None:
     A layer is split where the chain has fewer multiply-accumulates; an embedding, where it has fewer elements. Others are
     left with the reason. A weight that several layers read is split once for all of them.
 
-    The tolerance is 1e-4, what weights get that are rounded to their own precision: a weight of rank r that was stored in float32
-    has none of its last singular values zero. What they come to is 6e-8 of the weight's norm; up to 1e-6 counts as rounding,
-    and no input's or output's part of the weight may change by more than 1e-4 of itself.
+    The tolerance is 1e-4, that of weights rounded to their own precision: a weight of rank r that was stored in float32 has
+    no singular values that are exactly zero. The last ones amount to 6e-8 of the weight's norm; up to 1e-6 counts as rounding,
+    and the part of no input or output channel may change by more than 1e-4 of itself.
 
     Raises PassError for a program that is quantized, UsageError where tensorly is not installed.
 

@@ -16,7 +16,7 @@ OPERANDS = {
     **PRODUCT_OPERANDS, "aten.embedding": ("indices", "weight"),
     **dict.fromkeys((*DIRECT, *TRANSPOSED), ("input", "weight")),
 }  # fmt: skip
-"""By op, what it reads and the weight."""
+"""By op, the operands: the input and the weight."""
 
 PRODUCTS = ("aten.matmul", "aten.mm", "aten.addmm")
 """Ops whose weight is stored as ``[in, out]``."""
@@ -31,7 +31,7 @@ def find_weights(program: Program) -> list[SplitWeight]:
     if quantized is not None:
         raise program.fail(
             quantized,
-            "the program is quantized: the product of factors is no longer what its scales and codes were made for; "
+            "the program is quantized: its scales and zero points would not fit the product of the factors; "
             "decompose first, quantize after all other passes",
         )
     weights, reasons = layer_weights(program)
@@ -97,5 +97,5 @@ def _declined(program: Program, tensor: torch.Tensor, readers: tuple[fx.Node, ..
     if _kind(readers[0]) == "matrix" and tensor.dim() != 2:
         return f"its weight has {tensor.dim()} dims, and a matrix is split"
     if tensor.dtype not in (torch.float32, torch.float64):
-        return f"its weight is {tensor.dtype}, whose rounding hides a low rank: decompose in float32, cast behind it"
+        return f"its weight is {tensor.dtype}, whose rounding hides a low rank: decompose in float32, cast after it"
     return None if tensor.numel() else "its weight has no elements"

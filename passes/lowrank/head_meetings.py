@@ -1,4 +1,4 @@
-"""Where the dims of attention heads meet: products, and the projections behind them."""
+"""Where the dims of attention heads are contracted: products, and the projections after them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCALES = ("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Sc
 
 @dataclass(frozen=True)
 class Meeting:
-    """A product, the operands or the reader where dims meet, the linears behind them, and all nodes in between."""
+    """A product, the operands or the reader whose dims it contracts, the linears at both ends, and all nodes in between."""
 
     product: fx.Node
     left: fx.Node
@@ -86,7 +86,7 @@ def _reader(program: Program, node: fx.Node, path: set[fx.Node]) -> fx.Node | st
 
 
 def moves(node: fx.Node) -> bool:
-    """Whether a node only rearranges or picks values, or scales all of them alike."""
+    """Whether a node only rearranges or selects values, or scales all of them by one factor."""
     if node.op != "call_function":
         return False
     one = sum(isinstance(n.meta.get("val"), (torch.Tensor, list, tuple)) for n in node.all_input_nodes) == 1
@@ -94,7 +94,7 @@ def moves(node: fx.Node) -> bool:
 
 
 def scales(node: fx.Node) -> bool:
-    """Whether a node multiplies all values by one number."""
+    """Whether a node multiplies all values by one factor."""
     return node.op == "call_function" and op_name(node) in _SCALES and isinstance(node.args[1], (int, float))
 
 
@@ -108,5 +108,5 @@ def _stored(program: Program, linear: fx.Node) -> fx.Node | str:
         if tensor is not None and {user for n in same for user in n.users} != {linear}:
             return f"a weight of %{linear.name} is read in several places"
         if tensor is not None and tensor.dtype not in (torch.float32, torch.float64):
-            return f"a weight of %{linear.name} is {tensor.dtype}: rotate in float32, cast behind it"
+            return f"a weight of %{linear.name} is {tensor.dtype}: rotate in float32, cast after it"
     return linear

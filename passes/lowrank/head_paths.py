@@ -1,4 +1,4 @@
-"""Which outputs and inputs of projections are the dims of which head, however a model rearranges them."""
+"""Which features of projections are the dims of which head, however a model rearranges them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fxopt.passes.lowrank.head_meetings import ATTENTION, Meeting, find_meetings
 
 @dataclass(frozen=True)
 class HeadPair:
-    """Two linears whose dims meet in a product: of every head, the numbers ``[heads, dims]`` of the features on each side.
+    """Two linears whose features a product contracts: for every head, their indices ``[heads, dims]`` on each side.
 
     ``left`` are outputs of ``first``. ``right`` are outputs of ``second`` (query and key), or with ``inward`` its inputs
     (value and output).
@@ -33,9 +33,9 @@ class HeadPair:
 def head_pairs(program: Program) -> tuple[list[HeadPair], dict[fx.Node, str]]:
     """The pairs of all attentions, and why an attention or a product of projections has none.
 
-    Between the linears and the product may stand what rearranges values, picks some of them, as of packed projections, or
-    scales all of them by a number. The numbers of features are sent through it once, with the example inputs, to see where
-    each arrives.
+    Between the linears and the product there may be ops that rearrange values, select some of them, as of packed
+    projections, or scale all of them by one factor. Indices of features are run through these once, with the example inputs,
+    to see where each arrives.
     """
     meetings, reasons = find_meetings(program)
     seen = _tracked(program, meetings) if meetings else {}
@@ -56,7 +56,7 @@ def head_pairs(program: Program) -> tuple[list[HeadPair], dict[fx.Node, str]]:
 
 
 def _stray(linear: fx.Node, known: frozenset[fx.Node]) -> fx.Node | None:
-    """A node that reads a projection, or what is rearranged of it, on no known path."""
+    """A node that reads a projection, maybe rearranged, and is on no known path."""
     left = [linear]
     while left:
         for user in left.pop().users:
@@ -68,7 +68,7 @@ def _stray(linear: fx.Node, known: frozenset[fx.Node]) -> fx.Node | None:
 
 
 def _tracked(program: Program, meetings: list[Meeting]) -> dict[fx.Node, Any]:
-    """For the nodes of the paths the numbers of features, as projections give them; behind a product, of place and dim."""
+    """For the nodes on the paths the indices of features; after a product, of position and dim."""
     starts = {m.first for m in meetings} | {m.second for m in meetings if not m.inward}
     products = {m.product for m in meetings if m.inward}
     path = frozenset().union(*(m.path for m in meetings))

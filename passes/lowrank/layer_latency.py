@@ -1,4 +1,4 @@
-"""What the chains of each layer take on the target: few of them are timed, the others lie on a line between."""
+"""Latency of the chains of each layer on the target: few of them are timed, the others are interpolated."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _SIZES = (0.5, 0.15)
 """Of each form, the sizes relative to the layer's at which a chain is timed."""
 _BLOCKS, _BLOCK_MS = 15, 3.0  # short blocks are seldom interrupted by whatever else runs
 _CLEARLY = 0.97
-"""What is measured as no faster than this is taken for noise."""
+"""A gain below this is taken for measurement noise."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Milliseconds of the chains of one form, by size: what more layers cost anyway, and what a multiplication costs."""
+    """Milliseconds of the chains of one form, by size: a constant for the additional layers, and a cost per MAC."""
 
     base: float
     slope: float
 
     @classmethod
     def through(cls, points: Sequence[tuple[int, float]]) -> Line:
-        """The line through two points ``(size, ms)``, or level with the mean of what is one or falls with the size."""
+        """The line through two points ``(size, ms)``; constant, at their mean, for a single point or one that falls."""
         (low, fast), (high, slow) = min(points), max(points)
         slope = max(0.0, (slow - fast) / (high - low)) if high > low else 0.0
         return cls(sum(ms - slope * size for size, ms in points) / len(points), slope)
@@ -54,8 +54,8 @@ def with_latency(
 ) -> tuple[list[list[Point]], list[str | None]]:
     """The points of each weight that are faster than the whole layer, with ``ms`` set; and why there are none.
 
-    The layer is built alone, whole and as two chains of each form, and they are timed side by side. Layers that are alike,
-    in their op and all shapes, are timed once.
+    The layer is built alone, whole and as two chains of each form, and they are timed side by side. Layers with the same op
+    and shapes are timed once.
     """
     shape = shapes_of_one(program)
     found: list[list[Point]] = []

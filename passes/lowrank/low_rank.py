@@ -15,7 +15,7 @@ from fxopt.passes.lowrank.truncate_rank import truncate_rank
 def low_rank(truncate: Pass) -> tuple[Pass, ...]:
     """Replace layers by low-rank chains: truncate_rank, then factorize.
 
-    The options are those of truncate_rank. The first step changes numbers, and its error is measured; the second changes
+    The options are those of truncate_rank. The first step changes values, and its error is measured; the second changes
     the graph, and is proved.
 
     before:

@@ -1,4 +1,4 @@
-"""Ranks by the latency of the whole program, as the backend's build has it on the target."""
+"""Ranks by the latency of the whole program, as built by the backend and run on the target."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fxopt.passes.lowrank.rank_points import Alternatives, Point
 
 _BLOCKS, _BLOCK_MS = 15, 5.0  # short blocks are seldom interrupted by whatever else runs
 _SURE = 2
-"""How many times as many blocks the choice is timed with in the end: a search takes the luckiest of its timings."""
+"""How many times as many blocks the final choice is timed with: a search prefers the luckiest of its timings."""
 
 
 def within_latency(
     program: Program, context: Context, every: Sequence[Alternatives], path: RankPath, limit: float, who: str
 ) -> list[Point]:
-    """The points behind the fewest moves with which the whole program takes at most ``limit`` times as long.
+    """The points after the fewest moves that bring the whole program's latency down to ``limit`` times the original.
 
-    Raises BudgetError where it does not with all of them.
+    Raises BudgetError where all of them do not.
     """
     names = [alternatives.weight.names[0] for alternatives in every]
 

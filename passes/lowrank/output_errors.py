@@ -1,4 +1,4 @@
-"""Ranks by what they do to the outputs of the whole program: the noise of each layer alone, and the metric of all."""
+"""Ranks by their effect on the outputs of the whole program: the noise of each layer alone, and the metric of all."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fxopt.support.progress import progress_bar
 def with_output_errors(
     program: Program, every: Sequence[Alternatives], lines: Sequence[Sequence[Point]], judge: Judge
 ) -> list[list[Point]]:
-    """The points with the error that counts: noise over signal of the program's outputs, with this layer alone of low rank.
+    """The points with the noise over signal of the program's outputs as their error, with this layer alone of low rank.
 
-    Noise of several layers adds up, nearly; so do these errors, which those of weights of different layers do not.
+    The noise of several layers nearly adds up, so these errors compare across layers; errors of weights do not.
     """
     twin, found = program.copy(), []
     with progress_bar("measuring layers", sum(map(len, lines))) as advance:
@@ -38,7 +38,7 @@ def with_output_errors(
 def within_metric_drop(
     program: Program, every: Sequence[Alternatives], path: RankPath, drop: float, judge: Judge
 ) -> list[Point]:
-    """The points behind the most moves with which the metric on the validation split falls by no more than ``drop``."""
+    """The points after the most moves with which the metric on the validation split falls by no more than ``drop``."""
     dense, twin = judge.metric(program), program.copy()
 
     def holds(undone: int) -> bool:

@@ -1,4 +1,4 @@
-"""From whole layers to the lowest ranks, step by step, what is lost for what is saved in order."""
+"""From whole layers to the lowest ranks, step by step, in the order of loss per saving."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RankPath:
     """For each weight its points, from the whole layer to the cheapest; and ``(weight, point)`` of each move in order.
 
     The points of a weight, the loss over the cost, have a lower convex hull; its edges from all weights are the moves, by
-    slope, the flattest first. Behind each move that is the least total loss for what it costs (Everett 1963).
+    slope, the flattest first. After each move that is the least total loss for what it costs (Everett 1963).
     """
 
     lines: list[list[Point]]
@@ -24,20 +24,20 @@ class RankPath:
 
     @classmethod
     def of(cls, points: Sequence[Sequence[Point]], expense: Expense) -> RankPath:
-        """The path through points of which the first is the whole layer; those that another beats are left out."""
+        """The path through points of which the first is the whole layer; dominated ones are left out."""
         lines = [_undominated(some, expense) for some in points]
         edges = [(slope, i, j) for i, line in enumerate(lines) for slope, j in _hull(line, expense)]
         return cls(lines, [(i, j) for _, i, j in sorted(edges)], expense)
 
     def after(self, count: int) -> list[Point]:
-        """The point of each weight behind the first ``count`` moves."""
+        """The point of each weight after the first ``count`` moves."""
         at = [0] * len(self.lines)
         for i, j in self.moves[:count]:
             at[i] = j
         return [line[k] for line, k in zip(self.lines, at, strict=True)]
 
     def within(self, most: float) -> list[Point] | None:
-        """The points behind the fewest moves whose cost is ``most`` in all; the last move goes as far as it takes."""
+        """The points after the fewest moves whose cost is ``most`` in all; the last move goes as far as it takes."""
         for count in range(len(self.moves) + 1):
             points = self.after(count)
             if self.cost(points) <= most:
@@ -50,7 +50,7 @@ class RankPath:
         return None
 
     def cost(self, points: Sequence[Point]) -> float:
-        """What the weights cost together."""
+        """The cost of all weights together."""
         return sum(map(self.expense, points))
 
 

@@ -1,4 +1,4 @@
-"""The choices that a weight has: chains from high to low ranks, with what each loses and costs."""
+"""The choices for a weight: chains from high to low ranks, with the loss and cost of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMS: tuple[Form, ...] = ("channel", "spatial", "tucker", "train")
 
 _POINTS = 256
 _SHARES = (0.75, 0.6, 0.45, 0.35, 0.25, 0.15, 0.08)
-"""Sizes, relative to the layer's, at which something that takes time is measured."""
+"""Sizes, relative to the layer's, at which costly measurements are made."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Alternatives:
         return [point for choices in self.forms.values() for point in choices.all()]
 
     def few(self) -> list[Point]:
-        """Some points, evenly spread over the sizes, for what takes time to measure: of each size the one that loses least."""
+        """Some points for costly measurements, evenly spread over the sizes: of each size the one that loses least."""
         return self._spread(lambda limit: [self.largest(limit)])
 
     def short(self) -> list[Point]:

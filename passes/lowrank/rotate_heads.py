@@ -15,11 +15,11 @@ def rotate_heads(program: Program) -> None:
     """Rotate the dims of each attention head into singular vectors, so that the weak ones can be pruned.
 
     A head's scores are x·Wq·Wkᵀ·yᵀ, and what it adds to the output is p·y·Wv·Wo: two products of rank head dim, in which
-    any basis may stand between the factors. With the singular value decomposition U·S·Vᵀ of such a product, biases
-    included, the factors become U·√S and √S·Vᵀ (Lin et al. 2024, "MoDeGPT", section 3.2, type III for value and output). Each
-    product is what it was; its dims are now in the order of what they contribute, and leaving the last ones out is its
-    best approximation of that rank (Eckart & Young 1936). That is the low rank of a head that gets smaller: no
-    layer is added as by truncate_rank, the four projections shrink, and so does the attention itself. What is left to do is
+    the basis between the factors is free. With the singular value decomposition U·S·Vᵀ of such a product, biases
+    included, the factors become U·√S and √S·Vᵀ (Lin et al. 2024, "MoDeGPT", section 3.2, type III for value and output). The
+    products are the same; their dims are now in the order of their contribution, and leaving the last ones out is the
+    best approximation of that rank (Eckart & Young 1936). Unlike truncate_rank, which adds layers, this lets the four
+    projections shrink, and the attention itself. What is left to do is
 
         rotate_heads, prune_channels(units=('head_dims',), ratio=0.5)
 

@@ -17,7 +17,7 @@ from fxopt.passes.lowrank.chain import Chain, cp_pieces
 
 _STEPS = 50
 _CANCELLED = 100.0
-"""A CP form whose terms are together so much larger than their sum has diverged: rounding would undo it."""
+"""A CP form whose terms are so many times larger than their sum has diverged: rounding would spoil it."""
 
 
 def train(weight: SplitWeight, canonical: torch.Tensor, chain: Chain) -> list[Core]:
@@ -61,13 +61,13 @@ def tucker(canonical: torch.Tensor, ranks: tuple[int, int]) -> torch.Tensor:
 def cp(tensor: torch.Tensor, rank: int) -> list[torch.Tensor] | None:
     """Factors ``[mode, rank]`` float64 of a sum of ``rank`` outer products near ``[*modes]``, by alternating least squares.
 
-    None where it diverges: no finite number, no better than zero, or terms that grow against each other (a best one need
-    not exist: de Silva & Lim 2008).
+    None where it diverges: not finite, no better than zero, or growing terms that cancel each other (a best one need not
+    exist: de Silva & Lim 2008).
     """
     with _tensorly() as tl:
         try:
             scales, factors = tl.decomposition.parafac(tensor, rank, n_iter_max=_STEPS, tol=1e-6, random_state=0)
-        except (RuntimeError, ValueError):  # torch's LinAlgError is a RuntimeError: a normal matrix that is singular
+        except (RuntimeError, ValueError):  # torch's LinAlgError is a RuntimeError: the normal matrix is singular
             return None
     factors = [factors[0] * scales, *factors[1:]]
     norms = torch.stack([factor.norm(dim=0) for factor in factors])
@@ -95,7 +95,7 @@ def cp_cores(weight: SplitWeight, factors: list[torch.Tensor]) -> list[Core]:
 
 
 def _filled(core: torch.Tensor, chain: Chain, k: int) -> torch.Tensor:
-    """A core ``[rank, modes, rank]`` of the ranks asked for: another group may need more than this one has."""
+    """A core ``[rank, modes, rank]`` padded to the ranks asked for: another group may need more than this one has."""
     before, behind = ([1, *chain.ranks, 1][i] - n for i, n in ((k, core.shape[0]), (k + 1, core.shape[2])))
     return torch.nn.functional.pad(core, (0, behind, 0, 0, 0, before))
 

@@ -50,13 +50,13 @@ def truncate_rank(
     Linears, products with a stored matrix and embeddings lose singular values. ``form`` says how convolutions, transposed
     and grouped ones too, are to be split: "channel" (3x3, 1x1), "spatial" (3x1, 1x3), "tucker" (1x1, 3x3, 1x1), "train"
     (1x1, 3x1, 1x3, 1x1) or "cp" (1x1, depthwise 3x1 and 1x3, 1x1); passes/lowrank/split_weight has the papers. "auto" takes
-    for each layer whichever of the first four loses least for its size, or for its latency where that is measured. A kernel
+    for each layer whichever of the first four loses least at its size, or at its latency where that is measured. A kernel
     of one pixel has one form. CP is found by alternating least squares; where that diverges, Tucker takes its place.
 
     How low is one of: a fixed ``rank``; a ``ratio`` of each layer's MACs that goes; the ``energy``, a share of the squared
     singular values, that is kept; ``vbmf``, by variational Bayes (Nakajima et al. 2013), which finds how much of a weight is
-    no white noise, cuts deep, and wants training behind it; or a budget for the whole program, where singular values go in
-    the order of what they lose for what they save. By default half of each layer goes. The CP form takes rank or ratio. The
+    no white noise, cuts deep, and needs training after it; or a budget for the whole program, where singular values go in
+    the order of loss per saving. By default half of each layer goes. The CP form takes rank or ratio. The
     budgets are
 
     * ``macs`` or ``params``, as a share up to 1 or as a number;
@@ -64,12 +64,12 @@ def truncate_rank(
       timed alone, whole and as several chains; one that no chain makes faster is left, whatever its MACs, with the reason;
     * ``metric_drop``, by how much the metric on the validation split may fall; as many MACs go as that allows.
 
-    ``by`` says what counts as lost within a budget: squares of "weights", or the noise that each layer alone, as measured,
-    makes at the "outputs", which metric_drop always takes. Ranks are rounded up to a ``multiple``; "target" measures which
-    one this machine's kernels like.
+    ``by`` is the loss within a budget: squares of "weights", or the measured noise that each layer alone makes at the
+    "outputs", which metric_drop always takes. Ranks are rounded up to a ``multiple``; "target" measures which
+    one this machine's kernels prefer.
 
-    ``data_aware`` minimises the error of what layers give on ``samples`` training examples, instead of that of the weights
-    (Wang et al. 2024): of all that an output reads for linears and the channel form, of the input channels for the others.
+    ``data_aware`` minimises the error of layers' outputs on ``samples`` training examples, instead of that of the weights
+    (Wang et al. 2024): over all that an output reads for linears and the channel form, over input channels for the others.
 
     ``keep`` and ``only`` name weights or modules by pattern. A layer that would not get smaller is left, with the reason.
     A tied weight is replaced once for all that read it. Raises OptionError, BudgetError for a budget that cannot be met,
@@ -133,7 +133,7 @@ def _whitenings(
     forms: tuple[Form, ...],
     samples: int,
 ) -> dict[tuple[SplitWeight, bool], Whitening | None]:
-    """The whitening of each weight for the channel form (True), which is cut behind the kernel, and for the others."""
+    """The whitening of each weight for the channel form (True), which is cut after the kernel, and for the others."""
     found: dict[tuple[SplitWeight, bool], Whitening | None] = {}
     for patches in sorted({form == "channel" for form in forms}):
         some = whitenings(program, workload, weights, patches, samples=samples, who=_WHO)

@@ -22,10 +22,10 @@ def vbmf_rank(singular: NDArray[np.float64], rows: int, columns: int) -> int:
     of fully-observed variational Bayesian matrix factorization", theorems 2 and 3, with corollary 1 for the bounds).
     A matrix that cannot be told from noise has rank 0.
 
-    It answers how many components a matrix has besides noise of equal strength in every element. Weights are no such
-    matrices: their singular values fall slowly and without a floor, and what counts as noise has a part in the function. So
-    the rank is that of the signal by this model, far below what keeps the accuracy; it is meant to be followed by
-    training (Kim et al. 2016, section 3.1). A budget, or ``energy``, asks what is lost instead.
+    It estimates how many components a matrix has besides noise of equal strength in every element. Weights are no such
+    matrices: their singular values fall slowly and without a floor, and those below the threshold matter to the function
+    too. So the rank is far below one that keeps the accuracy; it is meant to be followed by training (Kim et al. 2016,
+    section 3.1). A budget, or ``energy``, limits the loss instead.
     """
     small, large = sorted((rows, columns))
     values = np.sort(np.asarray(singular, dtype=np.float64))[::-1][:small]

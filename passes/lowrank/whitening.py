@@ -1,4 +1,4 @@
-"""What layers read, as second moments; and weights in the basis in which all of it weighs the same."""
+"""Second moments of layers' inputs; and weights in the basis in which these are white."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Whitening:
         """The root of a moment ``[groups, n, n]``."""
         values, vectors = torch.linalg.eigh(moment)
         mean = moment.diagonal(dim1=1, dim2=2).mean(-1, keepdim=True)
-        mean = torch.where(mean > 0, mean, 1)  # a layer that reads zeros alone: any weight is as good as another
+        mean = torch.where(mean > 0, mean, 1)  # its input is zero: any weight is as good as another
         values = (values.clamp_min(0) + _DAMPING * mean).sqrt()
         return cls(vectors * values[:, None, :], vectors.mT / values[:, :, None])
 
@@ -66,8 +66,8 @@ def whitenings(
     """The whitening of each weight over ``samples`` training examples; None where only embeddings read it.
 
     Its basis are the input channels, all positions of the input counted alike. With ``patches``, for convolutions that
-    are cut behind the kernel, it is all that one output reads, at 32 positions drawn for each example. The program runs
-    once; for every weight, a moment ``[groups, n, n]`` float64 is held. Raises DataError without usable data.
+    are cut after the kernel, it is the whole patch of an output, at 32 positions drawn for each example. The program runs
+    once; for every weight, a moment ``[groups, n, n]`` float64 is kept in memory. Raises DataError without usable data.
     """
     wanted = {node.name: i for i, weight in enumerate(weights) for node in weight.readers if _reads(weight, node)}
     totals: dict[int, torch.Tensor] = {}
@@ -90,7 +90,7 @@ def _reads(weight: SplitWeight, node: fx.Node) -> bool:
 
 
 class _Moments(fx.Interpreter):
-    """Runs a program, and sums up the mean of x·xᵀ of every batch for the layers that are wanted."""
+    """Runs a program, and sums the mean of x·xᵀ over batches for the wanted layers."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class _Moments(fx.Interpreter):
         self._generator, self._totals = generator, totals
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node; if it is wanted, add what it reads."""
+        """Run one node; if it is wanted, add its input."""
         number = self._wanted.get(n.name)
         if number is None:
             return super().run_node(n)
@@ -121,7 +121,7 @@ class _Moments(fx.Interpreter):
     def _rows(
         self, weight: SplitWeight, node: fx.Node, source: fx.Node, read: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        """What the layer reads ``[groups, rows, n]``."""
+        """The layer's input ``[groups, rows, n]``."""
         rank = len(weight.kernel)
         if weight.kind == "matrix":
             return read.reshape(1, -1, read.shape[-1])

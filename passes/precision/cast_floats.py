@@ -49,7 +49,7 @@ def cast_floats(
     """
     quantized = find_quantized(program.graph)
     if quantized is not None:
-        raise program.fail(quantized, "the program is quantized: its numbers in float belong to its scales")
+        raise program.fail(quantized, "the program is quantized: its float values belong to its scales")
     choice = choose_half(program, _DTYPES[dtype], keep_float)
     for node, reason in choice.reasons.items():
         program.skip(node, reason)

@@ -41,7 +41,7 @@ def choose_half(program: Program, dtype: torch.dtype, keep_float: tuple[str, ...
     In float32 stay what PyTorch's automatic mixed precision keeps there (its list of ops that autocast to float32), ops
     that the table does not know, layers that a pattern of ``keep_float`` names, memory that is written to, and what reads
     a number beyond the range of ``dtype`` or one that rounds to zero in it. So does what lies between such values alone,
-    such as the epsilon of a norm that is written out.
+    such as the epsilon of a decomposed norm.
     """
     choice = HalfChoice(written=_written(program))
     far: dict[fx.Node, str] = {}

@@ -20,9 +20,9 @@ _Ints = NDArray[np.int64]
 def align(program: Program) -> None:
     """Permute channels within each head or group, so that zero channels have the same index in all.
 
-    A dim of 4 heads of 16 can lose a head, or a place in all heads. Where a choice is ragged, another place in each head
-    or another channel in each group of a convolution, shrink can remove none. The order inside a head means nothing to
-    attention as long as all weights agree on it, so that it can be changed: the zeros come last.
+    A dim of 4 heads of 16 can lose a head, or one index of all heads. Where a choice is ragged, with another index in each
+    head or another channel in each group of a convolution, shrink can remove none. The order inside a head does not matter
+    to attention as long as all weights agree on it, so it can be permuted: the zeros come last.
 
     The graph stays as it is; only weights are permuted, where any are ragged.
 
@@ -59,7 +59,7 @@ def align(program: Program) -> None:
 
 
 def _table(sweep: Sweep, contraction: Contraction) -> tuple[_Ints, _Ints, NDArray[np.bool_]] | None:
-    """Atoms of the blocks and of the places in them, and which (block, place) is read as zero; None if there are none."""
+    """Atoms of the blocks and of the positions in them, and which (block, position) is read as zero; None if there are none."""
     weight = sweep.program.tensor(contraction.weight)
     rows = sweep.resolve(contraction.rows)
     if weight is None or contraction.blocks is None or rows.shape[1] != 2 or not rows.all():
@@ -74,7 +74,7 @@ def _table(sweep: Sweep, contraction: Contraction) -> tuple[_Ints, _Ints, NDArra
 
 
 def _obstacle(sweep: Sweep, blocks: _Ints, places: _Ints) -> str | None:
-    """Why the places in a block cannot change their order; None if they can."""
+    """Why the positions in a block cannot be permuted; None if they can."""
     pinned = sweep.pinned
     if pinned[places].any():
         return sweep.reasons[int(pinned[places].max()) - 1].text
@@ -113,7 +113,7 @@ def _permute(program: Program, sweep: Sweep, blocks: _Ints, places: _Ints, order
 def _permuted(
     sweep: Sweep, node: fx.Node, tensor: torch.Tensor, dim: int, rows: Rows, what: tuple[_Ints, _Ints, _Ints]
 ) -> torch.Tensor:
-    """A weight with the places of every block in the new order along ``dim``."""
+    """A weight with the positions of every block in the new order along ``dim``."""
     blocks, places, order = what
     if np.isin(rows, blocks).any():
         return tensor.index_select(dim, torch.from_numpy(_new_order(rows, blocks, places, order)))
@@ -132,7 +132,7 @@ def _permuted(
 
 
 def _new_order(rows: Rows, blocks: _Ints, places: _Ints, order: _Ints) -> _Ints:
-    """For each index the one that is to come there: the place moves, everything else of its monomial stays."""
+    """For each index the one that replaces it: the position in the block changes, the rest of its monomial stays."""
     place_of = {int(a): j for j, a in enumerate(places)}
     block_of = {int(a): i for i, a in enumerate(blocks)}
     lists = rows.tolist()

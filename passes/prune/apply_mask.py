@@ -20,8 +20,8 @@ def apply_mask(program: Program, *, path: str = _EXAMPLE) -> None:
 
     The file is ``.safetensors`` or ``.npz`` with a mask for each weight that is to be masked, under the weight's name:
     bool, integers or floats, all 0 (zero the weight) or 1 (keep it). A mask has as many dims as its weight, and in each
-    the same size or 1: [out,1,1,1] masks output channels of a convolution, and a channel is gone when its bias, or scale
-    and shift of the batch norm behind it, have theirs too. A tied weight is masked under all its names. The default,
+    the same size or 1: [out,1,1,1] masks output channels of a convolution, and a channel is zero when its bias, or scale
+    and shift of the batch norm after it, are masked too. A tied weight is masked under all its names. The default,
     ``'example'``, is the mask [[1],[0],[1],[1]] of the weight ``example.weight`` below. Raises DataError for a file that
     cannot be read, a name that the program does not have, another shape, and values other than 0 and 1.
 
@@ -73,7 +73,7 @@ def _read(path: str) -> dict[str, torch.Tensor]:
     reads_file(path)
     try:
         return _read_safetensors(path) if suffix == ".safetensors" else _read_npz(path)
-    except Exception as error:  # what damaged files raise differs by format and place
+    except Exception as error:  # what damaged files raise differs by format
         raise DataError(
             f"the mask file {path!r} cannot be read: {error}",
             way_out="save masks with safetensors.torch.save_file({name: mask}, 'mask.safetensors'), or numpy.savez",

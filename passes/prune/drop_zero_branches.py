@@ -20,10 +20,10 @@ _SUMS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.add_.Tensor", "aten.sub_.Te
 def drop_zero_branches(program: Program) -> None:
     """Replace a sum by one operand where the other is zero for every input.
 
-    What is zero is computed from the weights: a residual branch whose last weight and bias, or batch norm's gamma and
-    beta, are zero. The branch itself, which nothing reads then, goes with it: zeroing it prunes a block of the network.
-    A zero may change its sign. A sum that broadcasts or casts stays, and so does one that keeps outputs or written memory
-    apart.
+    Zeros are derived from the weights: a residual branch is zero if its last weight and bias, or batch norm's gamma and
+    beta, are. The branch itself, which nothing reads then, goes with it: zeroing it prunes a block of the network.
+    A zero may change its sign. A sum that broadcasts or casts stays, and so does one whose removal would let outputs, or
+    memory that is written to, be shared.
 
     before:
         %x : f32[2,4]
@@ -50,7 +50,7 @@ def drop_zero_branches(program: Program) -> None:
         if reason:
             program.skip(node, f"an operand is zero, but {reason}")
             continue
-        if written(node):  # readers of the sum now read ``other``, at times when its memory may hold something else
+        if written(node):  # readers of the sum now read ``other``, maybe after its memory was overwritten
             known.pop(other, None)
         program.replace(node, other)
         dropped = True
@@ -59,7 +59,7 @@ def drop_zero_branches(program: Program) -> None:
 
 
 def _left_alone(node: fx.Node, known: dict[fx.Node, torch.Tensor]) -> fx.Node | None:
-    """The operand that a sum is equal to, as the other one is zero; None where neither is."""
+    """The operand that a sum equals because the other one is zero; None where neither is."""
     call = arguments(node)
     first, second = call["self"], call["other"]
     if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
@@ -95,5 +95,5 @@ def _declined(program: Program, node: fx.Node, other: fx.Node) -> str | None:
 
 
 def _reads_strides(node: fx.Node) -> bool:
-    """Whether memory laid out in another way may not do for a call; an op that the table does not know may ask anything."""
+    """Whether a call may need the strides of its operand, as any op may that the table does not know."""
     return node.op == "call_function" and (lookup(node) is None or has(node, Trait.BOUND_TO_STRIDES))

@@ -49,7 +49,7 @@ def fold_constant_channels(program: Program) -> None:
     known = known_values(program) if layers else {}
     sets = alias_sets(program.graph)
     dirty = written_sets(program.graph, sets)
-    for node in reversed(layers):  # a matmul gets an addition behind it, of which ``known`` says nothing
+    for node in reversed(layers):  # a matmul gets an addition after it, of which ``known`` says nothing
         source, weight_node, bias_node = _operands(node)
         constants = _constants(node, source, known)
         if constants is None or not bool(constants.count_nonzero()):
@@ -114,7 +114,7 @@ def _fold(
 
 
 def _grouped(node: fx.Node, weight: torch.Tensor) -> torch.Tensor | None:
-    """The weight as [group, out, in, kernel]; None for a product with a weight of other dims, which is no layer."""
+    """The weight as [group, out, in, kernel]; None for a product with a weight of another rank, which is no layer."""
     if op_name(node) in _MATMULS:
         return weight.detach().t()[None, :, :, None] if weight.dim() == 2 else None
     if op_name(node) in TRANSPOSED:

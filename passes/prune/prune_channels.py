@@ -11,7 +11,7 @@ from fxopt.passes.prune.zero_channels import zero_channels
 def prune_channels(zero: Pass) -> tuple[Pass, ...]:
     """Remove the least important channels, heads or groups: zero_channels, then shrink.
 
-    The options are those of zero_channels. The first step changes numbers, and its error is measured; the second changes
+    The options are those of zero_channels. The first step changes values, and its error is measured; the second changes
     shapes, and is proved.
 
     before:

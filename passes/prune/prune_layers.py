@@ -12,7 +12,7 @@ from fxopt.passes.prune.zero_layers import zero_layers
 def prune_layers(zero: Pass) -> tuple[Pass, ...]:
     """Remove the least important residual branches: zero_layers, then drop_zero_branches and shrink.
 
-    The options are those of zero_layers. The first step changes numbers, and its error is measured; the others change
+    The options are those of zero_layers. The first step changes values, and its error is measured; the others change
     the graph, and are proved.
 
     before:

@@ -38,16 +38,16 @@ def sort_channels(
 ) -> None:
     """Permute the channels, heads and groups so that the most important of each coupling group come first.
 
-    Channels that live and die together are permuted together, in all weights that make, scale or read them; heads move
-    as a whole. What is computed does not change: in float64 every value is compared with what it was, in its new order.
-    The first channels of a group are then what a narrower layer keeps.
+    Coupled channels are permuted together, in all weights that produce, scale or read them; heads move as a whole. The
+    function does not change: in float64 every value is compared with the original, in its new order.
+    The first channels of a group are then those that a narrower layer keeps.
 
     ``by`` is the importance as in zero_channels, over ``samples`` training examples where it needs data.
 
-    A channel only changes places with those that every value holds alike: where half of the channels are sliced off, each
-    half is sorted for itself. Where a value holds a channel twice, as the halves of a gated linear unit do or a
-    concatenation of tied layers, sorting is tried out in float64, and left undone where a value would change. What is
-    left as it is, is reported with the reason.
+    Channels are only exchanged if every value treats them alike: where half of the channels are sliced off, each half is
+    sorted by itself. Where a value holds a channel twice, as the halves of a gated linear unit do or a concatenation of
+    tied layers, sorting is tried in float64, and undone if a value would change. Groups that stay are reported with the
+    reason.
 
     before:
         %x : f32[2,2]
@@ -94,7 +94,7 @@ def sort_channels(
 
 
 def _moves(program: Program, exchange: Exchange) -> bool:
-    """Whether any atoms of a group may change places; if not, that is reported."""
+    """Whether any atoms of a group can be permuted; if not, that is reported."""
     what = f"{len(exchange.group.atoms)} {exchange.group.unit} of {exchange.group.places[0].weight}"
     if exchange.numbered is not None:
         program.skip(exchange.numbered, f"{what} keep their order: it numbers their positions")
@@ -111,7 +111,7 @@ def _sort(moved: np.ndarray[Any, Any], exchange: Exchange, scores: Scores) -> No
 
 
 def _sort_if_exact(program: Program, moved: np.ndarray[Any, Any], exchange: Exchange, scores: Scores) -> None:
-    """Sort a group where a value holds an atom twice, if no value changes by it; report it if one does."""
+    """Sort a group of which a value holds an atom twice, if no value changes; report it if one does."""
     alone = np.arange(len(moved))
     _sort(alone, exchange, scores)
     twin = program.copy()
@@ -152,7 +152,7 @@ class _Cast:
     def __init__(self, data: Data, dtypes: Sequence[torch.dtype | None]) -> None:
         self._data, self._dtypes = data, dtypes
         self.metric, self.evaluate = data.metric, data.evaluate
-        self.loss: Any = getattr(data, "loss", None)  # data that cannot be trained on have none
+        self.loss: Any = getattr(data, "loss", None)  # data without labels have none
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
         """The same batches."""

@@ -26,11 +26,11 @@ from fxopt.workload import Workload
 class sparsify(Pass):
     """Zero single weights of convolutions, linears and matrix products (unstructured or N:M sparsity).
 
-    ``ratio`` is the share of weights that are zero afterwards, those that were zero before counted in: round(ratio · n)
+    ``ratio`` is the share of weights that are zero afterwards, including those that were zero before: round(ratio · n)
     of all together (``scope='global'``) or of each layer. ``by`` says which go first: ``magnitude``, the smallest |w|
     (Han et al. 2015, section 3); ``movement``, the smallest -w · dL/dw, those that training moves towards zero (Sanh et
     al. 2020, section 4), here of the gradients over 64 training examples of the workload, not summed over a training
-    run, so it is for small steps of a model in training: of one that has converged it takes what matters, too;
+    run, so it is for small steps of a model in training: once that has converged, it takes important weights too;
     ``random``, by ``seed``. Of equal ones the first goes.
 
     ``pattern='2:4'`` keeps two of every four neighbouring input channels instead, at each output channel and kernel
@@ -162,7 +162,7 @@ class sparsify(Pass):
 
 
 def _random(count: int, seed: str) -> torch.Tensor:
-    """Scores [count] of a stream of their own: that of the bare seed may be the one the weights were initialised from."""
+    """Random scores [count], not of the bare seed, from which the weights themselves may have been initialised."""
     digest = hashlib.sha256(seed.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.rand(count, generator=generator)

@@ -24,9 +24,8 @@ _MOVES = {
 def unpack_qkv(program: Program) -> None:
     """Split a packed QKV projection into separate linears for query, key and value.
 
-    Packed as [3, heads, width], the three must keep the same places in their heads; on their own, those of the value
-    are free. Any linear layer whose output is viewed with a dim of which every reader takes one index by its number is
-    unpacked so.
+    Packed as [3, heads, width], the three must keep the same indices of their heads; apart, those of the value are free.
+    Any linear layer is unpacked whose output is viewed with a dim of which every reader selects one constant index.
 
     before:
         %x : f32[2,5,8]
@@ -63,7 +62,7 @@ def unpack_qkv(program: Program) -> None:
 
 
 def _chain(linear: fx.Node) -> tuple[list[fx.Node], int, int, list[fx.Node]] | None:
-    """The view and moves behind a linear layer, the viewed dim and its dim at the end, and the picks that read it."""
+    """The view and data movement after a linear layer, the viewed dim and its dim at the end, and the selects that read it."""
     path: list[fx.Node] = []
     at = linear
     while len(at.users) == 1 and op_name(next(iter(at.users))) in (_MOVES if path else _VIEWS):
@@ -102,7 +101,7 @@ def _made_by_features(linear: fx.Node, view: fx.Node) -> list[int]:
 
 
 def _where(path: list[fx.Node], dim: int) -> int:
-    """Where a dim of the view ends up: followed by a size that no other dim has."""
+    """Where a dim of the view ends up: tracked by giving it a size that no other dim has."""
     probe = torch.empty([7 if i == dim else 1 for i in range(path[0].meta["val"].dim())], device="meta")
     for node in path[1:]:
         probe = node.target(probe, *node.args[1:], **node.kwargs)  # type: ignore[operator]

@@ -33,19 +33,19 @@ def zero_layers(
 ) -> None:
     """Zero the least important residual branches, so that drop_zero_branches can remove them.
 
-    A branch is whatever is computed from a stream of values and added to it: a block of a ResNet that keeps its shape,
-    attention or the MLP of a transformer. What ends it is zeroed: weight and bias of the last layer, gamma and beta of a
+    A branch is computed from a stream of values and added to it: a block of a ResNet that keeps its shape, attention or
+    the MLP of a transformer. Its last weights are zeroed: weight and bias of the last layer, gamma and beta of a
     norm, the scale of a layer. A sum with a projection is no such branch; it stays, and is reported with the reason.
 
-    How much goes is a ``ratio`` of the branches, at most, or what brings the MACs down to ``macs``, a share up to 1 or a
-    number. By default a quarter goes. A branch inside another goes with it, and counts.
+    How much goes is a ``ratio`` of the branches, at most, or as much as brings the MACs down to ``macs``, a share up to 1 or
+    a number. By default a quarter goes. A branch inside another goes with it, and counts.
 
-    ``by`` is the importance: similarity (how little the stream is turned; Men et al. 2024, eq. 1), magnitude, taylor, loss,
+    ``by`` is the importance: similarity (cosine of the stream before and after; Men et al. 2024, eq. 1), magnitude, taylor, loss,
     random; see passes/prune/depth/layer_importance.py. taylor and loss need data, and similarity takes them where there are any;
     ``samples`` is the number of training examples. ``keep`` names weights or modules, by pattern, whose branches stay.
 
-    A program without a branch that can go stays as it is, and so does one of which the ratio is less than one branch: that
-    is reported with the reason.
+    A program without a branch that can go does not change, nor does one of which the ratio is less than one branch: that is
+    reported.
 
     Raises OptionError, BudgetError for MACs that cannot be met, DataError where data is needed and absent, and PassError
     for a quantized program.
@@ -91,7 +91,7 @@ def zero_layers(
 
 
 def _report_too_few(program: Program, layers: tuple[ScoredBranch, ...], ratio: float) -> None:
-    """Say that nothing can go, or that the ratio is less than one branch; nothing to say where nothing was to go."""
+    """Report that nothing can go, or that the ratio is less than one branch; nothing where nothing was to go."""
     if not layers:
         program.skip(program.graph.output_node(), "the program has no residual branch that can go")
     elif ratio:

@@ -1,4 +1,4 @@
-"""Zero chosen atoms: what the consumers read of them or, where two computed values meet, what is produced."""
+"""Zero chosen atoms: in the weights of their consumers or, where two computed values are contracted, of their producers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fxopt.passes.prune.coupling.sweep import Sweep
 
 
 def zero(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> None:
-    """Zero, in place of the program's weights, whatever hangs on an atom for which ``dead[atom]``.
+    """Zero the elements of the program's weights that depend on an atom for which ``dead[atom]``.
 
-    ``sweep`` is of a program with the same nodes. The consumers' weights are zeroed along the dim they sum over. Where
-    nothing but computed values meet, as query and key in attention, the producers are: weights, biases and scales.
+    ``sweep`` is of a program with the same nodes. The consumers' weights are zeroed along their contraction dim. Where only
+    computed values are contracted, as query and key in attention, the producers' are: weights, biases and scales.
     """
     weights = program.tensors()
     names: dict[int, str] = {}  # one name for a tied weight
@@ -51,7 +51,7 @@ def zero(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> None:
 
 
 def check_computed_weights(program: Program, sweep: Sweep, who: str) -> None:
-    """Raise PassError where a layer's weight is computed from what was zeroed, and is no longer a number.
+    """Raise PassError where a layer's weight is computed from zeroed elements, and is no longer finite.
 
     A weight norm divides by the length of each row, which is zero now.
     """
@@ -68,7 +68,7 @@ def check_computed_weights(program: Program, sweep: Sweep, who: str) -> None:
 
 
 def _produced(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Weights with masks on the dims that are not summed over."""
+    """Weights with masks on the dims that are not contracted."""
     summed = {(c.weight, c.dim) for c in sweep.contractions}
     for node in program.graph.nodes:
         tensor = program.tensor(node)
@@ -85,5 +85,5 @@ def _produced(program: Program, sweep: Sweep, dead: NDArray[np.bool_]) -> Iterat
 
 
 def _is_statistic(node: fx.Node) -> bool:
-    """Whether it is the running mean or variance of a batch norm, which must stay as it was."""
+    """Whether it is the running mean or variance of a batch norm, which must not change."""
     return any(op_name(user) == "aten.batch_norm" and node in user.args[3:5] for user in node.users)

@@ -1,4 +1,4 @@
-"""Move high biases of a layer into the layer behind it."""
+"""Move high biases of a layer into the layer after it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from fxopt.passes.quant.equalization.shifts import not_shifting
 def absorb_bias(program: Program, context: Context, *, images: Annotated[int, Ge(1)] = 64) -> None:
     """Absorb high biases into the next layer, to narrow the range of the activations in between.
 
-    Where all that a channel gives before its relu lies high above zero, c = max(0, mean - 3 · std) may be taken from its
-    bias, and W · c added to the bias of the layer that reads it: relu(x - c) = relu(x) - c wherever x > c, which for a
+    Where nearly all values of a channel before its relu are above zero, c = max(0, mean - 3 · std) can be subtracted from
+    its bias, and W · c added to the bias of the layer that reads it: relu(x - c) = relu(x) - c wherever x > c, which for a
     normal distribution is 99.865 % of the values (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization
     and Bias Correction", section 4.1.3). The paper reads mean and std off the batch norm; here they are
     measured over ``images`` training examples of the workload, as batch norms are folded by then. High biases are what
     equalize may leave, so it goes first.
 
     Between the two layers may be relu, pools without padding and reshapes. A convolution that pads with zeros cannot take
-    a constant up, since at its border it reads zeros instead. Both layers need a bias. Raises DataError without data.
+    a constant up, since at the border it reads zeros instead. Both layers need a bias. Raises DataError without data.
 
     before:
         %x : f32[2,8]
@@ -65,7 +65,7 @@ def absorb_bias(program: Program, context: Context, *, images: Annotated[int, Ge
         if arguments(layer.node)["bias"] is not None:
             constants[layer.made] = torch.where(found.label(layer.made) > 0, high, 0.0)
         elif len(reasons) == 0 and bool(high.any()):
-            program.skip(layer.node, "its results are high, but it has no bias to take from")
+            program.skip(layer.node, "its results are high, but it has no bias to subtract from")
     changed = {}
     for layer in found.layers:
         moved = _read(program, layer, constants) - constants[layer.made]

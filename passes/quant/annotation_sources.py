@@ -36,8 +36,8 @@ _SOURCES = {
 def name_sources(graph: fx.Graph) -> None:
     """Give each node the source that its op has, one of its own.
 
-    A capture tells no more than the innermost module, so two calls of one relu would be taken for one thing, and
-    functions and the nodes that passes made for none. A source that is there already stays.
+    A capture records only the innermost module, so two calls of one relu would be taken for one source, and functions and
+    nodes added by passes would have none. An existing source stays.
     """
     for node in graph.nodes:
         if node.op == "call_function" and (source := _SOURCES.get(op_name(node))) is not None:

@@ -1,4 +1,4 @@
-"""The specs that PT2E annotations hold, read as formats and codes; those of torchao, executorch and older torch are alike."""
+"""Specs of PT2E annotations as formats and quantization parameters; those of torchao, executorch and older torch are alike."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def shared_with(spec: Any) -> Edge | None:
 
 
 def asked_code(spec: Any) -> Format | Affine | str:
-    """The format of an activation that a spec asks for, its whole code where the spec fixes it, or the reason why not."""
+    """The activation format that a spec asks for, all quantization parameters where it fixes them, or the reason why not."""
     if getattr(spec, "is_dynamic", False):
-        return "ranges taken as the model runs are those of quantize_dynamic"
+        return "ranges taken at run time are those of quantize_dynamic"
     if hasattr(spec, "derive_qparams_fn"):
         return "a scale that is derived from others is that of a bias"
     if spec.dtype not in _INTEGERS:
@@ -61,7 +61,7 @@ def _format(spec: Any) -> Format | str:
     bits, signed = _INTEGERS[spec.dtype]
     symmetric = spec.qscheme == torch.per_tensor_symmetric
     if symmetric and not signed:
-        return f"symmetric codes of {spec.dtype} are not among the formats; take a signed one"
+        return f"symmetric {spec.dtype} is not among the formats; take a signed one"
     low, high = spec.quant_min, spec.quant_max
     if high is not None:
         bits = (int(high) + 1).bit_length() - (0 if signed else 1)
@@ -69,5 +69,5 @@ def _format(spec: Any) -> Format | str:
     if (low is not None and low not in (form.limits[0], form.limits[0] + (1 if symmetric else 0))) or (
         high is not None and high != form.limits[1]
     ):
-        return f"codes from {low} to {high} are not those of a whole number of bits"
+        return f"integers from {low} to {high} are not those of a whole number of bits"
     return form

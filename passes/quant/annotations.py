@@ -39,8 +39,8 @@ def place_by_annotations(
     """Decide what is quantized as a PT2E quantizer annotates it; nothing is changed.
 
     ``quantizer`` names a function that returns the quantizer: ``module:function`` or ``file.py:function``. The other two
-    are as in :func:`place`. What it asks and fxopt does not do is in the notes. Raises UsageError where the quantizer
-    cannot be had, fails, or annotates nothing.
+    are as in :func:`place`. What it asks for and fxopt cannot do is in the notes. Raises UsageError where the quantizer
+    cannot be imported, fails, or annotates nothing.
     """
     result = Placement()
     asked = _read(program, _annotated(program, quantizer), result)
@@ -105,13 +105,13 @@ def _read(program: Program, graph: fx.Graph, result: Placement) -> _Asked:
 def _choose_layers(
     program: Program, asked: _Asked, keep_float: tuple[str, ...], left: Collection[str], result: Placement
 ) -> Iterator[fx.Node]:
-    """Sort contractions with a stored weight into layers and declined ones; gives those whose inputs stay as they are."""
+    """Sort contractions with a stored weight into layers and declined ones; return those whose inputs stay in float."""
     for node in program.graph.nodes:
         if family(node) != "contraction":
             continue
         annotated = any(reader is node for _, reader in asked.specs)
         if "weight" not in arguments(node) and annotated:
-            continue  # a product of two values: no codes of a weight, only its operands are quantized
+            continue  # a product of two values has no weight, only its operands are quantized
         form = _form_of(program, asked, node, annotated, keep_float) if node.name not in left else LEFT
         if isinstance(form, str):
             result.declined[node] = form
@@ -164,7 +164,7 @@ def _take(result: Placement, value: fx.Node, reader: fx.Node | None, code: Forma
 
 
 def _share(program: Program, asked: _Asked, result: Placement) -> None:
-    """Let values that are asked to share a scale have the first one's, and its observer see them all."""
+    """Give values that are to share a scale the first one's, and let its observer see them all."""
     groups: dict[fx.Node, set[fx.Node]] = {}
     for (value, _), spec in asked.specs.items():
         edge = shared_with(spec)

@@ -22,7 +22,7 @@ Watching = Mapping[fx.Node, Callable[[torch.Tensor], None]]
 
 
 class _Observe(fx.Interpreter):
-    """Runs the graph node by node, frees each value after its last use, and shows the wanted ones to their observers."""
+    """Runs the graph node by node, frees each value after its last use, and passes the wanted ones to their observers."""
 
     def __init__(self, program: Program, observers: dict[fx.Node, Observer], also: Watching) -> None:
         super().__init__(program.module)
@@ -53,10 +53,10 @@ def calibrate(
 ) -> dict[fx.Node, Observer]:
     """Observe nodes over batches of positional arguments; memory does not grow with their number.
 
-    ``wanted`` gives for each node the one whose observer sees it, often itself; the observers are by that one.
-    ``also`` is shown the values of its nodes too.
+    ``wanted`` maps each node to the one whose observer sees it, often itself; the observers are by that one.
+    ``also`` has further functions to call with the values of nodes.
 
-    Reports a skip for a node that had the same number everywhere, and for batches that held fewer examples than
+    Reports a skip for a node that had the same value everywhere, and for batches that held fewer examples than
     ``images``. Raises DataError for no batch, a shape or dtype that the program does not take, or values that are not
     finite.
     """

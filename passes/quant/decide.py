@@ -1,4 +1,4 @@
-"""What is decided before anything is written: the policy, the placement, and the code of every value."""
+"""The plan of a quantization: the policy, the placement, and the quantization parameters of every value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ONCE = "quantize a layer once, after all other passes"
 
 @dataclass(frozen=True)
 class Placer:
-    """Gives the placement of a program: by the backend's policy, or by a quantizer of the user's where one is named."""
+    """Computes the placement of a program: by the backend's policy, or by a quantizer of the user's where one is named."""
 
     policy: Policy
     keep_float: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Placer:
 def policy_of(context: Context) -> Policy:
     """The policy of the backend for the target that the pipeline is run for, this machine unless one is named.
 
-    Without a backend, the usual one; and if there is no target either, weights that no processor's kernels overflow on.
+    Without a backend, the default one; and without a target too, weights on which no processor's kernels overflow.
     """
     backend, target = context.backend, context.target
     if backend is None:
@@ -51,21 +51,21 @@ def policy_of(context: Context) -> Policy:
 
 
 def check_not_quantized(program: Program, way_out: str = _ONCE) -> None:
-    """Raise PassError for a program whose values are quantized; one with stored weights alone quantized is all right."""
+    """Raise PassError for a program whose values are quantized; quantized weights alone are no error."""
     quantized = find_quantized_value(program.graph)
     if quantized is not None:
         raise program.fail(quantized, f"the program is quantized already; {way_out}")
 
 
 def expose_products(program: Program, placer: Placer) -> None:
-    """Write attention as products where the backend's policy quantizes these."""
+    """Split attention into products where the backend's policy quantizes these."""
     if placer.policy.products and placer.quantizer is None:
         split_attention().run(program)
         derive_shapes(program)
 
 
 def decide(program: Program, placer: Placer) -> Placement:
-    """The placement; reports what stays in float. Raises PassError where all that could be quantized is so already."""
+    """The placement; reports what stays in float. Raises PassError where everything quantizable is quantized already."""
     placement = placer(program)
     weights = find_quantized(program.graph)
     if weights is not None and not placement.layers:
@@ -86,7 +86,7 @@ def calibrated(
     calibration: Calibration = "min_max",
     also: Watching = MappingProxyType({}),
 ) -> dict[fx.Node, Affine]:
-    """The code of every value of a placement, over ``images`` training examples of ``workload``; see :func:`calibrate`.
+    """The quantization parameters of every value of a placement, over ``images`` training examples; see :func:`calibrate`.
 
     Raises DataError in the name of ``who`` without usable data.
     """
@@ -98,7 +98,7 @@ def calibrated(
 
 
 def codes_of(placement: Placement, observers: Mapping[fx.Node, Observer], policy: Policy) -> dict[fx.Node, Affine]:
-    """The code of every value, from what the observer of the scale's owner saw."""
+    """The quantization parameters of every value, by the observer of the scale's owner."""
     usual = FORMATS[policy.activations]
     return {
         node: placement.fixed.get(node) or observers[owner].affine(placement.forms.get(owner, usual))

@@ -1,4 +1,4 @@
-"""Write the decisions of quantization into the graph: quantize and dequantize ops, and stored codes."""
+"""Emit a quantization into the graph: quantize and dequantize ops, and stored integers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def emit(
     ranges: dict[fx.Node, Affine],
     codes: dict[fx.Node, LayerCodes],
 ) -> None:
-    """Write the codes of all values and layers of a placement into the graph."""
+    """Emit the Q/DQ pairs and quantized weights of a placement into the graph."""
     for node, affine in ranges.items():
         _emit_value(program, node, affine, placement)
     _emit_layers(program, codes)
 
 
 def _emit_value(program: Program, node: fx.Node, affine: Affine, placement: Placement) -> None:
-    """Let the readers of a value that the placement names read it through a quantize and a dequantize op."""
+    """Let the readers of a value that the placement names read it through a Q/DQ pair."""
     ops = torch.ops.quantized_decomposed
     readers = [u for u in node.users if placement.quantizes(node, u)]
     code = (affine.scale, affine.zero_point, *affine.form.limits, affine.form.dtype)
@@ -42,7 +42,7 @@ def _emit_value(program: Program, node: fx.Node, affine: Affine, placement: Plac
 
 
 def _emit_layers(program: Program, codes: dict[fx.Node, LayerCodes]) -> None:
-    """Let every layer read its weight and bias from stored codes; layers that share codes share the node."""
+    """Let every layer read its weight and bias dequantized; layers that share a quantized weight share the node."""
     stored: dict[int, fx.Node] = {}
     for layer, found in codes.items():
         real = stored.get(id(found.weight))
@@ -54,9 +54,9 @@ def _emit_layers(program: Program, codes: dict[fx.Node, LayerCodes]) -> None:
 
 
 def dequantized(program: Program, codes: Codes, before: fx.Node) -> fx.Node:
-    """Store codes and return the node that gives the real numbers back.
+    """Store a quantized tensor and return the node that dequantizes it.
 
-    Their scales are stored too; those of codes without an axis are all the same, a number in the graph.
+    Its scales are stored too; those of one without an axis are all the same, a constant in the graph.
     """
     integers, scales, axis, ops = codes.integers, codes.scales, codes.axis, torch.ops.quantized_decomposed
     kind = str(integers.dtype).removeprefix("torch.")

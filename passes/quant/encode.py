@@ -1,4 +1,4 @@
-"""The integers that stand for a layer's weight and bias."""
+"""Layers' weights and biases quantized to integers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BIAS_LIMITS = (-(2**31) + 1, 2**31 - 1)
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Integers within ``limits``, worth ``scales`` float32 each, one for each index along ``axis``; ``name`` is the weight's.
+    """A quantized tensor: integers within ``limits``, ``scales`` float32 for each index along ``axis``; ``name`` is the weight's.
 
     Where ``axis`` is None the scales, one for each output, are all the same.
     """
@@ -39,7 +39,7 @@ class Codes:
     axis: int | None = 0
 
     def real(self) -> torch.Tensor:
-        """The numbers that the codes stand for, float32, as the dequantize op computes them."""
+        """The dequantized tensor, float32, as the dequantize op computes it."""
         shape = [1] * self.integers.dim()
         shape[self.axis or 0] = -1
         return self.integers.float() * self.scales.reshape(shape)
@@ -47,7 +47,7 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class LayerCodes:
-    """What a convolution or linear will read instead of its weight and bias."""
+    """The quantized weight and bias of a convolution or linear."""
 
     weight: Codes
     bias: Codes | None
@@ -63,12 +63,12 @@ def encode_layers(
     learned: dict[fx.Node, torch.Tensor] | None = None,
     per_tensor: Collection[fx.Node] = (),
 ) -> dict[fx.Node, LayerCodes]:
-    """Codes of every layer; ``inputs`` gives the code of the value that a layer reads.
+    """Quantized weights and biases of every layer; ``inputs`` has the quantization parameters of its input.
 
     Weights are symmetric per output channel, of ``bits`` bits in int8; without the policy's ``per_channel``, and for the
     layers in ``per_tensor``, all channels of a weight have the largest scale. A bias is int32 at the scale of the products that
-    it is added to, for which a weight's scale is widened where need be. Layers that share a weight share its codes if
-    the scales are equal. ``learned`` gives scales ``[out]`` that training came to; the kernels' limits hold for them too.
+    it is added to, for which a weight's scale is widened if needed. Layers that share a weight share the quantized one if
+    the scales are equal. ``learned`` has scales ``[out]`` from training; the kernels' limits hold for them too.
     """
     found: dict[fx.Node, LayerCodes] = {}
     known: dict[tuple[int, bytes, int | None], Codes] = {}
@@ -99,7 +99,7 @@ def encode_layers(
 
 
 def encode_bias(name: str, bias: torch.Tensor, scales: torch.Tensor, input_scale: float, axis: int | None = 0) -> Codes:
-    """int32 codes of ``bias`` ``[out]`` at the scale of the products of the weight, of ``scales``, and the input."""
+    """``bias`` ``[out]`` in int32 at the scale of the products of the weight, of ``scales``, and the input."""
     both = (scales.double() * input_scale).float()
     return Codes(name, quantize_bias(bias, both), both, BIAS_LIMITS, axis)
 

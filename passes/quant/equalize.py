@@ -1,4 +1,4 @@
-"""Give channels the same range in the layer that makes them and in the layer that reads them."""
+"""Give channels the same range in the layer that produces them and in the layer that reads them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fxopt.passes.quant.equalization.layers import grouped, ungrouped
 def equalize(program: Program) -> None:
     """Equalize channel ranges across consecutive layers (cross-layer equalization).
 
-    A channel may be divided by s > 0 where it is made and multiplied by s where it is read, as long as there is nothing
-    but positively homogeneous ops in between (f(s · x) = s · f(x)): relu, leaky relu, pools, sums and concatenations of
+    A channel can be divided by s > 0 where it is produced and multiplied by s where it is read, if all ops in between are
+    positively homogeneous (f(s · x) = s · f(x)): relu, leaky relu, pools, sums and concatenations of
     such channels, reshapes. With s = sqrt(r1 · r2) / r2, where r1 and r2 are the channel's largest weights in the two
     layers, both are equal afterwards (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
-    Correction", eq. 11); pairs are gone through until nothing changes. Convolutions (grouped, depthwise, transposed) and
+    Correction", eq. 11); this is repeated over all pairs until nothing changes. Convolutions (grouped, depthwise, transposed) and
     linears, in chains, along residual streams and with several readers. Weights and biases change, the graph does not.
 
-    Fold batch norms first (fold_batch_norm); make clamps such as relu6 wide by widen_clamp, which is approximate.
+    Fold batch norms first (fold_batch_norm); turn clamps such as relu6 into relu by widen_clamp, which is approximate.
     Channels that are all zeros on one side stay, and so do layers that share a weight.
 
     before:

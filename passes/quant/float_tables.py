@@ -7,11 +7,11 @@ import torch
 from fxopt import Program
 
 _LARGE = 1 << 20
-"""Bytes from which a table is worth a line."""
+"""Bytes from which a table is reported."""
 
 
 def report_float_tables(program: Program) -> None:
-    """Say of every large table of an embedding that it stays float, and which pass quantizes it."""
+    """Report every large embedding table that stays float, and which pass quantizes it."""
     for node in program.find("aten.embedding"):
         tensor = program.tensor(node.args[0])
         if tensor is not None and tensor.dtype == torch.float32 and tensor.nbytes >= _LARGE:

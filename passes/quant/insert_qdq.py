@@ -42,49 +42,48 @@ def insert_qdq(
 ) -> None:
     """Insert calibrated quantize/dequantize (Q/DQ) pairs; store weights as int8 and biases as int32.
 
-    ``images`` training examples of the workload are run through the graph to see the range of each activation. What is
-    quantized is the backend's policy for the target: activations per tensor, weights symmetric int8 per output
-    channel, biases int32 at activation scale times weight scale. Where the backend has integer kernels for products of two
-    values, attention is split into them, and both sides are quantized, the right one symmetric. ``scheme`` names that
-    whole, 8 bits for both sides of each product. ``keep_float`` names
+    ``images`` training examples of the workload are run through the graph to find the range of each activation. The
+    backend's policy for the target says which values are quantized: activations per tensor, weights symmetric int8 per
+    output channel, biases int32 at activation scale times weight scale. Where the backend has integer kernels for products
+    of two values, attention is split into them, and both sides are quantized, the right one symmetric. ``scheme`` "int8"
+    stands for 8 bits on both sides of each product. ``keep_float`` names
     weights or modules, or products by their node, with wildcards, that stay in float. Raises DataError without usable
     data, PassError for a program that is quantized.
 
-    ``activations`` other than uint8, and ``per_channel=False``, one scale for all of a weight, are for devices that have
-    nothing else; they are not faster in ONNX Runtime or OpenVINO. Signed integers are symmetric, zero point 0. Those of int8
-    lose a bit where numbers have one sign; ONNX Runtime computes convolutions on them in float, as its report says. It has
-    no integer kernels at all for 16 bits: the artifact shows what accuracy a device will have, not its speed, and the build
-    wants onnx(opset=21). OpenVINO refuses them. One scale a weight costs 5 dB or more where channels differ.
+    ``activations`` other than uint8, and ``per_channel=False``, one scale for all of a weight, are for devices that support
+    nothing else; they are not faster in ONNX Runtime or OpenVINO. Signed integers are symmetric, zero point 0. int8
+    loses a bit where values have one sign; ONNX Runtime computes convolutions on them in float, as its report says. It has
+    no integer kernels at all for 16 bits: the artifact shows the accuracy a device will have, not its speed, and the build
+    needs onnx(opset=21). OpenVINO refuses them. One scale per weight costs 5 dB or more where channels differ.
 
-    ``calibration`` chooses the range from what the images give; numbers beyond it are clipped, and zero is always in it:
+    ``calibration`` chooses the range from the observed values; values outside are clipped, and zero is always inside:
 
     * ``min_max``: everything seen.
-    * ``moving_average``: batch by batch a tenth of the way to the batch's least and largest number (Jacob et al. 2018,
+    * ``moving_average``: batch by batch a tenth of the way to the batch's minimum and maximum (Jacob et al. 2018,
       section 3.1).
-    * ``percentile``: from the 0.01th to the 99.99th percentile, so one number in 10 000 is left out at each end.
+    * ``percentile``: from the 0.01th to the 99.99th percentile, so one value in 10 000 is left out at each end.
     * ``mse``: the least mean squared error of clipping and rounding together.
-    * ``entropy``: the least Kullback-Leibler divergence of the codes from the numbers (Migacz 2017).
+    * ``entropy``: the least Kullback-Leibler divergence of the quantized distribution (Migacz 2017).
 
-    For ``mse`` and ``entropy`` the most extreme number in a million at each end has no say. These two and
-    ``percentile`` count numbers in a histogram of 65536 bins for each activation, whatever the number of images.
+    ``mse`` and ``entropy`` ignore the most extreme value in a million at each end. These two and ``percentile`` count
+    values in a histogram of 65536 bins for each activation, whatever the number of images.
 
-    ``rounding``: each weight becomes the ``nearest`` code, or by ``adaround`` the one below or above, as is learned layer
-    by layer so that the layer gives for its quantized input what it gave in float (Nagel et al. 2020); a layer for which
-    that is no better on examples left out keeps the nearest codes, with the reason. About 15 s on one core for a million
-    weights. ``correct_bias``: move biases by the mean error of the outputs, as the rounding of the weight and the mean input
-    make it (``analytic``; Nagel et al. 2019, eq. 17), or as measured behind quantized layers (``empirical``; section 4.2). A
+    ``rounding``: each weight is rounded to ``nearest``, or by ``adaround`` down or up, as is learned layer by layer so that
+    the layer keeps its float output for its quantized input (Nagel et al. 2020); a layer for which that is no better on
+    held-out examples is rounded to nearest, with the reason. About 15 s on one core for a million weights.
+    ``correct_bias``: correct biases by the mean error of the outputs, computed from the rounding of the weight and the mean
+    input (``analytic``; Nagel et al. 2019, eq. 17), or measured after quantized layers (``empirical``; section 4.2). A
     layer without a bias gets one. ``adaround`` and ``empirical`` run all images at once, in float and quantized;
     ``analytic`` adds next to nothing to the time of calibration, and memory does not grow with the images.
 
-    ``quantizer`` decides in place of the backend's policy: it names a function, ``module:function`` or ``file.py:function``,
-    that returns a PT2E ``Quantizer`` of torchao or executorch, configured. It annotates a copy of the graph; which values
-    are quantized, their formats and the scales they share are as it asks, and what cannot be is reported. Ranges are
-    ``calibration``'s, not those of its observers; biases are int32, which it may leave in float.
+    ``quantizer`` replaces the backend's policy: it names a function, ``module:function`` or ``file.py:function``,
+    that returns a configured PT2E ``Quantizer`` of torchao or executorch. It annotates a copy of the graph; which values
+    are quantized, their formats and the scales they share are as it asks, and annotations that cannot be met are reported.
+    Ranges are ``calibration``'s, not those of its observers; biases are int32, even if it leaves them in float.
 
     ``metric_drop`` and ``sqnr_db`` are a budget on the validation data: layers stay in float until the metric falls by no
-    more, and the outputs keep that signal-to-noise ratio. ``leave`` says which: ``greedy``, as few of the worst as it takes,
-    or ``knapsack``, those that cost the least latency as the backend measures it. `fxopt explain quant` shows each layer's
-    share.
+    more, and the outputs keep that signal-to-noise ratio. ``leave`` says which: ``greedy``, as few of the worst as needed,
+    or ``knapsack``, those with the least measured latency. `fxopt explain quant` shows each layer's share.
 
     before:
         %x : f32[2,8]

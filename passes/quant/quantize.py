@@ -17,7 +17,7 @@ PREPARATION: tuple[Pass, ...] = (
     split_silu(),
     canonicalize_clamp(),
 )
-"""Exact passes that bring a graph into the form that has integer kernels."""
+"""Exact passes that bring a graph into the ops that have integer kernels."""
 
 
 @graph_pass(options_of=insert_qdq, stage="numeric")
@@ -25,7 +25,7 @@ def quantize(insert: Pass) -> tuple[Pass, ...]:
     """Quantize weights and activations to int8 after training, placed for the backend's integer kernels.
 
     Stands for fold_constants, fold_batch_norm, mean_to_pool, split_silu and canonicalize_clamp, which are exact and bring
-    the graph into the form that has integer kernels, and insert_qdq, which calibrates and quantizes, products of attention
+    the graph into the ops that have integer kernels, and insert_qdq, which calibrates and quantizes, products of attention
     too where the backend multiplies them in integers; its options are explained there.
 
     before:

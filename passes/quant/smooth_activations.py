@@ -1,4 +1,4 @@
-"""Smooth activations: move the spread between channels from what linear layers read into their weights."""
+"""Smooth activations: move the spread between channels from the inputs of linear layers into their weights."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def smooth_activations(
     A few channels of a transformer's activations are far larger than the rest, and a quantizer with one scale for all
     of them leaves the rest no bits. With s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) for input channel j (SmoothQuant,
     Xiao et al. 2023, eq. 4; X over ``images`` training examples, W over all linears that read the channel), X / s and
-    W · s have the same product. The division goes into weights that are there already: those of the norm, linear or
-    convolution before, by way of ops that a factor passes, such as relu, a gate's product, attention and its heads. So
+    W · s have the same product. The division is absorbed by existing weights: those of the norm, linear or convolution
+    before, through ops that commute with a factor, such as relu, a gate's product, attention and its heads. So
     only weights change, and the model is as fast as before. ``alpha`` is the share of the difficulty that moves into
     the weights: 0.5 for most models, up to 0.75 where a few channels are extreme.
 
-    Run it before quantize, and after what folds batch norms. Channels that are read by others too, as in a post-norm
-    residual sum, are left; so are channels that are always zero, and factors beyond 1e-5 … 1e5. A factor that goes to
-    several channels (of one value head that several query heads share) is of the maxima over them. A second run changes
+    Run it before quantize, and after fold_batch_norm. Channels with other readers too, as in a post-norm
+    residual sum, are left; so are channels that are always zero, and factors beyond 1e-5 … 1e5. A factor of several
+    channels (of one value head that several query heads share) is computed from the maxima over them. A second run changes
     nothing. Raises DataError without usable data or at values that are not finite, PassError for such a weight.
 
     before:
@@ -80,7 +80,7 @@ def _solve(
     alpha: float,
     images: int,
 ) -> None:
-    """Find the factors of the columns that may have one, and change the weights."""
+    """Compute the factors of the columns that may have one, and change the weights."""
     if workload is None:
         raise DataError("smooth_activations needs calibration data: run the pipeline with workload=…")
     sources = {linear: linear.all_input_nodes[0] for linear in readers}

@@ -16,10 +16,10 @@ from fxopt.ir.op_table import arguments
 def split_attention(program: Program) -> None:
     """Decompose attention into softmax(Q Kᵀ · scale + mask) V, whose matrix products can be quantized.
 
-    Vaswani et al. 2017, eq. 1. Backends have faster forms of the whole, so it is split where the backend has integer
-    kernels for products, or for a quantizer of your own that annotates them. Declined with dropout, where heads share keys
-    (``enable_gqa``), with a mask that is computed, as one that leaves a row without any key gives zeros only in the whole,
-    and for a causal one of a length that varies.
+    Vaswani et al. 2017, eq. 1. Backends have faster kernels for attention as a whole, so it is split where the backend has
+    integer kernels for products, or for a quantizer of your own that annotates them. Declined with dropout, where heads
+    share keys (``enable_gqa``), with a computed mask (one that leaves a row without any key gives zeros only unsplit), and
+    for a causal one of dynamic length.
 
     before:
         %q : f32[2,4,6,16]
@@ -82,7 +82,7 @@ def _mask(program: Program, call: dict[str, Any]) -> tuple[Any, str | None]:
 
 
 def _added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A mask as numbers to add: 0 where a boolean one is true, and -inf where it is not."""
+    """An additive mask: 0 where a boolean one is true, and -inf where it is not."""
     if mask.is_floating_point():
         return mask
     return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, -math.inf)

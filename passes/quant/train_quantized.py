@@ -29,12 +29,12 @@ class train_quantized(finetune):
 
     Begins where quantize(correct_bias='none') would end, with the same placement and calibration, and trains weights,
     biases and step sizes on the graph in which values and weights are rounded: gradients pass straight through, and the
-    steps are learned (LSQ, Esser et al. 2020, by their logarithms). Batch norms are folded first, with the statistics they
-    have. What is written in the end is the graph that quantize writes; it gives bit for bit what was trained.
-    For kernels that add pairs in 16 bits (x86 before VNNI, or no target) steps of 8-bit weights are widened behind the
-    training, where pairs ask for it, which it has not seen.
+    steps are learned (LSQ, Esser et al. 2020, by their logarithms). Batch norms are folded first, with their present
+    statistics. The result is the same graph as of quantize; it computes bit for bit what was trained.
+    For kernels that add pairs in 16 bits (x86 before VNNI, or no target) steps of 8-bit weights are widened after the
+    training where pairs need it, which the training has not seen.
 
-    ``weight_bits`` 4 leaves 15 codes for each weight, which are stored as int8. The other options are those of finetune and
+    ``weight_bits`` 4 leaves 15 integers for each weight, which are stored as int8. The other options are those of finetune and
     of insert_qdq. Raises DataError as they do, PassError for a program that is quantized.
 
     before:
@@ -69,7 +69,7 @@ class train_quantized(finetune):
         return (*PREPARATION, self)
 
     def run(self, program: Program, context: Context = Context()) -> None:
-        """Calibrate, train the simulation, write what it came to."""
+        """Calibrate, train the simulation, emit the result."""
         check_not_quantized(program, "train it before, and quantize once")
         workload = training_workload(context.workload, self.name)
         policy = policy_of(context)
@@ -107,7 +107,7 @@ class train_quantized(finetune):
 
 
 def _learned(program: Program, made: Simulated, ranges: dict[fx.Node, Affine]) -> dict[fx.Node, Affine]:
-    """Take over the weights; return the codes of values with the steps that were learned."""
+    """Take over the weights; return the quantization parameters of values with the learned steps."""
     trained = made.program.tensors()
     program.set_tensors({name: trained[name].detach() for name in program.tensors() if name in trained})
     return {

@@ -1,4 +1,4 @@
-"""Let clamps between layers only clamp at zero."""
+"""Let clamps between layers clamp at zero alone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fxopt.passes.quant.equalization.homogeneous import not_homogeneous
 def widen_clamp(program: Program) -> None:
     """Replace relu6 and other clamps from zero up by relu, so that equalize can scale channels.
 
-    A bound does not scale along with a channel, and relu has none. Nagel et al. 2019 do so before they equalize ("Data-Free
-    Quantization Through Weight Equalization and Bias Correction", section 5.1.1). How much it changes is measured
-    by the pipeline; a net that often reaches the bound is better left as it is.
+    A bound does not scale with a channel, and relu has none. Nagel et al. 2019 do so before they equalize ("Data-Free
+    Quantization Through Weight Equalization and Bias Correction", section 5.1.1). The pipeline measures the effect; a
+    net that often reaches the bound is better left unchanged.
 
     before:
         %x : f32[2,3,8,8]

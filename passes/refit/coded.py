@@ -1,4 +1,4 @@
-"""Weights that are stored as codes with a scale for each block, of which the scales can be refitted."""
+"""Weights quantized with a scale for each block, of which the scales can be refitted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Coded:
 
 
 def coded_weight(program: Program, layer: fx.Node) -> Coded | None:
-    """The codes that a linear or product multiplies with, if it is so and nothing else reads them."""
+    """The quantized weight of a linear or product; None if it has none, or something else reads it too."""
     operands = PRODUCT_OPERANDS.get(op_name(layer))
     weight = arguments(layer)[operands[1]] if operands else None
     node = weight
@@ -49,7 +49,7 @@ def coded_weight(program: Program, layer: fx.Node) -> Coded | None:
 
 
 def real(program: Program, node: fx.Node) -> torch.Tensor:
-    """The numbers that a node computes from stored tensors alone."""
+    """The value of a node that is computed from stored tensors alone."""
     tensor = program.tensor(node)
     if tensor is not None:
         return tensor.detach()

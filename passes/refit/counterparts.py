@@ -1,4 +1,4 @@
-"""What each layer of a program should give: the value of the original program that it stands for."""
+"""The target output of each layer of a program: a value of the original program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fxopt.passes.refit.coded import Coded, coded_weight
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A layer, the node of the original whose value it should give, and which of its channels; None is all."""
+    """A layer, the node of the original whose value is its target, and which channels of that; None for all."""
 
     layer: MatrixLayer
     wanted: fx.Node
@@ -26,7 +26,7 @@ class Counterpart:
     coded: Coded | None = None
 
     def value(self, original: torch.Tensor) -> torch.Tensor:
-        """What the layer should give, of the original's value."""
+        """The layer's target output, from the original's value."""
         if self.kept is None:
             return original
         node = self.layer.node
@@ -35,11 +35,11 @@ class Counterpart:
 
 
 def counterparts(original: Program, program: Program) -> tuple[list[Counterpart], dict[fx.Node, str]]:
-    """The layers in order with what they should give; and the reason for every contraction that has no such value.
+    """The layers in order with their targets; and for every contraction without one, the reason.
 
-    A layer is known by the name of its weight. Channels that shrink has removed are those that it noted. A batch norm
-    behind the original's layer that the program no longer has was folded into it. Of a chain that factorize has made, the
-    last layer gives what the one layer gave.
+    A layer is known by the name of its weight. Which channels shrink has removed, the program records. A batch norm
+    after the original's layer that the program no longer has was folded into it. Of a chain that factorize has made, the
+    target belongs to the last layer.
     """
     readers, before = _readers(program), _readers(original)
     known = {str(node.target): tensor for node in original.graph.nodes if (tensor := original.tensor(node)) is not None}
@@ -60,7 +60,7 @@ def counterparts(original: Program, program: Program) -> tuple[list[Counterpart]
         if base is None:
             chained = any(_of_chain(other, name) for other in names)
             reasons[node] = (
-                "it is within a chain, and the original has no value like what it gives"
+                "it is within a chain, and the original has no such value"
                 if chained
                 else f"the original has no weight {name!r}"
             )
@@ -71,7 +71,7 @@ def counterparts(original: Program, program: Program) -> tuple[list[Counterpart]
             continue
         ends, wanted = _norms(made.node), _norms(there[0])
         if len(ends) > len(wanted):
-            reasons[node] = "the original has no such batch norm behind it"
+            reasons[node] = "the original has no such batch norm after it"
             continue
         target = wanted[len(wanted) - len(ends)]
         kept = _kept(original, program, made, name, base)
@@ -81,7 +81,7 @@ def counterparts(original: Program, program: Program) -> tuple[list[Counterpart]
             want[dim] = len(kept)
         if want != give:
             reasons[node] = (
-                f"it gives {give}, the original {list(shapes_before(target))}, and what went is not recorded"
+                f"its output is {give}, the original's {list(shapes_before(target))}, and which channels went is not recorded"
             )
         else:
             found.append(Counterpart(made, target, kept, coded))
@@ -127,7 +127,7 @@ def _of_chain(other: str, name: str) -> bool:
 
 
 def _norms(node: fx.Node) -> list[fx.Node]:
-    """The node and the batch norms directly behind it."""
+    """The node and the batch norms directly after it."""
     found = [node]
     while len(found[-1].users) == 1 and op_name(after := next(iter(found[-1].users))) == "aten.batch_norm":
         found.append(after)

@@ -1,4 +1,4 @@
-"""Least squares from sums over rows: ridge regression of what a layer lacks, with the zeros of its weight kept."""
+"""Least squares from sums over rows: ridge regression of a layer's residual, with the zeros of its weight kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _CLOSE = 1e-9
 
 
 class NormalEquations:
-    """XᵀX, XᵀE and the squares of E, float64, for rows X of what a layer reads and E of what its output lacks, by group.
+    """XᵀX, XᵀE and the squares of E, float64, for rows X of a layer's inputs and E of its residual, by group.
 
-    The last column of X is one, for the bias. They take ``groups · (n + 1)²`` numbers, however many rows are added.
+    The last column of X is one, for the bias. They take ``groups · (n + 1)²`` floats, however many rows are added.
     """
 
     def __init__(self, groups: int, columns: int, outs: int) -> None:
@@ -38,7 +38,7 @@ class NormalEquations:
         return both
 
     def of_blocks(self, weight: torch.Tensor, block: int) -> NormalEquations:
-        """Those of the factors of every ``block`` neighbouring columns of ``weight`` float64 [out, n], by output.
+        """The equations of a factor for every ``block`` neighbouring columns of ``weight`` float64 [out, n], by output.
 
         A change of a factor by δ moves the output by δ·x·w over the block.
         """

@@ -1,4 +1,4 @@
-"""Let layers give again what they gave in the original program."""
+"""Refit layers to their outputs in the original program."""
 
 from __future__ import annotations
 
@@ -27,21 +27,19 @@ def reconstruct(
 ) -> None:
     """Refit each layer by least squares to its outputs in the original program.
 
-    The original is the program as it was when the pipeline began, so this stands behind whatever lost something: pruning,
-    low rank, sparsity, weights in few bits. Each linear, product with a stored matrix and convolution, grouped ones too,
-    gets the weights with which it comes nearest to what the original's layer gave, for what it reads now, behind layers
-    that were refitted before it (He, Zhang & Sun 2017, eq. 1; Zhang et al. 2016, section 3.3). Nothing is trained, and no
-    label is needed.
+    The original is the program that the pipeline began with, so run this after all lossy steps: pruning, low rank,
+    sparsity, weights in few bits. Each linear, product with a stored matrix and convolution, grouped ones too, gets the
+    weights that come nearest to the original layer's output for its present input, with the layers before it refitted
+    already (He, Zhang & Sun 2017, eq. 1; Zhang et al. 2016, section 3.3). Nothing is trained, and no label is needed.
 
     Zeros stay zero: masks, N:M, channels that are to be removed. A layer is found by the name of its weight. Channels that
-    shrink removed are left out of what it should give. Of a chain of low rank, the last layer is refitted; of a weight that
-    quantize_weights has made codes of, the scales. Batch norms that were folded count to their layer. What has no
-    counterpart is left with the reason, as is a layer that would be no better on the fifth of the examples that every fit
-    leaves out. If all of them together bring the outputs on validation examples no nearer to the original's, the program
-    stays as it is.
+    shrink removed are left out of its target. Of a low-rank chain, the last layer is refitted; of a weight that
+    quantize_weights has quantized, the scales. Folded batch norms belong to their layer. A layer without a counterpart is
+    left with the reason, as is one that would be no better on the fifth of the examples that every fit holds out. If all
+    of them together bring the outputs on validation examples no nearer to the original's, the program stays as it is.
 
-    ``samples`` training examples run through both programs once for every layer on the longest way, up to that layer;
-    ``positions`` of each are looked at. Memory does not grow with either. Run it before quantize, whose rounding
+    ``samples`` training examples run through both programs once for every layer on the longest path, up to that layer;
+    ``positions`` of each are used. Memory does not grow with either. Run it before quantize, whose rounding
     and correct_bias do this for integers. Raises DataError without usable data, or without an original.
 
     behind: zero_channels
@@ -60,11 +58,11 @@ def reconstruct(
         %y = aten.linear(%h, %v)
         return %y
 
-    Half of the channels between are zeroed, and the others tell all of what these did: the outputs are as before.
+    Half of the channels between are zeroed, and the others determine what these did: the outputs are as before.
     """
     original = context.original
     if original is None:
-        raise DataError(f"{_WHO} has no original to follow: run it in a pipeline, behind what loses something")
+        raise DataError(f"{_WHO} has no original to follow: run it in a pipeline, after a lossy pass")
     pairs, reasons = counterparts(original, program)
     for node, reason in reasons.items():
         program.skip(node, f"not refitted: {reason}")
@@ -73,7 +71,7 @@ def reconstruct(
     judge = Judge(original, context.workload, _WHO)
     before, as_it_was = judge.sqnr(program), program.copy()
     if before == math.inf:
-        program.skip(program.graph.output_node(), "it gives what the original gives")
+        program.skip(program.graph.output_node(), "its outputs are the original's")
         return
     refit(original, program, context.workload, pairs, samples=samples, positions=positions, who=_WHO)
     if judge.sqnr(program) <= before:

@@ -1,4 +1,4 @@
-"""Refit layers one behind another, so that each gives what the original's gave."""
+"""Refit layers one after another to the outputs of the original's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fxopt.support.progress import progress_bar
 from fxopt.workload import Workload
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Strengths to choose from, in mean squares of what a layer reads."""
+"""Ridge strengths to choose from, in mean squares of a layer's input."""
 
 _FEWEST_ROWS = 10
 _MOST_COLUMNS = 16384
@@ -45,19 +45,19 @@ def refit(
     positions: int = 10,
     ridge: float | None = None,
 ) -> list[Refit]:
-    """Fit the weights of layers of ``program`` in place, so that they give what their counterparts in ``original`` give.
+    """Fit the weights of layers of ``program`` in place to the outputs of their counterparts in ``original``.
 
-    With Y what the original's layer gives, and X what the layer reads now, behind layers that were refitted already, the
-    weight becomes W + Δ with the least ‖Y - X(W + Δ)‖² + λ‖Δ‖² (He, Zhang & Sun 2017, eq. 1, its second step; that X is
-    what it reads now, and Y is not, is the asymmetric reconstruction of Zhang et al. 2016, section 3.3; the regression
-    towards the weights as they are instead of 0 keeps what few rows cannot tell). Zeros of W stay zero. Of a weight that is
-    stored as codes, the scales are fitted. The bias, where there is one, is refitted too. λ is ``ridge`` times the mean
-    square of what is read; by default it is chosen by the examples that every fit leaves out, one in five, and where no fit
-    is better there than none, the layer stays as it is. X has ``positions`` rows for each of ``samples`` training examples
-    (10 in the paper).
+    With Y the output of the original's layer, and X the layer's present input, with the layers before it refitted already,
+    the weight becomes W + Δ with the least ‖Y - X(W + Δ)‖² + λ‖Δ‖² (He, Zhang & Sun 2017, eq. 1, its second step; that X is
+    the present input, and Y the original's output, is the asymmetric reconstruction of Zhang et al. 2016, section 3.3;
+    shrinking towards the present weights instead of 0 keeps what few rows cannot determine). Zeros of W stay zero. Of a
+    quantized weight the scales are fitted. The bias, where there is one, is refitted too. λ is ``ridge`` times the mean
+    square of the input; by default it is chosen by the examples that every fit holds out, one in five, and where no fit
+    is better on them than none, the layer stays as it is. X has ``positions`` rows for each of ``samples`` training
+    examples (10 in the paper).
 
-    Both programs run over the examples once for every layer on the longest way, up to that layer. Sums over rows are
-    kept, so memory does not grow with the examples. Raises DataError in the name of ``who`` without usable data.
+    Both programs run over the examples once for every layer on the longest path, up to that layer. Only sums over rows
+    are kept, so memory does not grow with the examples. Raises DataError in the name of ``who`` without usable data.
     """
     done = []
     with progress_bar(who, len(pairs)) as advance:
@@ -100,7 +100,7 @@ def _has_low_rank(layer: MatrixLayer, tensor: torch.Tensor) -> bool:
 
 
 def _levels(program: Program, pairs: Sequence[Counterpart]) -> Iterator[list[Counterpart]]:
-    """The layers by how many of them stand before each on the longest way, so that none of a level reads another."""
+    """The layers by how many others precede each on the longest path, so that none of a level reads another."""
     wanted, depth = {pair.layer.node: pair for pair in pairs}, dict[fx.Node, int]()
     levels: dict[int, list[Counterpart]] = {}
     for node in program.graph.nodes:
@@ -132,7 +132,7 @@ def _fitted(program: Program, pair: Counterpart, sums: Sums, ridges: Sequence[fl
     errors = {ridge: held.error(fit.solved(free, ridge)) for ridge in ridges}
     best = min(errors, key=errors.__getitem__)
     if not errors[best] < held.squares * (1 - 1e-9):
-        return "on examples that were left out it would be no better"
+        return "on held-out examples it would be no better"
     change = (fit + held).solved(free, best)
     if coded is None:
         matrix = layer.matrix(weight).double() + change[:, :-1].mT.reshape(layer.matrix(weight).shape)

@@ -1,4 +1,4 @@
-"""What a sub-network costs, from the shapes that its values have; worked out once for each variant of a node."""
+"""The cost of a sub-network, from the shapes of its values; computed once for each variant of a node."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Costs:
         return sum(cost.parameters for cost in self.nodes(subnet))
 
     def features(self, subnet: Subnet) -> dict[str, float]:
-        """By kind of layer its MACs, and for all others the elements of their results: what latency is explained by."""
+        """By kind of layer its MACs, and for all others the elements of their results: the features that predict latency."""
         found: dict[str, float] = {}
         for cost in self.nodes(subnet):
             if amount := cost.macs or cost.elements:

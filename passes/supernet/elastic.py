@@ -23,10 +23,10 @@ Statistics = Mapping[fx.Node, tuple[torch.Tensor, torch.Tensor]]
 class ElasticProgram:
     """Runs sub-networks of a space node by node. Weights are sliced, not copied, so that gradients reach the shared ones.
 
-    What a width changes in a node, the indices of a weight or the constants of a call, comes from the rules by which
-    shrink rewrites the graph, and is worked out once for each choice of the widths that the node touches. So a
-    sub-network costs what its extracted program costs. Buffers are copied: a batch norm of a sub-network in training does
-    not write into the statistics of all.
+    How a width changes a node, in the indices of a weight or the constants of a call, comes from the rules by which shrink
+    rewrites the graph, and is computed once for each choice of the widths that the node depends on. So a sub-network costs
+    as much as its extracted program. Buffers are copied: a batch norm of a sub-network in training does not write into
+    the statistics of all.
     """
 
     def __init__(self, space: Space) -> None:
@@ -54,12 +54,12 @@ class ElasticProgram:
         return self._orders[key]
 
     def operands(self, node: fx.Node, off: Collection[int]) -> list[fx.Node]:
-        """What a node reads; of a sum whose branch is off, the stream alone."""
+        """The operands of a node; of a sum whose branch is off, the stream alone."""
         number = self._totals.get(node, -1)
         return [self.space.layers[number].branch.stream] if number in off else node.all_input_nodes
 
     def canonical(self, subnet: Subnet) -> Subnet:
-        """The same sub-network with those widths whole that nothing but branches that are off hangs on."""
+        """The same sub-network, with widths whole that only matter to branches that are off."""
         off = self._with_inner(subnet.off)
         used = {number for node in self.nodes(off) for number in self.variants.touched[node]}
         whole = self.space.whole.widths
@@ -72,7 +72,7 @@ class ElasticProgram:
         return tuple(sorted({*off, *inner}))
 
     def run(self, subnet: Subnet, leaves: Sequence[Any], statistics: Statistics | None = None) -> Any:
-        """The outputs of a sub-network in their structure, for flat inputs, with gradients if they are asked for."""
+        """The outputs of a sub-network in their structure, for flat inputs, with gradients if enabled."""
         return self.run_all(subnet, [leaves], statistics)[0]
 
     def run_all(
@@ -85,8 +85,8 @@ class ElasticProgram:
     ) -> list[Any]:
         """Outputs for several batches of flat inputs, in step.
 
-        With ``estimate_from`` above 0, batch norms normalise by the mean and unbiased variance of what they read in so
-        many of the first batches, each norm behind those that do so already; see reestimate_batch_norm.
+        With ``estimate_from`` above 0, batch norms normalise by the mean and unbiased variance of their inputs in so
+        many of the first batches, with the norms before them doing so already; see reestimate_batch_norm.
         """
         order = self.nodes(subnet.off)
         last: dict[fx.Node, fx.Node] = {}

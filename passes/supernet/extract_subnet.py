@@ -12,7 +12,7 @@ from fxopt.passes.supernet.zero_subnet import zero_subnet
 def extract_subnet(zero: Pass) -> tuple[Pass, ...]:
     """Make a sub-network a program of its own: zero_subnet, then drop_zero_branches and shrink.
 
-    The options are those of zero_subnet. The first step changes numbers, and its error is measured; the others change
+    The options are those of zero_subnet. The first step changes values, and its error is measured; the others change
     the graph, and are proved.
 
     before:

@@ -26,9 +26,9 @@ def choices(space: Space, shares: Sequence[float]) -> tuple[tuple[int, ...], ...
 class Sampler:
     """Draws sub-networks: first a range of MACs, each as likely as the other, then one of those in it.
 
-    Widths drawn each for itself would nearly all come to the same MACs, in the middle (Wang et al. 2021, AttentiveNAS,
-    section 3). A pool is drawn once: of each member the widths are near a level of its own. None has fewer MACs than the
-    share ``least`` of the whole; the cheapest that is left is ``smallest``.
+    Widths drawn independently would nearly all come to the same MACs, in the middle (Wang et al. 2021, AttentiveNAS,
+    section 3). A pool is drawn once: the widths of each member are near a level of its own. None has fewer MACs than the
+    share ``least`` of the whole; the cheapest of them is ``smallest``.
     """
 
     def __init__(self, elastic: ElasticProgram, offered: Sequence[Sequence[int]], least: float, seed: int) -> None:
@@ -46,7 +46,7 @@ class Sampler:
         self._bins = [[members[i] for i in np.flatnonzero(number == n)] for n in np.unique(number)]
 
     def draw(self, step: int, count: int) -> list[Subnet]:
-        """So many sub-networks, the same whenever the step is asked for."""
+        """``count`` sub-networks, always the same for a step."""
         random = np.random.default_rng((self._seed, step))
         found = []
         for _ in range(count):

@@ -36,7 +36,7 @@ class Sandwich(Distilled):
     """The sandwich rule with in-place distillation (Yu & Huang 2019, "Universally slimmable networks", sections 3.1 and 3.2).
 
     Each step runs the whole, the smallest and some random sub-networks: the whole learns from the teacher, and the others
-    from what the whole answers in this step.
+    from the outputs of the whole in this step.
     """
 
     keeps_last = True

@@ -123,7 +123,7 @@ class Space:
 
     @cached_property
     def _always(self) -> NDArray[np.bool_]:
-        """Atoms without which some dim would be empty where all widths are one."""
+        """Atoms that are needed so that no dim is empty where all widths are one."""
         live = np.ones(len(self.sweep.atoms), np.bool_)
         for width in self.widths:
             live[width.atoms[1:]] = False
@@ -141,10 +141,10 @@ class Space:
 def find_space(program: Program, who: str) -> Space:
     """What is elastic in a program; what is not is reported with the reason.
 
-    The channels of a coupling group are one width where they may change places, so that :mod:`sort_channels
-    <fxopt.passes.prune.sort_channels>` brings the important ones to the front, and several where a slice tells some of
-    them from the rest. What shrink cannot remove when it is zero is not elastic: a sub-network without it would compute
-    something else. Raises PassError for a quantized program.
+    The channels of a coupling group are one width where they can be permuted, so that :mod:`sort_channels
+    <fxopt.passes.prune.sort_channels>` brings the important ones to the front, and several where a slice separates some of
+    them from the rest. Channels that shrink cannot remove when they are zero are not elastic: a sub-network without them
+    would compute something else. Raises PassError for a quantized program.
     """
     quantized = find_quantized(program.graph)
     if quantized is not None:
@@ -167,7 +167,7 @@ def find_space(program: Program, who: str) -> Space:
 
 
 def _removable(program: Program, widths: list[Width]) -> list[Width]:
-    """Those of the widths that shrink brings down to one unit, once the others are zero, whatever the weights are."""
+    """The widths that shrink reduces to one unit, once the others are zero, whatever the weights are."""
     while widths:
         twin = program.copy()
         random = torch.Generator().manual_seed(0)

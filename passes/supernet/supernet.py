@@ -1,4 +1,4 @@
-"""A trained supernet as a search reads it: what may be chosen, what a choice costs, what it answers."""
+"""A trained supernet as a search uses it: its sub-networks, their costs and their outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WHO = "supernet"
 class Supernet:
     """Sub-networks of a program, given as ``(widths, off)``: how many units of each width, and branches that are off.
 
-    Outputs are those of sub-networks whose batch norms have the statistics of what they read over ``images`` training
+    Outputs are those of sub-networks whose batch norms have statistics of their own inputs over ``images`` training
     examples, where there are data.
     """
 
@@ -46,7 +46,7 @@ class Supernet:
         return choices(self.space, shares)
 
     def canonical(self, widths: Sequence[int], off: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """One spelling for sub-networks that are the same."""
+        """The canonical spelling: equal for equal sub-networks."""
         found = self._elastic.canonical(Subnet(tuple(widths), tuple(off)))
         return found.widths, found.off
 
@@ -63,7 +63,7 @@ class Supernet:
         return {"macs": self._costs.macs(subnet), "params": self._costs.parameters(subnet)}
 
     def features(self, widths: Sequence[int], off: Sequence[int]) -> dict[str, float]:
-        """What latency is explained by: MACs and elements by kind of layer."""
+        """Features that predict latency: MACs and elements by kind of layer."""
         return self._costs.features(Subnet(tuple(widths), tuple(off)))
 
     def outputs(self, widths: Sequence[int], off: Sequence[int], batches: Sequence[list[Any]]) -> list[list[Any]]:

@@ -23,14 +23,14 @@ class train_supernet(distill):
     """Train the weights so that narrower and shallower sub-networks work too.
 
     The graph stays as it is: it is the largest of many sub-networks, which use the first channels of each group and leave
-    out residual branches. Run sort_channels before it, and extract_subnet behind it. Each step trains four of
+    out residual branches. Run sort_channels before it, and extract_subnet after it. Each step trains four of
     them on a batch: the whole learns from the teacher as in distill, and the smallest and ``random`` others, their MACs
     drawn evenly, learn from the whole (Yu & Huang 2019, "Universally slimmable networks", section 3).
 
     ``widths`` are the shares of a group that may be used. No sub-network has fewer MACs than the share ``least`` of the whole.
-    With depth=False no branch is left out. With soft=1, the default, no label is looked at. The weights behind the last epoch are
-    kept, since what is best for the whole is not best for its parts; how the whole does then is the metric of this step.
-    Batch norms have the statistics of the whole: run reestimate_batch_norm behind extract_subnet.
+    With depth=False no branch is left out. With soft=1, the default, no label is used. The weights after the last epoch are
+    kept, since the best for the whole are not the best for its parts; the metric of this step is that of the whole with them.
+    Batch norms have the statistics of the whole: run reestimate_batch_norm after extract_subnet.
 
     All other options are those of distill and finetune, ``checkpoint`` among them. A program in which nothing is
     elastic stays as it is. Raises DataError and PassError as they do.

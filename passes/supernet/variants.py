@@ -1,4 +1,4 @@
-"""What each node of a program becomes in a sub-network: rewritten once for each choice of the widths that it touches."""
+"""What each node of a program becomes in a sub-network: rewritten once for each choice of the widths that it depends on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fxopt.passes.prune.coupling.table import find_rule
 from fxopt.passes.supernet.space import Space
 
 Key = tuple[int, ...]
-"""Of the widths that a node touches, how many units are used."""
+"""Of the widths that a node depends on, how many units are used."""
 Picks = tuple[tuple[int, int | torch.Tensor], ...]
 """Dims of a weight, each with how many of its first indices are used, or which ones."""
 
@@ -46,7 +46,7 @@ class Variants:
             node: tuple(sorted(own.get(node, none).union(*(own.get(n, none) for n in node.all_input_nodes))))
             for node in space.program.graph.nodes
         }
-        """The numbers of the widths that a node's value or operands hang on."""
+        """The numbers of the widths that a node's value or operands depend on."""
         self._cuts: dict[Key, Cut] = {}
         self._picks: dict[tuple[fx.Node, Key], Picks] = {}
         self._calls: dict[tuple[fx.Node, Key], Callable[..., Any] | None] = {}
@@ -56,7 +56,7 @@ class Variants:
         return tuple(widths[number] for number in self.touched[node])
 
     def cut(self, node: fx.Node, widths: Sequence[int]) -> Cut:
-        """What goes and what stays of what a node touches; widths that it does not touch count as whole."""
+        """What a node keeps of each dim; widths that it does not depend on count as whole."""
         every = list(self._space.whole.widths)
         for number in self.touched[node]:
             every[number] = widths[number]
@@ -65,7 +65,7 @@ class Variants:
         return self._cuts[tuple(every)]
 
     def picks(self, node: fx.Node, widths: Sequence[int]) -> Picks:
-        """What is used of a weight."""
+        """The indices of a weight that are used."""
         key = (node, self.key(node, widths))
         if key not in self._picks:
             cut = self.cut(node, widths)
@@ -74,7 +74,7 @@ class Variants:
         return self._picks[key]
 
     def call(self, node: fx.Node, widths: Sequence[int]) -> Callable[..., Any] | None:
-        """The rewritten call of a node, to be given the values of ``node.all_input_nodes``; None where it is as it was."""
+        """The rewritten call of a node, of the values of ``node.all_input_nodes``; None where it does not change."""
         key = (node, self.key(node, widths))
         if key not in self._calls:
             self._calls[key] = self._rewritten(node, widths)
@@ -105,7 +105,7 @@ class Variants:
 
 
 def _renamed(note: Any, twins: dict[fx.Node, fx.Node]) -> Any:
-    """What a rule left for its rewrite, with the twins of nodes."""
+    """A rule's notes for its rewrite, with nodes renamed to their copies."""
     return pytree.tree_map(lambda v: twins[v] if isinstance(v, fx.Node) else v, note)
 
 

@@ -16,9 +16,9 @@ def zero_subnet(program: Program, *, widths: tuple[int, ...] = (), off: tuple[in
 
     ``widths`` says of each elastic width how many of its first channels, heads or groups are used, in the order in which
     `fxopt explain supernet MODEL` lists them; without it half of each are. ``off`` has the numbers of the residual branches that
-    are left out. Behind sort_channels the first ones are the most important.
+    are left out. After sort_channels the first ones are the most important.
 
-    What is left computes what the supernet's own sub-network does. Raises OptionError for a sub-network that the program
+    The rest computes the same as the supernet's own sub-network. Raises OptionError for a sub-network that the program
     does not have, and PassError for a quantized program.
 
     before:

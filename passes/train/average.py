@@ -21,7 +21,7 @@ class Average:
         self._mean = [t.detach().clone() for t in self._live]
 
     def update(self) -> None:
-        """Take the weights of now into account."""
+        """Take the present weights into account."""
         if self._decay is None:
             return
         self._steps += 1

@@ -26,10 +26,10 @@ from fxopt.workload import Workload
 class distill(finetune):
     """Train the weights to match a teacher (knowledge distillation).
 
-    The teacher is the program as the pipeline was given it, before all lossy steps, or ``teachers``, named as models are.
+    The teacher is the program that the pipeline began with, before all lossy steps, or ``teachers``, named as models are.
     The loss is (1 - soft) · that of the labels + soft · that of the teacher's soft labels at ``temperature`` (Hinton et al.
-    2015), the mean over several of them. With soft=1 no label is looked at, so that
-    recorded inputs do. ``features`` adds ``feature_weight`` times the distance of inner values of student and first teacher:
+    2015), averaged over several teachers. With soft=1 no label is used, so that recorded inputs are enough.
+    ``features`` adds ``feature_weight`` times the distance of inner values of student and first teacher:
     "hint" (Romero et al. 2015) or "attention" (Zagoruyko & Komodakis 2017), between values of the same resolution; which
     ones is reported. All other options are those of finetune.
 
@@ -99,7 +99,7 @@ class Distilled(Objective):
         return loss
 
     def validation(self, output: Any, args: tuple[Any, ...], target: Any) -> torch.Tensor:
-        """The loss of the labels, or of the soft ones where no others are looked at."""
+        """The loss of the labels, or of the soft ones where no others are used."""
         if self._labels is not None:
             return self._labels.validation(output, args, target)
         return self._soft(output, args, target)[0]

@@ -1,4 +1,4 @@
-"""Inner values that a student takes over from its teacher: which, and how far apart they are."""
+"""Feature transfer: which inner values a student is to have in common with its teacher, and how far apart they are."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def find_pairs(student: Program, teacher: Program) -> list[Pair]:
 
 
 def _candidates(program: Program) -> list[tuple[fx.Node, tuple[int, ...]]]:
-    """Activations and sums of two computed values, with room for positions: values at which layers end."""
+    """Activations and sums of two computed values that have positions: values at which layers end."""
     shape = concrete_shapes(program)
     found = []
     for node in program.graph.nodes:

@@ -23,10 +23,10 @@ class finetune(TrainOptions):
     batch_norm="frozen" the statistics, and the scale and shift, stay what they are.
 
     ``epochs`` over the data in batches of ``batch_size``, shuffled by ``seed``; ``rate`` is the highest learning rate,
-    reached after ``warmup`` (a share of all steps) and let down to zero along a cosine (Loshchilov & Hutter 2017, eq. 5).
+    reached after ``warmup`` (a share of all steps) and annealed to zero along a cosine (Loshchilov & Hutter 2017, eq. 5).
     ``weight_decay`` is for weights of two dims or more. ``label_smoothing`` is for losses on classes (Szegedy et al. 2016,
     section 7). ``clip`` bounds the norm of the gradient. ``ema`` averages the weights over steps with that decay, and the
-    average is what is judged and kept. ``patience`` stops after so many epochs without a better metric. ``sparsity`` is
+    average is evaluated and kept. ``patience`` stops after so many epochs without a better metric. ``sparsity`` is
     what gradual magnitude pruning ends at, three quarters of the way (Zhu & Gupta 2017, eq. 1). ``precision`` "bf16" computes
     in bfloat16 where that is safe, and keeps the weights in float32. ``checkpoint`` names a folder: each epoch is saved there,
     and the same pass on the same program goes on where it was stopped, to the same weights.

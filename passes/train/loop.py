@@ -1,4 +1,4 @@
-"""The training loop: epochs over the data, each judged by the validation metric, the best weights kept."""
+"""The training loop: epochs over the data, each evaluated by the validation metric, the best weights kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fxopt.workload import Workload
 from fxopt.workload.batching import examples, fixed_batch, in_batches
 
 Score = tuple[float, float]
-"""Validation metric, and minus the validation loss, by which equal metrics are told apart."""
+"""Validation metric, and minus the validation loss, which breaks ties."""
 
 
 def train(program: Program, workload: Workload, how: TrainOptions, objective: Objective) -> None:
@@ -67,7 +67,7 @@ class _Training:
             )
         self.steps = per_epoch * how.epochs
         twin = program.copy()
-        make_functional(twin)  # a gradient wants what an op in place writes over
+        make_functional(twin)  # a gradient needs what an in-place op overwrites
         self.module: TrainableModule = as_module(twin, batch_norm=how.batch_norm)
         use_channels_last(twin, self.module)
         self.saving = _copying(twin)
@@ -87,7 +87,7 @@ class _Training:
         if (saved := self.checkpoint.read()) is not None:
             self._load(saved)
         elif self.how.sparsity is None:
-            self._judge()  # what training does not improve stays as it was
+            self._judge()  # where training improves nothing, the weights stay
         with progress_bar(self.how.name, self.steps) as advance:
             advance(self.step)
             while self.epoch < self.how.epochs and not self._is_patience_over():
@@ -108,7 +108,7 @@ class _Training:
         self.program.set_tensors(new)
 
     def _train_epoch(self, advance: Advance) -> bool:
-        """One pass over the data; False where the loss stopped being a number, and training ends with the best so far."""
+        """One pass over the data; False where the loss is no longer finite, and training ends with the best so far."""
         self.module.train()
         for args, target in self._batches(self.epoch):
             self.optimizer.zero_grad(set_to_none=True)
@@ -176,7 +176,7 @@ class _Training:
         return self.how.patience is not None and self.waited >= self.how.patience
 
     def _batches(self, epoch: int) -> Iterator[tuple[tuple[Any, ...], Any]]:
-        """Batches of an epoch, shuffled anew; a program of a fixed batch passes over what is left at the end."""
+        """Batches of an epoch, shuffled anew; with a fixed batch size, an incomplete last one is dropped."""
         size = self.size or self.how.batch_size
         for args, target in self.data.batches("train", batch_size=size, seed=self.how.seed * 10_000 + epoch):
             if self.size is None or examples(args) == self.size:
@@ -204,7 +204,7 @@ class _Training:
 
 
 def _copying(program: Program) -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """Around a step: keeps copies of what is written over, at a price, where there is any such op."""
+    """Around a step: keeps copies of what is overwritten, at a price, where there is any such op."""
     if any(written(node) for node in program.graph.nodes):
         return torch.autograd.graph.allow_mutation_on_saved_tensors
     return contextlib.nullcontext

@@ -16,12 +16,12 @@ class Objective(torch.nn.Module):
     """Nodes of the program whose values it looks at, see :class:`fxopt.ir.trainable_module.TrainableModule`."""
 
     keeps_last = False
-    """Whether the weights behind the last epoch are kept, and not those that did best in validation."""
+    """Whether the weights after the last epoch are kept, and not those that did best in validation."""
 
     def forward(self, output: Any, args: tuple[Any, ...], target: Any, module: TrainableModule) -> torch.Tensor:
-        """The loss of the ``output`` that ``module`` just gave for ``args``, with gradients."""
+        """The loss of the ``output`` that ``module`` just returned for ``args``, with gradients."""
         raise NotImplementedError
 
     def validation(self, output: Any, args: tuple[Any, ...], target: Any) -> torch.Tensor:
-        """The loss by which epochs of the same metric are told apart."""
+        """The loss that breaks ties between epochs of the same metric."""
         raise NotImplementedError

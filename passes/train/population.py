@@ -1,4 +1,4 @@
-"""Mean and variance of what batch norms read, over all examples and positions."""
+"""Mean and variance of the inputs of batch norms, over all examples and positions."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class Moments:
         return True
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and unbiased variance; of a single number the variance is zero."""
+        """Mean and unbiased variance; of a single value the variance is zero."""
         return self.mean, self.squares / max(1, self.count - 1)
 
 
 def population(
     program: Program, workload: Workload | None, images: int, norms: Collection[fx.Node], who: str
 ) -> dict[fx.Node, tuple[torch.Tensor, torch.Tensor]]:
-    """Mean and unbiased variance float64 [channels] of what each norm reads, over ``images`` training examples.
+    """Mean and unbiased variance float64 [channels] of each norm's input, over ``images`` training examples.
 
     Runs the graph as far as the last of the norms. A program of a fixed batch size sees the last example of a batch again
-    where that fills it up. Raises DataError in the name of ``who`` without usable data or at values that are not finite.
+    where that has to be filled up. Raises DataError in the name of ``who`` without usable data or at values that are not finite.
     """
     found: dict[fx.Node, Moments] = {}
     with torch.no_grad():

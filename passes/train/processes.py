@@ -39,7 +39,7 @@ class Processes:
         return bool(self._fabric.is_global_zero)
 
     def setup(self, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-        """The module and optimizer in the form in which gradients are averaged over all processes."""
+        """The module and optimizer wrapped so that gradients are averaged over all processes."""
         return self._fabric.setup(module, optimizer)
 
     def backward(self, loss: torch.Tensor, objective: torch.nn.Module) -> None:

@@ -19,18 +19,18 @@ STATISTICS = ("running_mean", "running_var")
 def reestimate_batch_norm(program: Program, context: Context, *, images: Annotated[int, Ge(1)] = 256) -> None:
     """Re-estimate the running mean and variance of batch norms, after a lossy step.
 
-    A lossy step moves what the layers behind it read, while each batch norm still normalises by what training saw. Its
+    A lossy step shifts the inputs of later layers, while each batch norm still normalises by what training saw. Its
     statistics are computed again over ``images`` training examples (Sun et al. 2019, "Hybrid 8-bit floating point training
     and inference", section 3.1; Wu & Johnson 2021, "Rethinking 'Batch' in BatchNorm", section 3). They are those of the
     population: all examples and positions count alike, and the variance is the unbiased one (Ioffe & Szegedy 2015, algorithm
-    2), so the size of batches has no say. Norms go one behind another: each is measured behind norms that have their new
-    statistics already, in evaluation, which is what it will read. One sweep in training mode would normalise the layers before
+    2), so the size of batches does not matter. Norms go one after another: each is measured with the norms before it already
+    re-estimated and in evaluation, as it will be used. One sweep in training mode would normalise the layers before
     it by the statistics of single batches instead.
 
-    The images run through the graph once for every norm on the longest way, up to that norm; memory does not grow with
+    The images run through the graph once for every norm on the longest path, up to that norm; memory does not grow with
     their number. No weight is trained. Run it before fold_batch_norm and quantize: a norm that is folded has no
     statistics left. Norms that share their statistics, or normalise by those of each batch, stay. Raises DataError without
-    usable data, or where what a norm reads is not finite.
+    usable data, or where a norm's input is not finite.
 
     before:
         %x : f32[2,3,8,8]
@@ -84,7 +84,7 @@ def _declined(program: Program, norm: fx.Node, uses: Counter[str]) -> str | None
 
 
 def _levels(program: Program, norms: list[fx.Node]) -> list[list[fx.Node]]:
-    """The norms by how many of them stand before each on the longest way, so that none of a level reads another."""
+    """The norms by how many others precede each on the longest path, so that none of a level reads another."""
     wanted, depth = set(norms), dict[fx.Node, int]()
     levels: dict[int, list[fx.Node]] = {}
     for node in program.graph.nodes:

@@ -26,9 +26,7 @@ def find_teachers(original: Program | None, names: Sequence[str], who: str) -> l
     elif original is not None:
         found = [("the program as it was before", original)]
     else:
-        raise DataError(
-            f"{who} has no teacher: run it in a pipeline behind what changes the model, or name teachers=('digits',)"
-        )
+        raise DataError(f"{who} has no teacher: run it in a pipeline after a lossy pass, or name teachers=('digits',)")
     return [Teacher(name, teacher, who) for name, teacher in found]
 
 

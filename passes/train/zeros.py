@@ -1,4 +1,4 @@
-"""Zeros that training keeps: those that are there, and more of them step by step under gradual pruning."""
+"""Zeros that training keeps: those of the start, and more of them step by step under gradual pruning."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from fxopt import Pipeline, Program, capture, load
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
+from fxopt.backends.onnx.file import save
 from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.build import build
 from fxopt.driver.lower import lower
@@ -111,9 +112,10 @@ def test_the_same_bytes_whatever_the_hash_seed(tmp_path):
     assert digests[0] == digests[1]
 
 
-def test_weights_beyond_what_one_message_holds_go_beside_it(conv, tmp_path, monkeypatch):
-    monkeypatch.setattr("fxopt.backends.onnx.file._LARGE", 1000)
+def test_weights_beyond_what_one_message_holds_go_beside_it(conv, tmp_path):
     artifact, _ = _lower(conv, tmp_path)
+    save(onnx.load(tmp_path / "model.onnx"), tmp_path / "model.onnx", most_bytes=1000)
+    artifact = Artifact(tmp_path, artifact.manifest, Onnx().load(tmp_path, artifact.manifest))
     assert (tmp_path / "model.onnx.data").is_file()
     x = torch.randn(3, 3, 8, 8)
     assert np.allclose(artifact(x.numpy()), conv(x), atol=1e-5)

@@ -28,7 +28,12 @@ from fxopt.backends.remote.address import Address
 from fxopt.backends.remote.device import RpcDevice
 from fxopt.backends.remote.message import pack, unpack
 from fxopt.backends.tvm import Tvm
+from fxopt.backends.tvm.compile import choose_tiles
+from fxopt.backends.tvm.frontend.from_program import import_program
+from fxopt.backends.tvm.machine.processor import processor_of
+from fxopt.backends.tvm.tiling.task import Choices
 from fxopt.backends.tvm.tuning.database import Database
+from fxopt.backends.tvm.tuning.search import search
 from fxopt.cli.render import bench_table, difference_table
 from fxopt.driver.budget import Budget
 from fxopt.driver.build import build
@@ -215,7 +220,9 @@ def test_an_error_there_is_told_with_the_place(server, tmp_path):
 
 
 def test_what_an_emulated_device_takes_is_not_shown(start, tmp_path):
-    server = start(before="service._emulated = lambda: True")
+    server = start(
+        before="facts = service.VERBS['facts']\nservice.VERBS['facts'] = lambda _: ({**facts(_)[0], 'emulated': True}, [])"
+    )
     (tmp_path / "a").mkdir()
     lower(_small(), find_backend("onnx"), _at(server), tmp_path / "a")
     (row,) = bench([tmp_path / "a"], on=server.address)
@@ -316,7 +323,7 @@ def test_a_device_that_misbehaves_is_told_of_and_serves_on(how, start, tmp_path)
     words, run, more = _MISBEHAVE[how]
     if more:
         run = f"lambda arrays, name: (setattr(service, 'pack', lambda *a: b'junk'), {run})"
-    server = start(before=f"import os, time\nservice._VERBS['run'] = {run}")
+    server = start(before=f"import os, time\nservice.VERBS['run'] = {run}")
     device = RpcDevice(server.address, patience=3.0 if how == "hang" else 60.0)
     (tmp_path / "a").mkdir()
     lower(_small(), find_backend("onnx"), host(), tmp_path / "a")
@@ -342,15 +349,12 @@ def _tune(address: str, path: Path, trials: int, seconds: float = 120.0) -> Data
     backend = Tvm(database=str(path), trials=trials)
     target = dataclasses.replace(host(), name="board", address=address)
     backend.tune(_small(32), target, seconds)
-    found = backend._database(_processor(target), target)
-    assert found is not None
-    return found
+    return _database(path, target)
 
 
-def _processor(target):
-    from fxopt.backends.tvm.machine.processor import processor_of
-
-    return processor_of(target)
+def _database(path: Path, target: Target) -> Database:
+    processor = processor_of(target)
+    return Database(path, processor, processor.cores)
 
 
 def _lines(path: Path) -> list[dict]:
@@ -385,10 +389,9 @@ def test_a_tuning_run_survives_that_its_device_is_killed_and_started_again(start
     assert sum("failed" in row for row in rows) <= 1
 
 
-def test_without_its_device_tuning_ends_with_what_it_has(start, tmp_path, monkeypatch):
+def test_without_its_device_tuning_ends_with_what_it_has(start, tmp_path):
     server = start()
     path = tmp_path / "t.jsonl"
-    monkeypatch.setattr("fxopt.backends.tvm.tuning.search._AWAY", 2.0)
 
     def disturb():
         while len(_lines(path)) < 3:
@@ -398,8 +401,10 @@ def test_without_its_device_tuning_ends_with_what_it_has(start, tmp_path, monkey
     thread = threading.Thread(target=disturb)
     thread.start()
     target = dataclasses.replace(host(), name="board", address=server.address)
+    database, choices = _database(path, target), Choices(processor_of(target))
+    choose_tiles(import_program(_small(32)), choices)
     with pytest.warns(UserWarning, match=r"tuning lost a device: no device can be reached"):
-        Tvm(database=str(path), trials=500).tune(_small(32), target, 300.0)
+        search(choices, database, 1, 300.0, 500, 0, Address.parse(server.address), away=2.0)
     thread.join()
     assert 3 <= len(_lines(path)) < 500
 

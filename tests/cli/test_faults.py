@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -144,26 +142,31 @@ def test_of_two_builds_into_one_folder_one_is_there_whole(tmp_path):
 # ---- signals -------------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_waits_for_a_native_module_that_is_being_loaded(monkeypatch, capsys):
+_LOADS_NATIVE_CODE = """
+import importlib.machinery, signal, time
+
+class Loader(importlib.machinery.ExtensionFileLoader):
+    def create_module(self, spec):
+        signal.raise_signal(signal.SIGINT)
+        sum(range(1000))
+        print(spec)
+
+Loader("a", "a.so").create_module("whole")
+time.sleep(5)
+print("too far")
+"""
+
+
+def test_ctrl_c_waits_for_a_native_module_that_is_being_loaded(monkeypatch, capsys, tmp_path):
     """Such a module runs Python while it is set up, and ends the process of an exception that it does not expect."""
-    loaded = []
-
-    class Loader(importlib.machinery.ExtensionFileLoader):
-        def create_module(self, spec):
-            signal.raise_signal(signal.SIGINT)
-            sum(range(1000))
-            loaded.append(spec)
-
-    def command():
-        Loader("a", "a.so").create_module("whole")
-        time.sleep(5)
-        loaded.append("too far")
-
-    monkeypatch.setattr(cli, "_run", command)
+    path = tmp_path / "mine.py"
+    path.write_text(_LOADS_NATIVE_CODE)
+    monkeypatch.setattr(sys, "argv", ["fxopt", "passes", "--load", str(path)])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert (stop.value.code, loaded) == (130, ["whole"])
-    assert "nothing was written" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert (stop.value.code, told.out) == (130, "whole\n")
+    assert "nothing was written" in told.err
 
 
 WAITS = """

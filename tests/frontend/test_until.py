@@ -77,7 +77,7 @@ def test_a_pruned_program_goes_into_the_same_tail(detector):
 
 def test_what_the_tail_reads_from_before_the_cut_is_said(detector):
     x = torch.randn(1, 3, 16, 16)
-    with pytest.raises(UsageError, match=r"behind 'grid', Detector fails(.|\n)*name more submodules"):
+    with pytest.raises(UsageError, match=r"after 'grid', Detector fails(.|\n)*name more submodules"):
         Tail(detector, "grid")(torch.zeros(4), x)  # the head is read as well
 
 

@@ -47,7 +47,7 @@ def _extreme(importer: ExportedProgramImporter, node: fx.Node, reduce: Callable[
 
 
 def _any(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
-    """As the maximum of 0 and 1: the importer's own is that of the values, and no truth."""
+    """As the maximum of booleans as 0 and 1: the importer's own is the maximum of the values."""
     from tvm import relax
 
     emit, call = importer.block_builder.emit, arguments(node)
@@ -60,7 +60,7 @@ def _any(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
 
 
 def _grid_sampler(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
-    """With the grid [N,2,H,W] that the kernel reads, where torch's is [N,H,W,2]."""
+    """With the grid [N,2,H,W] of TVM's kernel; torch's is [N,H,W,2]."""
     from tvm import relax
 
     emit, call = importer.block_builder.emit, arguments(node)
@@ -74,7 +74,7 @@ def _grid_sampler(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
 
 
 def _group_norm(importer: ExportedProgramImporter, node: fx.Node) -> list[Expr]:
-    """With ones and zeros where there is no weight or bias, which the kernel wants; the first of the three results."""
+    """With ones and zeros for a missing weight or bias, which TVM's kernel requires; the first of the three results."""
     import numpy as np
     from tvm import relax
 
@@ -90,7 +90,7 @@ def _group_norm(importer: ExportedProgramImporter, node: fx.Node) -> list[Expr]:
 
 
 def _elu(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
-    """scale·x above 0 and scale·alpha·(exp(input_scale·x) − 1) below: the importer knows alpha alone, and celu and selu more."""
+    """scale·x above 0 and scale·alpha·(exp(input_scale·x) − 1) below: the importer knows alpha alone, celu and selu need more."""
     from tvm import relax
 
     x, emit = importer.env[node.args[0]], importer.block_builder.emit
@@ -107,7 +107,7 @@ def _elu(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
 
 
 def _select(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
-    """As a slice: the importer's own gives whatever lies before the tensor for an index from the end."""
+    """As a slice: the importer's own reads before the tensor for an index from the end."""
     from tvm import relax
 
     x, emit = importer.env[node.args[0]], importer.block_builder.emit
@@ -119,7 +119,7 @@ def _select(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
 
 
 def _quantize(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
-    """As a call, which is lowered once it is known what reads the quantized value: see ``graph.int8.lower_quantize``."""
+    """As a call, which is lowered once the readers of the quantized value are known: see ``graph.int8.lower_quantize``."""
     from tvm import relax
 
     arguments: tuple[Any, ...] = node.args

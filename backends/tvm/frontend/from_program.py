@@ -1,4 +1,4 @@
-"""A program as a Relax module, through torch's core ops; what fails is named with the user's line."""
+"""A program as a Relax module, through torch's core ops; ops that fail are named with the user's line."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def import_program(program: Program) -> IRModule:
-    """The program as a Relax module whose ``main`` takes the tensor inputs and gives a tuple; weights are constants.
+    """The program as a Relax module whose ``main`` takes the tensor inputs and returns a tuple; weights are constants.
 
-    Its variables are named by nodes, and the attribute ``PROVENANCE`` tells which; see :mod:`provenance`.
+    Its variables are named after nodes, which the attribute ``PROVENANCE`` describes; see :mod:`provenance`.
 
     Raises BackendError where TVM's importer fails, with the node.
     """
     need_tvm()
-    with torch.no_grad():  # with gradients, attention would be decomposed into the variant that keeps what they need
+    with torch.no_grad():  # with gradients, attention would decompose into the variant that saves values for backward
         exported = export_program(program).run_decompositions()
     origins, mine = origins_of(exported, program), {node.name: node for node in program.graph.nodes}
 
@@ -57,7 +57,7 @@ def import_program(program: Program) -> IRModule:
 
 
 def known_ops() -> frozenset[str]:
-    """Names of the ops that the importer has a form of, as it spells them: ``conv2d.default``."""
+    """Names of the ops that the importer can convert, as it spells them: ``conv2d.default``."""
     need_tvm()
     return frozenset(_importer_class()().convert_map)
 
@@ -73,7 +73,7 @@ def _importer_class() -> type[ExportedProgramImporter]:
     from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
     class Importer(ExportedProgramImporter):
-        """TVM's importer, which tells where it fails, names variables by the program's nodes, and knows Q/DQ ops."""
+        """TVM's importer, which also reports where it fails, names variables after the program's nodes, and knows Q/DQ ops."""
 
         node: fx.Node | None = None
         origins: Mapping[str, str] = MappingProxyType({})
@@ -87,7 +87,7 @@ def _importer_class() -> type[ExportedProgramImporter]:
 
         @property
         def block_builder(self) -> BlockBuilder | _Naming:
-            """What makes the module."""
+            """The builder of the module."""
             return self._builder
 
         @block_builder.setter
@@ -109,7 +109,7 @@ def _importer_class() -> type[ExportedProgramImporter]:
 
 
 class _Naming:
-    """A builder that names each variable by the node that is being converted."""
+    """A builder that names each variable after the node that is being converted."""
 
     def __init__(self, builder: BlockBuilder, importer: ExportedProgramImporter) -> None:
         self._builder, self._importer = builder, importer

@@ -1,4 +1,4 @@
-"""Converters of reads and writes by tensors of indices, whose broadcasting TVM's importer knows for a few cases alone."""
+"""Converters of reads and writes by index tensors, whose broadcasting TVM's importer supports in few cases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def index(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
-    """``x[i, :, j]``: the indexed dims are brought to the front, read jointly, and what they give put where torch puts it."""
+    """``x[i, :, j]``: the indexed dims are brought to the front, gathered jointly, and the new dims put where torch has them."""
     from tvm import relax
 
     emit = importer.block_builder.emit
@@ -24,7 +24,7 @@ def index(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
     stacked = emit(relax.op.stack([emit(relax.op.broadcast_to(i, shape)) for i in indices], axis=-1))
     read = emit(relax.op.gather_nd(front, stacked))
     adjacent = dims == list(range(dims[0], dims[0] + len(dims)))
-    before = dims[0] if adjacent else 0  # dims that are not adjacent give theirs in front
+    before = dims[0] if adjacent else 0  # for dims that are not adjacent, the result's come first
     new = list(range(len(shape)))
     order = [len(shape) + i for i in range(before)] + new + [len(shape) + i for i in range(before, len(rest))]
     return read if order == sorted(order) else emit(relax.op.permute_dims(read, order))
@@ -91,7 +91,7 @@ def _from_start(index: Expr) -> bool:
 
 
 def _broadcast(indices: list[Expr]) -> list[object]:
-    """The shape that tensors of indices have together."""
+    """The broadcast shape of index tensors."""
     rank = max(len(i.ty.shape) for i in indices)
     shape: list[object] = []
     for place in range(-rank, 0):

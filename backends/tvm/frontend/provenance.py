@@ -1,19 +1,19 @@
-"""How an imported module tells what it comes from: names of variables begin with a node's, and Q/DQ ops are calls."""
+"""Provenance in an imported module: names of variables begin with a node's, and Q/DQ ops are calls."""
 
 from __future__ import annotations
 
 PROVENANCE = "fxopt.provenance"
-"""The attribute of ``main`` that gives, by the stem of a variable's name, its node as text with the user's line."""
+"""The attribute of ``main`` with the nodes as text, with the user's lines, by the stem of a variable's name."""
 QUANTIZE, DEQUANTIZE = "fxopt.quantize", "fxopt.dequantize"
 """Calls in an imported module: (x, scale, zero point, low, high), and (quantized, scale, zero point, axis, low, high)."""
 _MARK = "__"
 
 
 def name_for(node: str) -> str:
-    """A name for what a node becomes; TVM puts a number behind it, so that each is another."""
+    """A name for the variables of a node; TVM appends numbers to make them unique."""
     return node + _MARK
 
 
 def stem(name: str) -> str:
-    """The name of the node, of the name of a variable."""
+    """The name of the node in the name of a variable."""
     return name.rpartition(_MARK)[0]

@@ -1,4 +1,4 @@
-"""Which ops TVM's importer has no form of, known before the build starts."""
+"""Which ops TVM's importer cannot convert, known before the build starts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
+from fxopt.backend import refuses_training
 from fxopt.backends.tvm.frontend.from_program import known_ops
 from fxopt.ir.decompose import decomposed
-from fxopt.ir.op_table import arguments, family, lookup, updates_statistics
+from fxopt.ir.op_table import arguments, family, lookup
 from fxopt.ir.printer import op_name
 
 
 def refuses(node: fx.Node) -> str | None:
-    """Why the importer has no form of a call; None if it has, directly or through torch's decomposition to core ops."""
+    """Why the importer cannot convert a call; None if it can, directly or through torch's decomposition to core ops."""
     if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "size"):
         return None
     if (row := lookup(node)) is not None and row.family == "recurrent":
@@ -41,7 +42,7 @@ def refuses(node: fx.Node) -> str | None:
 
 
 def _not_as_called(node: fx.Node, name: str) -> str | None:
-    """Why an op that the importer knows cannot be had with these arguments."""
+    """Why an op that the importer knows cannot be converted with these arguments."""
     if name in ("aten.index.Tensor", "aten.index_put", "aten.index_put_"):
         indices = (i for i in arguments(node)["indices"] if i is not None)
         if any(i.meta["val"].dtype == torch.bool for i in indices):
@@ -50,10 +51,8 @@ def _not_as_called(node: fx.Node, name: str) -> str | None:
             )
     if name == "quantized_decomposed.dequantize_per_channel" and not _is_weight(node.args[0]):
         return "activations with a scale for each channel have no kernels; quantize them with one scale"
-    if updates_statistics(node):
-        return (
-            f"{name} is in training mode, and takes the statistics of each batch; capture the model after model.eval()"
-        )
+    if reason := refuses_training(node):
+        return reason
     if name == "aten.max_pool2d_with_indices" and any(user.args[1] == 1 and user.users for user in node.users):
         return "TVM's pools give no indices; take the maximum alone"
     if name == "aten.as_strided" and not node.meta["val"].is_contiguous():
@@ -68,7 +67,7 @@ def _not_as_called(node: fx.Node, name: str) -> str | None:
 
 
 def _is_weight(value: object) -> bool:
-    """Whether it is stored, or made of what is stored alone."""
+    """Whether it is stored, or computed from stored tensors alone."""
     return isinstance(value, fx.Node) and (
         value.op == "get_attr" or (value.op == "call_function" and all(map(_is_weight, value.all_input_nodes)))
     )
@@ -78,7 +77,7 @@ _WRONG = {
     "aten._upsample_bilinear2d_aa.vec": "resize without antialias=True, or use the backend onnx",
     "aten._upsample_bilinear2d_aa": "resize without antialias=True, or use the backend onnx",
 }
-"""Ops that the importer gives other numbers for, and what to do."""
+"""Ops that the importer converts wrongly, and what to do."""
 
 
 def _spelled(op: torch._ops.OpOverload) -> str:

@@ -1,7 +1,7 @@
-"""Channels in blocks: convolutions, and what stands between them, take values of NCHWc, [n, C / L, H, W, L].
+"""Layout conversion: convolutions, and the ops between them, work on NCHWc, [n, C / L, H, W, L].
 
-Any number of channels is held so, padded to whole vectors. What the padding holds is finite and nothing reads it: weights have
-zeros there, and reductions over channels take values in plain layout. A value has both layouts only if it is read in both.
+Any number of channels is stored so, padded to whole vectors. The padding is finite and does not affect results: weights have
+zeros there, and reductions over channels work on NCHW. A value has both layouts only if it is read in both.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def convert_layout(module: IRModule, choices: Choices) -> IRModule:
-    """The module with convolutions, and products of matrices, as kernels that compute in tiles of ``choices``.
+    """The module with convolutions and matrix products as kernels in tiles by ``choices``.
 
-    Returns the module as it is where ``main`` has control flow.
+    Returns the module itself where ``main`` has control flow.
     """
     from tvm import relax
 
@@ -46,7 +46,7 @@ def convert_layout(module: IRModule, choices: Choices) -> IRModule:
 
 
 def _lower(lowering: Lowering, binding: Binding) -> None:
-    """Lower one binding: quantized, as a constant, by the rule of its op, or as it is."""
+    """Lower one binding: by the quantized rule, as a constant, by the float rule of its op, or unchanged."""
     from tvm import relax
     from tvm.ir import Call, Op
 

@@ -15,7 +15,7 @@ _BINARY = {
 
 
 def fold(call: Call, operands: list[Array | None]) -> Array | None:
-    """The array that a call gives whose operands are constants; None where one is not, or the op is left alone."""
+    """The result of a call whose operands are constants; None where one is not, or the op is not folded."""
     name, shape = call.op.name, _shape(call)
     if not operands or operands[0] is None or shape is None:
         return None

@@ -1,4 +1,4 @@
-"""Which nodes of the program each kernel computes, told before the ops are fused, where values still have their names."""
+"""Which nodes of the program each kernel computes, recorded before ops are fused, while values still have their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def name_constants(module: IRModule) -> dict[object, str]:
-    """By constant, the stem of the value that the kernel which reads it gives; the first, where several read it."""
+    """By constant, the stem of the result of the kernel that reads it; of the first one, where several do."""
     found: dict[object, str] = {}
     for var, call in _calls(module):
         for argument in _arguments(call):
@@ -22,7 +22,7 @@ def name_constants(module: IRModule) -> dict[object, str]:
 
 
 def name_plain(module: IRModule) -> dict[str, list[str]]:
-    """By kernel, the stems of the values that its calls give, in their order."""
+    """By kernel, the stems of the results of its calls, in their order."""
     found: dict[str, list[str]] = {}
     for var, call in _calls(module):
         found.setdefault(str(call.args[0].name_hint), []).append(stem(var.name))
@@ -30,9 +30,9 @@ def name_plain(module: IRModule) -> dict[str, list[str]]:
 
 
 def kernel_nodes(module: IRModule, constants: dict[object, str], plain: dict[str, list[str]]) -> list[list[str]]:
-    """Of each kernel that ``main`` calls, in order: its name, and the stems of what it computes, by the weights that it reads.
+    """For each kernel that ``main`` calls, in order: its name, and the stems of its results, found by the weights that it reads.
 
-    A kernel without weights was not fused if its name is one of before; its calls are in the same order.
+    A kernel without weights was not fused if its name is the one before fusion; its calls are in the same order.
     """
     rows = []
     for _, call in _calls(module):

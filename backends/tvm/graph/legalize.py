@@ -102,7 +102,7 @@ def _softmax_of_rows(x: TensorExpr) -> TensorExpr:
 
 
 def _layer_norm(builder: BlockBuilder, call: Call) -> Expr:
-    """Mean first, then the mean of squared distances: squares of the values themselves lose a small variance."""
+    """Mean first, then the mean of squared distances: squares of the values themselves would cancel for a small variance."""
     x, epsilon = call.args[0], float(call.attrs.epsilon)
     axes, rank = [int(axis) for axis in call.attrs.axes], len(x.ty.shape)
     if (

@@ -1,4 +1,4 @@
-"""Weights out of the code: they become arguments, and lie in a file of their own."""
+"""Weights lifted out of the code: they become arguments, stored in a file of their own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Expr, IRModule, Tensor, Var
 
 _LARGE = 64
-"""Elements from which on a constant is a parameter; fewer, such as scales and bounds, stay in the code, where LLVM sees
-them. What divides these from weights would do as well."""
+"""Elements from which on a constant is a parameter; smaller ones, such as scales and bounds, stay in the code, where LLVM sees
+them. Any number that separates these from weights would do."""
 
 
 def lift_parameters(module: IRModule) -> tuple[IRModule, list[Tensor]]:
-    """The module with ``main`` taking its large constants behind its inputs, and these in their order."""
+    """The module with ``main`` taking its large constants after its inputs, and these in their order."""
     import tvm
     from tvm import relax
     from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -23,7 +23,7 @@ def lift_parameters(module: IRModule) -> tuple[IRModule, list[Tensor]]:
 
     @mutator
     class Lift(PyExprMutator):
-        """Puts a variable in the place of each large constant."""
+        """Replaces each large constant by a variable."""
 
         def visit_generic_const_(self, op: Expr) -> Expr:
             """Note a constant, once."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "relax.sigmoid", "relax.tanh", "relax.erf", "relax.clip", "relax.negative", "relax.abs", "relax.square",
 )  # fmt: skip
 def unary(lowering: Lowering, var: Var, call: Call) -> bool:
-    """In NCHWc; of a view that holds all of its source, before the move, where it fuses with the kernel of the source."""
+    """In NCHWc; on a view of all of its source, before the move, where it fuses with the kernel of the source."""
     operand = call.args[0]
     if not is_var(operand):
         return False
@@ -46,7 +46,7 @@ def _unary_blocked(lowering: Lowering, call: Call, source: Expr) -> Var:
 
 @rule("relax.add", "relax.subtract", "relax.multiply", "relax.divide", "relax.maximum", "relax.minimum")
 def binary(lowering: Lowering, var: Var, call: Call) -> bool:
-    """In NCHWc where an operand is, and the other can be or broadcasts to it."""
+    """In NCHWc where an operand is, and the other can be converted or broadcasts to it."""
     from tvm.ir import Call
 
     if len(var.ty.shape) != 4 or not any(is_var(arg) and lowering.is_blocked(arg) for arg in call.args):
@@ -54,7 +54,7 @@ def binary(lowering: Lowering, var: Var, call: Call) -> bool:
     channels = int(var.ty.shape[1])
     divides = call.op.name == "relax.divide"
     if divides and lowering.constant(call.args[1]) is None:
-        return False  # zero by zero in the padding of the channels
+        return False  # zero divided by zero in the padding of the channels
     sides = [_operand(lowering, arg, channels, fill=float(divides)) for arg in call.args]
     if any(side is None for side in sides):
         return False

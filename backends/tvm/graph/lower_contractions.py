@@ -81,7 +81,7 @@ def _batched_matmul(lowering: Lowering, var: Var, left: Expr, right: Expr) -> bo
 
 
 def _matmul_of_weight(lowering: Lowering, left: Expr, weight: Array) -> Expr:
-    """A product with a packed weight, of all rows at once whatever dims they are in."""
+    """A product with a packed weight, with all leading dims merged into rows."""
     from tvm import relax
 
     depth, columns = weight.shape

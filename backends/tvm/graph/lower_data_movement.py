@@ -1,7 +1,7 @@
 """Reshapes, permutations, slices and splits, as views: they are done when the result is read, in one kernel.
 
-A moved value is known by the value it comes from, and by where each of its elements is there: several parts of one value that
-was permuted, as queries, keys and values are, each read the first.
+A view has its source and an index map from its elements to those of the source: several parts of one permuted value, such as
+queries, keys and values, each read that value directly.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def strided_slice(lowering: Lowering, var: Var, call: Call) -> bool:
 
 @rule("relax.split")
 def split(lowering: Lowering, var: Var, call: Call) -> bool:
-    """Note where the parts begin, which are read one by one; the split itself stays, and is dropped where none reads it."""
+    """Record where the parts begin, which are views; the split itself stays, and is dropped if nothing reads it."""
     source, axis, parts = call.args[0], int(call.attrs.axis), call.attrs.indices_or_sections
     axis, size = axis % len(source.ty.shape), source.ty.shape[axis]
     if is_int(parts):
@@ -65,7 +65,7 @@ def split(lowering: Lowering, var: Var, call: Call) -> bool:
 
 @rule(TUPLE_ITEM)
 def section(lowering: Lowering, var: Var, item: TupleGetItem) -> bool:
-    """One part of what was split."""
+    """One part of a split value."""
     sections = lowering.value(item.tuple_value).sections
     if sections is None:
         return False
@@ -79,7 +79,7 @@ def section(lowering: Lowering, var: Var, item: TupleGetItem) -> bool:
 
 @rule("relax.broadcast_to")
 def broadcast(lowering: Lowering, var: Var, call: Call) -> bool:
-    """Drop a broadcast to the same shape, and note a constant matrix that is repeated, which a product reads once."""
+    """Drop a broadcast to the same shape, and record a constant matrix that is repeated, which a product reads once."""
     from tvm_ffi import structural_equal
 
     source, constant = call.args[0], lowering.constant(call.args[0])

@@ -1,4 +1,4 @@
-"""The environment that lowering rules work in: the layouts of each value, the module being built, and what was chosen."""
+"""The environment that lowering rules work in: the layouts of each value, the module being built, and the chosen tiles."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Array, Expr, TensorFunction, Var
 
 _FUSES = {"op_pattern": 4}
-"""TVM's kOutEWiseFusable: a kernel that takes the element-wise ops behind it into itself."""
+"""TVM's kOutEWiseFusable: a kernel that takes the element-wise ops after it into itself."""
 
 
 class Lowering:
     """The lowering of one ``main``, binding by binding, into the module of ``builder``.
 
-    ``provenance`` holds the program's nodes as text, by the stem of the names of what they became. ``integer_contractions``
+    ``provenance`` holds the program's nodes as text, by the stem of the names of their variables. ``integer_contractions``
     counts convolutions and products in integers; ``float_contractions`` says of each of the others why it is not.
     """
 
@@ -36,15 +36,15 @@ class Lowering:
         self.integer_contractions = 0
         self.float_contractions: list[str] = []
         self.stem = ""
-        """That of the value that is being lowered, which what is bound for it is named by."""
+        """Name of the value that is being lowered, after which the variables for it are named."""
         self._values: dict[Expr, Value] = {}
 
     def value(self, expr: Expr) -> Value:
-        """What is known of a value, to read and to write."""
+        """The record of a value, to read and to write."""
         return self._values.setdefault(expr, Value())
 
     def values(self) -> Iterable[Value]:
-        """All that anything is known of."""
+        """All values that have a record."""
         return self._values.values()
 
     def is_blocked(self, expr: Expr) -> bool:
@@ -101,7 +101,7 @@ class Lowering:
         return self.builder.emit(expr, self._name())
 
     def emit_te(self, function: TensorFunction, *args: Expr, name: str, fuses: bool = False) -> Var:
-        """Bind what a function makes of tensor expressions; ``fuses``: element-wise readers may become a part of the kernel."""
+        """Bind the result of a function of tensor expressions; ``fuses``: element-wise readers may be fused into the kernel."""
         attributes = {"primfunc_attrs": _FUSES} if fuses else {}
         call = self.builder.call_te(function, *args, primfunc_name_hint=name, **attributes)
         return self.builder.emit(call, self._name())

@@ -1,4 +1,4 @@
-"""What the lowering asks of Relax expressions and their sizes."""
+"""Queries of the lowering on Relax expressions and their sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_int(size: object) -> bool:
 
 
 def ints(values: Iterable[Size]) -> tuple[Any, ...]:
-    """Attributes of an op as Python's integers; there are as many as the op has, which is why the type does not tell."""
+    """Attributes of an op as Python integers; how many depends on the op, so the type does not say."""
     return tuple(int(value) for value in values)
 
 
@@ -53,10 +53,10 @@ def product(sizes: Sequence[Size]) -> Size:
 
 
 def size_hint(rows: Size) -> int:
-    """Rows to choose a tile by: those of one example where the batch is dynamic, and 4 of a size that tells nothing.
+    """Rows to choose a tile by: those of one example where the batch is dynamic, and 4 for another dynamic size.
 
-    4 is a guess: one row alone leaves registers idle at no gain, and a tile of many rows computes most of them for nothing
-    if there are few.
+    4 is a guess: a tile of one row leaves registers idle, and one of many rows computes most of them for nothing if there
+    are few.
     """
     from tvm import tirx
 
@@ -68,7 +68,7 @@ def size_hint(rows: Size) -> int:
 
 
 def op_name(call: Call) -> str:
-    """The op of a call; of a call of a function outside, that function's name."""
+    """The op of a call; for a call of an external function, that function's name."""
     from tvm import relax
 
     name = str(call.op.name)
@@ -78,7 +78,7 @@ def op_name(call: Call) -> str:
 
 
 def fields_of(expr: Expr) -> list[Expr]:
-    """The items of a tuple; none where it is another op's."""
+    """The items of a tuple; none for another expression."""
     from tvm import relax
 
     return list(expr.fields) if isinstance(expr, relax.Tuple) else []

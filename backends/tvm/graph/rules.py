@@ -1,7 +1,7 @@
-"""The lowering rules of all ops, by name: one for values in float, and one for quantized values, which is asked first.
+"""The lowering rules of all ops, by name: one for values in float, and one for quantized values, which is tried first.
 
 A rule is a function of the lowering, the variable that is bound, and its value. It defines the variable's layouts and returns
-True; or it declines with False, and the op is kept as it is. Rules stand in the files ``lower_*.py``, one theme each.
+True; or it declines with False, and the op is kept. Rules are in the files ``lower_*.py``, one theme each.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ FIXED = "fixed"
 
 
 def add_fixed_entry(module: IRModule, shapes: list[tuple[int, ...]]) -> IRModule:
-    """The module with ``fixed`` beside ``main``: it takes inputs of ``shapes`` alone, and computes no sizes in a call.
+    """The module with ``fixed`` besides ``main``: it takes inputs of ``shapes`` alone, and computes no sizes in a call.
 
-    Itself where ``main`` has no dynamic dims. Both call the same kernels.
+    The module itself where ``main`` has no dynamic dims. Both call the same kernels.
     """
     import tvm
     from tvm import relax, tirx

@@ -1,4 +1,4 @@
-"""What is known of one value: its layouts, each materialized on first use, and how it came about, where readers use that."""
+"""The record of one value: its layouts, each materialized on first use, and its origin, where readers use that."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class View:
     whole: bool = True
     """Whether all elements of the source are in the value."""
     contiguous: bool = True
-    """Whether they have the order in memory that they have in the source."""
+    """Whether they are in the same order in memory as in the source."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Sections:
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A stored int8 weight; its scales are one, or lie along ``axis``."""
+    """A stored int8 weight; it has one scale, or scales along ``axis``."""
 
     values: Array
     scales: Array
@@ -62,14 +62,14 @@ class Value:
     view: View | None = None
     sections: Sections | None = None
     transpose_of: Expr | None = None
-    """What it is with its last two dims swapped, which a matrix product reads through."""
+    """The value that this is the transpose of, in the last two dims, which a matrix product reads directly."""
     broadcast_of: Array | None = None
-    """The constant matrix that it holds many times."""
+    """The constant matrix that it repeats."""
 
     affine: AffineValue | None = None
-    """A real value as an affine expression of quantized ones or of accumulators."""
+    """A real value as an affine expression of quantized values or of accumulators."""
     quantized: AffineValue | None = None
-    """What a value of the program that is itself quantized stands for."""
+    """The affine expression of a value that is itself quantized in the program."""
     weight: QuantizedWeight | None = None
     quantized_transpose_of: Expr | None = None
     """As ``transpose_of``, quantized: the buffer before the swap."""

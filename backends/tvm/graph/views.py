@@ -1,4 +1,4 @@
-"""Moved values, as views: an element is read where it lies in the source, and gathered only when a layout is wanted."""
+"""Moved values, as views: an element is read from its source, and gathered only when a layout is materialized."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def move(
     lowering: Lowering, var: Var, source: Expr, index: Index | None, *, whole: bool = True, contiguous: bool = False
 ) -> bool:
-    """Define a variable as a view of ``source``; of what that is a view of, if it is one. False where it cannot be."""
+    """Define a variable as a view of ``source``, or of its source if that is a view too. False where it cannot be."""
     if index is None or not is_var(source) or not is_float(var):
         return False
     before = lowering.value(source).view
@@ -33,7 +33,7 @@ def move(
 
 
 def define_view(lowering: Lowering, var: Var, view: View) -> None:
-    """Let a variable be a view."""
+    """Define a variable as a view."""
     value = lowering.value(var)
     value.view = view
     value.make_plain = lambda: _plain(lowering, var, view)
@@ -85,7 +85,7 @@ def _gather(lowering: Lowering, view: View, shape: Shape, to_plain: Index, name:
 
 
 def reshape_index(old: list[Size], new: list[Size]) -> Index | None:
-    """From positions of the shape ``new`` to those of ``old``; None if sizes that differ, but for the first, are dynamic."""
+    """The index map from the shape ``new`` to ``old``; None if differing sizes other than the first are dynamic."""
     from tvm import tirx
 
     before = _common_prefix(old, new)

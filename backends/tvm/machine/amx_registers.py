@@ -1,19 +1,19 @@
-"""The eight tile registers of AMX: which hold sums, which positions, and which weights."""
+"""The eight tile registers of AMX: which hold accumulators, which inputs, and which weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 COUNT, ROWS, ROW = 8, 16, 64
-"""Registers there are, rows of each, and bytes of a row."""
+"""Number of registers, rows of each, and bytes of a row."""
 
 
 @dataclass(frozen=True)
 class Registers:
-    """``lines`` by ``down`` by ``across`` registers of sums, each of ``height`` positions; ``step`` bytes are multiplied.
+    """``lines`` by ``down`` by ``across`` registers of accumulators, each of ``height`` positions; ``step`` bytes are multiplied.
 
-    The others hold ``lines`` by ``down`` of positions and ``across`` of weights. Where these do not fit beside the sums, the
-    fewer of them stay for a step and the others pass through the rest of the registers.
+    The others hold ``lines`` by ``down`` of positions and ``across`` of weights. Where these do not all fit, the fewer of
+    them stay loaded for a step and the others are loaded in turn into the rest of the registers.
     """
 
     lines: int
@@ -29,24 +29,24 @@ class Registers:
 
     @property
     def weights_pass(self) -> bool:
-        """Whether positions stay for a step while weights pass."""
+        """Whether positions stay loaded for a step while weights are loaded in turn."""
         return self._places + self.across > self._free and self._places < self.across
 
     @property
     def sums(self) -> list[tuple[int, int, int, int]]:
-        """The number of each register of sums, with its line, its place in the line, and its vector."""
+        """The number of each register of accumulators, with its line, its index in the line, and its vector."""
         places = [(y, x, v) for y in range(self.lines) for x in range(self.down) for v in range(self.across)]
         return [(i, *place) for i, place in enumerate(places)]
 
     @property
     def positions(self) -> dict[tuple[int, int], int]:
-        """The number of the register that a line and a place in it are read into."""
+        """The number of the register that a line and an index in it are loaded into."""
         places = [(y, x) for y in range(self.lines) for x in range(self.down)]
         return {place: self._first + i % self._held for i, place in enumerate(places)}
 
     @property
     def weights(self) -> dict[int, int]:
-        """The number of the register that the weights of a vector are read into."""
+        """The number of the register that the weights of a vector are loaded into."""
         behind = self._first + self._held
         return {v: behind + v % (COUNT - behind) for v in range(self.across)}
 

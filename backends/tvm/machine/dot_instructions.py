@@ -1,4 +1,4 @@
-"""Which instruction of a processor multiplies bytes and adds the products in 32 bits, and what it wants of its operands."""
+"""Which instruction of a processor multiplies bytes and accumulates in 32 bits, and what operands it needs."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Instruction:
 
     @property
     def stored(self) -> tuple[str, int]:
-        """The dtype that unsigned bytes are stored in, and what is subtracted for that."""
+        """The dtype that unsigned bytes are stored in, and the offset that is subtracted for that."""
         return ("int8", 128) if self.signed else ("uint8", 0)
 
     def padded_channels(self, channels: int) -> int:
-        """Channels in memory for so many: whole vectors, or one group of bytes for the few of an image."""
+        """Channels in memory: padded to whole vectors, or to one group of bytes for the few of an image."""
         step = self.lanes if channels > _GROUP else _GROUP
         return -(-channels // step) * step
 
 
 def instruction_of(processor: Processor) -> Instruction:
-    """The best there is: AMX, AVX-512 VNNI or AVX-VNNI, sdot; else products that LLVM finds instructions for, smlal for one."""
+    """The best one: AMX, AVX-512 VNNI or AVX-VNNI, sdot; else products that LLVM selects instructions for, such as smlal."""
     has, lanes = processor.features, processor.lanes
     if processor.triple.startswith("x86_64"):
         if lanes == 16 and "amx-int8" in has:

@@ -18,8 +18,8 @@ Coefficient: TypeAlias = "Array | np.float32 | float"
 class QuantParams:
     """How a real value is quantized: ``(q - zero) * scale``, with ``q`` in ``low`` … ``high`` of ``dtype``.
 
-    ``offset`` is what the program's own quantized value, of dtype ``given``, has more than the stored one: 128 where the
-    kernels want signed bytes.
+    ``offset`` is the program's own quantized value, of dtype ``given``, less the stored one: 128 where the kernels need
+    signed bytes.
     """
 
     scale: float
@@ -36,7 +36,7 @@ class QuantParams:
         return self.dtype in ("uint8", "int8")
 
     def steps(self, value: float) -> float:
-        """A real value in steps from the zero point, not clipped, rounded as the program's quantize op rounds."""
+        """A real value in steps from the zero point, not clipped, rounded as by the program's quantize op."""
         scaled = np.float32(value) * (np.float32(1.0) / np.float32(self.scale))
         return float(np.round(scaled))
 
@@ -48,9 +48,9 @@ class QuantParams:
 
 @dataclass(frozen=True)
 class BufferLayout:
-    """How a value lies in memory: [n, H, W, padded channels] if ``nhwc``, else [rows, C] or in the shape of the program.
+    """Layout of a value in memory: [n, H, W, padded channels] if ``nhwc``, else [rows, C] or the program's own shape.
 
-    ``flat``: the spatial dims are one: [n, 1, H * W, padded channels].
+    ``flat``: the spatial dims are merged: [n, 1, H * W, padded channels].
     """
 
     shape: tuple[Size, ...]
@@ -60,7 +60,7 @@ class BufferLayout:
 
     @property
     def padded_channels(self) -> int:
-        """Channels in memory, of which only ``channels`` mean something."""
+        """Channels in memory, of which only ``channels`` are used."""
         return int(self.shape[-1])
 
 
@@ -74,7 +74,7 @@ class Materialized:
 
 @dataclass(frozen=True, eq=False)
 class AffineValue:
-    """``clip(Σ expr * factor + bias, lower, upper)``: what is known of a value that no kernel has written yet.
+    """``clip(Σ expr * factor + bias, lower, upper)``: a value that no kernel has materialized yet.
 
     ``params``: set where the value is just its only term, dequantized.
     """

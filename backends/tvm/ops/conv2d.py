@@ -1,9 +1,9 @@
-"""Convolutions in two dims whose channels come in vectors: what they compute, and the loops that compute it.
+"""2d convolutions in NCHWc, as tensor expressions.
 
-A value of C channels is held as [n, ceil(C / L), H, W, L] with L the lanes of the processor, so that one load takes L
-channels of a position. Channels beyond C are there and mean nothing: weights that read them are zero.
-The result is computed in tiles: ``rows`` neighbouring columns by ``vectors`` of output channels, whose sums stay in
-registers while all inputs pass by.
+A value of C channels is stored as [n, ceil(C / L), H, W, L] with L the lanes of the processor, so that one load takes L
+channels of a position. Channels beyond C are padding: weights that read them are zero.
+The result is computed in tiles: ``rows`` neighbouring columns by ``vectors`` of output channels, whose accumulators stay in
+registers over the whole reduction.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Array, Scalar, TensorExpr
 
 _MOST_LINES = 16
-"""Lines up to which tuning tries to pad an image in blocks of them; the border of taller blocks is little beside them. Chosen."""
+"""Lines up to which tuning tries to pad an image in blocks of them; taller blocks would save next to nothing. Chosen."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class Convolution:
 
 
 def merge_groups(weight: Array, inputs: int, groups: int, lanes: int) -> tuple[Array, int]:
-    """A weight [out, in / groups, r, s] for fewer groups whose channels come in whole vectors, with zeros between the old ones.
+    """A weight [out, in / groups, r, s] with groups merged (block-diagonal) until channels per group fill a vector.
 
-    As few are joined as give whole vectors; all, where none do. What is multiplied by zero costs less than to do without
-    vectors. One group, or one a channel, stays as it is.
+    As few are merged as needed; all, where no number is enough. Multiplying by zeros costs less than not vectorizing.
+    A single group, or a depthwise one, stays.
     """
     outputs = len(weight)
     if groups == 1 or groups == inputs == outputs:
@@ -120,7 +120,7 @@ def merge_groups(weight: Array, inputs: int, groups: int, lanes: int) -> tuple[A
 
 
 def pack_weight(weight: Array, conv: Convolution, tile: Tile) -> Array:
-    """Weight [out, in / groups, r, s] as the kernel reads it: output channels innermost, filled up to tiles with zeros.
+    """Weight [out, in / groups, r, s] as the kernel reads it: output channels innermost, padded to whole tiles with zeros.
 
     [vectors, in vectors, r, s, in lanes, lanes], [vectors, in, r, s, lanes] for inputs that are not in vectors, and
     [vectors, r, s, lanes] for a depthwise convolution; for Winograd as :func:`winograd.pack_weight` has it.
@@ -197,7 +197,7 @@ def compute(conv: Convolution, tile: Tile, data: TensorExpr, weight: TensorExpr)
 
 
 def _padded(conv: Convolution, columns: int, data: TensorExpr) -> TensorExpr:
-    """The input with its border of zeros, wide enough for tiles that overhang; itself where there is no border."""
+    """The input padded with zeros, wide enough for tiles that overhang; itself where there is no padding."""
     if not any(conv.padding):
         return data
     from tvm import te, tirx

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr, weight: TensorExpr) -> TensorExpr:
     """[n, H, W, lanes of all vectors] of int32 sums of ``data`` [n, H, W, padded channels] and a packed weight.
 
-    The border has the zero point.
+    The padding is the zero point.
     """
     from tvm import te
 
@@ -37,15 +37,13 @@ def convolve(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr, we
 def multiply(geometry: Geometry, tiling: Tiling, data: TensorExpr, weight: TensorExpr) -> TensorExpr:
     """[rows, columns] of int32 sums of ``data`` [rows, depth] and a packed weight.
 
-    Of pairs, [n, rows, columns] of [n, rows, depth] and a packed right operand for each.
+    For a batch, [n, rows, columns] of [n, rows, depth] and a packed right operand for each.
     """
     from tvm import te, tirx
 
     *lead, rows, depth = data.shape
     columns = geometry.outputs
-    tiles = (
-        tirx.floordiv(rows - 1, tiling.rows) + 1
-    )  # spelled as its readers spell it, so that TVM's prover finds both equal
+    tiles = tirx.floordiv(rows - 1, tiling.rows) + 1  # spelled as in its readers, so that TVM's prover finds both equal
     even = geometry.width is not None and geometry.width % tiling.rows == 0
     deep = geometry.steps * geometry.step
     source = data
@@ -65,10 +63,10 @@ def multiply(geometry: Geometry, tiling: Tiling, data: TensorExpr, weight: Tenso
 
 
 def _in_memory(geometry: Geometry, tiling: Tiling, sums: TensorExpr, channels: int) -> Element:
-    """What gives the sum of a position and channel of an image.
+    """Access to the sum of a position and channel of an image.
 
-    Sums are stored where they are in registers of tiles, all channels of a position together, and where channels end
-    within a vector.
+    Sums are stored first, all channels of a position together, if they come from tile registers or channels end within a
+    vector.
     """
     from tvm import te, tirx
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StandaloneKernel:
-    """The contraction of one example, requantized, as a kernel of its own for tuning to time."""
+    """The contraction of one example, requantized, as a kernel of its own that tuning times."""
 
     geometry: Geometry
 

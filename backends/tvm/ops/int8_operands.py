@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr) -> TensorExpr:
-    """The input with its border, as large as the tiles read; itself where that is its own size."""
+    """The input padded to the size that the tiles read; itself where that is its own size."""
     from tvm import te, tirx
 
     top, left, _, _ = geometry.padding
@@ -47,7 +47,7 @@ def pad_to_tiles(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr
 
 
 def im2col(geometry: Geometry, tiling: Tiling, zero: int, data: TensorExpr) -> TensorExpr:
-    """The window of each position, [n, positions, r, s, channels], filled up to whole tiles."""
+    """The window of each position, [n, positions, r, s, channels], padded to whole tiles."""
     from tvm import te, tirx
 
     of = geometry.windows_of

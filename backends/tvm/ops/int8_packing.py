@@ -1,4 +1,4 @@
-"""Weights, and right operands that are computed, as the integer kernels read them."""
+"""Weights, and computed right operands, packed for the integer kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Array, Scalar, TensorExpr
 
 _ONE_GROUP = 4
-"""Channels that one instruction multiplies in each lane: so many depthwise ones cost no more as a dense convolution."""
+"""Channels that one instruction multiplies in each lane: up to so many depthwise ones cost no more as a dense convolution."""
 
 
 def merge_groups(weight: Array, inputs: int, groups: int, lanes: int) -> tuple[Array, int]:
@@ -32,7 +32,7 @@ def merge_groups(weight: Array, inputs: int, groups: int, lanes: int) -> tuple[A
 def packed_shape(geometry: Geometry, tiling: Tiling) -> tuple[int, ...]:
     """[vectors, r, s, steps, step / group, lanes, group]; s is 1 where a line of a window is one row of bytes.
 
-    A depthwise one is [vectors, r, s, lanes].
+    For a depthwise weight, [vectors, r, s, lanes].
     """
     (r, s), lanes, group = geometry.kernel, geometry.instruction.lanes, geometry.instruction.group
     vectors = round_up(geometry.vectors, tiling.vectors)
@@ -42,7 +42,7 @@ def packed_shape(geometry: Geometry, tiling: Tiling) -> tuple[int, ...]:
 
 
 def pack(weight: Array, geometry: Geometry, tiling: Tiling) -> Array:
-    """A weight [out, in / groups, r, s] of int8 in its packed shape, filled up with zeros to whole tiles."""
+    """A weight [out, in / groups, r, s] of int8 in its packed shape, padded with zeros to whole tiles."""
     if geometry.windows_of is not None:
         beyond = geometry.windows_of.padded_channels - weight.shape[1]
         windows = np.pad(weight, [(0, 0), (0, beyond), (0, 0), (0, 0)]).transpose(0, 2, 3, 1)
@@ -65,7 +65,7 @@ def pack(weight: Array, geometry: Geometry, tiling: Tiling) -> Array:
 def pack_quantized(geometry: Geometry, tiling: Tiling, right: TensorExpr, shift: int, *, swapped: bool) -> TensorExpr:
     """Quantized values [n, depth, columns], or [n, columns, depth] if ``swapped``, less ``shift``, packed for each of n.
 
-    What fills up whole tiles is zero.
+    It is padded with zeros to whole tiles.
     """
     from tvm import te, tirx
 

@@ -13,7 +13,7 @@ def pool(
     kind: str, size: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
     out: Sequence[int], border: int,
 ) -> TensorFunction:  # fmt: skip
-    """Maxima of windows as bytes, or their sums as int32; beyond the image lies ``border``. ``padding`` is top, left."""
+    """Maxima of windows as bytes, or their sums as int32; padded with ``border``. ``padding`` is top, left."""
 
     def reduce(data: TensorExpr) -> TensorExpr:
         from tvm import te, tirx
@@ -57,7 +57,7 @@ def spatial_sum(data: TensorExpr) -> TensorExpr:
 
 
 def concatenated(channels: Sequence[int], padded_channels: int) -> TensorFunction:
-    """The first ``channels`` of each of several values, one behind the other, filled up to ``padded_channels``."""
+    """The first ``channels`` of each of several values, one after the other, padded to ``padded_channels``."""
 
     def join(*parts: TensorExpr) -> TensorExpr:
         from tvm import te, tirx

@@ -21,7 +21,7 @@ def from_blocked(channels: Size, lanes: int) -> TensorFunction:
 
 
 def to_blocked(channels: int, lanes: int) -> TensorFunction:
-    """From [n, C, H, W] to [n, C / L, H, W, L], filled up with zeros."""
+    """From [n, C, H, W] to [n, C / L, H, W, L], padded with zeros."""
 
     def transform(data: TensorExpr) -> TensorExpr:
         from tvm import te, tirx

@@ -1,7 +1,7 @@
-"""Matrix products whose output columns come in vectors: what they compute.
+"""Matrix products whose output columns come in vectors, as tensor expressions.
 
-As in a convolution, tiles of ``rows`` rows by ``vectors`` of output columns are summed in registers. A weight is packed
-once, when the program is built, so that a vector of columns lies together; another right operand is packed as it comes.
+As in a convolution, tiles of ``rows`` rows by ``vectors`` of output columns are accumulated in registers. A weight is packed at
+build time, so that a vector of columns is contiguous; another right operand is packed at run time.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def pack_columns(weight: Array, lanes: int, tile: Tile) -> Array:
-    """A weight [k, n] as [n / lanes, k, lanes], filled up to whole tiles with zeros."""
+    """A weight [k, n] as [n / lanes, k, lanes], padded to whole tiles with zeros."""
     padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % (lanes * tile.vectors))])
     return np.ascontiguousarray(padded.reshape(len(weight), -1, lanes).transpose(1, 0, 2))
 
 
 @dataclass(frozen=True)
 class Matmul:
-    """Sizes of a product of [rows, depth] by [depth, columns], or of ``batch`` of them; of dynamic ``rows``, a hint.
+    """Sizes of a product of [rows, depth] by [depth, columns], or of ``batch`` of them; for dynamic ``rows``, the size hint.
 
     Without ``batch`` the right operand is a weight, packed already.
     """
@@ -46,7 +46,7 @@ class Matmul:
         return Task(key, self.rows, vectors, self.depth, work=work, kernel=self)
 
     def tensors(self, tile: Tile) -> list[TensorExpr]:
-        """The operands, and their product; of pairs the right one is packed as part of it."""
+        """The operands, and their product; in a batch the right one is packed as part of it."""
         from tvm import te
 
         lead = (self.batch,) if self.batch else ()
@@ -79,9 +79,7 @@ def compute(tile: Tile, lanes: int, columns: int, left: TensorExpr, packed: Tens
             row = tirx.min(row, rows - 1)
         return left[(*outer, row, k)] * packed[(*outer[len(outer) - packs :], vector, k, lane)]
 
-    tiles = (
-        tirx.floordiv(rows - 1, tile.rows) + 1
-    )  # spelled as its readers spell it, so that TVM's prover finds both equal
+    tiles = tirx.floordiv(rows - 1, tile.rows) + 1  # spelled as in its readers, so that TVM's prover finds both equal
     tiled = te.compute(
         (*lead, vectors, 1, tiles, tile.rows, lanes),
         lambda *at: te.sum(term(*at), axis=k),

@@ -1,4 +1,4 @@
-"""The epilogue of integer kernels: int32 accumulators requantized to what the next layer reads, or dequantized to float."""
+"""The epilogue of integer kernels: int32 accumulators requantized for the next layer, or dequantized to float."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     _Read = Callable[[_Operands, _Indices], Scalar]
 
 _SHIFT = 1.5 * 2**23
-"""A float that leaves no bits for fractions: what is added to it is rounded to an integer, half to even, in its lowest bits.
+"""A float with no bits for fractions: adding a value to it rounds the value to an integer, half to even, in the lowest bits.
 
-A float32 has 23 bits of mantissa, and half of 2**23 more keeps the sum above 2**23 for negative values too. TVM makes vectors
-of that, and not of its function for rounding.
+A float32 has 23 bits of mantissa, and half of 2**23 more keeps the sum above 2**23 for negative values too. TVM vectorizes
+this, and not its own rounding function.
 """
 _SHIFT_BITS = int(np.float32(_SHIFT).view(np.int32))
 
 
 def quantize(value: AffineValue, params: QuantParams) -> tuple[TensorFunction, list[Array]]:
-    """A function of the terms and of the arrays returned beside it, which quantizes an affine value.
+    """A function that quantizes an affine value, of its terms and of the arrays that are returned too.
 
-    Factors are divided by the scale beforehand; bounds of the value become bounds in steps, as rounding keeps order.
+    Factors are divided by the scale beforehand; bounds of the value become bounds in steps, as rounding is monotonic.
     """
     inverse = np.float32(1.0) / np.float32(params.scale)
     low, high = params.range
@@ -52,7 +52,7 @@ def quantize(value: AffineValue, params: QuantParams) -> tuple[TensorFunction, l
 
 
 def dequantize(value: AffineValue) -> tuple[TensorFunction, list[Array]]:
-    """A function of the terms and of the arrays returned beside it, which gives an affine value in float."""
+    """A function that computes an affine value in float, of its terms and of the arrays that are returned too."""
     real, arrays = _linear(value, np.float32(1.0))
 
     def compute(*operands: TensorExpr) -> TensorExpr:

@@ -1,4 +1,4 @@
-"""Sums and maxima of rows, vectorized, several accumulators at once: LLVM does not reassociate, so one would wait for itself."""
+"""Sums and maxima of rows, vectorized, with several accumulators: LLVM does not reassociate, so a single one would serialize."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _LANES = 16
 """Floats of the widest vectors, those of AVX-512; narrower ones take several."""
 _AT_ONCE = (4, 2, 1)
-"""Vectors that are summed up side by side, as many as leave no rest: an addition takes four cycles, and waits for the last."""
+"""Vectors of accumulators, as many as divide the row: an addition has a latency of four cycles."""
 
 Kind = Literal["sum", "max", "sum of squares"]
 
@@ -24,7 +24,7 @@ def known_size(size: Size) -> int | None:
 
 
 def reduce_rows(x: TensorExpr, kind: Kind) -> TensorExpr:
-    """Reduce the last dim, of a known size, of a float32 tensor: vectors first, then their lanes and the rest by pairs."""
+    """Reduce the last dim, of static size, of a float32 tensor: vectors first, then their lanes and the rest pairwise."""
     from tvm import te, tirx
 
     *outer, size = x.shape
@@ -58,7 +58,7 @@ def reduce_rows(x: TensorExpr, kind: Kind) -> TensorExpr:
 
 
 def _by_pairs(values: list[Scalar], both: Callable[[Scalar, Scalar], Scalar]) -> Scalar:
-    """All values as one: neighbours first, so that few wait for each other."""
+    """Combine all values pairwise, neighbours first, for a short dependency chain."""
     while len(values) > 1:
         pairs = zip(values[::2], values[1::2], strict=False)
         values = [*(both(one, other) for one, other in pairs), *values[len(values) // 2 * 2 :]]

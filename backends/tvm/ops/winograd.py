@@ -1,11 +1,11 @@
-"""3x3 convolutions by Winograd's minimal filtering: tiles of outputs with fewer multiplications.
+"""3x3 convolutions by Winograd's algorithm: tiles of outputs with fewer multiplications.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), eq. 5 and 8: for tiles of m x m outputs,
 
     Y = Aᵀ [ Σ_c (G g Gᵀ) ⊙ (Bᵀ d B) ] A
 
-with d a tile of (m + 2)² inputs and g a window. What is in the brackets are (m + 2)² products of matrices, of [positions,
-channels] by [channels, outputs], with (m + 2)² multiplications in place of 9 m² for each pair of channels.
+with d a tile of (m + 2)² inputs and g a window. The brackets hold (m + 2)² matrix products, of [positions, channels] by
+[channels, outputs], with (m + 2)² multiplications in place of 9 m² for each pair of channels.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 COLUMNS, INPUT, LINES, SQUARES = "winograd_columns", "winograd_input", "winograd_lines", "winograd_squares"
 """Names of the blocks: Bᵀ d, its product with B, Aᵀ M, and that with A."""
 STRIP = "fxopt.winograd"
-"""Annotation of the block that gives outputs: rows of a strip, and the side of a square."""
+"""Annotation of the output block: rows of a strip, and the side of a square."""
 _WINDOW = 3
 _BYTES, _CACHED, _STRIP = 4, 2**20, 2**22
-"""Bytes of a float, of weights that stay in the second cache (half of the 2 MB that a server core has), and of the transformed
-values of a strip, which are to stay in the last one: 4 MB is a share of it that several cores leave each other."""
+"""Bytes of a float, of weights that stay in the L2 cache (half of the 2 MB that a server core has), and of the transformed
+values of a strip, which should stay in the last-level cache: 4 MB is a fair share of it among several cores."""
 _TRANSFORM, _READ = 9.0, 8.0
-"""Multiply-adds of vectors in whose time one vector is transformed, and bytes of weights that are read in the time of one where
-they do not stay in the cache. Fitted by hand, so that the rule takes Winograd where it is faster; the timings are not on record.
-To fit them again, tune models with 3x3 convolutions: the database then has the seconds of both ways for each task."""
+"""Cost of transforming one vector, in multiply-adds of vectors, and bytes of weights read in the time of one such multiply-add
+where they do not stay in the cache. Fitted by hand, so that the rule takes Winograd where it is faster; the timings are not on
+record. To fit them again, tune models with 3x3 convolutions: the database then has the seconds of both ways for each task."""
 _POINTS = (Fraction(0), Fraction(-1), Fraction(1), Fraction(1, 2), Fraction(-2))
-"""Where polynomials are evaluated, beside infinity: those with the least error in float32 for 4 outputs.
+"""Where polynomials are evaluated, besides infinity: those with the least error in float32 for 4 outputs.
 
 Barabasz et al., "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (2020), table 1.
 """
@@ -64,7 +64,7 @@ def matrices(outputs: int) -> tuple[Array, Array, Array]:
 
 
 def _coefficients(roots: Sequence[Fraction], length: int) -> list[Fraction]:
-    """Of the polynomial with these roots, from the lowest power on."""
+    """Coefficients of the polynomial with these roots, from the lowest power on."""
     found = [Fraction(1)]
     for root in roots:
         found = [high - root * low for high, low in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
@@ -72,7 +72,7 @@ def _coefficients(roots: Sequence[Fraction], length: int) -> list[Fraction]:
 
 
 def pack_weight(weight: Array, lanes: int, tile: Tile) -> Array:
-    """G g Gᵀ of a weight [out, in, 3, 3] as [m + 2, m + 2, vectors, in, lanes], filled up with zeros to whole tiles."""
+    """G g Gᵀ of a weight [out, in, 3, 3] as [m + 2, m + 2, vectors, in, lanes], padded with zeros to whole tiles."""
     g = matrices(tile.winograd)[1].astype(np.float64)
     made = np.einsum("ir,ocrs,js->ijco", g, weight.astype(np.float64), g).astype(np.float32)
     missing = [(0, 0), (0, 0), (0, -weight.shape[1] % lanes), (0, -len(weight) % (lanes * tile.vectors))]
@@ -81,7 +81,7 @@ def pack_weight(weight: Array, lanes: int, tile: Tile) -> Array:
 
 
 def tasks(inputs: int, outputs: int, out_size: tuple[int, int], lanes: int) -> tuple[WinogradOption, ...]:
-    """The products that a convolution comes to with squares of 2 and of 4, and what is to do beside them."""
+    """The matrix products of a convolution with squares of 2 and of 4, and the cost of the rest."""
     found = []
     for side in (2, 4):
         size, squares = side + _WINDOW - 1, math.prod(-(-extent // side) for extent in out_size)
@@ -95,7 +95,7 @@ def tasks(inputs: int, outputs: int, out_size: tuple[int, int], lanes: int) -> t
 
 
 def _lines(tile: Tile, out_size: tuple[int, int], channels: int) -> int:
-    """Rows of squares that are done at once: as many as need no more memory than a cache holds, in equal strips."""
+    """Rows of squares in a strip: as many as fit the cache, in equal strips."""
     down, across = (-(-extent // tile.winograd) for extent in out_size)
     row = (tile.winograd + _WINDOW - 1) ** 2 * across * channels * _BYTES
     return -(-down // min(down, -(-down * row // _STRIP)))
@@ -106,7 +106,7 @@ def compute(
 ) -> TensorExpr:
     """[n, vectors, H, W, lanes] of ``data`` [n, in vectors, ., ., lanes] and a packed weight.
 
-    ``border``: rows of zeros above, and columns before. An image is done in strips of rows of squares.
+    ``border``: rows of zeros above, and columns before. An image is computed in strips of rows of squares.
     """
     from tvm import te, tirx
 

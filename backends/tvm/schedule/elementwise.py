@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def schedule_rows(sch: Schedule, lanes: int) -> Schedule:
-    """Spread rows over the threads, with all that a row needs computed beside it; else one block after the other.
+    """Parallelize over rows, with everything that a row needs computed with it; else schedule block by block.
 
     Returns the schedule that holds the result.
     """
@@ -19,13 +19,13 @@ def schedule_rows(sch: Schedule, lanes: int) -> Schedule:
 
     _fold_chains(sch)
     blocks = blocks_of(sch)
-    rows = len(sch.get_loops(blocks[-1])) > 1  # a result of one number, or of one row, has none to spread
+    rows = len(sch.get_loops(blocks[-1])) > 1  # a scalar, or a single row, has nothing to parallelize
     if rows and len(blocks) > 1 and any(is_reduction(sch, block) for block in blocks):
         together = sch.copy()
         try:
             _rows_together(together, lanes)
             return together
-        except ScheduleError:  # which loops do not nest only TVM's schedule knows
+        except ScheduleError:  # only TVM's schedule knows which loops do not nest
             pass
     for block in blocks:
         schedule_alone(sch, block, lanes)
@@ -33,7 +33,7 @@ def schedule_rows(sch: Schedule, lanes: int) -> Schedule:
 
 
 def _fold_chains(sch: Schedule) -> None:
-    """Compute what is element-wise where it is read, if it is read once and not again and again in a reduction."""
+    """Inline element-wise blocks into their reader, if there is one that reads each element once, not in a reduction."""
     for block in blocks_of(sch)[:-1]:
         readers = sch.get_consumers(block)
         if is_reduction(sch, block) or len(readers) != 1:
@@ -45,7 +45,7 @@ def _fold_chains(sch: Schedule) -> None:
 
 
 def _read_at_one_place(sch: Schedule, block: SBlockRV, reader: SBlockRV) -> bool:
-    """Whether a reader takes one element of what a block gives for each of its own, be it several times."""
+    """Whether a reader reads one element of a block's result for each of its own, maybe several times."""
     from tvm import ir
     from tvm_ffi import structural_equal, structural_map
 

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import LoopRV, PrimFunc, SBlockRV, Schedule
 
 _TILES, _ROUNDS = 16, 24
-"""Tiles of AMX that one round is to have at most, and rounds that threads are to share at least.
+"""AMX tiles in one parallel iteration, at most, and parallel iterations, at least.
 
-A round's first and last tile are not overlapped with another, so that 16 tiles lose a sixteenth of what pipelining gains; and
-24 rounds divide evenly among 2, 3, 4, 6, 8 and 12 threads. Chosen so, and not fitted; ``tests/bench/tvm_int8.py`` times models.
+The first and last tile of an iteration are not overlapped with another, so that 16 tiles lose a sixteenth of the gain by
+pipelining; and 24 iterations divide evenly among 2, 3, 4, 6, 8 and 12 threads. Chosen, not fitted; ``tests/bench/tvm_int8.py``
+times models.
 """
 
 
 def is_int8(sch: Schedule) -> bool:
-    """Whether the sums of a kernel are those of integers."""
+    """Whether a kernel has integer accumulators."""
     return INT8_KERNEL in sch.get(sch.get_sblock(SUMS)).annotations
 
 
@@ -43,7 +44,7 @@ def schedule_int8(sch: Schedule, lanes: int) -> PrimFunc:
     if (padded := blocks.get(PADDED)) is not None:
         schedule_alone(sch, padded, lanes)
     if (packed := blocks.get(PACKED)) is not None:
-        parallel(sch, list(sch.get_loops(packed))[:2])  # the rest as it is, in which LLVM finds vectors of bytes
+        parallel(sch, list(sch.get_loops(packed))[:2])  # not the others, which LLVM vectorizes by itself
     if kind == "amx":
         _schedule_amx(sch, sums, tiling, epilogue, lanes)
         return use_amx_instructions(sch.mod["main"])
@@ -104,7 +105,7 @@ def _schedule_amx(sch: Schedule, sums: SBlockRV, tiling: Tiling, epilogue: Epilo
 
 
 def _order_loops(sch: Schedule, n: LoopRV, vectors: LoopRV, block: LoopRV, tiles: LoopRV, chunk: int) -> list[LoopRV]:
-    """The loops over tiles: up to ``chunk`` of them are given all their channels together; 0: channels are outside of all."""
+    """The loops over tiles: ``chunk`` of them get all their channels before the next; 0: the loop over channels is outermost."""
     wide = extent(sch, tiles)
     if not chunk or wide is None:
         return [n, vectors, block, tiles]
@@ -116,9 +117,9 @@ def _order_loops(sch: Schedule, n: LoopRV, vectors: LoopRV, block: LoopRV, tiles
 
 
 def _distribute(sch: Schedule, loops: list[LoopRV]) -> int:
-    """Run the outermost of the loops over tiles in threads, and make one loop of the others: up to ``_TILES`` tiles a round.
+    """Parallelize the outermost of the loops over tiles, and fuse the others: up to ``_TILES`` tiles an iteration.
 
-    The loops of a round are pipelined, so that a round wants many tiles; but there must be enough rounds for the threads.
+    The tiles of an iteration are pipelined, so it should have many; but there must be enough iterations for the threads.
     Returns how many loops there are then.
     """
     over, inner = list(loops), list["LoopRV"]()
@@ -144,5 +145,5 @@ def _distribute(sch: Schedule, loops: list[LoopRV]) -> int:
 
 
 def _divisor(size: int, most: int) -> int:
-    """The largest part of a loop that leaves whole rounds, up to ``most``."""
+    """The largest divisor of a loop's extent, up to ``most``."""
     return max((part for part in range(1, most + 1) if size % part == 0), default=1)

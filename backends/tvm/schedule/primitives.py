@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import LoopRV, SBlockRV, Scalar, Schedule, Var
 
 _FEW = 8
-"""Vectors of sums that stay in registers beside what else there is in them: half of the 16 that the smallest target has."""
+"""Vectors of accumulators that stay in registers, with room for operands: half of the 16 that the smallest target has."""
 
 
 def blocks_of(sch: Schedule) -> list[SBlockRV]:
@@ -32,14 +32,14 @@ def extent(sch: Schedule, loop: LoopRV) -> int | None:
 
 
 def parallel(sch: Schedule, loops: list[LoopRV]) -> LoopRV:
-    """Fuse loops and run them in threads, where :mod:`threads` finds that there is enough to do."""
+    """Fuse loops and parallelize them, where :mod:`parallel_threshold` finds that there is enough to do."""
     fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
     sch.parallel(fused)
     return fused
 
 
 def vectorize(sch: Schedule, loop: LoopRV, lanes: int) -> None:
-    """Make vectors of a loop, the last of which may overlap the one before; LLVM finds them where the size can vary."""
+    """Vectorize a loop, with a last vector that may overlap the one before; a loop of dynamic size is left to LLVM."""
     size = extent(sch, loop)
     if size is None or size < lanes:
         return
@@ -52,7 +52,7 @@ def vectorize(sch: Schedule, loop: LoopRV, lanes: int) -> None:
 
 
 def schedule_alone(sch: Schedule, block: SBlockRV, lanes: int) -> None:
-    """Spread a block over the threads, and make vectors of its innermost loop, or of the one around it if that is short."""
+    """Parallelize a block, and vectorize its innermost loop, or the one around it if that is short."""
     loops = list(sch.get_loops(block))
     kinds = [int(var.iter_type) == 2 for var in sch.get(block).iter_vars]
     outer = loops[: kinds.index(True) if True in kinds else len(kinds)][:-1]
@@ -68,15 +68,15 @@ def schedule_alone(sch: Schedule, block: SBlockRV, lanes: int) -> None:
 def inner_loops(sch: Schedule, block: SBlockRV, lanes: int, depth: int) -> None:
     """Order and vectorize the loops of a block that are inside of ``depth`` others.
 
-    A reduction goes around the innermost dim where neighbours in that dim lie together in memory, so that it runs in
-    vectors; else it stays inside.
+    A reduction goes outside of the innermost dim if that is contiguous in memory, so that it is vectorized; else it stays
+    innermost.
     """
     loops = list(sch.get_loops(block))[depth:]
     if not loops:
         return
     if not is_reduction(sch, block):
         if len(loops) > 1 and _short(sch, loops[-1], lanes):
-            sch.unroll(loops[-1])  # LLVM makes vectors of the loop around it
+            sch.unroll(loops[-1])  # LLVM vectorizes the loop around it
         else:
             vectorize(sch, loops[-1], lanes)
         return
@@ -91,7 +91,7 @@ def inner_loops(sch: Schedule, block: SBlockRV, lanes: int, depth: int) -> None:
 
 
 def _vectorize_sums(sch: Schedule, loop: LoopRV, lanes: int) -> None:
-    """Make vectors of a loop within that of a reduction; a few are unrolled, and stay in registers."""
+    """Vectorize a loop inside of a reduction; a few vectors are unrolled, and stay in registers."""
     size = extent(sch, loop)
     if size and size % lanes == 0 and lanes < size <= _FEW * lanes:
         vectors, loop = sch.split(loop, [None, lanes])
@@ -100,12 +100,12 @@ def _vectorize_sums(sch: Schedule, loop: LoopRV, lanes: int) -> None:
 
 
 def _short(sch: Schedule, loop: LoopRV, lanes: int) -> bool:
-    """Whether a loop is known to fill less than a vector by far."""
+    """Whether a loop is known to be much shorter than a vector."""
     return (extent(sch, loop) or lanes) <= lanes // 2
 
 
 def _is_contiguous(sch: Schedule, block: SBlockRV) -> bool:
-    """Whether the last dim of what a reduction gives is that of what it reads."""
+    """Whether the last dim of a reduction's result is the last one of its operand."""
     found = sch.get(block)
     spatial = [var.var for var in found.iter_vars if int(var.iter_type) != 2]
     return any(_depends(region.region[-1].min, spatial[-1]) for region in found.reads if len(region.region))

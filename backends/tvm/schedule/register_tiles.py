@@ -1,4 +1,4 @@
-"""Schedules for convolutions and matrix products: register tiles, whose accumulators stay while the inputs pass by."""
+"""Schedules for convolutions and matrix products: register tiles, with accumulators in registers over the whole reduction."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import LoopRV, SBlockRV, Schedule, Shape
 
 _BYTES, _CACHED = 4, 2**19
-"""Bytes of a float, and bytes of weights that stay in the second cache beside the inputs: half of the 1 MB that AVX-512 servers
+"""Bytes of a float, and bytes of weights that stay in the L2 cache besides the inputs: half of the 1 MB that AVX-512 servers
 before Sapphire Rapids have."""
 _HEIGHTS, _BLOCKS_A_CORE = (8, 7, 6, 5, 4), 4
-"""Lines of a block, tallest first: below 4 the borders that two blocks both read cost more than the cache saves. And blocks for
-each core that are enough where they cannot be dealt out evenly, so that a core without one waits for a quarter of the time.
-Both are choices that were not measured by themselves; ``tests/bench/tvm_speed.py`` shows what they do to whole models."""
+"""Lines of a block, tallest first: below 4 the lines that two blocks both read cost more than the cache saves. And blocks per
+core that are enough where they do not divide evenly, so that a core without one idles for a quarter of the time.
+Both are choices that were not measured by themselves; ``tests/bench/tvm_speed.py`` shows their effect on whole models."""
 _WINDOW = 7
 """Columns of a window up to which a row of it is unrolled: the widest that is common, as in the first layer of a ResNet."""
 
 
 def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
-    """Cut the sums of a kernel into tiles, with what is element-wise behind them computed on each tile as it is done.
+    """Tile the accumulation of a kernel, with the element-wise epilogue fused into each tile.
 
-    The sums are [..., vectors, lines, tiles, rows, lanes], with what they run over behind.
+    Its loops are [..., vectors, lines, tiles, rows, lanes], followed by those of the reduction.
     """
     sums = sch.get_sblock(SUMS)
     tile = Tile.from_list([int(value) for value in sch.get(sums).annotations[TILE]])
@@ -56,12 +56,12 @@ def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
     fuse_epilogue(sch, epilogue, outer[-1], lanes)
     unroll_and_vectorize(sch, sch.get_consumers(sums)[0], len(outer), lanes)
     unroll_and_vectorize(sch, sums, len(outer) + len(over), lanes)
-    for block in (sums, *epilogue.copied):  # what lies in memory of TVM's own LLVM takes for what may overlap all else
+    for block in (sums, *epilogue.copied):  # LLVM takes TVM's own allocations for memory that may alias everything
         sch.set_scope(block, 0, "local")
     if height:
         sch.compute_at(padded, outer[spread - 1], preserve_unit_loops=True)
         inner_loops(sch, padded, lanes, spread)
-    # before the sums fall apart into two blocks, whose rounds TVM cannot tell to be independent
+    # before the reduction is decomposed into two blocks, whose iterations TVM cannot prove independent
     parallel(sch, outer[:spread])
     unroll_and_vectorize(sch, sch.decompose_reduction(sums, over[0]), 1 + len(outer) - spread, lanes)
     for block in epilogue.later:
@@ -70,10 +70,10 @@ def schedule_tiles(sch: Schedule, lanes: int, cores: int) -> None:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """The blocks around the accumulation: ``inlined`` ones, before and behind it, go into ``fused``, which runs on each tile.
+    """The blocks around the accumulation: ``inlined`` ones, before and after it, go into ``fused``, which runs on each tile.
 
     ``copied`` is the copy of a tile that ``fused`` reads, where there is one; ``later`` are the blocks from the first one on that
-    has another shape than the sums, or reduces: they run after all tiles.
+    has another shape than the accumulators, or reduces: they run after all tiles.
     """
 
     inlined: list[SBlockRV]
@@ -104,7 +104,7 @@ def fuse_epilogue(sch: Schedule, epilogue: Epilogue, loop: LoopRV, lanes: int) -
 
 
 def last_of_same_shape(sch: Schedule, chain: list[SBlockRV]) -> int:
-    """Which of the blocks is the last that has an element for each of the first's, as all between have."""
+    """Index of the last of the blocks that all have the shape of the first one and do not reduce."""
     shapes, last = [sch.get(block).writes[0].source.shape for block in chain], 0
     while last + 1 < len(chain) and _same(shapes[last + 1], shapes[0]) and not is_reduction(sch, chain[last + 1]):
         last += 1
@@ -118,9 +118,9 @@ def _same(one: Shape, other: Shape) -> bool:
 
 
 def _lines_at_once(sch: Schedule, sums: SBlockRV, cores: int, channels: str) -> int:
-    """Lines of an image whose inputs are given their border together, so that they stay in the cache; 0 for the whole image.
+    """Lines of an image whose inputs are padded at once, so that they stay in the cache; 0 for the whole image.
 
-    They must leave enough blocks of lines for the threads, and not read the weights too often.
+    There must be enough blocks of lines for the threads, and the weights must not be read too often.
     """
     found = sch.get(sums)
     spatial = [int(var.dom.extent) for var in found.iter_vars[1:3]]
@@ -145,10 +145,10 @@ def _size(shape: Shape) -> int:
 def tile_loops(
     sch: Schedule, sums: SBlockRV, tile: Tile, height: int, *, depthwise: bool = False
 ) -> tuple[list[LoopRV], list[LoopRV], int]:
-    """Order the loops of the sums; return those outside of a tile, those that a tile stays for, and how many are spread.
+    """Order the loops of the accumulation; return those outside of a tile, those of the reduction, and how many are parallel.
 
     With a ``height`` lines are taken in blocks; blocks are outside of the output channels, unless the convolution is depthwise.
-    Loops that the sums are within stay as they are.
+    Loops around the accumulation stay.
     """
     kinds = [int(var.iter_type) == 2 for var in sch.get(sums).iter_vars]
     loops = list(sch.get_loops(sums))[-len(kinds) :]
@@ -173,7 +173,7 @@ def tile_loops(
 
 
 def unroll_and_vectorize(sch: Schedule, block: SBlockRV, depth: int, lanes: int) -> None:
-    """Unroll the loops of a block inside of ``depth`` others, and make vectors of the last."""
+    """Unroll the loops of a block inside of ``depth`` others, and vectorize the last."""
     *loops, last = list(sch.get_loops(block))[depth:]
     size = extent(sch, last)
     if size and size > lanes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def schedule_module(module: IRModule, processor: Processor) -> IRModule:
-    """Give every kernel of a module its loops, for the vectors and cores of a processor."""
+    """Schedule every kernel of a module, for the vectors and cores of a processor."""
     import tvm
     from tvm.tirx import PrimFunc
 
@@ -49,7 +49,7 @@ def _scheduled(function: PrimFunc, processor: Processor) -> PrimFunc:
 
 
 def _has_root(function: PrimFunc) -> bool:
-    """Whether its blocks lie in one that can be scheduled; a scatter is written as loops, which stay as they are."""
+    """Whether its blocks are in one that can be scheduled; a scatter is written as loops, which stay."""
     from tvm.s_tir import SBlockRealize
 
     return isinstance(function.body, SBlockRealize) and function.body.block.name_hint == "root"

@@ -18,7 +18,7 @@ _OUTSIDE = 2
 
 
 def schedule_winograd(sch: Schedule, lanes: int) -> None:
-    """One strip after the other: its inputs, then its products, then its outputs, each in threads."""
+    """One strip after the other: its inputs, then its products, then its outputs, each parallelized."""
     blocks = blocks_of(sch)
     names = [sch.get(block).name_hint for block in blocks]
     operands, behind = blocks[: names.index(COLUMNS)], blocks[names.index(SQUARES) + 1 :]

@@ -1,1 +1,1 @@
-"""Which tiles a kernel may have for the registers of the target, and which is taken. May import ``machine``."""
+"""Which tiles a kernel may have for the registers of the target, and which one is chosen. May import ``machine``."""

@@ -1,10 +1,10 @@
-"""The tiles that AMX may be given, in the order of their estimated cost; and whether windows are gathered for it (im2col).
+"""Candidate tiles for AMX, in the order of their estimated cost; and whether windows are gathered for it (im2col).
 
 The cost is a model of Sapphire Rapids, in cycles. Sizes of caches and rates that Intel states are given with each constant.
 Those that say *fitted* were set by hand when tiles were first pipelined and timed; how is not on record, so take the reasons
 given for likely ones. To fit them again, tune int8 models on the processor (``fxopt build … -b tvm --tune``): each line of the
-database then has the seconds of one tile of one task. Choose what ranks the tiles of each task as these seconds do; what it is
-worth in a whole model ``tests/bench/tvm_int8.py`` shows.
+database then has the seconds of one tile of one task. Choose constants that rank the tiles of each task as these seconds do;
+``tests/bench/tvm_int8.py`` shows the effect on whole models.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import Tile
 
 _SHAPES = ((1, 1), (1, 2), (2, 1), (1, 4), (4, 1), (2, 2))
-"""Lines, and registers of a line, whose accumulators are kept: with up to four of the eight registers, all there are."""
+"""Lines, and registers of a line, of accumulators: all combinations with up to four of the eight registers."""
 _CACHED = 2**20
-"""Bytes of weights that stay in the second cache, of 2 MB a core, beside the positions that pass by: half of it."""
+"""Bytes of weights that stay in the L2 cache, of 2 MB a core, while inputs stream through: half of it."""
 _FIRST_CACHE = 2**14
-"""Bytes of weights of a tile that stay in the first cache, of 48 KB, beside positions and results: a third of it."""
+"""Bytes of weights of a tile that stay in the L1 cache, of 48 KB, besides inputs and results: a third of it."""
 _LOAD, _FAR_LOAD = 0.5, 1.0
-"""Cycles to read a row of 64 bytes: the processor does two such loads a cycle from the first cache, and the second gives at
-most one line a cycle."""
+"""Cycles to read a row of 64 bytes: the processor does two such loads a cycle from L1, and at most one line a cycle from
+L2."""
 _BYTES_OF_A_GROUP = 4
-"""Bytes that one lane multiplies and adds; so many of a step make a row of the register of weights."""
+"""Bytes that one lane multiplies and adds; the weight register has one row for so many of a step."""
 _LANES = 16
 """Output channels of a vector."""
 _REQUANTIZE = {1: 6.0, 2: 4.0, 4: 5.5}
 """Cycles to requantize and store a vector of accumulators, by the vectors of the tile. Fitted: one vector fills a quarter of a
-line of the cache, two half of it; four share their factors and biases less well, as they want more registers."""
+cache line, two half of it; four reuse their factors and biases less well, as they need more registers."""
 _RAGGED = 1.3
-"""How much longer that takes where a tile overhangs the result, as stores are guarded. Fitted."""
+"""Factor on that where a tile overhangs the result, as stores are guarded. Fitted."""
 _NOT_HIDDEN, _NOT_HIDDEN_OF_PARTS = 0.3, 0.2
-"""The part of the shorter of multiplying and requantizing that software pipelining does not hide under the longer; and what is
-added to it where threads write parts of one cache line, as each takes other channels of a position. Fitted."""
+"""The part of the shorter of multiplying and requantizing that software pipelining does not hide behind the longer; and the
+increment where threads write parts of one cache line, as each takes other channels of a position. Fitted."""
 _START = 60
-"""Cycles of a tile beside its steps: registers are zeroed and stored, and the first product is waited for. Fitted."""
+"""Overhead of a tile in cycles: registers are zeroed and stored, and the first product has its latency. Fitted."""
 _REFILL = 8
-"""Bytes of weights a cycle from memory, where they do not stay in the cache and are read again for each tile. Fitted."""
+"""Bytes of weights per cycle from memory, where they do not stay in the cache and are read again for each tile. Fitted."""
 _COPY, _COPY_COST = 16, 2
-"""Bytes that im2col copies at a time, as the channels of a position are few, and cycles for that. Fitted."""
+"""Bytes that im2col copies at a time, as a position has few channels, and cycles for that. Fitted."""
 
 
 def amx_tiles(geometry: Geometry, vectors: int) -> tuple[Tile, ...]:
@@ -59,7 +59,7 @@ def amx_tiles(geometry: Geometry, vectors: int) -> tuple[Tile, ...]:
 
 
 def uses_im2col(geometry: Geometry) -> bool:
-    """Whether windows are gathered first: where that costs less than the rows of registers that short lines leave idle."""
+    """Whether windows are gathered first: if that costs less than the register rows that short lines leave idle."""
     if geometry.instruction.kind != "amx" or geometry.groups > 1 or geometry.width is None:
         return False
     flat = geometry.im2col()
@@ -70,7 +70,7 @@ def uses_im2col(geometry: Geometry) -> bool:
 
 
 def weights_stay(geometry: Geometry) -> bool:
-    """Whether all weights are few enough to stay in the cache while positions pass by."""
+    """Whether all weights fit in the cache while inputs stream through."""
     return _weight_bytes(geometry) <= _CACHED
 
 
@@ -79,7 +79,7 @@ def _weight_bytes(geometry: Geometry) -> int:
 
 
 def _steps(geometry: Geometry) -> int:
-    """Times that ``geometry.step`` bytes are multiplied for an accumulator."""
+    """Multiplications of ``geometry.step`` bytes per accumulator."""
     return geometry.kernel[0] * geometry.columns_apart * geometry.steps
 
 
@@ -91,7 +91,7 @@ def _cost(geometry: Geometry, tile: Tile, vectors: int) -> float:
     """About how many cycles all accumulators take.
 
     TDPBUSD takes a cycle for each row of positions or of weights, whichever are more: 16 cycles of 2048 operations for full
-    registers, as Intel states. Reading registers goes on beside that, and bounds it where products are few for each register.
+    registers, as Intel states. Register loads run in parallel, and are the bound where each register is used in few products.
     """
     lines, registers = tile.lines or 1, (tile.lines or 1) * tile.unroll
     tiles = -(-geometry.columns() // (tile.rows * tile.unroll)) * -(-geometry.out_size[0] // lines)

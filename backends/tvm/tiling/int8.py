@@ -9,20 +9,19 @@ from fxopt.backends.tvm.tiling.int8_geometry import Geometry
 from fxopt.backends.tvm.tiling.task import Tile
 
 _BESIDE = 4
-"""Tiles of vectors that are given all their channels together, so that threads do not write parts of one cache line.
+"""Tiles that get all their channels before the next ones, so that threads do not write parts of one cache line.
 
-Four tiles of some positions each are enough rows of memory for that, and leave enough rounds for the threads. Chosen, not
+Four tiles of some positions each are enough rows of memory for that, and leave enough parallel iterations. Chosen, not
 fitted; tuning does not vary it.
 """
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """A tile of sums: ``lines`` by ``rows`` positions by ``vectors`` of output channels.
+    """A tile of accumulators: ``lines`` by ``rows`` positions by ``vectors`` of output channels.
 
-    ``rows`` are made of registers of ``register`` positions where the instruction is one on tiles. ``chunk`` such tiles,
-    one beside or below the other, are given all their channels before the next ones; 0 if all tiles are given some channels
-    before others.
+    ``rows`` consist of registers of ``register`` positions where the instruction works on tile registers. ``chunk``
+    neighbouring tiles get all their channels before the next ones; 0 if the loop over channels is outermost.
     """
 
     lines: int
@@ -34,7 +33,7 @@ class Tiling:
 
 
 def tiling_from(tile: Tile, geometry: Geometry) -> Tiling:
-    """The tiling that a tile of the task stands for."""
+    """The tiling for a tile of the task."""
     if not geometry.in_tile_registers:
         chunk = 1 if geometry.depthwise else _BESIDE if weights_stay(geometry) else 0
         return Tiling(1, tile.rows, tile.vectors, tile.unroll, chunk=chunk)

@@ -21,9 +21,9 @@ AMX_BYTES = 64
 class Geometry:
     """A convolution of quantized values [n, H, W, padded channels]. A product has one line, its rows as columns, and n is 1.
 
-    ``padding`` is top, left, bottom, right; ``width`` is None where it is dynamic, and ``size_hint`` then stands for it.
-    ``windows_of``: the convolution whose windows are gathered first, each as the channels of one position in one line.
-    ``batch``: how many products there are at once, or a hint, each with a right operand of its own; 0 where that is a weight.
+    ``padding`` is top, left, bottom, right; ``width`` is None where it is dynamic, and ``size_hint`` is used instead.
+    ``windows_of``: the convolution whose windows are gathered first (im2col), each as the channels of one position in one line.
+    ``batch``: the number of products, or a hint, each with a right operand of its own; 0 where that is a weight.
     """
 
     padded_channels: int
@@ -58,7 +58,7 @@ class Geometry:
 
     @property
     def in_tile_registers(self) -> bool:
-        """Whether its sums are those of tiles of AMX."""
+        """Whether its accumulators are in tile registers of AMX."""
         return self.instruction.kind == "amx" and not self.depthwise
 
     @property
@@ -68,7 +68,7 @@ class Geometry:
 
     @property
     def depth(self) -> int:
-        """Bytes that are multiplied for each line of a window, or each position of it, before they are filled up."""
+        """Bytes that are multiplied for each line of a window, or each position of it, before padding."""
         if self.merged:
             return self.kernel[1] * self.padded_channels
         return self.per_group if self.groups > 1 else self.padded_channels
@@ -77,7 +77,7 @@ class Geometry:
     def step(self) -> int:
         """Bytes that are multiplied at once: a row of a tile register, or the group of an instruction.
 
-        Without padding at the end, if the depth has a divisor that fills most of a row.
+        If the depth has a divisor that fills most of a row, that one, so that nothing is padded.
         """
         if self.instruction.kind != "amx":
             return self.instruction.group
@@ -122,7 +122,7 @@ class Geometry:
         return f"int8 {self.instruction.kind} {sizes} {steps} l{self.instruction.lanes}{pairs}"
 
     def columns(self) -> int:
-        """Columns of the output, or the hint where they are dynamic."""
+        """Columns of the output, or the size hint where they are dynamic."""
         wide = self.out_size[1]
         return wide if wide is not None else self.size_hint
 

@@ -1,4 +1,4 @@
-"""What there is to choose for a kernel: a task with its key, the tiles it may be cut into, and the choice made."""
+"""The tuning task of a kernel: its key, its candidate tiles, and the choice made."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Tile:
     """One register tile: ``rows`` positions (columns of an image, or rows of a matrix) by ``vectors`` of outputs.
 
-    ``unroll`` is how many steps of the innermost sum are unrolled. ``lines`` of an image are given their border
-    together: None for as many as the rule says, 0 for all. ``chunk`` tiles are given all their outputs before the next ones;
-    0 if all tiles are given some outputs before others. ``winograd``: the side of the squares of outputs that are computed
-    by Winograd, for which the tile is one of its products; 0 for none.
+    ``unroll`` is how many steps of the innermost reduction loop are unrolled. ``lines`` of an image are padded at once:
+    None for as many as the rule says, 0 for all. ``chunk`` tiles get all their outputs before the next ones; 0 if the loop
+    over outputs is outermost. ``winograd``: the side of the squares of outputs that are computed by Winograd, for which
+    the tile is one of its products; 0 for none.
     """
 
     rows: int
@@ -31,7 +31,7 @@ class Tile:
     winograd: int = 0
 
     def to_list(self) -> list[int]:
-        """As an annotation in TVM holds it, but for ``winograd``, which the blocks of a kernel tell."""
+        """As an annotation in TVM, without ``winograd``, which shows in the blocks of a kernel."""
         return [self.rows, self.vectors, self.unroll, -1 if self.lines is None else self.lines, self.chunk]
 
     @classmethod
@@ -47,33 +47,33 @@ class Tile:
 
 
 _SELDOM = ("chunk", "winograd")
-"""What is left out of plain values where it is 0."""
+"""Fields that are left out of plain values where they are 0."""
 
 
 _MOST_SUMS = {32: 20, 16: 12}
-"""Vectors of sums that stay in so many registers. Of 16, 12 leave those for some vectors of weights and an input. Of 32 there can
-be more: tuning tries up to 28, but LLVM often spills then, which was three times slower; 20 did best by measurement."""
+"""Vectors of accumulators by number of registers. Of 16, 12 leave some for vectors of weights and an input. Of 32 there can be
+more: tuning tries up to 28, but LLVM often spills then, which was three times slower; 20 measured best."""
 _VECTORS, _UNROLLS = (1, 2, 3, 4), (4, 2, 1)
-"""Vectors of a tile by rule, and steps to unroll: the most that divides their number. Tuning tries more of both."""
+"""Vectors of a tile by rule, and steps to unroll: the largest divisor of their number. Tuning tries more of both."""
 _TO_HIDE_LATENCY = 8
-"""Sums that must be under way so that none waits: a multiply-add takes four cycles, and there are two units for them."""
+"""Independent accumulators that hide latency: a multiply-add takes four cycles, and there are two units for them."""
 _LOAD = 0.3
-"""What a load costs beside a multiply-add, which it mostly runs in parallel with. Fitted by hand to tuned tiles, as 20 above;
+"""Cost of a load in multiply-adds, with which it mostly runs in parallel. Fitted by hand to tuned tiles, as 20 above;
 to fit them again, see how far ``tests/bench/tvm_speed.py --tune`` gets beyond the tiles by rule."""
 
 
 class Kernel(Protocol):
-    """What a task computes, as a kernel of its own: a small value that is pickled, for another process to time its tiles."""
+    """The computation of a task as a kernel of its own: a small value that is pickled, for another process to time its tiles."""
 
     def tensors(self, tile: Tile) -> list[TensorExpr]:
-        """The tensor expressions of its arguments, and that of its result, with sizes that are known."""
+        """The tensor expressions of its arguments, and that of its result, with static sizes."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A kernel to choose a tile for: ``positions`` in a line that a tile is cut from, a hint where they are dynamic.
+    """A kernel to choose a tile for: ``positions`` in a line that is tiled, the size hint where they are dynamic.
 
-    ``vectors`` of outputs there are in all; ``steps`` of the innermost sum; ``key`` names the task, the same for equal
+    ``vectors`` of outputs in all; ``steps`` of the innermost reduction; ``key`` names the task, the same for equal
     kernels of any model.
     """
 
@@ -82,27 +82,27 @@ class Task:
     vectors: int
     steps: int
     shared: bool = True
-    """Whether one input value serves all the vectors of a tile; in a depthwise convolution each has its own."""
+    """Whether all vectors of a tile share an input value; in a depthwise convolution each has its own."""
     grouped: bool = False
     """Whether a tile must stay within ``vectors``, as the next ones read other inputs; else the last may overhang."""
     lines: tuple[int, ...] = ()
-    """How many lines at once there are to choose from, beside what the rule says."""
+    """Candidate numbers of lines to pad at once, besides the one by rule."""
     work: int = 1
     """Multiply-adds of vectors."""
     winograd_options: tuple[WinogradOption, ...] = ()
-    """The same by Winograd, where there is that."""
+    """The same computation by Winograd, where possible."""
     offered: tuple[Tile, ...] = ()
-    """The tiles there are, best first, for kernels with a rule of their own; empty for the common rule."""
+    """The candidate tiles, best first, for kernels with a rule of their own; empty for the common rule."""
     kernel: Kernel | None = field(default=None, compare=False, repr=False)
-    """What to time; None for what is never tuned."""
+    """The kernel to time; None for a task that is never tuned."""
 
 
 @dataclass(frozen=True)
 class WinogradOption:
-    """A convolution by Winograd: ``side`` of a square of outputs, the task of its products, and what else it costs.
+    """A convolution by Winograd: ``side`` of a square of outputs, the task of its products, and its further costs.
 
-    ``transform_cost`` is that of the transforms and of reading weights, in multiply-adds of vectors; ``extra_weight_bytes`` is
-    what the transformed weights take more than the windows.
+    ``transform_cost`` is that of the transforms and of reading weights, in multiply-adds of vectors; ``extra_weight_bytes`` are
+    those of the transformed weights, less those of the original ones.
     """
 
     side: int
@@ -112,12 +112,12 @@ class WinogradOption:
 
 
 def round_up(size: int, part: int) -> int:
-    """A size filled up to whole parts."""
+    """A size rounded up to a multiple of ``part``."""
     return -(-size // part) * part
 
 
 def candidates(task: Task, processor: Processor) -> list[Tile]:
-    """Tiles whose sums stay in registers, the one that is best by rule first, and then the best of other ways to compute it.
+    """Tiles whose accumulators fit in registers, the best by rule first, and then the best of each other algorithm.
 
     A tile leaves registers for its operands. The other sizes that tuning may try are in ``tuning.proposals.space``.
     """
@@ -133,7 +133,7 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
 
 
 def _tiles(task: Task, most: int) -> list[Tile]:
-    """All tiles of up to so many sums."""
+    """All tiles of up to so many accumulators."""
     found = []
     for vectors in _VECTORS if task.shared else (1,):
         if task.grouped and task.vectors % vectors:
@@ -146,7 +146,7 @@ def _tiles(task: Task, most: int) -> list[Tile]:
 
 
 def cost(task: Task, tile: Tile) -> float:
-    """About how long it takes: multiply-adds, what is computed for nothing, loads, and latency that is not hidden.
+    """Estimated time: multiply-adds, wasted ones, loads, and latency that is not hidden.
 
     A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds.
     """
@@ -160,7 +160,7 @@ def cost(task: Task, tile: Tile) -> float:
 
 
 def fits(task: Task, tile: Tile) -> bool:
-    """Whether a kernel of the task can be made in such tiles, as in all that tuning tries; a database may hold others."""
+    """Whether a kernel of the task can be built in such tiles, as in all that tuning tries; a database may hold others."""
     if task.offered:
         return tile in task.offered
     if tile.winograd:
@@ -174,8 +174,8 @@ def fits(task: Task, tile: Tile) -> bool:
 class Choices:
     """The tile of each task for one processor: that of ``tuned`` by key, or the best by rule.
 
-    ``winograd``: whether convolutions may be computed by Winograd. ``chosen`` notes what was chosen, for the report,
-    and ``facts`` what else there is to say of the kernels; ``tasks`` and ``uses`` what was asked for, and how often.
+    ``winograd``: whether convolutions may be computed by Winograd. ``chosen`` records the choices, for the report, and
+    ``facts`` further facts about the kernels; ``tasks`` and ``uses`` the tasks so far, and how often each occurred.
     """
 
     def __init__(self, processor: Processor, tuned: dict[str, Tile] | None = None, *, winograd: bool = True) -> None:
@@ -198,10 +198,10 @@ class Choices:
         return tile
 
     def to_dict(self) -> Facts:
-        """Plain values of what was chosen."""
+        """The choices as plain values."""
         return {key: tile.to_dict() for key, tile in sorted(self.chosen.items())}
 
 
 def output_size(size: int, border: int, kernel: int, stride: int, dilation: int) -> int:
-    """How many windows of a kernel there are along a dim with its border."""
+    """The output size of a convolution along a dim; ``border`` is the padding of both sides."""
     return (size + border - (kernel - 1) * dilation - 1) // stride + 1

@@ -1,14 +1,16 @@
-"""Matrix products in the tile registers of AMX: loops as TVM knows them, and in their place the processor's instructions.
+"""Matrix products in the tile registers of AMX: the loops of marked blocks are replaced by the processor's instructions.
 
-For each step a register of positions is read with up to 64 bytes a row, and one of weights; one instruction multiplies and
-adds all of it. The schedule marks three blocks, ZERO, MULTIPLY and STORE, with loops that say what they do; here their
-bodies are replaced. What each thread sets its registers up with is noted at the loop in threads, and put in when that is
+For each step a register of positions is loaded with up to 64 bytes a row, and one of weights; one instruction multiplies and
+accumulates all of it. The schedule marks three blocks, ZERO, MULTIPLY and STORE, whose loops define their semantics; here
+their bodies are replaced. The tile configuration of each thread is annotated at the parallel loop, and inserted when that is
 lowered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.graph.relax_utils import is_int
@@ -31,16 +33,30 @@ if TYPE_CHECKING:
     )
 
 MARK = "fxopt.amx"
-"""Annotation of a block: what it does, and which registers it does it with."""
+"""Annotation of a block: which of the three it is, and its registers."""
 ZERO, MULTIPLY, STORE = "zero", "multiply", "store"
 CONFIGURATION = "fxopt.amx.configuration"
-"""Annotation of a loop in threads."""
+"""Annotation of a parallel loop: the tile configuration of its threads."""
 _INTRINSIC = "llvm.x86."
-"""What LLVM's names of the instructions begin with."""
+"""Prefix of LLVM's names of the instructions."""
 _ROWS = 3
-"""The loop over the rows of a register, behind those of vectors, lines and registers of a line."""
+"""The loop over the rows of a register, after those of vectors, lines and registers of a line."""
 _SUM = 4
-"""Bytes of a sum."""
+"""Bytes of an accumulator."""
+_emulation: ContextVar[str] = ContextVar("emulation", default="")
+
+
+@contextlib.contextmanager
+def emulated(prefix: str) -> Iterator[None]:
+    """Within it, kernels are compiled for a machine without AMX: they call C functions in place of the instructions.
+
+    The process has to have those loaded: ``int32_t <prefix>tilezero(int8_t)``, and so on, with the operands of LLVM's intrinsics.
+    """
+    token = _emulation.set(prefix)
+    try:
+        yield
+    finally:
+        _emulation.reset(token)
 
 
 def use_amx_instructions(function: PrimFunc) -> PrimFunc:
@@ -83,7 +99,7 @@ def use_amx_instructions(function: PrimFunc) -> PrimFunc:
 
 
 def configured(loop: For, body: Stmt) -> Stmt:
-    """A body of statements, with the registers set up before it and given back behind if ``loop`` has a note of them."""
+    """A body of statements, with the registers configured before it and released after it if ``loop`` is annotated so."""
     from tvm import tirx
 
     if CONFIGURATION not in loop.annotations:
@@ -96,7 +112,7 @@ def configured(loop: For, body: Stmt) -> Stmt:
 
 
 class _Nest:
-    """Loops around one assignment, whose operands can be asked for at chosen rounds of the loops."""
+    """Loops around one assignment, whose operands can be accessed at chosen iterations of the loops."""
 
     def __init__(self, body: Stmt) -> None:
         from tvm.s_tir import SBlockRealize
@@ -111,7 +127,7 @@ class _Nest:
         self.assignment = body.block.body
 
     def address(self, buffer: Buffer, indices: Sequence[Scalar], *rounds: int) -> Scalar:
-        """Where an element is in the given rounds of the outermost loops, and in the first of the others."""
+        """The address of an element in the given iterations of the outermost loops, and the first of the others."""
         from tvm import tirx
 
         return tirx.address_of(self.element(buffer, indices, *rounds))
@@ -123,7 +139,7 @@ class _Nest:
         return tirx.BufferLoad(buffer, self._at(indices, rounds))
 
     def stride(self, buffer: Buffer, indices: Sequence[Scalar], loop: int) -> int:
-        """Elements from one round of a loop to the next."""
+        """Distance in elements from one iteration of a loop to the next."""
         from tvm.sym import Analyzer
 
         one = tuple(int(i == loop) for i in range(len(self.loops)))
@@ -159,7 +175,7 @@ def _zero(nest: _Nest, registers: Registers) -> list[Stmt]:
 
 
 def _multiply(nest: _Nest, registers: Registers) -> list[Stmt]:
-    """Each register of positions by each of weights, read when first needed; those that pass are in the outer loop."""
+    """Each register of positions by each of weights, loaded when first needed; those loaded in turn are in the outer loop."""
     product = nest.assignment.value.b
     data, weight = product.a.value, product.b.value
     stride = nest.stride(_source(data), data.indices, _ROWS)
@@ -182,7 +198,7 @@ def _store(nest: _Nest, registers: Registers) -> list[Stmt]:
     from tvm import tirx
 
     target = nest.assignment
-    stride = ROW * registers.across  # of the array as TVM will make it: as small as what it sees of its use
+    stride = ROW * registers.across  # of the array as TVM will shrink it to its accessed region
     calls = [
         _call("tilestored64", _byte(number), nest.address(target.buffer, target.indices, v, y, x), _long(stride))
         for number, y, x, v in registers.sums
@@ -194,11 +210,13 @@ def _store(nest: _Nest, registers: Registers) -> list[Stmt]:
 def _call(name: str, *operands: Scalar) -> Evaluate:
     from tvm import tirx
 
+    if prefix := _emulation.get():
+        return tirx.Evaluate(tirx.call_extern("int32", f"{prefix}{name}", *operands))
     return tirx.Evaluate(tirx.call_llvm_intrin("void", f"{_INTRINSIC}{name}", *operands))
 
 
 def _source(access: TensorLoad | TensorRegion | BufferStore) -> Buffer:
-    """The array that a load or a region is of."""
+    """The buffer of a load, store or region."""
     return access.buffer if hasattr(access, "buffer") else access.source
 
 
@@ -215,14 +233,14 @@ def _long(value: int) -> Scalar:
 
 
 def _uses_tiles(body: Stmt) -> bool:
-    """Whether there is an instruction on tiles in a body."""
+    """Whether a body has an instruction on tile registers."""
     from tvm.tirx import Evaluate
     from tvm_ffi import structural_map
 
     found = []
 
     def note(statement: Evaluate) -> Evaluate:
-        found.append(_INTRINSIC in str(statement))
+        found.append((_emulation.get() or _INTRINSIC) in str(statement))
         return statement
 
     structural_map(body, (Evaluate, note))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def rebuilt(block: SBlock, **changes: object) -> SBlock:
-    """A block with some of its parts changed, by the names that TVM has for them."""
+    """A block with some of its fields changed, by TVM's names for them."""
     from tvm.s_tir import SBlock
 
     names = (
@@ -40,7 +40,7 @@ def map_kernels(module: IRModule, kind: type, change: Callable[[Stmt], Stmt]) ->
 
 
 def on_the_stack(buffer: Buffer) -> AllocBuffer:
-    """An array of a known, small size that is not taken from the runtime's pool."""
+    """Allocate a buffer of static, small size on the stack, not from the runtime's pool."""
     from tvm import tirx
 
     return tirx.AllocBuffer(buffer, {"disable_lower_builtin": tirx.const(1, "bool")})

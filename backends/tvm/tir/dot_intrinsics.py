@@ -1,5 +1,5 @@
 # mypy: disable-error-code="valid-type, untyped-decorator"
-"""The intrinsics for one vector of sums, in TVM's script: what they compute, and the processor's instruction for it."""
+"""The intrinsics for one vector of accumulators, in TVMScript: the computation, and the processor's instruction for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxopt.backends.tvm.machine.dot_instructions import Kind
 
 @functools.cache
 def dot_intrinsic(kind: Kind, lanes: int) -> str:
-    """Register the intrinsic for one vector of sums of ``lanes``: each adds four products; return its name."""
+    """Register the intrinsic for one vector of ``lanes`` accumulators, each of which adds four products; return its name."""
     from tvm.s_tir import TensorIntrin
     from tvm.script import tirx as T
 

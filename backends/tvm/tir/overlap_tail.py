@@ -3,8 +3,8 @@
 before: for i in 0 … 197: y[i] = f(x[i])
 after:  for v in 0 … 13: for lane in vector: with i = min(16 v, 181) + lane: y[i] = f(x[i])
 
-A few elements are computed twice, and none in a scalar loop, in which each would take as long as a vector. So y must not take
-the memory of x, as TVM lets it where both are read and written at the same index: the index that y is written at is spelled
+A few elements are computed twice, and none in a scalar loop, in which each would take as long as a vector. So y must not reuse
+the memory of x, as TVM allows where both are accessed at the same index: the index that y is written at is spelled
 another way.
 """
 
@@ -22,7 +22,7 @@ OVERLAPPING = "fxopt.overlapping"
 
 
 def overlap_tails(function: PrimFunc) -> PrimFunc:
-    """The kernel with vectors in the marked loops, but where it is not sure to be the same, or would be no faster."""
+    """The kernel with the marked loops vectorized, except where it may not be equivalent, or would be no faster."""
     from tvm.tirx import For
     from tvm_ffi import structural_map
 
@@ -61,7 +61,7 @@ def _in_vectors(loop: For) -> For:
 
 
 def _suits(realized: Stmt) -> bool:
-    """Whether a block only stores, gives floats or is made of them, reads not what it writes, and chooses by no element."""
+    """Whether a block only stores, has float results or operands, does not read its own buffer, and has no branch on data."""
     from tvm import ir
     from tvm.s_tir import SBlockRealize
     from tvm.tirx import BufferStore, IntImm

@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import For, IRModule, Scalar, Size, Stmt
 
 _LITTLE = 150_000
-"""Vector operations up to which one thread does all: several times what it costs to hand out rounds.
+"""Vector operations up to which one thread does all: several times the overhead of work stealing.
 
 Fitted by hand on a two-core machine, with small models such as digits, and not on record in more detail. To fit it again, build
 a small model with several values and ``threads=None``, and compare the artifacts with ``fxopt bench``.
 """
 _TILE = 32
-"""Operations that an instruction on tile registers counts as, which stands as a statement by itself: 16 cycles, in which a
-processor does two operations on vectors each."""
+"""Vector operations that an instruction on tile registers, a statement by itself, counts as: 16 cycles, with two vector
+operations each."""
 _DYNAMIC_ROUNDS = 4
-"""Rounds of a loop of dynamic size inside of one in threads: a guess, as :func:`graph.relax_utils.size_hint` makes."""
+"""Iterations of a loop of dynamic size inside of a parallel one: a guess, as by :func:`graph.relax_utils.size_hint`."""
 _OPERANDS = ("a", "b", "value", "condition", "true_value", "false_value")
 
 
 def in_threads(module: IRModule, cores: int) -> IRModule:
-    """The module, in which each loop in threads first looks whether its rounds are many enough, unless that is known.
+    """The module, in which each parallel loop first checks whether it has enough iterations, unless that is static.
 
-    If they are, the threads of up to ``cores`` share them.
+    If it has, up to ``cores`` threads share them.
     """
     from tvm import tirx
 
@@ -49,7 +49,7 @@ def in_threads(module: IRModule, cores: int) -> IRModule:
 
 
 def _least(extent: Size) -> int:
-    """Rounds there are if every dynamic size is 1."""
+    """Iterations if every dynamic size is 1."""
     from tvm import ir, tirx
     from tvm.sym import Analyzer
     from tvm_ffi import structural_map
@@ -60,7 +60,7 @@ def _least(extent: Size) -> int:
 
 
 def _work(statement: Stmt) -> int:
-    """About how many operations on vectors a statement takes."""
+    """Estimated number of vector operations of a statement."""
     from tvm import ir, tirx
 
     if isinstance(statement, tirx.For):
@@ -81,7 +81,7 @@ def _work(statement: Stmt) -> int:
 
 
 def _operations(value: Scalar) -> int:
-    """Operations and loads of an expression, but for what indices take."""
+    """Operations and loads of an expression, without those of indices."""
     from tvm import ir
 
     if isinstance(value, ir.TensorLoad):

@@ -1,7 +1,7 @@
 """The last passes before LLVM: TVM's own, and buffers of a tile as stack allocas, so that mem2reg keeps them in registers.
 
-By itself TVM 0.27 takes every array from its pool at run time. LLVM cannot know that nothing else points there, and stores each
-sum again after each step.
+By default TVM 0.27 allocates every buffer from its pool at run time. LLVM cannot know that nothing aliases it, and stores each
+accumulator again after each step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @functools.cache
 def register_pipeline(cores: int) -> str:
-    """Make the pipeline for so many cores known to TVM; return its name."""
+    """Register the pipeline for so many cores with TVM; return its name."""
     import tvm
     from tvm import tirx
 
@@ -37,7 +37,7 @@ def register_pipeline(cores: int) -> str:
 
 
 def _on_the_stack(module: IRModule) -> IRModule:
-    """Mark the arrays of scope ``local`` so that they are not taken from the pool."""
+    """Mark the buffers of scope ``local`` so that they are not allocated from the pool."""
     import tvm
 
     def mark(alloc: AllocBuffer) -> AllocBuffer:

@@ -3,8 +3,8 @@
 before: for each tile: multiply, store the sums, read and round them
 after:  for each tile: multiply, read and round the sums of the tile before, store the sums; then those of the last
 
-The unit for tiles and those for vectors then work at the same time. In the order before, the processor does not look far
-enough ahead to find the next multiplication. One array for the sums is enough, as they are read before it is written again.
+The tile unit and the vector units then work at the same time. Without this, out-of-order execution does not reach far enough
+to find the next multiplication. One buffer of accumulators is enough, as they are read before it is written again.
 """
 
 from __future__ import annotations

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     )
 
 MARK = "fxopt.whole_tiles"
-"""Annotation of the block that writes: 1 if the statement before its loops only copies the sums, out of registers."""
+"""Annotation of the block that writes: 1 if the statement before its loops only copies the accumulators out of registers."""
 
 
 def split_edge_tiles(function: PrimFunc) -> PrimFunc:
-    """The kernel with both versions of what is marked."""
+    """The kernel with both versions of the marked blocks."""
     from tvm.tirx import SeqStmt
     from tvm_ffi import structural_map
 
@@ -70,7 +70,7 @@ def _nest(step: Stmt) -> tuple[list[For], SBlockRealize | None]:
 
 
 def _last_is_inside(predicate: Scalar, loops: list[For]) -> Scalar | None:
-    """Whether the last element of a tile is in the result, as all bounds are upper ones; None if it always is."""
+    """Whether the last element of a tile is inside the result, as all bounds are upper ones; None if it always is."""
     from tvm.sym import Analyzer
     from tvm.tirx import IntImm, Var
     from tvm_ffi import structural_map
@@ -81,7 +81,7 @@ def _last_is_inside(predicate: Scalar, loops: list[For]) -> Scalar | None:
 
 
 def _full_tile(loops: list[For], realized: SBlockRealize, copy: SBlockRealize | None) -> Stmt:
-    """The loops without the bound, unrolled and vectorized; what ``copy`` copies is read where it comes from."""
+    """The loops without the bound, unrolled and vectorized; values that ``copy`` copies are read from their source."""
     from tvm import ir, tirx
     from tvm_ffi import structural_map
 
@@ -101,7 +101,7 @@ def _full_tile(loops: list[For], realized: SBlockRealize, copy: SBlockRealize | 
 
 
 def _without_mark(realized: SBlockRealize, predicate: Scalar, block: SBlock) -> SBlockRealize:
-    """A block in place of another, without the annotation."""
+    """Replace a block by another, without the annotation."""
     from tvm.s_tir import SBlockRealize
 
     notes = {key: value for key, value in block.annotations.items() if key != MARK}

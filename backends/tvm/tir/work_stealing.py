@@ -1,11 +1,11 @@
-"""Rounds of a loop in threads, shared by work stealing: a thread that is done takes rounds of those that are not.
+"""Parallel loops with work stealing: a thread that is done takes iterations of those that are not.
 
-TVM gives each thread its part of the rounds and waits for the last one. Cores are seldom equally fast: a phone has big and
-small ones, and on a rented machine somebody else may use the other half of a core. Here each thread has its part too, so
-that it finds in its cache what it wrote in the layer before, but then goes on with the parts of the others.
+TVM gives each thread its part of the iterations and waits for the last one. Cores are seldom equally fast: a phone has big and
+small ones, and on a rented machine somebody else may use the other hyperthread. Here each thread begins with its own part too,
+so that the values it wrote in the layer before are in its cache, but then goes on with the parts of the others.
 
 The idea is that of Blumofe and Leiserson, "Scheduling multithreaded computations by work stealing" (JACM 1999); in place of
-a queue each part has a counter, from which its owner and thieves alike take the next rounds.
+a queue each part has a counter, from which its owner and thieves alike take the next iterations.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import For, Scalar, Stmt
 
 _TIMES = 16
-"""About how often a thread goes to a counter for the rounds of one part. Others wait at the end for at
-most one in 16 of a part. More takes would leave less to wait for, and cost more atomic additions. Chosen, not fitted."""
+"""About how often a thread takes iterations of one part. At the end others wait for at most a sixteenth of a part. Smaller
+takes would shorten the wait, and cost more atomic additions. Chosen, not fitted."""
 _LINE = 8
-"""Counters are so many int64 apart that each has a cache line of 64 bytes of its own."""
+"""Distance of counters in int64, so that each has a cache line of 64 bytes of its own."""
 _TAKE = "fxopt_take"
 _LLVM = f"""
 define i64 @{_TAKE}(ptr %counter, i64 %count) {{
@@ -30,11 +30,11 @@ define i64 @{_TAKE}(ptr %counter, i64 %count) {{
   ret i64 %before
 }}
 """
-"""TVM has no atomic operations for processors; LLVM's language has, for all of them."""
+"""TVM has no atomic operations for CPUs; LLVM IR has them for all of them."""
 
 
 def share(loop: For, cores: int) -> Stmt:
-    """A loop in threads as one over ``cores`` parts, whose rounds any thread may take; it serves any number of threads."""
+    """A parallel loop as one over ``cores`` parts, whose iterations any thread may take; it works with any number of threads."""
     from tvm import tirx
     from tvm.ir import StringImm
     from tvm.tirx import BufferLoad, BufferStore, For, ForKind, SeqStmt

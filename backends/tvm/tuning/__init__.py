@@ -1,4 +1,4 @@
-"""Tiles found by measurement: tried in processes that stay, kept in a file that all models and sessions share.
+"""Tiles found by measurement: timed in persistent processes, kept in a file that all models and runs share.
 
 trial.py         one tile, tried; the record of a task
 database.py      one line a trial, for one processor and version

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Facts
 
 SCHEDULES = 1
-"""Version of the code that makes kernels of tiles, in the stamp of each trial. It is raised when the kernels of a task become
-others, or are timed in another way: then the seconds that users measured before say nothing any more. Text and names may
-change as they like. ``tests/backends/tvm/test_schedule_version.py`` fails where kernels changed and this did not."""
+"""Version of the code that generates kernels from tiles, in the stamp of each trial. It is raised when the kernels of a task
+change, or are timed in another way: then earlier seconds no longer count. Text and names may change freely.
+``tests/backends/tvm/test_schedule_version.py`` fails where kernels changed and this did not."""
 
 
 def default_path() -> Path:
@@ -36,8 +36,8 @@ def default_path() -> Path:
 class Database:
     """The trials for one processor and number of threads, in the file ``path``, which others may write to as well.
 
-    Those on an ``emulated`` one are kept apart: what they took says nothing of a real one.
-    What cannot be used is in ``notes``: damaged lines, and trials of another TVM or of other schedules.
+    Those on an ``emulated`` one are kept apart: their times say nothing about a real one.
+    ``notes`` lists unused lines: damaged ones, and trials of another TVM or of other schedules.
     """
 
     def __init__(self, path: Path, processor: Processor, threads: int, *, emulated: bool = False) -> None:
@@ -59,7 +59,7 @@ class Database:
         return {key: record.best for key, record in self._records.items() if record.best is not None}
 
     def add(self, key: str, trial: Trial) -> None:
-        """Append a trial. Raises OSError where it cannot be written as a whole; the file then is as it was."""
+        """Append a trial. Raises OSError where it cannot be written as a whole; the file then does not change."""
         values: Facts = {"task": key, **self.stamp, "tile": trial.tile.to_dict(), "seed": trial.seed}
         if trial.failed:
             values["failed"] = trial.failed
@@ -113,13 +113,13 @@ _LONGEST = 100_000
 _RANGES = {
     "rows": (1, 256), "vectors": (1, 64), "unroll": (1, 64), "lines": (0, 65536), "chunk": (0, 65536), "winograd": (0, 8),
 }  # fmt: skip
-"""What the numbers of a tile can be; tuning tries smaller ones."""
+"""Ranges of a tile's fields; tuning tries smaller ones."""
 _MOST_CODE = 4096
-"""Vector instructions of a step that a tile may have: more take LLVM minutes."""
+"""Vector instructions of a step that a tile may have: LLVM needs minutes for more."""
 
 
 def _trial(values: Facts) -> Trial:
-    """The trial of a line. Raises ValueError, TypeError or KeyError for what no trial has written."""
+    """The trial of a line. Raises ValueError, TypeError or KeyError for a line that is no trial."""
     rival = _tile(values["rival"]) if "rival" in values else None
     seconds = None if "failed" in values else _seconds(values["seconds"])
     beside = _seconds(values["rival_seconds"]) if rival else None
@@ -147,6 +147,6 @@ def _seconds(value: object) -> float:
 
 
 def _describe(processor: Processor, threads: int, emulated: bool) -> str:
-    """What the seconds depend on; the number of threads too, as the best tile for one may leave another idle."""
+    """The machine that the seconds depend on; with the number of threads, as the best tile for one may leave others idle."""
     words = ["emulated"] * emulated + [processor.triple, processor.mcpu, *processor.mattr]
     return " ".join([*words, f"l{processor.lanes} r{processor.registers} c{processor.cores} t{threads}"])

@@ -14,9 +14,9 @@ from fxopt.backends.tvm.tiling.task import Kernel, Tile
 
 @dataclass(frozen=True)
 class Job:
-    """A kernel to time in a tile, beside a ``rival``, which is None in the first trial.
+    """A kernel to time in a tile, in turns with a ``rival``, which is None in the first trial.
 
-    ``seen`` are the least seconds that the rival took before in this search; ``device`` is where to time it, None for here;
+    ``seen`` are the least seconds of the rival so far in this search; ``device`` is where to time it, None for this machine;
     it may be ``away`` for some seconds.
     """
 
@@ -41,24 +41,24 @@ class Times:
 
 @dataclass(frozen=True)
 class Lost:
-    """That the device was lost, and did not come back: no fault of the job."""
+    """The device was lost, and did not come back: not the job's fault."""
 
     reason: str
 
 
 Timer = Callable[[], float]
-"""Times a round of calls; gives seconds of the fastest, as what else runs on a machine only adds."""
+"""Times a round of calls; returns the seconds of the fastest, as other load only adds to them."""
 
 
 class LostError(Exception):
-    """The device is gone, and does not come back."""
+    """The device is lost, and does not come back."""
 
 
 class KernelRunner(Protocol):
-    """Where kernels run: here, or on a device."""
+    """Where kernels run: on this machine, or on a device."""
 
     def timer(self, job: Job, tile: Tile) -> Timer:
-        """Compile a kernel and bring it there; it has been called once already."""
+        """Compile a kernel and load it; it has been called once already."""
 
     def renew(self) -> bool:
-        """After an error: whether it may have been the device's, which is there again. Raises LostError if it is not."""
+        """After an error: whether the device may have caused it and is back. Raises LostError if it does not come back."""

@@ -1,4 +1,4 @@
-"""Kernels compiled by JIT and timed in the same process; and what is the same for a device."""
+"""Kernels compiled by JIT and timed in the same process; and the parts shared with devices."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Device, Executable, IRModule, Module, TensorExpr
 
 _ROUND_MS, _CALL_MS = 5.0, 0.05
-"""Milliseconds of a round of calls, short enough to fall between interruptions, and of calls that are timed together, as to read
-the clock takes a part of a microsecond."""
+"""Milliseconds of a round of calls, short enough to fall between interruptions, and of calls that are timed together, as
+reading the clock takes a fraction of a microsecond."""
 _LARGE, _CACHES, _COLD = 2**20, 2**26, 2
-"""Bytes of a weight that does not stay in a core's cache until the next call (half of a second cache of 2 MB), and of what is put
-there instead, more than that and a share of the last cache; calls of a round after that."""
+"""Bytes of a weight that does not stay in a core's cache until the next call (half of an L2 cache of 2 MB), and of a buffer
+that evicts it, larger than L2 and a share of the last-level cache; calls of a round with eviction."""
 
 
 class LocalRunner:
     """Runs kernels on this machine."""
 
     def timer(self, job: Job, tile: Tile) -> Timer:
-        """Compile a kernel; it has been called once, as machine code is made in the first call."""
+        """Compile a kernel; it has been called once, as the JIT compiles in the first call."""
         import tvm
 
         from fxopt.backends.tvm.runtime import use_threads
@@ -33,7 +33,7 @@ class LocalRunner:
         return timer_of(executable.mod, tensors, tvm.cpu())
 
     def renew(self) -> bool:
-        """What failed here fails again."""
+        """No: an error on this machine repeats."""
         return False
 
 
@@ -49,7 +49,7 @@ def compiled(job: Job, tile: Tile) -> tuple[Executable, list[TensorExpr]]:
 
 
 def scheduled(kernel: Kernel, tile: Tile, processor: Processor) -> tuple[IRModule, list[TensorExpr]]:
-    """A kernel in a tile as a module of loops, and the tensors that are its arguments and result."""
+    """A kernel in a tile as a scheduled module, and the tensors that are its arguments and result."""
     import tvm
     from tvm import te
 
@@ -60,10 +60,9 @@ def scheduled(kernel: Kernel, tile: Tile, processor: Processor) -> tuple[IRModul
 
 
 def timer_of(library: Module, tensors: list[TensorExpr], device: Device) -> Timer:
-    """Times the function ``main`` of a library on a device, on random arrays; it is called once now.
+    """A timer of the function ``main`` of a library on a device, on random arrays; it is called once now.
 
-    Caches are filled with something else before each call with a large weight, the second argument: in a model other layers
-    drive it out.
+    Before each call with a large weight, the second argument, the caches are evicted, as other layers of a model would do.
     """
     import numpy as np
     import tvm

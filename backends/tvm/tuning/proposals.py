@@ -1,4 +1,4 @@
-"""Which tile of a task to try next: the best by rule, then what is near the best so far, then the rest by chance."""
+"""Which tile of a task to try next: the best by rule, then neighbours of the best so far, then the rest at random."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fxopt.backends.tvm.tiling.task import Task, Tile, candidates, cost
 from fxopt.backends.tvm.tuning.trial import TaskRecord
 
 _FIRST = 6
-"""Tiles by rule before anything else: what they tell is worth more than what is near the first of them."""
+"""Tiles by rule before anything else: they tell more than neighbours of the first one."""
 _ONE_IN = 4
-"""Of so many trials one is by chance, so that the search does not stay where it began."""
+"""Of so many trials one is random, so that the search does not get stuck."""
 _FEW_NEAR, _FEW_LEFT = 3, 8
-"""Tiles to choose from at least: else the better half by rule of those near the best, or the better third of all that are left.
-These, and the two above, are choices that no bench compares; ``tests/bench/tvm_tuning.py`` shows what a search wins in all."""
+"""Least number of tiles to choose from: else the better half by rule of the neighbours, or the better third of all the rest.
+These, and the two above, are choices that no bench compares; ``tests/bench/tvm_tuning.py`` shows the gain of a whole search."""
 _FOR_OPERANDS = 4
-"""Registers that tiles leave free for operands: some vectors of weights, and an input. By rule more are left."""
+"""Registers that tiles leave free for operands: some vectors of weights, and an input. The rule leaves more."""
 _CODE = 256
 """Vector instructions of one step up to which a tile is tried: more code than that takes seconds to compile."""
 
@@ -43,7 +43,7 @@ def propose(task: Task, processor: Processor, record: TaskRecord, seed: int) -> 
 
 @functools.cache
 def space(task: Task, processor: Processor) -> tuple[Tile, ...]:
-    """All tiles that a task is tried with: some more sums than by rule, every way to write steps out, lines at once.
+    """All tiles that a task is tried with: some more accumulators than by rule, all ways to unroll, and lines at once.
 
     The best by rule come first.
     """
@@ -67,6 +67,6 @@ def _tiles(task: Task, processor: Processor) -> list[Tile]:
 
 
 def _steps(one: Tile, other: Tile) -> int:
-    """In how many ways two tiles differ; up to two rows are one way."""
+    """In how many fields two tiles differ; a difference of up to two rows counts once."""
     ways = [getattr(one, name) != getattr(other, name) for name in ("vectors", "unroll", "lines", "chunk", "winograd")]
     return sum(ways) + (abs(one.rows - other.rows) + 1) // 2

@@ -1,4 +1,4 @@
-"""What a build's report says about where its tiles come from."""
+"""The part of a build's report about the origin of its tiles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tuning_report(choices: Choices, database: Database | None) -> Facts:
 
 
 def _winograd_note(choices: Choices) -> list[str]:
-    """What Winograd costs in memory."""
+    """The cost of Winograd in memory."""
     count, more = 0, 0
     for key, tile in choices.chosen.items():
         for way in choices.tasks[key].winograd_options:

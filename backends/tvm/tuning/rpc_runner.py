@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class RpcRunner:
-    """Runs kernels on a device, or on any that is free of those behind a tracker; the session is made when first needed.
+    """Runs kernels on a device, or on any free one behind a tracker; the session is opened on first use.
 
     The device may be ``away`` for some seconds, to be started again.
     """
@@ -33,7 +33,7 @@ class RpcRunner:
         self._numbers = itertools.count()
 
     def timer(self, job: Job, tile: Tile) -> Timer:
-        """Compile a kernel, bring it there and call it once. Raises LostError where there is no device."""
+        """Compile a kernel, upload it and call it once. Raises LostError where there is no device."""
         executable, tensors = compiled(job, tile)
         session = self._connect() if self._session is None else self._session
         name = f"kernel{next(self._numbers)}.so"
@@ -47,7 +47,7 @@ class RpcRunner:
         return timer_of(library, tensors, session.cpu())
 
     def renew(self) -> bool:
-        """Open another session: the device may have been lost, or its process have ended of the kernel."""
+        """Open another session: the device may have been lost, or the kernel may have ended its process."""
         self._session = None
         self._connect()
         return True

@@ -1,12 +1,11 @@
 """Tiles for the kernels of a model, by measurement: which task to try next, until the time or the trials are out.
 
-The next trial goes to the task where it may save most: that with the largest part of the model's time, where tiles found
-lately won. It is the idea of Zheng et al., "Ansor" (OSDI 2020), section 6, without its round over all tasks: each task has
-but its first trial, and one that takes little time has little more. What takes little is known once each was timed: until
-then no task has a second trial.
+The next trial goes to the task with the largest expected gain: by its part of the model's time, and its recent wins. It is the
+idea of Zheng et al., "Ansor" (OSDI 2020), section 6, without its round over all tasks: each task gets one first trial, and one
+that takes little time gets few more. Which take little is known once each was timed: until then no task has a second trial.
 
-Kernels without products (norms, softmax, pools, moves) have loops by rule and are no tasks. They take few percent of a model's
-time, and MetaSchedule, which could search for them, finds none that is faster: see ``tests/bench/tvm_rest.py``.
+Kernels without products (norms, softmax, pools, data movement) are scheduled by rule and are no tasks. They take few percent of
+a model's time, and MetaSchedule, which could search for them, finds none that is faster: see ``tests/bench/tvm_rest.py``.
 """
 
 from __future__ import annotations
@@ -30,27 +29,29 @@ from fxopt.backends.tvm.tuning.worker_pool import Answer, Workers
 _PATIENCE = 6
 """Trials without a win that halve what a task is expected to gain."""
 _NEGLIGIBLE = 0.002
-"""Part of the time of all tasks below which a task is left as it is: twice as fast, it would save a thousandth."""
+"""Part of the time of all tasks below which a task is not tuned: twice as fast, it would save a thousandth."""
 _GIVEN_UP = 4
-"""Trials that failed after which a task that has no other is left alone. Chosen, as the two above, and not measured apart:
-``tests/bench/tvm_tuning.py`` shows what a search wins in all."""
-_AWAY = 60.0
-"""Seconds that a device may be away, to be started again, before it is given up."""
+"""Failed trials after which a task without any other is given up. Chosen, as the two above, and not measured apart:
+``tests/bench/tvm_tuning.py`` shows the gain of a whole search."""
 _REMOTE_PATIENCE = 180.0
 """Seconds for a trial on a device, which may be slow, or away for a minute."""
 Watch = Callable[["Search", str], None]
-"""Told after each trial."""
+"""Called after each trial."""
 
 
 @dataclass
 class Search:
-    """A search over the tasks of a model, of which each is used ``uses`` times; goes on from what the database knows."""
+    """A search over the tasks of a model, of which each is used ``uses`` times; goes on from the trials of the database.
+
+    ``away``: seconds that a device may be away, to be started again, before it is given up.
+    """
 
     choices: Choices
     database: Database
     threads: int
     seed: int = 0
     device: Address | None = None
+    away: float = 60.0
     done: int = 0
     failed: int = 0
     lost: str = ""
@@ -62,20 +63,20 @@ class Search:
         self._busy: set[str] = set()
 
     def record(self, task: Task) -> TaskRecord:
-        """What is known of a task by now."""
+        """The trials of a task so far."""
         return self.database[task.key]
 
     def milliseconds(self) -> float:
-        """The best time of all tasks together, each as often as the model uses it, as far as they were timed."""
+        """The sum of the best times of all timed tasks, each times its uses in the model."""
         return sum(self._cost(task) for task in self.tasks) * 1000
 
     def gain(self) -> float:
-        """How many times faster that is than by rule, as the trials that won say."""
+        """How many times faster that is than by rule, from the ratios of the winning trials."""
         before = sum(self._cost(task) / self.record(task).ratio for task in self.tasks)
         return before / now if (now := sum(map(self._cost, self.tasks))) else 1.0
 
     def next(self) -> tuple[Task, Job] | None:
-        """The next trial; None if there is none that is worth it while the present ones run."""
+        """The next trial; None if none is worth it while the present ones run."""
         free = [task for task in self.tasks if task.key not in self._busy]
         least = math.inf if any(self.record(self.choices.tasks[key]).best is None for key in self._busy) else 0.0
         for task in sorted(free, key=self._promise, reverse=True):
@@ -84,12 +85,12 @@ class Search:
                 return None
             tile = propose(task, self.processor, record, self.seed)
             if tile is not None and task.kernel is not None:
-                seen = self.seen.get(task.key, math.inf)
-                return task, Job(task.kernel, tile, record.best, self.processor, self.threads, seen, self.device, _AWAY)
+                seen, on = self.seen.get(task.key, math.inf), (self.device, self.away)
+                return task, Job(task.kernel, tile, record.best, self.processor, self.threads, seen, *on)
         return None
 
     def run(self, seconds: float, trials: int | None, watch: Watch, workers: Workers) -> None:
-        """Try tiles for about ``seconds``, at most ``trials``. Raises OSError where a trial cannot be written down."""
+        """Try tiles for about ``seconds``, at most ``trials``. Raises OSError where a trial cannot be stored."""
         end = time.monotonic() + seconds
         running: dict[str, Job] = {}
         begun = 0
@@ -128,7 +129,7 @@ class Search:
         return self.choices.uses[task.key] * self.record(task).seconds
 
     def _promise(self, task: Task) -> float:
-        """What another trial may save, up to a factor: all of the time for a task that was not timed yet."""
+        """The expected saving of another trial, up to a factor; infinite for a task that was not timed yet."""
         record = self.record(task)
         if record.best is None:
             return float("inf") if len(record.trials) < _GIVEN_UP else 0.0
@@ -146,16 +147,18 @@ def search(
     trials: int | None,
     seed: int,
     device: Address | None = None,
+    away: float = 60.0,
 ) -> Search:
-    """Search beside a bar that shows the best so far; return what was done.
+    """Search, with a progress bar that shows the best so far; return the search.
 
-    Kernels are timed by as many processes as there are cores, or on a ``device``, or on all those behind a tracker at once.
-    A database that cannot be written, and devices that are all lost, end the search with a warning: what is known is used.
-    Raises DeviceError where there is none to begin with.
+    Kernels are timed by as many processes as there are cores, or on a ``device``, or on all those behind a tracker at once. One
+    that is ``away`` for so many seconds is given up.
+    A database that cannot be written, and devices that are all lost, end the search with a warning: its results so far are
+    used. Raises DeviceError where there is no device to begin with.
     """
     from fxopt.support.progress import progress_bar
 
-    found = Search(choices, database, threads, seed, device)
+    found = Search(choices, database, threads, seed, device, away)
     begun, shown = time.monotonic(), 0
     if not found.tasks or trials == 0 or found.next() is None:
         return found

@@ -1,4 +1,4 @@
-"""What tuning knows of a task: its trials, and the best tile of them."""
+"""The tuning record of a task: its trials, and the best tile of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fxopt.backends.tvm.tiling.task import Tile
 
 @dataclass(frozen=True)
 class Trial:
-    """One tile of a task, tried: ``seconds`` a call beside those of the ``rival``, the best tile by then; or why it ``failed``.
+    """One tile of a task, tried: ``seconds`` per call, and those of the ``rival``, the best tile before; or why it ``failed``.
 
     ``won`` is whether it was clearly faster than the rival, timed in turns with it. The first trial has no rival.
     """
@@ -25,7 +25,7 @@ class Trial:
 
 @dataclass
 class TaskRecord:
-    """The trials of a task: all that were made, and the ``best`` tile with the part of the first's time it takes."""
+    """All trials of a task, and the ``best`` tile; ``ratio`` is its time over the first one's."""
 
     trials: list[Trial] = field(default_factory=list)
     best: Tile | None = None
@@ -33,7 +33,7 @@ class TaskRecord:
     ratio: float = 1.0
 
     def add(self, trial: Trial) -> None:
-        """Take a trial in; a win counts over the tile that is the best now."""
+        """Add a trial; a win counts over the present best tile."""
         self.trials.append(trial)
         if trial.seconds is None:
             return

@@ -1,11 +1,11 @@
 """The process that compiles and times kernels; see :mod:`fxopt.backends.remote.child` for how it is started.
 
-It stays for all trials, since to import TVM takes seconds, and hides torch from it, which would take longer. A kernel is
-timed in this process (here.py), or on a device (there.py). A trial that ends the process, by a signal or by taking more
-memory than allowed, costs that trial: the parent starts another.
+It is kept for all trials, since importing TVM takes seconds, and hides torch from it, which would take longer. A kernel is
+timed in this process (local_runner.py), or on a device (rpc_runner.py). A trial that ends the process, by a signal or by
+exceeding its memory limit, costs that trial: the parent starts another process.
 
-Talk over the connection, all pickled: a :class:`Job` comes, and ``"compiled"`` or a reason goes; then ``"go"`` comes, once
-no other worker is timing on this machine, and a :class:`Times` goes. :class:`Lost` goes where the device is gone for good.
+Messages over the connection, all pickled: a :class:`Job` is received, and ``"compiled"`` or a reason sent; then ``"go"`` is
+received, once no other worker is timing on this machine, and a :class:`Times` sent, or :class:`Lost` where the device is lost.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fxopt.backends.tvm.tuning.job import Job, KernelRunner, Lost, LostError, Ti
 from fxopt.errors import last_line
 
 _MEMORY = 3 * 2**30
-"""Bytes that a trial may take beside what TVM takes by itself; without a limit, one candidate that hung took 10 GB."""
+"""Bytes that a trial may take in addition to TVM itself; without a limit, one candidate that hung took 10 GB."""
 _FEW, _ENOUGH, _MOST = 2, 5, 40
-"""Rounds for what is clearly slower than its rival, for what may be faster, and at most, until the minima are certain: a round is
-five milliseconds, so that a trial is timed for 20 to 400."""
+"""Rounds for a tile that is clearly slower than its rival, for one that may be faster, and at most, until the minima are
+certain: a round is five milliseconds, so that a trial is timed for 20 to 400."""
 _NEAR, _CLEARLY, _HOPELESS = 1.03, 0.98, 4.0
-"""A round is near the minimum, a tile is faster, and a tile is not even called again, by its part of what it is beside.
+"""Ratios at which a round counts as near the minimum, a tile as faster, and a tile as too slow to be called again.
 
 Margins over the noise of minima, chosen by hand; time a tile against itself to see how large they must be."""
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 class Bench:
-    """Answers jobs, with the kernels kept that the next one is likely to want."""
+    """Answers jobs, and keeps the kernels that the next one is likely to need."""
 
     def __init__(self, connection: Connection) -> None:
         self.runner: KernelRunner | None = None
@@ -64,7 +64,7 @@ class Bench:
         self._told = False
 
     def answer(self, job: Job) -> Times | Lost | str:
-        """The times of a job, or why there are none; where its device was lost it is tried once more."""
+        """The times of a job, or why there are none; one whose device was lost is tried once more."""
         assert self.runner is not None
         self._told, reason = False, ""
         for _ in range(2):
@@ -104,7 +104,7 @@ class Bench:
 
 
 def compare(mine: Timer, rival: Timer | None, seen: float = math.inf) -> Times:
-    """Time a tile in turns with its rival. It wins if its minimum is less by 2 % than that of the rival, here and before.
+    """Time a tile in turns with its rival. It wins if its minimum is 2 % below that of the rival, in this trial and before.
 
     A minimum counts if it was nearly reached in three rounds.
     """

@@ -1,4 +1,4 @@
-"""Processes that time kernels, kept from trial to trial. While one times, the others are stopped: timing must be undisturbed."""
+"""Processes that time kernels, kept from trial to trial. While one is timing, the others are stopped, so as not to disturb it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fxopt.backends.tvm.tuning.worker import main
 from fxopt.errors import BackendError
 
 _START = 120.0
-"""Seconds for a process to start: to import TVM takes seconds, and many of them where other processes use the cores."""
+"""Seconds for a process to start: importing TVM takes seconds, and many of them where other processes use the cores."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a job: its times, or why it ``failed``, or that its device was ``lost``, which is no fault of the job."""
+    """The result of a job: its times, or why it ``failed``, or that its device was ``lost``, which is not the job's fault."""
 
     name: str
     times: Times | None
@@ -33,8 +33,8 @@ class Workers:
     """``count`` workers, each with one job at a time; a job that takes longer than ``patience`` seconds is given up.
 
     A worker whose device is lost is not replaced.
-    ``alone`` is whether only one may be timing: on this machine, and not where each has a device of its own. A context
-    manager: the processes end with it, and with this process if it is killed.
+    ``alone``: only one may be timing, as on this machine; not where each has a device of its own. A context manager: the
+    processes end with it, and with this process if it is killed.
     """
 
     def __init__(
@@ -53,25 +53,25 @@ class Workers:
 
     @property
     def idle(self) -> int:
-        """How many could take a job."""
+        """Workers without a job."""
         return sum(worker.name is None for worker in self._all)
 
     @property
     def busy(self) -> int:
-        """How many have one."""
+        """Workers with a job."""
         return len(self._all) - self.idle
 
     def start(self, name: str, job: Job) -> None:
-        """Give a job to an idle worker, best to the one that had the last job of this name: it has the rival compiled."""
+        """Give a job to an idle worker, preferably the one of the last job of this name, which has the rival compiled."""
         for i, worker in enumerate(self._all):
-            if worker.name is None and worker.dead:  # by another's hand: no fault of the job
+            if worker.name is None and worker.dead:  # ended by something else than a job
                 self._all[i] = _Worker(self.main)
         free = [worker for worker in self._all if worker.name is None]
         worker = next((w for w in free if name in w.had), min(free, key=lambda w: len(w.had)))
         worker.begin(name, job)
 
     def answers(self, seconds: float) -> list[Answer]:
-        """Wait for about ``seconds`` or until a job is done. Raises BackendError where workers do not even start."""
+        """Wait for about ``seconds`` or until a job is done. Raises BackendError where workers do not start."""
         self._let_one_time()
         limits = [worker.deadline(self.patience) for worker in self._all if worker.running]
         until = min([time.monotonic() + seconds, *limits])
@@ -135,10 +135,10 @@ class Workers:
 
 
 class _Worker:
-    """A process and the state of its job: starting, ``ready``, at work on ``name``, ``compiled`` and waiting to time, timing.
+    """A process and the state of its job: starting, ``ready``, working on ``name``, ``compiled`` and waiting to time, timing.
 
-    It says "ready" once, "compiled" of each job, and then answers; it times when told to ``go``. While another times it is
-    stopped, in whatever state but ``compiled`` it is, and the clock of its job with it.
+    It sends "ready" once, "compiled" for each job, and then its answer; it times when told to ``go``. While another one is
+    timing it is stopped, in every state but ``compiled``, and the clock of its job with it.
     """
 
     def __init__(self, main: Callable[[], object]) -> None:
@@ -152,11 +152,11 @@ class _Worker:
 
     @property
     def running(self) -> bool:
-        """Whether an answer is to come by itself."""
+        """Whether its next message comes without waiting for ``go``."""
         return not self._stopped and (not self.ready or (self.name is not None))
 
     def deadline(self, patience: float) -> float:
-        """When to give it up; never while it waits for its turn to time."""
+        """When to give up on it; never while it waits for its turn to time."""
         if self.compiled:
             return float("inf")
         return self._since + (patience if self.ready else _START)
@@ -187,7 +187,7 @@ class _Worker:
             self.connection.send(what)
 
     def stop(self) -> None:
-        """Hold the process, and the clock of its job."""
+        """Stop the process, and the clock of its job."""
         if sys.platform == "linux" and self.ready and not self._stopped:
             self._child.process.send_signal(signal.SIGSTOP)
             self._stopped = time.monotonic()

@@ -19,7 +19,7 @@ _LEAST = 0.15
 
 @dataclass(frozen=True)
 class Asked:
-    """One training, and a search for each target. ``behind`` are the passes behind the extraction."""
+    """One training, and a search for each target. ``behind`` are the passes after the extraction."""
 
     model: str
     training: tuple[str, ...]
@@ -33,7 +33,7 @@ class Asked:
 
     @property
     def quick(self) -> tuple[str, ...]:
-        """The passes behind the extraction without those that train: latency does not depend on weights."""
+        """The passes after the extraction without those that train: latency does not depend on weights."""
         return tuple(str(p) for p in Pipeline.parse(self.behind).passes if p.stage != "recover")
 
 

@@ -13,7 +13,7 @@ from fxopt import registry
 from fxopt.automl.nas.asked import Asked, asked
 from fxopt.automl.nas.lines import Lines
 from fxopt.automl.nas.on_target import OnTarget
-from fxopt.automl.nas.report import FILE, NasReport
+from fxopt.automl.nas.report import NasReport
 from fxopt.automl.nas.scores import Scores
 from fxopt.automl.nas.view import Supernet
 from fxopt.driver.default_cache import default_cache
@@ -79,7 +79,7 @@ def nas(
         branches=list(supernet.layers), whole_drop=drop, notes=[ADVICE] if len(searches) == 1 else [],
         targets=[search.search() for search in searches], seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
-    write_json(out / FILE, report.to_dict())
+    write_json(out / report.FILE, report.to_dict())
     return report
 
 

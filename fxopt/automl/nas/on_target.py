@@ -26,7 +26,7 @@ from fxopt.automl.write_front import write_front
 from fxopt.errors import BudgetError, VerifyError
 
 _SAMPLES, _ROUNDS, _AGAIN = 10, 3, 4
-"""Sub-networks that are timed at first; rounds of evolution, and members of the front that are timed behind each."""
+"""Sub-networks that are timed at first; rounds of evolution, and members of the front that are timed after each."""
 _BLOCKS = 21
 _SLACK = 0.1
 """How far beyond a limit a predicted latency may be."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict
 
 from fxopt.automl.report import Answer
 from fxopt.driver.part import Part, Real
-from fxopt.errors import UsageError
-
-SCHEMA_VERSION = 1
-FILE = "nas.json"
+from fxopt.driver.stored_report import StoredReport
 
 
 class SubnetAnswer(Answer):
@@ -52,12 +46,14 @@ class TargetReport(Part):
     failed: list[Failed]
 
 
-class NasReport(BaseModel):
+class NasReport(StoredReport):
     """All of an architecture search; ``nas.json``. Latencies in ms, times in seconds."""
 
-    model_config = ConfigDict(extra="forbid")
+    FILE = "nas.json"
+    WHAT = "architecture search"
+    WAY_OUT = "give the folder that `fxopt nas --out` wrote"
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     model: str
     metric: str
     original_metric: Real
@@ -70,15 +66,3 @@ class NasReport(BaseModel):
     notes: list[str]
     targets: list[TargetReport]
     seconds: float
-
-    @classmethod
-    def read(cls, folder: Path) -> NasReport:
-        """The report in the folder of a search. Raises UsageError where there is none."""
-        try:
-            return cls.model_validate_json((folder / FILE).read_bytes())
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{folder} holds no architecture search: {error}") from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values as JSON holds them; what is None is left out."""
-        return self.model_dump(mode="json", exclude_none=True)

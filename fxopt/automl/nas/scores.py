@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -17,7 +14,7 @@ from fxopt.ir.program import Program
 from fxopt.numerics.execute import untouched
 from fxopt.support.machine_lock import machine
 from fxopt.workload import Data, Divisible
-from fxopt.workload.batching import examples, fixed_batch
+from fxopt.workload.batching import examples, fixed_batch, validation_batches
 
 _EXAMPLES, _BATCH = 256, 64
 
@@ -29,9 +26,8 @@ class Scores:
         self._supernet, self._lines = supernet, lines
         half = data.half(0) if isinstance(data, Divisible) else data
         size = fixed_batch(original)
-        found = half.batches("validation", batch_size=size or _BATCH)
-        whole: Iterator[Any] = ((args, {}) for args, _ in found if size is None or examples(args) == size)
-        self._batches = [pytree.tree_leaves(a) for a in islice(whole, max(1, _EXAMPLES // (size or _BATCH)))]
+        found = validation_batches(half, _EXAMPLES, size or _BATCH)
+        self._batches = [pytree.tree_leaves(args) for args in found if size is None or examples(args) == size]
         with torch.no_grad(), untouched(original):
             self._wanted = [pytree.tree_leaves(original.module(*batch)) for batch in self._batches]
 

@@ -1,1 +1,1 @@
-"""The library of blocks: what may stand in the place of one, each started from its weights in closed form."""
+"""The library of blocks: what may stand in place of one, each started from its weights in closed form."""

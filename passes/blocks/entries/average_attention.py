@@ -1,4 +1,4 @@
-"""The mean of all values in the place of attention."""
+"""The mean of all values in place of attention."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def average_attention(block: Program, samples: Samples | None) -> str | None:
 
 
 def _weighted(block: Program) -> tuple[fx.Node, fx.Node] | str:
-    """The product of the attention weights with the values, and the values; or why the mean does not stand for it."""
+    """The product of the attention weights with the values, and the values; or why the mean cannot replace it."""
     for node in block.find("aten.scaled_dot_product_attention"):
         call = arguments(node)
         if call["attn_mask"] is not None or call["is_causal"]:

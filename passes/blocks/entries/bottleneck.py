@@ -1,4 +1,4 @@
-"""A bottleneck in the place of a layer."""
+"""A bottleneck in place of a layer."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def bottleneck(
     """A bottleneck: 1x1, 3x3, ReLU, 1x1, with one width inside; for a linear, two linears with a ReLU between.
 
     It starts as the Tucker-2 form of the weight with both ranks equal (He et al. 2016 for the shape, Kim et al. 2016 for the
-    start), at most ``share`` of the MACs. The bias before the ReLU is such that no sample is cut off, and the last bias takes
-    it away again: at first the ReLU changes nothing, and training may use it.
+    start), at most ``share`` of the MACs. The bias before the ReLU is such that no sample is clipped, and the last bias
+    compensates it: at first the ReLU changes nothing, and training may use it.
     """
     weight = only_weight(block)
     if isinstance(weight, str):
@@ -59,7 +59,7 @@ def bottleneck(
 
 
 def _insert_relu(block: Program, before: fx.Node, last: fx.Node, value: torch.Tensor, channels: int) -> None:
-    """A ReLU between two layers that cuts off none of ``value``, what the first gives: both biases are moved for that."""
+    """A ReLU between two layers that clips none of ``value``, the first's output: both biases are shifted for that."""
     low = value.movedim(channels, 0).flatten(1).amin(1)
     shift = (-low).clamp_min(0)
     weight = block.tensor(arguments(last)["weight"])

@@ -11,9 +11,9 @@ from fxopt.pass_manager.block_entry import Samples, block_entry
 
 @block_entry("unit")
 def relu_activation(block: Program, samples: Samples | None) -> str | None:
-    """ReLU in the place of GELU, SiLU, tanh and whatever else has no bounds to clamp to.
+    """ReLU in place of GELU, SiLU, tanh and whatever else has no bounds to clamp to.
 
-    No MACs go: it is chosen where it is faster as measured.
+    It saves no MACs: it is chosen where it is measured to be faster.
     """
     end = block.outputs()[0]
     if family(end) != "unary" or not has(end, Trait.CONTINUOUS) or end.op != "call_function":
@@ -27,7 +27,7 @@ def relu_activation(block: Program, samples: Samples | None) -> str | None:
 
 @block_entry("norm")
 def affine_norm(block: Program, samples: Samples | None) -> str | None:
-    """A scale and a shift for each element in the place of a layer norm.
+    """A scale and a shift for each element in place of a layer norm.
 
     Those with the least squared error over samples, element by element; exact where mean and variance are the same for all
     inputs.

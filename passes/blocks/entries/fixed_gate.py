@@ -1,4 +1,4 @@
-"""Constant weights of channels in the place of computed ones."""
+"""Constant weights of channels in place of computed ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fxopt.passes.blocks.sample_data import values_on
 
 @block_entry("gate")
 def fixed_gate(block: Program, samples: Samples | None) -> str | None:
-    """A product with the mean of a squeeze-and-excitation gate over samples: one number a channel.
+    """A product with the mean of a squeeze-and-excitation gate over samples: one factor per channel.
 
     Exact for a gate that is the same for all inputs.
     """

@@ -1,4 +1,4 @@
-"""A grouped convolution between two orders of channels in the place of a dense one."""
+"""A grouped convolution between two orders of channels in place of a dense one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _STARTS, _ROUNDS = 8, 20
 def grouped_shuffle(
     block: Program, samples: Samples | None, *, groups: Annotated[int, Ge(2), Tune(choices=(2, 4))] = 2
 ) -> str | None:
-    """A grouped convolution, with the channels shuffled before and behind it.
+    """A grouped convolution, with the channels shuffled before and after it.
 
-    Input and output channels are put in groups of equal size so that the squares of the weight inside them are most: balanced
-    co-clustering, inputs and outputs assigned in turn (linear assignment; Dhillon 2001 has the unbalanced problem). What is
-    left of the weight is refitted by least squares where there are samples.
+    Input and output channels are put in groups of equal size so that the sum of squared weights inside them is largest:
+    balanced co-clustering, inputs and outputs assigned in turn (linear assignment; Dhillon 2001 has the unbalanced problem).
+    The rest of the weight is refitted by least squares where there are samples.
     """
     found = dense_convolution(block)
     if isinstance(found, str):
@@ -57,7 +57,7 @@ def grouped_shuffle(
 def co_cluster(squares: NDArray[np.float64], groups: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Orders of the rows and of the columns of ``squares [rows, columns]`` with most of their sum in diagonal blocks.
 
-    From several random assignments of the columns, from a fixed seed, the best; each is improved until it stays.
+    The best of several random assignments of the columns, from a fixed seed; each is improved to a fixpoint.
     """
     random, best = np.random.default_rng(0), (-1.0, np.arange(0), np.arange(0))
     for _ in range(_STARTS):

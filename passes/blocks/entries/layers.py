@@ -1,4 +1,4 @@
-"""The layer of a block that has one, and layers like it written in its place."""
+"""The layer of a block that has one, and layers put in its place."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def dense_convolution(block: Program) -> Convolution | str:
 
 
 class Layers:
-    """Convolutions written behind one another, from what a convolution reads, to stand in its place."""
+    """Convolutions added one after another, from the input of a convolution, to stand in its place."""
 
     def __init__(self, block: Program, like: Convolution) -> None:
         self.block, self.like = block, like
@@ -89,7 +89,7 @@ class Layers:
         self._add(weight.reshape(*weight.shape, *ones), neutral)
 
     def select(self, channels: torch.Tensor) -> None:
-        """The channels in another order, int64 ``[channels]``; nothing where that is the one they have."""
+        """Permute the channels by int64 ``[channels]``; nothing for the identity."""
         if torch.equal(channels, torch.arange(len(channels))):
             return
         order = self.block.add_tensor(f"{self._name}_order", channels, self.like.node, learned=False)

@@ -1,4 +1,4 @@
-"""Layers of low rank in the place of one."""
+"""Layers of low rank in place of one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def low_rank_chain(
 
 
 def write_chain(block: Program, weight: SplitWeight, chain: Chain) -> None:
-    """Let the layer of a weight be a chain, whose layers start from the nearest tensor of its ranks."""
+    """Replace the layer of a weight by a chain, whose layers start from the nearest tensor of its ranks."""
     tensor = weight.canonical()
     if len(chain.cuts) == 2:
         tensor = tucker(tensor, (chain.ranks[0], chain.ranks[1]))

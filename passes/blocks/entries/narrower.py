@@ -23,7 +23,7 @@ Share = Annotated[float, Gt(0), Lt(1), Tune(choices=(0.75, 0.5, 0.25))]
 def narrower(block: Program, samples: Samples | None, *, share: Share = 0.5) -> str | None:
     """The block with a share of its inner channels, those with the largest weights.
 
-    What reads them is refitted by least squares where there are samples, as by prune_channels(reconstruct=True).
+    The layers that read them are refitted by least squares where there are samples, as by prune_channels(reconstruct=True).
     """
     return _pruned(block, samples, 1 - share, ("channels",))
 

@@ -1,4 +1,4 @@
-"""Nothing in the place of a branch."""
+"""Nothing in place of a branch."""
 
 from __future__ import annotations
 

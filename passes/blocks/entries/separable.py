@@ -1,4 +1,4 @@
-"""Depthwise and pointwise convolutions in the place of a dense one."""
+"""Depthwise and pointwise convolutions in place of a dense one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def depthwise_pointwise(block: Program, samples: Samples | None, *, terms: Terms
     """A depthwise convolution with several kernels a channel, then a pointwise one.
 
     The weight of each input channel is a matrix [out, kernel], of which the largest singular values are kept, ``terms`` of
-    them: the nearest there is, and the weight itself with as many terms as the kernel has pixels (Guo et al. 2018, "Network
+    them: the best approximation, and exact with as many terms as the kernel has pixels (Guo et al. 2018, "Network
     decoupling", theorem 1).
     """
     found = dense_convolution(block)
@@ -37,7 +37,7 @@ def depthwise_pointwise(block: Program, samples: Samples | None, *, terms: Terms
 
 @block_entry("unit")
 def pointwise_depthwise(block: Program, samples: Samples | None, *, terms: Terms = 1) -> str | None:
-    """A pointwise convolution, then one over each output channel's few values.
+    """A pointwise convolution, then a depthwise one over the few values of each output channel.
 
     The weight of each output channel is a matrix [in, kernel], of which the largest singular values are kept, ``terms`` of
     them (Guo et al. 2018, "Network decoupling", theorem 1).

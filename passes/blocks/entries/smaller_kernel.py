@@ -1,4 +1,4 @@
-"""A smaller kernel in the place of a larger one."""
+"""A smaller kernel in place of a larger one."""
 
 from __future__ import annotations
 

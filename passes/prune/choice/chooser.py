@@ -13,7 +13,7 @@ from fxopt.passes.common.bisection import first
 from fxopt.passes.prune.coupling.groups import Group
 
 Scope = Literal["layer", "global", "isomorphic"]
-"""Within which groups importance is compared: each for itself, all, or those of one form (Fang et al. 2024)."""
+"""Among which groups importance is compared: each by itself, all, or isomorphic ones (Fang et al. 2024)."""
 
 Dead = NDArray[np.bool_]
 

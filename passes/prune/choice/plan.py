@@ -1,4 +1,4 @@
-"""What a program would cost without some of its atoms, before anything is changed."""
+"""The cost of a program without some of its atoms, before anything is changed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Residual branches: where they are, what they weigh, how to zero them."""
+"""Residual branches: where they are, how important they are, how to zero them."""

@@ -1,4 +1,4 @@
-"""Which weights make a branch zero: those of the last layer on every way to its end."""
+"""Which weights make a branch zero: those of the last layer on every path to its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxopt.passes.prune.depth.stream_graph import made_of_weights, reads_values
 from fxopt.passes.prune.known.rules import rule_of
 
 Site = tuple[fx.Node, fx.Node]
-"""A call and a weight among its operands, which is to be zero there."""
+"""A call and a weight among its operands, to be zeroed for that call."""
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -24,9 +24,9 @@ _STATISTICS = ("running_mean", "running_var")
 def zeroing_sites(program: Program, branch: Branch) -> tuple[Site, ...] | str:
     """The fewest weights, from the end of a branch back, that make it zero for all inputs; or why there are none.
 
-    What makes a call zero is asked of the rules of :mod:`fxopt.passes.prune.known.values`, with which
-    drop_zero_branches will look for zeros. They are asked first for the weights of the call (weight and bias of a
-    layer, gamma and beta of a norm, the scale of a layer), then for one operand, and last for all of them, as for a sum.
+    The rules of :mod:`fxopt.passes.prune.known.values`, by which drop_zero_branches finds zeros, say what makes a call
+    zero. First the weights of the call are tried (weight and bias of a layer, gamma and beta of a norm, the scale of a
+    layer), then one operand, and last all of them, as for a sum.
     """
     found = _Walk(program, branch).zeroed(branch.end)
     if isinstance(found, str):
@@ -36,7 +36,7 @@ def zeroing_sites(program: Program, branch: Branch) -> tuple[Site, ...] | str:
 
 
 def zero_sites(program: Program, sites: Iterable[Site]) -> None:
-    """Let every call read zeros instead of the weight; whoever else reads the weight goes on reading it."""
+    """Let every call read zeros instead of the weight; its other readers keep the weight."""
     for user, weight in dict.fromkeys(sites):
         program.swap_tensor(user, weight, torch.zeros_like(program.tensor(weight)))  # type: ignore[arg-type]
 
@@ -50,7 +50,7 @@ class _Walk:
         self._memo: dict[tuple[fx.Node, Any], list[Site] | str] = {}
 
     def zeroed(self, node: fx.Node, part: Any = None) -> list[Site] | str:
-        """What to zero for a node, or one ``part`` of a node that gives several, to be zero."""
+        """What to zero so that a node is zero, or one ``part`` of a node with several results."""
         if node.target is operator.getitem:
             return self.zeroed(node.args[0], node.args[1])  # type: ignore[arg-type]
         if (node, part) not in self._memo:
@@ -58,7 +58,7 @@ class _Walk:
         return self._memo[node, part]
 
     def _found(self, node: fx.Node, part: Any) -> list[Site] | str:
-        reason = f"no weight of the branch makes it zero behind {self._program.describe(node)}"
+        reason = f"no weight of the branch makes it zero after {self._program.describe(node)}"
         for chosen in self._choices(node):
             if not self._is_zero(node, chosen, part):
                 continue
@@ -74,7 +74,7 @@ class _Walk:
         return reason
 
     def _choices(self, node: fx.Node) -> Iterator[Sequence[fx.Node]]:
-        """Sets of operands to try as zeros; constants that are made of weights count as weights."""
+        """Sets of operands to try as zeros; constants computed from weights count as weights."""
         call = arguments(node) if hasattr(node.target, "_schema") else {}
         statistics = [call[name] for name in _STATISTICS if name in call]
         inside = [operand for operand in node.all_input_nodes if operand in self._branch.nodes]
@@ -86,7 +86,7 @@ class _Walk:
             yield [*own, *inside]
 
     def _is_zero(self, node: fx.Node, zeros: Sequence[fx.Node], part: Any) -> bool:
-        """Whether a call gives zeros where ``zeros`` are, and of other computed operands nothing is known."""
+        """Whether a call is zero if ``zeros`` are, with nothing known of its other computed operands."""
 
         def of(argument: Any) -> torch.Tensor | None:
             if not isinstance(argument, fx.Node):
@@ -105,7 +105,7 @@ class _Walk:
 
 
 def _read_elsewhere(program: Program, branch: Branch, sites: Iterable[Site]) -> str | None:
-    """Whether zeros would be seen by others than the branch and its sum."""
+    """Whether zeros would reach readers other than the branch and its sum."""
     constants = made_of_weights(program)
     changed, todo = set(), [user for user, _ in sites]
     while todo:

@@ -48,7 +48,7 @@ class LayerChooser:
     def by_macs(self, scores: Sequence[float], macs: float) -> list[int]:
         """The least important until the MACs left are within ``macs``, a share up to 1 or a number.
 
-        Of these the more important ones stay that the later ones have made needless. Raises BudgetError.
+        The more important of these stay if those taken later turn out to be enough. Raises BudgetError.
         """
         dense = self.left(())
         limit = macs * dense if macs <= 1 else macs
@@ -73,7 +73,7 @@ class LayerChooser:
         return taken
 
     def left(self, taken: Iterable[int]) -> int:
-        """MACs of what the outputs depend on without these branches, see :func:`fxopt.ir.cost.macs_of`."""
+        """MACs of the nodes that outputs depend on without these branches, see :func:`fxopt.ir.cost.macs_of`."""
         live = self._live(taken)
         return sum(count for node, count in self._macs.items() if node in live)
 

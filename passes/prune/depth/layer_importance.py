@@ -34,7 +34,7 @@ class ScoredBranch:
 
 @dataclass(frozen=True)
 class Asked:
-    """Whose importance is asked for, and what data may be used."""
+    """The branches to score, and the data that may be used."""
 
     program: Program
     workload: Workload | None
@@ -45,14 +45,14 @@ class Asked:
 
 
 def layer_scores(asked: Asked, by: By) -> list[float]:
-    """One number for every layer, higher for more important.
+    """A score for every layer, higher for more important.
 
     - ``similarity``: 1 - cosine of the stream before and after the sum, see :mod:`fxopt.passes.prune.depth.layer_influence`
     - ``magnitude``: mean |w| of the weights that are zeroed (the criterion of Kim et al. 2024, "Shortened LLaMA", is the
       sum over the whole block; the mean over the last layer can be compared between layers of different widths)
     - ``taylor``: |Σ w·dL/dw| of the weights that are zeroed: to first order what zeroing them adds to the loss
       (Molchanov et al. 2019, eq. 8, before the square)
-    - ``loss``: what the loss rises by when this branch alone is zeroed (Kim et al. 2024 take the perplexity so)
+    - ``loss``: the increase of the loss when this branch alone is zeroed (Kim et al. 2024 do so with the perplexity)
     - ``random``: uniform in [0, 1) by ``seed``
 
     taylor and loss are over ``samples`` training examples shuffled by ``seed``. Raises DataError without usable data.
@@ -112,7 +112,7 @@ def _loss(asked: Asked) -> list[float]:
 
 
 def _mean_loss(twin: Program, data: Data, batches: list[tuple[Any, Any]], who: str) -> float:
-    """Mean of the batches' losses; random numbers are the same in every call."""
+    """Mean of the batches' losses; random draws are the same in every call."""
     total = 0.0
     with torch.random.fork_rng(devices=[]), torch.no_grad(), untouched(twin):
         torch.default_generator.manual_seed(0)

@@ -1,4 +1,4 @@
-"""How much a residual branch turns the stream that it is added to."""
+"""How much a residual branch changes the direction of the stream that it is added to."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def influences(
 ) -> list[float]:
     """1 - cosine(stream, stream + branch), mean over positions and examples: block influence (Men et al. 2024, eq. 1).
 
-    The cosine is that of the features at one position, a token or a pixel. They lie along the dim that is as long as the
-    weights that end the branch: of several the last, or dim 1 of images. Where no dim is, an example is one vector.
+    The cosine is that of the features at one position, a token or a pixel. The feature dim is the one as long as the
+    weights that end the branch: of several the last, or dim 1 of images. Where there is none, an example is one vector.
     The inputs are ``samples`` calibration examples where the workload has data, or else the example and random ones.
     Memory does not grow with them. Raises DataError for data that do not fit, or values that are not finite.
     """
@@ -83,7 +83,7 @@ def half_squares(before: torch.Tensor, after: torch.Tensor, dim: int | None) -> 
 
 
 def features(program: Program, branch: Branch, sites: Sequence[Site]) -> int | None:
-    """The dim of the stream that features lie along; None where none is told from the weights."""
+    """The feature dim of the stream; None where it cannot be told from the weights."""
     sizes = {size for _, weight in sites for size in _lengths(program.tensor(weight)) if size > 1}
     shape = branch.total.meta["val"].shape
     found = [dim for dim in range(1, len(shape)) if isinstance(shape[dim], int) and shape[dim] in sizes]

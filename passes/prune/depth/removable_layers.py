@@ -10,7 +10,7 @@ from fxopt.passes.prune.depth.residual import find_residuals
 
 
 def removable_layers(program: Program, keep: tuple[str, ...], who: str) -> tuple[ScoredBranch, ...]:
-    """The branches that may go; of the others it is reported why not. Raises OptionError for a stray name in ``keep``."""
+    """The branches that may go; the others are reported with the reason. Raises OptionError for a stray name in ``keep``."""
     check_patterns(keep, program.tensors(), who)
     found = find_residuals(program)
     for node, reason in found.others:

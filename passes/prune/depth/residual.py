@@ -1,4 +1,4 @@
-"""Residual branches: what is computed from a stream of values and added to it again."""
+"""Residual branches: computed from a stream of values and added to it again."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class Branch:
 
 @dataclass(frozen=True)
 class Residuals:
-    """The branches in the order of their sums, and sums that look like one and are none, with the reason."""
+    """The branches in the order of their sums, and similar sums that are none, with the reason."""
 
     branches: tuple[Branch, ...]
     others: tuple[tuple[fx.Node, str], ...]
 
 
 def find_residuals(program: Program) -> Residuals:
-    """Find every sum of a stream and what dominators prove to be computed from it alone.
+    """Find every sum of a stream and a value that dominators prove to be computed from it alone.
 
-    A value dominates another if all ways from the inputs to that one lead through it (Lengauer and Tarjan 1979; here
-    Cooper, Harvey and Kennedy 2001, as networkx has it). What has no parameters, such as the sum in a GELU that is
-    written out, is no layer and left out. No module and no name is looked at.
+    A value dominates another if all paths from the inputs to that one lead through it (Lengauer and Tarjan 1979; here
+    Cooper, Harvey and Kennedy 2001, as networkx has it). A branch without parameters, such as the one in a decomposed
+    GELU, is no layer and left out. Modules and names play no part.
     """
     graph = stream_graph(program)
     search = _Search(program, graph, nx.immediate_dominators(graph, SOURCE))
@@ -65,7 +65,7 @@ def find_residuals(program: Program) -> Residuals:
             branches.append(found)
         elif found is not None:
             others.append((node, found))
-    inside = {node for branch in branches for node in branch.nodes}  # a part of a layer is not held against anybody
+    inside = {node for branch in branches for node in branch.nodes}  # a sum inside of a layer is not reported
     return Residuals(tuple(branches), tuple((node, reason) for node, reason in others if node not in inside))
 
 
@@ -76,7 +76,7 @@ class _Search:
     dominators: dict[Any, Any]
 
     def at(self, node: fx.Node) -> Branch | str | None:
-        """The branch that a sum ends, the reason why there is none, or None for a sum that is nothing of the kind."""
+        """The branch that a sum ends, the reason why there is none, or None for a sum of another kind."""
         call = arguments(node)
         first, second = call["self"], call["other"]
         if call["alpha"] != 1 or first not in self.graph or second not in self.graph or first is second:
@@ -105,14 +105,14 @@ class _Search:
 
 
 def origin_of(node: fx.Node) -> fx.Node:
-    """What a value is a cast, a copy or an idle dropout of: a norm may read that, and the sum the other."""
+    """The value before casts, copies and idle dropouts: a norm may read the one, and the sum the other."""
     while node.op == "call_function" and rule_of(node) in (element.same, element.dropout) and family(node) != "random":
         node = node.all_input_nodes[0]
     return node
 
 
 def _unequal(program: Program, branch: Branch) -> str | None:
-    """Why the sum without the branch would not be the stream as it is."""
+    """Why the sum without the branch would not equal the stream."""
     node, stream, end = (n.meta["val"] for n in (branch.total, branch.stream, branch.end))
     for operand in (stream, end):
         if size_expressions(operand.shape) != size_expressions(node.shape) or operand.dtype != node.dtype:
@@ -124,7 +124,7 @@ def _unequal(program: Program, branch: Branch) -> str | None:
 
 
 def _weights(program: Program, graph: nx.DiGraph, nodes: Iterable[fx.Node]) -> tuple[str, ...]:
-    """Names of the parameters that nodes read, by way of constants too."""
+    """Names of the parameters that nodes read, also through constants."""
     found, todo = [], [operand for node in nodes for operand in node.all_input_nodes]
     seen: set[fx.Node] = set()
     while todo:

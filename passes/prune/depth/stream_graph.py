@@ -1,4 +1,4 @@
-"""The graph of a program's floating-point values: how what the inputs hold flows to the outputs."""
+"""The graph of a program's floating-point values: how information flows from the inputs to the outputs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SOURCE = "inputs"
 """The node that all inputs come from."""
 
 _NO_VALUES = ("create", "size", "check")
-"""Families of ops that look at no value of their operands, at sizes and types alone."""
+"""Families of ops that read no values of their operands, only sizes and types."""
 
 
 def stream_graph(program: Program) -> nx.DiGraph:
-    """A directed graph of the fx nodes that hold floating-point values made of the inputs', from :data:`SOURCE` on.
+    """A directed graph of the fx nodes with floating-point values computed from the inputs, from :data:`SOURCE` on.
 
-    Left out are weights and what is computed from them alone, sizes, and what integers and masks become without a
-    weight, such as an attention mask or the angles of rotary positions: a layer that reads them depends on nothing but
-    its stream. An embedding of integers is such a value.
+    Left out are weights and values computed from them alone, sizes, and values computed from integers and masks without
+    a weight, such as an attention mask or the angles of rotary positions: a layer that reads them depends on nothing but
+    its stream. An embedding of integers is in the graph.
     """
     graph = nx.DiGraph()
     graph.add_node(SOURCE)
@@ -57,7 +57,7 @@ def strict_dominators(dominators: Mapping[Any, Any], node: fx.Node) -> Iterator[
 
 
 def between(graph: nx.DiGraph, stop: Iterable[Any], end: fx.Node) -> frozenset[fx.Node]:
-    """``end`` and what leads to it, as far as ``stop``, which is left out."""
+    """``end`` and its ancestors up to ``stop``, which is left out."""
     seen, todo = set(stop), [end]
     found = set()
     while todo:
@@ -70,7 +70,7 @@ def between(graph: nx.DiGraph, stop: Iterable[Any], end: fx.Node) -> frozenset[f
 
 
 def made_of_weights(program: Program) -> set[fx.Node]:
-    """The parameters, and what is computed from parameters and other constants alone."""
+    """The parameters, and nodes computed from parameters and other constants alone."""
     constant: set[fx.Node] = set()
     found: set[fx.Node] = set()
     for node in program.graph.nodes:
@@ -83,7 +83,7 @@ def made_of_weights(program: Program) -> set[fx.Node]:
 
 
 def reads_values(node: fx.Node) -> bool:
-    """Whether a call, or the output, looks at the values of its operands."""
+    """Whether a call, or the output, reads the values of its operands."""
     return family(node) not in _NO_VALUES
 
 

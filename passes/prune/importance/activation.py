@@ -1,4 +1,4 @@
-"""Importance by activation: how large the channels are that layers read, over calibration batches."""
+"""Importance by activation: the magnitude of the channels that layers read, over calibration batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Key = tuple[int, int]
 def activation(asked: Question) -> Iterator[Scored]:
     """Mean |x| of a channel over examples and positions, where a layer reads it (Molchanov et al. 2017, section 2.2).
 
-    What a head or another block of channels gets is the sum over them. Memory does not grow with the examples.
+    The score of a head or another block of channels is the sum over them. Memory does not grow with the examples.
     """
     means = _Means(asked.program, asked.sweep.contractions, asked.who)
     with torch.no_grad():
@@ -46,7 +46,7 @@ class _Means(fx.Interpreter):
             self._at.setdefault(contraction.node.name, []).append((number, contraction))
 
     def run_node(self, n: fx.Node) -> Any:
-        # looked at when it is read: an op in place may have changed it since it was made
+        # observed when it is read: an in-place op may have changed it since it was computed
         values = {operand.name: self.env[operand] for operand in n.all_input_nodes}
         for number, contraction in self._at.get(n.name, ()):
             for place, (operand, dim) in enumerate(contraction.operands):

@@ -1,4 +1,4 @@
-"""The weights that a criterion of importance looks at, and their cells by atom."""
+"""The weights that a criterion of importance reads, and their elements by atom."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.workload import Workload
 
 Scored = tuple[NDArray[np.int64], NDArray[np.float64]]
-"""What one place says: atoms, none of them twice, and a number for each."""
+"""The scores from one dim of a weight: atoms, none of them twice, and a value for each."""
 
 _ASIDE = {"bias", "running_mean", "running_var"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """Whose importance is asked for, and what data may be used."""
+    """The groups to score, and the data that may be used."""
 
     program: Program
     workload: Workload | None
@@ -44,16 +44,16 @@ class Question:
 
     @cached_property
     def places(self) -> list[WeightAxis]:
-        """The places of all groups whose cells count, each once."""
+        """The weight dims of all groups whose elements count, each once."""
         every = {id(place): place for group in self.groups for place in self.places_of(group)}
         return list(every.values())
 
     def places_of(self, group: Group) -> list[WeightAxis]:
-        """A group's places whose cells count: no biases, no running statistics, nothing but floating-point numbers."""
+        """A group's weight dims whose elements count: no biases, no running statistics, floating point alone."""
         return [p for p in group.places if self.tensors[p.weight].is_floating_point() and not _roles(p.node) & _ASIDE]
 
     def weight(self, place: WeightAxis) -> torch.Tensor:
-        """The weight of a place, float32 or wider."""
+        """The weight, float32 or wider."""
         tensor = self.tensors[place.weight].detach()
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
@@ -62,7 +62,7 @@ class Question:
         nodes = {place.weight: place.node for group in self.groups for place in group.places}
         for name, node in nodes.items():
             tensor = self.tensors[name]
-            # the sum is quick and finite almost always; an overflow of it is none of the cells'
+            # a quick check first, by the sum; it may overflow where all elements are finite
             if not tensor.is_floating_point() or bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()):
                 continue
             reader = next(iter(node.users), node)
@@ -70,7 +70,7 @@ class Question:
 
 
 def _roles(node: fx.Node) -> set[str]:
-    """Names of the arguments that a weight is."""
+    """Names of the arguments that a weight is passed as."""
     return {role for user in node.users for role in _arguments_of(user, node)}
 
 
@@ -88,7 +88,7 @@ def is_scale_of_batch_norm(place: WeightAxis) -> bool:
 
 
 def summed_by_atom(rows: Rows, values: torch.Tensor) -> Scored:
-    """Sum numbers ``[n]`` of the indices over those that each atom covers, by the monomials ``[n, k]`` of the indices."""
+    """Sum values ``[n]`` of indices over the indices that each atom covers, by the monomials ``[n, k]`` of the indices."""
     atoms, where = np.unique(rows, return_inverse=True)
     weights = np.repeat(values.double().numpy(), rows.shape[1])
     sums = np.bincount(where.ravel(), weights, len(atoms))
@@ -96,7 +96,7 @@ def summed_by_atom(rows: Rows, values: torch.Tensor) -> Scored:
 
 
 def cells_by_atom(weight: torch.Tensor, place: WeightAxis, atoms: NDArray[np.int64]) -> torch.Tensor:
-    """A copy of the cells as ``[atoms, cells]``; atoms that cover fewer indices than others are filled up with zeros."""
+    """A copy of the elements as ``[atoms, elements]``; atoms that cover fewer indices than others are padded with zeros."""
     cells = weight.movedim(place.dim, 0).flatten(1) if weight.dim() > 1 else weight[:, None]
     position = np.full(max(place.rows.max(), atoms.max()) + 1, -1)
     position[atoms] = np.arange(len(atoms))

@@ -1,4 +1,4 @@
-"""Criteria of importance: each gives, place by place, a number for every atom."""
+"""Criteria of importance: each yields, for one weight dim after another, a score for every atom."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def fpgm(asked: Question) -> Iterator[Scored]:
 
 
 def _mass(cells: torch.Tensor, dim: int) -> torch.Tensor:
-    """Sums [n] over the cells of every index, none of them negative, in the order in which they lie in memory."""
+    """Sums [n] over the elements of every index, none of them negative, in the order of memory."""
     before, after = tuple(range(dim)), tuple(range(1, cells.dim() - dim))
     sums = cells.sum(before) if before else cells
     return sums.sum(after, dtype=torch.float64) if after else sums

@@ -23,7 +23,7 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 _BATCH = 16
-"""Examples in one backward pass, at most: enough to keep a processor busy, and little beside what training holds."""
+"""Examples in one backward pass, at most: enough to keep a processor busy, and little memory compared with training."""
 
 
 def mean_gradients(
@@ -32,12 +32,12 @@ def mean_gradients(
     """The mean gradient of the workload's training loss by every floating weight, over ``samples`` examples at most.
 
     Tensors by weight name, of the weight's shape, float32 or wider; tied weights have one tensor under several names, a
-    weight without influence zeros. The loss of a batch is taken for the mean of its examples', as in training; the last
-    batch counts by its examples. The examples are shuffled by ``seed``; a program whose batch is larger is filled up with
-    copies, and the loss is that of the others. Batch norm and dropout are in evaluation mode. All runs on a copy:
-    ``program`` stays as it is. Buffers that are statistics or that the graph writes to are not among the weights. Raises
-    DataError in the name of ``who`` without data, where an example does not fit, or where loss or gradient cannot be had
-    or is not finite, and PassError for a graph that writes into a parameter.
+    weight without influence zeros. The loss of a batch is taken for the mean of its examples', as in training; a last
+    batch has the weight of its size. The examples are shuffled by ``seed``; for a larger fixed batch size they are padded
+    with copies, which the loss leaves out. Batch norm and dropout are in evaluation mode. All runs on a copy: ``program``
+    does not change. Buffers that are statistics or that the graph writes to are not among the weights. Raises DataError in
+    the name of ``who`` without data, where an example does not fit, or where there is no finite loss or gradient, and
+    PassError for a graph that writes into a parameter.
     """
     size = samples // -(-samples // _BATCH)
     run = _Backward(program, workload, who, seed)
@@ -48,7 +48,7 @@ def mean_gradients(
                 total[key].add_(gradient, alpha=rows)
             seen += rows
         if seen:
-            break  # else the data hold back a last batch that is not full, and have no full one
+            break  # otherwise the data drop an incomplete last batch, and have no full one
     return run.named(total, seen)
 
 
@@ -58,7 +58,7 @@ def squared_gradients(
     """The mean over examples of g², with g the gradient by a weight as in :func:`mean_gradients`; it raises the same.
 
     It is the diagonal of the empirical Fisher information (Martens 2020, "New insights and perspectives on the natural
-    gradient method"). The examples come one at a time: squares of a batch's mean gradient would be none.
+    gradient method"). The examples come one at a time: it is not the square of a batch's mean gradient.
     """
     run = _Backward(program, workload, who, seed)
     total, seen = run.zeros(), 0
@@ -107,7 +107,7 @@ class _Backward:
 
 
 def _differentiable(program: Program) -> Program:
-    """A copy in evaluation mode whose weights ask for gradients. Raises PassError where it writes into a parameter."""
+    """A copy in evaluation mode whose weights require gradients. Raises PassError where it writes into a parameter."""
     twin = program.copy()
     make_functional(twin)
     sets = alias_sets(twin.graph)
@@ -140,7 +140,7 @@ def _statistics(twin: Program) -> Iterator[fx.Node]:
 
 
 def _keeping_what_is_written_over(twin: Program) -> contextlib.AbstractContextManager[Any]:
-    """Autograd needs values that an op in place may write over: it is given copies, at a price, where there is one."""
+    """Autograd needs values that an in-place op may overwrite: where there is one, it gets copies, at a price."""
     if any(written(node) for node in twin.graph.nodes):
         return torch.autograd.graph.allow_mutation_on_saved_tensors()
     return contextlib.nullcontext()
@@ -168,7 +168,7 @@ def _loss(twin: Program, data: Data, args: tuple[Any, ...], target: Any, where: 
 
 
 def runner_for(twin: Program, args: tuple[Any, ...], where: str) -> Any:
-    """What to call with ``args``: the module, in batches of the size it takes where these are of another."""
+    """The module as a function of ``args``, which runs in batches of its own size where theirs differs."""
     problem = misfit(twin, args, {})
     if problem is None:
         return twin.module
@@ -189,7 +189,7 @@ def _backward(twin: Program, loss: torch.Tensor, weights: list[torch.Tensor], wh
     except RuntimeError as error:
         raise DataError(f"{where}: the program has no gradient: {error}") from error
     used = [gradient for gradient in found if gradient is not None]
-    if not bool(torch.nn.utils.get_total_norm(used).isfinite()):  # one look at all, before one at each
+    if not bool(torch.nn.utils.get_total_norm(used).isfinite()):  # all at once, before each one
         names = {id(tensor): name for name, tensor in twin.tensors().items()}
         for weight, gradient in zip(weights, found, strict=True):
             if gradient is not None and not bool(gradient.isfinite().all()):

@@ -1,4 +1,4 @@
-"""How important every atom is: a criterion gives each place where atoms lie a score, a group's places become one."""
+"""How important every atom is: a criterion scores each weight dim that has atoms, and a group's scores are reduced to one."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def score(
 ) -> Scores:
     """A score float64 ``[len(sweep.atoms)]``, at least 0, higher for more important; +inf for atoms in no group.
 
-    Each *place*, a dim of a weight that makes the channels or reads them, gives every atom one number; a head that
-    covers many indices gets their sum. ``reduce`` makes one of an atom's numbers, the group importance of Fang et al. 2023
-    (DepGraph, section 3.4), and ``normalize`` divides a group's scores by their mean or largest, so that groups can be
-    compared. Atoms that no output hangs on any more, which shrink would remove, score 0 and do not count for that.
+    Each weight dim that produces or reads the channels gives every atom one score; that of a head, which covers many
+    indices, is their sum. ``reduce`` combines an atom's scores, the group importance of Fang et al. 2023 (DepGraph,
+    section 3.4), and ``normalize`` divides a group's scores by their mean or largest, so that groups can be
+    compared. Dead atoms, which no output depends on and shrink would remove, score 0 and do not count for that.
 
-    ``by``, with w the cells of an atom in a place, biases and running statistics aside:
+    ``by``, with w the elements of an atom in one weight, except biases and running statistics:
 
     - ``l1`` Σ|w|, ``l2`` Σw² (Li et al. 2017, section 3.1; Fang et al. 2023)
     - ``batch_norm`` |γ| (Liu et al. 2017, section 3)
@@ -69,11 +69,11 @@ def score(
     - ``lamp`` s / Σ of all s in the group that are not smaller, with s of ``l2`` (Lee et al. 2021, eq. 3); not normalised
     - ``random`` uniform in [0, 1) by ``seed``; not normalised
     - ``module:function`` or ``file.py:function`` of your own, annotated ``-> torch.Tensor``. It is called once for every
-      group with a list of float32 matrices ``[atoms, cells]``, copies, one for each place, and returns the scores
+      group with a list of float32 matrices ``[atoms, elements]``, copies, one for each weight dim, and returns the scores
       ``[atoms]``, finite and not negative.
 
     taylor, hessian and activation are over ``samples`` training examples of ``workload``. Where batch_norm, activation or
-    fpgm has nothing to go by, the group is ranked by l2 and that is reported; normalised, such scores can still be compared.
+    fpgm does not apply, the group is ranked by l2 and that is reported; normalised, such scores can still be compared.
 
     Raises UnknownNameError for an unknown criterion, PassError for weights that are not finite, DataError in the name of
     ``who`` without usable data, UsageError where the user's function cannot be found, fails or gives no such scores.
@@ -105,7 +105,7 @@ def _check(name: str, known: Sequence[str], what: str, hint: str = "") -> None:
 
 
 def _finished(totals: Scores, live: NDArray[np.bool_], by: str, normalize: Normalize) -> Scores:
-    """The scores of one group: comparable with others, and 0 for what is dead."""
+    """The scores of one group: comparable with others, and 0 for dead atoms."""
     totals = np.where(live, totals, 0)
     if by == "lamp":
         return _lamp(totals)
@@ -116,9 +116,9 @@ def _finished(totals: Scores, live: NDArray[np.bool_], by: str, normalize: Norma
 
 
 def _reduced(found: Iterable[Scored], reduce: Reduce, n: int) -> Scores:
-    """One number for every atom, NaN where no place has any."""
+    """One score for every atom, NaN where it has none."""
     totals, counts = np.zeros(n), np.zeros(n)
-    for atoms, values in found:  # no atom comes twice in one place
+    for atoms, values in found:  # no atom comes twice in one weight dim
         totals[atoms] = np.maximum(totals[atoms], values) if reduce == "max" else totals[atoms] + values
         counts[atoms] += 1
     if reduce == "mean":
@@ -128,7 +128,7 @@ def _reduced(found: Iterable[Scored], reduce: Reduce, n: int) -> Scores:
 
 
 def _fill_in(asked: Question, totals: Scores, by: str, reduce: Reduce) -> None:
-    """Rank groups by l2 that the criterion says nothing about."""
+    """Rank groups that the criterion does not apply to by l2."""
     bare = [group for group in asked.groups if np.isnan(totals[group.atoms]).any()]
     if not bare:
         return
@@ -151,7 +151,7 @@ def _reader(group: Group) -> fx.Node:
 
 
 def _lamp(squares: Scores) -> Scores:
-    """Each over the sum of those that are not smaller, itself among them; of equal ones the first counts as smaller."""
+    """Each over the sum of all not smaller ones, itself included; of equal ones the first counts as smaller."""
     order = np.argsort(squares, kind="stable")
     rest = np.cumsum(squares[order][::-1])[::-1]
     scores = np.zeros_like(squares)
@@ -160,7 +160,7 @@ def _lamp(squares: Scores) -> Scores:
 
 
 def _random(group: Group, seed: int) -> Scored:
-    """Numbers of a stream of the group's own, whatever other groups there are."""
+    """Random scores from a stream of the group's own, independent of other groups."""
     digest = hashlib.sha256(f"{seed} {group.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return group.atoms, torch.rand(len(group.atoms), generator=generator, dtype=torch.float64).numpy()

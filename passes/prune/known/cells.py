@@ -1,10 +1,10 @@
-"""What is known of a value, cell by cell: a tensor of constants with NaN where nothing is known.
+"""The constants of a value, cell by cell: a tensor with NaN where the value is unknown.
 
-Every dim has its full size, or size 1 for "the same all along it". A symbolic dim of size k·n, such as heads merged into
-a dynamic batch, has size 1 or k: the k constants repeat along it. So the tensor has a size whatever the batch is.
+Every dim has its full size, or size 1 where the value is the same all along it. A symbolic dim of size k·n, such as heads
+merged into a dynamic batch, has size 1 or k: the k constants repeat along it. So the tensor has a size for any batch.
 
-A zero is exactly zero in whatever precision the program computes. Any other constant is as right as its precision
-allows, in sign and to a thousandth at worst: where rounding could weigh more, nothing is claimed.
+A zero is exactly zero in whatever precision the program computes. Any other constant is right in sign and to a thousandth
+at worst: where rounding could matter more, the cell is unknown.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any
 import torch
 
 Cells = torch.Tensor | None
-"""What is known of one value; None where that is nothing."""
+"""The constants of one value; None where nothing is known."""
 
 Known = Cells | list[Cells]
-"""What is known of what a node returns: one value, or several."""
+"""The constants of a node's result: one value, or several."""
 
 Of = Callable[[Any], Cells]
-"""Gives what is known of an argument, a node or a number."""
+"""Returns the constants of an argument, a node or a number."""
 
 LIMIT = 1 << 22
-"""More cells than this are not worked out."""
+"""A value of more cells than this is unknown."""
 
 _CANCELLED = 1e-3
 _STEP = 1e-3
 
 
 def nothing(rank: int) -> torch.Tensor:
-    """Cells of which nothing is known."""
+    """Unknown cells."""
     return torch.full([1] * rank, math.nan, dtype=torch.float64)
 
 
 def extents(shape: Iterable[Any]) -> list[int]:
-    """Size of each dim in full, in cells: k for a symbolic size k·n."""
+    """Full size of each dim, in cells: k for a symbolic size k·n."""
     return [size if isinstance(size, int) else _factor(size) for size in shape]
 
 
@@ -47,12 +47,12 @@ def _factor(size: torch.SymInt) -> int:
 
 
 def symbolic(shape: Iterable[Any]) -> list[int]:
-    """The dims whose size is not known."""
+    """The dims of symbolic size."""
     return [dim for dim, size in enumerate(shape) if not isinstance(size, int)]
 
 
 def settle(cells: torch.Tensor, dims: Iterable[int]) -> torch.Tensor:
-    """Keep only what is the same all along ``dims``, which get size 1."""
+    """Keep only the cells that are the same all along ``dims``, which get size 1."""
     for dim in dims:
         if cells.shape[dim] > 1:
             first = cells.narrow(dim, 0, 1)
@@ -61,7 +61,7 @@ def settle(cells: torch.Tensor, dims: Iterable[int]) -> torch.Tensor:
 
 
 def collapse(cells: torch.Tensor, dims: Iterable[int]) -> torch.Tensor:
-    """Write with size 1 each of ``dims`` along which all cells are alike, unknown ones among themselves too."""
+    """Reduce to size 1 each of ``dims`` along which all cells are equal, or all unknown."""
     for dim in dims:
         first = cells.narrow(dim, 0, 1)
         if cells.shape[dim] > 1 and bool(((cells == first) | (cells.isnan() & first.isnan())).all()):
@@ -76,7 +76,7 @@ def spread(cells: torch.Tensor, sizes: Iterable[int]) -> Cells:
 
 
 def fit(cells: torch.Tensor, shape: Iterable[Any]) -> torch.Tensor:
-    """Align with a shape that the value is broadcast to; a repetition that this shape does not have is settled."""
+    """Align with a shape that the value is broadcast to; where cells repeat otherwise than that, keep only equal ones."""
     full = extents(shape)
     cells = cells.reshape([1] * (len(full) - cells.dim()) + list(cells.shape))
     return settle(cells, [dim for dim, size in enumerate(full) if cells.shape[dim] not in (1, size)])
@@ -88,7 +88,7 @@ def zeros_of(cells: torch.Tensor) -> torch.Tensor:
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a · b, where zero times whatever it may be is zero; a product too small to be told from zero is unknown."""
+    """a · b, where zero times unknown is zero; a product that underflows is unknown."""
     result = a.double() * b.double()
     return torch.where((a == 0) | (b == 0), 0.0, torch.where(result == 0, math.nan, result))
 
@@ -100,7 +100,7 @@ def total(*terms: torch.Tensor) -> torch.Tensor:
 
 
 def reliable(result: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """A sum, unknown where rounding of its terms, ``size`` together, would show: where they cancel each other.
+    """A sum, unknown where its terms, of ``size`` together, nearly cancel, so that their rounding matters.
 
     A sum of zeros is zero.
     """
@@ -108,9 +108,9 @@ def reliable(result: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
 
 
 def apply(function: Callable[[torch.Tensor], torch.Tensor], cells: torch.Tensor) -> torch.Tensor:
-    """A continuous function of each known cell, unknown where a slightly different constant gives quite another result.
+    """A continuous function of each known cell, unknown where it is ill-conditioned at that constant.
 
-    So a zero that only an exact constant would give, such as log(1), is not claimed; relu of a negative one is.
+    So log(1) is not known to be zero, as only the exact constant gives that; relu of a negative one is.
     """
     cells = cells.double()
     result = function(cells)

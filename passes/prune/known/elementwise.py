@@ -24,18 +24,18 @@ def unary(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def zeros(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """A function of which only that it is zero at zero is of use."""
+    """A function that maps zero to zero, and of which nothing else is used."""
     cells = of(next(iter(call.values())))
     return None if cells is None else zeros_of(cells)
 
 
 def same(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """What hands on its operand: casts between floats, copies."""
+    """Ops that return their operand: casts between floats, copies."""
     return of(next(iter(call.values())))
 
 
 def dropout(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """In training only zeros stay what they are, if they do."""
+    """In training only zeros stay, if they do."""
     cells = same(node, call, of)
     if cells is None or not call["train"]:
         return cells
@@ -43,7 +43,7 @@ def dropout(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def fill(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """A tensor of one number, given as ``fill_value``, ``value`` or ``s``, or in the name."""
+    """A tensor filled with one number, which is ``fill_value``, ``value`` or ``s``, or in the op's name."""
     name = str(node.target)
     given = next((call[k] for k in ("fill_value", "value", "s") if k in call), 1.0 if "ones" in name else 0.0)
     if not isinstance(given, (int, float)):
@@ -82,7 +82,7 @@ def mul(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def div(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """Zero by whatever is unknown is zero, as it would not be finite otherwise."""
+    """Zero by an unknown is zero, as it would not be finite otherwise."""
     a, b = _pair(node, call, of)
     if a is None or b is None:
         return None if a is None else zeros_of(a)
@@ -103,7 +103,7 @@ def where(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def masked_fill(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """Known where it is filled with what is there already."""
+    """Known where the filled value equals the one it replaces."""
     return _agreed(node, of(call["self"]), of(call["value"]))
 
 

@@ -21,7 +21,7 @@ def reshape(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def permute(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """Permutations of dims run themselves."""
+    """Permutations of dims: the op is run on the cells."""
     cells = of(call["self"])
     return None if cells is None else node.target(cells, *node.args[1:], **node.kwargs)  # type: ignore[operator]
 
@@ -39,7 +39,7 @@ def move(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def shuffle(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """Pixel shuffle, run on what is written out in full, but for the dims of the batch."""
+    """Pixel shuffle, run on cells expanded to full size, except the batch dims."""
     cells, shape = of(call["self"]), _shape(call["self"])
     if cells is None or symbolic(shape[-3:]):
         return None
@@ -53,12 +53,12 @@ def shuffle(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def expand(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """A dim of size 1 that is expanded is the same all along it already."""
+    """An expanded dim of size 1 is the same all along it already."""
     return of(call["self"])
 
 
 def repeat(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """Repeat and tile: a dim that varies is repeated; by a symbolic number, it says so by itself."""
+    """Repeat and tile: a dim that varies is repeated; by a symbolic number, cells repeat along it as they are."""
     cells = of(call["self"])
     if cells is None:
         return None
@@ -153,7 +153,7 @@ def join(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def pad(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """A constant beside what is there; reflected or replicated, what is the same along a dim."""
+    """A constant border; reflected or replicated, cells that are the same along a dim."""
     shape, widths = list(_shape(call["self"])), call["pad"] if "pad" in call else call["padding"]
     if any(not isinstance(w, int) for w in widths):
         return None

@@ -15,9 +15,9 @@ from fxopt.passes.prune.known.cells import Cells, collapse, extents, settle, spr
 def reshape(cells: torch.Tensor, before: Iterable[Any], after: Iterable[Any]) -> Cells:
     """Cells of a value of shape ``before``, read row-major as ``after``; None where that is beyond the limit.
 
-    The dims fall into segments that have the same number of elements before and after, and only what varies inside a
-    segment of several dims is written out. A segment with a symbolic size stays a repetition of the concrete dims behind
-    it, [n, 12] as [12·n]; where concrete dims stand before the size, only what is the same all over is kept.
+    The dims fall into segments that have the same number of elements before and after; only a segment of several dims
+    along which cells vary is expanded. A segment with a symbolic size repeats the concrete dims after it, [n, 12] as
+    [12·n]; where concrete dims precede the size, only cells that are the same all over are kept.
     """
     before, after = list(before), list(after)
     old, new = extents(before), extents(after)
@@ -42,14 +42,14 @@ def reshape(cells: torch.Tensor, before: Iterable[Any], after: Iterable[Any]) ->
 
 
 def _leads(sizes: list[Any]) -> bool:
-    """Whether the flat index repeats: no concrete dim stands before a symbolic one, no factor before the last of them."""
+    """Whether the flat index repeats: no concrete dim precedes a symbolic one, no factor the last of them."""
     places = symbolic(sizes)
     factors = extents(sizes)
     return all(place == i for i, place in enumerate(places)) and all(factors[p] == 1 for p in places[:-1])
 
 
 def _segments(before: list[Any], after: list[Any]) -> Iterator[tuple[list[int], list[int]]]:
-    """Pairs of dims, before and after, that hold the same number of elements; as small as they can be."""
+    """The smallest runs of dims, before and after, that hold the same number of elements."""
     old, new = _numbers(before, after)
     i = j = 0
     while i < len(old) or j < len(new):
@@ -71,7 +71,7 @@ def _segments(before: list[Any], after: list[Any]) -> Iterator[tuple[list[int], 
 
 
 def _numbers(*shapes: list[Any]) -> list[list[int]]:
-    """Shapes with a prime for each symbol: products that are equal for every input are equal for these."""
+    """Shapes with a prime for each symbol: products are equal for every input if they are equal for these."""
     symbols = {
         s for shape in shapes for size in shape if not isinstance(size, int) for s in size.node.expr.free_symbols
     }

@@ -15,7 +15,7 @@ from fxopt.passes.prune.known import sums as sums
 from fxopt.passes.prune.known.cells import Known, Of
 
 Rule = Callable[[fx.Node, dict[str, Any], Of], Known]
-"""What is known of a call, from its arguments by name and what is known of them. None for nothing."""
+"""The constants of a call's result, from its arguments by name and their constants. None if nothing is known."""
 
 _NAMES: dict[Rule, str] = {
     # what a trait or a family does not say

@@ -79,7 +79,7 @@ def _matmul(node: fx.Node, first: fx.Node, second: fx.Node, of: Of) -> Cells:
 
 
 def contract(a: torch.Tensor, b: torch.Tensor, length: int | None) -> Cells:
-    """a[…, M, K] · b[…, K, N], with ``length`` the full size of K; None stands for a size that is not known."""
+    """a[…, M, K] · b[…, K, N], with ``length`` the full size of K; None for a symbolic one."""
     k = max(a.shape[-1], b.shape[-2])
     if a.shape[-1] not in (1, k) or b.shape[-2] not in (1, k):
         return None
@@ -113,7 +113,7 @@ def plus_bias(cells: torch.Tensor, bias: Any, of: Of) -> Cells:
 def convolution(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
     """Convolutions of every kind, grouped and transposed ones too.
 
-    A constant other than zero counts where it gives the same everywhere: not beside zero padding, not transposed.
+    A constant other than zero counts where the result is the same everywhere: not with zero padding, not transposed.
     """
     weight, shape = of(call["weight"]), call["weight"].meta["val"].shape
     full = None if weight is None else spread(weight, shape) if weight.shape != shape else weight
@@ -138,14 +138,14 @@ def convolution(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def pads(call: dict[str, Any]) -> bool:
-    """Whether a convolution, by its arguments, reads zeros beyond the border."""
+    """Whether a convolution, by its arguments, pads with zeros."""
     if call["padding"] == "same":
         return any(size != 1 for size in call["weight"].meta["val"].shape[2:])
     return call["padding"] != "valid" and any(_list(call["padding"]))
 
 
 def _weighted(x: torch.Tensor, kernel: torch.Tensor, *, uniform: bool) -> Cells:
-    """Sums over inputs x[G, I] and weights kernel[G, O, I, K]; only zeros contribute alike where it is not uniform."""
+    """Sums over inputs x[G, I] and weights kernel[G, O, I, K]; where positions differ (not ``uniform``), only zeros count."""
     blocked = x.isnan() if uniform else x != 0
     if blocked.all():
         bad = _any(kernel.flatten(2))
@@ -164,7 +164,7 @@ def _weighted(x: torch.Tensor, kernel: torch.Tensor, *, uniform: bool) -> Cells:
 
 
 def _any(cells: torch.Tensor) -> torch.Tensor:
-    """Whether any along the last dim is not zero; mostly the first few tell."""
+    """Whether any along the last dim is not zero; the first few are tried before all."""
     found = (cells[..., :_FEW] != 0).any(-1)
     found[~found] = (cells[~found] != 0).any(-1)
     return found
@@ -197,7 +197,7 @@ def einsum(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def reduce(node: fx.Node, call: dict[str, Any], of: Of) -> Known:
-    """Sums of zeros; means, maxima and minima of what is constant along the dims."""
+    """Sums of zeros; means, maxima and minima of cells that are constant along the dims."""
     cells = of(call["self"])
     if cells is None:
         return None
@@ -212,7 +212,7 @@ def reduce(node: fx.Node, call: dict[str, Any], of: Of) -> Known:
 
 
 def pool(node: fx.Node, call: dict[str, Any], of: Of) -> Known:
-    """Pooling of what is the same all over a map; only zeros where padding or a divisor counts."""
+    """Pooling of cells that are the same all over a map; only zeros where padding or a divisor matters."""
     cells = of(call["self"])
     if cells is None:
         return None
@@ -227,7 +227,7 @@ def pool(node: fx.Node, call: dict[str, Any], of: Of) -> Known:
 
 
 def resample(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
-    """Interpolation of what is the same all over a map; of a grid, zeros alone, as it pads with them."""
+    """Interpolation of cells that are the same all over a map; of a grid, zeros alone, as it pads with them."""
     cells = of(next(iter(call.values())))
     if cells is None:
         return None
@@ -245,4 +245,4 @@ def _length(node: fx.Node, dim: int) -> int | None:
 
 
 CONVOLUTION_NAMES = (*DIRECT, "aten.convolution")
-"""Convolutions that :func:`convolution` reads beside the transposed ones."""
+"""Convolutions that :func:`convolution` handles, besides the transposed ones."""

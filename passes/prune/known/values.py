@@ -19,12 +19,12 @@ from fxopt.passes.prune.known.rules import rule_of
 def known_values(program: Program) -> dict[fx.Node, torch.Tensor]:
     """The constants that cells of floating-point values have for all inputs, NaN where a cell is unknown.
 
-    A tensor has the rank of its node's value. Each dim has the full size, or size 1 for "the same all along it", as every
-    symbolic dim has. Dtype float64, or a weight's own. A node of which nothing is known is left out.
+    A tensor has the rank of its node's value. Each dim has the full size, or size 1 where the value is the same all along
+    it, as for every symbolic dim. Dtype float64, or a weight's own. A node of which nothing is known is left out.
 
     A zero is exactly zero in any precision. Other constants are those of exact arithmetic, good to about 1e-12; a sum
-    whose terms nearly cancel is unknown, as rounding shows there. All values are taken to be finite: zero times anything
-    is zero. Memory that is written in place is known where nothing but the chain of writes sees it.
+    whose terms nearly cancel is unknown, as rounding matters there. All values are taken to be finite: zero times anything
+    is zero. Memory that is written in place is known where no other view than the chain of writes reads it.
     """
     walk = _Walk(program)
     for node in program.graph.nodes:
@@ -63,7 +63,7 @@ class _Walk:
         return dirty - set(chains), chains
 
     def visit(self, node: fx.Node) -> None:
-        """Work out what is known of one node."""
+        """Derive the constants of one node."""
         root = self.roots[node]
         if root in self.hidden:
             return
@@ -93,7 +93,7 @@ class _Walk:
         return _finished(known, value)
 
     def _read(self, node: Any) -> Known:
-        """What memory holds now: what the last write left in it."""
+        """The present contents of memory, after its last write."""
         root = self.roots[node]
         return self.latest.get(root) if root in self.chains else self.found.get(node)
 
@@ -104,7 +104,7 @@ class _Walk:
         return torch.tensor(float(argument), dtype=torch.float64) if isinstance(argument, (int, float)) else None
 
     def result(self) -> dict[fx.Node, torch.Tensor]:
-        """What holds for all readers of each node, those behind a write in place included."""
+        """The constants that hold for all readers of each node, also those after an in-place write."""
         kept = {}
         for node, known in self.found.items():
             weight = self.program.tensor(node)
@@ -119,7 +119,7 @@ class _Walk:
         return kept
 
     def _overwritten(self, node: fx.Node) -> bool:
-        """Whether someone reads the node when its memory holds something else."""
+        """Whether something reads the node after its memory was overwritten."""
         chain = self.chains.get(self.roots[node])
         if chain is None or node is chain[-1]:
             return False
@@ -128,7 +128,7 @@ class _Walk:
 
 
 def _statistics(node: fx.Node) -> list[fx.Node]:
-    """The running statistics that a norm in training changes, which its schema does not tell."""
+    """The running statistics that a norm in training updates, which its schema does not declare."""
     if node.op != "call_function" or "norm" not in str(node.target) or not hasattr(node.target, "_schema"):
         return []
     call = arguments(node)
@@ -138,7 +138,7 @@ def _statistics(node: fx.Node) -> list[fx.Node]:
 
 
 def _stored(tensor: torch.Tensor | None) -> Cells:
-    """A weight as it is; integers, which indices are made of, as float64."""
+    """A weight itself; integers, as indices are, as float64."""
     if tensor is None or tensor.is_complex() or tensor.is_quantized or tensor.numel() == 0:
         return None
     if tensor.is_floating_point():
@@ -147,7 +147,7 @@ def _stored(tensor: torch.Tensor | None) -> Cells:
 
 
 def _finished(cells: Cells, like: Any) -> Cells:
-    """Hold cells against the value they are of; None where nothing is left."""
+    """Check cells against the value they are of; None where nothing is known."""
     if cells is None or not isinstance(like, torch.Tensor) or not like.is_floating_point():
         return None
     full = extents(like.shape)

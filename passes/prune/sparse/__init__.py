@@ -1,1 +1,1 @@
-"""Unstructured and N:M sparsity: which weights, and masks that last."""
+"""Unstructured and N:M sparsity: which weights, and masks that training keeps."""

@@ -1,1 +1,1 @@
-"""Quantization-aware training: the quantized graph simulated, trained, and written down."""
+"""Quantization-aware training: the quantized graph simulated, trained, and emitted."""

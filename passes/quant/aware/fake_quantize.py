@@ -1,4 +1,4 @@
-"""Fake quantization: the numbers of a quantize and a dequantize op, with gradients for input and step size."""
+"""Fake quantization: the values of a Q/DQ pair, with gradients for input and step size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the
 
 @torch.library.custom_op("fxopt::fake_quantize", mutates_args=())
 def fake_quantize(x: torch.Tensor, log_scale: torch.Tensor, zero_point: int, low: int, high: int) -> torch.Tensor:
-    """What the codes of ``x`` stand for: bit for bit what quantize and dequantize give at scale exp(``log_scale``).
+    """``x`` quantized and dequantized: bit for bit the result of a Q/DQ pair at scale exp(``log_scale``).
 
-    ``log_scale`` is a number, or one for each index of the first dim of ``x``; codes lie in ``low`` … ``high``. The step is
-    learned by its logarithm, so that an optimizer changes it in proportion (Jain et al. 2020, "Trained quantization
-    thresholds", section 3.2).
+    ``log_scale`` is a scalar, or has one element for each index of the first dim of ``x``; integers lie in ``low`` …
+    ``high``. The step is learned by its logarithm, so that an optimizer changes it in proportion (Jain et al. 2020,
+    "Trained quantization thresholds", section 3.2).
     """
     ops, scale = torch.ops.quantized_decomposed, log_scale.exp()
     if scale.dim() == 0:
@@ -60,7 +60,7 @@ fake_quantize.register_autograd(_backward, setup_context=_remember)
 
 @torch.library.custom_op("fxopt::fake_quantize_bias", mutates_args=())
 def fake_quantize_bias(bias: torch.Tensor, log_input: torch.Tensor, log_weight: torch.Tensor) -> torch.Tensor:
-    """What int32 codes of ``bias`` [out] stand for, at the scale of the products of input and weight; straight through."""
+    """``bias`` [out] quantized to int32 at the scale of the products of input and weight, and dequantized; straight through."""
     both = (log_weight.exp().double() * float(log_input.exp())).float()
     return quantize_bias(bias, both).float() * both
 

@@ -31,7 +31,7 @@ class Simulated:
 def simulate(
     program: Program, placement: Placement, ranges: dict[fx.Node, Affine], codes: dict[fx.Node, LayerCodes]
 ) -> Simulated:
-    """A copy that gives bit for bit what the quantized program will give, and can be trained.
+    """A copy that computes bit for bit the same as the quantized program will, and can be trained.
 
     Values that share a scale share the step size, and so do layers that share a weight.
     """
@@ -78,6 +78,6 @@ def _fake_weight(made: Simulated, layer: fx.Node, codes: LayerCodes, stored: dic
     call = arguments(layer)
     if call["bias"] is not None:
         with made.program.graph.inserting_before(layer):
-            steps = (call["input"].args[1], fake.args[1])  # the input is a fake-quantized value by now
+            steps = (call["input"].args[1], fake.args[1])  # the input is fake-quantized by now
             bias = made.program.graph.call_function(_FAKE_BIAS, (call["bias"], *steps))
         layer.replace_input_with(call["bias"], bias)

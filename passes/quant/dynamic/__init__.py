@@ -1,1 +1,1 @@
-"""Dynamic quantization: weights in int8, scales of activations taken as the model runs."""
+"""Dynamic quantization: weights in int8, scales of activations computed at run time."""

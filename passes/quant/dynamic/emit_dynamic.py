@@ -21,10 +21,10 @@ _SMALLEST = torch.finfo(torch.float32).tiny
 
 
 def emit_dynamic(program: Program, chosen: dict[BlockWeight, Codes]) -> None:
-    """Let the layers of each weight read it from its codes, and their input through ops that quantize it as it comes.
+    """Let the layers of each weight read it dequantized, and their input through ops that quantize it at run time.
 
-    Codes are those of the weight's rows; they are stored as the layers read the weight. Layers that read the same value
-    read the same codes of it, unless the graph writes into memory, which may lie between them.
+    Weights are quantized by rows, and stored as the layers read them. Layers that read the same value share its quantized
+    form, unless the graph writes into memory, which may happen between them.
     """
     stored: dict[fx.Node, fx.Node] = {}
     for weight, codes in chosen.items():

@@ -1,4 +1,4 @@
-"""Dynamic quantization: weights stored in int8, activations quantized as the model runs."""
+"""Dynamic quantization: weights stored in int8, activations quantized at run time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def quantize_dynamic(program: Program, context: Context, *, keep_float: tuple[st
     """Quantize linears and recurrent layers to int8, their inputs at run time; needs no data.
 
     Weights are symmetric int8 with a scale for each output channel, of the range that the backend's policy for the target
-    allows. What a layer reads becomes uint8, with one scale and zero point for the whole tensor that are taken from its
-    least and largest number as the model runs (ONNX's DynamicQuantizeLinear has the same formula). Products are summed in
-    int32; biases and everything else stay in float. As the range is that of a batch, an example's result depends a little
-    on what else is in its batch.
+    allows. A layer's input becomes uint8, with one scale and zero point for the whole tensor, computed from its minimum
+    and maximum at run time (ONNX's DynamicQuantizeLinear has the same formula). Products are summed in int32; biases and
+    everything else stay in float. As the range is that of a batch, an example's result depends a little on the rest of
+    its batch.
 
-    The matrices of LSTM, GRU and RNN become int8 too, with a scale for each row; the graph multiplies what they stand for.
-    ONNX Runtime has a kernel for LSTM (DynamicQuantizeLSTM), which quantizes what each step reads; elsewhere, and for GRU
-    and RNN, the file is smaller and the arithmetic stays float.
+    The matrices of LSTM, GRU and RNN become int8 too, with a scale for each row, and are dequantized in the graph. ONNX
+    Runtime has a kernel for LSTM (DynamicQuantizeLSTM), which quantizes the inputs of each step; in other backends, and
+    for GRU and RNN, the file is smaller and the arithmetic stays float.
 
-    Good where linears dominate and there is no data: transformers, recurrent heads. With data, quantize takes the ranges
-    once and for all, which is faster, and quantizes convolutions too. Quantized are linears, and products with a stored
+    Good where linears dominate and there is no data: transformers, recurrent heads. With data, quantize fixes the ranges
+    beforehand, which is faster, and quantizes convolutions too. Quantized are linears, and products with a stored
     matrix on the right; a weight that something else reads too, such as an embedding, stays. ``keep_float`` names weights
     or modules, with wildcards, that stay in float. Raises PassError for a program that is quantized or a weight that is
     not finite.

@@ -1,4 +1,4 @@
-"""Int8 weights of recurrent layers, which a runtime multiplies with what it quantizes at every step."""
+"""Int8 weights of recurrent layers, whose inputs a runtime quantizes at every step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_sca
 
 
 def quantize_recurrent(program: Program, keep_float: tuple[str, ...], *, safe_pairs: bool) -> None:
-    """Store the matrices of every recurrent layer as int8 codes with a scale for each row, that is for each unit's gate.
+    """Quantize the matrices of every recurrent layer to int8 with a scale for each row, that is for each unit's gate.
 
     A layer that keeps one in float keeps all, with the reason: a runtime's kernel takes all or none.
     """
@@ -48,7 +48,7 @@ def _declined(program: Program, node: fx.Node, weights: list[fx.Node], keep_floa
             return f"its weight is {tensor.dtype}, not float32"
         readers = [u for n in program.graph.nodes if program.tensor(n) is tensor for u in n.users]
         if readers != [node] or weights.count(weight) > 1:
-            return f"something else reads its weight {name!r} too, so that codes would be stored beside it"
+            return f"something else reads its weight {name!r} too, so that it would be stored twice"
         if any(fnmatch(name, p) or fnmatch(name.rpartition(".")[0], p) for p in keep_float):
             return f"kept in float by keep_float={keep_float!r}"
     return None

@@ -1,1 +1,1 @@
-"""Equalization: which channels are scaled or shifted together, how far, and the layers that take it up."""
+"""Equalization: which channels are scaled or shifted together, how far, and the layers that absorb it."""

@@ -1,4 +1,4 @@
-"""Scales that give every channel the same range in the layer that makes it and in the one that reads it."""
+"""Scales that give every channel the same range in the layer that produces it and in the one that reads it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 BALANCED = 0.01
-"""Ranges that differ by less than a hundredth are equal, which is above what rounding the weights to bfloat16 makes."""
+"""Ranges that differ by less than a hundredth are equal, which is more than rounding weights to bfloat16 changes."""
 CONVERGED = 1e-3
-"""Where there is more to do, it is done until they differ by less than this."""
+"""If any differ by more, sweeps go on until they differ by less than this."""
 SWEEPS = 1000
-"""A chain of n layers needs some n² of them."""
+"""A chain of n layers needs about n² of them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def balance(matrices: Sequence[Matrix], labels: int) -> tuple[torch.Tensor, floa
     Nagel et al. 2019, eq. 11: s = sqrt(r1 · r2) / r2, the first layer divided and the second multiplied by it, one pair
     of layers after the other until nothing changes (section 4.1). Ranges are largest magnitudes. Layers whose results
     are added are one layer with their weights side by side, and those that read one value are one layer with their
-    weights stacked, so that r1 and r2 are maxima over these. A channel that one side leaves all zeros keeps its scale.
+    weights stacked, so that r1 and r2 are maxima over these. A channel that is all zeros on one side keeps its scale.
     """
     scales = torch.zeros(labels)
     streams = list(_streams(matrices, labels))
@@ -79,7 +79,7 @@ def balance(matrices: Sequence[Matrix], labels: int) -> tuple[torch.Tensor, floa
 
 @dataclass(frozen=True)
 class _Stream:
-    """Labels that are scaled at once, with the layers that make and those that read them."""
+    """Labels that are scaled at once, with the layers that produce and those that read them."""
 
     labels: torch.Tensor
     makers: list[Matrix]
@@ -87,7 +87,7 @@ class _Stream:
 
 
 def _streams(matrices: Sequence[Matrix], labels: int) -> Iterator[_Stream]:
-    """The channels that one layer makes are one stream, with all that other layers make of these."""
+    """The channels that one layer produces are one stream, with those of other layers that share labels with them."""
     free = [made[made > 0] for made in (m.made.unique() for m in matrices)]
     pairs = np.concatenate([np.zeros((2, 1), np.int64), *(np.stack([f, f[:1].expand_as(f)]) for f in free)], 1)
     edges = coo_matrix((np.ones(pairs.shape[1]), pairs), (labels, labels))

@@ -1,4 +1,4 @@
-"""Numbers of channels: what a run over a graph gives every value, and the labels of those that go together."""
+"""Ids of channels, which a run over a graph assigns to every value, and labels of those that go together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class LayerChannels:
-    """A layer with a weight of its own, and the numbers, int64, of the channels it makes [out] and reads [in]."""
+    """A layer with a weight of its own, and the ids, int64, of the channels it produces [out] and reads [in]."""
 
     node: fx.Node
     made: torch.Tensor
@@ -26,10 +26,10 @@ class LayerChannels:
 
 @dataclass
 class Channels:
-    """What is known of the channels: those of one label go together, and those of label 0 stay as they are.
+    """The channels of a program: those of one label go together, and those of label 0 stay.
 
-    ``ids`` gives each value its channels' numbers: int64 of the value's rank, of its sizes or 1 where they repeat.
-    Number 0 is a channel that stays.
+    ``ids`` has the ids of each value's channels: int64 of the value's rank, of its sizes or 1 where they repeat.
+    Id 0 is a channel that stays.
     """
 
     layers: list[LayerChannels] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Channels:
     """Layers that cannot be changed, and why."""
     ids: dict[fx.Node, Any] = field(default_factory=dict)
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
-    """By number; set when the run is over."""
+    """By id; set when the run is over."""
     _count: int = 1
     _pairs: list[torch.Tensor] = field(default_factory=list)
     _pins: list[tuple[torch.Tensor, str]] = field(default_factory=list)
@@ -45,18 +45,18 @@ class Channels:
     _together: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
 
     def fresh(self, count: int) -> torch.Tensor:
-        """Numbers for the channels that a layer makes."""
+        """Ids for the channels that a layer produces."""
         self._count += count
         return torch.arange(self._count - count, self._count)
 
     def pin(self, values: Iterable[Any], reason: str) -> None:
-        """Let all channels of some values stay as they are."""
+        """Pin all channels of some values."""
         for ids in pytree.tree_leaves(list(values)):
             if bool(ids.any()):
                 self._pins.append((ids.unique(), reason))
 
     def unite(self, first: torch.Tensor, second: torch.Tensor, reason: str) -> torch.Tensor:
-        """Let channels that meet element by element go together; ``reason`` is for those that meet one that stays."""
+        """Unite channels that are combined element by element; ``reason`` is for those combined with one that stays."""
         pairs = torch.stack(torch.broadcast_tensors(first, second))
         distinct = pairs.flatten(1).unique(dim=1)
         self._pairs.append(distinct[:, distinct.all(0)])
@@ -64,7 +64,7 @@ class Channels:
         return pairs.amax(0)
 
     def settle(self) -> None:
-        """Give the numbers their labels, when everything has been seen."""
+        """Assign labels to the ids, at the end of the run."""
         first, second = torch.cat([*self._pairs, torch.zeros(2, 1, dtype=torch.int64)], 1).numpy()
         shape = (self._count, self._count)
         edges = coo_matrix((np.ones(len(first)), (first, second)), shape)
@@ -76,9 +76,9 @@ class Channels:
         self.labels = np.where(stays, 0, self._together + 1)
 
     def label(self, ids: torch.Tensor) -> torch.Tensor:
-        """Labels of numbers, int64 of the same shape."""
+        """Labels of ids, int64 of the same shape."""
         return torch.from_numpy(self.labels[ids.numpy()])
 
     def why(self, ids: torch.Tensor) -> list[str]:
-        """For each of the numbers that stay, the reason."""
+        """For each of the ids that stay, the reason."""
         return [self._reasons.get(int(n), "") for n in self._together[ids[self.label(ids) == 0].numpy()]]

@@ -1,4 +1,4 @@
-"""Which channels are scaled (or shifted) together: one run over a graph that gives the channels of every value numbers."""
+"""Which channels are scaled (or shifted) together: one run over a graph that assigns ids to the channels of every value."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fxopt.passes.quant.equalization.follow import follow
 from fxopt.passes.quant.equalization.layers import LAYERS, channel_dim, grouped, readers, unusable
 
 Declines = Callable[[fx.Node], str | None]
-"""Says why what is done to a channel before an op is not the same as what is done behind it; None where it is."""
+"""Why scaling (or shifting) a channel before an op is not the same as after it; None where it is."""
 
 
 def find_channels(program: Program, declines: Declines) -> Channels:
-    """Number the channels that layers make, and follow them through every op that ``declines`` lets pass."""
+    """Assign ids to the channels that layers produce, and follow them through every op that ``declines`` allows."""
     found = Channels()
     read = readers(program)
     sets = alias_sets(program.graph)
@@ -67,7 +67,7 @@ def _stop(found: Channels, node: fx.Node, reason: str) -> None:
 
 
 def _staying(value: Any) -> Any:
-    """Number 0 for every channel of a value; of a list of tensors, for each."""
+    """Id 0 for every channel of a value; of a list of tensors, for each."""
     if isinstance(value, (tuple, list)):
         return [_staying(v) for v in value]
     rank = value.dim() if isinstance(value, torch.Tensor) else 0

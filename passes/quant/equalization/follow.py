@@ -1,4 +1,4 @@
-"""How channels go through ops that keep, move, gather or meet them."""
+"""How channels go through ops that keep, move, reduce or combine them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Rule = Callable[[Channels, fx.Node], str | None]
 
 
 def follow(found: Channels, node: fx.Node) -> str | None:
-    """Number the channels of a node's value, or say why they cannot be followed."""
+    """Assign the ids of a node's value, or say why its channels cannot be followed."""
     rule = _rule(node)
     return rule(found, node) if rule else f"channels cannot be followed through {op_name(node)}"
 
@@ -62,7 +62,7 @@ def _pad(found: Channels, node: fx.Node) -> str | None:
 
 
 def _move(found: Channels, node: fx.Node) -> str | None:
-    """The numbers themselves go the way of the elements, at the sizes of the example."""
+    """Run the op on the ids, at the sizes of the example."""
     args, kwargs = pytree.tree_map_only(fx.Node, lambda n: _operand(found, n), (node.args, dict(node.kwargs)))
     if any(value is None for value in pytree.tree_leaves([_operand(found, n) for n in node.all_input_nodes])):
         return f"the sizes of {op_name(node)} depend on values"
@@ -79,7 +79,7 @@ def _item(found: Channels, node: fx.Node) -> str | None:
 
 
 def _operand(found: Channels, node: fx.Node) -> Any:
-    """Numbers at the full size of the value, or a size; None where that depends on values."""
+    """Ids at the full size of the value, or a size; None where that depends on values."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         return _size(value)

@@ -1,4 +1,4 @@
-"""Which ops a positive scale per channel passes: f(s · x) = s · f(x) (Nagel et al. 2019, section 4.1)."""
+"""Which ops commute with a positive scale per channel: f(s · x) = s · f(x) (Nagel et al. 2019, section 4.1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxopt.passes.quant.equalization.layers import LAYERS
 
 
 def not_homogeneous(node: fx.Node) -> str | None:
-    """Why a positive scale per channel does not pass an op; None where it does."""
+    """Why an op does not commute with a positive scale per channel; None where it does."""
     name = op_name(node)
     if name in LAYERS or pads_zeros(node):
         return None

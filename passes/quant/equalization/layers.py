@@ -1,4 +1,4 @@
-"""Layers as matrices: a convolution's or linear's weight by group, output and input channel, and what must hold of it."""
+"""Layers as matrices: a convolution's or linear's weight by group, output and input channel, and what is required of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def grouped(program: Program, node: fx.Node) -> torch.Tensor:
 
 
 def ungrouped(program: Program, node: fx.Node, weight: torch.Tensor) -> torch.Tensor:
-    """The form and dtype of the layer's own weight again."""
+    """Back to the shape and dtype of the layer's own weight."""
     old = program.tensor(arguments(node)["weight"])
     assert old is not None
     return (weight.transpose(1, 2) if op_name(node) in TRANSPOSED else weight).reshape(old.shape).to(old.dtype)

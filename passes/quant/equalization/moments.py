@@ -1,4 +1,4 @@
-"""Mean and standard deviation per channel of what layers give on the calibration data."""
+"""Mean and standard deviation per channel of layers' outputs on the calibration data."""
 
 from __future__ import annotations
 

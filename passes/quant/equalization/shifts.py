@@ -1,4 +1,4 @@
-"""Which ops a constant that is taken from a channel passes: f(x - c) = f(x) - c, where x stays above c."""
+"""Which ops commute with subtracting a constant from a channel: f(x - c) = f(x) - c, where x stays above c."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fxopt.passes.quant.equalization.layers import LAYERS
 
 
 def not_shifting(node: fx.Node) -> str | None:
-    """Why a constant per channel does not pass an op, or a layer cannot take it up; None where it does or can."""
+    """Why an op does not commute with a shift per channel, or a layer cannot absorb it; None where it does or can."""
     name = op_name(node)
     call = arguments(node) if hasattr(node.target, "_schema") else {}
     if name in LAYERS:

@@ -29,10 +29,10 @@ class QuantBudget:
 
 
 def left_in_float(budget: QuantBudget, trials: Trials, how: Leave, who: str) -> frozenset[str]:
-    """Layers (by the names of their nodes) to leave in float so that the budget holds; none if it does without.
+    """Layers (by the names of their nodes) to leave in float so that the budget holds; none if it holds anyway.
 
-    ``greedy``: the worst layers alone, as few as do it. ``knapsack``: those that cost the least latency, as measured,
-    for the noise that goes; see :func:`cheapest`. With all layers in float any budget holds.
+    ``greedy``: as few of the worst layers as needed. ``knapsack``: those with the least measured latency for the noise that
+    they remove; see :func:`cheapest`. With all layers in float any budget holds.
     """
     holds = _judge(budget, trials)
     if holds(frozenset()):
@@ -56,7 +56,7 @@ def _judge(budget: QuantBudget, trials: Trials) -> Callable[[frozenset[str]], bo
 
 
 def _fewest(rows: Sequence[LayerSensitivity], holds: Callable[[frozenset[str]], bool]) -> frozenset[str]:
-    """The least number of the worst layers with which it holds, by bisection."""
+    """As few of the worst layers as the budget needs, by bisection."""
     names = [row.node for row in rows]
     count = first(-1, len(names), lambda n: n > 0 and holds(frozenset(names[:n])))
     return frozenset(names[:count])
@@ -65,12 +65,12 @@ def _fewest(rows: Sequence[LayerSensitivity], holds: Callable[[frozenset[str]], 
 def cheapest(
     rows: Sequence[LayerSensitivity], trials: Trials, holds: Callable[[frozenset[str]], bool], who: str
 ) -> frozenset[str]:
-    """Of the 16 worst layers those to leave in float that cost the least latency in all.
+    """Of the 16 worst layers those to leave in float at the least total latency.
 
-    The noise of layers adds up: layer i alone gives n_i = 10^(-dB_i / 10) of the signal, and the rest must be at most some
-    N. With c_i the latency that leaving i in float costs, measured, it is a knapsack: minimise Σ c_i x_i subject to
+    The noise of layers adds up: layer i alone makes n_i = 10^(-dB_i / 10) of the signal, and the sum of the others must be
+    at most some N. With c_i the measured latency of leaving i in float, it is a knapsack: minimise Σ c_i x_i subject to
     Σ n_i (1 - x_i) ≤ N, which is solved exactly. N is tightened until the budget holds on the validation data; where the 16
-    do not do it, so many of the worst are left as it takes. Raises UsageError where latency cannot be measured.
+    are not enough, as many of the worst are left as needed. Raises UsageError where latency cannot be measured.
     """
     worst = rows[:_WORST]
     costs = slowdowns(trials, {frozenset([r.node]): trials.quantized(frozenset([r.node])) for r in worst})

@@ -20,7 +20,7 @@ _WORST = 4
 def quant(program: Program, context: Context) -> SensitivityTable:
     """Show which layers lose most in int8, and what it would cost to leave them in float.
 
-    The workload's data calibrate and judge; with a backend, the placement is the one its kernels want, and the worst
+    The workload's data calibrate and evaluate; with a backend, the placement is that of its policy, and the worst
     layers are built and timed. Raises DataError for a workload without data.
     """
     if context.workload is None:

@@ -20,7 +20,7 @@ from fxopt.target.detect import host
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """A layer: the SQNR of the outputs in dB with it alone quantized, and with all but it quantized.
+    """A layer: the SQNR of the outputs in dB with only this one quantized, and with all but this one quantized.
 
     ``slower`` is the latency with this layer left in float over that with all quantized, None where it was not measured.
     """
@@ -49,7 +49,7 @@ def alone(trials: Trials) -> list[LayerSensitivity]:
 
 
 def left_in_float(trials: Trials, rows: Sequence[LayerSensitivity], worst: int) -> list[LayerSensitivity]:
-    """The rows, of which the first ``worst`` say what leaving that one layer in float gains in dB and costs in latency."""
+    """The rows, the first ``worst`` with the dB and latency of leaving that one layer in float."""
     chosen = [row.node for row in rows[:worst]]
     models = {name: trials.quantized(frozenset([name])) for name in chosen}
     gains = {name: trials.sqnr(model) for name, model in models.items()}

@@ -14,11 +14,11 @@ from fxopt.passes.quant.refine.analytic_bias import MeanInputs, correct_analytic
 
 
 class Trials(Judge):
-    """Trials of one float program, whose batch norms are folded and which is ready for ``insert_qdq`` otherwise.
+    """Trials of one float program, which has been prepared for ``insert_qdq``.
 
-    ``ranges`` gives the code of every value that the full placement quantizes, by the node's name. Layers, and products of
-    two values, are named by their nodes' names. With ``means`` of their inputs biases are corrected analytically. Raises
-    DataError without usable data.
+    ``ranges`` has the quantization parameters of every value that the full placement quantizes, by the node's name. Layers,
+    and products of two values, are named by their nodes' names. With ``means`` of their inputs biases are corrected
+    analytically. Raises DataError without usable data.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Trials(Judge):
         self.layers = tuple(node.name for node in (*placement.layers, *placement.products))
 
     def quantized(self, left: frozenset[str]) -> Program:
-        """A copy in which all layers are quantized but those ``left`` in float; shapes of new nodes are not derived."""
+        """A copy in which all layers are quantized except those ``left`` in float; shapes of new nodes are not derived."""
         twin = self.program.copy()
         placement = self.placer(twin, left)
         ranges = {node: self.ranges[node.name] for node in placement.values}

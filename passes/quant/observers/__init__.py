@@ -1,4 +1,4 @@
-"""Observers: what calibration remembers of an activation, in constant memory however many images there are."""
+"""Observers: statistics of an activation that calibration collects, in constant memory however many images there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code of an activation: how real numbers become integers of a format, with zero among them."""
+"""Affine quantization parameters of an activation: scale, zero point and integer format; zero is exact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Format:
-    """An integer format of up to 16 bits, stored in 8 or 16; a ``symmetric`` one has its zero at 0, whatever the range."""
+    """An integer format of up to 16 bits, stored in 8 or 16; a ``symmetric`` one has the zero point 0, whatever the range."""
 
     bits: int = 8
     signed: bool = False
@@ -32,7 +32,7 @@ class Format:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that holds the integers."""
+        """The dtype that stores the integers."""
         return _DTYPES[self.bits > 8, self.signed]
 
 
@@ -48,7 +48,7 @@ FORMATS: dict[Activations, Format] = {
 
 @dataclass(frozen=True)
 class Affine:
-    """How real numbers become integers: q = clamp(round(x / scale) + zero_point), clamped to the limits of the format."""
+    """Quantization parameters: q = clamp(round(x / scale) + zero_point), clamped to the limits of the format."""
 
     scale: float
     zero_point: int
@@ -56,15 +56,15 @@ class Affine:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the largest real number that has a code of its own."""
+        """The least and the largest real number that is represented without clipping."""
         low, high = self.form.limits
         return (low - self.zero_point) * self.scale, (high - self.zero_point) * self.scale
 
     @classmethod
     def over(cls, low: float, high: float, form: Format = UINT8) -> Affine:
-        """The code of the range from ``low`` to ``high``, widened to hold zero, so that padding and relu are exact.
+        """Parameters for the range from ``low`` to ``high``, widened to include zero, so that padding and relu are exact.
 
-        Jacob et al. 2018, eq. 1 and section 3: the zero point is an integer, so zero is a code. The scale is a float32.
+        Jacob et al. 2018, eq. 1 and section 3: the zero point is an integer, so zero is exact. The scale is a float32.
         """
         low, high = min(0.0, low), max(0.0, high)
         first, last = form.limits
@@ -74,7 +74,7 @@ class Affine:
         if form.symmetric:
             spread, steps = max(-low, high), last
         if spread < 1e-12:
-            return cls(1.0 / steps, zero, form)  # all zeros: any scale holds them
+            return cls(1.0 / steps, zero, form)  # all zeros: any scale will do
         scale = float(torch.tensor(spread / steps, dtype=torch.float32))
         if form.symmetric:
             return cls(scale, zero, form)

@@ -1,4 +1,4 @@
-"""The range that keeps the distribution of the numbers best."""
+"""The range that preserves the distribution of values best."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TRIED = 64
 
 
 class Entropy(Histogram):
-    """The range with the least Kullback-Leibler divergence of the quantized numbers from the numbers (Migacz 2017).
+    """The range with the least Kullback-Leibler divergence of the quantized values from the values (Migacz 2017).
 
-    One threshold is searched, and numbers beyond it are clipped on either side; the range ends where the numbers do if
-    that is nearer, so behind a relu it begins at zero. Zeros, which every code holds exactly, are left out.
+    One threshold is searched, and values beyond it are clipped on either side; the range ends where the values do if
+    that is nearer, so after a relu it begins at zero. Zeros, which are always exact, are left out.
     """
 
     def bounds(self, form: Format) -> tuple[float, float]:
@@ -35,10 +35,10 @@ class Entropy(Histogram):
 
 
 def divergence(bins: Bins, affine: Affine) -> float:
-    """KL(P‖Q) in nats, where P are the numbers clipped to the range and Q is what is left of those inside it.
+    """KL(P‖Q) in nats, where P are the values clipped to the range and Q those inside it, quantized.
 
-    As in Migacz 2017: what is clipped counts in P's last bin, and not in Q; the mass of a code is spread over its bins
-    that hold anything, here by width. Infinite where a range holds nothing.
+    As in Migacz 2017: clipped values count in P's last bin, and not in Q; the mass of an integer is spread over its
+    nonempty bins, here by width. Infinite for an empty range.
     """
     centre = (bins.left + bins.right) / 2
     low, high = affine.range
@@ -49,7 +49,7 @@ def divergence(bins: Bins, affine: Affine) -> float:
     clipped = kept.copy()
     clipped[0] += bins.counts[: inside[0]].sum()
     clipped[-1] += bins.counts[inside[-1] + 1 :].sum()
-    width = np.maximum((bins.right - bins.left)[inside], np.abs(centre[inside]) / 256)  # those cut at the ends too
+    width = np.maximum((bins.right - bins.left)[inside], np.abs(centre[inside]) / 256)  # also of those cut at the ends
     code = np.round(centre[inside] / affine.scale).astype(np.int64)
     code -= code.min()
     spread = (np.bincount(code, kept) / np.maximum(np.bincount(code, width), np.finfo(np.float64).tiny))[code] * width

@@ -13,11 +13,11 @@ from fxopt.passes.quant.observers.observer import Observer
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ZERO = float(np.finfo(np.float32).tiny)
-"""Numbers up to this magnitude, and subnormal ones with them, are zeros to a search for a range."""
+"""A search for a range takes values up to this magnitude, subnormal ones among them, for zeros."""
 
 _BINS = 2**16
 _PART = 2**18
-"""Numbers counted at a time, so that what is computed of them stays in the cache."""
+"""Values counted at a time, so that intermediate results stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Bins:
         return Bins(self.left[chosen], self.right[chosen], self.counts[chosen])
 
     def without(self, share: float) -> Bins:
-        """Without the most extreme numbers: this share of all at each end, one at least; the bins at the ends shrink.
+        """Without the most extreme values: this share of all at each end, one at least; the bins at the ends shrink.
 
-        Within a bin numbers are taken to lie evenly. None is left out where nothing but zeros would stay.
+        Within a bin values are taken as evenly spread. None is left out where only zeros would stay.
         """
         total = int(self.counts.sum())
         cut = max(1, int(total * share))
@@ -61,8 +61,8 @@ class Histogram(Observer):
     """Counts numbers by the upper 16 bits of their float32 form: sign, exponent and 7 bits of the mantissa.
 
     So each factor of two in magnitude has 128 bins of equal width, for every magnitude that float32 has, with either
-    sign. The bins never change: no range has to be known or guessed, one number of 1e30 costs the others nothing, and
-    counts are exact in whatever order and batches the numbers come. 65536 counts of 64 bits, most of them never touched.
+    sign. The bins are fixed: no range has to be known or guessed, one outlier of 1e30 does not affect the others, and
+    counts are exact in whatever order and batches the values come. 65536 counts of 64 bits, most of them never touched.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Histogram(Observer):
         self.counts[used] += found[used]
 
     def bins(self) -> Bins:
-        """The bins that hold anything, cut at the least and the largest number seen."""
+        """The nonempty bins, cut at the least and the largest value seen."""
         used = np.flatnonzero(self.counts)
         pattern = (used - _BINS // 2).astype(np.int16)
         magnitude = pattern.astype(np.int64) & 0x7FFF

@@ -7,7 +7,7 @@ from fxopt.passes.quant.observers.observer import Observer
 
 
 class MinMax(Observer):
-    """From the least number seen to the largest: nothing that calibration saw is clipped."""
+    """From the least value seen to the largest: nothing that calibration saw is clipped."""
 
     def bounds(self, form: Format) -> tuple[float, float]:
         """Everything seen, whatever the format."""

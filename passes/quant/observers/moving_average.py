@@ -14,7 +14,7 @@ _NEW = 0.1
 class MovingAverage(Observer):
     """Exponential moving average of each batch's minimum and maximum (Jacob et al. 2018, section 3.1).
 
-    Starts at the first batch; each later one counts a tenth, and what came before nine tenths. The result depends on the
+    Starts at the first batch; each later one counts a tenth, and the average so far nine tenths. The result depends on the
     order and the size of the batches.
     """
 

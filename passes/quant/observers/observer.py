@@ -1,4 +1,4 @@
-"""What every observer does: it takes values one by one, refuses what is not finite, and gives a range in the end."""
+"""The base of all observers: they take tensors one by one, refuse values that are not finite, and choose a range in the end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fxopt.passes.quant.observers.affine import UINT8, Affine, Format
 
 
 class Observer:
-    """Remembers of all that it sees the least and the largest number, and what a subclass keeps.
+    """Keeps the least and the largest value of all it sees, and the statistics of a subclass.
 
-    Its memory does not depend on how much it sees. ``lowest`` and ``highest`` are exact, and equal where every number
+    Its memory does not depend on how much it sees. ``lowest`` and ``highest`` are exact, and equal where every value
     was the same; before anything was seen they are infinity and minus infinity.
     """
 
@@ -23,13 +23,13 @@ class Observer:
     def see(self, value: torch.Tensor) -> bool:
         """Take a tensor of any shape into account; False, and nothing taken, where it holds NaN or infinity.
 
-        Numbers are taken as float32, so larger ones of a wider dtype are infinite.
+        Values are converted to float32, so larger ones of a wider dtype are infinite.
         """
         if not value.numel():
             return True
         value = value.detach().float()
         if value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last):
-            value = value.permute(0, 2, 3, 1)  # as it lies in memory, so that to flatten it takes no copy
+            value = value.permute(0, 2, 3, 1)  # the order in memory, so that flattening takes no copy
         low, high = (bound.item() for bound in torch.aminmax(value))  # NaN anywhere makes both NaN
         if not (math.isfinite(low) and math.isfinite(high)):
             return False
@@ -38,13 +38,13 @@ class Observer:
         return True
 
     def take(self, value: torch.Tensor, low: float, high: float) -> None:
-        """Remember a finite float32 tensor of one number at least, whose least and largest are ``low`` and ``high``."""
+        """Take in a finite, nonempty float32 tensor, whose minimum and maximum are ``low`` and ``high``."""
 
     def bounds(self, form: Format) -> tuple[float, float]:
-        """The range that a code of ``form`` should cover; asked after something was seen."""
+        """The range that the format ``form`` should cover; called after something was seen."""
         raise NotImplementedError
 
     def affine(self, form: Format = UINT8) -> Affine:
-        """Scale and zero point over the observer's range and zero; an observer that saw nothing gives those of zero."""
+        """Scale and zero point over the observer's range and zero; for an observer that saw nothing, those of zero."""
         low, high = self.bounds(form) if self.lowest <= self.highest else (0.0, 0.0)
         return Affine.over(low, high, form)

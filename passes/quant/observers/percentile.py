@@ -1,4 +1,4 @@
-"""A range that leaves out the most extreme numbers."""
+"""A range that leaves out the most extreme values."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _CUT = 1e-4
 
 
 class Percentile(Histogram):
-    """From the 0.01th to the 99.99th percentile of all numbers seen (Wu et al. 2020, "Integer quantization").
+    """From the 0.01th to the 99.99th percentile of all values seen (Wu et al. 2020, "Integer quantization").
 
-    At each end one number in 10 000 is left out, and one at least. To within a bin of the histogram, 1/128 of a number.
+    At each end one value in 10 000 is left out, and one at least. To within a bin of the histogram, 1/128 of a value.
     """
 
     def bounds(self, form: Format) -> tuple[float, float]:

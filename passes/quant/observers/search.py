@@ -1,4 +1,4 @@
-"""The search for a range: which numbers have a say, and which ranges are tried."""
+"""The search for a range: which values count, and which ranges are tried."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _REFINED = 12
 
 
 def voters(bins: Bins, form: Format) -> Bins:
-    """The numbers that decide on a range: all but the most extreme and the least.
+    """The values that decide on a range: all except the most extreme and the smallest.
 
     One in a million at each end, and one at least, is left out: a single 1e30 would outweigh everything else. So are zeros
-    and what becomes zero in every range that is tried, as no choice changes what that costs.
+    and values that become zero in every range that is tried, as their cost is the same for all.
     """
     bins = bins.without(_OUTLIERS)
     first, last = form.limits
@@ -37,7 +37,7 @@ def smallest(bins: Bins) -> float:
 def minimise(cost: Callable[[float], float], low: float, high: float, tried: int) -> float:
     """The number from ``low`` to ``high``, both above zero, where ``cost`` is least, to a few percent of the cost.
 
-    ``tried`` numbers in equal ratios first, then more and more narrowly between the neighbours of the best; of equals the
+    A geometric grid of ``tried`` numbers first, then finer and finer ones between the neighbours of the best; of equals the
     largest is taken. The more jagged the cost is, the more have to be tried.
     """
     best = high

@@ -12,10 +12,10 @@ _TRIED = 32
 
 
 class SquaredError(Histogram):
-    """The range with the least expected squared difference between a number and what its code stands for.
+    """The range with the least mean squared error of quantization.
 
     Rounding inside the range and clipping beyond it are weighed against each other. Both ends are searched; where no
-    number is negative, as behind a relu, the range begins at zero.
+    value is negative, as after a relu, the range begins at zero.
     """
 
     def bounds(self, form: Format) -> tuple[float, float]:
@@ -37,7 +37,7 @@ class SquaredError(Histogram):
 
 
 def squared_error(bins: Bins, affine: Affine) -> float:
-    """The mean of (x - real(code(x)))² over the numbers in the bins, taken to lie evenly within each."""
+    """The mean of (x - dequantize(quantize(x)))² over the values in the bins, taken as evenly spread within each."""
     width = bins.right - bins.left
     wide = width > 0
     total = _integral(bins.right, affine) - _integral(bins.left, affine)
@@ -50,7 +50,7 @@ def _error(x: Array, affine: Affine) -> Array:
 
 
 def _integral(x: Array, affine: Affine) -> Array:
-    """The integral of the squared error from zero to ``x``: a twelfth for each whole step, and a cube of the rest."""
+    """The integral of the squared error from zero to ``x``: a twelfth for each whole step, and the cube of the rest."""
     inside = np.clip(x, *affine.range)
     steps = np.round(inside / affine.scale)
     rest, beyond = inside / affine.scale - steps, x - inside

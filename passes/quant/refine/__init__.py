@@ -1,1 +1,1 @@
-"""What makes the integer codes better than rounding alone: it runs the float program beside its quantized form."""
+"""Refinement of quantized weights and biases beyond rounding: the float program runs beside its quantized form."""

@@ -1,4 +1,4 @@
-"""AdaRound: learn for each weight whether it is rounded down or up, so that the layer gives what it gave."""
+"""AdaRound: learn for each weight whether it is rounded down or up, so that the layer keeps its float output."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PRESSURE, _BETA = 20.0, (20.0, 2.0)
 
 @dataclass(frozen=True)
 class Rows:
-    """What a layer is judged by.
+    """Samples of a layer's input and target output.
 
-    ``x`` float32 ``[groups, rows, in]`` is what the quantized layer reads, ``wanted`` float32 ``[groups, rows, out]`` what
-    the float layer gives there behind its activation, ``bias`` float32 ``[groups, 1, out]``. ``activation`` is a clamp.
+    ``x`` float32 ``[groups, rows, in]`` is the input of the quantized layer, ``wanted`` float32 ``[groups, rows, out]`` the
+    output of the float layer after its activation, ``bias`` float32 ``[groups, 1, out]``. ``activation`` is a clamp.
     """
 
     x: torch.Tensor
@@ -31,7 +31,7 @@ class Rows:
         return Rows(self.x[:, rows], self.wanted[:, rows], self.bias, self.activation)
 
     def difference(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Given minus wanted ``[groups, rows, out]`` with a weight ``[groups, out, in]``, and where the clamp is open."""
+        """Output minus target ``[groups, rows, out]`` with a weight ``[groups, out, in]``, and where the clamp is inactive."""
         plain = self.bias + self.x @ weight.mT
         given = self.activation(plain)
         return given - self.wanted, given == plain
@@ -44,13 +44,13 @@ class Rows:
 def learn_rounding(
     weight: torch.Tensor, scales: torch.Tensor, limits: tuple[int, int], rows: Rows, generator: torch.Generator
 ) -> torch.Tensor:
-    """Codes float32 of ``weight`` ``[groups, out, in]`` at ``scales`` ``[groups, out, 1]``: of each, the one below or above.
+    """``weight`` ``[groups, out, in]`` as integers, in float32, at ``scales`` ``[groups, out, 1]``, each rounded down or up.
 
     Minimises, by Adam over V on random rows, ‖f(Wx) - f(W̃x̃)‖² + λ·Σ(1 - |2h(V) - 1|^β), W̃ = s·(⌊W/s⌋ + h(V)), with the
     rectified sigmoid h = clip(1.2·σ(V) - 0.1, 0, 1) (Nagel et al. 2020, "Up or Down?", eq. 21 to 25). The second term
     starts after a fifth of the steps, and β falls from 20 to 2, so that h ends at 0 or 1. Output channels are independent
-    problems, and the error of each is measured in that of nearest rounding: λ then is one number for all layers, scales
-    and bits. A weight that the rows do not tell about ends at the nearest code.
+    problems, and the error of each is relative to that of nearest rounding, so that one λ fits all layers, scales
+    and bits. A weight that the rows do not determine is rounded to nearest.
     """
     exact = weight.double() / scales.double()
     low = exact.floor().clamp(*limits)

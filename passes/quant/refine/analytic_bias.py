@@ -1,4 +1,4 @@
-"""Analytic bias correction: make up for the rounding of a weight, from the mean of what its layer reads."""
+"""Analytic bias correction: compensate the rounding of a weight, from the mean of its layer's input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fxopt.passes.quant.refine.with_bias import channel_sum, corrected
 
 
 class MeanInputs:
-    """The sum over all examples of what layers read in float: a map for each value, however many examples there are."""
+    """The sum of layers' float inputs over all examples: one map for each value, however many examples there are."""
 
     def __init__(self, program: Program, layers: Iterable[fx.Node]) -> None:
         self._dims: dict[fx.Node, int] = {}
@@ -27,7 +27,7 @@ class MeanInputs:
         self._sums: dict[str, dict[tuple[int, ...], tuple[torch.Tensor, int]]] = {n.name: {} for n in self._dims}
 
     def watching(self) -> Mapping[fx.Node, Callable[[torch.Tensor], None]]:
-        """What has to be called with the values of nodes, as calibration runs."""
+        """The functions to call with the values of nodes during calibration."""
         return {node: lambda value, node=node: self._see(node, value) for node in self._dims}  # type: ignore[misc]
 
     def _see(self, node: fx.Node, value: torch.Tensor) -> None:
@@ -37,19 +37,19 @@ class MeanInputs:
         known[batch.shape[1:]] = (total + batch.sum(0, keepdim=True).double(), count + len(batch))
 
     def of(self, layer: fx.Node) -> Iterable[tuple[torch.Tensor, int]]:
-        """For each shape that a layer read: the sum over examples, float64 ``[1, ...]``, and how many; by the node's name."""
+        """For each shape of a layer's input: the sum over examples, float64 ``[1, ...]``, and their number."""
         return self._sums[arguments(layer)["input"].name].values()
 
 
 def correct_analytically(
     program: Program, codes: dict[fx.Node, LayerCodes], ranges: dict[fx.Node, Affine], means: MeanInputs
 ) -> dict[fx.Node, LayerCodes]:
-    """The codes with the bias b - (W̃ - W)·E[x] for each layer; a layer that cannot have it is reported.
+    """The quantized layers with the bias b - (W̃ - W)·E[x]; a layer that cannot have it is reported.
 
-    x is what the float layer reads, so layers do not depend on one another (Nagel et al. 2019, "Data-Free Quantization
+    x is the input of the float layer, so layers do not depend on one another (Nagel et al. 2019, "Data-Free Quantization
     Through Weight Equalization and Bias Correction", eq. 17 and 18; there E[x] comes from batch norm's statistics, here
-    from the calibration data). For a convolution the sum over the kernel counts the padding as the zeros that it is, where
-    eq. 18 takes every position for an inner one.
+    from the calibration data). For a convolution the sum over the kernel counts padding as zeros, where eq. 18 takes every
+    position for an inner one.
     """
     found = {}
     for layer, old in codes.items():
@@ -63,7 +63,7 @@ def correct_analytically(
 
 
 def _mean_error(layer: fx.Node, error: torch.Tensor, means: MeanInputs) -> torch.Tensor:
-    """Mean per output channel of what the layer gives with ``error`` as its weight, float64 ``[out]``."""
+    """Mean per output channel of the layer's output with ``error`` as its weight, float64 ``[out]``."""
     call = fx.node.map_arg(arguments(layer), lambda _: None) | {"weight": error}
     total, count = torch.zeros((), dtype=torch.float64), 0
     for summed, examples in means.of(layer):

@@ -1,4 +1,4 @@
-"""Empirical bias correction: move a layer's bias by the mean error that quantization brings, as measured."""
+"""Empirical bias correction: correct a layer's bias by the measured mean error of quantization."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def empirical_bias(twins: Twins, layer: fx.Node) -> torch.Tensor:
     """Bias float64 ``[out]`` with which the quantized layer has the mean outputs of the float one, before its activation.
 
     b̃ + E[y] - E[ỹ] over the calibration data (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and
-    Bias Correction", section 4.2; Finkelstein et al. 2019, "Fighting Quantization Bias With Bias"). ỹ is
-    what the layer gives behind layers that are quantized and corrected already, so one sweep in graph order corrects all.
+    Bias Correction", section 4.2; Finkelstein et al. 2019, "Fighting Quantization Bias With Bias"). ỹ is the
+    output with the layers before it quantized and corrected already, so one sweep in graph order corrects all.
     """
     bias = twins.codes[layer].bias
     start = torch.zeros(1) if bias is None else bias.real()

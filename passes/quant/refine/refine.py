@@ -1,4 +1,4 @@
-"""Refine the codes of all layers, in graph order, while the float program is still whole."""
+"""Refine the quantized weights and biases of all layers, in graph order, while the float program is still intact."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def refine(
     correct_bias: Correction,
     images: int,
 ) -> dict[fx.Node, LayerCodes]:
-    """The codes with weights rounded by ``rounding`` and biases corrected as measured; the program stays as it is.
+    """The layers with weights rounded by ``rounding`` and biases corrected empirically; the program does not change.
 
     One sweep over the graph, for ``images`` examples in float and quantized side by side: each layer is rounded, then
-    corrected, for what it reads behind layers that are done. Raises DataError, which names the option, without usable
-    data or where a layer gives NaN or infinity.
+    corrected, for its input with the layers before it done already. Raises DataError, which names the option, without
+    usable data or where a layer's output is NaN or infinity.
     """
     asked = [f"rounding={rounding!r}"] * (rounding != "nearest")
     asked += [f"correct_bias={correct_bias!r}"] * (correct_bias == "empirical")

@@ -20,12 +20,12 @@ _FEWEST_ROWS = 10
 
 
 def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, safe_pairs: bool) -> LayerCodes | str:
-    """Codes of ``layer`` whose ``weight`` is rounded by AdaRound, or the reason why the nearest codes are kept.
+    """``layer`` quantized with its ``weight`` rounded by AdaRound, or the reason why it is rounded to nearest.
 
     Rows are drawn at random from all that the layer computes over the calibration batches, 8192 or 4 million elements at
-    most. The last fifth of them, from the last examples, is not learned from: codes that are no better there than nearest
-    ones are dropped. With ``safe_pairs`` a channel whose codes would overflow in kernels that add pairs in 16 bits keeps
-    its nearest ones.
+    most. The last fifth of them, from the last examples, is held out: a rounding that is no better there than to nearest
+    is dropped. With ``safe_pairs`` a channel that would overflow in kernels that add pairs in 16 bits is rounded to
+    nearest.
     """
     old = twins.codes[layer]
     form, scales, generator = _layer(layer), old.weight.scales, torch.Generator().manual_seed(0)
@@ -44,7 +44,7 @@ def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, safe_pairs: 
         found = torch.where(safe.reshape(groups, out, 1), found, nearest)
     without, error = (float(unseen.error(codes * scales).sum()) for codes in (nearest, found))
     if not error < without:
-        return "on examples that were left out it would be no better"
+        return "on held-out examples it would be no better"
     return replace(old, weight=replace(old.weight, integers=form.stored(found, old.weight.integers)))
 
 
@@ -54,7 +54,7 @@ def _layer(node: fx.Node) -> MatrixLayer:
 
 
 def _rows(twins: Twins, form: MatrixLayer, codes: LayerCodes, generator: torch.Generator) -> Rows:
-    """What the quantized layer reads, and what the float layer gives behind its activation, at the same positions."""
+    """The quantized layer's input, and the float layer's output after its activation, at the same positions."""
     elements = codes.weight.integers[0].numel() * form.groups
     read, given = twins.read(form.node), twins.values(form.node)
     count = max(1, min(_ROWS, _ELEMENTS // elements) // len(read))

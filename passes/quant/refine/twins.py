@@ -1,4 +1,4 @@
-"""The float program and its quantized form, run side by side before anything is written into the graph."""
+"""The float program and its quantized form, run side by side before anything is emitted into the graph."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from fxopt.passes.quant.placement import Placement
 class Twins:
     """Values of both for every batch, node by node, each freed after its last reader.
 
-    The quantized one gives bit for bit what the graph will give once the quantize and dequantize ops are in it. Codes of
-    a layer may be exchanged on the way, so that what comes behind it is refined for what it will really read.
+    The quantized one computes bit for bit the same as the graph will with its quantize and dequantize ops. A layer can be
+    exchanged during the run, so that later layers are refined for the inputs they will really have.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Twins:
             run.env[node] = run.run_node(node)
 
     def exchange(self, layer: fx.Node, codes: LayerCodes) -> None:
-        """Give a layer other codes from now on, and run it again with them."""
+        """Replace a quantized layer from now on, and run it again."""
         self.codes[layer] = codes
         for run in self._quantized:
             run.env[layer] = run.run_node(layer)
 
     def free(self, node: fx.Node) -> None:
-        """Forget what nothing after this node reads."""
+        """Free values that nothing after this node reads."""
         for run in (*self._float, *self._quantized):
             for gone in self._freed.get(node, ()):
                 run.env.pop(gone, None)
@@ -60,13 +60,13 @@ class Twins:
         return [(a.env[node], b.env[node]) for a, b in zip(self._float, self._quantized, strict=True)]
 
     def read(self, layer: fx.Node) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """What a layer reads as its input in float and in the quantized form, for each batch."""
+        """A layer's input in float and in the quantized form, for each batch."""
         data = arguments(layer)["input"]
         return [(a.env[data], b.seen(layer, data)) for a, b in zip(self._float, self._quantized, strict=True)]
 
 
 class _Quantized(fx.Interpreter):
-    """Runs the graph as it will be: operands through their codes, layers with the weights that their codes stand for."""
+    """Runs the graph as quantized: operands quantized and dequantized, layers with dequantized weights."""
 
     def __init__(
         self, program: Program, placement: Placement, ranges: dict[fx.Node, Affine], codes: dict[fx.Node, LayerCodes]
@@ -75,7 +75,7 @@ class _Quantized(fx.Interpreter):
         self._placement, self._ranges, self._codes = placement, ranges, codes
 
     def seen(self, reader: fx.Node, node: fx.Node) -> Any:
-        """The value of ``node`` as ``reader`` gets it."""
+        """The value of ``node`` as ``reader`` reads it."""
         value = self.env[node]
         if not self._placement.quantizes(node, reader):
             return value

@@ -1,4 +1,4 @@
-"""A layer's codes with another bias."""
+"""A quantized layer with another bias."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxopt.passes.quant.encode import BIAS_LIMITS, LayerCodes, encode_bias
 
 
 def corrected(program: Program, layer: fx.Node, old: LayerCodes, bias: torch.Tensor, input_scale: float) -> LayerCodes:
-    """The layer's codes with ``bias`` float64 ``[out]``; the old ones, and a report, where that cannot be."""
+    """The quantized layer with ``bias`` float64 ``[out]``; the old one, and a report, where that is impossible."""
     found = with_bias(old, _name(layer), bias, input_scale)
     if isinstance(found, str):
         program.skip(layer, f"its bias is not corrected: {found}")
@@ -22,7 +22,7 @@ def corrected(program: Program, layer: fx.Node, old: LayerCodes, bias: torch.Ten
 
 
 def with_bias(codes: LayerCodes, name: str, bias: torch.Tensor, input_scale: float) -> LayerCodes | str:
-    """The layer's codes with ``bias``, called ``name`` where there was none before, or the reason why it cannot be."""
+    """The quantized layer with ``bias``, called ``name`` where it had none, or the reason why not."""
     if bool((bias.abs() / (codes.weight.scales.double() * input_scale) > BIAS_LIMITS[1]).any()):
         return "the corrected bias does not fit 32 bits at the scale of the products"
     name = codes.bias.name if codes.bias else name
@@ -37,5 +37,5 @@ def channel_sum(value: torch.Tensor, weight_dims: int) -> tuple[torch.Tensor, in
 
 
 def _name(layer: fx.Node) -> str:
-    """What the bias of a layer without one is called."""
+    """The name for the bias of a layer without one."""
     return f"{str(arguments(layer)['weight'].target).rpartition('.')[0]}.bias".lstrip(".")

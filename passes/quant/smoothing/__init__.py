@@ -1,1 +1,1 @@
-"""SmoothQuant as an exact rewrite: which channels may carry a factor, how large it is, and the weights that take it."""
+"""SmoothQuant as an exact rewrite: which channels may have a factor, how large it is, and the weights that absorb it."""

@@ -1,4 +1,4 @@
-"""The smoothing factors of SmoothQuant, and the weights that take them."""
+"""The smoothing factors of SmoothQuant, and the weights that absorb them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import fx
 from fxopt.passes.quant.smoothing.needs import AS_IT_IS, ONE, Needs
 
 SMALLEST, LARGEST = 1e-5, 1e5
-"""Factors outside leave a channel as it is: what is almost never active would be blown up from what little was seen."""
+"""A channel with a factor outside stays: one that is almost never active would be blown up from little evidence."""
 CLOSE = 1e-3
 """A factor whose logarithm is smaller is taken for 1: a second run, which differs by rounding, changes nothing."""
 SMOOTH = "it is smooth already"
-_AGAIN = "the same factors come again behind a linear that reads it"
+_AGAIN = "the same factors come again after a linear that reads it"
 
 
 @dataclass
 class Factors:
-    """Labels as numbers of factors, ``s`` float64 by number, and by number why a factor is 1."""
+    """Labels as indices of factors, ``s`` float64 by index, and by index why a factor is 1."""
 
     needs: Needs
     number: torch.Tensor
@@ -32,7 +32,7 @@ class Factors:
 
     @classmethod
     def unsolved(cls, needs: Needs) -> Factors:
-        """All factors 1, those that have to be with the reason."""
+        """All factors 1, the pinned ones with the reason."""
         pairs = torch.cat([torch.empty(0, 2, dtype=torch.int64), *needs.equal]).numpy()
         edges = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (needs.count, needs.count))
         count, number = connected_components(edges, directed=False)
@@ -50,9 +50,9 @@ class Factors:
     def solve(self, weights: list[fx.Node], peaks: dict[fx.Node, torch.Tensor], alpha: float) -> None:
         """s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (eq. 4) for all columns of ``weights``, in order of first use.
 
-        ``peaks`` has max|X_j| by weight, float64 ``[in]``. A factor of several columns has the maxima over them. The
-        last are first: they divide rows of the weights before them, whose maxima are then those of a second run. Factors
-        that divide rows of the very weights they come from have no such order, and stay 1.
+        ``peaks`` has max|X_j| by weight, float64 ``[in]``. A factor of several columns is that of the maxima over them. The
+        last weights are solved first: their factors divide rows of the weights before them, so that a second run finds
+        the same maxima. Factors that divide rows of the very weights they come from have no such order, and stay 1.
         """
         numbers = [self.number[self.needs.columns[w]] for w in weights]
         first = torch.full(self.s.shape, -1)

@@ -1,4 +1,4 @@
-"""Ops that only move elements: where each element of the result comes from, found by moving numbered elements."""
+"""Ops that only move elements: the source of each element of the result, found by running the op on indices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOVES = named(Trait.REARRANGES)
 
 
 def operands(needs: Needs, node: fx.Node) -> list[fx.Node]:
-    """The tensors whose elements the result of ``node`` is made of; none where it does more, or sizes are unknown."""
+    """The tensors whose elements ``node`` moves into its result; none where it does more, or sizes are unknown."""
     op = maker(node)
     if not has(op, Trait.REARRANGES) or any(
         needs.numbers.get(n) is None for n in op.all_input_nodes if not is_tensor(n)
@@ -31,7 +31,7 @@ def operands(needs: Needs, node: fx.Node) -> list[fx.Node]:
 
 
 def divide_moved(needs: Needs, node: fx.Node, need: torch.Tensor) -> Iterator[tuple[fx.Node, torch.Tensor]]:
-    """What the tensors whose elements ``node`` is made of must be divided by."""
+    """What the tensors must be divided by whose elements ``node`` moves."""
     parts = list(dict.fromkeys(operands(needs, node)))
     if need.numel() == 1 and family(maker(node)) != "pick":
         yield from ((part, need.reshape(())) for part in parts)
@@ -48,7 +48,7 @@ def divide_moved(needs: Needs, node: fx.Node, need: torch.Tensor) -> Iterator[tu
 
 
 def send_back(needs: Needs, need: torch.Tensor, index: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """The need of a value of ``shape``, where a result that needs ``need`` is made of its elements ``index``.
+    """The need of a value of ``shape``, where a result with the need ``need`` consists of its elements ``index``.
 
     An index outside the value is an element of another one.
     """
@@ -77,5 +77,5 @@ def _moved(needs: Needs, node: fx.Node, numbered: dict[fx.Node, torch.Tensor]) -
 
 
 def maker(node: fx.Node) -> fx.Node:
-    """The op that made the value of ``node``, which may pick one of several results."""
+    """The op that computes the value of ``node``, which may select one of several results."""
     return node.args[0] if op_name(node) == "getitem" else node  # type: ignore[return-value]

@@ -1,8 +1,8 @@
-"""What every value must be divided by: labels of factors, sent back from the readers to the weights that take them.
+"""What every value must be divided by: labels of factors, propagated back from the readers to the weights that absorb them.
 
 A *need* is an int64 tensor that broadcasts to a value's shape (example sizes for the dynamic dims). Each element is the
-label of a factor, ``ONE`` where the value is read as it is, or ``FREE`` where nobody reads it. Two labels that meet in
-an element are one factor; a label that meets ``ONE`` is pinned, which means that its factor is 1.
+label of a factor, ``ONE`` where the value must not change, or ``FREE`` where nothing reads it. Two labels for the same
+element are one factor; a label with ``ONE`` for the same element is pinned, which means that its factor is 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AS_IT_IS = torch.tensor(ONE)
 
 @dataclass
 class Needs:
-    """The needs of all values so far, and what was learned of the labels: which are one, and which are pinned."""
+    """The needs of all values so far, and which labels are one factor, and which are pinned."""
 
     program: Program
     values: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Needs:
     pinned: list[tuple[torch.Tensor, str]] = field(default_factory=list)
     """Labels whose factor is 1, and why; the first reason of a label counts."""
     takers: set[fx.Node] = field(default_factory=set)
-    """Values that can be divided, as far as the ops before and right behind them go."""
+    """Values that can be divided, as far as the ops before and right after them go."""
     _asked: dict[fx.Node, fx.Node] = field(default_factory=dict)
     _whole: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
@@ -47,15 +47,15 @@ class Needs:
         self._first = {node: tied.setdefault(id(tensor), node) for node, tensor in stored if tensor is not None}
 
     def first(self, node: fx.Node) -> fx.Node:
-        """The node that stands for a weight under all its names; any other node stands for itself."""
+        """The representative of a weight under all its names; any other node is its own."""
         return self._first.get(node, node)
 
     def asker(self, node: fx.Node) -> fx.Node:
-        """The op that needs the value of ``node`` as it is, perhaps by way of others; ``node`` if none does."""
+        """The op that needs the value of ``node`` unchanged, maybe through others; ``node`` if none does."""
         return self._asked.get(node, node)
 
     def require(self, node: fx.Node, need: torch.Tensor, asker: fx.Node, *, rows: bool = False) -> None:
-        """Add what one reader needs of a value; ``asker`` is who needs it as it is, if ``need`` says so.
+        """Add the need of one reader of a value; ``asker`` is the op that needs it unchanged, where ``need`` says so.
 
         ``rows``: the reader is a linear, the value its weight, and the need one of its rows alone.
         """
@@ -77,7 +77,7 @@ class Needs:
         self.values[node] = need
 
     def read_as_it_is(self, weight: fx.Node) -> bool:
-        """Whether what the linears with this weight give is needed as it is, all of it."""
+        """Whether all outputs of the linears with this weight must stay unchanged."""
         return bool((self.values.get(weight, torch.tensor(FREE)) == ONE).all())
 
     def label_columns(self, weight: fx.Node) -> torch.Tensor:
@@ -90,7 +90,7 @@ class Needs:
         return self.columns[weight]
 
     def unite(self, one: torch.Tensor, other: torch.Tensor, reason: str) -> None:
-        """Labels at the same place are one factor; where one of them is ``ONE``, the other is pinned for ``reason``."""
+        """Labels of the same element are one factor; where one of them is ``ONE``, the other is pinned for ``reason``."""
         differ = one != other
         if not bool(differ.any()):
             return
@@ -100,7 +100,7 @@ class Needs:
         self.pin(pairs[as_it_is, 1], reason)
 
     def unite_over(self, need: torch.Tensor, dims: list[int]) -> torch.Tensor:
-        """One label for all indices of ``dims``, which are kept with size 1."""
+        """Unite the labels of all indices of ``dims``, which get size 1."""
         if not dims:
             return need
         top = need.amax(dims, keepdim=True)
@@ -115,7 +115,7 @@ class Needs:
             self.pinned.append((labels, reason))
 
     def pin_shared_weights(self) -> None:
-        """Pin the columns of weights that are read by anything but linear layers. To be called at the end."""
+        """Pin the columns of weights with readers other than linear layers. To be called at the end."""
         for weight, labels in self.columns.items():
             if weight in self._whole:
                 self.pin(labels, f"its weight is also read by {op_name(self._whole[weight])}")

@@ -1,7 +1,7 @@
-"""How a factor passes an op: through which operands it comes in, and what these are then divided by.
+"""How a factor commutes with an op: through which operands it comes in, and what these are then divided by.
 
-An op without a rule is opaque: it takes and gives values as they are. A rule is right if the result is divided as
-needed, by any factors above zero, once all its carriers are divided as the rule says.
+An op without a rule is opaque: no factor passes it. A rule is right if the result is divided as needed, by any factors
+above zero, once all its carriers are divided as the rule says.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Sent = Iterator[tuple[fx.Node, torch.Tensor]]
 
 @dataclass(frozen=True)
 class SmoothingRule:
-    """``carriers`` lists the operands that bring the factor in (none: it cannot pass; a None: a weight is missing).
+    """``carriers`` lists the operands that the factor comes through (empty: it cannot pass; a None: a weight is missing).
 
-    ``divide`` says what the need of the result, which has as many dims, asks of each carrier.
+    ``divide`` maps the need of the result, of full rank, to that of each carrier.
     """
 
     carriers: Callable[[Needs, fx.Node], list[Any]]
@@ -33,7 +33,7 @@ class SmoothingRule:
 
 
 def carriers(needs: Needs, node: fx.Node) -> list[fx.Node] | str:
-    """Through which operands a factor on the result of ``node`` comes in; a sentence if it cannot."""
+    """Through which operands a factor on the result of ``node`` comes in; the reason if it cannot."""
     rule = RULES.get(op_name(node))
     found = rule.carriers(needs, node) if rule and family(node) != "random" else []
     source = op_name(moves.maker(node))
@@ -59,7 +59,7 @@ def _parameters(needs: Needs, node: fx.Node) -> list[Any]:
 
 
 def _divide_channels(needs: Needs, node: fx.Node, need: torch.Tensor) -> Sent:
-    """Weight ``[channels, ...]`` and bias ``[channels]``, in the result before as many dims as there are spatial ones."""
+    """Weight ``[channels, ...]`` and bias ``[channels]``; the result's channel dim precedes the spatial ones."""
     weight, *bias = _parameters(needs, node)
     shape, name = needs.shape(weight), op_name(node)
     spatial = need.dim() - 2 if name in CHANNEL_NORMS else 0 if name == "aten.linear" else len(shape) - 2
@@ -93,7 +93,7 @@ def _both(needs: Needs, node: fx.Node) -> list[Any]:
 
 
 def _factor(needs: Needs, node: fx.Node) -> list[Any]:
-    """One factor of a product: a stored one before a computed one, and one that is not broadcast before one that is."""
+    """One factor of a product: preferably a stored one, and one that is not broadcast."""
     found = [n for n in node.args[:2] if isinstance(n, fx.Node) and is_tensor(n)]
     if len(found) == 1:
         return found
@@ -108,7 +108,7 @@ def _value(needs: Needs, node: fx.Node) -> list[Any]:
 
 
 def _divide_value(needs: Needs, node: fx.Node, need: torch.Tensor) -> Sent:
-    """Its rows are summed over with weights of any size, so that all of them need the same."""
+    """Its rows are summed with arbitrary weights, so all of them have the same need."""
     (operand,) = _value(needs, node)
     shape = needs.shape(operand)
     index = torch.arange(torch.Size(shape).numel()).reshape(shape)
@@ -140,7 +140,7 @@ CHANNEL_NORMS = ("aten.batch_norm", "aten.group_norm", "aten.instance_norm")
 _CONTRACTIONS = ("aten.linear", *DIRECT)
 _ATTENTION = "aten.scaled_dot_product_attention"
 _HOMOGENEOUS = (*named(Trait.HOMOGENEOUS_IN_FIRST), *named(Trait.CAST))
-"""f(x / s) = f(x) / s for every s > 0 in the first operand; a cast is one as long as it gives floats."""
+"""f(x / s) = f(x) / s for every s > 0 in the first operand; a cast is one if its result is floating."""
 _PASSING: dict[str, SmoothingRule] = {
     **dict.fromkeys((*moves.MOVES, "getitem"), SmoothingRule(moves.operands, moves.divide_moved)),
     **dict.fromkeys(_HOMOGENEOUS, SmoothingRule(_first, _divide_elements)),
@@ -160,6 +160,6 @@ RULES: dict[str, SmoothingRule] = {
 
 
 def passes_on(user: fx.Node, value: fx.Node) -> bool:
-    """Whether a factor on ``value`` may come out of ``user`` again, or is taken up by it: it is a linear's input."""
+    """Whether a factor on ``value`` can pass ``user``, or is absorbed by it, as by a linear."""
     name = op_name(user)
     return name in _PASSING or (name == "aten.linear" and user.args[0] is value and value not in user.args[1:])

@@ -16,10 +16,10 @@ from fxopt.passes.quant.smoothing.rules import carriers, divide, passes_on
 
 
 def sweep(program: Program) -> Needs:
-    """What every weight must be divided by for every linear to get its input divided; nothing is changed.
+    """What every weight must be divided by so that every linear's input is divided; nothing is changed.
 
-    The factors of a linear weight's columns are labelled in ``columns``, and in ``values`` are left the needs of stored
-    tensors. That and the factors on the columns cancel out, for any factors above zero.
+    ``columns`` has the labels of the factors of a linear weight's columns, ``values`` the needs of stored tensors. Both
+    cancel out, for any factors above zero.
     """
     needs = Needs(program)
     sets = alias_sets(program.graph)
@@ -82,7 +82,7 @@ def _send_back(needs: Needs, node: fx.Node, *, written_to: bool) -> None:
 
 
 def readable_weight(program: Program, node: fx.Node) -> fx.Node | None:
-    """The weight of a linear whose input may be divided, as its columns can be multiplied; None for any other node."""
+    """The weight of a linear whose input can be divided, because its columns can be multiplied; None for any other node."""
     if op_name(node) != "aten.linear":
         return None
     source, weight = node.args[:2]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Grid:
-    """Codes from ``low`` to ``high``, and how many neighbouring inputs share a scale; a row may end within a block."""
+    """Integers from ``low`` to ``high``, and how many neighbouring inputs share a scale; a row may end within a block."""
 
     low: int
     high: int
@@ -22,10 +22,10 @@ class Grid:
         return cls(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, min(block or inputs, inputs))
 
     def scales(self, blocks: torch.Tensor) -> torch.Tensor:
-        """Scales float32 [...] of ``blocks`` float64 [..., n], the smallest for which no code is clipped.
+        """Scales float32 [...] of ``blocks`` float64 [..., n], the smallest for which nothing is clipped.
 
-        There is a code more below zero than above. The scale is negative where that lets the largest weight have it.
-        Against symmetric codes this is worth 1 dB at 4 bits, and a zero point beside the scale would add half of that.
+        There is one integer more below zero than above. The scale is negative where that lets the largest weight use it.
+        Over symmetric integers this gains 1 dB at 4 bits, and a zero point besides the scale would add half of that.
         """
         above, below = blocks.amax(-1).clamp_min(0), (-blocks).amax(-1).clamp_min(0)
         sizes = torch.maximum(torch.maximum(above, below) / -self.low, torch.minimum(above, below) / self.high)
@@ -33,13 +33,13 @@ class Grid:
         return torch.where(above > below, -sizes, sizes).float()
 
     def codes(self, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """The nearest codes, float64, of ``weights`` float64 at float32 ``scales`` that broadcast to them."""
+        """``weights`` float64 rounded to integers, in float64, at float32 ``scales`` that broadcast to them."""
         return torch.round(weights / scales.double()).clamp(self.low, self.high)
 
 
 @dataclass(frozen=True, eq=False)
 class BlockCodes:
-    """Codes int8 ``integers`` [out, blocks · block], zero beyond the row's ``inputs``; float32 ``scales`` [out, blocks]."""
+    """A block-quantized weight: int8 ``integers`` [out, blocks · block], zero beyond the ``inputs``; ``scales`` [out, blocks]."""
 
     integers: torch.Tensor
     scales: torch.Tensor
@@ -47,13 +47,13 @@ class BlockCodes:
     inputs: int
 
     def real(self) -> torch.Tensor:
-        """The numbers float32 [out, in] that the codes stand for, as the dequantize op computes them."""
+        """The dequantized weight float32 [out, in], as the dequantize op computes it."""
         blocks = self.integers.float().unflatten(1, (-1, self.grid.block)) * self.scales.unsqueeze(-1)
         return blocks.flatten(1)[:, : self.inputs]
 
 
 def nearest(rows: torch.Tensor, grid: Grid) -> BlockCodes:
-    """Codes of ``rows`` float32 [out, in], each the nearest to its weight."""
+    """``rows`` float32 [out, in], rounded to nearest."""
     inputs = rows.shape[1]
     padded = F.pad(rows.detach().double(), (0, -inputs % grid.block))
     blocks = padded.unflatten(1, (-1, grid.block))

@@ -1,4 +1,4 @@
-"""Which weights are quantized without their activations: matrices that only linears and products with them on the right read."""
+"""Which weights are quantized without their activations: matrices that only linears read, and products, as right operands."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class BlockWeight:
 
 
 def choose_weights(program: Program, keep_float: tuple[str, ...], *, also_recurrent: bool = False) -> list[BlockWeight]:
-    """Weights in the order in which they are read first. Every contraction that is left gets a skip with the reason.
+    """Weights in the order of their first readers. Every other contraction gets a skip with the reason.
 
-    With ``also_recurrent`` the caller quantizes recurrent layers, and nothing is said of them.
+    With ``also_recurrent`` the caller quantizes recurrent layers, and they get no skip.
 
-    Raises PassError for a weight that is not finite, and where all that could be quantized is so already.
+    Raises PassError for a weight that is not finite, and where everything quantizable is quantized already.
     """
     weights, reasons = layer_weights(program)
     chosen = []
@@ -74,7 +74,7 @@ def _declined(program: Program, weight: LayerWeight, keep_float: tuple[str, ...]
     nodes = [node for node in program.graph.nodes if program.tensor(node) is weight.tensor]
     other = next((user for node in nodes for user in node.users if user not in layers), None)
     if other is not None:
-        return f"%{other.name} reads its weight too, so that codes would be stored beside it"
+        return f"%{other.name} reads its weight too, so that it would be stored twice"
     if len({op_name(layer) == "aten.linear" for layer in layers}) > 1:
         return "its weight is read by rows here and by columns there"
     if weight.tensor.dtype != torch.float32:

@@ -1,4 +1,4 @@
-"""Write block codes into the graph."""
+"""Emit block-quantized weights into the graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the
 
 
 def emit_blocks(program: Program, weight: BlockWeight, codes: BlockCodes, name: str) -> None:
-    """Let the layers of a weight read it from stored codes, which are called ``name``; they share the nodes."""
+    """Let the layers of a weight read the quantized one, stored as ``name``, through shared nodes."""
     first, grid = weight.layers[0], codes.grid
     scales = program.add_tensor(f"{weight.name}_scale", codes.scales, first)
     integers = program.add_tensor(name, codes.integers, scales)

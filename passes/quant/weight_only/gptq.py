@@ -1,4 +1,4 @@
-"""GPTQ: weights rounded one input after the other, what is left over made good by the inputs to come."""
+"""GPTQ: weights rounded one input after the other, with the error of each compensated by the later inputs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _COLUMNS = 128
 
 
 def gptq(rows: torch.Tensor, products: torch.Tensor, grid: Grid) -> BlockCodes:
-    """Codes of ``rows`` W float32 [out, in] with little error ‖(W - Q)X‖², given ``products`` X·Xᵀ float64 [in, in].
+    """``rows`` W float32 [out, in] quantized with little error ‖(W - Q)X‖², given ``products`` X·Xᵀ float64 [in, in].
 
     Algorithm 1 of Frantar et al. 2023, with the damping of its section 3.3: 1 % of the mean square of an input. The scale
-    of a block is taken when its first input is reached, from the weights as they are by then. An input that was always
+    of a block is computed when its first input is reached, from the updated weights. An input that was always
     zero is rounded to nearest. So is a row that has less error that way: the method is greedy, and can lose.
     """
     inputs = rows.shape[1]
@@ -41,7 +41,7 @@ def _factor(products: torch.Tensor) -> torch.Tensor:
     """Upper Cholesky factor of the inverse of the damped products."""
     damped, squares = products.clone(), products.diagonal()
     damped.diagonal().add_(_DAMPING * squares.mean())
-    damped.diagonal()[squares == 0] = 1  # alone in its row and column, so any number will do
+    damped.diagonal()[squares == 0] = 1  # its row and column are zero otherwise, so any value will do
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     return torch.linalg.cholesky(inverse, upper=True)
 
@@ -49,7 +49,7 @@ def _factor(products: torch.Tensor) -> torch.Tensor:
 def _round_columns(
     weights: torch.Tensor, scale: torch.Tensor, factor: torch.Tensor, grid: Grid
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes and weighed errors [out, n] of ``weights`` [out, n], rounded from left to right."""
+    """Integers and weighted errors [out, n] of ``weights`` [out, n], rounded from left to right."""
     left, codes, errors = weights.clone(), torch.empty_like(weights), torch.empty_like(weights)
     for j in range(weights.shape[1]):
         codes[:, j] = grid.codes(left[:, j], scale)
@@ -59,6 +59,6 @@ def _round_columns(
 
 
 def _errors(rows: torch.Tensor, codes: BlockCodes, products: torch.Tensor) -> torch.Tensor:
-    """Squared error [out] of each output over all that the inputs were."""
+    """Squared error [out] of each output over all inputs."""
     lack = rows.detach().double() - codes.real().double()
     return ((lack @ products) * lack).sum(1)

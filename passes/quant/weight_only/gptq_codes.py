@@ -1,4 +1,4 @@
-"""GPTQ through a graph: each weight is rounded for what its layer reads behind the weights that are rounded already."""
+"""GPTQ through a graph: each weight is rounded for its layer's input with the weights before it rounded already."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from fxopt.passes.quant.weight_only.gptq import gptq
 def gptq_codes(
     program: Program, weights: list[BlockWeight], grids: list[Grid], batches: list[list[Any]]
 ) -> list[BlockCodes]:
-    """Codes of each weight, by :func:`gptq` on all that its first layer reads. ``program`` stays as it is.
+    """Each weight quantized by :func:`gptq` on the inputs of its first layer. ``program`` does not change.
 
-    The graph runs once, node by node over all batches, so memory holds the living values of all of them, and the
+    The graph runs once, node by node over all batches, so memory holds the live values of all of them, and the
     products of one layer. Raises DataError where a layer reads NaN or infinity.
     """
     twin = program.copy()

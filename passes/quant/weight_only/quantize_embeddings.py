@@ -21,8 +21,8 @@ def quantize_embeddings(
 ) -> None:
     """Quantize the tables of embeddings to int8, with a scale for each row.
 
-    Rows are picked first and then dequantized. A table is a quarter of its size, in the file and in memory, and as many
-    bytes fewer are read. The result is float, so that nothing else changes. Left alone, with the reason, are tables smaller
+    Rows are gathered first and then dequantized. A table shrinks to a quarter, in the file and in memory, as do the bytes
+    read from it. The result is float, so that nothing else changes. Left alone, with the reason, are tables smaller
     than ``least_bytes``, those that something else reads too, such as a head that is tied to them, and those that
     ``keep_float`` names, with wildcards.
     Raises PassError for a table that is not finite.
@@ -80,7 +80,7 @@ def _declined(program: Program, table: fx.Node, least_bytes: int, keep_float: tu
     nodes = [n for n in program.graph.nodes if program.tensor(n) is tensor]
     others = [u for n in nodes for u in n.users if u.target is not aten.embedding.default or u.args[0] is not n]
     if others:
-        return f"%{others[0].name} reads its table too, so that codes would be stored beside it"
+        return f"%{others[0].name} reads its table too, so that it would be stored twice"
     names = [str(n.target) for n in nodes]
     if any(fnmatch(n, p) or fnmatch(n.rpartition(".")[0], p) for n in names for p in keep_float):
         return f"kept in float by keep_float={keep_float!r}"

@@ -30,18 +30,18 @@ def quantize_weights(
     """Quantize the weights of linears to int4 or int8 with a scale per block; activations stay float.
 
     ``block`` neighbouring inputs of an output share a float32 scale; 0 is a scale for each output. A shorter row is one
-    block, and the last block of a row that does not come out even is filled up with zeros. There is no zero point; scales
-    may be negative, so that the largest weight of a block always has the code -8 (or -128).
+    block, and an incomplete last block of a row is padded with zeros. There is no zero point; scales may be negative, so
+    that the largest weight of a block always becomes -8 (or -128).
 
     ``rounding='nearest'`` needs no data. ``'gptq'`` runs ``images`` training examples of the workload through the graph
     and rounds so that each layer's output changes little on them (Frantar et al. 2023, algorithm 1). It costs one run of
     the model, and a Cholesky factor of [in, in] a layer.
 
     Quantized are linears, and products with a stored matrix on the right. A weight that something else reads too, such as
-    an embedding, stays, as both forms would have to be stored; so does one that is quantized already: behind
-    ``quantize(keep_float=…)`` the layers left in float are quantized here. Codes are int8 tensors in the program; a backend
-    packs them. ONNX Runtime multiplies by 4-bit codes as they are; 8-bit codes make the file small, and it unpacks them as
-    it loads.
+    an embedding, stays, as it would be stored twice; so does one that is quantized already: after
+    ``quantize(keep_float=…)`` the layers left in float are quantized here. Integers are int8 tensors in the program; a
+    backend packs them. ONNX Runtime multiplies by 4-bit integers directly; 8-bit ones make the file small, and it
+    dequantizes them on loading.
     ``keep_float`` names weights or modules, with wildcards, that stay in float.
     Raises DataError without usable data for gptq, PassError for a weight that is not finite, or where all is quantized.
 

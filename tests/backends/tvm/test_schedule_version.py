@@ -6,6 +6,8 @@ the same on every machine. Digests of that are held in ``golden/lowered_kernels.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import re
@@ -18,16 +20,16 @@ from conftest import GOLDEN
 from fxopt.backends.tvm import Tvm
 from fxopt.backends.tvm.machine.dot_instructions import instruction_of
 from fxopt.backends.tvm.machine.processor import Processor, processor_of
+from fxopt.backends.tvm.ops import int8_kernel as kernels
 from fxopt.backends.tvm.ops import winograd
 from fxopt.backends.tvm.ops.conv2d import Convolution
 from fxopt.backends.tvm.ops.int8_kernel import StandaloneKernel
 from fxopt.backends.tvm.ops.matmul import Matmul
 from fxopt.backends.tvm.schedule import register_tiles as tiles
-from fxopt.backends.tvm.tiling import int8 as tiling
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry, matmul_geometry
 from fxopt.backends.tvm.tiling.task import Kernel, Tile
 from fxopt.backends.tvm.tir import parallel_threshold as threads
-from fxopt.backends.tvm.tir import work_stealing as stealing
+from fxopt.backends.tvm.tir import pipeline as pipelines
 from fxopt.backends.tvm.tir.pipeline import register_pipeline
 from fxopt.backends.tvm.tuning import database as databases
 from fxopt.backends.tvm.tuning.local_runner import scheduled
@@ -165,22 +167,30 @@ def test_the_kernels_use_all_that_there_is():
         assert any(word in text for text in texts), word
 
 
+def _other_llvm(statement: Any) -> Any:
+    from tvm import ir, tirx
+
+    text = ir.StringImm("define void @nothing() { ret void }")
+    return tirx.AttrStmt(statement.node, statement.attr_key, text, statement.body)
+
+
 @pytest.mark.parametrize(
-    ("where", "name", "value", "kernel"),
+    ("where", "name", "changed", "kernel"),
     [
-        (stealing, "_TIMES", 8, "int8 conv, avx2"),
-        (stealing, "_LLVM", "define void @nothing() { ret void }", "product"),
-        (threads, "_LITTLE", 10**9, "depthwise"),
-        (tiles, "_WINDOW", 3, "conv, image"),
-        (tiles, "_CACHED", 0, "conv, few registers"),
-        (winograd, "_STRIP", 2**16, "winograd 4"),
-        (tiling, "_BESIDE", 2, "int8 conv, vnni"),
+        (threads, "share", lambda share, loop, cores: share(loop, 2 * cores), "int8 conv, avx2"),
+        (threads, "share", lambda share, loop, cores: _other_llvm(share(loop, cores)), "product"),
+        (pipelines, "in_threads", lambda in_threads, module, cores: in_threads(module, 1), "depthwise"),
+        (tiles, "parallel", lambda parallel, sch, loops: parallel(sch, loops[:1]), "conv, image"),
+        (tiles, "tile_loops", lambda loops, sch, sums, tile, _, **more: loops(sch, sums, tile, 0, **more), "conv, few registers"),
+        (winograd, "matrices", lambda matrices, side: tuple(-one for one in matrices(side)), "winograd 4"),
+        (kernels, "tiling_from", lambda tiling, *task: dataclasses.replace(tiling(*task), chunk=2), "int8 conv, vnni"),
     ],
-)
-def test_a_change_anywhere_on_the_way_is_seen(where, name, value, kernel, monkeypatch):
+    ids=["steal", "llvm", "threads", "parallel", "loops", "winograd", "tiling"],
+)  # fmt: skip
+def test_a_change_anywhere_on_the_way_is_seen(where, name, changed, kernel, monkeypatch):
     before = _digest(_lowered(*KERNELS[kernel]))
     assert _digest(_lowered(*KERNELS[kernel])) == before
-    monkeypatch.setattr(where, name, value)
+    monkeypatch.setattr(where, name, functools.partial(changed, getattr(where, name)))
     assert _digest(_lowered(*KERNELS[kernel])) != before
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import tuned
 from cases.manifests import bare_manifest
 from cases.other_dims import Clip, Decoder, Wave
 from torch import nn
@@ -23,7 +24,7 @@ from fxopt.backends.tvm import Tvm
 from fxopt.backends.tvm import runtime as tvm_runtime
 from fxopt.backends.tvm.machine.processor import Processor, processor_of
 from fxopt.backends.tvm.schedule import primitives as loops
-from fxopt.backends.tvm.tiling.task import Choices, Task, Tile, candidates
+from fxopt.backends.tvm.tiling.task import Task, Tile, candidates
 from fxopt.backends.tvm.tir.parallel_threshold import in_threads
 from fxopt.driver.build import build
 from fxopt.driver.lower import lower
@@ -267,34 +268,20 @@ def test_a_quantized_program_gives_its_own_numbers(tmp_path):
 # ---- tiles ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_tile_of_a_task_gives_the_same_numbers(tmp_path, monkeypatch):
+def test_every_tile_of_a_task_gives_the_same_numbers(tmp_path):
     """A database may hold any of them, not only those that the rule would take."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 77, 48)).eval()
     program, x = capture(net, (torch.randn(2, 16, 7, 11),)), torch.randn(3, 16, 7, 11)
-    known: dict[str, Tile] = {}
-    monkeypatch.setattr(Choices, "__call__", _noting(Choices.__call__, known))
-    (by_rule := tmp_path / "by_rule").mkdir()
-    _lower(program, by_rule)
-    tasks = list(known)
+    tasks = tuned.tasks(program, host())
     assert [key.split()[0] for key in tasks] == ["conv2d", "matmul"]
     for i, tile in enumerate((Tile(1, 1, 1), Tile(3, 4, 2), Tile(5, 2, 4))):
-        known.update(dict.fromkeys(tasks, tile))
         (out := tmp_path / str(i)).mkdir()
-        artifact = _lower(program, out)
+        backend = tuned.backend(out / "tiles.jsonl", host(), dict.fromkeys(tasks, tile))
+        artifact = lower(program, backend, host(), out)[1]
         assert set(map(str, artifact.manifest.facts["tiles"].values())) == {str(tile.to_dict())}
         assert relative_error(net.double()(x.double()), torch.from_numpy(artifact(x.numpy()))) < 2e-6
         net.float()
-
-
-def _noting(choose, known):
-    def call(self, task):
-        self.tuned = known
-        tile = choose(self, task)
-        known.setdefault(task.key, tile)
-        return tile
-
-    return call
 
 
 @pytest.mark.parametrize(

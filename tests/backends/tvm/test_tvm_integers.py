@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import tuned
 from cases.manifests import bare_manifest
 from cases.other_dims import Clip, Wave
 from emulated_amx import COMPILER, use_emulated_amx
@@ -81,8 +83,8 @@ def _drawn(examples: int, check: Callable[[Any], None]) -> None:
 
 @pytest.fixture(autouse=True)
 def _tile_registers(tmp_path_factory, monkeypatch):
-    if _EMULATED:
-        use_emulated_amx(tmp_path_factory.getbasetemp(), monkeypatch)
+    with use_emulated_amx(tmp_path_factory.getbasetemp(), monkeypatch) if _EMULATED else contextlib.nullcontext():
+        yield
 
 
 def _quantized(module: nn.Module, *inputs: torch.Tensor) -> Program:
@@ -329,7 +331,7 @@ def test_all_instructions_give_the_same_numbers(built):
 
 
 @_each_instruction
-def test_every_tile_gives_the_same_numbers(target, tmp_path, monkeypatch):
+def test_every_tile_gives_the_same_numbers(target, tmp_path):
     """A database may hold any of them, also those that overhang the channels."""
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -337,20 +339,16 @@ def test_every_tile_gives_the_same_numbers(target, tmp_path, monkeypatch):
         nn.Flatten(), nn.Linear(64 * 14, 24),
     )  # fmt: skip
     program, x = _quantized(net, torch.randn(2, 16, 9, 34)), np.random.default_rng(0).standard_normal((3, 16, 9, 34))
-    outputs, seen = [], set()
+    tasks, outputs, seen = tuned.tasks(program, target), [], set()
     of_registers = [None] * 3 if "amx-int8" in target.features else []  # which tiles there are, the task says there
     for i, tile in enumerate((None, Tile(1, 1, 1), Tile(3, 4, 2), Tile(2, 6, 4), *of_registers)):
-
-        def choose(self, task, i=i, tile=tile):
-            offered = task.offered and task.offered[i * len(task.offered) // 7]
-            seen.add(offered or tile)
-            return offered or tile
-
-        with monkeypatch.context() as patch:
-            if i:
-                patch.setattr(Choices, "__call__", choose)
-            (out := tmp_path / str(i)).mkdir()
-            outputs.append(_lower(program, out, target)(x.astype(np.float32)))
+        best = {key: task.offered[i * len(task.offered) // 7] if task.offered else tile for key, task in tasks.items()}
+        (out := tmp_path / str(i)).mkdir()
+        backend = tuned.backend(out / "tiles.jsonl", target, best) if i else Tvm(threads=1, database="")
+        artifact = lower(program, backend, target, out)[1]
+        assert not i or artifact.manifest.facts["tiles"] == {key: tile.to_dict() for key, tile in best.items()}
+        seen |= set(best.values())
+        outputs.append(artifact(x.astype(np.float32)))
     for output in outputs[1:]:
         np.testing.assert_allclose(output, outputs[0], rtol=1e-6, atol=1e-7)
     assert "amx-int8" not in target.features or {tile.chunk for tile in seen} == {0, 1}

@@ -167,7 +167,7 @@ def test_a_layer_is_kept_by_its_path_or_its_weights():
 
 def test_a_quantized_program_is_refused():
     program = _captured(nn.Linear(8, 4), 2, 8)
-    with pytest.raises(PassError, match=r"quantized: its numbers in float belong to its scales\n.*quantize_per_tensor"):
+    with pytest.raises(PassError, match=r"quantized: its float values belong to its scales\n.*quantize_per_tensor"):
         _cast(program, "quantize, cast_floats", workload=small_workload(program))
 
 

@@ -399,7 +399,7 @@ def test_the_weights_that_make_a_branch_zero(text, want):
         ("%m = aten.mean.dim(%s, [1], True); %w = aten.expand(%m, [-1, 4]); %f = aten.linear(%w, %a); "
          "%v = aten.mean.dim(%f, [0], True); %y = aten.add.Tensor(%s, %v)", "becomes f32[batch,4] in the sum"),
         ("%f = aten.linear(%s, %a); %g = aten.sigmoid(%f); %y = aten.add.Tensor(%s, %g)",
-         "no weight of the branch makes it zero behind %g = aten.sigmoid(%f)"),
+         "no weight of the branch makes it zero after %g = aten.sigmoid(%f)"),
         ("%f = aten.linear(%s, %a); %g = aten.relu(%f); %z = aten.add.Tensor(%s, %g); %y = aten.mul.Tensor(%z, %f)",
          "also read outside the branch: %y = aten.mul"),
     ],

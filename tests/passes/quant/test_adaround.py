@@ -253,9 +253,7 @@ def test_codes_that_are_worse_on_rows_left_out_are_dropped_with_the_reason(monke
     parts = encoded(program, given)
     codes, (node,) = refined(program, given, *parts), parts[0].layers
     assert torch.equal(codes[node].weight.integers, parts[2][node].weight.integers)
-    assert [skip.reason for skip in program.skips] == [
-        "rounded to nearest: on examples that were left out it would be no better"
-    ]
+    assert [skip.reason for skip in program.skips] == ["rounded to nearest: on held-out examples it would be no better"]
 
 
 def test_a_shared_weight_and_too_little_data_keep_the_nearest_codes_with_the_reason():

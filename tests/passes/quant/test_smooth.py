@@ -345,7 +345,7 @@ def test_factors_that_come_back_to_their_own_rows_are_left(forward):
     net = _Net(forward, norm=nn.LayerNorm(8), **_linears(a=(8, 8), b=(8, 4)))
     _, _, skips = smooth(shaken(net), torch.randn(2, 8))
     assert assert_exact(net, torch.randn(2, 8)) == []
-    assert {skip.reason for skip in skips} == {"the same factors come again behind a linear that reads it"}
+    assert {skip.reason for skip in skips} == {"the same factors come again after a linear that reads it"}
 
 
 TEXT = """

@@ -1,4 +1,4 @@
-"""Matrix products of two quantized values, as of queries and keys: the right operand is packed when the model runs."""
+"""Matrix products of two quantized values, as of queries and keys: the right operand is packed at run time."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Expr, Scalar, TensorExpr, Var
 
 _UINT8_TO_INT8 = 128
-"""Subtracted from unsigned values to make them signed, as the instructions want those of the right side."""
+"""Subtracted from unsigned values to make them signed, as the instructions need their right operand."""
 
 
 def batched_matmul(lowering: Lowering, var: Var, left: Expr, right: Expr) -> bool:
     """Accumulators Σ (a - a0) (b - b0) over the depth K, with a0 and b0 the zero points.
 
-    They are Σ a b - b0 Σ a - a0 Σ b + K a0 b0 (Jacob et al. 2018, eq. 7), in which a sum whose factor is zero is left out.
+    They are Σ a b - b0 Σ a - a0 Σ b + K a0 b0 (Jacob et al. 2018, eq. 7), without sums whose factor is zero.
     """
     operands = [_quantized_bytes(lowering, left), _quantized_bytes(lowering, right)]
     (*lead, rows, depth), (*other, _, columns) = left.ty.shape, right.ty.shape
@@ -63,7 +63,7 @@ def batched_matmul(lowering: Lowering, var: Var, left: Expr, right: Expr) -> boo
 
 
 def _quantized_bytes(lowering: Lowering, expr: Expr) -> tuple[Expr, QuantParams] | None:
-    """Quantized bytes in the shape of the value, and their parameters; None if there are none."""
+    """A value as quantized bytes in its own shape, and their parameters; None if it is not quantized."""
     affine = lowering.value(expr).affine
     if affine is None or affine.params is None or not affine.params.is_byte:
         return None
@@ -86,7 +86,7 @@ def _sums_along(quantized: TensorExpr, axis: int, shift: int) -> TensorExpr:
 
 
 def _without_zero_points(sums: TensorExpr, zeros: tuple[int, int], depth: int, beside: list[TensorExpr]) -> TensorExpr:
-    """Sums [n, rows, columns], without what the zero points add to them; ``beside``: sums of rows, and of columns."""
+    """Sums [n, rows, columns], less the contributions of zero points; ``beside``: sums of rows, and of columns."""
     from tvm import te
 
     if not any(zeros):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @quantized_rule("relax.nn.conv2d")
 def lower_conv2d(lowering: Lowering, var: Var, call: Call) -> bool:
-    """A convolution with an int8 weight, in NHWC; of 1x1 windows over all positions as one line."""
+    """A convolution with an int8 weight, in NHWC; a 1x1 one over all positions as a single line."""
     from tvm import relax
 
     data, attrs = call.args[0], call.attrs
@@ -64,7 +64,7 @@ def lower_conv2d(lowering: Lowering, var: Var, call: Call) -> bool:
 
 @quantized_rule("relax.matmul")
 def lower_matmul(lowering: Lowering, var: Var, call: Call) -> bool:
-    """A product with an int8 weight, of all rows at once whatever dims they are in; or of two quantized values."""
+    """A product with an int8 weight, with all leading dims merged into rows; or of two quantized values."""
     from tvm import relax
 
     left, right = call.args
@@ -98,7 +98,7 @@ def lower_matmul(lowering: Lowering, var: Var, call: Call) -> bool:
 
 
 def _scaled(sums: Expr, layout: BufferLayout, params: QuantParams, scales: Array, weight_sums: Array) -> AffineValue:
-    """Accumulators times both scales, less what the zero point of the input adds to each (Jacob et al. 2018, eq. 7)."""
+    """Accumulators times both scales, less the contribution of the input's zero point (Jacob et al. 2018, eq. 7)."""
     factor = np.broadcast_to(np.float32(params.scale) * scales.astype(np.float32), weight_sums.shape)
     bias = (-params.zero * weight_sums).astype(np.float32) * factor
     padding = (0, layout.padded_channels - len(factor))
@@ -106,7 +106,7 @@ def _scaled(sums: Expr, layout: BufferLayout, params: QuantParams, scales: Array
 
 
 def _weight(lowering: Lowering, expr: Expr, axis: int) -> tuple[Array, Array] | None:
-    """An int8 weight, and scales that lie along ``axis`` or are one."""
+    """An int8 weight, and its scales, along ``axis`` or a single one."""
     weight = lowering.value(expr).weight if is_var(expr) else None
     if weight is None or weight.axis not in (None, axis):
         return None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @quantized_rule("relax.reshape", "relax.permute_dims", "relax.squeeze", "relax.expand_dims")
 def move(lowering: Lowering, var: Var, call: Call) -> bool:
-    """Of a quantized value, moved bytes; of an affine one, only what keeps its rows."""
+    """Moves the bytes of a quantized value; an affine one only by ops that keep its rows."""
     from tvm.ir import Call
 
     source = call.args[0]

@@ -1,4 +1,4 @@
-"""Biases, residuals, factors and bounds, which become a part of the affine value that they change."""
+"""Biases, residuals, factors and bounds, which are folded into the affine value of their operand."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def unary(lowering: Lowering, var: Var, call: Call) -> bool:
 
 
 def _of_channels(constant: Array, affine: AffineValue, rank: int) -> Coefficient | None:
-    """A constant, one or one for each channel, padded as the channels are; None where it differs in other dims."""
+    """A constant, a scalar or one for each channel, padded as the channels are; None where it varies along other dims."""
     if constant.size == 1:
         return np.float32(constant.reshape(()))
     shape, layout = (1,) * (rank - constant.ndim) + constant.shape, affine.layout
@@ -122,7 +122,7 @@ def _of_channels(constant: Array, affine: AffineValue, rank: int) -> Coefficient
 
 
 def _unclipped(lowering: Lowering, affine: AffineValue) -> AffineValue:
-    """A value without bounds; one term where it is in memory in float anyway, or terms would grow in number with the depth."""
+    """A value without bounds; as one float term where it is in memory anyway, or terms would multiply with depth."""
     if not affine.is_clipped and affine.materialized.real is None:
         return affine
     return of_real(dequantized(lowering, affine), affine.layout)

@@ -1,8 +1,8 @@
-"""Quantize and dequantize ops, which most often compute nothing: what is between them is done in integers.
+"""Quantize and dequantize ops, which most often compute nothing: the ops between them are done in integers.
 
-The result of a dequantize op is known as an affine value with one term, the quantized value. A convolution or product of
-quantized values gives an affine value whose term is the accumulators; biases, residuals and bounds go into it as they come;
-and a quantize op computes quantized values of it, at the end of the kernel that multiplies. Any other op is given floats.
+The result of a dequantize op is recorded as an affine value with one term, the quantized value. The result of a convolution or
+product of quantized values is an affine value whose term is the accumulators; biases, residuals and bounds are folded into
+it; and a quantize op requantizes it, in the epilogue of the contraction's kernel. Any other op gets floats.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @quantized_rule(QUANTIZE)
 def quantize(lowering: Lowering, var: Var, call: Call) -> bool:
-    """Requantize an affine value, or quantize floats; nothing where the value is quantized just so already."""
+    """Requantize an affine value, or quantize floats; nothing where the value is quantized by the same parameters."""
     _, x, *scalars = call.args
     scale, zero, low, high = map(scalar_of, scalars)
     params = quant_params(lowering, scale, zero, low, high, str(var.ty.dtype.dtype))
@@ -48,7 +48,7 @@ def quantize(lowering: Lowering, var: Var, call: Call) -> bool:
 
 @quantized_rule(DEQUANTIZE)
 def dequantize(lowering: Lowering, var: Var, call: Call) -> bool:
-    """Note what the quantized value stands for; a weight is dequantized at build time too, for readers in float."""
+    """Record the affine value of a quantized one; a weight is also dequantized at build time, for readers in float."""
     _, q, scale, zero, axis, low, high = call.args
     weight, given = lowering.constant(q), str(q.ty.dtype.dtype)
     scales, zeros = constant_or_scalar(lowering, scale), constant_or_scalar(lowering, zero)

@@ -1,4 +1,4 @@
-"""The layouts of quantized and affine values, and how one is made of another."""
+"""The layouts of quantized and affine values, and conversions between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def define_affine(lowering: Lowering, var: Var, affine: AffineValue) -> bool:
-    """Let a variable be an affine value, which is dequantized where a float layout is read. True, for rules to return."""
+    """Define a variable as an affine value, which is dequantized where a float layout is read. True, for rules to return."""
     value = lowering.value(var)
     value.affine = affine
     value.make_plain = lambda: in_plain_layout(lowering, dequantized(lowering, affine), affine.layout, var)
@@ -24,7 +24,7 @@ def define_affine(lowering: Lowering, var: Var, affine: AffineValue) -> bool:
 
 
 def define_quantized(lowering: Lowering, var: Var, affine: AffineValue) -> bool:
-    """Let a quantized variable of the program be the only term of an affine value. True, for rules to return."""
+    """Define a quantized variable of the program as the only term of an affine value. True, for rules to return."""
     value, params = lowering.value(var), affine.params
     assert params is not None
     value.quantized = affine
@@ -38,7 +38,7 @@ def define_quantized(lowering: Lowering, var: Var, affine: AffineValue) -> bool:
 
 
 def quant_params(lowering: Lowering, scale: float, zero: float, low: float, high: float, given: str) -> QuantParams:
-    """Of the program's quantization, with bytes stored in the sign that the instruction wants."""
+    """The program's quantization parameters, with bytes stored in the signedness that the instruction needs."""
     dtype, offset = given, 0
     if given in ("uint8", "int8"):
         dtype = lowering.instruction.stored[0]
@@ -61,13 +61,13 @@ def _shifted(lowering: Lowering, expr: Expr, by: int, dtype: str) -> Expr:
 
 
 def constant_or_scalar(lowering: Lowering, expr: Expr) -> Array:
-    """A constant as an array, of no dims where it is an immediate."""
+    """A constant as an array, of rank 0 where it is an immediate."""
     constant = lowering.constant(expr)
     return np.asarray(scalar_of(expr) if constant is None else constant)
 
 
 def of_terms(lowering: Lowering, function: TensorFunction, affine: AffineValue, arrays: list[Array], name: str) -> Expr:
-    """What a function makes of the terms of an affine value, and of arrays behind them."""
+    """The result of a function of the terms of an affine value, followed by arrays."""
     from tvm import relax
 
     terms = [reshaped(lowering, expr, affine.layout.shape) for expr, _ in affine.terms]
