@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+BUILD, LOOK, NAMES = "Build", "Look at what was built", "What there is"
+DEVICES, AUTHORS = "Devices and delivery", "For authors and when something is missing"
+
+
+class Sections(TyperGroup):
+    """The commands by section, each with the whole first line of its docstring."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each panel, in the order in which the panels are named here."""
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in (BUILD, LOOK, NAMES, DEVICES, AUTHORS)}
+        for name in self.list_commands(ctx):
+            if (command := self.get_command(ctx, name)) is not None and not command.hidden:
+                panel = getattr(command, "rich_help_panel", None)
+                said = (command.help or "").partition("\n\n")[0].replace("\n", " ")
+                sections.setdefault(panel if isinstance(panel, str) else AUTHORS, []).append((name, said))
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows, col_max=12)
+
 
 app = typer.Typer(
     name="fxopt",
+    cls=Sections,
     help="Capture a PyTorch model, rewrite it by proved passes, lower it to what runs fast on a device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 160},
 )
 new_app = typer.Typer(help="Start a file of your own.", no_args_is_help=True)
-app.add_typer(new_app, name="new")
+app.add_typer(new_app, name="new", rich_help_panel=AUTHORS)
 
 Load = Annotated[list[Path] | None, typer.Option("--load", help="Python file with passes, backends or workloads.")]
 Calibrate = Annotated[Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data.")]

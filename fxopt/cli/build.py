@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, from_here, kept_as, load_files
-from fxopt.errors import BudgetError
+from fxopt.cli.app import BUILD, Json, Load, app, from_here, kept_as, load_files
+from fxopt.errors import BudgetError, shown
 
 if TYPE_CHECKING:
     from fxopt.driver.report import BuildReport
 
 
-@app.command()
+@app.command(rich_help_panel=BUILD)
 def build(
     source: Annotated[str, typer.Argument(help="A recipe (.toml), a model name, module:attribute, or a .pt2 file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the artifact.")],
@@ -48,7 +48,9 @@ def build(
     from dataclasses import replace
 
     from rich.console import Console
+    from rich.text import Text
 
+    from fxopt.cli.layout import say
     from fxopt.driver.recipe import Recipe, checked_proof, read_recipe
 
     recipe = read_recipe(source) if source.endswith(".toml") else Recipe(model=source)
@@ -66,8 +68,9 @@ def build(
             show_report(report, console)
             seconds, folder = sum(report.seconds.values()), from_here(str(report.folder))
             unproved = report.unproved()
-            doubt = f" [yellow]with {len(unproved)} of its steps not proved in float64[/]," if unproved else ""
-            console.print(f"[bold]{folder}[/]{doubt} in {seconds:.1f} s; run it with fxopt.load({folder!r})")
+            doubt = f" with {len(unproved)} of its steps not proved in float64," if unproved else ""
+            done = f" in {seconds:.1f} s; run it with fxopt.load({folder!r})"
+            say(console, Text.assemble((shown(folder), "bold"), (doubt, "yellow"), shown(done)))
 
     with _progress(console) as progress:
         from fxopt.cli.render import difference_table

@@ -6,10 +6,10 @@ import json
 
 import typer
 
-from fxopt.cli.app import Json, app
+from fxopt.cli.app import BUILD, Json, app
 
 cache_app = typer.Typer(invoke_without_command=True, help="What builds keep for later: show it, or clear it.")
-app.add_typer(cache_app, name="cache")
+app.add_typer(cache_app, name="cache", rich_help_panel=BUILD)
 
 
 @cache_app.callback()
@@ -26,15 +26,16 @@ def show(context: typer.Context, as_json: Json = False) -> None:
         print(json.dumps({"folder": str(store.root), "limit": store.limit, "kinds": kinds}))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("kind", "entries", "MB", "hits")
+    from fxopt.cli.layout import Column, Listing, say
+
+    table = Listing("", [Column("kind"), *(Column(name, right=True) for name in ("entries", "MB", "hits"))])
     for kind, found in usage.items():
-        table.add_row(kind, str(found.entries), f"{found.bytes / 1e6:,.1f}", str(found.hits))
+        table.add(kind, str(found.entries), f"{found.bytes / 1e6:,.1f}", str(found.hits))
     total = sum(found.bytes for found in usage.values())
     console = Console()
+    say(console, f"{total / 1e6:,.1f} of {store.limit / 1e6:,.0f} MB in {store.root}")
     console.print(table)
-    console.print(f"{total / 1e6:,.1f} of {store.limit / 1e6:,.0f} MB in {store.root}", soft_wrap=True)
 
 
 @cache_app.command()

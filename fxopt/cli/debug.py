@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, load_files
+from fxopt.cli.app import LOOK, Json, Load, app, load_files
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from fxopt.cli.layout import Listing
     from fxopt.driver.debug import Debugged, LayerError
 
 _SHOWN = 24
@@ -22,7 +21,7 @@ _CLIPPED = 1e-3
 """Share of clipped values from which that is worth a line."""
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def debug(
     folder: Annotated[Path, typer.Argument(help="Artifact folder, with its report.")],
     examples: Annotated[int, typer.Option(min=1, help="Examples of the validation split to run.")] = 32,
@@ -38,32 +37,30 @@ def debug(
         print(json.dumps(found.to_dict()))
         return
     from rich.console import Console
-    from rich.markup import escape
+
+    from fxopt.cli.layout import say
 
     console = Console()
     data = "the example inputs, as there is no data" if found.random else f"{found.examples} examples"
-    console.print(escape(f"outputs keep {_db(found.out_db)} of {found.against}, on {data}"), soft_wrap=True)
-    console.print(_table(found))
+    say(console, f"outputs keep {_db(found.out_db)} of {found.against}, on {data}")
     for line in _words(found):
-        console.print(escape(line), soft_wrap=True)
+        say(console, line, hang=4)
+    console.print(_table(found))
 
 
-def _table(found: Debugged) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+def _table(found: Debugged) -> Listing:
+    from fxopt.cli.layout import Column, Listing
 
-    table = Table(title="Values, by what their own layer makes of its inputs, the worst first", title_justify="left")
-    for column in ("layer", "made", "in", "out", "cosine", "range", "clipped", "error is", "source"):
-        table.add_column(
-            column, justify="left" if column in ("layer", "error is", "source") else "right", overflow="fold"
-        )
+    numbers = ("made", "in", "out", "cosine", "range", "clipped")
+    names = ("layer", *numbers, "error is", "source")
+    columns = [Column(name, right=name in numbers, apart=name == "source") for name in names]
+    table = Listing("Values, by what their own layer makes of its inputs, the worst first", columns)
     for row in found.layers[:_SHOWN]:
-        cells = (
+        table.add(
             _name(row), _db(row.made_db), "" if row.in_db is None else _db(row.in_db), _db(row.out_db), f"{row.cosine:.4f}",
             f"{row.low:.3g}…{row.high:.3g}", f"{row.clipped:.2%}" if row.clipped else "",
             "made here" if row.makes else "passed on", row.source,
         )  # fmt: skip
-        table.add_row(*map(escape, cells))
     if left := found.layers[_SHOWN:]:
         table.caption = f"and {len(left)} better ones; --json has all"
     return table

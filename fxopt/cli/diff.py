@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxopt.cli.app import Json, app
+from fxopt.cli.app import LOOK, Json, app
 from fxopt.errors import BudgetError
 
 if TYPE_CHECKING:
     from fxopt.driver.diff import Difference
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def diff(
     a: Annotated[Path, typer.Argument(help="Folder of a build.")],
     b: Annotated[Path, typer.Argument(help="Folder of the build to hold against it.")],
@@ -38,16 +39,28 @@ def _show(differences: list[Difference]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from fxopt.cli.layout import say
+    from fxopt.errors import shown
+
     console = Console()
-    if not differences:
-        console.print("no difference")
+    say(console, _verdict(differences))
     kind = None
     for each in differences:
         if each.kind != kind:
             kind = each.kind
             console.print({"asked": "asked for", "reached": "reached", "layer": "layers"}[kind], style="bold")
         ratio = "" if each.ratio is None else f"  ({each.ratio:.3f} times{', worse' if each.worse else ''})"
-        console.print(Text(f"  {each.what}{ratio}"), soft_wrap=True)
+        say(console, f"{each.what}{ratio}", indent=2, hang=4)
         for mark, value, colour in (("-", each.a, "red"), ("+", each.b, "green")):
             if value is not None:
-                console.print(Text(f"    {mark} {value}", style=colour), soft_wrap=True)
+                say(console, Text(shown(f"{mark} {value}"), style=colour), indent=4, hang=6)
+
+
+def _verdict(differences: list[Difference]) -> str:
+    if not differences:
+        return "no difference"
+    counts = Counter(each.kind for each in differences)
+    kinds = {"asked": "in what was asked for", "reached": "in results", "layer": "in layers"}
+    parts = [f"{counts[kind]} {text}" for kind, text in kinds.items() if counts[kind]]
+    worse = sum(each.worse for each in differences)
+    return f"differences: {', '.join(parts)}; {worse or 'none'} worse"

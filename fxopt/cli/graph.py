@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from fxopt.cli.app import Load, app, from_here, load_files
+from fxopt.cli.app import LOOK, Load, app, from_here, load_files
 from fxopt.errors import UsageError, last_line
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def graph(
     model: Annotated[str, typer.Argument(help="A model name, module:attribute, or a .pt2 file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .dot, or .svg, .pdf, .png with Graphviz.")],

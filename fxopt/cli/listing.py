@@ -8,28 +8,31 @@ from typing import Annotated, Any
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, load_files
+from fxopt.cli.app import NAMES, Json, Load, app, load_files
+
+_PROSE = 120
+"""Columns beyond which paragraphs are hard to read."""
 
 
-@app.command()
+@app.command(rich_help_panel=NAMES)
 def passes(load: Load = None, as_json: Json = False) -> None:
     """List the passes, one line each."""
     _list("pass", load, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=NAMES)
 def backends(load: Load = None, as_json: Json = False) -> None:
     """List the backends."""
     _list("backend", load, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=NAMES)
 def models(load: Load = None, as_json: Json = False) -> None:
     """List the workloads: models with what is known about them. A zoo takes a name, torchvision:resnet18."""
     _list("workload", load, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=NAMES)
 def targets(load: Load = None, as_json: Json = False) -> None:
     """List the targets with their facts, and which backends can build for them on this machine."""
     load_files(load)
@@ -39,21 +42,31 @@ def targets(load: Load = None, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows))
         return
+    from rich.console import Console
+
+    from fxopt.cli.layout import say
+
+    console = Console()
+    apart = ("name", "summary", "features", "builds", "cannot_build")
     for row in rows:
+        say(console, f"{row['name']:<15} {row.get('absent', row.get('summary'))}", hang=16)
         if "absent" in row:
-            print(f"{row['name']:<15} {row['absent']}")
             continue
-        apart = ("name", "summary", "features", "builds", "cannot_build")
-        print(f"{row['name']:<15} {row['summary']}")
-        print(f"{'':<15} {', '.join(f'{k} {v}' for k, v in row.items() if k not in apart)}")
-        print(
-            f"{'':<15} features {' '.join(row['features']) or 'none'}; built here by {', '.join(row['builds']) or 'none'}"
-        )
-        for backend, reason in row["cannot_build"].items():
-            print(f"{'':<15} not by {backend}: {reason}")
+        say(console, ", ".join(f"{k} {v}" for k, v in row.items() if k not in apart), indent=4, hang=6)
+        say(console, f"features {' '.join(row['features']) or 'none'}", indent=4, hang=6)
+        say(console, f"built here by {', '.join(row['builds']) or 'none'}", indent=4, hang=6)
+        for reason, backends in _by_reason(row["cannot_build"]).items():
+            say(console, f"not by {', '.join(backends)}: {reason}", indent=4, hang=6)
 
 
-@app.command()
+def _by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        groups.setdefault(reason, []).append(name)
+    return groups
+
+
+@app.command(rich_help_panel=NAMES)
 def devices(
     address: Annotated[str | None, typer.Argument(help="Address of a device to ask what it is.")] = None,
     load: Load = None,
@@ -67,22 +80,30 @@ def devices(
     from fxopt.runtime.device import find_device
 
     facts = find_device(address).facts()
-    print(json.dumps(facts) if as_json else "\n".join(f"{key:<12} {_words(value)}" for key, value in facts.items()))
+    if as_json:
+        print(json.dumps(facts))
+        return
+    from rich.console import Console
+
+    from fxopt.cli.layout import say
+
+    for key, value in facts.items():
+        say(Console(), f"{key:<12} {_words(value)}", hang=13)
 
 
-@app.command()
+@app.command(rich_help_panel=NAMES)
 def analyses(load: Load = None, as_json: Json = False) -> None:
     """List the analyses: `fxopt explain NAME MODEL` shows what one finds in a model."""
     _list("analysis", load, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=NAMES)
 def blocks(load: Load = None, as_json: Json = False) -> None:
     """List what may stand in the place of a block: the library of `substitute`."""
     _list("block", load, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=NAMES)
 def explain(
     name: str,
     model: Annotated[
@@ -105,7 +126,17 @@ def explain(
         shown = explaining.search_space(model, backend)
     else:
         shown = explaining.explain(name) if model is None else explaining.analyse(name, model, backend, target)
-    print(json.dumps(shown.to_dict()) if as_json else shown.text())
+    if as_json:
+        print(json.dumps(shown.to_dict()))
+        return
+    from rich.console import Console
+
+    from fxopt.cli.layout import flowed, say
+
+    console = Console()
+    text = shown.text()
+    for line in flowed(text, min(console.width, _PROSE)) if isinstance(shown, explaining.Manual) else text.split("\n"):
+        say(console, line, hang=len(line) - len(line.lstrip()) + 4)
 
 
 def _words(value: Any) -> str:
@@ -124,6 +155,11 @@ def _list(kind: str, load: list[Path] | None, as_json: bool) -> None:
         print(json.dumps([vars(row) for row in rows]))
         return
     width = max((len(row.name) for row in rows), default=0)
+    from rich.console import Console
+
+    from fxopt.cli.layout import say
+
+    console = Console()
     for row in rows:
         origin = "" if row.origin == "fxopt" else f"  [{row.origin}]"
-        print(f"{row.name:<{width}}  {row.summary}{origin}")
+        say(console, f"{row.name:<{width}}  {row.summary}{origin}", hang=width + 2)

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from fxopt.cli.app import Calibrate, Json, Load, app, load_files
+from fxopt.cli.app import BUILD, Calibrate, Json, Load, app, load_files
 from fxopt.errors import BudgetError
 
 
-@app.command()
+@app.command(rich_help_panel=BUILD)
 def nas(
     model: Annotated[str, typer.Argument(help="A model name, module:attribute, or a .pt2 file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search; the same one goes on.")],

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from fxopt.cli.app import from_here
+from fxopt.cli.layout import Column, Listing, say
 
 if TYPE_CHECKING:
     from fxopt.automl.nas.report import NasReport, TargetReport
@@ -18,21 +17,20 @@ if TYPE_CHECKING:
 def show_nas(report: NasReport, out: Path, console: Console) -> None:
     """A table of sub-networks for each target, and how well they were predicted."""
     whole = f"the trained whole: {report.metric} {report.original_metric - report.whole_drop:.4f}"
-    console.print(f"{escape(report.model)}: {report.metric} {report.original_metric:.4f}, {whole}")
+    say(console, f"{report.model}: {report.metric} {report.original_metric:.4f}, {whole}")
     for target in report.targets:
         _show_target(target, out, console)
     for note in report.notes:
-        console.print(f"note: {escape(note)}", soft_wrap=True)
+        say(console, f"note: {note}")
 
 
 def _show_target(target: TargetReport, out: Path, console: Console) -> None:
-    table = Table(title=escape(target.name), title_justify="left")
-    for name in ("recipe", "drop", "drop on test data", "ms", "predicted", "MACs", "bytes", "proof"):
-        table.add_column(name, justify="left" if name == "recipe" else "right", overflow="fold")
+    names = ("recipe", "drop", "drop on test data", "ms", "predicted", "MACs", "bytes", "proof")
+    table = Listing(target.name, [Column(name, right=name != "recipe") for name in names])
     for answer in target.front:
         figures = answer.figures
-        table.add_row(
-            escape(from_here(out / target.name / answer.recipe)),
+        table.add(
+            from_here(out / target.name / answer.recipe),
             f"{figures['metric_drop']:.4f}" if "metric_drop" in figures else "",
             "" if answer.test_drop is None else f"{answer.test_drop:.4f}",
             f"{figures['latency_ms']:.3g}" if "latency_ms" in figures else "",
@@ -43,9 +41,9 @@ def _show_target(target: TargetReport, out: Path, console: Console) -> None:
         )
     console.print(table)
     if target.latency_error is not None:
-        console.print(f"latency predicted from {target.measured} timed sub-networks, {target.latency_error:.0%} off")
-    console.print(f"hypervolume of divergence and cost: evolved {target.evolved:.4g}, random {target.random:.4g}")
+        say(console, f"latency predicted from {target.measured} timed sub-networks, {target.latency_error:.0%} off")
+    say(console, f"hypervolume of divergence and cost: evolved {target.evolved:.4g}, random {target.random:.4g}")
     for note in target.notes:
-        console.print(f"note: {escape(note)}", soft_wrap=True)
+        say(console, f"note: {note}")
     for failed in target.failed:
-        console.print(f"not built: {escape(failed.reason)}", soft_wrap=True)
+        say(console, f"not built: {failed.reason}")

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, load_files
+from fxopt.cli.app import LOOK, Json, Load, app, load_files
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from fxopt.cli.layout import Listing
     from fxopt.driver.profile import LayerTime, Profile
 
 _SUM = 0.1
@@ -22,7 +21,7 @@ _SHOWN = 24
 """Rows of the table."""
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def profile(
     folder: Annotated[Path, typer.Argument(help="Artifact folder, with its report.")],
     twin: Annotated[
@@ -42,28 +41,28 @@ def profile(
         print(json.dumps(found.to_dict()))
         return
     from rich.console import Console
-    from rich.markup import escape
+
+    from fxopt.cli.layout import say
 
     console = Console()
-    console.print(_table(found))
     for line in _words(found):
-        console.print(escape(line), soft_wrap=True)
+        say(console, line, hang=4)
+    console.print(_table(found))
 
 
-def _table(found: Profile) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+def _table(found: Profile) -> Listing:
+    from fxopt.cli.layout import Column, Listing
 
-    table = Table(title=f"{found.backend}{f' on {found.on}' if found.on else ''}", title_justify="left")
-    columns = ["layer", "ms", "share", *(["float, ms"] if found.twin else []), "precision", "kernel", "source"]
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("ms", "share", "float, ms") else "left", overflow="fold")
+    numbers = ("ms", "share", *(["float, ms"] if found.twin else []))
+    names = ("layer", *numbers, "precision", "kernel", "source")
+    columns = [Column(name, right=name in numbers, apart=name == "source") for name in names]
+    table = Listing("Layers, the longest first", columns)
     ranked = sorted(found.layers, key=lambda layer: -layer.ms)
     for layer in ranked[:_SHOWN]:
         beside = [f"{layer.twin_ms:.3f}" if layer.twin_ms else ""] if found.twin else []
-        cells = [_name(layer), f"{layer.ms:.3f}", f"{layer.share:.1%}", *beside]
-        table.add_row(
-            *map(escape, [*cells, layer.precision, ", ".join(k.split()[0] for k in layer.kernels), layer.source])
+        kernels = ", ".join(k.split()[0] for k in layer.kernels)
+        table.add(
+            _name(layer), f"{layer.ms:.3f}", f"{layer.share:.1%}", *beside, layer.precision, kernels, layer.source
         )
     if left := ranked[_SHOWN:]:
         table.caption = f"and {len(left)} shorter ones, {sum(layer.ms for layer in left):.3f} ms; --json has all"
@@ -78,7 +77,8 @@ def _name(layer: LayerTime) -> str:
 
 def _words(found: Profile) -> list[str]:
     whole = found.whole.median_ms
-    lines = [f"kernels {found.sum_ms:.3f} ms of {whole:.3f} ms a call ({found.sum_ms / whole:.0%})"]
+    where = f"{found.backend}{f' on {found.on}' if found.on else ''}"
+    lines = [f"{where}: kernels {found.sum_ms:.3f} ms of {whole:.3f} ms a call ({found.sum_ms / whole:.0%})"]
     if found.sum_ms > (1 + _SUM) * whole:
         lines.append("  the profiler itself slows kernels that are as short as these")
     named = {layer.name: layer for layer in found.layers}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, from_here, load_files
+from fxopt.cli.app import LOOK, Json, Load, app, from_here, load_files
 from fxopt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fxopt.driver.page.layer_table import Measured
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of builds of one model, or the folder of a search.")],
     html: Annotated[

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from fxopt.cli.app import Calibrate, Json, Load, app, load_files
+from fxopt.cli.app import BUILD, Calibrate, Json, Load, app, load_files
 from fxopt.cli.stopped import Stopped
 from fxopt.errors import BudgetError, OptionError
 
 
-@app.command()
+@app.command(rich_help_panel=BUILD)
 def search(
     source: Annotated[
         str, typer.Argument(help="A model name, module:attribute, .pt2 file, or a recipe to begin with.")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group
 from rich.live import Live as RichLive
 from rich.markup import escape
-from rich.table import Table
 
 from fxopt.cli.app import from_here
+from fxopt.cli.layout import Column, Listing, say
 
 if TYPE_CHECKING:
     from fxopt.automl.report import SearchReport
@@ -59,13 +59,10 @@ def _state(progress: Progress) -> Group:
     return Group(*lines, table, *(escape(f"{i:02} {record.point}") for i, record in enumerate(shown, 1)))
 
 
-def _front_table(rows: list[dict[str, float]], original: Mapping[str, float]) -> Table:
-    table = Table(title="Front", title_justify="left")
-    table.add_column("")
-    for what in rows[0] if rows else ():
-        table.add_column(what, justify="right")
+def _front_table(rows: list[dict[str, float]], original: Mapping[str, float]) -> Listing:
+    table = Listing("Front", [Column(""), *(Column(what, right=True) for what in (rows[0] if rows else ()))])
     for i, figures in enumerate(rows, 1):
-        table.add_row(f"{i:02}", *(_cell(what, value, original) for what, value in figures.items()))
+        table.add(f"{i:02}", *(_cell(what, value, original) for what, value in figures.items()))
     return table
 
 
@@ -81,27 +78,28 @@ def show_search(report: SearchReport, out: Path, console: Console) -> None:
     """Print the account of a search."""
     original = dict(report.original)
     head = f"{report.trials} recipes of {report.model} for {report.target['name']} in {report.seconds:.0f} s"
-    console.print(f"[bold]{escape(head)}[/]; limits: {escape(', '.join(report.limits) or 'none')}")
+    say(
+        console, f"{head}: {len(report.front)} on the front; limits: {', '.join(report.limits) or 'none'}", style="bold"
+    )
     for note in report.notes:
-        console.print(f"  note: {escape(note)}")
+        say(console, f"note: {note}", indent=2)
     if report.front:
         console.print(_front_table([{w: a.figures[w] for w in report.objectives} for a in report.front], original))
     for answer in report.front:
         test = "" if answer.test_drop is None else f"; loses {answer.test_drop:.4f} of {report.metric} on test data"
-        console.print(f"  {escape(from_here(out / answer.recipe))}: {escape(answer.backend)}{test}", soft_wrap=True)
-        console.print(f"    [dim]{escape(', '.join(answer.passes))}[/]", soft_wrap=True)
+        say(console, f"{from_here(out / answer.recipe)}: {answer.backend}{test}", indent=2)
+        say(console, ", ".join(answer.passes), indent=4, style="dim")
     for technique in report.techniques:
         state = "on the front" if technique.on_front else f"not on the front: {technique.why_not}"
-        console.print(f"  {technique.name} ({technique.tried} tried): {escape(state)}", soft_wrap=True)
+        say(console, f"{technique.name} ({technique.tried} tried): {state}", indent=2)
     for rejected in report.rejected:
-        example = escape((rejected.example or "").split("\n")[0])
-        console.print(f"  [dim]{rejected.count} {rejected.why}, such as: {example}[/]", soft_wrap=True)
+        example = (rejected.example or "").split("\n")[0]
+        say(console, f"{rejected.count} {rejected.why}, such as: {example}", indent=2, style="dim")
     for what, shares in report.importance.items():
         most = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:4])
-        console.print(f"  {what} depends on: {escape(most)}")
+        say(console, f"{what} depends on: {most}", indent=2)
     if report.trade is not None:
         gains = ", ".join(f"{k} {report.trade.instead_of[k]:.4g} -> {v:.4g}" for k, v in report.trade.best.items())
-        console.print(f"  with {report.trade.extra_drop:g} more of the metric: {gains}")
-    console.print(
-        f"[bold]{escape(from_here(out))}[/]: build one with fxopt build {escape(from_here(out))}/front/01.toml -o …"
-    )
+        say(console, f"with {report.trade.extra_drop:g} more of the metric: {gains}", indent=2)
+    folder = from_here(out)
+    say(console, f"{folder}: build one with fxopt build {folder}/front/01.toml -o …", style="bold")

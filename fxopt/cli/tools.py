@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from fxopt.cli.app import Json, Load, app, from_here, kept_as, load_files, new_app
+from fxopt.cli.app import AUTHORS, DEVICES, LOOK, Json, Load, app, from_here, kept_as, load_files, new_app
 from fxopt.errors import BudgetError
 
 
-@app.command()
+@app.command(rich_help_panel=DEVICES)
 def serve(
     address: Annotated[
         str, typer.Argument(help="rpc://HOST:PORT to listen at, or tracker://HOST:PORT/KEY to serve behind a tracker.")
@@ -31,7 +31,7 @@ def serve(
     find_device(address).serve(bind, functools.partial(print, flush=True))
 
 
-@app.command()
+@app.command(rich_help_panel=AUTHORS)
 def check(name: str, load: Load = None, as_json: Json = False) -> None:
     """Run the contract tests of a pass or a backend on small models."""
     load_files(load)
@@ -52,7 +52,7 @@ def check(name: str, load: Load = None, as_json: Json = False) -> None:
         raise BudgetError(f"{name}: {len(failed)} of {len(results)} checks failed: {', '.join(failed)}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def bench(
     folders: Annotated[list[Path], typer.Argument(help="Artifact folders, timed side by side.")],
     batch: Annotated[int, typer.Option(min=1, help="Batch size of the random inputs.")] = 1,
@@ -63,7 +63,7 @@ def bench(
 ) -> None:
     """Compare artifacts: latency interleaved in one run, size, peak memory, and the metric where there is data."""
     load_files(load)
-    from fxopt.cli.render import bench_table
+    from fxopt.cli.render import bench_table, bench_verdict
     from fxopt.runtime.bench import bench as run_bench
 
     rows = run_bench(folders, batch=batch, blocks=blocks, on=on)
@@ -72,10 +72,14 @@ def bench(
     else:
         from rich.console import Console
 
-        Console().print(bench_table(rows))
+        from fxopt.cli.layout import say
+
+        console = Console()
+        say(console, bench_verdict(rows))
+        console.print(bench_table(rows))
 
 
-@app.command()
+@app.command(rich_help_panel=DEVICES)
 def bundle(
     folder: Annotated[Path, typer.Argument(help="Artifact folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .tar.gz.")],
@@ -95,7 +99,7 @@ def bundle(
         raise BudgetError(kept_as(made.missed, made.path, out))
 
 
-@app.command()
+@app.command(rich_help_panel=DEVICES)
 def sign(
     folder: Annotated[Path, typer.Argument(help="Artifact folder.")],
     key: Annotated[Path, typer.Option("--key", "-k", help="Secret key, as `fxopt new key` or minisign made it.")],
@@ -106,7 +110,7 @@ def sign(
     print(from_here(run_sign(folder, key, lambda: _password(f"Password of {key}: "))))
 
 
-@app.command()
+@app.command(rich_help_panel=DEVICES)
 def verify(
     folder: Annotated[Path, typer.Argument(help="Artifact folder.")],
     key: Annotated[Path, typer.Option("--key", "-k", help="Public key of who should have signed it.")],
