@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fxopt.driver.build import build as build
     from fxopt.driver.recipe import Recipe as Recipe
     from fxopt.driver.report import BuildReport as BuildReport
+    from fxopt.driver.tracked import tracked as tracked
     from fxopt.errors import FxoptError as FxoptError
     from fxopt.frontend.capture import CaptureWarning as CaptureWarning
     from fxopt.frontend.capture import capture as capture
@@ -71,7 +72,7 @@ _HOME = {
     "as_module": "ir.trainable_module", "Workload": "workload", "op_name": "ir.printer", "With": "support.options",
     "Tune": "support.options", "search": "automl.search", "block_entry": "pass_manager.block_entry", "nas": "automl.nas.nas",
     "FxoptError": "errors", "Data": "workload", "BuildReport": "driver.report", "PassType": "pass_manager.pass_base",
-    "Split": "frontend.split", "capture_split": "frontend.split", "Tail": "frontend.until",
+    "tracked": "driver.tracked", "Split": "frontend.split", "capture_split": "frontend.split", "Tail": "frontend.until",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOME)]

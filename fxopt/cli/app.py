@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,19 @@ app = typer.Typer(
 )
 new_app = typer.Typer(help="Start a file of your own.", no_args_is_help=True)
 app.add_typer(new_app, name="new", rich_help_panel=AUTHORS)
+
+
+def completed(*kinds: str) -> Callable[[str], list[tuple[str, str]]]:
+    """What a shell completes an argument with: registered names of these kinds, with their first lines."""
+
+    def complete(incomplete: str) -> list[tuple[str, str]]:
+        from fxopt import registry
+
+        found = [entry for kind in kinds for entry in registry.entries(kind) if entry.name.startswith(incomplete)]
+        return [(entry.name, entry.summary) for entry in found]
+
+    return complete
+
 
 Load = Annotated[list[Path] | None, typer.Option("--load", help="Python file with passes, backends or workloads.")]
 Calibrate = Annotated[Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data.")]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fxopt.cli.app import BUILD, Json, Load, app, from_here, kept_as, load_files
+from fxopt.cli.app import BUILD, Json, Load, app, completed, from_here, kept_as, load_files
+from fxopt.cli.summaries import summaries
+from fxopt.cli.telling import Quiet, Verbose, telling
 from fxopt.errors import BudgetError, shown
 
 if TYPE_CHECKING:
@@ -17,12 +19,30 @@ if TYPE_CHECKING:
 
 @app.command(rich_help_panel=BUILD)
 def build(
-    source: Annotated[str, typer.Argument(help="A recipe (.toml), a model name, module:attribute, or a .pt2 file.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe (.toml), a model name, module:attribute, or a .pt2 file.",
+            autocompletion=completed("workload"),
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the artifact.")],
-    passes: Annotated[str | None, typer.Option("--passes", "-p", help="Passes, instead of the recipe's.")] = None,
-    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Backend, e.g. onnx(threads=2).")] = None,
+    passes: Annotated[
+        str | None,
+        typer.Option("--passes", "-p", help="Passes, instead of the recipe's.", autocompletion=completed("pass")),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", "-b", help="Backend, e.g. onnx(threads=2).", autocompletion=completed("backend")),
+    ] = None,
     target: Annotated[
-        list[str] | None, typer.Option("--target", "-t", help="Target name or .toml file; several: a folder each.")
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="Target name or .toml file; several: a folder each.",
+            autocompletion=completed("target"),
+        ),
     ] = None,
     calibrate: Annotated[
         Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data of its own.")
@@ -40,6 +60,12 @@ def build(
     ] = None,
     print_after: Annotated[list[str] | None, typer.Option(help="Print the program after this pass, or 'all'.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Save the program after each pass as text here.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Append a summary in Markdown to this file, such as $GITHUB_STEP_SUMMARY.")
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write what was checked here, as JUnit's XML.")] = None,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
     load: Load = None,
     as_json: Json = False,
 ) -> None:
@@ -61,10 +87,13 @@ def build(
     recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
     console = Console(stderr=as_json)
 
+    reports: dict[str, BuildReport] = {}
+
     def show(name: str, report: BuildReport) -> None:
         from fxopt.cli.render import show_report
 
-        if not as_json:
+        reports[name] = report
+        if not (as_json or quiet):
             show_report(report, console)
             seconds, folder = sum(report.seconds.values()), from_here(str(report.folder))
             unproved = report.unproved()
@@ -72,7 +101,7 @@ def build(
             done = f" in {seconds:.1f} s; run it with fxopt.load({folder!r})"
             say(console, Text.assemble((shown(folder), "bold"), (doubt, "yellow"), shown(done)))
 
-    with _progress(console) as progress:
+    with telling(console, verbose=verbose, quiet=quiet), summaries(reports, summary, junit):
         from fxopt.cli.render import difference_table
         from fxopt.driver.build import build as run_build
         from fxopt.driver.build_targets import build_several
@@ -80,22 +109,20 @@ def build(
 
         extra = [w.print_after(print_after, console)] if print_after else []
         extra += [w.dump(dump)] if dump else []
-        options = {
+        options: dict[str, Any] = {
             "measure": measure,
             "tune_seconds": tune,
             "cache": cache,
             "watchers": tuple(extra),
-            "progress": progress,
         }
         if target and len(target) > 1:
-            reports = build_several(recipe, target, out, show, **options)
+            build_several(recipe, target, out, show, **options)
         else:
-            reports = {"": run_build(recipe, out, **options)}
-            show("", reports[""])
+            show("", run_build(recipe, out, **options))
     if as_json:
         plain = {name: report.to_dict() for name, report in reports.items()}
         print(json.dumps(plain.get("", plain)))
-    elif len(reports) > 1:
+    elif len(reports) > 1 and not quiet:
         console.print(difference_table(reports))
     if missed := {name: "; ".join(report.missed) for name, report in reports.items() if report.missed}:
         told = [
@@ -103,19 +130,3 @@ def build(
             for name, text in missed.items()
         ]
         raise BudgetError("\n".join(told))
-
-
-def _progress(console: Any) -> Any:
-    import contextlib
-
-    from fxopt.support.progress import shown_on
-
-    @contextlib.contextmanager
-    def running() -> Any:
-        if not console.is_terminal:
-            yield lambda stage: None
-            return
-        with shown_on(console), console.status("starting") as status:
-            yield lambda stage: status.update(stage)
-
-    return running()

@@ -30,17 +30,18 @@ def debug(
 ) -> None:
     """Find the layers in which an artifact loses accuracy: its values on real data against the program in float."""
     load_files(load)
-    from fxopt.driver.debug import debug as run
-
-    found = run(folder, examples=examples)
-    if as_json:
-        print(json.dumps(found.to_dict()))
-        return
     from rich.console import Console
 
     from fxopt.cli.layout import say
+    from fxopt.cli.telling import telling
+    from fxopt.driver.debug import debug as run
 
-    console = Console()
+    console = Console(stderr=as_json)
+    with telling(console, verbose=False, quiet=False):
+        found = run(folder, examples=examples)
+    if as_json:
+        print(json.dumps(found.to_dict()))
+        return
     data = "the example inputs, as there is no data" if found.random else f"{found.examples} examples"
     say(console, f"outputs keep {_db(found.out_db)} of {found.against}, on {data}")
     for line in _words(found):

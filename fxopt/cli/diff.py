@@ -59,7 +59,7 @@ def _show(differences: list[Difference]) -> None:
 def _verdict(differences: list[Difference]) -> str:
     if not differences:
         return "no difference"
-    counts = Counter(each.kind for each in differences)
+    counts: Counter[str] = Counter(each.kind for each in differences)
     kinds = {"asked": "in what was asked for", "reached": "in results", "layer": "in layers"}
     parts = [f"{counts[kind]} {text}" for kind, text in kinds.items() if counts[kind]]
     worse = sum(each.worse for each in differences)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fxopt.cli.app import NAMES, Json, Load, app, load_files
+from fxopt.cli.app import NAMES, Json, Load, app, completed, load_files
 
 _PROSE = 120
 """Columns beyond which paragraphs are hard to read."""
@@ -105,7 +105,13 @@ def blocks(load: Load = None, as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=NAMES)
 def explain(
-    name: str,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A registered name, or search.",
+            autocompletion=completed("pass", "backend", "workload", "target", "analysis", "block"),
+        ),
+    ],
     model: Annotated[
         str | None, typer.Argument(help="For an analysis: the model to look into. For search: a pass.")
     ] = None,

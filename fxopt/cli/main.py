@@ -75,12 +75,13 @@ def _run() -> None:
         nas,
         profile,
         report,
+        schema,
         search,
         tools,
     )
     from fxopt.cli.app import app
 
-    app()
+    app(prog_name="fxopt")  # whatever it was started by, so that what it says can be typed
 
 
 def _told(error: BaseException) -> int | str | None:

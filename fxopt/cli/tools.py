@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fxopt.cli.app import AUTHORS, DEVICES, LOOK, Json, Load, app, from_here, kept_as, load_files, new_app
+from fxopt.cli.app import AUTHORS, DEVICES, LOOK, Json, Load, app, completed, from_here, kept_as, load_files, new_app
 from fxopt.errors import BudgetError
 
 
@@ -32,7 +32,11 @@ def serve(
 
 
 @app.command(rich_help_panel=AUTHORS)
-def check(name: str, load: Load = None, as_json: Json = False) -> None:
+def check(
+    name: Annotated[str, typer.Argument(help="A pass or a backend.", autocompletion=completed("pass", "backend"))],
+    load: Load = None,
+    as_json: Json = False,
+) -> None:
     """Run the contract tests of a pass or a backend on small models."""
     load_files(load)
     from fxopt import registry

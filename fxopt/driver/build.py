@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from fxopt.backend import check_lowerable
@@ -19,6 +20,7 @@ from fxopt.driver.layers import layers_of
 from fxopt.driver.lower import legalized
 from fxopt.driver.nan_check import nan_note
 from fxopt.driver.page.build_page import build_page
+from fxopt.driver.page.verdict import verdict
 from fxopt.driver.page.write import write_page
 from fxopt.driver.plan import resolve
 from fxopt.driver.quantized_costs import concerns_about
@@ -33,8 +35,7 @@ from fxopt.runtime.staging import MANIFEST, PAGE, REPORT, staged, write_json
 from fxopt.support.scratch import scratch_folder
 from fxopt.support.versions import versions
 
-Progress = Callable[[str], None]
-"""Told the name of each stage as it begins."""
+_log = logging.getLogger(__name__)
 
 
 def build(
@@ -45,7 +46,6 @@ def build(
     tune_seconds: float = 0.0,
     cache: bool = True,
     watchers: tuple[Watcher, ...] = (),
-    progress: Progress = lambda stage: None,
 ) -> BuildReport:
     """Build a recipe into the folder ``out`` and return the report, which is also in the folder.
 
@@ -53,6 +53,7 @@ def build(
     the backend choose its options by measurement. A backend that chooses among others has the recipe tried with each
     of them: ``report.choice``, also in the manifest. With ``cache``, what was computed before is looked up, and kept
     for later; see :mod:`fxopt.pass_manager.step_cache`. No latency is. Extra ``watchers`` run inside verification and the metric.
+    The logger ``fxopt`` tells how far it is, at INFO.
     The folder appears when all is done, or not at all. A missed budget is in the report, ``report.missed``, and the folder
     then is ``out.missed``, with ``out`` left as it was: see :mod:`fxopt.runtime.staging`. ``report.folder`` is where it
     is, which alone is not in the report in the folder.
@@ -61,7 +62,7 @@ def build(
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
     plan = resolve(recipe, default_cache() if cache else None)
-    clock = _Clock(progress)
+    clock = _Clock()
     choice: BackendChoice | None = None
     with staged(Path(out)) as stage, scratch_folder() as scratch:
         with clock("capture"):
@@ -141,19 +142,19 @@ def build(
             built.manifest.choice = values["choice"]
         write_json(stage.folder / MANIFEST, built.manifest.to_dict())
     report.folder = str(stage.place)
+    _log.info("built %s: %s", stage.place.name, verdict(report), extra={"report": report})
     return report
 
 
 class _Clock:
     """Seconds of each stage, announced as it begins."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        self._progress(stage)
+        _log.info(stage)
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - start, 3)

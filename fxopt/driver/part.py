@@ -32,4 +32,4 @@ class Document(BaseModel):
 class Part(BaseModel):
     """Part of a report: immutable, no field beside those declared."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

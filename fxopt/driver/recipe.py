@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from fxopt.driver.budget import Budget
+from fxopt.driver.recipe_file import BudgetTable, RecipeFile, ReportTable
 from fxopt.errors import RecipeError, UnknownNameError
 from fxopt.pass_manager.verify import Proof
-from fxopt.support.options import check_option
+from fxopt.support.options import check_option, type_hints
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,6 @@ class Recipe:
         return {k: v for k, v in values.items() if v is not None}
 
 
-_HINTS: dict[str, Any] = {
-    "model": str,
-    "passes": list[str] | str,
-    "backend": str,
-    "target": str,
-    "calibration": str,
-    "proof": Proof,
-    "budget": dict[str, Any],
-    "search": dict[str, Any],
-    "report": dict[str, Any],
-}
-
-
-def _positive(kind: type) -> Any:
-    import annotated_types
-
-    return Annotated[kind, annotated_types.Gt(0)]
-
-
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe file; files that it names are looked for beside it.
 
@@ -84,21 +66,24 @@ def read_recipe(path: str | Path) -> Recipe:
 
 def make_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
     """Make a recipe of plain values, checked as a file is."""
-    _check_keys(values, list(_HINTS), where)
+    hints = type_hints(RecipeFile) | {"model": str, "budget": dict[str, Any], "report": dict[str, Any]}
+    _check_keys(values, list(hints), where)
     if "model" not in values:
         raise RecipeError(f"{where}: the key 'model' is missing, e.g. model = \"digits\"")
-    checked = {key: check_option(f"{where}: {key}", _HINTS[key], value) for key, value in values.items()}
+    checked = {key: check_option(f"{where}: {key}", hints[key], value) for key, value in values.items()}
     if "passes" in checked:
         passes = checked["passes"]
         checked["passes"] = (passes,) if isinstance(passes, str) else tuple(passes)
-    shown = checked.pop("report", {})
-    _check_keys(shown, ["html"], f"{where}: [report]")
-    html = check_option(f"{where}: report.html", bool, shown.get("html", False))
-    limits = checked.pop("budget", {})
-    _check_keys(limits, [f.name for f in fields(Budget)], f"{where}: [budget]")
-    kinds = {"metric_drop": float, "latency_ms": _positive(float), "file_bytes": _positive(int), "macs": _positive(int)}
-    budget = Budget(**{k: check_option(f"{where}: budget.{k}", kinds[k], v) for k, v in limits.items()})
+    shown = _checked_table(ReportTable, checked.pop("report", {}), where, "report")
+    budget = Budget(**_checked_table(BudgetTable, checked.pop("budget", {}), where, "budget"))
+    html = bool(shown.get("html", False))
     return Recipe(**checked, budget=budget, html=html)
+
+
+def _checked_table(table: Any, values: dict[str, Any], where: str, name: str) -> dict[str, Any]:
+    hints = type_hints(table)
+    _check_keys(values, list(hints), f"{where}: [{name}]")
+    return {key: check_option(f"{where}: {name}.{key}", hints[key], value) for key, value in values.items()}
 
 
 def checked_proof(what: str, value: str) -> Proof:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 from fxopt.ir.program import Program
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.step import Step, StepResult, Watcher, run_step
+
+_log = logging.getLogger(__name__)
 
 
 class Line:
@@ -32,7 +35,7 @@ class Line:
     def run(self, context: Context | None = None) -> StepResult:
         """Run the next pass, in ``context`` where that is to be another one."""
         result, self.work = self._on_copy(self.work, len(self.results), self.watchers, context or self.context)
-        self.results.append(result)
+        self._done(result)
         return result
 
     def again(self, program: Program, index: int) -> Program:
@@ -55,4 +58,13 @@ class Line:
         last = results[-1]
         self.work.skips, self.work.choices = list(last.skips), list(last.choices)
         self.work.measurements = list(last.measurements)
-        self.results += results
+        for result in results:
+            self._done(result)
+
+    def _done(self, result: StepResult) -> None:
+        self.results.append(result)
+        number = len(self.results)
+        _log.info("step %d of %d, %s", number, len(self.passes), result, extra={"step": result, "number": number})
+        for what, lines in (("left alone", result.skips), ("chose", result.choices), ("measured", result.measurements)):
+            for line in lines:
+                _log.debug("%s: %s", what, line)

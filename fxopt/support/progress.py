@@ -1,8 +1,10 @@
-"""Progress bars of long steps, where somebody looks at a terminal."""
+"""Progress of long steps: a bar where somebody looks at a terminal, else a line now and then of the logger ``fxopt``."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +21,20 @@ class Advance(Protocol):
 
 
 _CONSOLE: ContextVar[Console | None] = ContextVar("console", default=None)
+_HIDDEN: ContextVar[bool] = ContextVar("hidden", default=False)
+_EVERY = 10.0
+"""Seconds between two lines where there is no bar."""
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Show no bars of what runs inside, wherever it runs."""
+    token = _HIDDEN.set(True)
+    try:
+        yield
+    finally:
+        _HIDDEN.reset(token)
 
 
 @contextlib.contextmanager
@@ -35,17 +51,24 @@ def shown_on(console: Console) -> Iterator[None]:
 def progress_bar(what: str, total: int | None) -> Iterator[Advance]:
     """Give a function that says how many more are done, and perhaps what else is known by now; the bar goes away at the end.
 
-    Shown on standard error, or on the console of :func:`shown_on`, and only where that is a terminal. ``total`` is None
-    where nobody knows how many there will be.
+    Shown on standard error, or on the console of :func:`shown_on`, and only where that is a terminal; elsewhere the logger
+    says at INFO how far it is, every ten seconds. ``total`` is None where nobody knows how many there will be.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     console = _CONSOLE.get() or Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    barred = console.is_terminal and not _HIDDEN.get()
+    with Progress(console=console, transient=True, disable=not barred) as bar:
         task = bar.add_task(what, total=total)
+        done, told, text = 0, time.monotonic(), what
 
         def advance(count: int, what: str | None = None) -> None:
+            nonlocal done, told, text
             bar.update(task, advance=count, description=what)
+            done, text = done + count, what or text
+            if not barred and time.monotonic() - told >= _EVERY:
+                told = time.monotonic()
+                _log.info("%s: %s", text, done if total is None else f"{done} of {total}")
 
         yield advance

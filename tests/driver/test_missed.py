@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from cases.stages import stages_told
 from torch import nn
 
 import fxopt
@@ -85,8 +86,8 @@ def test_a_build_that_fails_keeps_the_miss_before_it(make, out):
             raise RuntimeError("late")
 
     for missed in (True, False):
-        with pytest.raises(RuntimeError, match="late"):
-            make(missed=missed, progress=stop)
+        with stages_told(stop), pytest.raises(RuntimeError, match="late"):
+            make(missed=missed)
     assert _contents(out.parent) == before
     assert _names(out) == ["net.missed"]
 
@@ -107,8 +108,9 @@ def test_what_no_build_missed_with_is_never_lost(missed, what, make, out):
     else:
         make(missed=False, out=kept)
     before = _contents(out.parent)
-    with pytest.raises(UsageError, match=r"net\.missed.* is not part of an artifact that missed a budget"):
-        make(missed=missed, progress=lambda stage: pytest.fail("it is known before anything is built"))
+    early = stages_told(lambda stage: pytest.fail("it is known before anything is built"))
+    with early, pytest.raises(UsageError, match=r"net\.missed.* is not part of an artifact that missed a budget"):
+        make(missed=missed)
     assert _contents(out.parent) == before
     assert _names(out) == ["net.missed"]
 
