@@ -125,7 +125,7 @@ class UnknownNameError(UsageError):
 
     def __init__(self, what: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        near = nearest(name, known)
         message = f"unknown {what} {name!r}"
         if near:
             message += "; did you mean " + " or ".join(repr(n) for n in near) + "?"
@@ -133,6 +133,20 @@ class UnknownNameError(UsageError):
             message += f"; there are: {', '.join(known)}"
         super().__init__(message, way_out=hint or None)
         self.name, self.nearest = name, near
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """At most three names that one may have meant: that begin with, end with or hold it, as pi5 raspberry_pi_5; else alike."""
+    known = sorted(known)
+    plain = {each: _letters(each) for each in known}
+    wanted = _letters(name)
+    holding = [each for each in known if len(wanted) > 1 and wanted in plain[each]]
+    alike = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return list(dict.fromkeys([*(each for each in holding if each in alike), *holding[:3], *alike]))[:3]
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 class OptionError(UsageError):

@@ -64,8 +64,18 @@ def refresh() -> None:
     _entry_points.cache_clear()
 
 
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
 def _origin(point: importlib.metadata.EntryPoint) -> str:
-    return point.dist.name if point.dist else "?"
+    return _name_of(point.dist) if point.dist else "?"
+
+
+@functools.cache
+def _name_of(dist: importlib.metadata.Distribution) -> str:
+    """Which reads the whole of its metadata."""
+    return dist.name
 
 
 def names(kind: str) -> list[str]:
@@ -78,13 +88,22 @@ def registered(kind: str) -> set[str]:
     return set(_entry_points(kind))
 
 
+def origin(kind: str, name: str) -> str | None:
+    """``module:attribute`` of what a package registers under a name; None for what a file defines."""
+    point = _entry_points(kind).get(name)
+    return point.value if point is not None else None
+
+
 def get(kind: str, name: str) -> Any:
     """The object registered under a name. Raises UnknownNameError with the nearest names, UsageError if it cannot load."""
     if name in _loaded[kind]:
         return _loaded[kind][name]
     points = _entry_points(kind)
     if name not in points:
-        raise UnknownNameError(kind, name, names(kind), hint=f"`fxopt {GROUPS[kind]}` lists them; --load adds a file's")
+        others = [other for other in GROUPS if other != kind and name in names(other)]
+        elsewhere = "".join(f"{name!r} is {_article(other)}; " for other in others)
+        hint = f"{elsewhere}`fxopt {GROUPS[kind]}` lists the {GROUPS[kind]}; --load adds a file's"
+        raise UnknownNameError(kind, name, names(kind), hint=hint)
     try:
         value = points[name].load()
     except ImportError as error:
@@ -149,7 +168,7 @@ def _summary_from_source(value: str, *, hops: int = 8) -> str:
     """
     module, _, attribute = value.partition(":")
     try:
-        path = _source_of(module)
+        path = source_of(module)
         tree = ast.parse(path.read_text()) if path else None
     except Exception:  # a finder that some package installed may fail in any way, and so may its source
         return ""
@@ -159,14 +178,14 @@ def _summary_from_source(value: str, *, hops: int = 8) -> str:
     for node in tree.body:
         if (doc := _doc_in(node, attribute)) is not None:
             return doc.split("\n")[0]
-        if hops and (origin := _reexported_from(node, attribute, package)) is not None:
+        if hops and (origin := reexported_from(node, attribute, package)) is not None:
             return _summary_from_source(origin, hops=hops - 1)
     described = path.with_name(f"{attribute}.toml")
     first = described.read_text().split("\n")[0] if described.is_file() else ""
     return first[1:].strip() if first.startswith("#") else ""
 
 
-def _source_of(module: str) -> Path | None:
+def source_of(module: str) -> Path | None:
     """Source file of a module, found without importing it or the packages around it."""
     parts, path, spec = module.split("."), None, None
     for i in range(len(parts)):
@@ -189,7 +208,7 @@ def _doc_in(node: ast.stmt, name: str) -> str | None:
     return None
 
 
-def _reexported_from(node: ast.stmt, name: str, package: str) -> str | None:
+def reexported_from(node: ast.stmt, name: str, package: str) -> str | None:
     """``module:attribute`` that a ``from … import`` of a module of ``package`` binds ``name`` to; None if it does not."""
     if not isinstance(node, ast.ImportFrom):
         return None

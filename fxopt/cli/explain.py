@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import typing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fxopt import registry
+from fxopt.cli.read_options import GIVEN, NEEDED, Options, Read, Unreadable, read
 from fxopt.errors import UnknownNameError
-from fxopt.support.options import type_hints, type_name
+from fxopt.support.options import documentation, type_name
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,15 @@ class Manual:
         lines = [f"{self.name} ({self.kind}{', ' + head if head else ''})", "", self.doc]
         if self.options:
             lines += ["", "options:"]
-            width = max(len(o["name"]) for o in self.options)
-            lines += [f"    {o['name']:<{width}}  {o['type']}, default {o['default']}" for o in self.options]
+            for option in self.options:
+                default = option["default"] if option["default"] == "needed" else f"default {option['default']}"
+                lines.append(f"    {option['name']}: {option['type']}, {default}")
+                lines += [f"        {option['help']}"] if "help" in option else []
         return "\n".join(lines)
 
 
-_KINDS = ("pass", "backend", "workload", "analysis", "block")
+_OUTPUTS = {"exact": "proved equal", "approx": "approximate"}
+_KINDS = ("pass", "backend", "workload", "target", "device", "analysis", "block")
 
 
 class Shown(Protocol):
@@ -51,12 +56,12 @@ class Shown(Protocol):
 
 
 def explain(name: str) -> Manual:
-    """Find a name among passes, backends, workloads, analyses and the library of blocks. Raises UnknownNameError."""
+    """Find a name among all that is registered. Raises UnknownNameError, UsageError for what cannot be loaded."""
     for kind in _KINDS:
         if name in registry.names(kind):
-            return _manual(name, kind, registry.get(kind, name))
+            return _manual(name, kind)
     raise UnknownNameError(
-        "pass, backend, workload, analysis or block", name, [n for k in _KINDS for n in registry.names(k)]
+        "name", name, [n for k in _KINDS for n in registry.names(k)], hint="`fxopt --help` has the lists"
     )
 
 
@@ -101,24 +106,67 @@ def analyse(name: str, model: str, backend: str, target: str) -> Shown:
     return found
 
 
-def _manual(name: str, kind: str, thing: Any) -> Manual:
-    doc = inspect.getdoc(thing) or "(no description)"
+def _manual(name: str, kind: str) -> Manual:
+    value = registry.origin(kind, name)
+    if value is not None and kind in ("pass", "backend", "workload", "analysis", "block"):
+        try:
+            return read_manual(name, kind, read(value))
+        except Unreadable:
+            pass
+    return loaded_manual(name, kind, registry.get(kind, name))
+
+
+def read_manual(name: str, kind: str, found: Read) -> Manual:
+    """The manual of a thing whose source was read."""
     facts: dict[str, Any] = {}
     if kind == "pass":
-        facts["outputs"] = "proved equal" if thing.kind == "exact" else "approximate"
+        facts["outputs"] = _OUTPUTS[found.said.get("kind", "exact")]
+    if kind == "block":
+        facts["for"] = " or ".join(found.kinds)
+    return Manual(name, kind, found.doc or "(no description)", _rows(found.options), facts)
+
+
+def loaded_manual(name: str, kind: str, thing: Any) -> Manual:
+    """The manual of a thing that is imported."""
+    if kind == "target":
+        return _target_manual(name, thing)
+    doc = inspect.getdoc(thing) or "(no description)"
+    facts: dict[str, Any] = {}
+    options: Options = []
+    if kind == "pass":
+        facts["outputs"] = _OUTPUTS[thing.kind]
     if dataclasses.is_dataclass(thing) and isinstance(thing, type):
-        hints = type_hints(thing)
-        options = [(f.name, hints[f.name], f.default) for f in dataclasses.fields(thing)]
+        hints = typing.get_type_hints(thing, include_extras=True)
+        fields = [(f, NEEDED if f.default is dataclasses.MISSING else f.default) for f in dataclasses.fields(thing)]
+        options = [(f.name, hints[f.name], default) for f, default in fields]
     elif kind == "block":
         facts["for"] = " or ".join(thing.kinds)
-        options = [(p.name, p.annotation, p.default) for p in thing.options.values()]
+        options = _parameters(thing.function, list(thing.options.values()))
     elif inspect.isfunction(thing):
-        parameters = inspect.signature(thing, eval_str=False).parameters.values()
-        options = [(p.name, p.annotation, "needed" if p.default is p.empty else p.default) for p in parameters]
-    else:
-        options = []
-    rows = tuple(
-        {"name": n, "type": t if isinstance(t, str) else type_name(t), "default": d if d == "needed" else repr(d)}
-        for n, t, d in options
+        given = inspect.signature(thing).parameters
+        options = _parameters(thing, [parameter for name, parameter in given.items() if name not in GIVEN])
+    return Manual(name, kind, doc, _rows(options), facts)
+
+
+def _target_manual(name: str, thing: Any) -> Manual:
+    from fxopt.target import find_target
+
+    summary = next(entry.summary for entry in registry.entries("target") if entry.name == name)
+    facts = {key: value for key, value in find_target(name).to_dict().items() if key != "name"}
+    lines = [f"    {key:<16} {' '.join(value) if isinstance(value, list) else value}" for key, value in facts.items()]
+    return Manual(
+        name, "target", "\n".join([summary, "", *lines, "", f"Build for it: fxopt build MODEL -t {name} -o OUT"])
     )
-    return Manual(name, kind, doc, rows, facts)
+
+
+def _parameters(function: Any, parameters: list[inspect.Parameter]) -> Options:
+    hints = typing.get_type_hints(function, include_extras=True)
+    return [(p.name, hints.get(p.name, Any), NEEDED if p.default is p.empty else p.default) for p in parameters]
+
+
+def _rows(options: Options) -> tuple[dict[str, str], ...]:
+    return tuple(
+        {"name": name, "type": type_name(hint), "default": "needed" if default is NEEDED else repr(default)}
+        | ({"help": said} if (said := documentation(hint)) else {})
+        for name, hint, default in options
+    )

@@ -12,6 +12,7 @@ from fxopt.driver.layers import LayerFigures
 from fxopt.driver.part import Part, Real
 from fxopt.driver.stored_report import StoredReport
 from fxopt.runtime.staging import REPORT
+from fxopt.support.html import table, words
 
 if TYPE_CHECKING:
     from fxopt.ir.cost import Cost
@@ -290,3 +291,18 @@ class BuildReport(StoredReport):
     def read(cls, folder: Path) -> Self:
         """The report in the folder of a build. Raises UsageError where there is none, or one of another version."""
         return super().read(folder).model_copy(update={"folder": str(folder)})
+
+    def _repr_html_(self) -> str:
+        """Before and after, limits and steps, for a notebook; `fxopt report --html` makes a page of all of it."""
+        sides = [(name, getattr(self.before, name), getattr(self.after, name)) for name in Figures.model_fields]
+        figures = [row for row in sides if isinstance(row[1], int | float) or isinstance(row[2], int | float)]
+        if self.before.latency and self.after.latency:
+            figures.append(("latency_ms", self.before.latency.median_ms, self.after.latency.median_ms))
+        limits = [(line.name, "kept" if line.met else "missed", line.text) for line in self.budget]
+        steps = [(s.pass_, s.kind, "cached" if s.cached else s.seconds, len(s.skips) or "") for s in self.steps]
+        return (
+            words(f"{self.model.name} for {self.target.get('name', 'a target')} by {self.backend.get('text', '')}")
+            + table(("", "before", "after"), figures)
+            + (table(("limit", "", ""), limits) if limits else "")
+            + table(("pass", "kind", "seconds", "left alone"), steps)
+        )

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import PassError, UsageError
 from fxopt.ir.input_check import misfit
 from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
+from fxopt.support.html import fold
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,11 @@ class Measurement:
         return f"{self.of}: {self.figure} {self.value:.4g}{unit}{said}"
 
 
-@dataclass
+_LINES = 120
+"""Lines of a graph that ``repr`` shows."""
+
+
+@dataclass(eq=False, repr=False)
 class Program:
     """A captured model.
 
@@ -68,6 +73,9 @@ class Program:
     node has a fake tensor in ``meta["val"]`` and, where known, the user's line in ``meta["stack_trace"]``.
     ``args`` and ``kwargs`` are example inputs (any pytree); ``ranges`` gives ``(min, max)`` of every dynamic size.
     Passes edit the module in place; the pipeline hands them a copy.
+
+    Programs are equal, and hash alike, where their :meth:`fingerprint` is the same. An edit in place changes both, as of a
+    list: a program that is a key of a dict or in a set must stay as it is, or be a :meth:`copy`.
     """
 
     module: fx.GraphModule
@@ -102,6 +110,28 @@ class Program:
             )
         with torch.no_grad():
             return self.module(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Program):
+            return NotImplemented
+        return self is other or (self.text() == other.text() and self.fingerprint() == other.fingerprint())
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+    def __repr__(self) -> str:
+        lines = self.text().split("\n")
+        if len(lines) > _LINES:
+            left = f"… {len(lines) - _LINES} more lines; program.text() has all …"
+            lines = [*lines[: _LINES // 2], left, *lines[-_LINES // 2 :]]
+        return "\n".join([f"Program {self.signature()}", *lines])
+
+    def _repr_html_(self) -> str:
+        """The graph for a notebook: its interface, and the text of all nodes with the user's lines under it."""
+        ops = sum(node.op == "call_function" for node in self.graph.nodes)
+        weights = sum(tensor.numel() for tensor in self.tensors().values())
+        title = f"Program {self.signature()}: {ops} ops, {weights:,} numbers in weights"
+        return fold(title, self.text(source=True))
 
     @property
     def in_spec(self) -> pytree.TreeSpec | None:

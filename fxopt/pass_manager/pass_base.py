@@ -186,7 +186,7 @@ def graph_pass(
 
 def _make_composite(options_of: type[Pass], said: dict[str, Any], function: Callable[[Pass], _Steps]) -> type[Pass]:
     """A pass with the fields of another, which its function makes several passes of."""
-    hints = type_hints(options_of)  # type: ignore[arg-type]
+    hints = typing.get_type_hints(options_of, include_extras=True)
     fields = [(f.name, hints[f.name], dataclasses.field(default=f.default)) for f in dataclasses.fields(options_of)]
 
     def steps(self: Pass) -> _Steps:

@@ -19,6 +19,7 @@ from fxopt.pass_manager.pass_base import Pass, make
 from fxopt.pass_manager.run_cached import run_cached
 from fxopt.pass_manager.step import HINT, StepResult, Watcher, located
 from fxopt.pass_manager.step_cache import StepCache
+from fxopt.support.html import fold, table
 from fxopt.support.spec import parse_calls
 from fxopt.target import Target
 from fxopt.workload import Workload
@@ -31,6 +32,19 @@ class Outcome:
     program: Program
     steps: tuple[StepResult, ...]
     before: Cost
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Outcome {self.program.signature()}", *(f"  {step}" for step in self.steps)])
+
+    def _repr_html_(self) -> str:
+        """The steps as a table for a notebook, with what they left alone, and the graph."""
+        rows = [
+            (s.part_of or "", s.text, s.effect(), f"{s.delta.macs:+,}" if s.delta else "", len(s.skips) or "")
+            for s in self.steps
+        ]
+        left = [f"{step.text}: {skip}" for step in self.steps for skip in step.skips]
+        folds = fold(f"{len(left)} places left alone", "\n".join(left)) if left else ""
+        return table(("part of", "pass", "outputs", "MACs", "left alone"), rows) + folds + self.program._repr_html_()
 
 
 @dataclass(frozen=True)
@@ -79,14 +93,17 @@ class Pipeline:
     ) -> Outcome:
         """Run the passes over a copy of ``program``, which stays as it is.
 
-        ``watchers`` defaults to verification. With a ``cache``, steps that were run before are taken from it, and the
+        ``watchers`` defaults to verification, and where the workload has data to what approximate passes do on its validation
+        split: the SQNR and the metric, as of a build. With a ``cache``, steps that were run before are taken from it, and the
         others put into it. Raises PassError with the pass and its place; another FxoptError that a
         pass raises keeps its type and is given the place too. The copy is then dropped.
         """
         if watchers is None:
+            from fxopt.pass_manager.instruments import MetricWatcher
             from fxopt.pass_manager.verify import Verify
 
-            watchers = (Verify(),)
+            data = workload.data if workload is not None else None
+            watchers = (*((MetricWatcher(data),) if data is not None else ()), Verify())
         context = Context(workload, target, backend, program)
         leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
         line = Line([leaf for leaf, _ in leaves], tuple(watchers), context, program.copy())

@@ -69,15 +69,18 @@ class StepResult:
     cached: bool = False
     """Whether it was taken from a cache; ``seconds`` are those that it took when it was made."""
 
-    def __str__(self) -> str:
+    def effect(self) -> str:
+        """What it did to the outputs, as it was verified."""
         found = self.findings
-        parts = [] if self.changed else ["changed nothing"]
-        parts += (
-            [f"{found.proof or 'error'}: off by {found.error:.1e}"] if self.changed and found.error is not None else []
-        )
+        if not self.changed:
+            return "changed nothing"
+        parts = [f"{found.proof or 'proved'}, off by {found.error:.1e}"] if found.error is not None else []
         parts += [f"SQNR {found.sqnr_db:.1f} dB"] if found.sqnr_db is not None else []
         parts += [f"metric {found.metric:.4f}"] if found.metric is not None else []
-        return f"{self.text}: {', '.join([*parts, 'cached' if self.cached else f'{self.seconds:.1f} s'])}"
+        return ", ".join(parts) or "changed"
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.effect()}, {'cached' if self.cached else f'{self.seconds:.1f} s'}"
 
 
 @dataclass(frozen=True)

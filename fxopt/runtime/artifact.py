@@ -7,6 +7,7 @@ the sha256 of every file, and the figures that were measured.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fxopt.runtime import treespec
 from fxopt.runtime.device import Device, device_of
 from fxopt.runtime.generate import Decoder, Prompts, Sampling, generate
 from fxopt.runtime.read_manifest import read_manifest
+from fxopt.support.html import fold, table, words
 from fxopt.target import Target
 
 _EXAMPLE = "rpc://192.168.1.20:9090"
@@ -70,6 +72,24 @@ class Artifact:
         decoder, sampling = Decoder.of(self.manifest), Sampling(temperature, top_k, top_p)
         decoder.check(prompts, max_new_tokens)
         return generate(self, decoder.empty(len(prompts)), prompts, max_new_tokens, stop, sampling, seed)
+
+    def __repr__(self) -> str:
+        sides = (", ".join(f"{name}: {kind}" for name, kind in side) for side in self._interface())
+        return f"Artifact {self.folder} by {self.manifest.backend}: ({') -> ('.join(sides)})"
+
+    def _repr_html_(self) -> str:
+        """Its interface for a notebook, and what was measured of it."""
+        rows = [(what, *one) for what, side in zip(("input", "output"), self._interface(), strict=True) for one in side]
+        measured = json.dumps(self.manifest.measured, indent=2)
+        return words(repr(self).partition(":")[0]) + table(("", "name", "type"), rows) + fold("measured", measured)
+
+    def _interface(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Inputs and outputs by name, with their types; of outputs the sizes for the example inputs."""
+        inputs = [
+            (fact.name, repr(fact.constant) if isinstance(fact, ConstantInput) else _type(fact.dtype, fact.shape))
+            for fact in self.manifest.inputs
+        ]
+        return inputs, [(str(i), _type(out.dtype, out.example)) for i, out in enumerate(self.manifest.outputs)]
 
     def arrays(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The inputs as the runner takes them, checked. Raises UsageError."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from annotated_doc import Doc
 
 from fxopt.errors import OptionError, UnknownNameError
 
@@ -51,8 +54,18 @@ class Tune:
 
 @functools.cache
 def type_hints(cls: Any) -> dict[str, Any]:
-    """Types of a class's fields, ranges in ``Annotated`` kept."""
-    return typing.get_type_hints(cls, include_extras=True)
+    """Types of a class's fields, ranges in ``Annotated`` kept, what ``Doc`` says left out: it is for people."""
+    return {name: _undocumented(hint) for name, hint in typing.get_type_hints(cls, include_extras=True).items()}
+
+
+def _undocumented(hint: Any) -> Any:
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *extras = typing.get_args(hint)
+        kept = tuple(extra for extra in extras if not isinstance(extra, Doc))
+        return typing.Annotated[(_undocumented(base), *kept)] if kept else _undocumented(base)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, map(_undocumented, typing.get_args(hint)))
+    return hint
 
 
 @functools.cache
@@ -90,6 +103,14 @@ def type_name(hint: Any) -> str:
     if isinstance(hint, type) and not typing.get_args(hint):
         return "None" if hint is type(None) else hint.__name__
     return str(hint).replace("typing.", "").replace("collections.abc.", "")
+
+
+def documentation(hint: Any) -> str:
+    """What ``Annotated[…, Doc("…")]`` says of an option, also where it is part of a union; empty where nothing does."""
+    for extra in getattr(hint, "__metadata__", ()):
+        if isinstance(extra, Doc):
+            return extra.documentation
+    return next((said for part in typing.get_args(hint) if (said := documentation(part))), "")
 
 
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+from annotated_doc import Doc
 from annotated_types import Ge, Gt
 from torch import fx
 
@@ -33,15 +34,26 @@ def substitute(
     program: Program,
     context: Context,
     *,
-    choice: tuple[str, ...] = (),
-    macs: Annotated[float, Gt(0), Tune(0.2, 0.9, log=True)] | None = None,
-    latency: str | None = None,
-    entries: tuple[str, ...] = (),
-    epochs: Annotated[int, Ge(0)] = 0,
-    samples: Annotated[int, Ge(1)] = 256,
-    keep: tuple[str, ...] = (),
-    only: tuple[str, ...] = (),
-    checkpoint: str | None = None,
+    choice: Annotated[
+        tuple[str, ...],
+        Doc("Forms by block, such as 'features.2.*=depthwise_pointwise(terms=2)'; instead of a budget."),
+    ] = (),
+    macs: Annotated[
+        float,
+        Gt(0),
+        Tune(0.2, 0.9, log=True),
+        Doc("Multiply-accumulates to be left, as a share up to 1 or as a number."),
+    ]
+    | None = None,
+    latency: Annotated[
+        str | None, Doc("Latency to be left on the target: '0.5x' of the whole, or milliseconds.")
+    ] = None,
+    entries: Annotated[tuple[str, ...], Doc("Entries of the library to choose from, all without.")] = (),
+    epochs: Annotated[int, Ge(0), Doc("Epochs in which each entry is trained to give what its block gives.")] = 0,
+    samples: Annotated[int, Ge(1), Doc("Training examples on which it is fitted and judged.")] = 256,
+    keep: Annotated[tuple[str, ...], Doc("Blocks, weights or modules that stay, with wildcards.")] = (),
+    only: Annotated[tuple[str, ...], Doc("Blocks, weights or modules that alone may change, with wildcards.")] = (),
+    checkpoint: Annotated[str | None, Doc("Folder from which a training that was stopped goes on.")] = None,
 ) -> None:
     """Exchange blocks for cheaper ones, chosen by their cost and their effect on the outputs.
 

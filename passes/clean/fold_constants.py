@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge
 from torch import fx
 from torch.utils import _pytree as pytree
@@ -22,7 +23,13 @@ _LEFT = ("quant", "random", "check", "size", "mutate")
 
 
 @graph_pass
-def fold_constants(program: Program, *, max_growth: Annotated[int, Ge(0)] = 65536) -> None:
+def fold_constants(
+    program: Program,
+    *,
+    max_growth: Annotated[
+        int, Ge(0), Doc("Bytes by which a stored result may be larger than the weights it is made of.")
+    ] = 65536,
+) -> None:
     """Evaluate the subgraphs that depend on weights and constants alone, and store the results.
 
     A result is stored where it is at most ``max_growth`` bytes larger than the weights it is made of and that nothing

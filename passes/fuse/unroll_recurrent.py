@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_doc import Doc
 from torch import fx
 
 from fxopt import Program, graph_pass
@@ -15,7 +16,11 @@ aten = torch.ops.aten
 
 
 @graph_pass
-def unroll_recurrent(program: Program, *, sequences: bool = True) -> None:
+def unroll_recurrent(
+    program: Program,
+    *,
+    sequences: Annotated[bool, Doc("Whether sequences are unrolled too, and not single steps alone.")] = True,
+) -> None:
     """Unroll LSTM, GRU and RNN into products, gates and sums.
 
     For runtimes without such layers. The input projection is one product for all steps. Left alone, with

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le, Lt
 
 from fxopt import Context, Program, graph_pass
@@ -29,21 +30,35 @@ def truncate_rank(
     program: Program,
     context: Context,
     *,
-    form: Annotated[Form | Literal["auto"], Tune(choices=("auto", "channel", "spatial"))] = "auto",
-    rank: Annotated[int, Ge(1)] | None = None,
-    ratio: Annotated[float, Gt(0), Lt(1)] | None = None,
-    energy: Annotated[float, Gt(0), Le(1)] | None = None,
-    vbmf: bool = False,
-    macs: Annotated[float, Gt(0), Tune(0.4, 0.95)] | None = None,
-    params: Annotated[float, Gt(0)] | None = None,
-    latency: Annotated[float, Gt(0), Lt(1)] | None = None,
-    metric_drop: Annotated[float, Ge(0)] | None = None,
-    by: Annotated[By, With(macs=0.5)] = "weights",
-    multiple: Annotated[int, Ge(1)] | Literal["target"] = 1,
-    data_aware: bool = False,
-    samples: Annotated[int, Ge(1), With(data_aware=True)] = 64,
-    keep: tuple[str, ...] = (),
-    only: tuple[str, ...] = (),
+    form: Annotated[
+        Form | Literal["auto"],
+        Tune(choices=("auto", "channel", "spatial")),
+        Doc("How convolutions are to be split; 'auto' takes what loses least for each."),
+    ] = "auto",
+    rank: Annotated[int, Ge(1), Doc("The rank that every layer keeps.")] | None = None,
+    ratio: Annotated[float, Gt(0), Lt(1), Doc("Share of each layer's MACs that goes.")] | None = None,
+    energy: Annotated[float, Gt(0), Le(1), Doc("Share of the squared singular values that is kept.")] | None = None,
+    vbmf: Annotated[bool, Doc("Find ranks by variational Bayes.")] = False,
+    macs: Annotated[
+        float, Gt(0), Tune(0.4, 0.95), Doc("Multiply-accumulates to be left in all, as a share up to 1 or as a number.")
+    ]
+    | None = None,
+    params: Annotated[float, Gt(0), Doc("Parameters to be left in all, as a share up to 1 or as a number.")]
+    | None = None,
+    latency: Annotated[float, Gt(0), Lt(1), Doc("Latency to be left on the target, as a share of the whole.")]
+    | None = None,
+    metric_drop: Annotated[float, Ge(0), Doc("How much the metric on the validation split may fall.")] | None = None,
+    by: Annotated[
+        By, With(macs=0.5), Doc("What counts as lost within a budget: squares of weights, or noise at the outputs.")
+    ] = "weights",
+    multiple: Annotated[
+        int, Ge(1), Doc("Ranks are rounded up to a multiple of this; 'target' measures which one its kernels like.")
+    ]
+    | Literal["target"] = 1,
+    data_aware: Annotated[bool, Doc("Minimise the error of what layers give, instead of that of weights.")] = False,
+    samples: Annotated[int, Ge(1), With(data_aware=True), Doc("Training examples that are looked at.")] = 64,
+    keep: Annotated[tuple[str, ...], Doc("Weights or modules that stay as they are, with wildcards.")] = (),
+    only: Annotated[tuple[str, ...], Doc("Weights or modules that alone may change, with wildcards.")] = (),
 ) -> None:
     """Replace weights by low-rank approximations, so that factorize can split their layers.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_doc import Doc
 from torch import fx
 
 from fxopt import Program, graph_pass
@@ -16,7 +17,10 @@ _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 @graph_pass(kind="approx", stage="numeric")
 def cast_floats(
-    program: Program, *, dtype: Literal["float16", "bfloat16"] = "float16", keep_float: tuple[str, ...] = ()
+    program: Program,
+    *,
+    dtype: Annotated[Literal["float16", "bfloat16"], Doc("What weights and computation are cast to.")] = "float16",
+    keep_float: Annotated[tuple[str, ...], Doc("Weights or modules that stay in float32, with wildcards.")] = (),
 ) -> None:
     """Cast float32 weights and computation to float16 or bfloat16; inputs and outputs stay float32.
 

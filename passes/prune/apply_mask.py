@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_doc import Doc
 
 from fxopt import Program, graph_pass
 from fxopt.errors import DataError, UnknownNameError
@@ -15,7 +17,9 @@ _EXAMPLE = "example"
 
 
 @graph_pass(kind="approx")
-def apply_mask(program: Program, *, path: str = _EXAMPLE) -> None:
+def apply_mask(
+    program: Program, *, path: Annotated[str, Doc("File of masks by weight name, .safetensors or .npz.")] = _EXAMPLE
+) -> None:
     """Zero the weights that a mask file marks with 0.
 
     The file is ``.safetensors`` or ``.npz`` with a mask for each weight that is to be masked, under the weight's name:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge
 from torch.utils import _pytree as pytree
 
@@ -31,10 +32,10 @@ def sort_channels(
     program: Program,
     context: Context,
     *,
-    by: Name | str = "l2",
-    reduce: Reduce = "mean",
-    samples: Annotated[int, Ge(1), With(by="taylor")] = 64,
-    seed: Annotated[int, With(by="random")] = 0,
+    by: Annotated[Name | str, Doc("Importance by which channels are sorted: a criterion, or module:function.")] = "l2",
+    reduce: Annotated[Reduce, Doc("How the scores of a group's weights become one.")] = "mean",
+    samples: Annotated[int, Ge(1), With(by="taylor"), Doc("Training examples for a criterion that needs data.")] = 64,
+    seed: Annotated[int, With(by="random"), Doc("Seed of a random order.")] = 0,
 ) -> None:
     """Permute the channels, heads and groups so that the most important of each coupling group come first.
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge, Lt
 
 from fxopt import Context, Pass, Program
@@ -60,13 +61,15 @@ class sparsify(Pass):
     name: ClassVar[str] = "sparsify"
     kind: ClassVar[Kind] = "approx"
 
-    ratio: Annotated[float, Ge(0), Lt(1)] = 0.5
-    by: Literal["magnitude", "movement", "random"] = "magnitude"
-    scope: Literal["global", "layer"] = "global"
-    pattern: Literal["", "2:4"] | str = ""
-    keep: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    seed: Annotated[int, Ge(0), With(by="random")] = 0
+    ratio: Annotated[float, Ge(0), Lt(1), Doc("Share of weights that are zero afterwards.")] = 0.5
+    by: Annotated[Literal["magnitude", "movement", "random"], Doc("Which weights go first.")] = "magnitude"
+    scope: Annotated[
+        Literal["global", "layer"], Doc("Whether the share is of all weights together, or of each layer.")
+    ] = "global"
+    pattern: Annotated[Literal["", "2:4"] | str, Doc("N:M sparsity, such as '2:4', instead of a ratio.")] = ""
+    keep: Annotated[tuple[str, ...], Doc("Weights or modules that stay as they are, with wildcards.")] = ()
+    only: Annotated[tuple[str, ...], Doc("Weights or modules that alone may change, with wildcards.")] = ()
+    seed: Annotated[int, Ge(0), With(by="random"), Doc("Seed of a random choice.")] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from annotated_doc import Doc
 from annotated_types import Ge, Gt, Lt
 
 from fxopt import Context, Program, graph_pass
@@ -33,22 +34,50 @@ def zero_channels(
     program: Program,
     context: Context,
     *,
-    ratio: Annotated[float, Ge(0), Lt(1)] | None = None,
-    macs: Annotated[float, Gt(0), Tune(0.12, 0.9, log=True)] | None = None,
-    params: Annotated[float, Gt(0)] | None = None,
-    latency_ms: Annotated[float, Gt(0)] | None = None,
-    by: Annotated[Name | str, Tune(choices=("l2", "taylor"))] = "l2",
-    scope: Annotated[Scope, Tune(choices=("layer", "isomorphic", "global"))] = "layer",
-    reduce: Reduce = "mean",
-    normalize: Annotated[Normalize, With(scope="global")] = "mean",
-    units: tuple[Unit, ...] = (),
-    keep: tuple[str, ...] = (),
-    only: tuple[str, ...] = (),
-    min_channels: Annotated[int, Ge(1)] = 1,
-    multiple: Annotated[int, Ge(1)] | Literal["target"] = 1,
-    reconstruct: bool = False,
-    samples: Annotated[int, Ge(1), With(by="taylor"), With(reconstruct=True)] = 64,
-    seed: Annotated[int, With(by="random")] = 0,
+    ratio: Annotated[float, Ge(0), Lt(1), Doc("Share of the channels that goes.")] | None = None,
+    macs: Annotated[
+        float,
+        Gt(0),
+        Tune(0.12, 0.9, log=True),
+        Doc("Multiply-accumulates to be left, as a share up to 1 or as a number."),
+    ]
+    | None = None,
+    params: Annotated[float, Gt(0), Doc("Parameters to be left, as a share up to 1 or as a number.")] | None = None,
+    latency_ms: Annotated[float, Gt(0), Doc("Latency to be left, in ms, as the backend is measured on the target.")]
+    | None = None,
+    by: Annotated[
+        Name | str,
+        Tune(choices=("l2", "taylor")),
+        Doc("Importance of a channel: a criterion, or module:function of your own."),
+    ] = "l2",
+    scope: Annotated[
+        Scope,
+        Tune(choices=("layer", "isomorphic", "global")),
+        Doc("Where channels compete: in their group, among groups of one form, or among all."),
+    ] = "layer",
+    reduce: Annotated[Reduce, Doc("How the scores of a group's weights become one.")] = "mean",
+    normalize: Annotated[
+        Normalize, With(scope="global"), Doc("What the scores of a group are divided by, before groups compete.")
+    ] = "mean",
+    units: Annotated[tuple[Unit, ...], Doc("What may go: channels, heads, head_dims; all without.")] = (),
+    keep: Annotated[tuple[str, ...], Doc("Weights or modules whose channels stay, with wildcards.")] = (),
+    only: Annotated[tuple[str, ...], Doc("Weights or modules that alone lose channels, with wildcards.")] = (),
+    min_channels: Annotated[int, Ge(1), Doc("Channels that a group keeps at least.")] = 1,
+    multiple: Annotated[
+        int,
+        Ge(1),
+        Doc("Channels that a group keeps are a multiple of this; 'target' measures which one its kernels like."),
+    ]
+    | Literal["target"] = 1,
+    reconstruct: Annotated[bool, Doc("Refit what reads the channels by least squares.")] = False,
+    samples: Annotated[
+        int,
+        Ge(1),
+        With(by="taylor"),
+        With(reconstruct=True),
+        Doc("Training examples for the criterion, and to refit on."),
+    ] = 64,
+    seed: Annotated[int, With(by="random"), Doc("Seed of a random choice.")] = 0,
 ) -> None:
     """Zero the weights that read the least important channels, so that shrink can remove them.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from annotated_doc import Doc
 from annotated_types import Ge, Gt, Lt
 
 from fxopt import Context, Program, graph_pass
@@ -24,12 +25,14 @@ def zero_layers(
     program: Program,
     context: Context,
     *,
-    ratio: Annotated[float, Ge(0), Lt(1), Tune(0.1, 0.6)] | None = None,
-    macs: Annotated[float, Gt(0)] | None = None,
-    by: Annotated[By, Tune(choices=("similarity", "loss"))] = "similarity",
-    keep: tuple[str, ...] = (),
-    samples: Annotated[int, Ge(1), With(by="taylor")] = 64,
-    seed: Annotated[int, With(by="random")] = 0,
+    ratio: Annotated[float, Ge(0), Lt(1), Tune(0.1, 0.6), Doc("Share of the residual branches that goes, at most.")]
+    | None = None,
+    macs: Annotated[float, Gt(0), Doc("Multiply-accumulates to be left, as a share up to 1 or as a number.")]
+    | None = None,
+    by: Annotated[By, Tune(choices=("similarity", "loss")), Doc("Importance of a branch.")] = "similarity",
+    keep: Annotated[tuple[str, ...], Doc("Weights or modules whose branches stay, with wildcards.")] = (),
+    samples: Annotated[int, Ge(1), With(by="taylor"), Doc("Training examples for a criterion that needs data.")] = 64,
+    seed: Annotated[int, With(by="random"), Doc("Seed of a random choice.")] = 0,
 ) -> None:
     """Zero the least important residual branches, so that drop_zero_branches can remove them.
 

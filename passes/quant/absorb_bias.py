@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Annotated
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
@@ -18,7 +19,12 @@ from fxopt.passes.quant.equalization.shifts import not_shifting
 
 
 @graph_pass(kind="approx")
-def absorb_bias(program: Program, context: Context, *, images: Annotated[int, Ge(1)] = 64) -> None:
+def absorb_bias(
+    program: Program,
+    context: Context,
+    *,
+    images: Annotated[int, Ge(1), Doc("Training examples on which mean and deviation are measured.")] = 64,
+) -> None:
     """Absorb high biases into the next layer, to narrow the range of the activations in between.
 
     Where nearly all values of a channel before its relu are above zero, c = max(0, mean - 3 · std) can be subtracted from

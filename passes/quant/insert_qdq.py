@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
@@ -27,18 +28,32 @@ def insert_qdq(
     program: Program,
     context: Context,
     *,
-    scheme: Literal["int8"] = "int8",
-    images: Annotated[int, Ge(1)] = 64,
-    activations: Activations = "uint8",
-    per_channel: bool = True,
-    calibration: Annotated[Calibration, Tune(choices=("min_max", "percentile", "mse"))] = "min_max",
-    keep_float: tuple[str, ...] = (),
-    quantizer: str | None = None,
-    rounding: Literal["nearest", "adaround"] = "nearest",
-    correct_bias: Literal["none", "empirical", "analytic"] = "analytic",
-    metric_drop: Annotated[float, Ge(0)] | None = None,
-    sqnr_db: float | None = None,
-    leave: Annotated[Leave, With(sqnr_db=60.0)] = "greedy",
+    scheme: Annotated[Literal["int8"], Doc("The whole of formats: 8 bits for both sides of each product.")] = "int8",
+    images: Annotated[int, Ge(1), Doc("Training examples that are run through the graph to calibrate.")] = 64,
+    activations: Annotated[Activations, Doc("Format of activations.")] = "uint8",
+    per_channel: Annotated[bool, Doc("A scale for each output channel of a weight, and not one for all of it.")] = True,
+    calibration: Annotated[
+        Calibration, Tune(choices=("min_max", "percentile", "mse")), Doc("How the range of an activation is found.")
+    ] = "min_max",
+    keep_float: Annotated[tuple[str, ...], Doc("Weights, modules or nodes that stay in float, with wildcards.")] = (),
+    quantizer: Annotated[
+        str | None,
+        Doc("What decides what is quantized, or makes a PT2E quantizer: module:function or file.py:function."),
+    ] = None,
+    rounding: Annotated[
+        Literal["nearest", "adaround"], Doc("How weights are rounded: to the nearest, or as AdaRound learns it.")
+    ] = "nearest",
+    correct_bias: Annotated[
+        Literal["none", "empirical", "analytic"], Doc("How biases make up for the rounding of weights.")
+    ] = "analytic",
+    metric_drop: Annotated[
+        float, Ge(0), Doc("How much of the metric may be lost; layers stay in float until it holds.")
+    ]
+    | None = None,
+    sqnr_db: Annotated[
+        float | None, Doc("Noise of the outputs that is allowed, in dB of SQNR; layers stay in float until it holds.")
+    ] = None,
+    leave: Annotated[Leave, With(sqnr_db=60.0), Doc("How the layers that stay in float are chosen.")] = "greedy",
 ) -> None:
     """Insert calibrated quantize/dequantize (Q/DQ) pairs; store weights as int8 and biases as int32.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge, Le
 from torch import fx
 
@@ -21,8 +22,10 @@ def smooth_activations(
     program: Program,
     context: Context,
     *,
-    alpha: Annotated[float, Ge(0), Le(1)] = 0.5,
-    images: Annotated[int, Ge(1)] = 64,
+    alpha: Annotated[
+        float, Ge(0), Le(1), Doc("How much of the range moves: 0 leaves all to activations, 1 moves all to weights.")
+    ] = 0.5,
+    images: Annotated[int, Ge(1), Doc("Training examples on which ranges are measured.")] = 64,
 ) -> None:
     """Move activation outliers into weights, channel by channel (SmoothQuant).
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from typing import Annotated, ClassVar, Literal
 
+from annotated_doc import Doc
 from annotated_types import Ge, Gt
 from torch import fx
 
@@ -57,12 +58,15 @@ class train_quantized(finetune):
     name: ClassVar[str] = "train_quantized"
     stage: ClassVar[Stage | None] = "numeric"
 
-    rate: Annotated[float, Gt(0)] = 5e-4
-    weight_bits: Literal[4, 8] = 8
-    images: Annotated[int, Ge(1)] = 64
-    calibration: Calibration = "min_max"
-    keep_float: tuple[str, ...] = ()
-    quantizer: str | None = None
+    rate: Annotated[float, Gt(0), Doc("Highest learning rate.")] = 5e-4
+    weight_bits: Annotated[Literal[4, 8], Doc("Bits of a weight.")] = 8
+    images: Annotated[int, Ge(1), Doc("Training examples that are run through the graph to calibrate.")] = 64
+    calibration: Annotated[Calibration, Doc("How the range of an activation is found at the start.")] = "min_max"
+    keep_float: Annotated[tuple[str, ...], Doc("Weights or modules that stay in float, with wildcards.")] = ()
+    quantizer: Annotated[
+        str | None,
+        Doc("What decides what is quantized, or makes a PT2E quantizer: module:function or file.py:function."),
+    ] = None
 
     def steps(self) -> tuple[Pass, ...]:
         """The exact preparation, and this."""

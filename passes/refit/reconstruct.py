@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
@@ -22,8 +23,8 @@ def reconstruct(
     program: Program,
     context: Context,
     *,
-    samples: Annotated[int, Ge(1), Tune(choices=(64, 256))] = 64,
-    positions: Annotated[int, Ge(1)] = 32,
+    samples: Annotated[int, Ge(1), Tune(choices=(64, 256)), Doc("Training examples to fit on.")] = 64,
+    positions: Annotated[int, Ge(1), Doc("Positions of each example that are looked at.")] = 32,
 ) -> None:
     """Refit each layer by least squares to its outputs in the original program.
 

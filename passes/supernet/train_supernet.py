@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, ClassVar
 
+from annotated_doc import Doc
 from annotated_types import Ge, Gt, Lt
 
 from fxopt import Context, Pass, Program
@@ -54,11 +55,11 @@ class train_supernet(distill):
     name: ClassVar[str] = "train_supernet"
     stage: ClassVar[Stage | None] = None  # it recovers nothing: a search among recipes has no use for it
 
-    soft: float = 1.0
-    widths: tuple[float, ...] = SHARES
-    least: Annotated[float, Gt(0), Lt(1)] = 0.15
-    random: Annotated[int, Ge(1)] = 2
-    depth: bool = True
+    soft: Annotated[float, Doc("Share of the loss that is of the teacher's soft labels; 1 looks at no label.")] = 1.0
+    widths: Annotated[tuple[float, ...], Doc("Shares of a group that a sub-network may use.")] = SHARES
+    least: Annotated[float, Gt(0), Lt(1), Doc("Share of the whole's MACs that a sub-network has at least.")] = 0.15
+    random: Annotated[int, Ge(1), Doc("Sub-networks drawn for each step, beside the whole and the smallest.")] = 2
+    depth: Annotated[bool, Doc("Whether sub-networks leave residual branches out, too.")] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_doc import Doc
+
 from fxopt import Program, graph_pass
 from fxopt.passes.prune.depth.branch_weights import zero_sites
 from fxopt.passes.prune.zeroing import check_computed_weights, zero
@@ -11,7 +15,14 @@ _WHO = "zero_subnet"
 
 
 @graph_pass(kind="approx")
-def zero_subnet(program: Program, *, widths: tuple[int, ...] = (), off: tuple[int, ...] = ()) -> None:
+def zero_subnet(
+    program: Program,
+    *,
+    widths: Annotated[
+        tuple[int, ...], Doc("For each elastic width, how many of its first units are used; half without.")
+    ] = (),
+    off: Annotated[tuple[int, ...], Doc("Numbers of the residual branches that are left out.")] = (),
+) -> None:
     """Zero what a sub-network leaves out, so that drop_zero_branches and shrink can remove it.
 
     ``widths`` says of each elastic width how many of its first channels, heads or groups are used, in the order in which

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Annotated, Any, ClassVar
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 
 from fxopt import Context, Program
@@ -49,11 +50,17 @@ class distill(finetune):
 
     name: ClassVar[str] = "distill"
 
-    teachers: tuple[str, ...] = ()
-    temperature: Annotated[float, Gt(0)] = 4.0
-    soft: Annotated[float, Gt(0), Le(1), Tune(choices=(0.5, 0.7, 0.9))] = 0.9
-    features: Transfer = "none"
-    feature_weight: Annotated[float, Ge(0), With(features="hint")] = 1.0
+    teachers: Annotated[tuple[str, ...], Doc("Models to learn from, instead of the program as it was.")] = ()
+    temperature: Annotated[float, Gt(0), Doc("Temperature of the soft labels.")] = 4.0
+    soft: Annotated[
+        float,
+        Gt(0),
+        Le(1),
+        Tune(choices=(0.5, 0.7, 0.9)),
+        Doc("Share of the loss that is of the teacher's soft labels; 1 looks at no label."),
+    ] = 0.9
+    features: Annotated[Transfer, Doc("How inner values are matched, too.")] = "none"
+    feature_weight: Annotated[float, Ge(0), With(features="hint"), Doc("Weight of the loss of inner values.")] = 1.0
 
     def run(self, program: Program, context: Context = Context()) -> None:
         """Train, and store the weights that did best."""

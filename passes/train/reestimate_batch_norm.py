@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated
 
+from annotated_doc import Doc
 from annotated_types import Ge
 from torch import fx
 
@@ -16,7 +17,12 @@ STATISTICS = ("running_mean", "running_var")
 
 
 @graph_pass(kind="approx")
-def reestimate_batch_norm(program: Program, context: Context, *, images: Annotated[int, Ge(1)] = 256) -> None:
+def reestimate_batch_norm(
+    program: Program,
+    context: Context,
+    *,
+    images: Annotated[int, Ge(1), Doc("Training examples over which statistics are computed.")] = 256,
+) -> None:
     """Re-estimate the running mean and variance of batch norms, after a lossy step.
 
     A lossy step shifts the inputs of later layers, while each batch norm still normalises by what training saw. Its

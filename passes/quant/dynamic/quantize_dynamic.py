@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_doc import Doc
+
 from fxopt import Context, Program, graph_pass
 from fxopt.passes.quant.decide import check_not_quantized, policy_of
 from fxopt.passes.quant.dynamic.emit_dynamic import emit_dynamic
@@ -13,7 +17,12 @@ from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_sca
 
 
 @graph_pass(kind="approx", stage="numeric")
-def quantize_dynamic(program: Program, context: Context, *, keep_float: tuple[str, ...] = ()) -> None:
+def quantize_dynamic(
+    program: Program,
+    context: Context,
+    *,
+    keep_float: Annotated[tuple[str, ...], Doc("Weights or modules that stay in float, with wildcards.")] = (),
+) -> None:
     """Quantize linears and recurrent layers to int8, their inputs at run time; needs no data.
 
     Weights are symmetric int8 with a scale for each output channel, of the range that the backend's policy for the target

@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from typing import Annotated
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge
 from torch import fx
 
@@ -17,7 +18,10 @@ aten = torch.ops.aten
 
 @graph_pass(kind="approx")
 def quantize_embeddings(
-    program: Program, *, least_bytes: Annotated[int, Ge(0)] = 65536, keep_float: tuple[str, ...] = ()
+    program: Program,
+    *,
+    least_bytes: Annotated[int, Ge(0), Doc("Smaller tables stay in float.")] = 65536,
+    keep_float: Annotated[tuple[str, ...], Doc("Weights or modules that stay in float, with wildcards.")] = (),
 ) -> None:
     """Quantize the tables of embeddings to int8, with a scale for each row.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
@@ -21,11 +22,15 @@ def quantize_weights(
     program: Program,
     context: Context,
     *,
-    bits: Annotated[Literal[4, 8], Tune(choices=(4, 8))] = 4,
-    block: Annotated[Literal[0, 16, 32, 64, 128, 256], Tune(choices=(32, 128))] = 32,
-    rounding: Literal["nearest", "gptq"] = "nearest",
-    images: Annotated[int, Ge(1), With(rounding="gptq")] = 128,
-    keep_float: tuple[str, ...] = (),
+    bits: Annotated[Literal[4, 8], Tune(choices=(4, 8)), Doc("Bits of a weight.")] = 4,
+    block: Annotated[
+        Literal[0, 16, 32, 64, 128, 256],
+        Tune(choices=(32, 128)),
+        Doc("Neighbouring inputs of an output that share a scale; 0 for all of them."),
+    ] = 32,
+    rounding: Annotated[Literal["nearest", "gptq"], Doc("To the nearest, or by GPTQ, which needs data.")] = "nearest",
+    images: Annotated[int, Ge(1), With(rounding="gptq"), Doc("Training examples that GPTQ rounds for.")] = 128,
+    keep_float: Annotated[tuple[str, ...], Doc("Weights or modules that stay in float, with wildcards.")] = (),
 ) -> None:
     """Quantize the weights of linears to int4 or int8 with a scale per block; activations stay float.
 
