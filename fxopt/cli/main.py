@@ -70,6 +70,7 @@ def _run() -> None:
         cache,
         debug,
         diff,
+        doctor,
         graph,
         listing,
         nas,
@@ -87,9 +88,8 @@ def _run() -> None:
 def _told(error: BaseException) -> int | str | None:
     """Say what went wrong; the exit code for it."""
     import json
-    import traceback
 
-    from fxopt.errors import BudgetError, FxoptError
+    from fxopt.errors import BudgetError, FxoptError, PassCrashError
     from fxopt.support.resources import resource_error
 
     if isinstance(error, SystemExit):
@@ -97,12 +97,15 @@ def _told(error: BaseException) -> int | str | None:
     if not isinstance(error, FxoptError):
         error = resource_error(error) or error
     if not isinstance(error, FxoptError):
-        traceback.print_exception(error)
-        print(
-            "this is a mistake in fxopt or in code that it called, not in the command; see the trace", file=sys.stderr
-        )
+        from fxopt.cli.crash import told_crash
+
+        told_crash(error)
         return 5
     print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    if isinstance(error, PassCrashError):
+        from fxopt.cli.crash import told_place
+
+        told_place(error)
     if "--json" in sys.argv[1:] and not isinstance(error, BudgetError):  # the report has what was missed
         print(json.dumps(error.to_dict()))
     return error.exit_code

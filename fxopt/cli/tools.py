@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fxopt.cli.app import AUTHORS, DEVICES, LOOK, Json, Load, app, completed, from_here, kept_as, load_files, new_app
 from fxopt.errors import BudgetError
+
+if TYPE_CHECKING:
+    from fxopt.cli.new_files import Kind
 
 
 @app.command(rich_help_panel=DEVICES)
@@ -141,13 +144,35 @@ def new_key(path: Annotated[Path, typer.Argument(help="File of the secret key; t
     print(f"{path} is secret; give {public} to whom verifies what you build")
 
 
-@new_app.command("pass")
-def new_pass(
-    name: str,
-    into: Annotated[Path, typer.Option(help="Folder for the two files.")] = Path(),
-) -> None:
-    """Write a pass and its test to start from, and print the entry-point line."""
-    from fxopt.cli.new_pass import write_pass
+Into = Annotated[Path, typer.Option(help="Folder for what is written.")]
 
-    for line in write_pass(name, into):
+
+@new_app.command("pass")
+def new_pass(name: str, into: Into = Path()) -> None:
+    """Write a pass and its test to start from, and print the entry-point line."""
+    _write("pass", name, into)
+
+
+@new_app.command("backend")
+def new_backend(name: str, into: Into = Path()) -> None:
+    """Write a backend for a few ops and its test to start from, and print the entry-point line."""
+    _write("backend", name, into)
+
+
+@new_app.command("workload")
+def new_workload(name: str, into: Into = Path()) -> None:
+    """Write a workload with data and its test to start from, and print the entry-point line."""
+    _write("workload", name, into)
+
+
+@new_app.command("recipe")
+def new_recipe(name: str, into: Into = Path()) -> None:
+    """Write a recipe to start from, with what each key is for."""
+    _write("recipe", name, into)
+
+
+def _write(kind: Kind, name: str, into: Path) -> None:
+    from fxopt.cli.new_files import write_files
+
+    for line in write_files(kind, name, into):
         print(line)

@@ -91,8 +91,13 @@ class MetricWatcher:
         if step.pass_.kind == "approx" and result.changed:
             size = fixed_batch(program)
             (batch, _) = next(iter(data.batches("validation", batch_size=32)))
+            leaves, positional = pytree.tree_leaves(batch), len(pytree.tree_leaves(program.args))
+            if len(leaves) == positional:
+                leaves = [*leaves, *pytree.tree_leaves(program.kwargs)]
             spec = pytree.tree_structure((program.args, program.kwargs))
-            args, kwargs = pytree.tree_unflatten(pytree.tree_leaves(batch), spec)  # keywords are given by their place
+            args, kwargs = pytree.tree_unflatten(
+                leaves, spec
+            )  # keywords are given by their place, or as in the example
             with untouched(step.before), untouched(program):
                 want, got = (pytree.tree_leaves(in_batches(p, size)(*args, **kwargs)) for p in (step.before, program))
                 result.findings.sqnr_db = sqnr(want, got)

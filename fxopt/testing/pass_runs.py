@@ -10,6 +10,7 @@ from fxopt.ir.program import Program
 from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.pipeline import Outcome, Pipeline
 from fxopt.pass_manager.step import Watcher
+from fxopt.pass_manager.verify import Verify
 from fxopt.runtime.timing import briefly
 from fxopt.target.detect import host
 from fxopt.testing.contract import require
@@ -22,7 +23,8 @@ def run_pass(made: Pass, program: Program, watchers: tuple[Watcher, ...] | None 
     workload = small_workload(program)
     pipeline = Pipeline.of(*Pipeline.parse(behind).passes, made)
     with briefly():  # a pass that measures must run; nobody looks at its figures
-        return pipeline.run(program, watchers=watchers, workload=workload, target=host(), backend=backend)
+        around = (Verify(),) if watchers is None else watchers  # what the data are like says nothing of the pass
+        return pipeline.run(program, watchers=around, workload=workload, target=host(), backend=backend)
 
 
 def check_interface(before: Program, after: Program) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+import fxopt
 from fxopt import Context, Pass, Pipeline, capture, graph_pass
 from fxopt.errors import (
     DataError,
@@ -461,3 +462,15 @@ def test_text_is_asked_for_where_a_pipeline_is_read(text):
 def test_pass_values_are_asked_for_where_a_pipeline_is_made(value):
     with pytest.raises(UsageError, match="a pipeline is made of pass values"):
         Pipeline.of(value)
+
+
+def test_the_default_measures_an_approximate_step_on_the_data_as_a_build_does(tmp_path):
+    from fxopt.workload import find_workload
+
+    recipe = fxopt.Recipe("digits", ("fold_batch_norm", "zero_channels(ratio=0.1)"), "eager")
+    report = fxopt.build(recipe, tmp_path / "out", measure=False, cache=False)
+    workload = find_workload("digits")
+    outcome = Pipeline.parse(recipe.passes).run(workload.capture(), workload=workload)
+    found = outcome.steps[-1].findings
+    assert (found.sqnr_db, found.metric) == (report.steps[-1].sqnr_db, report.steps[-1].metric)
+    assert found.metric is not None
