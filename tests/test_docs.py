@@ -188,5 +188,5 @@ def test_the_navigation_has_every_page():
         values = item.values() if isinstance(item, dict) else item
         return [leaf for value in values for leaf in leaves(value)]
 
-    pages = [f"docs/{leaf}" for leaf in leaves(nav)]
+    pages = [f"docs/{leaf}" for leaf in leaves(nav) if not leaf.startswith("reference/")]  # made as the site is
     assert sorted(pages) == sorted(page for page in TEXTS if page != "README.md")

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from fxopt import registry
 from fxopt.cli.read_options import GIVEN, NEEDED, Options, Read, Unreadable, read
-from fxopt.errors import UnknownNameError
+from fxopt.errors import UnknownNameError, UsageError
 from fxopt.support.options import documentation, type_name
 
 
@@ -152,7 +152,10 @@ def _target_manual(name: str, thing: Any) -> Manual:
     from fxopt.target import find_target
 
     summary = next(entry.summary for entry in registry.entries("target") if entry.name == name)
-    facts = {key: value for key, value in find_target(name).to_dict().items() if key != "name"}
+    try:
+        facts = {key: value for key, value in find_target(name).to_dict().items() if key != "name"}
+    except UsageError as error:  # a part of this machine that it lacks
+        return Manual(name, "target", f"{summary}\n\n{error}")
     lines = [f"    {key:<16} {' '.join(value) if isinstance(value, list) else value}" for key, value in facts.items()]
     return Manual(
         name, "target", "\n".join([summary, "", *lines, "", f"Build for it: fxopt build MODEL -t {name} -o OUT"])
