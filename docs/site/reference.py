@@ -19,7 +19,7 @@ from drawing import drawn
 
 from fxopt import registry
 from fxopt.cli.explain import Manual, explain
-from fxopt.cli.layout import flowed
+from fxopt.cli.lines import flowed
 from fxopt.ir.parser import parse_program
 from fxopt.testing.examples import find_example
 

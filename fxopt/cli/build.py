@@ -11,7 +11,7 @@ import typer
 from fxopt.cli.app import BUILD, Json, Load, app, completed, from_here, kept_as, load_files
 from fxopt.cli.summaries import summaries
 from fxopt.cli.telling import Quiet, Verbose, telling
-from fxopt.errors import BudgetError, shown
+from fxopt.errors import BudgetError
 
 if TYPE_CHECKING:
     from fxopt.driver.report import BuildReport
@@ -74,9 +74,8 @@ def build(
     from dataclasses import replace
 
     from rich.console import Console
-    from rich.text import Text
 
-    from fxopt.cli.layout import say
+    from fxopt.cli.layout import say, styled
     from fxopt.driver.recipe import Recipe, checked_proof, read_recipe
 
     recipe = read_recipe(source) if source.endswith(".toml") else Recipe(model=source)
@@ -99,7 +98,7 @@ def build(
             unproved = report.unproved()
             doubt = f" with {len(unproved)} of its steps not proved in float64," if unproved else ""
             done = f" in {seconds:.1f} s; run it with fxopt.load({folder!r})"
-            say(console, Text.assemble((shown(folder), "bold"), (doubt, "yellow"), shown(done)))
+            say(console, styled((folder, "bold"), (doubt, "yellow"), done))
 
     with telling(console, verbose=verbose, quiet=quiet), summaries(reports, summary, junit):
         from fxopt.cli.render import difference_table

@@ -54,10 +54,8 @@ def doctor(load: Load = None, as_json: Json = False) -> None:
 
 def _show(found: list[Finding]) -> None:
     from rich.console import Console
-    from rich.text import Text
 
-    from fxopt.cli.layout import say
-    from fxopt.errors import shown
+    from fxopt.cli.layout import say, styled
 
     console = Console()
     counts = {state: sum(each.state == state for each in found) for state in ("ok", "missing", "broken")}
@@ -68,7 +66,7 @@ def _show(found: list[Finding]) -> None:
             about = each.about
             say(console, about, style="bold")
         colour = {"ok": "green", "missing": "yellow", "broken": "red"}[each.state]
-        line = Text.assemble((f"{each.state:<8}", colour), shown(f"{each.what}  {each.detail}".strip()))
+        line = styled((f"{each.state:<8}", colour), f"{each.what}  {each.detail}".strip())
         say(console, line, indent=2, hang=10)
         if each.way_out:
             say(console, each.way_out, indent=10, hang=12, style="bold")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
+from fxopt.cli.lines import cuts, leading
 from fxopt.errors import shown
 
 _GAP = 2
@@ -84,7 +84,7 @@ class Listing:
         for row in self.rows:
             cells = row
             if 0 not in across or cell_len(row[0]) > sizes[0]:
-                yield from wrapped(Text(row[0]), width, hang=_leading(row[0]) + _HANG)
+                yield from wrapped(Text(row[0]), width, hang=leading(row[0]) + _HANG)
                 cells = ["", *row[1:]]
             if any(cells[i] for i in across):
                 yield line(cells)
@@ -92,7 +92,7 @@ class Listing:
 
     def _told(self, figures: list[int], below: list[int], width: int) -> Iterator[Text]:
         for row in self.rows:
-            yield from wrapped(Text(row[0]), width, hang=_leading(row[0]) + _HANG)
+            yield from wrapped(Text(row[0]), width, hang=leading(row[0]) + _HANG)
             told = ", ".join(f"{self.columns[i].name} {row[i]}".strip() for i in figures if row[i])
             yield from wrapped(Text(told), width, indent=_HANG, hang=_HANG)
             yield from self._below(row, below, width)
@@ -112,25 +112,18 @@ def _line(text: str, style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ignore")
 
 
-def _leading(text: str) -> int:
-    return len(text) - len(text.lstrip())
-
-
 def wrapped(text: Text, width: int, *, indent: int = 0, hang: int = 0) -> Iterator[Text]:
     """Lines of a text, cut between words alone: the first behind ``indent``, the others behind ``hang`` spaces."""
     if not text.plain.strip():
         return
-    cuts, room = [], width - indent
-    used = _leading(text.plain)
-    for word in re.finditer(r"\S+\s*", text.plain):
-        size = cell_len(word[0].rstrip())
-        if used + size > room and word.start() > _leading(text.plain):
-            cuts.append(word.start())
-            used, room = 0, width - hang
-        used += cell_len(word[0])
-    for i, line in enumerate(text.divide(cuts)):
+    for i, line in enumerate(text.divide(cuts(text.plain, width, indent=indent, hang=hang))):
         line.rstrip()
         yield _line(" " * (hang if i else indent)).append_text(line)
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """Text of parts, each alone or with its style; control characters in them are escaped."""
+    return Text.assemble(*((shown(part), "") if isinstance(part, str) else (shown(part[0]), part[1]) for part in parts))
 
 
 def say(console: Console, text: str | Text, *, indent: int = 0, hang: int | None = None, style: str = "") -> None:
@@ -141,32 +134,3 @@ def say(console: Console, text: str | Text, *, indent: int = 0, hang: int | None
             console.print()
         for line in wrapped(part, console.width, indent=indent, hang=indent + 2 if hang is None else hang):
             console.print(line, soft_wrap=True, highlight=False)
-
-
-def flowed(doc: str, width: int) -> Iterator[str]:
-    """A docstring in lines of a width: paragraphs filled, indented lines and lists as they are written."""
-    paragraph: list[str] = []
-    for line in [*doc.splitlines(), ""]:
-        item = re.match(r"([*-]|\d+\.) ", line)
-        if paragraph and (not line.strip() or item or line[:1].isspace()):
-            if line[:1].isspace() and re.match(r"([*-]|\d+\.) ", paragraph[0]):
-                paragraph.append(line.strip())
-                continue
-            yield from _filled(" ".join(paragraph), width)
-            paragraph = []
-        if line[:1].isspace():
-            yield from _plain(wrapped(Text(line), width, hang=_leading(line) + _HANG))
-        elif line.strip():
-            paragraph.append(line)
-        else:
-            yield ""
-
-
-def _filled(text: str, width: int) -> Iterator[str]:
-    text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
-    hang = 2 if re.match(r"[*-] ", text) else 3 if re.match(r"\d+\. ", text) else 0
-    yield from _plain(wrapped(Text(text), width, hang=hang))
-
-
-def _plain(lines: Iterable[Text]) -> Iterator[str]:
-    return (line.plain for line in lines)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fxopt.cli.app import NAMES, Json, Load, app, completed, load_files
+from fxopt.cli.lines import console_width, flowed, show
 
 _PROSE = 120
 """Columns beyond which paragraphs are hard to read."""
@@ -42,21 +43,16 @@ def targets(load: Load = None, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    from rich.console import Console
-
-    from fxopt.cli.layout import say
-
-    console = Console()
     apart = ("name", "summary", "features", "builds", "cannot_build")
     for row in rows:
-        say(console, f"{row['name']:<15} {row.get('absent', row.get('summary'))}", hang=16)
+        show(f"{row['name']:<15} {row.get('absent', row.get('summary'))}", hang=16)
         if "absent" in row:
             continue
-        say(console, ", ".join(f"{k} {v}" for k, v in row.items() if k not in apart), indent=4, hang=6)
-        say(console, f"features {' '.join(row['features']) or 'none'}", indent=4, hang=6)
-        say(console, f"built here by {', '.join(row['builds']) or 'none'}", indent=4, hang=6)
+        show(", ".join(f"{k} {v}" for k, v in row.items() if k not in apart), indent=4, hang=6)
+        show(f"features {' '.join(row['features']) or 'none'}", indent=4, hang=6)
+        show(f"built here by {', '.join(row['builds']) or 'none'}", indent=4, hang=6)
         for reason, backends in _by_reason(row["cannot_build"]).items():
-            say(console, f"not by {', '.join(backends)}: {reason}", indent=4, hang=6)
+            show(f"not by {', '.join(backends)}: {reason}", indent=4, hang=6)
 
 
 def _by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
@@ -83,12 +79,8 @@ def devices(
     if as_json:
         print(json.dumps(facts))
         return
-    from rich.console import Console
-
-    from fxopt.cli.layout import say
-
     for key, value in facts.items():
-        say(Console(), f"{key:<12} {_words(value)}", hang=13)
+        show(f"{key:<12} {_words(value)}", hang=13)
 
 
 @app.command(rich_help_panel=NAMES)
@@ -135,14 +127,11 @@ def explain(
     if as_json:
         print(json.dumps(shown.to_dict()))
         return
-    from rich.console import Console
-
-    from fxopt.cli.layout import flowed, say
-
-    console = Console()
     text = shown.text()
-    for line in flowed(text, min(console.width, _PROSE)) if isinstance(shown, explaining.Manual) else text.split("\n"):
-        say(console, line, hang=len(line) - len(line.lstrip()) + 4)
+    for line in (
+        flowed(text, min(console_width(), _PROSE)) if isinstance(shown, explaining.Manual) else text.split("\n")
+    ):
+        show(line, hang=len(line) - len(line.lstrip()) + 4)
 
 
 def _words(value: Any) -> str:
@@ -161,11 +150,6 @@ def _list(kind: str, load: list[Path] | None, as_json: bool) -> None:
         print(json.dumps([vars(row) for row in rows]))
         return
     width = max((len(row.name) for row in rows), default=0)
-    from rich.console import Console
-
-    from fxopt.cli.layout import say
-
-    console = Console()
     for row in rows:
         origin = "" if row.origin == "fxopt" else f"  [{row.origin}]"
-        say(console, f"{row.name:<{width}}  {row.summary}{origin}", hang=width + 2)
+        show(f"{row.name:<{width}}  {row.summary}{origin}", hang=width + 2)

@@ -10,23 +10,22 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fxopt.cli.layout import Column, Listing, say
+from fxopt.cli.layout import Column, Listing, say, styled
 from fxopt.driver.page.verdict import verdict
 from fxopt.driver.report import BackendChoice, BuildReport, Latency, SkippedNode, StepReport
-from fxopt.errors import shown
 from fxopt.ir.program import Measurement
 
 
 def show_report(report: BuildReport, console: Console) -> None:
     """Print a build's report, what came of it first; of places left alone one for each reason, all are in ``report.json``."""
     missed = "yellow" if report.missed else "green"
-    say(console, Text.assemble((shown(report.model.name), "bold"), ": ", (shown(verdict(report)), missed)), hang=2)
+    say(console, styled((report.model.name, "bold"), ": ", (verdict(report), missed)), hang=2)
     say(console, report.model.signature, indent=2, hang=4)
     for note in report.model.notes:
         say(console, f"note: {note}", indent=2, hang=4)
     for line in report.budget:
         mark = ("kept", "green") if line.met else ("missed", "red")
-        say(console, Text.assemble("budget ", mark, f": {shown(line.text)}"), indent=2, hang=4)
+        say(console, styled("budget ", mark, f": {line.text}"), indent=2, hang=4)
     console.print(_figures(report))
     console.print(_steps(report.steps, report.metric))
     if report.cache and report.cache.steps:
@@ -110,7 +109,7 @@ def _show_left_alone(steps: list[StepReport], console: Console) -> None:
         count = f"{len(places)} places" if len(places) > 1 else "1 place"
         more = "first " if len(places) > 1 else ""
         name = pass_.partition("(")[0]
-        line = Text.assemble(f"{count}, {name}: {shown(reason)}; ", (f"{more}{shown(first.node)}{where}", "dim"))
+        line = styled(f"{count}, {name}: {reason}; ", (f"{more}{first.node}{where}", "dim"))
         say(console, line, indent=2, hang=6)
 
 
@@ -162,14 +161,14 @@ def _show_backend(report: BuildReport, console: Console) -> None:
     if report.not_timed:
         say(console, f"latency is not measured: {report.not_timed}", indent=2)
     for concern in report.concerns:
-        say(console, Text.assemble((shown(concern.text), "yellow"), f"; {shown(concern.way_out)}"), indent=2)
+        say(console, styled((concern.text, "yellow"), f"; {concern.way_out}"), indent=2)
     for note in facts.get("notes", []):
         say(console, str(note), indent=2)
     if facts.get("integer_nodes"):
         kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(facts["integer_nodes"]).most_common())
         say(console, f"integer kernels: {kinds}", indent=2)
     for place in facts.get("dequantized_at_run_time", []):
-        say(console, Text.assemble(("float at run time", "yellow"), f": {shown(str(place))}"), indent=2)
+        say(console, styled(("float at run time", "yellow"), f": {place!s}"), indent=2)
 
 
 def _agreement(report: BuildReport) -> str:

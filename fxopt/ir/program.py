@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import html
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import PassError, UsageError
 from fxopt.ir.input_check import misfit
 from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
-from fxopt.support.html import fold
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ class Program:
         ops = sum(node.op == "call_function" for node in self.graph.nodes)
         weights = sum(tensor.numel() for tensor in self.tensors().values())
         title = f"Program {self.signature()}: {ops} ops, {weights:,} numbers in weights"
-        return fold(title, self.text(source=True))
+        text = html.escape(self.text(source=True))
+        return f"<details><summary>{html.escape(title)}</summary><pre>{text}</pre></details>"
 
     @property
     def in_spec(self) -> pytree.TreeSpec | None:

@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import fxopt
-from fxopt.cli.layout import Column, Listing, flowed, say
+from fxopt.cli.layout import Column, Listing, say
+from fxopt.cli.lines import flowed
 from fxopt.cli.main import main
 
 WORD = st.text(st.sampled_from("abc(=',)0123.µ四"), min_size=1, max_size=14)
