@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from fxopt.errors import BackendError
 from fxopt.ir.program import Program
 from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.pass_manager.step_cache import StepCache
+from fxopt.pass_manager.verify import Verify
 from fxopt.runtime.artifact import Artifact, load_to_check
 from fxopt.runtime.staging import MANIFEST, describe_files, write_json
 from fxopt.support.versions import versions
@@ -32,7 +34,10 @@ def legalized(
 ) -> Program:
     """The program in the form that the backend takes, refused nodes included."""
     passes = Pipeline.parse(backend.legalize())
-    legal = passes.run(program, workload=workload, target=target, backend=backend, cache=cache)
+    legal = passes.run(
+        program, watchers=(Verify(),), workload=workload, target=target, backend=backend, cache=cache,
+        told_at=logging.DEBUG,
+    )  # fmt: skip
     return legal.program
 
 

@@ -21,10 +21,17 @@ class Line:
     """
 
     def __init__(
-        self, passes: Sequence[Pass], watchers: tuple[Watcher, ...], context: Context, program: Program
+        self,
+        passes: Sequence[Pass],
+        watchers: tuple[Watcher, ...],
+        context: Context,
+        program: Program,
+        told_at: int = logging.INFO,
     ) -> None:
+        """``told_at`` is the level at which the logger is told of each step."""
         self.passes, self.watchers, self.context, self.work = passes, watchers, context, program
         self.results: list[StepResult] = []
+        self._told_at = told_at
         program.kept_indices = {}
 
     @property
@@ -64,7 +71,8 @@ class Line:
     def _done(self, result: StepResult) -> None:
         self.results.append(result)
         number = len(self.results)
-        _log.info("step %d of %d, %s", number, len(self.passes), result, extra={"step": result, "number": number})
+        said = {"step": result, "number": number}
+        _log.log(self._told_at, "step %d of %d, %s", number, len(self.passes), result, extra=said)
         for what, lines in (("left alone", result.skips), ("chose", result.choices), ("measured", result.measurements)):
             for line in lines:
                 _log.debug("%s: %s", what, line)

@@ -5,6 +5,7 @@ Nothing a pass says about itself is believed: whether it changed something, and 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -90,12 +91,15 @@ class Pipeline:
         target: Target | None = None,
         backend: Backend | None = None,
         cache: StepCache | None = None,
+        told_at: int = logging.INFO,
     ) -> Outcome:
         """Run the passes over a copy of ``program``, which stays as it is.
 
         ``watchers`` defaults to verification, and where the workload has data to what approximate passes do on its validation
         split: the SQNR and the metric, as of a build. With a ``cache``, steps that were run before are taken from it, and the
-        others put into it. Raises PassError with the pass and its place; another FxoptError that a
+        others put into it. The logger ``fxopt`` is told of each step, at the level ``told_at``.
+
+        Raises PassError with the pass and its place; another FxoptError that a
         pass raises keeps its type and is given the place too. The copy is then dropped.
         """
         if watchers is None:
@@ -106,7 +110,7 @@ class Pipeline:
             watchers = (*((MetricWatcher(data),) if data is not None else ()), Verify())
         context = Context(workload, target, backend, program)
         leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
-        line = Line([leaf for leaf, _ in leaves], tuple(watchers), context, program.copy())
+        line = Line([leaf for leaf, _ in leaves], tuple(watchers), context, program.copy(), told_at)
         before = last = cost(line.work)
         if cache is None:
             while line.left:

@@ -74,7 +74,8 @@ class StepResult:
         found = self.findings
         if not self.changed:
             return "changed nothing"
-        parts = [f"{found.proof or 'proved'}, off by {found.error:.1e}"] if found.error is not None else []
+        how = found.proof if found.proof in ("own precision", "none") else "proved"
+        parts = [f"{how}, off by {found.error:.1e}"] if found.error is not None else []
         parts += [f"SQNR {found.sqnr_db:.1f} dB"] if found.sqnr_db is not None else []
         parts += [f"metric {found.metric:.4f}"] if found.metric is not None else []
         return ", ".join(parts) or "changed"
