@@ -4,11 +4,12 @@ import json
 import re
 import shutil
 import subprocess
+from importlib import resources
 
 import pytest
 
 from fxopt.driver.layers import LayerFigures
-from fxopt.driver.page.elements import Cell, Graph, Page, Section, Table
+from fxopt.driver.page.elements import Cell, Code, Fold, Gauge, Graph, Page, Section, Table, Words
 from fxopt.driver.page.layer_table import graph_rows
 from fxopt.driver.page.write import page_text
 
@@ -93,3 +94,28 @@ def test_ten_thousand_ops_are_drawn_collapsed_and_closed_again(ask):
 def test_nothing_is_wider_than_a_phone(ask):
     page = _table([("a" * 300, 1.0), ("b c " * 80, 2.0)])
     assert ask(page, "document.documentElement.scrollWidth <= innerWidth")
+
+
+def _violations(text, place):
+    """What axe finds against a page, by rule, with how serious it is."""
+    axe = resources.files(pytest.importorskip("axe_core_python", reason="pip install axe-core-python")) / "axe.min.js"
+    found = "JSON.stringify(r.violations.map((v) => [v.id, v.impact]))"
+    told = f"axe.run().then((r) => {{ document.title = 'ANSWER' + {found} + 'END'; }})"
+    scripts = f"<script>{axe.read_text(encoding='utf-8')}</script><script>{told}</script></body>"
+    (place / "page.html").write_text(text.replace("</body>", scripts))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000"]
+    command = [BROWSER, *options, f"--user-data-dir={place / 'profile'}", "--dump-dom", (place / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return dict(json.loads(re.search(r"ANSWER(.*?)END", done.stdout)[1]))
+
+
+def test_axe_finds_nothing_against_a_page_and_what_is_planted(tmp_path):
+    layers = graph_rows(_chain(60, 20))
+    page = Page("net", "all limits kept", True, (
+        *_table([("a", 9.0), ("b", None)]).sections,
+        Section("more", (Gauge("macs", 0.5, True, "macs: half"), Words("so", "dim"), Code("The recipe", "x = 1"))),
+        Section("left", (Fold("left 2: why", ("%a", "%b")), Graph({"before": layers, "after": layers}))),
+    ))  # fmt: skip
+    assert _violations(page_text(page), tmp_path) == {}
+    planted = page_text(page).replace("<main", "<img src='data:,'><main", 1)
+    assert _violations(planted, tmp_path)["image-alt"] == "critical"
