@@ -20,7 +20,7 @@ Real = Annotated[float, BeforeValidator(float), PlainSerializer(_plain, when_use
 class Document(BaseModel):
     """All of a report: no field beside those declared, and the version of these."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     schema_version: int
 

@@ -60,7 +60,7 @@ def test_a_report_that_cannot_be_read_is_refused_with_a_way_out(command, how, bu
     assert not (tmp_path / "p.html").exists()
     if how == "another version":
         assert "schema_version 99" in err
-        assert "build it again" in err
+        assert "read it with the fxopt that wrote it" in err
 
 
 def test_builds_of_different_models_are_told_apart(builds, cli, tmp_path):
