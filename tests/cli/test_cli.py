@@ -288,7 +288,7 @@ def test_of_several_targets_only_what_keeps_its_budget_has_the_name_of_its_targe
     monkeypatch.chdir(tmp_path)
     fxopt.save_program(fxopt.capture(torch.nn.Linear(300, 2), (torch.randn(1, 300),)), "net.pt2")
     targets = ["-t", "small.toml", "-t", "large.toml"]
-    code, out, err = cli("build", "net.pt2", "-b", "eager", *targets, "--out", "out", "--no-measure", "--json")
+    code, out, err = cli("build", "net.pt2", "-b", "eager", *targets, "--out", "out", "--no-measure", "--json", "-q")
     assert code == 1
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"small.missed", "large"}
     assert "small: flash of small" in err
