@@ -1,4 +1,4 @@
-"""fxopt: capture a PyTorch model to a graph, rewrite it by proved passes, lower it to what runs fast on a device.
+"""fxopt: capture a PyTorch model as a graph, rewrite it by proved passes, lower it to a fast artifact for a device.
 
 The rooms, from the top; each may import those below it, and its docstring says what it offers::
 
@@ -8,7 +8,7 @@ The rooms, from the top; each may import those below it, and its docstring says 
     driver, bundle          a build, from recipe to report; an artifact as one file for a device without Python
     pass_manager, runtime   passes run and proved; artifacts loaded, run and timed, without torch
     workload                a model with its inputs, data, loss and metric
-    frontend, backend       from a module to a program; what a backend is
+    frontend, backend       from a module to a program; the backend interface
     numerics, target        runs and error metrics; facts about devices
     ir, support             the program and its op table; options, text forms, users' code
     registry, errors        names to passes, backends, models, targets; every error that is raised on purpose

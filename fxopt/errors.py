@@ -12,9 +12,9 @@
     │   ├── PassCrashError        by an error that nobody wrote for users, most often a bug in it
     │   ├── VerifyError           a pass broke the graph, the interface or the numbers
     │   └── DataError             a pass needs data that is absent or unusable
-    ├── ResourceError       (4)   a disk is full, or memory
+    ├── ResourceError       (4)   a disk or memory is full
     ├── BackendError        (4)   a backend refused or failed
-    │   ├── DisagreementError     what was built gives other numbers than its program
+    │   ├── DisagreementError     an artifact computes other values than its program
     │   └── DeviceError           a device is not there, is another than expected, or failed
     └── BudgetError         (1)   everything worked, but a budget or a check was missed
 """
@@ -108,7 +108,7 @@ def text_of(error: BaseException) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of a message, where compiled libraries put what happened, after their trace."""
+    """The last line of a message, which has the reason in those of compiled libraries, after their trace."""
     lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
@@ -207,7 +207,7 @@ class DataError(PassError):
 
 
 class ResourceError(FxoptError):
-    """A disk is full, or memory: nothing is wrong with what was asked for."""
+    """A disk or memory is full: nothing is wrong with the request."""
 
     exit_code = 4
     doc = "docs/build.md"
@@ -221,7 +221,7 @@ class BackendError(FxoptError):
 
 
 class DisagreementError(BackendError):
-    """What was built gives other numbers than its program: ``what`` is wrong, and the ``way_out`` of a build of it alone."""
+    """An artifact computes other values than its program: ``what`` is wrong, and the ``way_out`` of a build for that backend."""
 
 
 class DeviceError(BackendError):

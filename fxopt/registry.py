@@ -59,7 +59,7 @@ def _entry_points(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def refresh() -> None:
-    """Look again for what is installed, as after `pip install` of a package of passes in a running session."""
+    """Discover installed packages again, as after `pip install` of a package of passes in a running session."""
     importlib.invalidate_caches()
     _entry_points.cache_clear()
 

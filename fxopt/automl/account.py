@@ -20,7 +20,7 @@ from fxopt.support.spec import parse_calls
 
 _MORE = 0.005
 _ENOUGH = 10
-"""Trials with figures below which nothing is said about importance."""
+"""Fewest trials with figures for which importance is estimated."""
 
 
 def done(records: Sequence[Record], goals: Goals, original: dict[str, float]) -> list[Record]:
@@ -43,7 +43,9 @@ def volume(records: Sequence[Record], goals: Goals, original: dict[str, float]) 
             if math.isinf(bound)
             else goals.values({**_floored(original), what: bound})[goals.objectives.index(what)]
         )
-        reference.append(limit + (0.01 if what == "metric_drop" else 1e-6))  # on the limit counts as below it
+        reference.append(
+            limit + (0.01 if what == "metric_drop" else 1e-6)
+        )  # a value equal to the limit counts as below it
     return hypervolume([goals.values(r.figures) for r in done(records, goals, original)], reference)
 
 
@@ -59,7 +61,7 @@ def nearest(records: Sequence[Record], goals: Goals, original: dict[str, float])
 def techniques(
     records: Sequence[Record], chosen: Sequence[Record], space: Space, goals: Goals, original: dict[str, float]
 ) -> list[Technique]:
-    """For each pass that is searched how it fared."""
+    """The outcome of each pass that is searched."""
     found = []
     for pass_space in space.passes:
         if pass_space.stage == "exact":
@@ -141,7 +143,7 @@ def _value(index: int, trial: optuna.trial.FrozenTrial) -> float:
 
 
 def trade(records: Sequence[Record], goals: Goals, original: dict[str, float]) -> Trade | None:
-    """What half a point more of the metric would buy, read off the recipes that were tried."""
+    """What a drop of half a point more of the metric would buy, from the recipes that were tried."""
     bound = goals.bound("metric_drop", original)
     others = [what for what in goals.objectives if what not in ("metric_drop", "noise_db")]
     if math.isinf(bound) or not others:

@@ -22,7 +22,7 @@ _POLL = 0.2
 
 
 class TrialFailed(Exception):
-    """A call came to nothing by no fault of the recipe that is sure to come again: a crash, a time-out, memory, a device."""
+    """A call failed for a reason that may not recur: a crash, a time-out, memory, a device."""
 
 
 class TrialRefused(Exception):
@@ -57,7 +57,7 @@ class Apart:
         return self._answer(deadline, None if seconds is None else time.monotonic() + seconds)
 
     def resume(self, latency_ms: float | None) -> None:
-        """The latency of the reference, for this process and those that follow it."""
+        """Set the latency of the reference, for this process and its successors."""
         self._latency = latency_ms
         if self._process is not None:
             self.call("resume", latency_ms)
@@ -115,7 +115,7 @@ class Apart:
 
 
 def serve() -> None:
-    """In that process: make the evaluator, then answer calls until the other side is gone."""
+    """In that process: create the evaluator, then answer calls until the connection closes."""
     pipe = multiprocessing.connection.Connection(int(sys.argv[1]))
     threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     task = pipe.recv()
@@ -155,7 +155,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def _end_with(lifeline: int) -> None:
-    """End this process as soon as the one that started it has ended, however that ended."""
+    """End this process as soon as its parent has ended, however that ended."""
     os.read(lifeline, 1)
     os._exit(1)
 

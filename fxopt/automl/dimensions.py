@@ -15,7 +15,7 @@ from fxopt.pass_manager.pass_base import Pass
 from fxopt.support.options import Tune, bounds, type_hints
 
 NEVER = frozenset({"keep", "only", "keep_float", "seed", "samples", "images", "checkpoint", "teachers"})
-"""Options that a search leaves alone unless their annotation says ``Tune``: what is protected, and what costs time alone."""
+"""Options that a search leaves alone unless annotated with ``Tune``: those that protect layers, or only cost time."""
 DIGITS = 3
 """Significant digits of a number in a recipe."""
 
@@ -37,7 +37,7 @@ class Dimension:
         return self.choices or (self.value(self.low), self.value(self.high))
 
     def value(self, number: float) -> Any:
-        """A number of the interval as a recipe has it: whole, or rounded to a few digits and still inside."""
+        """A number of the interval as written in a recipe: whole, or rounded to a few digits and still inside."""
         if self.whole:
             return round(number)
         rounded = float(f"{number:.{DIGITS}g}")
@@ -79,7 +79,7 @@ def dimensions_of(cls: type[Pass]) -> tuple[Dimension, ...]:
 
 
 def asked(cls: type[Pass], name: str, wanted: Any) -> Dimension | Any:
-    """What a recipe asks for an option: a dimension for a list, [low, high] of numbers or choices; any other value is fixed.
+    """A recipe's setting for an option: a dimension for a list, [low, high] of numbers or choices; any other value is fixed.
 
     Raises OptionError for an empty list, and for values that the pass does not take.
     """
@@ -113,7 +113,7 @@ def _check(cls: type[Pass], where: str, name: str, value: Any) -> None:
 
 
 def _tune(hint: Any) -> Tune | None:
-    """The Tune of an annotation, wherever in a union it stands."""
+    """The Tune of an annotation, anywhere in a union."""
     for part in _parts(hint):
         if typing.get_origin(part) is typing.Annotated:
             for extra in typing.get_args(part)[1:]:
@@ -129,7 +129,7 @@ def _of_tune(name: str, tune: Tune, whole: bool) -> Dimension:
 
 
 def _of_type(name: str, hint: Any) -> Dimension | None:
-    """The dimension that a type alone gives; None where it gives no end."""
+    """The dimension of a type alone; None where it has no bounds."""
     if choices := _literals(hint):
         return Dimension(name, choices)
     found: dict[str, float] = {}
@@ -144,7 +144,7 @@ def _of_type(name: str, hint: Any) -> Dimension | None:
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:
-    """The values of a type made of Literals and bool alone, beside None; empty for any other."""
+    """The values of a type of Literals and bool alone, besides None; empty for any other."""
     found: list[Any] = []
     for part in _parts(hint):
         if typing.get_origin(part) is Literal:

@@ -1,4 +1,4 @@
-"""One rung of one recipe: the passes run, what comes of it built for the target, and what that is worth.
+"""One rung of one recipe: passes run, the result built for the target, and its figures measured.
 
 An evaluator lives in a process of its own (:mod:`fxopt.automl.apart`): a pass that crashes, hangs or eats memory costs a
 trial, not the search.
@@ -44,7 +44,8 @@ from fxopt.runtime.timing import Timing
 from fxopt.support.machine_lock import machine
 from fxopt.support.scratch import scratch_folder
 from fxopt.workload import Data, Divisible
-from fxopt.workload.batching import fixed_batch, in_batches, validation_batches
+from fxopt.workload.batching import fixed_batch, in_batches
+from fxopt.workload.workload import validation_batches
 
 _BLOCKS = 7
 _COMPARED = 256
@@ -53,7 +54,7 @@ _COMPARED = 256
 
 @dataclass(frozen=True)
 class Task:
-    """What is searched: the recipe that names model, target and calibration, files of ``--load``, where artifacts are kept."""
+    """The task of a search: the recipe with model, target and calibration, files of ``--load``, and the folder of artifacts."""
 
     recipe: Recipe
     load: tuple[str, ...]
@@ -61,7 +62,7 @@ class Task:
 
 
 class Evaluator:
-    """Runs rungs. The reference that everything is timed beside is the model as captured, by the recipe's own backend."""
+    """Runs rungs. Everything is timed side by side with a reference: the captured model, built by the recipe's own backend."""
 
     def __init__(self, task: Task) -> None:
         """Capture the model and build the reference. Raises FxoptError."""
@@ -75,7 +76,7 @@ class Evaluator:
         self._first: Data | None = data.half(0) if isinstance(data, Divisible) else data
         self._second: Data | None = data.half(1) if isinstance(data, Divisible) else data
         self._before: dict[int, float] = {}
-        """Metric of the original on the validation split, by the identity of the data: those of this evaluator live as long."""
+        """Metric of the original on the validation split, by the id of the data, which live as long as this evaluator."""
         self._lowered, self._reference = self._plan.lower(
             self._program, self._plan.backend, self._scratch / "reference"
         )
@@ -96,11 +97,11 @@ class Evaluator:
         return {"figures": figures | drop, **facts}
 
     def resume(self, latency_ms: float | None) -> None:
-        """Take over the latency of the reference that the search began with: others are ratios to it."""
+        """Set the latency of the reference from the start of the search: others are ratios to it."""
         self._ms = latency_ms
 
     def run(self, point: Point, rung: Rung) -> dict[str, Any]:
-        """Figures that are known after a rung; of the last also ``backend``, with the runtime options that were fastest."""
+        """Figures known after a rung; after the last also ``backend``, with the fastest runtime options."""
         plan = replace(self._plan, pipeline=Pipeline.parse(rung.passes), backend=find_backend(point.backend))
         if rung.name == "final":
             return self._final(point, plan)
@@ -157,7 +158,7 @@ class Evaluator:
         }
 
     def test(self, artifacts: dict[str, tuple[str, str]]) -> dict[str, float]:
-        """Loss of the metric on the test split of kept artifacts: the only time that it is looked at."""
+        """Loss of the metric on the test split of kept artifacts: the only time that it is used."""
         if self._data is None or self._reference.elsewhere:
             return {}
         size = fixed_batch(self._program)
@@ -178,7 +179,7 @@ class Evaluator:
         return load_for(folder, self._plan.target, backend)
 
     def _timed(self, calls: dict[str, Call], blocks: int = _BLOCKS) -> dict[str, Timing]:
-        """Times of artifacts, with the machine to itself if it is this one that runs them."""
+        """Times of artifacts, with exclusive use of this machine if it runs them."""
         if self._plan.target.address is not None:
             return time_artifacts(calls, blocks=blocks)
         with machine(alone=True):
@@ -213,7 +214,7 @@ class Evaluator:
         return data.evaluate(in_batches(run, fixed_batch(self._program)), "validation")
 
     def _quality(self, program: Program, data: Data | None, built: Artifact | None = None) -> dict[str, float]:
-        """The loss of the metric, of an artifact where there is one, and how far the outputs are from the original's."""
+        """The loss of the metric, of the artifact where there is one, and the divergence of outputs from the original's."""
         pairs = list(self._outputs(program, data))
         wanted, got = ([v for _, v in pairs] if i else [v for v, _ in pairs] for i in (0, 1))
         figures = {
@@ -226,7 +227,7 @@ class Evaluator:
         return figures
 
     def _outputs(self, program: Program, data: Data | None) -> Iterator[tuple[list[Any], list[Any]]]:
-        """Flat outputs of the original and of a program, batch by batch; on the example inputs where there are no data."""
+        """Flat outputs of the original and of a program, batch by batch; on the example inputs if there are no data."""
         with torch.no_grad(), untouched(self._program), untouched(program):
             if data is None:
                 args, kwargs = copied((self._program.args, self._program.kwargs))

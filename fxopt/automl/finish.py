@@ -1,4 +1,4 @@
-"""The end of a search: the front timed side by side, held against test data once, and the account of it all."""
+"""The end of a search: the front timed side by side and evaluated once on test data, and the report."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fxopt.automl.study import Study
 from fxopt.automl.wanted import Wanted
 
 _BLOCKS = 21
-"""Blocks in which those on the front are timed."""
+"""Blocks in which the front is timed."""
 
 
 def finish(want: Wanted, study: Study, baseline: dict[str, Any], apart: Apart | None, seconds: float) -> SearchReport:
-    """The account of a search; without ``apart`` as it stands, nothing measured again."""
+    """The report of a search; without ``apart`` nothing is measured again."""
     goals, original, records = want.goals, baseline["figures"], study.records()
     chosen = account.best(account.done(records, goals, original), goals)
     chosen = sorted(_raced(chosen, goals, original, apart) if apart else chosen, key=lambda r: goals.values(r.figures))
@@ -41,7 +41,7 @@ def finish(want: Wanted, study: Study, baseline: dict[str, Any], apart: Apart | 
 
 
 def _raced(chosen: list[Record], goals: Goals, original: dict[str, float], apart: Apart) -> list[Record]:
-    """The front after its members are timed side by side: whom another dominates then, or who misses a limit, is out.
+    """The front after its members are timed side by side, without those that are then dominated or miss a limit.
 
     An artifact that another machine keeps is built again.
     """

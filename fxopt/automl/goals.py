@@ -1,4 +1,4 @@
-"""What a search is asked for: limits, absolute or relative to the original, and the objectives to make small."""
+"""The goals of a search: limits, absolute or relative to the original, and objectives to minimize."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ QUANTITIES: dict[Quantity, str] = {
     "macs": "multiply-accumulates for the example inputs",
     "params": "elements of weights",
 }
-"""What can be limited or made small. All are better when smaller."""
+"""What can be limited or minimized. All are better when smaller."""
 _SHORT = {"metric": "metric_drop", "drop": "metric_drop", "noise": "noise_db", "latency": "latency_ms", "size": "file_bytes",
           "bytes": "file_bytes", "memory": "memory_bytes"}  # fmt: skip
 _SPAN = {"metric_drop": 0.01, "noise_db": 6.0}
-"""What counts as much as a factor of e of another quantity: one point, half the error."""
+"""Differences that count as much as a factor of e of another quantity: one point, half the error."""
 
 Figures = Mapping[str, float]
 """Quantities by name, as far as they are known."""
@@ -83,7 +83,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Goals:
-    """Limits that every answer keeps, and the two or three quantities whose trade-offs are looked for."""
+    """Limits that every answer keeps, and the two or three quantities to trade off."""
 
     limits: tuple[Limit, ...]
     objectives: tuple[Quantity, ...]
@@ -95,7 +95,7 @@ class Goals:
             )
 
     def violations(self, figures: Figures, original: Figures) -> dict[str, float]:
-        """By quantity how far beyond its limit it is, see :meth:`Limit.violation`, for what is known."""
+        """By quantity how far beyond its limit it is, see :meth:`Limit.violation`, for known figures."""
         found = ((limit.what, limit.violation(figures, original)) for limit in self.limits)
         worst: dict[str, float] = {}
         for what, value in found:

@@ -1,4 +1,4 @@
-"""Several objectives at once, all smaller is better: dominance, fronts, crowding, hypervolume."""
+"""Several objectives at once, each to be minimized: dominance, fronts, crowding, hypervolume."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from fxopt.target import Target
 
 
 def presets(space: Space, recipe: Recipe, target: Target) -> list[Record]:
-    """Recipes to try first, each once: the one that was given, then those that cost least to try."""
+    """Recipes to try first, each once: the given one, then the cheapest to try."""
     found = [("given", Point(recipe.passes, recipe.backend))] if recipe.passes else []
     backend = space.backends[0]
     found += [
@@ -66,7 +66,7 @@ def _won(target: Target) -> Iterator[Point]:
 
 
 def remember(target: Target, model: str, point: Point) -> None:
-    """Note what won for a model on a target, for searches of other models. What cannot be written is not remembered."""
+    """Store the winner for a model on a target, for searches of other models; if it cannot be written, nothing happens."""
     path = _winners(target)
     try:
         found = json.loads(path.read_text()) if path.exists() else {}

@@ -1,7 +1,7 @@
 """Which recipes go on to the next rung: the best third of those that have reached this one.
 
 Asynchronous successive halving (Li et al. 2020, ASHA) for several objectives: ranked by whether the limits are kept, then
-front by front and by crowding (Schmucker et al. 2021, MO-ASHA). A recipe is judged once, as it arrives.
+front by front and by crowding (Schmucker et al. 2021, MO-ASHA). A recipe is ranked once, as it arrives.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def _ranked(indices: list[int], figures: list[Figures], goals: Goals) -> list[in
 
 
 def _values(figures: Figures, goals: Goals) -> tuple[float, ...]:
-    """The objectives, with the divergence from the original in place of a metric, which few examples tell coarsely."""
+    """The objectives, with the divergence from the original in place of the metric, which is coarse on few examples."""
     divergence = math.log(max(figures["divergence"], 1e-12))
     values = zip(goals.objectives, goals.values({"metric_drop": 0.0, "noise_db": 0.0, **figures}), strict=True)
     return tuple(divergence if what in ("metric_drop", "noise_db") else value for what, value in values)
 
 
 def _known(goals: Goals, figures: Figures, original: Figures) -> dict[str, float]:
-    """Violations of what training does not change any more."""
+    """Violations of limits on quantities that training does not change."""
     found = goals.violations(figures, original)
     return {what: v for what, v in found.items() if what not in ("metric_drop", "noise_db")}

@@ -1,4 +1,4 @@
-"""What is kept of a trial: the recipe, how far it climbed, its figures, and why it stopped. Typed."""
+"""The record of a trial: the recipe, how far it climbed, its figures, and why it stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Record(BaseModel):
     """The backend with the options of its runtime that measured fastest."""
     kept: str | None = None
     held_out: float | None = None
-    """Loss of the metric on the half of the validation split that no rung looked at."""
+    """Loss of the metric on the half of the validation split that no rung used."""
     seconds: float = 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""What a search found: the front, why each technique is or is not on it, what mattered, what a looser limit would buy."""
+"""The report of a search: the front, why each technique is or is not on it, what mattered, what a looser limit would buy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Answer(Part):
 
 
 class Technique(Part):
-    """A pass that was searched: in how many recipes, whether one of them is on the front, and if not what stands in the way."""
+    """A pass that was searched: in how many recipes, whether one of them is on the front, and if not, why not."""
 
     name: str
     tried: int
@@ -72,7 +72,7 @@ class SearchReport(StoredReport):
     trials: int
     seconds: float
     interrupted: bool = False
-    """Whether it was stopped: the front is not timed side by side then, and not held against test data."""
+    """Whether it was stopped: the front is then not timed side by side, and not evaluated on test data."""
     front: list[Answer]
     nearest: Answer | None = None
     """Where no recipe keeps all limits: the one that comes nearest."""

@@ -57,7 +57,7 @@ def ladder(point: Point, space: Space) -> tuple[Rung, ...]:
 
 
 def _refitted(passes: tuple[Pass, ...], stages: dict[Pass, Stage | None]) -> Iterator[Pass]:
-    """The passes with a refit after the last that loses something, and no training."""
+    """The passes with a refit after the last lossy one, and no training."""
     last = max(i for i, p in enumerate(passes) if stages[p] in LOSSY)
     for i, pass_ in enumerate(passes):
         if stages[pass_] != "recover":
@@ -84,7 +84,7 @@ def _at_most(pass_: Pass, amount: int) -> Pass:
 
 
 def _in_parts(pass_: Pass, epochs: int) -> tuple[Pass, ...]:
-    """The pass with no more epochs than these, cut so that it goes on from what the rungs below trained."""
+    """The pass with no more epochs than these, cut so that it resumes the training of the rungs below."""
     short, dimension = _at_most(pass_, epochs), _fidelity(pass_)
     if dimension is None:
         return (short,)

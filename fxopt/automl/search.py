@@ -31,7 +31,7 @@ _RESERVE = 0.08
 
 @dataclass(frozen=True)
 class Progress:
-    """What a search tells as it goes: the trial that ended, all so far, the front, and seconds left, None without a limit."""
+    """Progress of a search: the trial that ended, all so far, the front, and seconds left, None without a limit."""
 
     last: Record | None
     records: Sequence[Record]
@@ -54,9 +54,9 @@ def search(
 
     ``recipe`` is a recipe or a model's name, and ``options`` those of :func:`wanted`: ``limits`` such as
     ``{"drop": 0.01, "latency": "0.5x"}``, ``objectives``, ``seconds`` or ``trials``, ``seed``, ``backends``. The same call
-    with the same ``out`` goes on where an earlier one ended, however that ended; with a ``storage`` that several machines
-    reach, each of them works on it. ``report.front`` is empty where no recipe keeps all limits. Whatever interrupts the
-    search, such as Ctrl-C, is raised again when the report of what was found so far is written.
+    with the same ``out`` resumes an earlier one, however that ended; with a ``storage`` that several machines reach, each of
+    them works on it. ``report.front`` is empty where no recipe keeps all limits. An interruption of the search, such as
+    Ctrl-C, is raised again once the report so far is written.
     Raises UsageError, CaptureError, BackendError.
     """
     want = recipe if isinstance(recipe, Wanted) else wanted(recipe, **options)
@@ -76,7 +76,7 @@ def search(
             _work(want, study, baseline, apart, began, out, progress)
             report = finish(want, study, baseline, apart, time.monotonic() - began)
         except BaseException as stop:
-            if not isinstance(stop, Exception):  # Ctrl-C: nothing is measured any more, and nothing lost
+            if not isinstance(stop, Exception):  # Ctrl-C: stop measuring, and lose nothing
                 _write(out, finish(want, study, baseline, None, time.monotonic() - began), want)
             raise
     finally:

@@ -1,4 +1,4 @@
-"""The page of a search: the front with every recipe to copy, what was tried, and what stood in the way."""
+"""The page of a search: the front with every recipe to copy, the techniques tried, and why trials stopped."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _plots(report: SearchReport, answers: Sequence[Answer], folder: Path) -> lis
 
 def _recipe(folder: Path, answer: Answer) -> str:
     path = folder / answer.recipe
-    inside = path.resolve().is_relative_to(folder.resolve())  # a report may be anybody's, and a page is given on
+    inside = path.resolve().is_relative_to(folder.resolve())  # a report may come from anybody, and a page be shared
     try:
         return path.read_text(encoding="utf-8") if inside else ""
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """The space of recipes: for each stage none of its passes or one, with its options; all exact passes; one backend.
 
-A point of the space is text, passes and backend, as a recipe has them. What a sampler works on is derived from it, so a
-study can be read again by a space that has grown.
+A point of the space is text, passes and backend, as in a recipe. A sampler's parameters are derived from it, so a study
+can be read again by a larger space.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fxopt.pass_manager.pipeline import Pipeline
 
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
 LOSSY: tuple[Stage, ...] = ("arch", "width", "rank")
-"""Stages that lose accuracy which ``recover`` can win back."""
+"""Stages that lose accuracy, which ``recover`` can regain."""
 NONE = "none"
 _ORDER, _BACKEND = "rank_first", "backend"
 
 
 class Suggests(Protocol):
-    """What asks for values: a trial of optuna, or anything with these two methods."""
+    """A source of values: a trial of optuna, or anything with these two methods."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """One of the choices."""
@@ -66,13 +66,13 @@ class PassSpace:
         return next((d for d in self.dimensions if d.fidelity), None)
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Of the groups of which one option is given, the options that vary; those that a fixed option decides are gone."""
+        """The varying options of each group of which one is given; groups that a fixed option decides are left out."""
         varying = {d.name for d in self.dimensions}
         groups = ((group, [name for name in group if name in varying]) for group in self.cls.one_of)
         return tuple(tuple(names) for group, names in groups if names and not set(group) & set(self.fixed))
 
     def suggest(self, trial: Suggests) -> Pass:
-        """The pass with options that the trial gives. Raises OptionError where they do not go together."""
+        """The pass with options suggested by the trial. Raises OptionError where they contradict each other."""
         chosen = {name for group in self.groups() for name in group}
         for i, group in enumerate(self.groups()):
             one = trial.suggest_categorical(f"{self.name}.one_of.{i}", group) if len(group) > 1 else group[0]
@@ -85,7 +85,7 @@ class PassSpace:
         return make(self.cls, options)
 
     def parameters(self, pass_: Pass) -> dict[str, Any]:
-        """What :meth:`suggest` would have been given for a pass; options outside their dimension are left out."""
+        """The parameters of :meth:`suggest` for a pass; options outside their dimension are left out."""
         given = {d.name: getattr(pass_, d.name) for d in self.dimensions}
         found = {f"{self.name}.{d.name}": given[d.name] for d in self.dimensions if d.holds(given[d.name])}
         for i, group in enumerate(self.groups()):
@@ -125,10 +125,10 @@ class Space:
         return next((p for p in self.passes if p.name == name), None)
 
     def suggest(self, trial: Suggests, limits: Mapping[str, float] = types.MappingProxyType({})) -> Point:
-        """A point that the trial gives. Raises OptionError for options that do not go together.
+        """A point suggested by the trial. Raises OptionError for options that contradict each other.
 
-        ``limits`` are shares of the original that may be left, by the name of options: what is asked for is lowered to
-        keep these (:mod:`fxopt.automl.limit_shares`).
+        ``limits`` are the shares of the original that may be left, by the name of options: suggested shares are lowered
+        to keep them (:mod:`fxopt.automl.limit_shares`).
         """
         taken: dict[Stage, Pass] = {}
         for stage in STAGES:
@@ -152,7 +152,7 @@ class Space:
         return Point(tuple(texts), backend)
 
     def parameters(self, point: Point) -> dict[str, Any]:
-        """What a sampler would have given for a point; what lies outside the space is left out."""
+        """The sampler's parameters for a point; those outside the space are left out."""
         found: dict[str, Any] = {stage: NONE for stage in STAGES if stage != "exact" and len(self._names(stage)) > 1}
         stages: list[Stage] = []
         for pass_ in Pipeline.parse(point.passes).passes:
@@ -213,7 +213,7 @@ def _suggest(trial: Suggests, name: str, dimension: Dimension) -> Any:
 
 @dataclass(frozen=True)
 class At:
-    """Answers a space with what it was made of, and with the first choice or the low end for anything else."""
+    """Suggests given values, and the first choice or the low end for anything else."""
 
     given: Mapping[str, Any]
 

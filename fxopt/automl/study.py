@@ -1,7 +1,7 @@
-"""The study in its storage: made or joined, its settings held against those asked for, stale trials given back.
+"""The study in its storage: created or joined, its settings checked, stale trials returned to the queue.
 
 SQLite in the folder of the search on one machine; any URL that optuna takes for several, where the same command on each
-machine joins. Trials run on at most one worker at a time; one that dies has its trial begun again by another.
+machine joins. A trial runs on at most one worker at a time; if that dies, another begins the trial again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fxopt.support.machine_lock import is_held
 
 SCHEMA_VERSION = 1
 _HEARTBEAT, _GRACE = 10, 40
-"""Seconds between signs of life of a worker, and without any until another machine's trial is given back."""
+"""Seconds between heartbeats of a worker, and without any until its trial is returned to the queue."""
 _TRIES, _PAUSE = 5, 0.5
 """How often a storage is opened until it counts as unusable, and the seconds between."""
 _ATTEMPTS = 3
@@ -36,7 +36,7 @@ _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Study:
-    """A study of optuna, with what this search needs of it. Raises UsageError where the storage cannot be used."""
+    """A study of optuna, with the operations of this search. Raises UsageError where the storage cannot be used."""
 
     def __init__(self, url: str, name: str, objectives: int, folder: Path) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -46,7 +46,7 @@ class Study:
             self.inner = self._opened(url, name, objectives)
 
     def _opened(self, url: str, name: str, objectives: int) -> optuna.Study:
-        """The study, made unless it is there; workers that begin at once make its tables at once, and all but one fail."""
+        """The study, created if it does not exist; of workers that create its tables at once, all but one fail and retry."""
         for left in reversed(range(_TRIES)):
             try:
                 storage = optuna.storages.RDBStorage(
@@ -64,7 +64,7 @@ class Study:
         raise AssertionError("the last try returns or raises")
 
     def begin(self, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Figures of the original: of a new study as they are measured now, of an older one as they were.
+        """Figures of the original: measured now for a new study, stored for an older one.
 
         Raises UsageError where it was begun with other settings.
         """
@@ -88,7 +88,7 @@ class Study:
 
     @property
     def baseline(self) -> dict[str, Any]:
-        """Figures of the original, as the worker that came first measured them."""
+        """Figures of the original, as measured by the first worker."""
         found: dict[str, Any] = self.inner.user_attrs[_BASELINE]
         return found
 
@@ -106,7 +106,7 @@ class Study:
         return [record for trial in trials if (record := record_of(trial)) is not None]
 
     def begun(self) -> int:
-        """How many trials were begun or wait, those not counted that were given back."""
+        """How many trials were begun or are queued, without those returned to the queue."""
         return sum(trial.state != TrialState.FAIL for trial in self.inner.get_trials(deepcopy=False))
 
     def finished(self) -> int:
@@ -118,29 +118,29 @@ class Study:
         trial.set_user_attr(_WORKER, [socket.gethostname(), str(worker.resolve())])
 
     def reclaim(self) -> int:
-        """Give back trials whose worker on this machine is dead, so that they are begun again; how many."""
+        """Return trials to the queue whose worker on this machine is dead; return how many."""
         alone = self._local and sum(map(is_held, self._workers.glob("*"))) <= 1
         count = 0
         for trial in self.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             host, worker = trial.user_attrs.get(_WORKER, (None, None))
-            # one without a worker was interrupted before it could be signed, unless another worker is just at that
+            # one without a worker was interrupted before it was signed, or another worker is just signing it
             if (host == socket.gethostname() and not is_held(Path(worker))) or (host is None and alone):
                 self.give_back(trial)
                 count += 1
         return count
 
     def give_back(self, trial: FrozenTrial) -> None:
-        """End a trial that did not come to its end, and have it begun again."""
+        """End an unfinished trial, and return it to the queue."""
         with contextlib.suppress(ValueError):  # another worker was quicker
             self.inner.tell(trial.number, state=TrialState.FAIL)
             self.again(trial)
 
     def enqueue(self, record: Record, parameters: dict[str, Any]) -> None:
-        """Have a recipe tried next, as it is written."""
+        """Queue a recipe, as it is written."""
         self.inner.enqueue_trial(parameters, user_attrs={KEY: record.model_dump(mode="json")})
 
     def again(self, trial: FrozenTrial) -> None:
-        """Queue what a trial that was given back had begun; one that ended its worker again and again is left."""
+        """Queue the recipe of a returned trial; one that keeps ending its worker is given up."""
         retries = trial.user_attrs.get(_RETRIES, 0) + 1
         if not trial.params and KEY not in trial.user_attrs:
             return  # nothing was chosen yet

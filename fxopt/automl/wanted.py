@@ -1,4 +1,4 @@
-"""What a search is asked for, with every name resolved before any work is done: the space, the goals, and the time."""
+"""The options of a search, with every name resolved before any work is done: the space, the goals, and the time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fxopt.target import Target
 
 @dataclass
 class Wanted:
-    """A search: where it begins, what it varies, what for, and how long: ``seconds``, ``trials``, or both."""
+    """A search: its recipe, space and goals, and how long it runs: ``seconds``, ``trials``, or both."""
 
     recipe: Recipe
     target: Target
@@ -34,7 +34,7 @@ class Wanted:
     notes: list[str] = field(default_factory=list)
 
     def settings(self) -> dict[str, Any]:
-        """What has to be the same for all that work on a study. The space is not among it: it may grow."""
+        """Settings that all workers of a study must share. The space is not among them: it may grow."""
         facts = {k: v for k, v in self.target.to_dict().items() if k != "address"}
         return {
             "model": self.recipe.model,
@@ -56,7 +56,7 @@ def wanted(
     backends: Sequence[str] | None = None,
     load: Sequence[str] = (),
 ) -> Wanted:
-    """Resolve all that a search needs, before any work is done. Raises UsageError and what :func:`resolve` raises.
+    """Resolve the options of a search, before any work is done. Raises UsageError and the errors of :func:`resolve`.
 
     The budget of the recipe is a limit too, where ``limits`` do not say otherwise.
     """

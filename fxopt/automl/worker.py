@@ -1,4 +1,4 @@
-"""A worker: asks the study for a recipe, has it climb the rungs, tells what came of it; until the search is over."""
+"""A worker: asks the study for a recipe, has it climb the rungs, reports the result; until the search is over."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from fxopt.errors import FxoptError, OptionError
 from fxopt.support.machine_lock import held
 
 _SLACK = 0.05
-"""How far beyond a limit of latency, as a logarithm, a recipe may be that is timed again at its end."""
+"""How far beyond a limit of latency, as a logarithm, a recipe may be to be timed again at the end."""
 _LEAST_SECONDS = 300.0
 """A rung may take this long at the least, and otherwise four times the longest so far."""
 _SAME = 60
-"""So many recipes in a row that were tried before mean that there are no more."""
+"""After so many known recipes in a row, the space is taken as exhausted."""
 _STARTUP = 10
-"""Recipes at random before the sampler models anything."""
+"""Random recipes before the sampler fits its model."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Worker:
         self._last: Record | None = None
 
     def run(self, until: Until, told: Callable[[Record], None]) -> None:
-        """Work until the search is over; ``told`` hears of every trial that came to its end."""
+        """Work until the search is over; ``told`` is called for every finished trial."""
         self._until = until
         with held(self._lock):
             self._study.reclaim()
@@ -77,14 +77,14 @@ class Worker:
                     told(self._last)
 
     def _sampler(self, begun: int) -> optuna.samplers.BaseSampler:
-        """TPE, seeded by the search's seed and how far it is: a search that goes on does not propose what it proposed."""
+        """TPE, seeded by the search's seed and its progress: a resumed search does not repeat its proposals."""
         seed = int.from_bytes(hashlib.sha256(f"{self._seed} {begun}".encode()).digest()[:4], "big")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of ``group``
             return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=_STARTUP)
 
     def _trial(self, trial: optuna.Trial) -> tuple[float, ...]:
-        """What optuna calls: raises TrialPruned where not all objectives are known, OutOfTime where the search ends first."""
+        """The objective for optuna: raises TrialPruned where not all values are known, OutOfTime where the search ends first."""
         self._study.sign(trial, self._lock)
         record = self._begin(trial)
         began = time.monotonic()
@@ -105,7 +105,7 @@ class Worker:
         return self._goals.values(record.figures)
 
     def _begin(self, trial: optuna.Trial) -> Record:
-        """The recipe to try: what was queued as text, or what the sampler gives; one that was tried has its figures."""
+        """The recipe to try: queued as text, or suggested by the sampler; a known one has its figures."""
         queued = trial.user_attrs.get(KEY)
         try:
             point = self._space.suggest(trial, self._goals.shares(self._original()))
@@ -120,7 +120,7 @@ class Worker:
         return same.model_copy(update={"seconds": 0.0}) if same and record.why is None else record
 
     def _climb(self, trial: optuna.Trial, record: Record) -> None:
-        """Rung by rung, until a limit, the others, or the top."""
+        """Climb rung by rung, until a limit is missed, others are better, or the top."""
         try:
             rungs = ladder(record.point, self._space)
             for rung in rungs:
@@ -149,7 +149,7 @@ class Worker:
         return max(_LEAST_SECONDS, 4 * max(seconds, default=0.0))
 
     def _missed(self, record: Record) -> str | None:
-        """The limit that a recipe cannot keep any more, as training changes nothing of it."""
+        """The limit that a recipe cannot keep, as training does not change its quantity."""
         for what, value in self._goals.violations(record.figures, self._original()).items():
             slack = _SLACK if what == "latency_ms" else 1e-9
             if what not in ("metric_drop", "noise_db") and value > slack:
@@ -161,7 +161,7 @@ class Worker:
         return promoted(record.rungs[rung.name], others, self._goals, self._original())
 
     def _violations(self, record: Record) -> dict[str, float]:
-        """For the sampler: at most 0 where a limit is kept; ``legal`` for what cannot be built or failed."""
+        """For the sampler: at most 0 where a limit is kept; ``legal`` for recipes that failed or cannot be built."""
         legal = 1.0 if record.why in ("refused", "failed") else -1.0
         found = self._goals.violations(record.figures, self._original()) if record.figures else {}
         return {"legal": legal, **{what: squashed(value) for what, value in found.items()}}

@@ -23,7 +23,7 @@ def write_front(
 
 
 def recipe_text(answer: Answer, recipe: Recipe, goals: Goals, original: dict[str, float]) -> str:
-    """A recipe file with what was measured as comments, and the limits of the search as its budget."""
+    """A recipe file with the measured figures as comments, and the limits of the search as its budget."""
     lines = [f"# {what} {value:.6g}" for what, value in answer.figures.items()]
     if answer.test_drop is not None:
         lines.append(f"# metric_drop on test data {answer.test_drop:.6g}")
@@ -38,7 +38,7 @@ def recipe_text(answer: Answer, recipe: Recipe, goals: Goals, original: dict[str
 
 
 def _found(name: str) -> str:
-    """A name, or the whole path of a file, as the recipe is in another folder than what it names."""
+    """A name, or the absolute path of a file, as the recipe is in another folder."""
     return str(Path(name).resolve()) if name.endswith((".pt2", ".toml", ".npy", ".npz")) else name
 
 

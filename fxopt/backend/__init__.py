@@ -1,4 +1,4 @@
-"""What a backend is, and what it tells passes about its kernels. No module here imports torch.
+"""The backend interface, and what a backend tells passes about its kernels. No module here imports torch.
 
 May import ``target`` and ``support``, and ``ir`` inside functions.
 Offers :class:`fxopt.Backend`, :data:`Runner`, :class:`Policy` and :func:`find_backend`.

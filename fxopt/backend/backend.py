@@ -1,4 +1,4 @@
-"""What a backend is: it lowers a program to something that runs on a target, and loads that again.
+"""The backend interface: a backend lowers a program to an artifact for a target, and loads that again.
 
 A backend is a frozen dataclass whose fields are its options, as a pass is, and has the same text form. Its module
 must import without torch, so that an artifact loads where only the backend's runtime is installed.
@@ -42,7 +42,7 @@ class Backend:
 
     @property
     def rounds_floats(self) -> bool:
-        """Whether numbers in float are computed in fewer bits than the program has, as an option asks for."""
+        """Whether an option has floats computed in fewer bits than the program's."""
         return False
 
     def __post_init__(self) -> None:
@@ -52,15 +52,15 @@ class Backend:
             object.__setattr__(self, field.name, check_option(where, hints[field.name], getattr(self, field.name)))
 
     def refuses(self, node: fx.Node) -> str | None:
-        """Why this backend cannot lower a node; None if it can. Asked for every node before the build."""
+        """Why this backend cannot lower a node; None if it can. Called for every node before the build."""
         return None
 
     def legalize(self) -> str:
-        """The passes that bring any program into the form that this backend takes, as text; none by default."""
+        """The passes that legalize any program for this backend, as text; none by default."""
         return ""
 
     def quant_policy(self, target: Target) -> Policy:
-        """What to quantize and how, so that this backend's integer kernels for ``target`` are really used."""
+        """What to quantize and how, so that this backend's integer kernels for ``target`` are used."""
         return Policy()
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
@@ -71,13 +71,13 @@ class Backend:
         raise NotImplementedError
 
     def load(self, folder: Path, manifest: Manifest) -> Runner:
-        """Return a runner of what :meth:`build` wrote into ``folder``. Must work without torch."""
+        """Return a runner of the model that :meth:`build` wrote into ``folder``. Must work without torch."""
         raise NotImplementedError
 
     def profile(self, folder: Path, manifest: Manifest, inputs: list[Any], calls: int) -> list[KernelTime]:
-        """Run what :meth:`build` wrote ``calls`` times under the runtime's profiler: every kernel of a call, in order.
+        """Run a built model ``calls`` times under the runtime's profiler: every kernel of a call, in order.
 
-        Must work without torch, on what :meth:`build` noted of nodes in the manifest. Raises BackendError.
+        Must work without torch, with the nodes that :meth:`build` recorded in the manifest. Raises BackendError.
         """
         raise BackendError(
             f"the backend {self.name!r} does not tell what each kernel takes",
@@ -85,7 +85,7 @@ class Backend:
         )
 
     def standalone(self, folder: Path, manifest: Manifest) -> Standalone:
-        """What a program that runs an artifact without Python is made of, for `fxopt bundle`. Raises BackendError."""
+        """The parts of a program that runs an artifact without Python, for `fxopt bundle`. Raises BackendError."""
         raise BackendError(
             f"the backend {self.name!r} has no program that runs its models without Python",
             way_out=(
@@ -95,22 +95,22 @@ class Backend:
         )
 
     def missing(self) -> str | None:
-        """What is not installed that building and running here needs, with the way out; None if everything is there."""
+        """The package that building or running needs and that is not installed, with the way out; None if there is none."""
         return None
 
     def cannot_build(self, target: Target) -> str | None:
         """Why this machine cannot build for ``target``, with the way out; None if it can.
 
-        By default that something is missing, or that the target is a GPU.
+        By default a missing package, or a GPU as the target.
         """
         return "it has no kernels for GPUs" if "cuda" in target.features else self.missing()
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
-        """Write into ``out`` what :meth:`build` wrote into ``folder``, with codes of quantized values after its outputs.
+        """Write into ``out`` the model in ``folder`` with quantized values as further outputs.
 
-        ``names`` are those of the quantize nodes of ``program``; returned are those that the model gives, in order, as
-        codes or as the numbers that these stand for. Its other values must be computed by the kernels that compute them in
-        ``folder``. By default the program is built again with more outputs. Raises BackendError.
+        ``names`` are those of the quantize nodes of ``program``; returned are those that the model outputs, in order,
+        quantized or dequantized. All other values must be computed by the same kernels as in ``folder``. By default the
+        program is built again with more outputs. Raises BackendError.
         """
         from fxopt.ir.with_outputs import with_outputs
 
@@ -118,18 +118,18 @@ class Backend:
         return list(names)
 
     def elsewhere(self, manifest: Manifest) -> str | None:
-        """Why an artifact does not run on this machine, or would give other numbers; None if it does, as most files do."""
+        """Why an artifact does not run on this machine, or would compute other values; None if it runs, as most do."""
         return None
 
     def stand_in(self, folder: Path, manifest: Manifest) -> Runner | None:
-        """A runner that gives the numbers of an artifact which runs :meth:`elsewhere`, with other kernels; None without one.
+        """A runner with other kernels but the same values, for an artifact that does not run on this machine; None without one.
 
-        A build for another machine is checked and judged by it, and never timed.
+        A build for another machine is checked and evaluated with it, and never timed.
         """
         return None
 
     def suits(self, target: Target) -> dict[str, str]:
-        """What is done for this target that may be done otherwise for another: what it is about, and how, with the reason."""
+        """Target-specific decisions, by subject, with the reason."""
         return {}
 
     def candidates(self, target: Target) -> tuple[Backend, ...]:
@@ -137,11 +137,11 @@ class Backend:
         return (self,)
 
     def alternatives(self, target: Target) -> tuple[Backend, ...]:
-        """Copies that have a program quantized otherwise, for a backend that chooses among others to try; itself first."""
+        """Copies with another quantization policy, for a backend that tries several; itself first."""
         return (self,)
 
     def variants(self) -> tuple[Backend, ...]:
-        """Copies that run what this backend built with other options of the runtime, itself first; options that are set stay."""
+        """Copies that run the same artifact with other runtime options, itself first; options that are set stay."""
         return (self,)
 
     def tune(self, program: Program, target: Target, seconds: float) -> Backend:

@@ -1,4 +1,4 @@
-"""The manifest of an artifact: how it is called, what built it and for what, and the sha256 of every file."""
+"""The manifest of an artifact: its interface, the backend and target, and the sha256 of every file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _target(value: Any) -> Any:
 
 
 def _inside(name: str) -> str:
-    """A name that stays in its folder on every system; a manifest may be anybody's."""
+    """A name that stays in its folder on every system; a manifest may come from anybody."""
     path = PurePosixPath(name)
     if not name.isprintable() or "\\" in name or ":" in name or name != str(path) or path.is_absolute():
         raise ValueError("not a plain relative name of a file")
@@ -79,7 +79,7 @@ class Output(BaseModel):
 
 
 class Interface(BaseModel):
-    """How an artifact is called. Nesting is as :mod:`fxopt.runtime.treespec` has it; ``dims`` are bounds by name."""
+    """How an artifact is called. Nesting is that of :mod:`fxopt.runtime.treespec`; ``dims`` are bounds by name."""
 
     inputs: list[TensorInput | ConstantInput]
     in_tree: Any

@@ -1,4 +1,4 @@
-"""What a backend's integer kernels want of quantization: the policy that a backend hands to the quantize pass.
+"""The quantization policy of a backend, for its integer kernels, which the quantize pass follows.
 
 Policy (what is quantized, and how) is data from backend and target; mechanism (observe, compute, insert) is a pass.
 """
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 Activations = Literal["uint8", "int8", "uint16", "int16"]
-"""Integers of activations: unsigned ones with a zero point, signed ones symmetric around zero."""
+"""Integer formats of activations: unsigned with a zero point, signed symmetric around zero."""
 
 
 @dataclass(frozen=True)
 class Policy:
     """Placement and number formats. Activations have a scale per tensor; weights are symmetric int8.
 
-    ``convolution_output``: whether what a convolution gives, after the activation that its kernel absorbs, is quantized
-    too: ``always``, for kernels that run only between two Q/DQ pairs; ``between_integers``, where every reader takes
-    integers, for kernels that write either; or ``never``. ``chain``: op families between integer convolutions that stay
-    in integers when all their inputs are. ``pairs_in_16_bits``: whether kernels add products in pairs in 16 bits, so
-    that pairs of weights are bounded (:mod:`fxopt.target.int8_pairs`). ``per_channel``: a scale for each output channel of a
-    weight, or one for all. ``products``: whether products of two computed values, as those of attention, are quantized
-    too, with both sides in codes.
+    ``convolution_output``: whether a convolution's output, after the activation that its kernel fuses, is quantized too:
+    ``always``, for kernels that need Q/DQ pairs on both sides; ``between_integers``, where every reader takes integers,
+    for kernels that write either; or ``never``. ``chain``: op families between integer convolutions that stay in integers
+    when all their inputs are. ``pairs_in_16_bits``: whether kernels add products in pairs in 16 bits, so that pairs of
+    weights are bounded (:mod:`fxopt.target.int8_pairs`). ``per_channel``: a scale for each output channel of a weight, or
+    one for all. ``products``: whether products of two computed values, as those of attention, are quantized too, on both
+    sides.
     """
 
     convolution_output: Literal["always", "between_integers", "never"] = "always"

@@ -19,7 +19,7 @@ class Wheel:
     """A package with the runtime of a backend.
 
     ``headers`` are paths in it after the folder ``include``, which ends their first part; ``licenses`` are patterns of
-    paths, as its libraries may be given on only with them. ``exact``: a model runs only in the version that compiled it.
+    paths, as its libraries may only be distributed with them. ``exact``: a model runs only in the version that compiled it.
     """
 
     package: str
@@ -32,9 +32,9 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Standalone:
-    """A program for the models of a backend: its ``sources``, and what ``wheels`` have for it.
+    """A program for the models of a backend: its ``sources``, and the ``wheels`` with its libraries.
 
-    The program reads ``options`` from ``interface.txt``, beside what a model takes and gives; values are one line.
+    The program reads ``options`` from ``interface.txt``, along with a model's inputs and outputs; values are one line.
     """
 
     sources: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""An artifact with all that runs it on a device without Python, as one file: `fxopt bundle`."""
+"""An artifact with everything that it needs on a device without Python, as one file: `fxopt bundle`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Bundle:
     missed: str | None
 
     def text(self) -> str:
-        """What is in it with sizes, the total, and what to type on the device."""
+        """Its files with sizes, the total, and the command for the device."""
         width = max(map(len, self.files))
         lines = [f"{name:<{width}}  {kilobytes(size):>10} kB" for name, size in self.files.items()]
         lines += [f"{'total':<{width}}  {kilobytes(self.total):>10} kB, packed {kilobytes(self.packed)} kB"]
@@ -56,11 +56,11 @@ def bundle(folder: Path, out: Path, wheels: Path | None = None) -> Bundle:
     The runtime is the installed one, or that of the wheels in the folder ``wheels``; for another architecture without that
     folder, the wheels are downloaded. The same artifact and compiler give the same bytes.
 
-    A target's missed ``flash`` is in the result, and the file then is NAME.missed.tar.gz, with ``out`` left as it was, as with
-    a build that misses a budget (:mod:`fxopt.runtime.staging`). Raises BackendError for a folder that is no artifact, a
-    backend or a target without such a program, and where a compiler or a wheel is missing; UsageError where ``out``
-    cannot be written, or something of another's has the name of a bundle that missed. Then there is no new file, and an
-    old one stays.
+    If the bundle exceeds the target's ``flash``, the result says so, and the file is NAME.missed.tar.gz, with ``out``
+    untouched, as for a build that misses a budget (:mod:`fxopt.runtime.staging`). Raises BackendError for a folder that is
+    no artifact, a backend or a target without such a program, and where a compiler or a wheel is missing; UsageError where
+    ``out`` cannot be written, or a file that is no such bundle has its name. Then there is no new file, and an old one
+    stays.
     """
     if not out.name.endswith(_ENDING) or out.name == _ENDING or out.is_dir():
         raise UsageError(f"--out {out}: expected the name of a file that ends in {_ENDING}")
@@ -120,7 +120,7 @@ def _put_model(into: Path, folder: Path, manifest: Manifest, interface: str) -> 
 def _put_runtime(
     stage: Path, parts: Standalone, manifest: Manifest, target: Target, wheels: Path | None
 ) -> tuple[str, ...]:
-    """Sources, libraries, headers and licenses into their folders; return what a user should know about versions."""
+    """Put sources, libraries, headers and licenses into their folders; return notes on versions."""
     notes = []
     for path in parts.sources:
         _write(stage / "src" / path.name, path.read_bytes())

@@ -16,8 +16,8 @@ def compile_program(stage: Path, units: Iterable[str], libraries: Iterable[str],
 
     Return the command, which anybody can repeat there. Raises BackendError where the compiler refuses it.
 
-    C++'s own library is the device's: the runtimes bring none either. Linked in, it makes the program ten times as large,
-    and one that only starts with a C library as new as that of the machine that compiled it.
+    The C++ standard library is the device's: the runtimes bring none either. Linked statically, it makes the program ten
+    times as large, and dependent on a C library as new as that of the machine that compiled it.
     """
     (stage / "bin").mkdir()
     options = ["-std=c++17", "-O2", "-pthread", "-s", "-Isrc/include", *(f"src/{unit}" for unit in units)]

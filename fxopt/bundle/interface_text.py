@@ -1,4 +1,4 @@
-"""``interface.txt``: what a model takes and gives, as lines of words for a program that reads no JSON.
+"""``interface.txt``: a model's inputs and outputs, as lines of words for a program that reads no JSON.
 
 ::
 

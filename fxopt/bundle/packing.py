@@ -1,4 +1,4 @@
-"""Files of a folder as one file, the same bytes whenever and by whomever it is made."""
+"""Files of a folder as one archive, with the same bytes whenever and by whomever it is made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def pack(folder: Path, out: Path) -> None:
-    """Write a folder's files into the .tar.gz ``out``, of nobody and of no time. Raises OSError."""
+    """Write a folder's files into the .tar.gz ``out``, without owners and times. Raises OSError."""
     with (
         out.open("wb") as raw,
         gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed,

@@ -1,4 +1,4 @@
-"""The two README files of a bundle: what to type on the device, and how to compile the program there."""
+"""The two README files of a bundle: how to run it on the device, and how to compile the program there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fxopt.target import Target
 
 
 def device_readme(stage: Path, manifest: Manifest, target: Target, name: str) -> str:
-    """What the bundle in the folder ``stage`` needs, and what to type; ``name`` is that of its file, without ending."""
+    """Requirements and commands of the bundle in the folder ``stage``; ``name`` is that of its file, without ending."""
     files = " ".join(_argument(f"{fact.name}.npy") for fact in manifest.tensors)
     file, name = shlex.quote(f"{name}.tar.gz"), shlex.quote(name)
     shapes = [f"    {fact.name}: {fact.dtype}[{', '.join(map(str, fact.shape))}]" for fact in manifest.tensors]
@@ -38,12 +38,12 @@ def device_readme(stage: Path, manifest: Manifest, target: Target, name: str) ->
 
 
 def _argument(file: str) -> str:
-    """The name of a file as a shell reads it, whatever is in it; one that begins with a dash would be an option."""
+    """The name of a file, quoted for a shell; one that begins with a dash would be an option."""
     return shlex.quote(f"./{file}" if file.startswith("-") else file)
 
 
 def source_readme(command: str) -> str:
-    """How the program was compiled, and is compiled again."""
+    """How the program was compiled, and how to compile it again."""
     return (
         "The program was compiled by this command, in the folder of the bundle. On the device, begin it with g++;\n"
         "it needs GCC 9 or newer.\n\n"
@@ -53,7 +53,7 @@ def source_readme(command: str) -> str:
 
 
 def _needs(stage: Path) -> str:
-    """The oldest libraries that everything in the bundle starts with, by the versions of the symbols that it asks for."""
+    """The oldest libraries that the bundle runs with, by the versions of the symbols that it imports."""
     files = [*stage.glob("bin/*"), *stage.glob("lib/*"), *stage.glob("model/*.so")]
     held = b"\n".join(path.read_bytes() for path in files)
     needs = {

@@ -20,7 +20,7 @@ from fxopt.target import Target
 from fxopt.target.detect import host
 
 _PLATFORMS = (*(f"manylinux_2_{minor}" for minor in range(17, 40)), "manylinux2014")
-"""What wheels for Linux are built for; the first has the oldest C library."""
+"""Platform tags of wheels for Linux; the first has the oldest C library."""
 
 
 @dataclass(frozen=True)

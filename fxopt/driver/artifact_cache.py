@@ -1,4 +1,4 @@
-"""Files that a backend built of a program before, by content of all that they depend on."""
+"""Files that a backend built before, by the content of everything that they depend on."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def build_files(
     """What ``backend.build`` returns, with its files in the folder ``out``. Raises BackendError, which lists every node
     that the backend refuses.
 
-    They are from the cache where the same program was built for the same target by the same code, with every file that
-    was read (a database of tiles, say) as it was. What was timed on the way is not kept.
+    They are from the cache where the same program was built for the same target by the same code, and every file that
+    was read (such as a database of tiles) is unchanged. Builds that timed something are not stored.
     """
     key = _key(program, backend, target) if cache is not None else None
     if cache is None or key is None:

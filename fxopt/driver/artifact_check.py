@@ -1,4 +1,4 @@
-"""Whether an artifact gives the numbers of the program that it was built of."""
+"""Whether an artifact computes the same values as the program that it was built from."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from fxopt.numerics.probe_inputs import probe_inputs
 from fxopt.runtime.artifact import Artifact
 
 _AGREEMENT = 1e-3
-"""Largest relative difference between a program in float32 and what a backend built of it."""
+"""Largest relative difference between a program in float32 and its artifact."""
 _QUANTIZED_DB, _BELOW_FLOOR_DB = 30.0, 6.0
 """Least SQNR of an artifact against its quantized program, or how far below the rounding floor it may be, if that is less."""
 _CLEAR_DB = 40.0
-"""SQNR from which an artifact is not built again only to look at its values one by one."""
+"""SQNR from which an artifact is not built again only to check its values one by one."""
 
 
 class Fidelity:
-    """What ``program`` gives on the example inputs and on random ones, for artifacts to be held against.
+    """Outputs of ``program`` on the example inputs and on random ones, to compare artifacts with.
 
-    A program in float must be met to 1e-3 relative, or the root of its largest epsilon where that is more, as in half
-    precision, whose roundings a backend may leave out. A quantized one must be met to 30 dB, or to 6 dB below its rounding
-    floor where that is less: what two evaluations of the same quantized graph in float differ by, or the graph with as many
-    codes a step off as its kernels have (:mod:`fxopt.driver.tie_floor`), as a deep network makes much of a single tie.
-    Where ``noise_db`` is given, a signal-to-noise ratio of that many dB is enough, which is for runtimes that compute in
-    fewer bits. ``seconds`` is what the program took.
+    A float artifact must agree to 1e-3 relative, or the root of the program's largest epsilon where that is more, as in
+    half precision, whose roundings a backend may skip. A quantized one must agree to 30 dB, or to 6 dB below the rounding
+    floor where that is less: the SQNR of two float evaluations of the same quantized graph, or of the graph with as many
+    values one step off as the kernels have (:mod:`fxopt.driver.tie_floor`), as a deep network amplifies a single tie.
+    Where ``noise_db`` is given, a signal-to-noise ratio of that many dB is enough, for runtimes that compute in fewer
+    bits. ``seconds`` is the time that the program took.
     """
 
     def __init__(self, program: Program, noise_db: float | None = None) -> None:
@@ -54,7 +54,7 @@ class Fidelity:
         self._want = [_outputs(program, program, probe) for probe in self._probes]
         self.seconds = time.perf_counter() - begun
         self._noise_db, self._quantized = noise_db, is_quantized(program)
-        self._room = max(_AGREEMENT, coarsest(program) ** 0.5)
+        self._tolerance = max(_AGREEMENT, coarsest(program) ** 0.5)
 
     def sqnr_to(self, other: Program) -> float:
         """Least SQNR in dB of the program against another of the same interface, on the same inputs."""
@@ -78,11 +78,11 @@ class Fidelity:
         return min(sqnr(outputs, want) for outputs, want in zip(wide, self._want, strict=True))
 
     def check(self, built: Artifact, expose: Callable[[], Exposed] | None = None) -> Agreement:
-        """How an artifact agrees: ``relative_error``, the largest over the outputs, and ``sqnr_db``, the least in dB.
+        """How well an artifact agrees: ``relative_error``, the largest over the outputs, and ``sqnr_db``, the least in dB.
 
-        With ``expose`` each quantized value is held against the program on its own inputs too, see
-        :mod:`fxopt.driver.int8_check`; ``values`` then says how many codes there were, how many were off, and the most steps.
-        Raises BackendError where the artifact gives something else.
+        With ``expose`` each quantized value is also compared with the program on its own inputs, see
+        :mod:`fxopt.driver.int8_check`; ``values`` then has the number of elements, how many differ, and by how many steps at
+        most. Raises BackendError where the artifact disagrees.
         """
         errors, ratios = [0.0], []
         for probe, want in zip(self._probes, self._want, strict=True):
@@ -103,8 +103,10 @@ class Fidelity:
                 values, checks = self._check_values(backend, expose())
             if ratio < _QUANTIZED_DB:
                 self._check_noise(who, ratio, checks)
-        elif error > self._room and (self._noise_db is None or ratio < self._noise_db):
-            limit = f"{self._room:.2g} relative" + ("" if self._noise_db is None else f" or {self._noise_db:.1f} dB")
+        elif error > self._tolerance and (self._noise_db is None or ratio < self._noise_db):
+            limit = f"{self._tolerance:.2g} relative" + (
+                "" if self._noise_db is None else f" or {self._noise_db:.1f} dB"
+            )
             raise DisagreementError(
                 f"what {who} built gives other numbers than the program: off by {error:.2g} relative, "
                 f"{ratio:.1f} dB; allowed {limit}",
@@ -113,7 +115,7 @@ class Fidelity:
         return Agreement(relative_error=error, sqnr_db=ratio, values=values)
 
     def _run(self, built: Artifact, probe: list[Any]) -> list[Any]:
-        """What an artifact gives on inputs that the program takes; the program's sizes hold for it too."""
+        """Outputs of an artifact on inputs that the program takes; the same sizes are valid for it."""
         try:
             return _outputs(built, self._program, probe)
         except UsageError as error:
@@ -124,15 +126,15 @@ class Fidelity:
             ) from error
 
     def _check_values(self, backend: Backend, exposed: Exposed) -> tuple[QuantizedValues, list[list[ValueCheck]]]:
-        """What was found in all, and each value for each of the inputs. Raises DisagreementError."""
+        """The totals, and the check of each value for each of the inputs. Raises DisagreementError."""
         try:
             found = [self._values(exposed, probe) for probe in self._probes]
-        except RuntimeError as error:  # a dtype that the model's code fixes: the twin in float64 does not run
+        except RuntimeError as error:  # the model's code fixes a dtype, so that the float64 twin does not run
             return QuantizedValues(not_checked=f"the program does not run in float64: {last_line(error)}"), []
         checks = [check for of_probe in found for check in of_probe]
-        # what lies between integers may be in fewer bits than float32, where that was asked for; integers may not
+        # values between integers may have fewer bits than float32 if an option says so; integers may not
         bounded = [check for check in checks if check.exact or not backend.rounds_floats]
-        wrong = {check.node: check for check in bounded if check.wrong(self._room)}
+        wrong = {check.node: check for check in bounded if check.wrong(self._tolerance)}
         if wrong:
             shown = [f"\n    {self._program.describe(node)}\n      {check}" for node, check in list(wrong.items())[:8]]
             more = [f"\n    … and {len(wrong) - 8} more"] * (len(wrong) > 8)
@@ -155,7 +157,7 @@ class Fidelity:
         return check_values(self._program, self._wide, copied(probe), outputs, codes)
 
     def _check_noise(self, who: str, ratio: float, checks: list[list[ValueCheck]]) -> None:
-        """Raises DisagreementError where ``ratio`` is less than rounding explains; ``checks`` are of values that hold."""
+        """Raise DisagreementError where ``ratio`` is less than rounding explains; ``checks`` are of values that passed."""
         limits = [_QUANTIZED_DB, self.floor_db - _BELOW_FLOOR_DB, *([] if self._noise_db is None else [self._noise_db])]
         reasons = f"30, or 6 below the {self.floor_db:.1f} that two evaluations of it in float keep"
         if ratio < min(limits) and checks:
@@ -184,7 +186,7 @@ def is_quantized(program: Program) -> bool:
 
 
 def _outputs(model: Callable[..., Any], program: Program, probe: list[Any]) -> list[Any]:
-    """Flat outputs as tensors, from copies of flat inputs: a model may write into them."""
+    """Flat outputs as tensors, for copies of flat inputs: a model may write into them."""
     args, kwargs = _arguments(program, probe, as_numpy=isinstance(model, Artifact))
     return [
         torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v

@@ -1,4 +1,4 @@
-"""The values that an artifact computes inside, by the name of the node of the program in float that they stand for."""
+"""Intermediate values of an artifact, by the name of the corresponding node of the float program."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ KeptIndices = dict[str, dict[int, torch.Tensor]]
 
 
 class ArtifactValues:
-    """What the artifact gives, and the values inside it by the name of the node of the reference."""
+    """Outputs of the artifact, and its intermediate values by the name of the reference's node."""
 
     def __init__(
         self, reference: Program, lowered: Program, built: Artifact, plan: Plan, folder: Path, kept: KeptIndices
     ) -> None:
-        """``kept`` has the indices left of pruned weights. ``unmatched`` are the values that the reference does not have."""
+        """``kept`` has the kept indices of pruned weights. ``unmatched`` are the values without counterpart in the reference."""
         here = {node.name for node in reference.graph.nodes}
         self._quantized = {node.name: node for node in quantized_values(lowered)}
         layers = [node.name for node in lowered.graph.nodes if family(node) == "contraction"]
@@ -62,7 +62,7 @@ class ArtifactValues:
 
 
 def _kept_channels(program: Program, reference: Program, kept: KeptIndices) -> dict[str, tuple[int, torch.Tensor, int]]:
-    """By the name of a layer with fewer channels than in the reference: their dim, which are left, and of how many."""
+    """By the name of a layer with fewer channels than in the reference: their dim, the kept ones, and the original number."""
     before = {node.name: node for node in reference.graph.nodes}
     found = {}
     for node in program.graph.nodes:
@@ -77,7 +77,7 @@ def _kept_channels(program: Program, reference: Program, kept: KeptIndices) -> d
 
 
 def _held(quantize: fx.Node | None, value: torch.Tensor) -> Held:
-    """What codes stand for to those that read them."""
+    """A value dequantized, as its readers see it."""
     if quantize is None:
         return Held(value)
     reader = next((user for user in quantize.users if family(user) == "quant"), quantize)

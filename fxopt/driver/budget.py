@@ -40,7 +40,7 @@ def budget_lines(budget: Budget, reached: Mapping[str, float | None]) -> list[Bu
 
 
 def device_lines(target: Target, memory: MemoryFacts, file_bytes: int) -> list[BudgetLine]:
-    """What the target has room for, beside what is planned and built; nothing for this machine, where it was run."""
+    """The target's memory and flash against the plan and the file; none for this machine, on which it was run."""
     if target.address is None and not_here(target) is None:
         return []
     largest = "".join(f"\n    {size / 1e6:,.2f} MB: {where}" for where, size in memory.largest)

@@ -49,14 +49,14 @@ def build(
 ) -> BuildReport:
     """Build a recipe into the folder ``out`` and return the report, which is also in the folder.
 
-    With ``measure`` the model before and after is timed side by side, beside eager; ``tune_seconds`` above 0 lets
+    With ``measure`` the model before and after and eager are timed side by side; ``tune_seconds`` above 0 lets
     the backend choose its options by measurement. A backend that chooses among others has the recipe tried with each
-    of them: ``report.choice``, also in the manifest. With ``cache``, what was computed before is looked up, and kept
-    for later; see :mod:`fxopt.pass_manager.step_cache`. No latency is. Extra ``watchers`` run inside verification and the metric.
-    The logger ``fxopt`` tells how far it is, at INFO.
+    of them: ``report.choice``, also in the manifest. With ``cache``, earlier results are looked up, and new ones stored, except
+    latencies; see :mod:`fxopt.pass_manager.step_cache`. Extra ``watchers`` run inside verification and the metric.
+    The logger ``fxopt`` reports progress at INFO.
     The folder appears when all is done, or not at all. A missed budget is in the report, ``report.missed``, and the folder
-    then is ``out.missed``, with ``out`` left as it was: see :mod:`fxopt.runtime.staging`. ``report.folder`` is where it
-    is, which alone is not in the report in the folder.
+    then is ``out.missed``, with ``out`` untouched: see :mod:`fxopt.runtime.staging`. ``report.folder`` is the folder, the
+    only field that is not in the stored report.
 
     Raises UsageError, CaptureError, PassError, BackendError.
     """

@@ -1,4 +1,4 @@
-"""One recipe for several targets: a folder each, and what differs between them, with the reason."""
+"""One recipe for several targets: a folder each, and the differences between them, with the reason."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fxopt.target import find_target
 def build_several(
     recipe: Recipe, targets: Sequence[str], out: Path, done: Callable[[str, BuildReport], None], **options: Any
 ) -> dict[str, BuildReport]:
-    """Build a recipe for each target into ``out/NAME``; ``done`` is told each report. Options are those of ``build``.
+    """Build a recipe for each target into ``out/NAME``; ``done`` is called with each report. Options are those of ``build``.
 
-    One that fails does not keep the others from being built. Raises UsageError for a name twice, and in the end what
-    failed, with all reasons, as the first of them.
+    If one fails, the others are still built. Raises UsageError for a name twice, and in the end the first failure, with all
+    reasons.
     """
     names = [find_target(target).name for target in targets]
     if twice := next((name for name in names if names.count(name) > 1), None):

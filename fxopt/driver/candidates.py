@@ -23,21 +23,21 @@ from fxopt.runtime.timing import Timing
 from fxopt.target import Target
 
 Form = Literal["recipe", "float"]
-"""A program as the whole recipe makes it, or with the steps left out that quantize: integers do not always pay."""
+"""The program of the whole recipe, or without the steps that quantize: integers are not always faster."""
 
 _STARTING, _CALLS = 30.0, 20
-"""Seconds that a process has to load a candidate, and how many times as long as eager its first call may take."""
+"""Seconds that a process may take to load a candidate, and the ratio to eager that its first call may take."""
 ROUNDED_DB = 20.0
-"""Least SQNR in dB of a runtime that rounds a program in float, where a metric judges it: bf16 keeps 30 to 50, and
-below 20 an op is wrong, not rounded."""
+"""Least SQNR in dB of a runtime that rounds a float program, where a metric decides: bf16 has 30 to 50, and below 20 an op is
+wrong, not rounded."""
 
 
 @dataclass
 class Candidate:
-    """A backend with its runtime options, the outcome of the recipe in one form, and what came of it.
+    """A backend with its runtime options, the outcome of the recipe in one form, and the result.
 
-    ``noise_db`` is the noise that its runtime may add to a program in float, None for rounding of float32 alone.
-    ``refused`` is the reason why it is out; the artifact and its agreement are there where it was built.
+    ``noise_db`` is the noise that its runtime may add to a float program, None for rounding of float32 alone.
+    ``refused`` is the reason why it is out; the artifact and its agreement are set where it was built.
     """
 
     backend: Backend
@@ -59,7 +59,7 @@ def candidates_of(
 ) -> list[Candidate]:
     """Run the recipe for a backend, build its forms into folders of ``scratch``, and load each with all runtime options.
 
-    A candidate that cannot be built, or gives other numbers than its program, has the reason. Raises PassError.
+    A candidate that cannot be built, or disagrees with its program, has the reason. Raises PassError.
     """
     if absent := backend.missing():
         return [Candidate(backend, refused=absent)]
@@ -76,7 +76,7 @@ def candidates_of(
 
 
 def _outcomes(backend: Backend, plan: Plan, program: Program, watchers: tuple[Watcher, ...]) -> dict[Form, Outcome]:
-    """What the recipe makes for a backend, and the same without the steps that quantize, if any does."""
+    """The outcome of the recipe for a backend, and the same without the steps that quantize, if any does."""
     first = _FirstQuantized()
     whole = plan.rewrite(program, backend, (*watchers, first))
     skipped = {i for i, step in enumerate(whole.steps) if step.quantizes}
@@ -85,7 +85,7 @@ def _outcomes(backend: Backend, plan: Plan, program: Program, watchers: tuple[Wa
     start = min(skipped)
     leaves = [leaf for pass_ in plan.pipeline.passes for leaf in pass_.steps()]
     before = first.before
-    if before is None:  # the steps were known
+    if before is None:  # the steps were cached
         before = plan.rewrite(program, backend, watchers, Pipeline(tuple(leaves[:start]))).program
     behind = tuple(leaf for i, leaf in enumerate(leaves) if i > start and i not in skipped)
     rest = plan.rewrite(before, backend, watchers, Pipeline(behind))
@@ -93,13 +93,13 @@ def _outcomes(backend: Backend, plan: Plan, program: Program, watchers: tuple[Wa
 
 
 class _FirstQuantized:
-    """Watcher that keeps the program as it was before the first step that quantizes, where that step is run."""
+    """Watcher that keeps the program before the first step that quantizes, where that step is run."""
 
     def __init__(self) -> None:
         self.before: Program | None = None
 
     def cache_key(self, pass_: Pass) -> str:
-        """It adds nothing to what is found of a step."""
+        """A constant: it adds nothing to a step's findings."""
         return "nothing"
 
     @contextlib.contextmanager
@@ -117,7 +117,7 @@ def _variants(first: Candidate, plan: Plan, program: Program, folder: Path) -> l
         fidelity = Fidelity(lowered, first.noise_db)
     except ResourceError:
         raise
-    except Exception as error:  # of a backend that is one of many, and may be a stranger's
+    except Exception as error:  # one backend of many, and maybe a third party's
         return [replace(first, refused=_reason(error))]
     variants = first.backend.variants()
     return [_loaded(replace(first, backend=variant), built, plan.target, fidelity) for variant in variants]
@@ -136,7 +136,7 @@ def _loaded(candidate: Candidate, built: Artifact, target: Target, fidelity: Fid
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the advice of a build with this backend alone."""
+    """The error, without the way out for a build with this backend alone."""
     if isinstance(error, DisagreementError):
         return error.what
     return text_of(error) if isinstance(error, FxoptError) else f"{type(error).__name__}: {text_of(error)}"

@@ -29,20 +29,21 @@ from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.runtime.artifact import Artifact, load_to_check
 from fxopt.runtime.read_manifest import read_manifest
 from fxopt.support.scratch import scratch_folder
-from fxopt.workload.batching import cut, fixed_batch, validation_batches
+from fxopt.workload.batching import cut, fixed_batch
+from fxopt.workload.workload import validation_batches
 
 SCHEMA_VERSION = 1
 _BATCH = 8
 _HALF = 0.5
-"""Share of a value's noise from which it counts as made in its layer."""
+"""Share of a value's noise from which it counts as originating in its layer."""
 
 
 class LayerError(Part):
-    """A value: ``name`` is the node that gives it, ``layer`` that of its layer, where the value is after an activation.
+    """A value: ``name`` is its node, ``layer`` that of its layer, where the value is after an activation.
 
-    ``made_db``: SQNR of what the layer itself makes, for the inputs that it had in the artifact. ``out_db``: that of the
-    value in all. ``in_db``: that of the worst value it reads, None where it reads inputs alone. ``share``: how much of the
-    value's noise was made here, 0 to 1. ``low`` and ``high`` are the range in float, ``clipped`` the share of numbers outside
+    ``made_db``: SQNR of the layer by itself, for the inputs that it had in the artifact. ``out_db``: that of the value in
+    all. ``in_db``: that of the worst operand, None where it reads inputs alone. ``share``: how much of the value's noise
+    originates in this layer, 0 to 1. ``low`` and ``high`` are the range in float, ``clipped`` the share of elements outside
     that of the integers.
     """
 
@@ -62,12 +63,12 @@ class LayerError(Part):
 
     @property
     def makes(self) -> bool:
-        """Whether most of the value's noise is made in this layer, and does not come with its inputs."""
+        """Whether most of the value's noise originates in this layer, and does not come with its inputs."""
         return self.share >= _HALF
 
 
 class Debugged(Document):
-    """What was found, the layer that makes most noise of its value first. ``examples`` of the validation split were run, or the
+    """The result, with the layer that originates most noise first. ``examples`` of the validation split were run, or the
     example inputs where there is no data (``random``). ``against``: what the values were compared with. ``unmatched``: values
     of the artifact that have no counterpart there.
     """
@@ -83,7 +84,7 @@ class Debugged(Document):
 
 
 def debug(folder: Path, *, examples: int = 32) -> Debugged:
-    """Find where the artifact in ``folder`` makes its error, on ``examples`` of its model's validation split.
+    """Find where the error of the artifact in ``folder`` originates, on ``examples`` of its model's validation split.
 
     Its recipe is run again, for which the cache has most; values of int8 artifacts are read from its own kernels, see
     :class:`fxopt.driver.intermediate_values.Exposed`, and one in float is built again with its layers as outputs. Raises
@@ -121,10 +122,10 @@ def _legal(program: Program, plan: Plan) -> Program:
 def compare_values(
     reference: Program, lowered: Program, built: Artifact, plan: Plan, examples: int, kept: KeptIndices | None = None
 ) -> Debugged:
-    """Compare the values of what was built of ``lowered`` with those of ``reference``, which has the same interface.
+    """Compare the values of the artifact of ``lowered`` with those of ``reference``, which has the same interface.
 
-    Values are matched by the names of nodes, which rewrites keep; ``kept`` has the indices left of pruned weights, and what
-    was pruned counts as zero.
+    Values are matched by the names of nodes, which rewrites keep; ``kept`` has the kept indices of pruned weights, and
+    removed channels count as zero.
     """
     with scratch_folder() as scratch:
         values = ArtifactValues(reference, lowered, built, plan, scratch / "exposed", kept or {})

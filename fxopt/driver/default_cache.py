@@ -23,5 +23,5 @@ def result_store(root: Path | None = None) -> Store:
 
 
 def default_cache() -> StepCache | None:
-    """The cache that builds use; None where several processes train together, who would not all find the same in it."""
+    """The cache that builds use; None where several processes train together, as not all might find the same entries."""
     return StepCache(result_store()) if int(os.environ.get("WORLD_SIZE", "1")) == 1 else None

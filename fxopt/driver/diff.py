@@ -1,4 +1,4 @@
-"""What differs between two builds: recipe, versions, target, results, and layer by layer. Read from their reports alone."""
+"""Differences between two builds: recipe, versions, target, results, and layer by layer. Read from their reports alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fxopt.driver.report import BuildReport, Figures
 
 SCHEMA_VERSION = 1
 _TIE = 1.05
-"""Ratio of latencies from which one is worse, beyond quartiles that do not meet: nearer ones may be noise."""
+"""Ratio of latencies from which one is worse, if the quartiles do not overlap either: smaller ones may be noise."""
 
 Kind = Literal["asked", "reached", "layer"]
 
 
 class Difference(Part):
-    """One thing that differs: ``asked`` for, ``reached``, or a ``layer``; ``worse`` of a result that is worse in the second."""
+    """One difference: ``asked`` for, ``reached``, or a ``layer``; ``worse`` for a result that is worse in the second."""
 
     kind: Kind
     what: str
@@ -100,7 +100,7 @@ def _result(what: str, a: float, b: float, *, worse: bool) -> Difference:
 
 
 def _layers(a: BuildReport, b: BuildReport) -> list[Difference]:
-    """Layers with work or weights that are in one build alone, or that differ in form, cost or precision."""
+    """Layers with work or weights that are in one build alone, or that differ in type, cost or precision."""
     sides = [{layer.name: _facts(layer) for layer in r.layers if layer.macs or layer.weight_bytes} for r in (a, b)]
     return [Difference(kind="layer", what=what, a=x, b=y) for what, x, y in _unequal(*sides)]
 

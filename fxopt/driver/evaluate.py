@@ -1,4 +1,4 @@
-"""Evaluate an artifact beside the model it was made of: metric, size, latency, memory, by the same backend."""
+"""Evaluate an artifact against the original model, built by the same backend: metric, size, latency, memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Comparison:
 
     @property
     def metric_drop(self) -> float | None:
-        """By how much the metric fell; None where one of the two is not known."""
+        """By how much the metric fell; None where one of the two is unknown."""
         before, after = self.before.metric, self.after.metric
         return None if before is None or after is None else before - after
 
@@ -48,7 +48,7 @@ def compare(
 ) -> Comparison:
     """Evaluate and time two artifacts side by side, given the costs of their programs.
 
-    What runs on a device is evaluated there, beside no eager, as torch is not there.
+    Artifacts on a device are evaluated there, without eager, as it has no torch.
     """
     before: dict[str, Any] = dict(costs[0]) | {"file_bytes": model_bytes(reference)}
     after: dict[str, Any] = dict(costs[1]) | {"file_bytes": model_bytes(built)}

@@ -1,9 +1,9 @@
-"""Whether the integer kernels of an artifact compute what the quantized program says, value by value, each on its own inputs.
+"""Whether the integer kernels of an artifact compute the same as the quantized program, value by value, each on its own inputs.
 
-The program is replayed in float64, where sums of products of codes are exact; at each quantize node the codes that the
-artifact computed take the place of those of the replay, so that what one kernel does to a value says nothing about the
-next. A convolution or product between integers is one multiplication and one rounding away from its code: a tie may
-fall the other way, nothing may be more than a step off. Other kernels, such as sums and pools, requantize in their own way.
+The program is replayed in float64, where sums of products of integers are exact; at each quantize node the artifact's own
+quantized values replace those of the replay, so that the error of one kernel does not carry over to the next. A convolution
+or product between integers is one multiplication and one rounding away from its quantized value: a tie may be rounded the
+other way, nothing may be more than a step off. Other kernels, such as sums and pools, requantize in their own way.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from fxopt.numerics.execute import untouched
 from fxopt.numerics.float64 import widen
 
 _FAR_SHARE = 1e-3
-"""The share of codes that may be more than a step off where other ops than convolutions and products give them."""
+"""The share of elements that may be more than a step off for other ops than convolutions and products."""
 _NEAR_SHARE, _FEW = 0.1, 16
-"""The share of codes that may be one step off, as ties are few, unless they are fewer than this."""
+"""The share of elements that may be one step off, as ties are rare; and a number of them that is always allowed."""
 
 
 @dataclass(frozen=True)
 class ValueCheck:
     """One value: ``node`` computes it, ``exact`` if by a convolution or product of integers; ``value`` names what quantizes it.
 
-    Of ``numbers`` codes ``near`` are one step off and ``far`` more, ``worst`` the most; of an output in float ``error`` is
-    the largest relative difference, and the others are 0.
+    Of ``numbers`` elements ``near`` are one step off and ``far`` more, ``worst`` the most; of an output in float ``error``
+    is the largest relative difference, and the others are 0.
     """
 
     node: fx.Node
@@ -44,11 +44,11 @@ class ValueCheck:
     error: float = 0.0
     value: str = ""
 
-    def wrong(self, room: float) -> bool:
-        """Whether this cannot be rounding; ``room`` is the relative difference that an output in float may have."""
+    def wrong(self, tolerance: float) -> bool:
+        """Whether this cannot be rounding; ``tolerance`` is the relative difference that an output in float may have."""
         far = self.far > (0 if self.exact else _FAR_SHARE * self.numbers)
         near = self.near > max(_FEW, _NEAR_SHARE * self.numbers)
-        return far or near or self.error > room
+        return far or near or self.error > tolerance
 
     def __str__(self) -> str:
         if not self.worst:
@@ -62,10 +62,10 @@ class ValueCheck:
 def check_values(
     program: Program, twin: Program, inputs: list[Any], outputs: list[Any], codes: Mapping[str, torch.Tensor]
 ) -> list[ValueCheck]:
-    """Hold ``codes``, by the name of the quantize node, and flat ``outputs`` of an artifact against the quantized program.
+    """Compare quantized values (``codes``, by quantize node) and flat ``outputs`` of an artifact with the quantized program.
 
-    ``twin`` is the program in float64. Values without codes are part of what reads them. Outputs are checked in float,
-    integer ones not at all: they are either codes or made of many values at once.
+    ``twin`` is the program in float64. Values that are missing are checked as part of their readers. Outputs are checked in
+    float, integer ones not at all: they are either quantized values or depend on many at once.
     """
     here = {node.name: node for node in program.graph.nodes}
     replay = _Replay(twin.module, here, codes)
@@ -81,7 +81,7 @@ def check_values(
 
 
 class _Replay(fx.Interpreter):
-    """Runs node by node, with codes of an artifact in place of its own."""
+    """Runs node by node, with quantized values of an artifact in place of its own."""
 
     def __init__(self, module: fx.GraphModule, here: dict[str, fx.Node], codes: Mapping[str, torch.Tensor]) -> None:
         super().__init__(module)
@@ -105,7 +105,7 @@ class _Replay(fx.Interpreter):
 
 
 def _is_exact(node: fx.Node) -> bool:
-    """Whether what a node quantizes is given by a convolution or product of codes, and an activation that its kernel absorbs."""
+    """Whether a node quantizes the result of an integer convolution or product, with or without a fused activation."""
     source: Any = node.args[0]
     while bounds(source) is not None:  # a clamp, which the kernel applies as it rounds
         source = source.args[0]
@@ -116,7 +116,7 @@ def _is_exact(node: fx.Node) -> bool:
 
 
 def maker(node: fx.Node) -> fx.Node:
-    """The node to name for a value: the convolution or product that gives it, or what is quantized."""
+    """The node to name for a value: the convolution or product that computes it, or the value itself."""
     while family(node) != "contraction" and len(node.all_input_nodes) == 1:
         (source,) = node.all_input_nodes
         if source.op != "call_function" or (family(source) == "quant" and family(node) != "quant"):

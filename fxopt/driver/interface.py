@@ -18,7 +18,7 @@ _FOREIGN = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def interface(program: Program) -> Interface:
-    """Inputs, outputs and their nesting, for a manifest. Raises BackendError for what an artifact cannot hold."""
+    """Inputs, outputs and their nesting, for a manifest. Raises BackendError for values that an artifact cannot have."""
     dims = program.dims()
     args, kwargs = copied((program.args, program.kwargs))  # a model may write into its inputs
     leaves, in_tree = treespec.describe([list(args), kwargs], lambda v: not isinstance(v, (list, tuple, dict)))

@@ -1,4 +1,4 @@
-"""The codes that an artifact's own kernels compute for the quantized values of its program, beside its outputs."""
+"""Intermediate quantized values of an artifact, from its own kernels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _QUANTIZE = "quantized_decomposed.quantize_per_tensor"
 
 
 def quantized_values(program: Program) -> list[fx.Node]:
-    """The nodes that quantize a value with a scale that is known; those of ranges taken at run time are not among them."""
+    """The nodes that quantize with a static scale, not those of dynamic quantization."""
     return [node for node in program.find(_QUANTIZE) if not isinstance(node.args[1], fx.Node)]
 
 
 class Exposed:
-    """A twin of an artifact that gives codes of quantized values too, by the same kernels; written into ``folder``."""
+    """A twin of an artifact with quantized values as further outputs, from the same kernels; written into ``folder``."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class Exposed:
         folder: Path,
         floats: Sequence[str] | None = None,
     ) -> None:
-        """``program`` is what was built, as the backend legalized it. Raises BackendError.
+        """``program`` is the legalized program that was built. Raises BackendError.
 
-        With ``floats`` it is built again to give the values of the nodes of these names, instead of the quantized ones.
+        With ``floats`` it is built again with the values of the nodes of these names as outputs, instead of quantized ones.
         """
         folder.mkdir(parents=True)
         self._nodes = {node.name: node for node in quantized_values(program)} if floats is None else {}
@@ -52,16 +52,16 @@ class Exposed:
         self._built = built
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """Flat outputs, and codes by the name of the node that quantizes."""
+        """Flat outputs, and quantized values by the name of the node that quantizes."""
         return self.named(self._run.runner(self._built.arrays(*args, **kwargs)))
 
     def named(self, arrays: Sequence[Any]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """The same of the flat arrays that the twin gave, here or on another machine."""
+        """The same from flat output arrays of the twin, run on this machine or another."""
         flat = [torch.from_numpy(array.copy()) for array in arrays]
         found = dict(zip(self.names, flat[self._count :], strict=True))
         return flat[: self._count], {n: _codes(self._nodes[n], v) if n in self._nodes else v for n, v in found.items()}
 
 
 def _codes(node: fx.Node, value: torch.Tensor) -> torch.Tensor:
-    """The codes that ``node`` would have given for ``value``, which holds codes already or what they stand for."""
+    """The quantized value of ``node`` from ``value``, which is quantized already or dequantized."""
     return value if not value.is_floating_point() else node.target(value, *node.args[1:])  # type: ignore[operator]

@@ -1,8 +1,8 @@
-"""Where an artifact's error is made, and where it only passes through: its values against those of the program in float.
+"""Where an artifact's error originates, and where it only propagates: its values against those of the float program.
 
-The program in float is run twice. Once as it is, which gives what each value should be. And once with each value that the
-artifact computed put in place of its own as soon as that is compared: a layer then sees the inputs that the artifact's layer
-saw, so that what differs after it was made in it.
+The float program is run twice. Once unchanged, for the reference of each value. And once with each value replaced by the
+artifact's as soon as it is compared: a layer then has the inputs of the artifact's layer, so that the difference after it
+originates in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fxopt.numerics.execute import started, untouched
 
 @dataclass(frozen=True)
 class Held:
-    """A value as the artifact held it; ``bounds`` are the least and the greatest number that its integers can hold."""
+    """A value of the artifact; ``bounds`` are the least and the greatest number that its integers can represent."""
 
     value: torch.Tensor
     bounds: tuple[float, float] | None = None
@@ -29,10 +29,10 @@ class Held:
 
 @dataclass
 class Observed:
-    """What was seen of one value over all batches: its error in all, and what was ``made`` between it and the values before.
+    """Statistics of one value over all batches: its error in ``all``, and the part ``made`` since the values before it.
 
-    ``low`` and ``high`` are the range of what it should be; ``clipped`` of ``count`` numbers did not fit into its integers.
-    ``reads`` are the nearest values before it that were observed.
+    ``low`` and ``high`` are the range of the reference; ``clipped`` of ``count`` elements are outside that of the integers.
+    ``reads`` are the nearest observed values before it.
     """
 
     all: ErrorSums = field(default_factory=ErrorSums)
@@ -44,9 +44,9 @@ class Observed:
     reads: tuple[str, ...] = ()
 
     def add(self, want: torch.Tensor, here: torch.Tensor, held: Held) -> None:
-        """Add a batch: what it should be, what it is for the artifact's own inputs, and what the artifact has.
+        """Add a batch: the reference, the result for the artifact's own inputs (``here``), and the artifact's value.
 
-        What does not fit ``here`` and would have fitted is the fault of a layer before, and was not made in this one.
+        An element that is clipped ``here`` but not in the reference is the fault of an earlier layer.
         """
         self.all.add(want, held.value)
         counted = None
@@ -67,9 +67,9 @@ def observe(
     outputs: list[torch.Tensor],
     into: dict[str, Observed],
 ) -> None:
-    """Add one batch of flat ``inputs``: ``held`` by the name of the node in ``program``, and flat ``outputs``, of the artifact.
+    """Add one batch of flat ``inputs``: the artifact's values ``held``, by node name in ``program``, and flat ``outputs``.
 
-    ``into`` has values by the name of the node, an output under the name of what gives it.
+    ``into`` has the statistics by node name, those of an output under the name of its node.
     """
     tensors = [node for node in program.outputs() if isinstance(node, fx.Node)]
     given = {node.name: Held(value) for node, value in zip(tensors, outputs, strict=False)} | dict(held)

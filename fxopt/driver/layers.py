@@ -1,4 +1,4 @@
-"""The ops of a program as rows: where each comes from, what it costs, and what it computes in."""
+"""The ops of a program as rows: origin, cost and precision of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 class LayerFigures(Part):
     """One op of a program. ``inputs`` are the names of the ops that it reads; ``module`` is the path of the module that called
-    it, or of the nearest that is known; ``weight_bytes`` are those of the weights that it reads, scales and all.
+    it, or of the nearest known one; ``weight_bytes`` are those of the weights that it reads, including scales.
     """
 
     name: str
@@ -23,18 +23,18 @@ class LayerFigures(Part):
     module: str = ""
     source: str = ""
     type: str = ""
-    """Dtype and sizes of what it gives, in the text form of graphs."""
+    """Dtype and sizes of its result, in the text form of graphs."""
     inputs: tuple[str, ...] = ()
     macs: int = 0
     weight_bytes: int = 0
     precision: str = ""
-    """Of a contraction, what its operands are held in: ``float32``, ``int8``, or ``int4 weights`` where only these are."""
+    """Precision of a contraction's operands: ``float32``, ``int8``, or ``int4 weights`` where only these are quantized."""
 
 
 def layers_of(program: Program) -> list[LayerFigures]:
     """Every op of a program in its order; MACs are of what :func:`fxopt.ir.cost.macs_of` says.
 
-    Ops that only decode a weight are part of the op that reads it.
+    Ops that only dequantize a weight are part of the op that reads it.
     """
     from fxopt.ir.cost import macs_by_node
     from fxopt.ir.printer import op_name, source_line, type_text
@@ -86,7 +86,7 @@ def _module(node: fx.Node, operands: list[fx.Node], known: dict[fx.Node, str]) -
 
 
 def _precision(node: fx.Node) -> str:
-    """What the operands of a contraction are held in: the codes that they are decoded from, or their own dtype."""
+    """Precision of a contraction's operands: the integers that they are dequantized from, or their own dtype."""
     from fxopt.ir.op_table import arguments
 
     bias = arguments(node).get("bias")
@@ -95,13 +95,13 @@ def _precision(node: fx.Node) -> str:
     if not held:
         value = node.meta.get("val")
         return str(getattr(value, "dtype", "")).removeprefix("torch.")
-    # activations may be unsigned where weights are signed: the width is what counts
+    # activations may be unsigned where weights are signed: only the width counts
     text = "int" + min((kind.lstrip("uint") for kind in held), key=lambda width: int(width or 0))
     return text if len(held) == len(kinds) else f"{text} weights"
 
 
 def _codes(node: fx.Node) -> str | None:
-    """The dtype of the integers that a value is decoded from; None where it is computed in float."""
+    """The dtype of the integers that a value is dequantized from; None where it is computed in float."""
     from fxopt.ir.op_table import family
 
     while node.op == "call_function" and family(node) in ("layout", "copy"):

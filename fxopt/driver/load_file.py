@@ -1,4 +1,4 @@
-"""What a user's file defines, registered: ``--load file.py``."""
+"""Registration of the definitions in a user's file: ``--load file.py``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_file(path: str | Path) -> list[str]:
 
 
 def _classify(value: Any, module: ModuleType) -> tuple[str, str] | None:
-    """Kind and name of what a module defines itself; None for what it only imports, and for anything else."""
+    """Kind and name of a value that a module itself defines; None for imported ones, and for anything else."""
     if isinstance(value, (Workload, Target)):
         return ("workload" if isinstance(value, Workload) else "target"), value.name
     if getattr(value, "__module__", None) != module.__name__:

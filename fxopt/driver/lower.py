@@ -32,7 +32,7 @@ def legalized(
     workload: Workload | None = None,
     cache: StepCache | None = None,
 ) -> Program:
-    """The program in the form that the backend takes, refused nodes included."""
+    """The program legalized for the backend, refused nodes included."""
     passes = Pipeline.parse(backend.legalize())
     legal = passes.run(
         program, watchers=(Verify(),), workload=workload, target=target, backend=backend, cache=cache,
@@ -53,9 +53,9 @@ def lower(
 ) -> tuple[Program, Artifact]:
     """Build a program into the folder ``out``; return it as legalized, and the artifact.
 
-    With a ``cache``, files that were built of the same program before are taken from it. The artifact is loaded on the
-    target's device where the target has an address, and here where it can run here; what can run at neither is built all
-    the same, see ``elsewhere`` of it. Raises BackendError, DeviceError.
+    With a ``cache``, files that were built from the same program before are taken from it. The artifact is loaded on the
+    target's device where the target has an address, else on this machine; one that can run on neither is built all the
+    same, see its ``elsewhere``. Raises BackendError, DeviceError.
     """
     if reason := backend.cannot_build(target):
         raise BackendError(f"the backend {backend.name!r} cannot build for {target.name!r}: {reason}")

@@ -1,4 +1,4 @@
-"""NaN in the inputs: whether an artifact gives it where eager does. Vector instructions for a maximum drop it."""
+"""NaN in the inputs: whether an artifact propagates it as eager does. Vector instructions for a maximum drop it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fxopt.runtime.artifact import Artifact
 
 
 def nan_note(program: Program, artifact: Artifact) -> str | None:
-    """What is to be known of NaN among the inputs of an artifact of ``program``; None where it does as eager does.
+    """A note on how an artifact of ``program`` treats NaN in its inputs; None where it does as eager does.
 
-    One number in the middle of each input in float is NaN; only where the outputs are NaN is compared.
+    One element in the middle of each float input is NaN; only where the outputs are NaN is compared.
     """
     leaves = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in program.example_leaves()]
     floats = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.numel()]

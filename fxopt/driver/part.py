@@ -1,4 +1,4 @@
-"""What the parts of a report have in common: immutable, strict, and JSON for numbers that JSON lacks."""
+"""Base classes of reports and their parts: strict, and with JSON for numbers that JSON lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Real = Annotated[float, BeforeValidator(float), PlainSerializer(_plain, when_use
 
 
 class Document(BaseModel):
-    """All of a report: no field beside those declared, and the version of these."""
+    """A whole report: no field besides those declared, and their version."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -30,6 +30,6 @@ class Document(BaseModel):
 
 
 class Part(BaseModel):
-    """Part of a report: immutable, no field beside those declared."""
+    """Part of a report: immutable, no field besides those declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

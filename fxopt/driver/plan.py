@@ -24,7 +24,7 @@ from fxopt.workload.recorded import RecordedInputs, read_arrays
 
 @dataclass(frozen=True)
 class Plan:
-    """Whatever is misspelt in a recipe fails in making one, before any work is done.
+    """A resolved recipe: anything misspelt fails when it is created, before any work is done.
 
     ``candidates`` are the backends that the recipe is tried with: the backend itself, or those that it chooses among.
     """
@@ -37,7 +37,7 @@ class Plan:
     target: Target
     calibration: dict[str, Any] | None
     cache: StepCache | None = None
-    """Where steps that were run before are looked up, and those that are run are kept."""
+    """Where earlier steps are looked up, and new ones stored."""
 
     def capture(self) -> tuple[Plan, Program]:
         """The model as a program, and the plan with the recipe's recorded inputs, if it has any, as the workload's data."""
@@ -49,7 +49,7 @@ class Plan:
     def rewrite(
         self, program: Program, backend: Backend, watchers: tuple[Watcher, ...], pipeline: Pipeline | None = None
     ) -> Outcome:
-        """Run the recipe's passes for a backend, or those of another pipeline; each is verified and its metric noted."""
+        """Run the recipe's passes for a backend, or those of another pipeline; each is verified and its metric recorded."""
         data = self.workload.data
         around: tuple[Watcher, ...] = (*((MetricWatcher(data),) if data else ()), Verify(self.recipe.proof), *watchers)
         passes = self.pipeline if pipeline is None else pipeline
@@ -74,7 +74,7 @@ def resolve(recipe: Recipe, cache: StepCache | None = None) -> Plan:
     """Look up everything a recipe names. Raises the UsageError of what cannot be found, and DeviceError."""
     pipeline, backend = Pipeline.parse(recipe.passes), find_backend(recipe.backend)
     target = find_target(recipe.target)
-    device_of(target)  # that it is not there, or is another machine, is better known before the passes run
+    device_of(target)  # a missing device, or another machine, should fail before the passes run
     return Plan(
         recipe,
         pipeline=pipeline,

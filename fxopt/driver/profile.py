@@ -1,4 +1,4 @@
-"""What each layer of an artifact takes: the kernels of its runtime's profiler, mapped back to the layers of its report."""
+"""Time of each layer of an artifact: the kernels of its runtime's profiler, mapped back to the layers of its report."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fxopt.runtime.interleaved import time_artifacts
 
 SCHEMA_VERSION = 1
 _CALLS, _ROUNDS = 20, 3
-"""Calls under the profiler in a round, and rounds, in which artifacts take turns; of each kernel the quickest round counts."""
+"""Calls under the profiler in a round, and rounds, in which artifacts take turns; for each kernel the fastest round counts."""
 _SLOWER = 1.05
-"""Ratio from which a layer is slower than its twin; nearer ones may be noise."""
+"""Ratio from which a layer is slower than its twin; smaller ones may be noise."""
 
 
 class LayerTime(Part):
-    """A layer and the kernels that compute it, or with an empty ``name`` what the runtime added: ``ms`` a call, share of the sum.
+    """A layer and its kernels, or with an empty ``name`` those that the runtime added: ``ms`` a call, share of the sum.
 
     ``twin_ms`` is what the layer takes in the twin, where that has it.
     """
@@ -43,8 +43,8 @@ class LayerTime(Part):
 
 
 class Profile(Document):
-    """All layers of an artifact in the order of a call. ``sum_ms`` of the kernels is to be held against ``whole``, which is timed
-    without a profiler; ``slower`` names the integer layers that take longer than those in float of the twin.
+    """All layers of an artifact in the order of a call. ``sum_ms`` of the kernels compares with ``whole``, which is timed
+    without a profiler; ``slower`` names the integer layers that take longer than the twin's float ones.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -59,9 +59,9 @@ class Profile(Document):
 
 
 def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str | None = None) -> Profile:
-    """Profile an artifact, here or ``on`` the device at an address, beside its ``twin`` in float, if that is given.
+    """Profile an artifact, on this machine or ``on`` a device, side by side with its ``twin`` in float, if given.
 
-    Inputs are random. Raises UsageError for a folder without a report, BackendError where the runtime tells nothing of
+    Inputs are random. Raises UsageError for a folder without a report, BackendError where the runtime has no profile of
     kernels, DeviceError where the device fails, or is emulated.
     """
     if on and find_device(on).facts()["emulated"]:
@@ -93,8 +93,8 @@ def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str |
 
 
 def layer_times(kernels: Sequence[KernelTime], layers: Sequence[LayerFigures]) -> list[LayerTime]:
-    """Times by layer. A kernel belongs to the op with most work of those that it computes, which are the nodes that the runtime
-    names and what these read that no other kernel computes.
+    """Times by layer. A kernel belongs to the op with most work of those that it computes: the nodes that the runtime names,
+    and their operands that no other kernel computes.
     """
     known = {layer.name: layer for layer in layers}
     claimed = {name for kernel in kernels for name in kernel.nodes}
@@ -118,7 +118,7 @@ def layer_times(kernels: Sequence[KernelTime], layers: Sequence[LayerFigures]) -
 
 
 def _absorbed(nodes: Sequence[str], claimed: set[str], known: dict[str, LayerFigures]) -> list[str]:
-    """The nodes of a kernel that are known, and what they are computed from that belongs to no kernel of its own."""
+    """The known nodes of a kernel, and their operands that have no kernel of their own."""
     found = {name: None for name in nodes if name in known}
     left = list(found)
     while left:
@@ -138,14 +138,14 @@ def _kernels(artifact: Artifact, batch: int) -> list[KernelTime]:
 
 
 def _quickest(before: list[KernelTime], now: list[KernelTime]) -> list[KernelTime]:
-    """Kernel by kernel the quicker of two rounds: other work on the machine makes one slower, never quicker."""
+    """Kernel by kernel the faster of two rounds: other load only makes one slower."""
     if [kernel.name for kernel in before] != [kernel.name for kernel in now]:
         return now
     return [min(pair, key=lambda kernel: kernel.ms) for pair in zip(before, now, strict=True)]
 
 
 def _beside(layers: list[LayerTime], twin: list[LayerTime]) -> list[LayerTime]:
-    """The layers with the times of the twin's, which are known by their names, or by the module where it has one layer."""
+    """The layers with the twin's times, matched by name, or by module where that has a single layer."""
     by_name = {layer.name: layer.ms for layer in twin if layer.name}
     by_module = {layer.module: layer.ms for layer in twin if layer.module and layer.macs}
     return [

@@ -1,4 +1,4 @@
-"""Whether quantization pays, said whether or not there is a budget."""
+"""Whether quantization is worth it, reported with or without a budget."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from fxopt.driver.report import Concern, Figures
 _TIE = 1.1
 """Medians of one build that differ by less are a tie: blocks of calls vary by 5 to 10 %."""
 _LOSS = 0.05
-"""Share of the metric from which a loss is worth a line."""
+"""Share of the metric from which a loss is reported."""
 
 
 def concerns_about(before: Figures, after: Figures, metric: str | None) -> list[Concern]:
-    """What speaks against a quantized artifact, from figures measured side by side: it is slower, or its metric fell."""
+    """Concerns about a quantized artifact, from figures measured side by side: it is slower, or its metric fell."""
     found = []
     if before.latency and after.latency:
         ratio = after.latency.median_ms / before.latency.median_ms

@@ -30,10 +30,10 @@ class Recipe:
     html: bool = False
     """Whether the build writes ``report.html`` beside its report: ``[report] html = true``."""
     search: dict[str, Any] = field(default_factory=dict)
-    """What `fxopt search` may vary, see docs/search.md; a build has no use for it."""
+    """What `fxopt search` may vary, see docs/search.md; a build ignores it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values of what is built, limits that are not set left out."""
+        """Plain values of a build's settings, without limits that are not set."""
         values = asdict(self)
         del values["search"], values["html"]
         values["passes"] = list(self.passes)
@@ -44,7 +44,7 @@ class Recipe:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe file; files that it names are looked for beside it.
+    """Read a recipe file; paths in it are relative to its folder.
 
     Raises RecipeError, UnknownNameError with the nearest key, OptionError for a wrong value.
     """
@@ -65,7 +65,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def make_recipe(values: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Make a recipe of plain values, checked as a file is."""
+    """Create a recipe from plain values, checked as a file is."""
     hints = type_hints(RecipeFile) | {"model": str, "budget": dict[str, Any], "report": dict[str, Any]}
     _check_keys(values, list(hints), where)
     if "model" not in values:

@@ -1,4 +1,4 @@
-"""The report of a build: what it was asked for, what each step did, before and after, and the budget. ``report.json``."""
+"""The report of a build: its settings, the result of each step, before and after, and the budget. ``report.json``."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Latency(Part):
 
 
 class Costs(Part):
-    """MACs (of what, ``model.macs_of`` says), parameters without buffers, scales and zero points, and bytes of all weights,
-    or what a step changed of them; ops that MACs could not be counted for.
+    """MACs (``model.macs_of`` says for which inputs), parameters without buffers, scales and zero points, and bytes of all
+    weights, or a step's changes of these; ops that MACs could not be counted for.
     """
 
     macs: int
@@ -68,7 +68,7 @@ class Figures(Costs):
 
 
 class Eager(Part):
-    """torch itself, timed beside."""
+    """torch itself, timed side by side."""
 
     latency: Latency
     threads: int
@@ -91,7 +91,7 @@ class ChosenOption(Part):
 
 
 class MeasuredPart(Part):
-    """A figure of a part of the model that a pass measured, and what it had predicted of it."""
+    """A figure of a part of the model that a pass measured, and its prediction."""
 
     of: str
     figure: str
@@ -101,7 +101,7 @@ class MeasuredPart(Part):
 
 
 class StepReport(Part):
-    """What one step did, and what watchers found of it: see :class:`fxopt.pass_manager.step.Findings`."""
+    """The result of one step, and the findings of watchers: see :class:`fxopt.pass_manager.step.Findings`."""
 
     pass_: str = Field(validation_alias=AliasChoices("pass_", "pass"), serialization_alias="pass")
     kind: str
@@ -122,11 +122,11 @@ class StepReport(Part):
     tolerance: Real | None = None
     """Relative error that an exact step was allowed in float64."""
     stored: str | None = None
-    """What of the stored program was held against the replay in float64: its ``weights``, or the ``values`` it gives."""
+    """What of the stored program was compared with the replay in float64: its ``weights``, or ``values``."""
     stored_tolerance: Real | None = None
-    """Relative error that was allowed to these."""
+    """Relative error allowed for these."""
     cached: bool = False
-    """Taken from the cache; ``seconds`` are those that it took when it was made."""
+    """Taken from the cache; ``seconds`` are those of the original run."""
 
     @classmethod
     def of(cls, step: StepResult) -> StepReport:
@@ -151,7 +151,7 @@ class QuantizedValues(Part):
 
 
 class Agreement(Part):
-    """How near an artifact is to its program."""
+    """How well an artifact agrees with its program."""
 
     relative_error: Real
     sqnr_db: Real
@@ -169,7 +169,7 @@ class BudgetLine(Part):
 
 
 class Concern(Part):
-    """What speaks against a quantized artifact: of after to before, the ratio of latencies or of metrics; and what to do."""
+    """A concern about a quantized artifact: the ratio of latencies or of metrics, after to before; and what to do."""
 
     kind: Literal["slower_than_float", "metric_lost"]
     ratio: Real
@@ -202,7 +202,7 @@ class MemoryFacts(Part):
 
 
 class CacheFacts(Part):
-    """What the cache had: how many steps of how many, and the seconds of passes that this saved; why it is not written."""
+    """Use of the cache: how many steps of how many, and the seconds of passes that this saved; why it is not written."""
 
     steps: int
     of: int
@@ -229,7 +229,7 @@ class TriedCandidate(Part):
     metric: float | None = None
     refused: str | None = None
     passes: list[str] | None = None
-    """What makes its program, where that is not the whole recipe."""
+    """The passes of its program, where these are not the whole recipe."""
 
 
 class BackendChoice(Part):
@@ -268,20 +268,20 @@ class BuildReport(StoredReport):
     missed: list[str]
     """The sentences of the limits that are missed."""
     concerns: list[Concern] = Field(default_factory=list)
-    """What speaks against a quantized artifact, whatever the budget."""
+    """Concerns about a quantized artifact, whatever the budget."""
     not_run: str | None = None
     not_timed: str | None = None
     device: dict[str, Any] | None = None
     cache: CacheFacts | None = None
     seconds: dict[str, float]
     program: str | None = None
-    """sha256 of the program that was lowered, by which it is known again; None where that cannot be written."""
+    """sha256 of the program that was lowered, to recognize it; None where that cannot be written."""
     layers_before: list[LayerFigures] = Field(default_factory=list)
     """The ops of the model as captured."""
     layers: list[LayerFigures] = Field(default_factory=list)
-    """The ops of the program that was lowered, in the form that the backend takes."""
+    """The ops of the program that was lowered, after legalization."""
     folder: str | None = None
-    """Where the artifact is; not in ``report.json`` itself."""
+    """The folder of the artifact; not in ``report.json`` itself."""
 
     def unproved(self) -> list[StepReport]:
         """Steps that changed the program without a comparison in float64."""

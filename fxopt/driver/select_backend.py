@@ -1,4 +1,4 @@
-"""Choosing a backend by measurement: the fastest candidate that holds the recipe's budget."""
+"""Choosing a backend by measurement: the fastest candidate within the recipe's budget."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from fxopt.workload.batching import fixed_batch, in_batches
 def choose(
     plan: Plan, program: Program, watchers: tuple[Watcher, ...], scratch: Path
 ) -> tuple[Candidate, BackendChoice]:
-    """Try the recipe with all backends of the plan; return the candidate to build, and what was tried, for the report.
+    """Try the recipe with all backends of the plan; return the candidate to build, and all those tried, for the report.
 
-    Each backend runs the whole recipe, since what is quantized depends on it, and keeps a program in float beside the
-    quantized one. All that agree with their program are timed side by side on the example inputs. The fastest wins whose
-    metric on the validation split, file size and MACs hold the budget; of equally fast ones the first, which has the
-    plainest options. Raises PassError, and BackendError that lists every candidate with its reason where all are out.
+    Each backend runs the whole recipe, since quantization depends on it, with a float program besides the quantized one.
+    All that agree with their program are timed side by side on the example inputs. The fastest wins whose metric on the
+    validation split, file size and MACs are within the budget; of equally fast ones the first, which has the plainest
+    options. Raises PassError, and BackendError that lists every candidate with its reason where all are out.
     """
     tried: list[Candidate] = []
     for i, backend in enumerate(plan.candidates):
@@ -58,7 +58,7 @@ def choose(
 
 
 class _BudgetCheck:
-    """The budget of the recipe, but for latency, which the fastest keeps or nobody; misses become reasons."""
+    """The budget of the recipe without latency, which the fastest keeps or none does; misses become reasons."""
 
     def __init__(self, plan: Plan, program: Program) -> None:
         self._budget = replace(plan.recipe.budget, latency_ms=None)
@@ -92,7 +92,7 @@ def _call(candidate: Candidate, program: Program) -> Call:
 
 
 def _chosen(best: Candidate, tried: list[Candidate]) -> tuple[Candidate, BackendChoice]:
-    """The candidate to build, and the account of the choice."""
+    """The candidate to build, and the report of the choice."""
     rows = sorted(tried, key=lambda c: c.timing.ms.median if c.timing else float("inf"))
     account = BackendChoice(chosen=str(best), why=_why(best, tried), tried=[_row(candidate) for candidate in rows])
     for candidate in tried:
@@ -101,7 +101,7 @@ def _chosen(best: Candidate, tried: list[Candidate]) -> tuple[Candidate, Backend
 
 
 def _why(best: Candidate, tried: list[Candidate]) -> str:
-    """One sentence: how fast it is, beside the best of other backends or programs, and what was faster but is out."""
+    """One sentence: its latency, that of the best of other backends or programs, and how many faster ones are out."""
     assert best.timing is not None
     text = f"{best.timing.ms.median:.3g} ms a call"
     others = [

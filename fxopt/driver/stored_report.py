@@ -1,4 +1,4 @@
-"""A report in the folder it is of: written with the version of its fields, and read only with the same."""
+"""A report in the folder that it describes: written with the version of its fields, and only read in the same version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxopt.errors import BackendError, UsageError
 
 
 class StoredReport(Document):
-    """``FILE`` is its name in the folder, ``WHAT`` it is of, and ``WAY_OUT`` what makes such a folder."""
+    """``FILE`` is its name in the folder, ``WHAT`` its kind for messages, and ``WAY_OUT`` how to get such a folder."""
 
     FILE: ClassVar[str]
     WHAT: ClassVar[str]

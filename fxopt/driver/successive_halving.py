@@ -1,4 +1,4 @@
-"""Many candidates timed in one run: a look at all, and a long one at those that may be the fastest."""
+"""Successive halving: short rounds drop slow candidates, the finalists are timed longer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from fxopt.runtime.timing import Timing
 
 _HEATS = ((3, 3.0), (5, 1.3))
-"""Blocks of each heat, and how many times the best a candidate may take to stay in the race; by the quickest block of
-each, as other work on the machine makes a block slower, never quicker."""
+"""Blocks of each round, and the ratio to the best up to which a candidate stays in; by the fastest block of each, as other
+load only makes a block slower."""
 _FINAL = 11
 _TIE = 0.97
 """Ratio of medians above which two candidates count as equally fast."""
@@ -19,7 +19,7 @@ Timer = Callable[[list[str], int], dict[str, Timing]]
 
 
 def race(names: Iterable[str], time: Timer) -> dict[str, Timing]:
-    """Time candidates in heats; who is far behind after one drops out. The last timing of each is returned."""
+    """Time candidates in rounds; those far behind after one drop out. Returns the last timing of each."""
     timings: dict[str, Timing] = {}
     left = list(names)
     for blocks, behind in _HEATS:
@@ -31,7 +31,7 @@ def race(names: Iterable[str], time: Timer) -> dict[str, Timing]:
 
 
 def ranked(timings: dict[str, Timing]) -> list[str]:
-    """Names of a race, the fastest first: those who were timed the longest, and of equally fast ones in the order given."""
+    """Names, the fastest first: those timed the longest, and equally fast ones in the given order."""
     left, order = list(timings), []
     while left:
         longest = max(len(timings[name].blocks_ms) for name in left)

@@ -1,8 +1,8 @@
-"""What codes that are one step off make of the outputs of a quantized program.
+"""The effect of quantized values one step off on the outputs of a quantized program.
 
-Where a sum lies between two codes, kernels may round it either way, and a deep network with random weights makes much of a
-single one: two codes of a million and a half that fall the other way leave 17 to 25 dB of a ShuffleNet. An artifact whose
-every value is right on its own inputs cannot be asked for more than that.
+At a tie, kernels may round either way, and a deep network with random weights amplifies a single one: of a million and a half
+quantized values, two rounded the other way leave 17 to 25 dB of a ShuffleNet. More cannot be required of an artifact of which
+every value is right on its own inputs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from fxopt.numerics.execute import untouched
 from fxopt.numerics.float64 import widen
 
 _DRAWS = 8
-"""How often the codes to change are drawn: the worst of these is the floor, as which ties fall otherwise is chance."""
+"""How often the values to change are drawn: the worst of these is the floor, as which ties differ is chance."""
 
 
 def tie_floor(twin: Program, inputs: list[Any], checks: Sequence[ValueCheck]) -> float:
-    """Least SQNR in dB of a program against itself with as many codes one step off as ``checks`` found; inf where none was.
+    """Least SQNR in dB of a program against itself with as many elements one step off as ``checks`` found; inf for none.
 
-    ``twin`` is the quantized program in float64, ``inputs`` are flat. Which codes of a value change, and in which
+    ``twin`` is the quantized program in float64, ``inputs`` are flat. Which elements of a value change, and in which
     direction, is drawn at random from a fixed seed.
     """
     counts = {check.value: check.near + check.far for check in checks if check.near + check.far}
@@ -37,7 +37,7 @@ def tie_floor(twin: Program, inputs: list[Any], checks: Sequence[ValueCheck]) ->
 
 
 class _OneStepOff(fx.Interpreter):
-    """Runs node by node, with ``counts`` codes of each quantize node, by name, moved by a step."""
+    """Runs node by node, with ``counts`` elements of each quantize node, by name, changed by a step."""
 
     def __init__(self, twin: Program, counts: Mapping[str, int], seed: int) -> None:
         super().__init__(twin.module)

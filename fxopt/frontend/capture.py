@@ -27,7 +27,7 @@ from fxopt.numerics.module_state import copied, dense, unchanged
 
 
 class CaptureWarning(UserWarning):
-    """The model was captured, but not with all that was asked for."""
+    """The model was captured, but not with everything that was asked for."""
 
 
 def capture(
@@ -53,8 +53,8 @@ def capture(
 
     Raises CaptureError, with the user's line and the way out, for a model that does not run on the inputs, that
     ``torch.export`` does not take, or that returns something else than tensors; UnknownNameError for ``at`` and ``until``.
-    The module is left as it was, buffers and train mode included; the program has weights and example inputs of its own.
-    torch's fast path for transformers stays off: it gives zeros for padded rows, the program gives what is computed there.
+    The module does not change, buffers and train mode included; the program has weights and example inputs of its own.
+    torch's fast path for transformers is off: it zeroes padded rows, which the program computes.
     """
     if isinstance(module, torch.export.ExportedProgram):
         raise UsageError(
@@ -103,7 +103,7 @@ def from_exported(
     *,
     notes: tuple[str, ...] = (),
 ) -> Program:
-    """Make a Program of an ExportedProgram, with weights and example inputs of its own.
+    """Convert an ExportedProgram to a Program, with weights and example inputs of its own.
 
     Guards are dropped, idle autocast regions inlined, in-place ops made functional, unused weights removed. Notes of its
     own come after ``notes``.
@@ -117,7 +117,7 @@ def from_exported(
     ranges = {}
     for symbol, bounds in exported.range_constraints.items():
         if free_unbacked_symbols(symbol):
-            continue  # a value of the run, not a size of the inputs
+            continue  # a data-dependent value, not a size of the inputs
         upper = int(bounds.upper) if bounds.upper.is_finite and bounds.upper < 2**31 else None
         ranges[str(symbol)] = (int(bounds.lower), upper)
     program = Program(module, copied(args), copied(kwargs), ranges=ranges)
@@ -161,7 +161,7 @@ def _is_batched(node: fx.Node) -> bool:
 
 
 def _batch_of_one(module: torch.nn.Module, program: Program, args: Any, kwargs: Any) -> bool:
-    """Whether the program is right for one example too: torch traces with two, and takes for granted that it is."""
+    """Whether the program is right for a batch of one too: torch traces with two, and does not check that."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     one = [v[:1] if _is_batched(n) else v for n, v in zip(program.inputs(), leaves, strict=True)]
     one_args, one_kwargs = pytree.tree_unflatten(one, spec)

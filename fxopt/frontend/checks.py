@@ -1,4 +1,4 @@
-"""What cannot be a program's module, inputs or outputs: checks before torch.export is asked, with the way out."""
+"""Checks of module, inputs and outputs before torch.export is called, with the way out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INPUTS = (
     *(torch.Tensor, int, float, complex, bool, str, bytes, type(None)),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.ScriptObject),
 )
-"""What torch.export takes as an input."""
+"""Types that torch.export takes as inputs."""
 
 
 def check_python(module: torch.nn.Module) -> None:

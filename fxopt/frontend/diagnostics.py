@@ -1,4 +1,4 @@
-"""Why a model cannot be captured, in words: the user's line, the reason, the way out."""
+"""Messages on why a model cannot be captured: the user's line, the reason, the way out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fxopt.ir.printer import short_path, type_text
 
 _SITE = Path(torch.__file__).parent.parent
 _MACHINERY = (*(f"{_SITE / name}/" for name in ("torch", "sympy", "numpy")), f"{Path(__file__).parents[1]}/", "<")
-"""Where a line is not the user's own."""
+"""Prefixes of files that are not the user's own."""
 _STANDARD = f"{sysconfig.get_path('stdlib')}/"
-"""Where it is not either, but in site-packages, which is inside."""
+"""Nor are files in here, except in site-packages below it."""
 
 _SHOWN = 24
 """Lines of torch's own message that are shown."""
@@ -29,7 +29,7 @@ _MEANINGS = {
     "Unsupported": "torch.export cannot trace this construct",
 }
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])|[\x00-\x08\x0b-\x1f\x7f]")
-"""Colours and other commands to a terminal, and control characters."""
+"""Escape sequences for terminals, and control characters."""
 
 
 def is_final(error: Exception) -> bool:
@@ -58,7 +58,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def message_of(error: BaseException) -> str:
-    """The whole message of an error, without commands to a terminal; the name of its class where it has none."""
+    """The whole message of an error, without escape sequences; the name of its class where it has none."""
     return _ESCAPES.sub("", text_of(error)).strip() or type(error).__name__
 
 
@@ -74,7 +74,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _told(error: BaseException) -> list[str]:
-    """What torch says, as lines to show: all of it where it is written for the user, such as the fixes it suggests."""
+    """torch's message as lines to show: all of it where it is written for users, such as the fixes it suggests."""
     if not isinstance(error, UserError):
         return [first_line(error)]
     lines = [line.rstrip() for line in message_of(error).splitlines() if line.strip()]

@@ -16,8 +16,8 @@ Dims = dict[int, Any] | None
 def dynamic_shapes(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dims: list[Dims]) -> Any:
     """``dims`` of the flat inputs as the ``dynamic_shapes`` of ``torch.export.export(module, args, kwargs)``.
 
-    One entry an argument of ``forward``, in its order; a container keeps its form, and a class that is registered with
-    pytree stands as the list of its children.
+    One entry per argument of ``forward``, in its order; containers keep their structure, and an instance of a class
+    registered with pytree is the list of its children.
     """
     spec = pytree.tree_structure((args, kwargs))
     arguments, keywords = spec.children()
@@ -48,14 +48,14 @@ def widened(
 
 
 def two_or_more(value: torch.Tensor, dim: int = 0) -> torch.Tensor:
-    """Two indices of a dim for one or none: torch takes sizes of 0 and 1 for constants."""
+    """Extend a dim of size 0 or 1 to 2: torch takes such sizes for constants."""
     if value.shape[dim] == 0:
         return value.new_zeros([2 if i == dim else n for i, n in enumerate(value.shape)])
     return torch.cat([value, value], dim) if value.shape[dim] == 1 else value
 
 
 def _by_argument(module: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) -> tuple[list[Any], dict[str, Any]]:
-    """What ``shapes`` says of each positional argument and of each keyword."""
+    """The part of ``shapes`` for each positional argument and for each keyword."""
     if not isinstance(shapes, dict):
         every = [*shapes, *[None] * (len(args) + len(kwargs) - len(shapes))]
         return every[: len(args)], dict(zip(kwargs, every[len(args) :], strict=False))

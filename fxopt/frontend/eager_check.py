@@ -15,7 +15,7 @@ from fxopt.numerics.module_state import copied, unchanged
 
 
 def run_eager(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """Flat outputs of the module. Raises CaptureError where it fails by itself, or returns other than tensors."""
+    """Flat outputs of the module. Raises CaptureError where it fails, or returns something else than tensors."""
     torch.manual_seed(0)
     try:
         with unchanged(module):
@@ -29,7 +29,7 @@ def run_eager(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def run_program(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Outputs of a captured graph, which keeps its buffers. Raises CaptureError where it fails, UsageError by misfit."""
+    """Outputs of a captured graph, whose buffers are restored. Raises CaptureError where it fails, UsageError for a misfit."""
     torch.manual_seed(0)
     try:
         with unchanged(program.module):
@@ -43,7 +43,7 @@ def run_program(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def check_same(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any], want: list[Any]) -> None:
-    """Hold the captured graph against the module's own outputs; same random state, error below the root of epsilon."""
+    """Compare the captured graph with the module's own outputs; same random state, error below the root of epsilon."""
     got = pytree.tree_leaves(run_program(program, args, kwargs))
     for i, (a, b) in enumerate(zip(want, got, strict=True)):
         if not close(a, b):
@@ -63,6 +63,6 @@ def close(want: Any, got: Any) -> bool:
         return False
     if not want.is_floating_point() or want.numel() == 0:
         return torch.equal(want, got)
-    room = torch.finfo(want.dtype).eps ** 0.5
+    tolerance = torch.finfo(want.dtype).eps ** 0.5
     scale = want[want.isfinite()].abs().max().item() if want.isfinite().any() else 0.0
-    return torch.allclose(got, want, rtol=room, atol=room * scale, equal_nan=True)
+    return torch.allclose(got, want, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

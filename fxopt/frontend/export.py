@@ -45,7 +45,7 @@ def export_module(
         except Exception as error:
             if is_final(error):
                 raise cannot_export(module, error) from error
-            # the first attempt's: in the second, inputs that fit each other were told apart
+            # the first attempt's error: the second treats inputs of equal batch size as unrelated
             reason = reason or fixed_batch_reason(error, guards)
             largest = largest_batch(guards)
             try:
@@ -106,7 +106,7 @@ def _export_as_asked(module: torch.nn.Module, args: Any, kwargs: Any, shapes: An
     except Exception:
         if all(given is wide for given, wide in pairs):
             raise
-        with contextlib.suppress(Exception):  # what fits the example may not fit a larger one
+        with contextlib.suppress(Exception):  # a model that takes the example may not take a larger one
             return _run_export(module, args, kwargs, shapes)
         raise
 
@@ -139,9 +139,9 @@ def _run_export(module: torch.nn.Module, args: Any, kwargs: Any, shapes: Any) ->
 
 @contextlib.contextmanager
 def _masks_as_given() -> Iterator[None]:
-    """Let torch's transformers take a mask for what it is, unless they are told that it is causal.
+    """Keep torch's transformers from comparing a mask with a causal one, unless they are told that it is causal.
 
-    They would compare it with a causal one to choose a faster kernel, which is a branch on values; the numbers are equal.
+    They do so to choose a faster kernel, which is a branch on values; the results are equal.
     """
     if not hasattr(transformer, "_detect_is_causal_mask"):  # it is private
         yield
@@ -154,9 +154,9 @@ def _masks_as_given() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named_keywords(module: torch.nn.Module, kwargs: dict[str, Any]) -> Iterator[None]:
-    """Let the signature of a ``forward(self, x, **k)`` name the keywords that are given.
+    """Let the signature of a ``forward(self, x, **k)`` name the given keywords.
 
-    torch.export counts what goes into ``**k`` twice where shapes are dynamic, and then finds that they do not fit.
+    With dynamic shapes, torch.export counts arguments that go into ``**k`` twice, and then finds a mismatch.
     """
     forward = module.forward
     known = inspect.signature(forward).parameters

@@ -1,4 +1,4 @@
-"""Regions of ``torch.autocast`` that change nothing on a CPU, put back into the graph around them."""
+"""Regions of ``torch.autocast`` that change nothing on a CPU, inlined into the graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import fx
 def inline_idle_autocast(module: fx.GraphModule) -> None:
     """Replace calls of regions with autocast off, or for another device than the CPU, by the nodes in them.
 
-    Models write ``with torch.autocast(device, enabled=False)`` around what needs float32, and ``torch.export`` keeps
+    Models write ``with torch.autocast(device, enabled=False)`` around ops that need float32, and ``torch.export`` keeps
     each as a graph of its own, which no pass looks into. Regions with autocast on stay calls: their ops change dtypes.
     """
     while idle := [node for node in module.graph.nodes if _is_idle(node)]:

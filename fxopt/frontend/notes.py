@@ -1,4 +1,4 @@
-"""What a captured graph holds that its reader would not expect."""
+"""Notes on unexpected contents of a captured graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def notes_of(program: Program) -> tuple[str, ...]:
     """Sentences about nodes with graphs of their own, those in training mode, and outputs of unknown size, with the user's lines.
 
     A graph that was exported in training mode is noted and not changed: an always active dropout may be meant, and a
-    file must give what was saved.
+    loaded file must be what was saved.
     """
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
     inner = [node for node in calls if isinstance(node.target, torch._ops.HigherOrderOperator)]
@@ -74,7 +74,7 @@ def _place(node: fx.Node) -> str:
 
 
 def _inside(node: fx.Node) -> list[fx.Node]:
-    """The nodes of the graphs that a node is given: the lines of the user's are there."""
+    """The nodes of a node's graph arguments: they have the user's lines."""
     names = [str(n.target) for n in node.all_input_nodes if n.op == "get_attr"]
     values = [operator.attrgetter(name)(node.graph.owning_module) for name in names]
     return [inner for value in values if isinstance(value, fx.GraphModule) for inner in value.graph.nodes]

@@ -12,7 +12,7 @@ from fxopt.ir.program import Program
 def origins_of(exported: torch.export.ExportedProgram, program: Program) -> dict[str, str]:
     """Names of the program's nodes by the names of those of its export, decomposed or not.
 
-    An export numbers nodes anew, so that the same name may be another node; it notes of each the graph that it came from.
+    An export renumbers nodes, so that the same name may be another node; each records the graph that it came from.
     """
     graph = id(program.graph)
     return {

@@ -65,10 +65,10 @@ class Parts:
 class Part(torch.nn.Module):
     """A program in place of a submodule.
 
-    What else the model asks of the submodule (a plain attribute, a weight, another method) a copy of it answers. So a
-    part may be offered whatever the model does with it, at the price of the copy's memory: what a model asks for is
-    seen only where the example inputs lead it. The copy computes with the weights that were captured, not with those
-    that passes made of them, and state that a method changes is the copy's own.
+    All else that the model uses of the submodule (a plain attribute, a weight, another method) is that of a copy. So any
+    submodule can be a part, whatever the model does with it, at the price of the copy's memory: what a model uses shows
+    only on the path of the example inputs. The copy has the captured weights, not those that passes changed, and state
+    that a method changes is the copy's own.
     """
 
     def __init__(self, path: str, program: Program, original: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Programs as ``.pt2`` files: re-export of an edited graph, saving, and loading that executes nothing of the file's.
+"""Programs as ``.pt2`` files: re-export of an edited graph, saving, and loading that executes no code of the file.
 
 A ``.pt2`` file is ``torch.export``'s own archive, so torch reads it without fxopt. History and notes are in its extra
 files. :mod:`fxopt.frontend.pt2_safety` looks through the archive before torch may read it.
@@ -50,7 +50,7 @@ def export_program(program: Program) -> torch.export.ExportedProgram:
     except Exception as error:
         if not program.ranges:
             raise _cannot_export(program, error) from error
-        try:  # a graph may ask more of a size than a named Dim can say, for example that it is a multiple of 8
+        try:  # a graph may require more of a size than a named Dim can express, such as a multiple of 8
             exported = _export(program, args, kwargs, named=False)
         except Exception:
             raise _cannot_export(program, error) from error
@@ -76,7 +76,7 @@ def save_program(program: Program, path: str | Path) -> None:
         structure = (tuple(program.example_leaves()), {})
     exported._example_inputs = structure
     extra = {"history": program.history, "notes": program.notes}
-    for node in exported.graph.nodes:  # addresses of graphs, which differ from run to run
+    for node in exported.graph.nodes:  # it has addresses of graphs, which differ from run to run
         node.meta.pop("from_node", None)
     # torch's own writer ends the whole process where the disk is full, so the archive is made in memory
     archive = io.BytesIO()
@@ -130,7 +130,7 @@ def load_program(path: str | Path) -> Program:
 
 @contextlib.contextmanager
 def _logged() -> Iterator[list[str]]:
-    """Why torch cannot load a file, which it logs, with its whole trace, and does not raise: the last lines of that."""
+    """Why torch cannot load a file: the last lines of the traces that it logs instead of raising."""
     reasons: list[str] = []
 
     class Keep(logging.Filter):
@@ -258,7 +258,7 @@ def _cannot_export(program: Program, error: Exception) -> CaptureError:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a tree is made of tuples, lists, dicts, tensors and plain values, which load without pickled classes."""
+    """Whether a tree consists of tuples, lists, dicts, tensors and plain values, which load without pickled classes."""
     if type(value) in _PLAIN:
         return all(_is_plain(v) for v in (value.values() if isinstance(value, dict) else value))
     return value is None or type(value) in (torch.Tensor, torch.nn.Parameter, int, float, bool, str)

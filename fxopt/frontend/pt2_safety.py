@@ -1,6 +1,6 @@
-"""A look through a ``.pt2`` archive before torch reads it.
+"""Validation of a ``.pt2`` archive before torch reads it.
 
-``torch.export.load`` unpickles what it is told to, evaluates symbolic sizes as Python, imports the modules that a tree
+``torch.export.load`` unpickles parts of the file, evaluates symbolic sizes as Python, imports the modules that a tree
 structure names, and torch.fx writes the names of the file into Python source. So the archive is read here first, by
 torch's own reader: weights must be raw bytes, example inputs must load with ``weights_only=True``, and every string
 that reaches an interpreter must be a name, an operator or an arithmetic expression.
@@ -49,7 +49,7 @@ _LONGEST, _MOST_BITS = 10_000, 4096
 
 
 def check_archive(path: Path) -> None:
-    """Raise RecipeError unless a file is a ``torch.export`` archive that loads without running anything of its own."""
+    """Raise RecipeError unless a file is a ``torch.export`` archive that loads without executing its own code."""
     try:
         if not path.is_file():
             raise RecipeError(f"{path}: there is no such file")
@@ -73,7 +73,7 @@ def check_archive(path: Path) -> None:
 
 
 def _check_format(path: Path) -> None:
-    """Say what a file is that is not a ``torch.export`` archive."""
+    """Raise RecipeError that says what a file is if it is no ``torch.export`` archive."""
     try:
         with path.open("rb") as file:
             head = file.read(4)

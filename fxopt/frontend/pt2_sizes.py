@@ -1,4 +1,4 @@
-"""How large the numbers in a symbolic size can become, told without computing them."""
+"""Bounds of the numbers in a symbolic size, without computing them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import ast
 
 _SYMBOL_BITS = 64.0
 _LARGE = 1e9
-"""Bits of what cannot be told to be small."""
+"""Bits of a number without a known bound."""
 _POWERS = ("Pow", "PowByNatural", "FloatPow")
 
 
 def size_bits(node: ast.expr) -> float:
-    """An upper bound of the bits of every number in an expression. Raises ValueError for what is no arithmetic."""
+    """An upper bound of the bits of every number in an expression. Raises ValueError unless it is arithmetic."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         return max(1.0, float(abs(int(node.value)).bit_length()))
     if isinstance(node, ast.Name):
@@ -42,7 +42,7 @@ def _operation(kind: type[ast.operator], left: ast.expr, right: ast.expr) -> flo
 
 
 def _exponent(node: ast.expr) -> float:
-    """The size of an exponent that is written as a number; one that is not may be anything."""
+    """The size of a literal exponent; any other has no bound."""
     if isinstance(node, ast.UnaryOp):
         return _exponent(node.operand)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Integer", "Rational"):

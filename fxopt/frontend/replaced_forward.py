@@ -1,4 +1,4 @@
-"""A module that runs another function in place of its ``forward``, for as long as it takes to look at it."""
+"""A module that temporarily runs another function in place of its ``forward``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextlib.contextmanager
 def replaced_forward(module: torch.nn.Module, function: Callable[..., Any]) -> Iterator[None]:
-    """Inside, ``module`` runs ``function``; afterwards what it ran before, be it of its class or its own."""
+    """Inside, ``module`` runs ``function``; afterwards its former ``forward``, of its class or its own."""
     own = module.__dict__.get("forward")
     module.__dict__["forward"] = function
     try:

@@ -1,4 +1,4 @@
-"""What keeps the batch from varying: the conditions on sizes that torch meets as it traces, with the user's line."""
+"""Why a dim was specialized: shape guards met while tracing, with the user's lines."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fxopt.ir.printer import short_path
 
 T = TypeVar("T")
 _OTHER_SIZES = (3, 4, 5, 7, 64, 1000)
-"""Not 0 and 1: torch tells those apart everywhere, and a model may well work for all others."""
+"""Not 0 and 1: torch specializes those everywhere, and a model may well work for all others."""
 
 _SCANNED, _SMALL = 129, 8
-"""Up to which batch a limit is looked for, and the size up to which it is no use."""
+"""The largest batch up to which a limit is searched, and the one up to which it is of no use."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Guard:
 
 
 def noting_guards(guards: list[Guard], export: Callable[[], T]) -> T:
-    """Call a function, and add the conditions on symbolic sizes that it meets. torch keeps no Python line with its own list."""
+    """Call a function, and collect the guards on symbolic sizes that it adds. torch's own list has no Python lines."""
 
     def note(env: ShapeEnv, prefix: str, condition: Any, *args: Any, **kwargs: Any) -> None:
         if prefix == "eval" and getattr(condition, "free_symbols", None):
@@ -53,7 +53,7 @@ def noting_guards(guards: list[Guard], export: Callable[[], T]) -> T:
 
 def _line_here() -> str:
     for frame, number in traceback.walk_stack(None):
-        if frame.f_code is noting_guards.__code__:  # further out is who asked for the capture
+        if frame.f_code is noting_guards.__code__:  # further out are the callers of the capture
             return ""
         path = frame.f_code.co_filename
         if is_users(path):

@@ -1,4 +1,4 @@
-"""Find where a model must be cut: the longest beginning that can be captured, and the rest in torch."""
+"""Find where to cut a model: the longest prefix that can be captured, and the rest in torch."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Split:
 def capture_split(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, *, dynamic: Any = "batch"
 ) -> Split:
-    """Capture a model up to where it looks at values, and keep the rest, such as non-maximum suppression, in torch.
+    """Capture a model up to where it branches on values, and keep the rest, such as non-maximum suppression, in torch.
 
     The cut is after the last submodule up to which ``torch.export`` takes the model, of those that run once; found by
-    bisection. The program returns what the tail reads of the submodules before the cut, and the two together are held
-    against the module. Raises CaptureError where the model does not run, or where no such cut gives its outputs.
+    bisection. The program returns the outputs of submodules that the tail reads, and the two together are compared with
+    the module. Raises CaptureError where the model does not run, or where no such cut gives its outputs.
     """
     check_python(module)
     kwargs = dict(kwargs or {})
@@ -55,8 +55,8 @@ def capture_split(
 
 
 def _before(module: torch.nn.Module, args: Any, kwargs: Any, dynamic: Any) -> tuple[str, ...]:
-    """The outermost submodules up to the last of which the model can be captured, in order: of the first that is too much,
-    those inside it, and so on."""
+    """The outermost submodules up to which the model can be captured, in order; of the first that cannot be, those inside
+    it, and so on."""
     left = called_once(module, args, kwargs)
     found: tuple[str, ...] = ()
     while level := outermost(left):

@@ -1,4 +1,4 @@
-"""The arguments that submodules receive while a module runs, noted by hooks."""
+"""The arguments that submodules receive while a module runs, recorded by hooks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def inputs_of(
 def record_calls(
     module: torch.nn.Module, paths: Iterable[str], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, list[Call]]:
-    """Run the module once, in evaluation mode, and note every call of the submodules at ``paths``."""
+    """Run the module once, in evaluation mode, and record every call of the submodules at ``paths``."""
     calls: dict[str, list[Call]] = {path: [] for path in paths}
     torch.manual_seed(0)
     with unchanged(module), torch.no_grad(), contextlib.ExitStack() as stack:

@@ -22,12 +22,12 @@ from fxopt.numerics.module_state import copied, unchanged
 
 
 class _Reached(BaseException):
-    """All of the submodules have given their outputs; no handler of the model's own may stop it."""
+    """All of the submodules have returned; not an Exception, so that no handler in the model catches it."""
 
 
 @contextlib.contextmanager
 def stopped_at(module: torch.nn.Module, until: str | Sequence[str]) -> Iterator[None]:
-    """Let ``module`` return what the submodules ``until`` return, as a tuple for several, and go no further.
+    """Let ``module`` stop after the submodules ``until`` and return their outputs, as a tuple for several.
 
     Of a submodule that runs several times it is the first call. Raises UnknownNameError for a path that the module does
     not have; the call raises CaptureError where one of them is not reached.
@@ -66,12 +66,12 @@ def stopped_at(module: torch.nn.Module, until: str | Sequence[str]) -> Iterator[
 
 @dataclass(frozen=True)
 class Tail:
-    """What a model does after the submodules ``until``: ``tail(outputs, *args, **kwargs)`` gives the model's outputs.
+    """The rest of a model after the submodules ``until``: ``tail(outputs, *args, **kwargs)`` returns the model's outputs.
 
     ``outputs`` are those of the program that was captured with the same ``until``, or of an artifact of it, and ``args``
-    and ``kwargs`` the model's inputs. The model runs in torch as it is written, with these outputs in the places of the
-    submodules; up to there only shapes are computed. Raises UsageError where what comes after them reads a value from
-    before them, UnknownNameError for a path that the module does not have.
+    and ``kwargs`` the model's inputs. The model runs in torch as written, with these outputs in place of the submodules;
+    before them only shapes are computed. Raises UsageError where the rest reads other values from before them,
+    UnknownNameError for a path that the module does not have.
     """
 
     module: torch.nn.Module
@@ -83,7 +83,7 @@ class Tail:
         given = dict(zip(paths, [outputs] if isinstance(self.until, str) else outputs, strict=True))
         given = pytree.tree_map(lambda v: torch.as_tensor(v) if hasattr(v, "__array__") else v, given)
         left = list(paths)
-        where = "behind " + ", ".join(map(repr, paths))
+        where = "after " + ", ".join(map(repr, paths))
         with unchanged(self.module), torch.no_grad(), contextlib.ExitStack() as stack, contextlib.ExitStack() as shapes:
             for path, part in _parts(self.module, paths).items():
 
@@ -112,7 +112,7 @@ class Tail:
 
 
 def called_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """Paths of the submodules that run once, in the order in which they are done."""
+    """Paths of the submodules that run once, in the order in which they return."""
     done: list[str] = []
     with unchanged(module), torch.no_grad(), contextlib.ExitStack() as stack:
         for path, part in module.named_modules():
@@ -123,7 +123,7 @@ def called_once(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str
 
 
 def outermost(paths: Sequence[str]) -> tuple[str, ...]:
-    """Of paths those that lie in no other of them."""
+    """The paths that are not inside another of them."""
     return tuple(path for path in paths if not any(path.startswith(f"{other}.") for other in paths))
 
 
@@ -137,7 +137,7 @@ def _parts(module: torch.nn.Module, paths: Sequence[str]) -> dict[str, torch.nn.
 
 @contextlib.contextmanager
 def _module_stack() -> Iterator[None]:
-    """Put the list of the modules that are running back, where this is traced: torch leaves it as it is at an exception."""
+    """Restore torch's stack of running modules when traced: an exception leaves it as it is."""
     mode = get_proxy_mode()
     stack = getattr(mode.tracer, "module_stack", None) if mode is not None else None
     depth = len(stack) if stack is not None else 0

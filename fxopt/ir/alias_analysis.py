@@ -1,4 +1,4 @@
-"""Which values share memory, read off the op schemas; and in-place ops made functional where that is safe."""
+"""Alias analysis by op schemas; and functionalization of in-place ops where that is safe."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _aliased(node: fx.Node) -> list[fx.Node]:
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return list(node.all_input_nodes)
-    if has(node, Trait.DROPOUT):  # its schema promises a new tensor, but in evaluation it hands back its operand
+    if has(node, Trait.DROPOUT):  # its schema promises a new tensor, but in evaluation it returns its operand
         return [node.args[0]]  # type: ignore[list-item]
     if not any(r.alias_info for r in schema.returns):
         return []
@@ -75,7 +75,7 @@ def written_sets(graph: fx.Graph, sets: Mapping[fx.Node, fx.Node]) -> set[fx.Nod
 
 
 def joins_output(program: Program, node: fx.Node, other: fx.Node) -> bool:
-    """Whether with ``other`` in place of ``node`` an output would share memory that it has to itself.
+    """Whether with ``other`` in place of ``node`` an output would newly share memory.
 
     That is memory of an input, a weight or another output.
     """
@@ -88,7 +88,7 @@ def joins_output(program: Program, node: fx.Node, other: fx.Node) -> bool:
 
 
 def make_functional(program: Program) -> None:
-    """Replace in-place ops by their functional twins wherever nobody else can see the write.
+    """Replace in-place ops by their functional twins wherever no other reader can see the write.
 
     before: %y = aten.relu_(%x); %z = aten.add(%x, %y)
     after:  %y = aten.relu(%x);  %z = aten.add(%y, %y)
@@ -130,10 +130,10 @@ def make_functional(program: Program) -> None:
 def is_private(
     write: fx.Node, shared: Iterable[fx.Node], order: Mapping[fx.Node, int], own: Collection[fx.Node] = ()
 ) -> bool:
-    """Whether nobody sees a write into memory but readers of the views ``own``.
+    """Whether only readers of the views ``own`` see a write into memory.
 
-    ``shared`` are the nodes that may share the memory, ``order`` the places of all nodes. Nobody else does if the memory is
-    no input or weight, and no other view that was there before the write is read after it.
+    ``shared`` are the nodes that may share the memory, ``order`` the positions of all nodes. Nothing else does if the memory
+    is no input or weight, and no other view from before the write is read after it.
     """
     at = order[write]
     before = [node for node in shared if order[node] < at]
@@ -152,7 +152,7 @@ def _is_whole(node: fx.Node) -> bool:
 
 
 def _copied(node: fx.Node) -> fx.Node | None:
-    """What a copy into memory of the same form leaves there; None for any other call."""
+    """The source of a copy into memory of the same shape and dtype; None for any other call."""
     if node.target is not torch.ops.aten.copy.default or not isinstance(node.args[1], fx.Node):
         return None
     into, source = (n.meta.get("val") for n in node.args[:2])  # type: ignore[union-attr]
@@ -162,7 +162,7 @@ def _copied(node: fx.Node) -> fx.Node | None:
 
 
 def functional_twin(target: Any) -> torch._ops.OpOverload | None:
-    """The op that gives as a new tensor what an in-place op writes; None if there is none with the same arguments."""
+    """The op that returns as a new tensor what an in-place op writes; None if there is none with the same arguments."""
     namespace, _, name = target._schema.name.partition("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
     if packet is None or not name.endswith("_"):

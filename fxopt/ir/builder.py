@@ -1,4 +1,4 @@
-"""A Program of a graph that was written node by node."""
+"""A Program from a graph that was built node by node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program costs: multiply-accumulates, parameters, bytes of weights. A plain function with a typed result."""
+"""The cost of a program: multiply-accumulates, parameters, bytes of weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REGION = torch.ops.higher_order.wrap_with_autocast
 class Cost:
     """MACs (see :func:`macs_of`), number of parameters, bytes of all tensors, and ops that were not counted.
 
-    A size that is known only when the model runs (the rows that a mask picks) counts as 1.
+    A data-dependent size (the rows that a mask selects) counts as 1.
     """
 
     macs: int
@@ -40,7 +40,7 @@ def macs_of(program: Program) -> str:
 
 
 def counted_shapes(program: Program) -> Shape:
-    """Return a function that gives a node's shape as MACs are counted for it, see :func:`macs_of`."""
+    """Return a function from a node to the shape that its MACs are counted for, see :func:`macs_of`."""
     return concrete_shapes(program, batch=1)
 
 
@@ -56,7 +56,7 @@ def macs_by_node(program: Program) -> dict[fx.Node, int]:
 
 
 def _calls(program: Program, node: fx.Node) -> Iterator[fx.Node]:
-    """A call, or those in the region of autocast that it stands for."""
+    """A call, or those in the autocast region that it runs."""
     if node.op != "call_function":
         return
     if node.target is not _REGION:
@@ -70,8 +70,8 @@ def _calls(program: Program, node: fx.Node) -> Iterator[fx.Node]:
 def parameter_nodes(program: Program) -> list[fx.Node]:
     """A ``get_attr`` node for every parameter, tied ones once; their elements are what is counted.
 
-    What training learns, in floats or as the integers that it was quantized to. Buffers, such as running statistics and
-    tables of positions, are none, nor are scales and zero points.
+    Parameters are trained, in float or quantized. Buffers, such as running statistics and tables of positions, are none,
+    nor are scales and zero points.
     """
     nodes = [node for node in program.graph.nodes if program.tensor(node) is not None]
     found = {id(program.tensor(node)): node for node in nodes if _is_parameter(program, node)}
@@ -88,8 +88,8 @@ def _is_parameter(program: Program, node: fx.Node) -> bool:
 def cost(program: Program) -> Cost:
     """Cost of a whole program. Weights that are tied count once.
 
-    ``unknown`` names the ops that the op table lacks, and those with a graph of their own whose steps are not known, such
-    as cond; regions of autocast are counted.
+    ``unknown`` names the ops that the op table lacks, and those with a graph of their own that is not counted, such as
+    cond; autocast regions are counted.
     """
     tensors = {id(t): t for t in program.tensors().values()}.values()
     calls = [call for node in program.graph.nodes for call in _calls(program, node)]

@@ -1,4 +1,4 @@
-"""Remove what no output depends on, dead attention, dropout, checks and writes into dead memory included."""
+"""Dead code elimination, including dead attention, dropout, checks and writes into dead memory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fxopt.ir.program import Program
 class LiveCode:
     """Which nodes an output or a side effect depends on.
 
-    fx keeps dead attention and dropout, which might draw random numbers, and a check of a dtype keeps all that it reads.
-    A write into memory that the graph made itself lives as long as somebody reads that memory.
+    fx keeps dead attention and dropout, which might draw random numbers, and a check of a dtype keeps its operands alive.
+    A write into memory that the graph itself allocates is live if something reads that memory.
     """
 
     def __init__(self, program: Program) -> None:
@@ -53,7 +53,7 @@ def remove_dead(program: Program) -> None:
 
 
 def _checks_form(node: fx.Node) -> bool:
-    """Whether a node only asserts what is known of its operand's form without running it."""
+    """Whether a node only asserts facts about its operand's type that are known statically."""
     return family(node) == "check" and has(node, Trait.READS_FORM_ONLY)
 
 
@@ -65,7 +65,7 @@ def _has_effect(node: fx.Node) -> bool:
 def drop_unused(module: fx.GraphModule, tensors: set[str]) -> None:
     """Delete the weights that are not among ``tensors``, by name, and the modules that the graph does not use.
 
-    What a region or a branch of ``torch.cond`` holds stays: a graph of its own, whose constants this graph does not read.
+    Regions and branches of ``torch.cond`` keep theirs: they are graphs of their own, whose constants this graph does not read.
     """
     regions = _regions(module, tensors)
     for name, owner in list(module.named_modules()):

@@ -1,4 +1,4 @@
-"""What an op comes down to, where a backend has no form of the op itself."""
+"""Decomposition of an op, for a backend that cannot lower it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxopt.ir.op_table import family
 
 
 def decomposed(node: fx.Node, decompositions: dict[Any, Any]) -> list[Any]:
-    """The ops that a call comes down to by a table of decompositions, seen by running it on fake tensors.
+    """The ops that a call decomposes into by a table, found by running it on fake tensors.
 
     Raises whatever the run raises.
     """

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def dot_text(graph: fx.Graph, dims: dict[str, str]) -> str:
-    """The graph without weights; what a module calls is in a cluster of its path, and edges have dtype and sizes.
+    """The graph without weights; the calls of a module are in a cluster of its path, and edges have dtype and sizes.
 
     ``dims`` are names of dynamic sizes, by symbol.
     """

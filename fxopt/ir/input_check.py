@@ -1,4 +1,4 @@
-"""Whether inputs fit a program: structure, dtypes, fixed sizes, the bounds of dynamic ones, and numbers."""
+"""Whether inputs fit a program: structure, dtypes, static sizes, the bounds of dynamic ones, and numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Ranges = Mapping[str, tuple[int, int | None]]
 
 
 class Interface(Protocol):
-    """What of a :class:`fxopt.Program` says how it is called."""
+    """The part of :class:`fxopt.Program` that defines its interface."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -40,7 +40,7 @@ class Interface(Protocol):
 
 
 def misfit(program: Interface, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Say why a program would answer wrongly, or not at all, to inputs; None if they fit.
+    """Why inputs do not fit a program; None if they do.
 
     Dicts may have their keys in any order. A number must be the one that the program was captured with, as it is part
     of the graph. The sizes of the example are always right, also where torch took them for a special case.
@@ -75,7 +75,7 @@ def misfit(program: Interface, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def _tensor_problem(
     value: torch.Tensor, leaf: Any, example: torch.Tensor, sizes: dict[str, int], ranges: _Ranges
 ) -> str | None:
-    """What is asked for beyond the type, "" where that says all; None if the tensor fits."""
+    """The requirement beyond the type, "" where the type says all; None if the tensor fits."""
     # the dtype of the example: a float64 copy of a program keeps the old one in its nodes
     if not isinstance(leaf, torch.Tensor) or leaf.dtype != example.dtype or leaf.dim() != value.dim():
         return "" if value.dtype == example.dtype else str(example.dtype)

@@ -1,4 +1,4 @@
-"""The layout in memory that convolutions run fastest in, where a program can be run in it."""
+"""channels_last, the memory format that convolutions run fastest in, for programs that allow it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fxopt.ir.program import Program
 
 
 def runs_in_any_layout(program: Program) -> bool:
-    """Whether no op of the program is bound to the layout of the values that it was captured with, as an unknown one may be."""
+    """Whether no op of the program depends on the memory format that it was captured with, as an unknown one may."""
     calls = (node for node in program.graph.nodes if node.op == "call_function")
     return not any(lookup(node) is None or has(node, Trait.BOUND_TO_STRIDES) for node in calls)
 

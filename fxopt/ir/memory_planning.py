@@ -1,4 +1,4 @@
-"""How much memory a program needs when it runs, from its graph alone: weights, and the values that are alive at once."""
+"""The memory a program needs at run time, from its graph alone: weights, and the values that are live at once."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes of ``weights``, and of the ``values`` alive at the node where they are most, the ``largest`` of them first.
+    """Bytes of ``weights``, and of the ``values`` live at the peak, the ``largest`` of them first.
 
-    A runtime takes some tens of megabytes beside that, for its code and what it packs.
+    A runtime takes some tens of megabytes more, for its code and packed weights.
     """
 
     weights: int
@@ -30,11 +30,11 @@ class MemoryPlan:
 
 
 def plan_memory(program: Program) -> MemoryPlan:
-    """Plan for the example inputs: each value lives from the node that makes it to the last that reads it or a view of it.
+    """Plan for the example inputs: each value is live from the node that computes it to the last reader of it or of a view.
 
-    Inputs and outputs count, as whoever calls has them. What a kernel fuses away does not: an activation takes the place of
-    its operand where nothing else reads that, a value that is only quantized and what dequantizes take none, since kernels
-    for integers read and write codes. Tied weights count once.
+    Inputs and outputs count, as the caller holds them. Values that kernels fuse away do not: an activation reuses the memory
+    of its operand if nothing else reads that, and values that are only quantized, or dequantized, take none, since integer
+    kernels read and write integers. Tied weights count once.
     """
     shape = concrete_shapes(program)
     shared = alias_sets(program.graph)
@@ -84,7 +84,7 @@ def _dequantizes(node: fx.Node) -> bool:
 
 
 def _fused(node: fx.Node) -> bool:
-    """Whether a value is made by a kernel that writes its codes instead, with an activation between or not."""
+    """Whether the kernel that computes a value writes it quantized, maybe after an activation."""
     return bool(node.users) and all(
         not _dequantizes(user) if family(user) == "quant" else family(user) == "unary" and _fused(user)
         for user in node.users

@@ -1,4 +1,4 @@
-"""Arguments and facts of a node as JSON holds them, each with its kind: ``["tuple", […]]``, ``["dtype", "float32"]``."""
+"""Arguments and metadata of a node as JSON, each with its kind: ``["tuple", […]]``, ``["dtype", "float32"]``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NAMED = {"operator": operator, "_operator": operator, "math": math, "torch": to
 
 
 class Unwritable(Exception):
-    """A value that has no form as data."""
+    """A value that cannot be written as data."""
 
 
 def write_value(value: Any, tensors: dict[str, torch.Tensor], who: str = "") -> list[Any]:
-    """The form of a value; a tensor goes to ``tensors`` under a name, the same one twice under one name. Raises Unwritable."""
+    """A value as JSON; a tensor goes to ``tensors`` under a name, the same one twice under one name. Raises Unwritable."""
     kind = type(value)
     if value is None or kind in (bool, int, str):
         return ["plain", value]
@@ -52,7 +52,7 @@ def write_value(value: Any, tensors: dict[str, torch.Tensor], who: str = "") -> 
 
 
 def read_value(form: Any, nodes: dict[str, fx.Node], tensors: dict[str, torch.Tensor]) -> Any:
-    """The value of a form. Raises Unwritable for an op or function that is not there."""
+    """The value from JSON. Raises Unwritable for an op or function that does not exist."""
     kind, value, *more = form
     if kind in ("tuple", "list"):
         return (tuple if kind == "tuple" else list)(read_value(v, nodes, tensors) for v in value)

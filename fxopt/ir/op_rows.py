@@ -1,6 +1,6 @@
-"""The rows of the table of ops: by family and traits, what each ATen op means. A new op is a name in a row.
+"""The rows of the op table: family and traits of each ATen op. A new op is a name in a row.
 
-Names are without ``aten.``; of a contraction the row says too how to count its multiply-accumulates, of a clamp the
+Names are without ``aten.``; the row of a contraction also has how to count its multiply-accumulates, that of a clamp the
 arguments or numbers that bound it.
 """
 

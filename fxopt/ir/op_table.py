@@ -1,7 +1,7 @@
-"""The one table of ops: what an ATen op means to a pass, as data.
+"""The op table: the meaning of each ATen op to passes, as data.
 
 A pass asks the table instead of listing ops itself, and declines at an op that the table does not know. The rows are in
-:mod:`fxopt.ir.op_rows`, what their traits say in :mod:`fxopt.ir.op_traits`. Families:
+:mod:`fxopt.ir.op_rows`, the definitions of traits in :mod:`fxopt.ir.op_traits`. Families:
 
 ==============  ==============================================================================================
 unary           element by element, one tensor operand, shape kept (activations, casts, arithmetic with a number)
@@ -15,7 +15,7 @@ resample        upsampling, grid sampling
 layout          the same elements in another shape or order
 copy            elements repeated: expand, repeat
 pick            some of the elements: slice, select, split, index
-scatter         elements put or added at places given by numbers
+scatter         elements put or added at positions given by indices
 join            concatenation, stacking
 pad             elements added at the border
 create          a tensor from sizes alone
@@ -58,7 +58,7 @@ PRODUCT_OPERANDS = {
     "aten.linear": ("input", "weight"), "aten.matmul": ("self", "other"), "aten.mm": ("self", "mat2"),
     "aten.addmm": ("mat1", "mat2"),
 }  # fmt: skip
-"""By product, what it reads and what it multiplies that with. A linear stores ``[out, in]``, the others ``[in, out]``."""
+"""By product, its input and its matrix. A linear stores ``[out, in]``, the others ``[in, out]``."""
 
 
 def lookup(node: fx.Node) -> Op | None:
@@ -75,13 +75,13 @@ def lookup_name(name: str) -> Op | None:
 
 
 def has(node: fx.Node, trait: Trait) -> bool:
-    """Whether a node's op has a trait. In-place ops have none: no trait says who else sees the write."""
+    """Whether a node's op has a trait. In-place ops have none: no trait covers other readers of the memory."""
     row = TABLE.get(op_name(node)) if node.op == "call_function" else None
     return row is not None and trait in row.traits
 
 
 def named(trait: Trait, *families: str) -> list[str]:
-    """The names of all ops with a trait, in some families or in all: for tables of what is done for each op."""
+    """The names of all ops with a trait, in some families or in all: for tables of handlers by op."""
     return [name for name, row in TABLE.items() if trait in row.traits and (not families or row.family in families)]
 
 
@@ -96,7 +96,7 @@ def bounds(node: fx.Node) -> tuple[Any, Any] | None:
 
 
 def pads_zeros(node: fx.Node) -> bool:
-    """Whether a node pads with zeros, and neither with another number nor with what is at the border."""
+    """Whether a node pads with zeros, not with another number nor with values from the border."""
     if family(node) != "pad":
         return False
     call = arguments(node)
@@ -111,7 +111,7 @@ def arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def each_dim(sizes: int | Sequence[int], count: int) -> list[int]:
-    """An argument of sizes as one for each of ``count`` dims; one that is given may stand for all."""
+    """An argument of sizes, one for each of ``count`` dims; a single one is for all."""
     given = list(sizes) if isinstance(sizes, Sequence) else [sizes]
     return given * count if len(given) == 1 else given
 
@@ -140,7 +140,7 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
 def family(node: fx.Node) -> str | None:
     """Return the family of a node's op, None if the table does not know it or the node calls nothing.
 
-    A call that drops elements at random is of the family random, whatever its op is without that.
+    A call that drops elements at random is of the family random, whatever the family of its op.
     """
     row = lookup(node) if node.op == "call_function" else None
     return None if row is None else "random" if _drops(node) else row.family
@@ -155,9 +155,9 @@ def _drops(node: fx.Node) -> bool:
 
 
 def updates_statistics(node: fx.Node) -> bool:
-    """Whether a norm takes the statistics of the batch, and moves its running ones: one that is in training mode.
+    """Whether a norm uses the statistics of the batch and updates its running ones: one that is in training mode.
 
-    A norm without running statistics takes those of its input in evaluation too, and is none.
+    Not a norm without running statistics, which uses those of its input in evaluation too.
     """
     if not hasattr(node.target, "_schema"):
         return False
@@ -171,6 +171,6 @@ def find_quantized(graph: fx.Graph) -> fx.Node | None:
 
 
 def find_quantized_value(graph: fx.Graph) -> fx.Node | None:
-    """The first node that quantizes or dequantizes something computed; None where stored weights alone are quantized."""
+    """The first node that quantizes or dequantizes a computed value; None where only stored weights are quantized."""
     found = (node for node in graph.nodes if family(node) == "quant")
     return next((node for node in found if node.all_input_nodes[0].op != "get_attr"), None)

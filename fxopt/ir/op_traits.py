@@ -1,7 +1,7 @@
-"""What is true of an op whatever it is called on: traits, in the sense of MLIR, and the row that holds them.
+"""Facts that hold for an op whatever its operands are: traits, in the sense of MLIR, and the row that has them.
 
 A pass asks for the trait that it relies on (:func:`fxopt.ir.op_table.has`), so that a new op is one row and no pass has to
-hear of it. Every definition is checked against torch in ``tests/ir/test_op_traits.py``.
+change. Every definition is checked against torch in ``tests/ir/test_op_traits.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Flag, auto
 from torch import fx
 
 Shape = Callable[[fx.Node], tuple[int, ...]]
-"""Gives the concrete shape of a node's value."""
+"""Returns the concrete shape of a node's value."""
 
 Bound = str | float | None
 """A bound of a clamp: the argument that holds it, a number, or none."""
@@ -31,33 +31,33 @@ class Trait(Flag):
     IDEMPOTENT = auto()
     """f(f(x, y), y) = f(x, y)."""
     HOMOGENEOUS = auto()
-    """f(a · x) = a · f(x) for a > 0, where all of x is scaled alike; of two operands neither is a number."""
+    """f(a · x) = a · f(x) for a > 0, where all operands in x are scaled; of two operands neither is a number."""
     HOMOGENEOUS_IN_FIRST = auto()
     """f(a · x, y) = a · f(x, y) for a > 0, where x is the first operand and all others are in y."""
     SHIFT_EQUIVARIANT = auto()
     """f(x + c) = f(x) + c for a number c."""
     KEEPS_FORM = auto()
-    """Of a contiguous float tensor the result has the shape, the dtype and the strides."""
+    """For a contiguous float tensor, the result has the same shape, dtype and strides."""
     SAME_VALUE = auto()
-    """The result is the operand, number for number, perhaps in memory of its own."""
+    """The result equals the operand, maybe in memory of its own."""
     CAST = auto()
-    """The result is the operand in another dtype, on another device, or as it is."""
+    """The result is the operand in another dtype, on another device, or unchanged."""
     DROPOUT = auto()
     """With ``train=False`` the operand itself, with ``train=True`` some of it dropped at random."""
     REARRANGES = auto()
-    """Each number of the result is one of an operand's or a pad's ``value``; which one is decided by sizes and arguments."""
+    """Each element of the result is one of an operand's, or a pad's ``value``; which one depends on sizes and arguments alone."""
     SAME_SHAPE_IS_SAME_VALUE = auto()
-    """Where the result has the operand's shape it is the operand, number for number."""
+    """Where the result has the operand's shape it equals the operand."""
     SELECTS = auto()
-    """A reduction that picks a number, tells where it is, or whether there is one; it adds nothing."""
+    """A reduction that selects an element, its index, or whether there is one; it sums nothing."""
     UNROUNDED = auto()
-    """Nothing is rounded: of numbers that float32 has, the result in float32 is that in float64."""
+    """Nothing is rounded: for float32 operands the results in float32 and in float64 are equal."""
     NEEDS_FLOAT32 = auto()
-    """Its result is wrong in its leading digits where x is rounded to half precision, or leaves the range soon."""
+    """Its result is inaccurate for x in half precision, or soon exceeds the range."""
     BOUND_TO_STRIDES = auto()
-    """Views memory, so that it may refuse an operand that is laid out in another way."""
+    """Views memory, so that it may refuse an operand with other strides."""
     READS_FORM_ONLY = auto()
-    """Reads sizes, strides or a dtype of its operand, and none of its numbers."""
+    """Reads sizes, strides or a dtype of its operand, and none of its values."""
 
 
 NONE = Trait(0)

@@ -8,8 +8,8 @@
     %y = aten.conv2d(%x, %w, None, [1, 1])      an op; the overload is written where it is not `default`
     return %y                                   the outputs; the last value if there is no such line
 
-One statement a line, or several with ``;`` between; ``#`` begins a comment. The type after an op may be left out; if
-it is there, it is checked. A source line after it is passed over. The text is parsed, never executed.
+One statement a line, or several with ``;`` between; ``#`` begins a comment. The type after an op is optional, and checked
+if given. A source line after it is ignored. The text is parsed, never executed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _RETURN = re.compile(r"return\b\s*")
 
 
 def parse_program(text: str, *, seed: int = 0) -> Program:
-    """Make a Program of its text form, with example inputs and weights drawn from ``seed``.
+    """Parse a Program from its text form, with example inputs and weights drawn from ``seed``.
 
     Floating weights are normal with a spread of 1 / sqrt(fan-in); those named like a variance or a scale are between
     0.5 and 1.5. Integers that may be indices (i64, i32) are 0 or 1. A dynamic size is 1 or more; the example has 2 for
@@ -196,7 +196,7 @@ def _literal(place: Position, start: int, shape: list[int], dtype: torch.dtype) 
 
 
 def statements(text: str) -> Iterator[Position]:
-    """Yield the statements of a text with their places; comments and empty ones are left out."""
+    """Yield the statements of a text with their positions, without comments and empty ones."""
     for number, line in enumerate(text.splitlines(), 1):
         start = 0
         for end in [*_ends(line), len(line)]:

@@ -1,4 +1,4 @@
-"""The words of the text form: places in it, names of ops, and arguments, which are literals and ``%references``."""
+"""Tokens of the text form: positions, names of ops, and arguments, which are literals and ``%references``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in _OPERATORS},
     **{name: getattr(torch, name) for name in ("sym_max", "sym_min", "sym_not", "sym_float", "sym_int", "sym_sum")},
 }
-"""What a graph may call beside ops: reads of one of several results, and arithmetic on sizes."""
+"""Functions that a graph may call besides ops: selection of one of several results, and arithmetic on sizes."""
 
 _QUOTED_OR_REFERENCE = re.compile(r"\"[^\"]*\"|'(?:[^'\\]|\\.)*'|%(\w+)")
 _PREFIX = "_ref_"
@@ -32,7 +32,7 @@ _NUMBERS = {"inf": float("inf"), "nan": float("nan")}
 
 @dataclass(frozen=True)
 class Position:
-    """One statement of a text: where it begins, for messages that point at it. Lines and columns count from 1."""
+    """One statement of a text and its position, for messages. Lines and columns count from 1."""
 
     whole: str
     text: str
@@ -40,7 +40,7 @@ class Position:
     start: int
 
     def where(self, at: int = 0) -> str:
-        """Line, column and the line itself with a caret under the place."""
+        """Line, column and the line itself with a caret under the position."""
         lines = self.whole.splitlines() or [""]
         column = self.start + at
         return f"line {self.line}, column {column + 1}\n    {lines[self.line - 1]}\n    {' ' * column}^"
@@ -73,7 +73,7 @@ def scan_call(place: Position, start: int) -> tuple[int, int]:
 
 
 def find_op(place: Position, start: int, end: int) -> Callable[..., Any]:
-    """Op of a name like ``aten.mean.dim``. Raises UnknownNameError with the nearest names and the place."""
+    """Op of a name like ``aten.mean.dim``. Raises UnknownNameError with the nearest names and the position."""
     name = place.text[start:end].strip()
     if name in FUNCTIONS:
         return FUNCTIONS[name]

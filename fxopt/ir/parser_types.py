@@ -1,4 +1,4 @@
-"""Types of the text form, and the example values that inputs and weights of a type get."""
+"""Types of the text form, and example values for inputs and weights of a type."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TensorType:
 def read_type(place: Position, start: int, *, several: bool = False) -> tuple[TensorType | str, int]:
     """Read a type at ``start``; return it and where it ends. Raises UsageError.
 
-    A type of several values, ``(f32[2], f32[2])``, or with a derived size gives its text if ``several`` allows it.
+    A type of several values, ``(f32[2], f32[2])``, or with a derived size is returned as text if ``several`` allows it.
     """
     rest = place.text[start:]
     match = _TENSOR.match(rest)
@@ -66,7 +66,7 @@ def example_input(shape: list[int], dtype: torch.dtype, seed: int, name: str) ->
 
 
 def example_weight(shape: list[int], dtype: torch.dtype, seed: int, name: str) -> torch.Tensor:
-    """Values for a weight, from the seed and its name: spread 1 / sqrt(fan-in), positive where a variance has to be."""
+    """Values for a weight, from the seed and its name: spread 1 / sqrt(fan-in), positive for a variance."""
     generator = _generator(seed, f"weight {name}")
     leaf = name.rpartition(".")[2]
     if dtype.is_floating_point and _POSITIVE.search(leaf):

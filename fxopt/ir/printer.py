@@ -76,7 +76,7 @@ def argument_text(value: Any) -> str:
 def source_line(node: fx.Node) -> str:
     """The user's line that made a node, ``net.py:42``; empty if not known.
 
-    Frames inside torch are passed over; a path is shown from the current folder or from site-packages on.
+    Frames inside torch are skipped; a path is relative to the current folder or to site-packages.
     """
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     for path, line in reversed(frames):
@@ -87,7 +87,7 @@ def source_line(node: fx.Node) -> str:
 
 
 def short_path(path: str) -> str:
-    """A path from the current folder or from site-packages on."""
+    """A path relative to the current folder or to site-packages."""
     for root in [str(Path.cwd()), *sys.path]:
         if root and path.startswith(root + "/"):
             return path[len(root) + 1 :]
@@ -115,7 +115,7 @@ def node_text(node: fx.Node, *, source: bool = False, dims: dict[str, str] | Non
 
 
 def graph_text(graph: fx.Graph, *, source: bool = False, dims: dict[str, str] | None = None) -> str:
-    """A whole graph in the text form; parameters stand where they are first used."""
+    """A whole graph in the text form; parameters are listed before their first use."""
     lines: list[str] = []
     shown: set[fx.Node] = set()
     for node in graph.nodes:

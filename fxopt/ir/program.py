@@ -23,7 +23,7 @@ from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_t
 
 @dataclass(frozen=True)
 class Skip:
-    """A place that a pass left alone, and why."""
+    """A node that a pass left alone, and why."""
 
     node: str
     source: str
@@ -35,7 +35,7 @@ class Skip:
 
 @dataclass(frozen=True)
 class Choice:
-    """A value that a pass chose itself, where its options leave that to the target, the data or a measurement."""
+    """A value that a pass chose itself, where its options leave it to the target, the data or a measurement."""
 
     what: str
     value: bool | int | float | str
@@ -47,7 +47,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a pass measured of a part of the program: of what, which figure, its value and unit; ``predicted`` where it was."""
+    """A measurement by a pass: of which part, which figure, its value and unit, and the ``predicted`` value if any."""
 
     of: str
     figure: str
@@ -88,10 +88,10 @@ class Program:
     choices: list[Choice] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     claims: dict[str, tuple[str, dict[int, torch.Tensor]]] = field(default_factory=dict)
-    """What a pass leaves of values, by node name: the name before and indices kept by dim (``pass_manager/value_map``)."""
+    """The value map of a pass, by node name: the original name and the kept indices by dim (``pass_manager/value_map``)."""
     kept_indices: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
-    """By the name of a weight and dim, which of its indices are left of those it had when the pipeline began, or when it
-    was added."""
+    """By the name of a weight and dim, which of its indices are kept, of those at the start of the pipeline or when it was
+    added."""
 
     @property
     def graph(self) -> fx.Graph:
@@ -136,13 +136,13 @@ class Program:
 
     @property
     def in_spec(self) -> pytree.TreeSpec | None:
-        """Structure of ``(args, kwargs)``; None for a graph that was written by hand."""
+        """Structure of ``(args, kwargs)``; None for a graph that was built by hand."""
         info = getattr(self.graph._codegen, "pytree_info", None)
         return info.in_spec if info else None
 
     @property
     def out_spec(self) -> pytree.TreeSpec | None:
-        """Structure of the outputs; None for a graph that was written by hand."""
+        """Structure of the outputs; None for a graph that was built by hand."""
         info = getattr(self.graph._codegen, "pytree_info", None)
         return info.out_spec if info else None
 
@@ -151,7 +151,7 @@ class Program:
     def find(self, *ops: str) -> Iterator[fx.Node]:
         """Yield the nodes that call one of ``ops``, in order; ``aten.mean`` finds every overload of it.
 
-        The nodes are listed before the first is yielded, and a node erased meanwhile is passed over.
+        The nodes are listed before the first is yielded, and a node erased meanwhile is skipped.
         """
         wanted = set(ops)
         for node in list(self.graph.nodes):
@@ -234,7 +234,7 @@ class Program:
         """Add a weight under a free name like ``name`` and return a ``get_attr`` node for it, placed before a node.
 
         Floats become a parameter, or with ``learned=False`` a buffer, which is neither trained nor counted.
-        A weight is never changed in place: others may read it, and a copy of the program may share it.
+        A weight is never changed in place: other nodes may read it, and a copy of the program may share it.
         """
         free = name.replace("-", "_")
         count = 0
@@ -250,8 +250,8 @@ class Program:
     def swap_tensor(self, user: fx.Node, old: fx.Node, tensor: torch.Tensor) -> fx.Node:
         """Let ``user`` read ``tensor`` instead of the weight ``old``; return the ``get_attr`` node.
 
-        The weight keeps its name if nobody else reads it; otherwise the others keep the old one, and the new one gets
-        a name like it.
+        The weight keeps its name if nothing else reads it; otherwise the other readers keep the old one, and the new one
+        gets a similar name.
         """
         readers = {u for n in self.graph.nodes if n.op == "get_attr" and n.target == old.target for u in n.users}
         if readers == {user}:
@@ -269,7 +269,7 @@ class Program:
     def set_tensors(self, changed: dict[str, torch.Tensor]) -> None:
         """Let every reader of a weight, and of the names tied to it, read another tensor; given by the weight's name.
 
-        A parameter stays a parameter, and goes on asking for gradients if it did; a buffer stays a buffer.
+        A parameter stays a parameter, with its ``requires_grad``; a buffer stays a buffer.
         """
         known = self.tensors()
         new: dict[int, torch.Tensor] = {}
@@ -328,7 +328,7 @@ class Program:
         self.skips.append(Skip(node_text(node, dims=self.dims()), source_line(node), reason))
 
     def chose(self, what: str, value: bool | int | float | str, why: str) -> None:
-        """Report what a pass chose where its options leave that open, and why: ``chose("multiple", 16, "measured …")``.
+        """Report a value that a pass chose where its options leave it open, and why: ``chose("multiple", 16, "measured …")``.
 
         ``what`` is the option, or a noun, that a reader can compare between builds. The report has it with the step.
         """
@@ -345,7 +345,7 @@ class Program:
         return error
 
     def copy(self, instead: Mapping[int, torch.Tensor] = MappingProxyType({})) -> Program:
-        """Return a copy that shares nothing that can be changed: no weight, no graph, no example input.
+        """Return a copy that shares no mutable state: no weight, no graph, no example input.
 
         ``instead`` has tensors for the copy to have in place of weights, by the ``id`` of the weight.
         """
@@ -374,7 +374,7 @@ def _own(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def fake_like(mode: FakeTensorMode, tensor: torch.Tensor) -> FakeTensor:
-    """A fake tensor of a weight's form: what ``mode.from_tensor`` makes of one that is no view, at a tenth of the time."""
+    """A fake tensor like a weight: as by ``mode.from_tensor`` for one that is no view, in a tenth of the time."""
     meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return FakeTensor(mode, meta.requires_grad_(tensor.requires_grad), tensor.device)
 

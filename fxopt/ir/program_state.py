@@ -1,8 +1,8 @@
 """A program as plain data and tensors, and back: node for node with its names, order, shapes and source lines.
 
-What the text form leaves out is here too: tuples apart from lists, strides, what is a parameter, tied weights, structures of
-inputs and outputs. Reading executes nothing: ops are looked up by name, shapes derived anew. The history is left out: it says how
-a program came about, and equal programs are equal whatever made them.
+It includes what the text form leaves out: tuples as opposed to lists, strides, which tensors are parameters, tied weights,
+structures of inputs and outputs. Reading executes nothing: ops are looked up by name, shapes derived anew. The history is
+left out: equal programs are equal whatever made them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TRANSIENT = frozenset({"val", "tensor_meta", "from_node", "unbacked_bindings"})
 
 
 def write_state(program: Program) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Plain values as JSON holds them, and tensors by name. Raises Unwritable for a program that does not come back whole."""
+    """Plain values as JSON holds them, and tensors by name. Raises Unwritable for a program that would not round-trip."""
     tensors: dict[str, torch.Tensor] = {}
     module = program.module
     state = {
@@ -64,7 +64,7 @@ def program_digest(program: Program) -> str | None:
 
 
 def read_state(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Program:
-    """The program of a state. Raises Unwritable for what this torch does not know, PassError where shapes do not fit."""
+    """The program of a state. Raises Unwritable for ops that this torch does not have, PassError where shapes do not fit."""
     root = torch.nn.Module()
     known: dict[str, torch.Tensor] = {}
     for part in state["modules"]:
@@ -75,7 +75,7 @@ def read_state(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Progr
         nodes[facts["name"]] = _read_node(graph, facts, nodes, tensors)
     graph.set_codegen(_read_codegen(state["codegen"]))
     module = fx.GraphModule(root, graph, class_name="Program")
-    # a GraphModule takes over what its graph reads, in the order of the graph
+    # a GraphModule takes over the tensors that its graph reads, in the order of the graph
     module._modules, module._parameters, module._buffers = root._modules, root._parameters, root._buffers
     module._non_persistent_buffers_set, module.training = root._non_persistent_buffers_set, root.training
     structure, leaves = state["inputs"]
@@ -103,7 +103,7 @@ def _write_node(node: fx.Node, tensors: dict[str, torch.Tensor]) -> dict[str, An
 
 
 def _write_size(value: Any) -> Any:
-    """The form of a fake value: dtype, sizes and strides as text, and what a symbol usually is."""
+    """A fake value as JSON: dtype, sizes and strides as text, and the hints of symbols."""
     if isinstance(value, torch.Tensor):
         sizes = [*value.shape, *value.stride()]
         hints = {str(s): int(n.node.shape_env.backed_var_to_val[s]) for n in sizes if isinstance(n, torch.SymInt)

@@ -39,7 +39,7 @@ class Recurrent:
 
     @property
     def gates(self) -> int:
-        """How many gates its weights have rows of."""
+        """The number of gates in its weights."""
         return GATES[self.kind]
 
     @property

@@ -1,4 +1,4 @@
-"""Shapes of recurrent layers without their steps: torch derives them by running every step on fake tensors."""
+"""Shapes of recurrent layers without their steps: torch would derive them by running every step on fake tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEYS = (torch._C.DispatchKey.CompositeImplicitAutograd, torch._C.DispatchKey.Au
 
 @contextlib.contextmanager
 def recurrent_in_one_step() -> Iterator[None]:
-    """Give the shapes of LSTM, GRU and RNN at once on fake tensors, whatever the number of steps; real ones run as ever."""
+    """Derive the shapes of LSTM, GRU and RNN at once on fake tensors, whatever the number of steps; real ones run as usual."""
     saved = {op: dict(op.py_kernels) for op in _SEQUENCES}
     for op in _SEQUENCES:
         for key in _KEYS:
@@ -34,7 +34,7 @@ def recurrent_in_one_step() -> Iterator[None]:
 
 
 def _either(kernel: Callable[..., Any], x: torch.Tensor, *args: Any) -> Any:
-    """Torch's own kernel for real tensors, and for the dtypes of autocast, which are its to decide."""
+    """Torch's own kernel for real tensors, and under autocast, whose dtypes it decides."""
     states, params = args[:2]
     one_dtype = all(t.dtype == x.dtype for t in (*([states] if isinstance(states, torch.Tensor) else states), *params))
     return _sequence(x, *args) if isinstance(x, FakeTensor) and one_dtype else kernel(x, *args)

@@ -24,7 +24,7 @@ from fxopt.ir.recurrent_shapes import recurrent_in_one_step
 
 
 class _Derive(FakeTensorProp):
-    """Runs the graph on fake tensors, from the symbolic shapes of the placeholders; remembers where it stands."""
+    """Runs the graph on fake tensors, from the symbolic shapes of the placeholders; records the current node."""
 
     at: fx.Node | None = None
 
@@ -38,7 +38,7 @@ class _Derive(FakeTensorProp):
         return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """As torch does, but where the value has the form of its operand: half the time of a convolutional net."""
+        """As torch does, with a shortcut for results like their operand: that saves half the time of a convolutional net."""
         return args[0] if _keeps_operand(target, args) else super().call_function(target, args, kwargs)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -49,7 +49,7 @@ _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
 def _keeps_operand(target: Any, args: Any) -> bool:
-    """Whether it keeps the form, or is batch norm in evaluation with statistics that fit, of a contiguous float tensor."""
+    """Whether its result is like its contiguous float operand: by trait, or batch norm in evaluation with fitting statistics."""
     if target is not _BATCH_NORM and not _keeps_form(target):
         return False
     if not args[0].is_floating_point() or not args[0].is_contiguous():
@@ -78,11 +78,11 @@ def fake_mode(program: Program) -> FakeTensorMode:
 
 
 _DEEP = 200
-"""Nodes; in a small graph half of the time goes into filling the cache, in twelve layers alike it saves a fifth."""
+"""Nodes; in a small graph half of the time goes into filling the cache, for twelve identical layers it saves a fifth."""
 
 
 class _SameNames(ShapeEnv):
-    """Calls the symbol made for ``s77`` s77 again: ``program.ranges`` knows it by that name."""
+    """Names the symbol for ``s77`` s77 again: ``program.ranges`` has it by that name."""
 
     def _generate_unique_id(self, source_name: str) -> int:
         wanted = source_name.removeprefix("s")
@@ -95,12 +95,12 @@ class _SameNames(ShapeEnv):
 def fresh_inputs(program: Program) -> tuple[FakeTensorMode, list[Any]]:
     """Fake values for the placeholders in a shape environment of their own, with the same dynamic sizes.
 
-    A graph that fixes a dynamic size does so in its environment, for everyone who shares it. So each derivation has
-    its own, and a wrong pass cannot spoil the program it was given a copy of.
+    A graph that specializes a dynamic size does so in its environment, for all programs that share it. So each derivation
+    has its own, and a wrong pass cannot spoil the program that it was given a copy of.
     """
     env = _SameNames()
     mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    # sizes of this environment never come again: only a net that repeats its layers finds them in the cache of fake tensors
+    # symbols of this environment never recur: the cache of fake tensors only helps a net that repeats its layers
     mode.cache_enabled = mode.cache_enabled and len(program.graph.nodes) > _DEEP
     made: dict[sympy.Symbol, torch.SymInt] = {}
 
@@ -160,7 +160,7 @@ def _symbol(env: ShapeEnv, name: str, hint: int, bounds: tuple[int, int | None])
 
 
 def derive_shapes(program: Program) -> None:
-    """Set ``meta["val"]`` of every node anew. Raises PassError at the node whose inputs do not fit."""
+    """Derive ``meta["val"]`` of every node anew. Raises PassError at the node whose inputs do not fit."""
     mode, values = fresh_inputs(program)
     run = _Derive(program, mode)
     loggers = [logging.getLogger(name) for name in ("torch.fx.interpreter", "torch._subclasses.fake_tensor")]
@@ -194,7 +194,7 @@ def _solved(size: torch.SymInt, symbol: sympy.Symbol, actual: int) -> int:
 
 
 def concrete_shapes(program: Program, *, batch: int | None = None) -> Shape:
-    """Return a function that gives a node's shape with the example inputs' sizes put in for the dynamic dims.
+    """Return a function from a node to its shape, with the example inputs' sizes for dynamic dims.
 
     A dynamic batch is ``batch`` examples, if that is given.
     """

@@ -1,4 +1,4 @@
-"""A Program as a plain module, to be trained on in a script of one's own, and back."""
+"""A Program as a plain module, to be trained in a script of one's own, and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrainableModule(torch.nn.Module):
     """A copy of a Program, called as the model was; ``parameters()`` and ``state_dict()`` have the model's own names.
 
     ``train()`` and ``eval()`` switch batch norm and dropout by their constants in the graph, each keeping its own
-    momentum, eps and probability. :meth:`program` gives the Program back with the weights as they are then.
+    momentum, eps and probability. :meth:`program` returns a Program with the present weights.
     ``watched`` are names of nodes whose values the next calls leave in ``seen``, with their gradients.
     """
 
@@ -57,7 +57,7 @@ class TrainableModule(torch.nn.Module):
         return self.graph_module.graph.process_outputs(output)
 
     def train(self, mode: bool = True) -> TrainableModule:
-        """Switch batch norm and dropout on, or to what they were in the program."""
+        """Switch batch norm and dropout to training, or back to the program's own mode."""
         super().train(mode)
         for node, flag, before in self._switches:
             set_argument(node, flag, True if mode else before)
@@ -65,7 +65,7 @@ class TrainableModule(torch.nn.Module):
         return self
 
     def program(self) -> Program:
-        """The Program with the weights as they are now, in evaluation; passes go on from it without a new capture."""
+        """The Program with the present weights, in evaluation; passes can go on from it without a new capture."""
         mode = self.training
         self.eval()
         twin = self._program.copy()
@@ -90,7 +90,7 @@ class Watching(fx.Interpreter):
         self.seen: dict[str, torch.Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node, and keep its value if that is wanted."""
+        """Run one node, and keep its value if it is watched."""
         value = super().run_node(n)
         if n.name in self._names:
             self.seen[n.name] = value.clone()  # what comes after may write into it
@@ -100,7 +100,7 @@ class Watching(fx.Interpreter):
 def as_module(program: Program, batch_norm: Literal["live", "frozen"] = "live") -> TrainableModule:
     """A plain ``torch.nn.Module`` that computes what the program does and can be trained on.
 
-    With ``batch_norm="frozen"`` the statistics of batch norms stay what they are in training too, and so do their scales
-    and shifts. The program stays as it is; ``as_module(program).program()`` is the way back.
+    With ``batch_norm="frozen"`` the statistics of batch norms do not change in training, nor do their scales and shifts.
+    The program itself does not change; ``as_module(program).program()`` is the way back.
     """
     return TrainableModule(program, batch_norm)

@@ -1,4 +1,4 @@
-"""A program that returns values from its middle too."""
+"""A program with intermediate values as further outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fxopt.ir.program import Program
 
 
 def with_outputs(program: Program, names: Sequence[str], *, own: bool = True) -> Program:
-    """A copy whose outputs are flat, followed by the values of the nodes called ``names``; without its ``own``, these alone."""
+    """A copy with flat outputs, followed by the values of the nodes ``names``; without its ``own``, these alone."""
     twin = program.copy()
     nodes = {node.name: node for node in twin.graph.nodes}
     outputs = [*(twin.outputs() if own else ()), *(nodes[name] for name in names)]

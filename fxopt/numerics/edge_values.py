@@ -1,4 +1,4 @@
-"""Tensors that look for trouble: signs, scales, exact zeros, ties, saturating values, denormals, NaN and infinities."""
+"""Tensors of edge cases: signs, scales, exact zeros, ties, saturating values, denormals, NaN and infinities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATTERNS = (
     "random numbers", "large numbers", "small numbers", "edge values", "positive numbers", "negative numbers", "zeros",
     "ties", "denormals",
 )  # fmt: skip
-"""What a row of a tensor holds, in this order and again from the first."""
+"""Patterns of the rows of a tensor, in this order, repeated."""
 
 NOT_FINITE = "NaN and infinities"
 """A tensor of random numbers, some of which are NaN or infinite."""
@@ -26,9 +26,9 @@ NOT_FINITE = "NaN and infinities"
 def edge_tensor(
     shape: Sequence[int], dtype: torch.dtype, pattern: str | None, constants: Iterable[float], seed: int
 ) -> torch.Tensor:
-    """Numbers of a pattern, or with None the patterns in turn along the first dim.
+    """A tensor of a pattern, or with None of all patterns in turn along the first dim.
 
-    ``constants`` are numbers that the code compares with or adds: they, and what is just beside them, are edges too. Bools
+    ``constants`` are numbers that the code compares with or adds: they, and their neighbours, are edges too. Bools
     are drawn at random; integers are 0 and 1.
     """
     random = torch.Generator().manual_seed(seed)
@@ -55,7 +55,7 @@ def _filled(
     random: torch.Generator,
     noise: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Numbers of a pattern, made of normal ones where it has any."""
+    """A tensor of a pattern, derived from normal numbers where it has random ones."""
     match pattern:
         case "zeros":
             return torch.zeros(shape, dtype=torch.float64)

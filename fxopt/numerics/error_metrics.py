@@ -1,4 +1,4 @@
-"""Two versions of an output as one number: relative error, or signal-to-noise ratio; and whether outputs vary at all."""
+"""Metrics of two versions of an output: relative error, signal-to-noise ratio; and whether outputs vary at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SAMPLE = 100_000
 
 
 def relative_error(want: Any, got: Any, like: Any = None) -> float:
-    """Largest difference of an output, relative to what was wanted; inf where shapes, NaNs or infinities differ.
+    """Largest error of an output, relative to the expected one; inf where shapes, NaNs or infinities differ.
 
     Floating and complex outputs: the largest ``|want - got| / max(|want|, scale)`` over the elements, with the
     :func:`bulk_scale` of ``like``, which is ``want`` unless given. A complex number counts as two real ones. Integers
@@ -36,9 +36,9 @@ def relative_error(want: Any, got: Any, like: Any = None) -> float:
 
 
 def clearly_close(want: torch.Tensor, got: torch.Tensor, tolerance: float) -> bool:
-    """Whether a glance says that the :func:`relative_error` of floating tensors is within ``tolerance``; if not, ask it.
+    """A quick sufficient check that the :func:`relative_error` of floating tensors is within ``tolerance``.
 
-    The largest difference is held against the scale of a sample, which is no larger than that of all.
+    The largest difference is compared with the scale of a sample, which is no larger than that of all.
     """
     if want.shape != got.shape or not want.is_floating_point() or not got.is_floating_point() or not want.numel():
         return False
@@ -47,14 +47,16 @@ def clearly_close(want: torch.Tensor, got: torch.Tensor, tolerance: float) -> bo
 
 
 def bulk_scale(values: torch.Tensor) -> float:
-    """Largest magnitude of the bulk of ``values``, which small elements are measured by; 0 where there is none.
+    """Largest magnitude of the bulk of ``values``, relative to which small elements are compared; 0 where there is none.
 
     Of the finite magnitudes above 1e-9 let q be the 10 % quantile; the scale is the largest of them that is at most
     1e4·q. A maximum over all would let one fill value, such as the -3e38 of a mask, hide whatever happens to the rest.
-    Magnitudes below 1e-9 are what rounding leaves of zeros; where there is nothing else, the scale is their maximum.
+    Magnitudes below 1e-9 are rounding errors of zeros; where there is nothing else, the scale is their maximum.
     """
     magnitudes = _real(values).abs().flatten()
-    above = _above_noise(magnitudes[:: 1 + magnitudes.numel() // _SAMPLE])  # a quantile of many needs not all of them
+    above = _above_noise(
+        magnitudes[:: 1 + magnitudes.numel() // _SAMPLE]
+    )  # a quantile of many does not need all of them
     if above.numel() == 0:
         above = _above_noise(magnitudes)
     if above.numel() == 0:
@@ -102,7 +104,7 @@ def is_constant(runs: list[list[Any]]) -> bool:
 
 
 def is_discrete(value: Any) -> bool:
-    """Whether it is a tensor of integers or bools, in which the least change is a whole step."""
+    """Whether it is a tensor of integers or bools, whose least change is a whole step."""
     return isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex()
 
 

@@ -1,4 +1,4 @@
-"""How far a value is from what it should be, over any number of batches, in constant memory."""
+"""Error of a value against its reference, over any number of batches, in constant memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @dataclass
 class ErrorSums:
-    """Sums in float64 over the elements of a value and of what it should be."""
+    """Sums in float64 over the elements of a value and of its reference."""
 
     signal: float = 0.0
     power: float = 0.0
@@ -18,7 +18,7 @@ class ErrorSums:
     noise: float = 0.0
 
     def add(self, want: torch.Tensor, got: torch.Tensor, counted: torch.Tensor | None = None) -> None:
-        """Add a batch; of the noise only what ``counted`` says."""
+        """Add a batch; noise counts only where ``counted`` is True."""
         want, got = want.double(), got.double()
         noise = (got - want).square()
         self.signal += want.square().sum().item()

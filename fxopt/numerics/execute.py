@@ -1,4 +1,4 @@
-"""Run a program without side effects: buffers, written weights, inputs and the random state are as before."""
+"""Run a program without side effects: buffers, written weights, inputs and the random state are restored."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _Interpreter = TypeVar("_Interpreter", bound=fx.Interpreter)
 class Run:
     """Flat outputs, sentences that say which share memory with an input, a weight or an earlier output, and the state.
 
-    ``state`` has by description what was asked for of it: written inputs and weights after the run, and the same, with
-    the outputs, after a second run that follows.
+    ``state`` has the requested state by description: written inputs and weights after the run, and the same, with the
+    outputs, after a second run.
     """
 
     outputs: list[Any]
@@ -72,7 +72,7 @@ def run(
 
 
 def _called(program: Program, inputs: list[Any], keys: dict[str, str], *, wide: bool) -> tuple[list[Any], list[Any]]:
-    """Flat inputs that a run may have written into, and its flat outputs."""
+    """Flat inputs, which a run may have written into, and its flat outputs."""
     fresh = [v.clone() if isinstance(v, torch.Tensor) else v for v in inputs]
     fresh = [widen(v) for v in fresh] if wide else fresh
     torch.default_generator.manual_seed(0)
@@ -90,7 +90,7 @@ def _state(program: Program, inputs: list[Any], names: Collection[str], when: st
 
 
 def written_outside(program: Program) -> set[str]:
-    """What outlives a run that a program writes into: ``input x``, ``buffer seen``."""
+    """The persistent memory that a program writes into: ``input x``, ``buffer seen``."""
     kinds = {"placeholder": "input", "get_attr": "buffer"}
     return {f"{kinds[node.op]} {node.target}" for node in _written_into(program)}
 
@@ -103,9 +103,9 @@ def started(interpreter: _Interpreter, inputs: list[Any]) -> _Interpreter:
 
 @contextlib.contextmanager
 def untouched(program: Program) -> Iterator[None]:
-    """Have copies stand in for the buffers, and for weights that the graph writes to; afterwards all is as it was.
+    """Replace the buffers, and weights that the graph writes to, by copies, and restore them afterwards.
 
-    Copies, not values put back: an output that is a buffer keeps what the run made of it.
+    Copies, not restored values: an output that is a buffer keeps its value after the run.
     """
     targets = _written_weights(program)
     owners = list(program.module.modules())

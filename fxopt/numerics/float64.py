@@ -29,7 +29,7 @@ def widen(value: Any) -> Any:
 
 @contextlib.contextmanager
 def float64_default() -> Iterator[None]:
-    """Let tensors that are made without a dtype, and quotients of integers, be float64: a twin's code says nothing of them."""
+    """Make float64 the default dtype, for tensors created without one and quotients of integers, which have none in the graph."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -49,7 +49,7 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     """Return a copy that computes in float64: weights, buffers, example inputs and dtypes written into the graph.
 
     Checks of dtypes are dropped; the quantize and dequantize ops get twins that work in float64. The nodes' fake
-    tensors become float64 only with ``to_run_passes``: that takes longer than all the rest.
+    tensors become float64 only with ``to_run_passes``, which takes longer than all the rest.
     """
     wide: dict[int, torch.Tensor] = {}
     for tensor in program.tensors().values():
@@ -77,7 +77,7 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
 
 
 def has_twin_graph(program: Program, twin: Program) -> bool:
-    """Whether :func:`to_float64` makes a graph like that of ``twin`` of a program's."""
+    """Whether :func:`to_float64` of a program has the same graph as ``twin``."""
     nodes = [node for node in program.graph.nodes if not _checks_dtype(node)]
     others = [(n.name, n.op, str(n.target), str((n.args, n.kwargs))) for n in twin.graph.nodes]
     if len(nodes) != len(others):
@@ -94,7 +94,7 @@ def _checks_dtype(node: fx.Node) -> bool:
 
 
 def _wide_call(node: fx.Node) -> tuple[Any, Any, Any]:
-    """Target and arguments of a node's twin. The quantize ops have others there: they insist on float32."""
+    """Target and arguments of a node's twin. Quantize ops have another target, as they insist on float32."""
     target: Any = node.target
     if node.op == "call_function" and str(target).startswith("quantized_decomposed."):
         from fxopt.numerics import float64_quant_ops
@@ -107,10 +107,10 @@ def _wide_call(node: fx.Node) -> tuple[Any, Any, Any]:
 
 
 def default_epsilon(dtype: torch.dtype) -> float:
-    """What torch adds in a norm without an eps: that of the dtype, or of float32 for half precision, which is computed there."""
+    """torch's default eps of a norm: that of the dtype, or of float32 for half precision, which is computed in it."""
     return torch.finfo(torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype).eps
 
 
 def _inner_modules(module: fx.GraphModule) -> list[fx.GraphModule]:
-    """Those of autocast regions and branches."""
+    """The graphs of autocast regions and branches."""
     return [inner for inner in module.modules() if isinstance(inner, fx.GraphModule) and inner is not module]

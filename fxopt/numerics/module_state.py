@@ -1,4 +1,4 @@
-"""Modules run in evaluation mode without a trace: modes, buffers and the random state are put back."""
+"""Modules run in evaluation mode without side effects: modes, buffers and the random state are restored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def evaluate(module: torch.nn.Module) -> torch.nn.Module:
 
 @contextlib.contextmanager
 def unchanged(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every submodule's mode, buffers and the random state are as they were.
+    """Evaluation mode inside; afterwards every submodule's mode, buffers and the random state are restored.
 
     torch's fast path for transformers is off inside: it writes zeros to padded rows, which no exported graph does.
     """
@@ -46,7 +46,7 @@ def unchanged(module: torch.nn.Module) -> Iterator[None]:
 
 
 def copied(value: Any) -> Any:
-    """The same tree with copies of its tensors, so that a module that writes into its inputs does no harm."""
+    """The same tree with copies of its tensors, for a module that may write into its inputs."""
     return pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, torch.Tensor) else v, value)
 
 

@@ -1,4 +1,4 @@
-"""Inputs to try a program with: its example, and random ones like it, of other sizes where these are dynamic."""
+"""Probe inputs of a program: its example, and random ones like it, of other sizes where these are dynamic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fxopt.numerics.edge_values import PATTERNS, edge_tensor
 from fxopt.numerics.execute import run
 
 SCALES = (10.0, 1.0, 0.1)
-"""What rows of random inputs are multiplied with where a pass must be exact: past a clamp, as in relu6, and near zero."""
+"""Scales of the rows of random inputs for exact passes: beyond a clamp, as in relu6, and near zero."""
 
 _EDGE_MACS = 10**9
 """A run on edge inputs may cost this many multiplications."""
@@ -47,16 +47,16 @@ def try_probes(
 
 
 def random_inputs(program: Program, scales: tuple[float, ...] = (1.0,)) -> Iterator[list[Any]]:
-    """Yield flat random inputs: every dynamic size another than the example's, the batch alone, the example's sizes.
+    """Yield flat random inputs: with all dynamic sizes changed, with the batch alone changed, with the example's sizes.
 
-    There are several, as a model may hold conditions on its sizes that ``program.ranges`` does not tell. Floating
-    inputs have the mean and deviation of the example, and their rows (the first dim) are multiplied with ``scales`` in
-    turn. Integers may be indices, so they are drawn from the values that the example has.
+    There are several, as a model may have conditions on its sizes that are not in ``program.ranges``. Floating
+    inputs have the mean and deviation of the example, and their rows (the first dim) are multiplied by ``scales`` in
+    turn. Integers may be indices, so they are drawn from the example's values.
     """
     known = example_sizes(program)
     names = program.dims()
     other: dict[sympy.Symbol, int] = {}
-    for step, (symbol, size) in enumerate(known.items(), 1):  # a step each: sizes that were alike become different
+    for step, (symbol, size) in enumerate(known.items(), 1):  # different steps, so that equal sizes become different
         near = (3, 2, 4) if names.get(str(symbol)) == "batch" else (size + step, size - step, size + 1, size - 1)
         other[symbol] = _another(size, near, program.ranges.get(str(symbol), (1, None)))
     batch = {symbol: size for symbol, size in other.items() if names.get(str(symbol)) == "batch"}
@@ -75,7 +75,7 @@ def random_batch(program: Program, size: int) -> list[Any]:
 
 
 def edge_probes(program: Program) -> list[list[Any]]:
-    """Flat inputs that look for trouble, each of other sizes: a batch of one, and rows of every pattern of numbers.
+    """Flat inputs of edge cases, each of other sizes: a batch of one, and rows of every pattern.
 
     Integers that index a table go through all of its rows. There are none for a program that is expensive to run.
     """
@@ -124,7 +124,7 @@ def _random(program: Program, sizes: dict[sympy.Symbol, int], scales: tuple[floa
 
 
 def example_sizes(program: Program) -> dict[sympy.Symbol, int]:
-    """What the symbols in the sizes of the inputs are for the example."""
+    """The values of the symbols in the sizes of the inputs, for the example."""
     known: dict[sympy.Symbol, int] = {}
     for node, leaf in zip(program.inputs(), program.example_leaves(), strict=True):
         for size, actual in _sizes(node, leaf):
@@ -138,7 +138,7 @@ def example_sizes(program: Program) -> dict[sympy.Symbol, int]:
 
 
 def _sizes(node: fx.Node, leaf: Any) -> list[tuple[Any, int]]:
-    """Sizes of an input, symbolic and of the example; an input that is a dynamic number is one itself."""
+    """Sizes of an input, symbolic and of the example; a dynamic number as input counts as a size."""
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor):
         return list(zip(value.shape, leaf.shape, strict=True))
@@ -153,7 +153,7 @@ def size_with(size: Any, known: dict[sympy.Symbol, int]) -> int:
 
 
 def _another(size: int, near: tuple[int, ...], bounds: tuple[int, int | None]) -> int:
-    """The first size near that is another and within bounds; failing that the size itself."""
+    """The first other size of ``near`` within bounds; failing that the size itself."""
     low, high = max(bounds[0], 1), bounds[1]
     return next((n for n in near if n != size and low <= n and (high is None or n <= high)), size)
 

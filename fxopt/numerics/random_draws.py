@@ -1,7 +1,7 @@
-"""Random numbers drawn by key: two versions of a program draw the same, whatever else stands in their graphs.
+"""Random numbers drawn by key: two versions of a program draw the same, whatever else is in their graphs.
 
-A stream of random numbers depends on the order of the draws, so that a pass that removes or moves one would change all
-after it. Here each draw has a seed of its own, from the name of its node before the pass.
+A stream of random numbers depends on the order of the draws, so a pass that removes or moves one would change all later
+ones. Here each draw has a seed of its own, from the name of its node before the pass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fxopt.ir.program import Program
 
 
 def is_draw(node: fx.Node) -> bool:
-    """Whether a node draws random numbers: a row of the table says so, its arguments do, or torch tags its op so."""
+    """Whether a node draws random numbers: by its row in the op table, its arguments, or torch's tag of its op."""
     if node.op != "call_function":
         return False
     row = lookup(node)
@@ -38,7 +38,7 @@ def is_draw(node: fx.Node) -> bool:
 def draw_keys(program: Program, before: Program | None = None) -> dict[str, str]:
     """Key of each draw of ``program`` by node name: the name it has in ``before``.
 
-    A draw whose node is new, as it was written anew, takes the key of the first draw by the same op that is left.
+    A draw with a new node takes the key of the first remaining draw by the same op.
     """
     keys = {node.name: node.name for node in program.graph.nodes if is_draw(node)}
     if before is None:
@@ -54,9 +54,9 @@ def draw_keys(program: Program, before: Program | None = None) -> dict[str, str]
 
 
 def draw(node: fx.Node, args: Any, kwargs: Any, key: str) -> Any:
-    """Call the op of a node that draws, with the random state set from ``key``; in float64 the numbers are the same.
+    """Call the op of a node that draws, with the random state seeded by ``key``; in float64 the numbers are the same.
 
-    They are drawn in float32 and widened, as torch has other numbers for the same seed in float64.
+    They are drawn in float32 and widened, as torch draws other numbers for the same seed in float64.
     """
     torch.default_generator.manual_seed(zlib.crc32(key.encode()))
     target: Any = node.target
@@ -72,7 +72,7 @@ def draw(node: fx.Node, args: Any, kwargs: Any, key: str) -> Any:
 
 
 def _takes_dtype(node: fx.Node, kwargs: Any) -> bool:
-    """Whether the op makes numbers of the default dtype unless told otherwise."""
+    """Whether the op draws numbers of the default dtype unless it is given one."""
     row = op_name(node)
     return (
         row.startswith(("aten.rand.", "aten.randn.", "aten.rand", "aten.randn"))
@@ -99,7 +99,7 @@ class KeyedDraws(fx.Interpreter):
         self._keys = keys
 
     def run_node(self, n: fx.Node) -> Any:
-        """As torch does, but for draws."""
+        """As torch does, except for draws."""
         if n.name not in self._keys:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)

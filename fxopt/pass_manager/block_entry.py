@@ -1,4 +1,4 @@
-"""What may stand in place of a block: a function that rewrites the program of a block, registered like a pass.
+"""Entries for blocks: functions that rewrite the program of a block, registered like a pass.
 
 ::
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from fxopt.ir.program import Program
 
 BlockKind = Literal["unit", "branch", "gate", "attention", "mlp", "norm"]
-"""A contraction with its norm, bias and activation; what a residual sum adds, with the sum; a product of a value with
-weights for its channels that are made of it; attention with its projections; two layers around an activation; a layer norm."""
+"""A contraction with its norm, bias and activation; a residual branch with its sum; a product of a value with a gate for its
+channels computed from it; attention with its projections; two layers around an activation; a layer norm."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What a block reads and gives in the original program, float32 with the examples along the first dim."""
+    """Inputs and outputs of a block in the original program, float32 with the examples along the first dim."""
 
     read: torch.Tensor
     given: torch.Tensor
@@ -72,7 +72,7 @@ class BlockEntry:
         return BlockForm(self, tuple(checked.items()))
 
     def forms(self) -> Iterator[BlockForm]:
-        """Every point of what a search varies."""
+        """Every form that a search tries."""
         hints = type_hints(self.function)
         varied = {name: _choices(hints[name]) for name in self.options}
         varied = {name: values for name, values in varied.items() if values}
@@ -82,7 +82,7 @@ class BlockEntry:
 
 @dataclass(frozen=True)
 class BlockForm:
-    """An entry with its options; ``str`` gives the text that :func:`parse_form` reads."""
+    """An entry with its options; ``str`` is the text that :func:`parse_form` reads."""
 
     entry: BlockEntry
     options: tuple[tuple[str, Any], ...] = ()
@@ -96,7 +96,7 @@ class BlockForm:
 
 
 def block_entry(*kinds: BlockKind) -> Callable[[_Function], BlockEntry]:
-    """Make an entry of a function ``f(block, samples, *, option: type = default, …) -> str | None``.
+    """Turn a function ``f(block, samples, *, option: type = default, …) -> str | None`` into an entry.
 
     Raises TypeError for an option without a default.
     """

@@ -1,4 +1,4 @@
-"""The environment of a pass: what it may ask about beside the program."""
+"""The environment of a pass: what it may use besides the program."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a pass may ask about beside the program, as the pipeline was given it; None for what it was not given."""
+    """What a pass may use besides the program, as given to the pipeline; None for what was not given."""
 
     workload: Workload | None = None
     target: Target | None = None
     backend: Backend | None = None
     original: Program | None = None
-    """The program as it was when the pipeline began; not to be changed."""
+    """The program that the pipeline began with; not to be changed."""

@@ -1,4 +1,4 @@
-"""A context that notes which of its parts a pass asks about, and the digest of just these, now or in a later run."""
+"""A context that records which of its parts a pass reads, and the digest of just these, now or in a later run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARTS = ("workload", "target", "backend", "original")
 
 @dataclass
 class Reads:
-    """Parts of the context, reads of the data, files and modules: everything that a step depends on beside its program."""
+    """Parts of the context, reads of the data, files and modules: everything that a step depends on besides its program."""
 
     parts: set[str] = field(default_factory=set)
     data: DataReads = field(default_factory=DataReads)
@@ -43,7 +43,7 @@ class Reads:
 
 
 class _Noting(Context):
-    """A context whose parts are noted as they are read."""
+    """A context that records reads of its parts."""
 
     def __getattribute__(self, name: str) -> Any:
         if name in _PARTS:
@@ -52,7 +52,7 @@ class _Noting(Context):
 
 
 def noting(context: Context, reads: Reads) -> Context:
-    """The same context, which notes in ``reads`` what is asked of it."""
+    """The same context, which records in ``reads`` the parts that are read."""
     workload = context.workload and watched(context.workload, reads.data)
     made = _Noting.__new__(_Noting)
     object.__setattr__(made, "_reads", reads)
@@ -62,7 +62,7 @@ def noting(context: Context, reads: Reads) -> Context:
 
 
 class ContextKeys:
-    """Digests of the parts of one context, each computed when it is first asked for, and once."""
+    """Digests of the parts of one context, each computed once, on first use."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -72,7 +72,7 @@ class ContextKeys:
                 self._own = value_key(context.workload.data)
 
     def digest(self, reads: dict[str, Any]) -> str | None:
-        """sha256 of all that ``reads`` names, as it is now; None where some of it cannot be told."""
+        """sha256 of the present state of all that ``reads`` names; None where some of it has no digest."""
         try:
             found = [self._part(part) for part in reads["parts"]]
             if "workload" in reads["parts"]:

@@ -23,7 +23,7 @@ from fxopt.pass_manager.tolerances import DISCRETE_TOLERANCE, OWN_TOLERANCE, ROU
 def compare_end_to_end(pass_: Pass, replay: Program, old: ProgramRuns, new: ProgramRuns, *, as_replayed: bool) -> float:
     """Compare a pass's replay in float64, what it stored, and its result in its own precision; return the replay's error.
 
-    What it stored is compared unless it is known to be the replay with the weights rounded, ``as_replayed``. Raises
+    The stored program is compared unless it is known to be the replay with rounded weights, ``as_replayed``. Raises
     VerifyError for the first output or state that differs.
     """
     wide = widened(old)
@@ -34,13 +34,15 @@ def compare_end_to_end(pass_: Pass, replay: Program, old: ProgramRuns, new: Prog
     if edges:
         error = max(error, _on_edges(edges, replay, old, new, exactly))
     if not as_replayed:
-        stored = _room(pass_, wide, old.own, STORED_TOLERANCE)
+        stored = _tolerances(pass_, wide, old.own, STORED_TOLERANCE)
         _check_close(wide, new.wide, stored, old, new, "as stored", state=STORED_TOLERANCE)
-    compare_own(old, new, _room(pass_, wide, old.own, OWN_TOLERANCE))
+    compare_own(old, new, _tolerances(pass_, wide, old.own, OWN_TOLERANCE))
     return error
 
 
-def _on_edges(probes: list[list[Any]], replay: Program, old: ProgramRuns, new: ProgramRuns, room: list[float]) -> float:
+def _on_edges(
+    probes: list[list[Any]], replay: Program, old: ProgramRuns, new: ProgramRuns, allowed: list[float]
+) -> float:
     before = to_float64(old.program)
     worst = 0.0
     for inputs in probes:
@@ -52,45 +54,47 @@ def _on_edges(probes: list[list[Any]], replay: Program, old: ProgramRuns, new: P
         if not overflows(old.wide[0], *want):
             worst = max(
                 worst,
-                _check_close(want, got, room, old, new, "in float64", state=room[0] if room else 0.0, on="edge values"),
+                _check_close(
+                    want, got, allowed, old, new, "in float64", state=allowed[0] if allowed else 0.0, on="edge values"
+                ),
             )
     return worst
 
 
-def compare_own(old: ProgramRuns, new: ProgramRuns, room: list[float]) -> None:
-    """Compare both in their own precision, but for a quantized program, where rounding makes a step of any noise."""
+def compare_own(old: ProgramRuns, new: ProgramRuns, allowed: list[float]) -> None:
+    """Compare both in their own precision, except for a quantized program, in which any noise can become a whole step."""
     if find_quantized(new.program.graph) is None:
-        # not against float64: what overflows in the program's own precision may do so before and after
-        _check_close(old.own, new.own, room, old, new, "in its own precision", state=OWN_TOLERANCE)
+        # not with float64: a value that overflows in the program's own precision may do so before and after
+        _check_close(old.own, new.own, allowed, old, new, "in its own precision", state=OWN_TOLERANCE)
 
 
-def own_room(pass_: Pass, old: ProgramRuns) -> list[float]:
-    """Room for each output where nothing is known of it in float64."""
+def own_tolerances(pass_: Pass, old: ProgramRuns) -> list[float]:
+    """Tolerance for each output where there is no run in float64."""
     discrete = [is_discrete(v) for v in old.own[0].outputs]
     return [max(DISCRETE_TOLERANCE if d else OWN_TOLERANCE, pass_.tolerance) for d in discrete]
 
 
-def _room(pass_: Pass, wide: list[Run], own: list[Run], least: float) -> list[float]:
-    """How far each output may move by rounding: seen by what its own precision costs the program before the pass."""
-    room = []
+def _tolerances(pass_: Pass, wide: list[Run], own: list[Run], least: float) -> list[float]:
+    """Tolerance for rounding of each output: from the error of the program's own precision before the pass."""
+    allowed = []
     for i, output in enumerate(wide[0].outputs):
         cost = max(_rounding(w.outputs[i], o.outputs[i]) for w, o in zip(wide, own, strict=True))
-        if is_discrete(output):  # each of the two that are compared may have been rounded another way, hence twice
-            room.append(max(DISCRETE_TOLERANCE, pass_.tolerance, 2 * cost))
+        if is_discrete(output):  # twice, as both of those compared may have been rounded differently
+            allowed.append(max(DISCRETE_TOLERANCE, pass_.tolerance, 2 * cost))
         else:
-            room.append(max(least, pass_.tolerance, ROUNDING * cost))
-    return room
+            allowed.append(max(least, pass_.tolerance, ROUNDING * cost))
+    return allowed
 
 
 def _rounding(wide: Any, own: Any) -> float:
     if isinstance(own, torch.Tensor) and isinstance(wide, torch.Tensor) and own.shape == wide.shape:
-        own = torch.where(own.isfinite(), widen(own), wide)  # overflow is no rounding
+        own = torch.where(own.isfinite(), widen(own), wide)  # overflow does not count as rounding
     error = relative_error(wide, own)
     return error if math.isfinite(error) else 0.0
 
 
 def _check_close(
-    want: list[Run], got: list[Run], room: list[float], old: ProgramRuns, new: ProgramRuns, how: str, *, state: float,
+    want: list[Run], got: list[Run], allowed: list[float], old: ProgramRuns, new: ProgramRuns, how: str, *, state: float,
     on: str | None = None,
 ) -> float:  # fmt: skip
     worst = 0.0
@@ -100,10 +104,10 @@ def _check_close(
             like = old._wide[probe].outputs[i] if old._wide is not None and on is None else a
             error = relative_error(a, b, like=like)
             worst = max(worst, error)
-            if not error <= room[i]:
+            if not error <= allowed[i]:
                 measure = "as a share of its elements" if is_discrete(a) else "relative"
                 raise VerifyError(
-                    f"output {i} changed by {error:.3g} {measure} {how}, allowed {room[i]:.3g}, on {inputs}",
+                    f"output {i} changed by {error:.3g} {measure} {how}, allowed {allowed[i]:.3g}, on {inputs}",
                     step=old.where,
                     node=output_line(new.program, i),
                     way_out="an exact pass may not change the numbers; if it is meant to, declare kind='approx'",
@@ -112,11 +116,11 @@ def _check_close(
     return worst
 
 
-def _check_state(want: Run, got: Run, room: float, how: str, where: str) -> None:
+def _check_state(want: Run, got: Run, allowed: float, how: str, where: str) -> None:
     for name, value in want.state.items():
         error = relative_error(value, got.state[name]) if name in got.state else math.inf
-        if not error <= max(room, DISCRETE_TOLERANCE if is_discrete(value) and room >= STORED_TOLERANCE else 0.0):
-            changed = f"changed by {error:.3g}, allowed {room:.3g}, {how}" if name in got.state else "is gone"
+        if not error <= max(allowed, DISCRETE_TOLERANCE if is_discrete(value) and allowed >= STORED_TOLERANCE else 0.0):
+            changed = f"changed by {error:.3g}, allowed {allowed:.3g}, {how}" if name in got.state else "is gone"
             raise VerifyError(
                 f"{name} {changed}",
                 step=where,

@@ -20,7 +20,7 @@ _SHOWN = 5
 
 
 def prove(step: Step, old: ProgramRuns, new: ProgramRuns, findings: Findings) -> None:
-    """Prove that a step kept the numbers, and note how. Raises VerifyError for what it changed."""
+    """Prove that a step did not change the outputs, and record how. Raises VerifyError if it did."""
     wide = to_float64(step.before, to_run_passes=True)
     replay = wide.copy()
     with float64_default():
@@ -57,7 +57,7 @@ def _by_regions(step: Step, wide: Program, replay: Program, program: Program, fi
 
 
 def _error(step: Step, program: Program, failure: Failure) -> VerifyError:
-    """What a region does that no whole input was found to show."""
+    """The error of a region, although no probe input showed it."""
     named = {node.name: node for node in program.graph.nodes}
     region = failure.region
     shown = [program.describe(named[n.name]) for n in region.new if n.name in named and n.op == "call_function"]
@@ -73,7 +73,7 @@ def _error(step: Step, program: Program, failure: Failure) -> VerifyError:
 
 
 def _check_claims(step: Step, replay: Program, old: ProgramRuns) -> None:
-    """Compare every value of which the pass says what is left, so that nothing after it can hide an error."""
+    """Compare every value of the pass's value map, so that nothing downstream can hide an error."""
     if not replay.claims:
         return
     inputs = [widen(v) for v in old.probes[-1]]

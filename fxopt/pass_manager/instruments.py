@@ -64,10 +64,10 @@ def dump(folder: Path) -> Watcher:
 
 
 class MetricWatcher:
-    """Notes what an approximate step does on the validation split: the metric, and the SQNR in dB.
+    """Records the metric of an approximate step on the validation split, and the SQNR in dB.
 
-    The SQNR is over one batch, against the program before the step; it takes the place of that on random inputs, which
-    lie outside the range that a calibration on real data saw.
+    The SQNR is over one batch, against the program before the step; it replaces that on random inputs, which
+    are outside the range that a calibration on real data saw.
     """
 
     def __init__(self, data: Data) -> None:
@@ -75,7 +75,7 @@ class MetricWatcher:
         self._key: str | None = None
 
     def cache_key(self, pass_: Pass) -> str | None:
-        """The validation split by content, for a pass that it is read for; None where that cannot be told."""
+        """The validation split by content, for a pass that it is used for; None where that has no digest."""
         if pass_.kind != "approx":
             return "not asked"
         if self._key is None:
@@ -95,9 +95,8 @@ class MetricWatcher:
             if len(leaves) == positional:
                 leaves = [*leaves, *pytree.tree_leaves(program.kwargs)]
             spec = pytree.tree_structure((program.args, program.kwargs))
-            args, kwargs = pytree.tree_unflatten(
-                leaves, spec
-            )  # keywords are given by their place, or as in the example
+            # keywords are given by position, or are those of the example
+            args, kwargs = pytree.tree_unflatten(leaves, spec)
             with untouched(step.before), untouched(program):
                 want, got = (pytree.tree_leaves(in_batches(p, size)(*args, **kwargs)) for p in (step.before, program))
                 result.findings.sqnr_db = sqnr(want, got)

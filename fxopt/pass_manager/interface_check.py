@@ -22,7 +22,7 @@ def interface_of(program: Program) -> tuple[list[str], list[str], Any, Any]:
 
 
 def _stable(value: Any, dims: dict[str, str]) -> str:
-    """Dtype and rank with sizes; a derived symbolic size is only 'dynamic', as it may be written in several ways."""
+    """Dtype and sizes; a derived symbolic size is only 'dynamic', as it may be spelled in several ways."""
     if not isinstance(value, torch.Tensor):
         return type_text(value, dims)
     sizes = [str(s) if isinstance(s, int) else dims.get(str(s), "dynamic") for s in value.shape]
@@ -30,7 +30,7 @@ def _stable(value: Any, dims: dict[str, str]) -> str:
 
 
 def compare_interface(before: Any, after: Any, program: Program, where: str) -> None:
-    """Compare what :func:`interface_of` gave before and after. Raises VerifyError."""
+    """Compare the results of :func:`interface_of` before and after. Raises VerifyError."""
     problems = []
     for what, old, new in (("input", before[0], after[0]), ("output", before[1], after[1])):
         if len(old) != len(new):
@@ -48,7 +48,7 @@ def compare_interface(before: Any, after: Any, program: Program, where: str) -> 
 
 
 def compare_aliases(before: list[Run], after: list[Run], program: Program, where: str) -> None:
-    """Hold that no output newly shares memory. Raises VerifyError."""
+    """Check that no output newly shares memory. Raises VerifyError."""
     new = sorted({a for b, c in zip(before, after, strict=True) for a in c.aliases - b.aliases})
     if new:
         raise VerifyError(

@@ -1,4 +1,4 @@
-"""What every pass is held to, whatever it does: calls of ops alone, the same interface, the capture's facts untouched."""
+"""Invariants that every pass must keep: calls of ops alone, the same interface, the capture's facts untouched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fxopt.ir.program import Program
 
 
 def check_calls(program: Program, known: set[Any]) -> None:
-    """Hold new nodes against what a program's graph is made of: calls of ops, and of functions on sizes."""
+    """Check that new nodes are calls of ops, or of functions on sizes."""
     for node in program.graph.nodes:
         if node.op in ("placeholder", "get_attr", "output"):
             continue
@@ -53,7 +53,7 @@ def _op_for(node: fx.Node) -> str:
 
 
 def check_kept(before: Program, program: Program) -> None:
-    """Hold what only capture may set against how it was before the pass."""
+    """Check that a pass did not change what only the capture may set."""
     kept = ("args", "kwargs", "ranges", "notes", "history")
     changed = [f"program.{name}" for name in kept if not _same_tree(getattr(before, name), getattr(program, name))]
     typed = {node.target for node in before.inputs() if "val" in node.meta}
@@ -79,13 +79,13 @@ def _same_leaf(a: Any, b: Any) -> bool:
 
 
 def lost_types(before: Program, program: Program) -> bool:
-    """Whether a pass that changed nothing else took the fake tensors of nodes away."""
+    """Whether a pass that changed nothing else removed the fake tensors of nodes."""
     pairs = zip(before.graph.nodes, program.graph.nodes, strict=False)
     return any("val" in old.meta and "val" not in new.meta for old, new in pairs)
 
 
 def check_arity(program: Program) -> None:
-    """Hold the number of inputs and outputs against the structure that callers know."""
+    """Check the number of inputs and outputs against the structure that callers know."""
     for what, spec, found in (
         ("input", program.in_spec, program.inputs()),
         ("output", program.out_spec, program.outputs()),

@@ -1,4 +1,4 @@
-"""The state of a pipeline that runs: the program as it stands, what is done, what is left."""
+"""The state of a running pipeline: the present program, the steps done, the passes left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 class Line:
     """Passes, run one after another over ``work``, each on a copy of its own.
 
-    So a step depends on nothing of its program but what is in it: names that earlier ones took and gave up are free again.
+    So a step depends on its program's contents alone: names that earlier steps used and released are free again.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Line:
         return self.passes[len(self.results) :]
 
     def run(self, context: Context | None = None) -> StepResult:
-        """Run the next pass, in ``context`` where that is to be another one."""
+        """Run the next pass, in ``context`` if one is given."""
         result, self.work = self._on_copy(self.work, len(self.results), self.watchers, context or self.context)
         self._done(result)
         return result
@@ -59,7 +59,7 @@ class Line:
         return result, work
 
     def skip_to(self, program: Program, results: list[StepResult]) -> None:
-        """Stand after steps that were run before, at their program, which gets the history that they make."""
+        """Go on after steps that were run before, at their program, which gets their history."""
         history = [*self.work.history, *(result.text for result in results if result.changed)]
         self.work = dataclasses.replace(program, history=tuple(history))
         last = results[-1]

@@ -1,12 +1,12 @@
-"""Local proofs: each rewritten region is run by itself, on many values of its own border.
+"""Local proofs: each rewritten region is run by itself, on many values of its inputs.
 
-Values that are equal by construction are recognised (:mod:`fxopt.pass_manager.value_numbers`), so that only what a pass
-rewrote is left. As a region has nothing before and after it, depth hides no error, and the cost follows the change. The
-scheme is that of combinational equivalence checking with internal cut points (Kuehlmann and Krohm 1997).
+Values that are equal by construction are recognised (:mod:`fxopt.pass_manager.value_numbers`), so that only the rewritten
+regions are left. As a region has nothing before and after it, depth hides no error, and the cost is proportional to the
+change. The scheme is that of combinational equivalence checking with internal cut points (Kuehlmann and Krohm 1997).
 
-A region may rely on what reaches it, as one after a relu on signs. Where it fails on free values, it is run from farther
-up, so that its values are those that the ops above it make; and within the least and the largest of these at each
-place, edge values are tried again.
+A region may rely on its inputs, as one after a relu on signs. Where it fails on free values, it is extended upwards, so that
+its inputs are computed by the ops above it; and between the least and the largest of these at each position, edge values are
+tried again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LocalProof:
 def prove_locally(
     before: Program, after: Program, draws: dict[str, str], tolerance: float, *, finite: bool
 ) -> LocalProof | None:
-    """Prove the outputs of two float64 programs equal; None where that is not for regions, as memory is written to.
+    """Prove the outputs of two float64 programs equal; None where regions do not apply, as memory is written to.
 
     ``draws`` has the keys of draws by node name; with ``finite`` NaN and infinities are tried too.
     """
@@ -54,7 +54,7 @@ def prove_locally(
 
 
 class _Prover:
-    """Goes through the values of ``after`` in order, and proves those equal that should be and are not by construction."""
+    """Goes through the values of ``after`` in order, and proves those equal that should be but are not by construction."""
 
     def __init__(self, before: Program, after: Program, numbers: ValueNumbers, check: RegionCheck) -> None:
         self._before, self._after, self._numbers, self._check = before, after, numbers, check
@@ -84,7 +84,7 @@ class _Prover:
             self._numbers.visit(node)
             meant = meant_by.get(node, [])
             failures = [self._try(node, old) for old in meant]
-            # the call of its name, which may compute something else by now
+            # the call of the same name, which may compute something else by now
             if node.op == "call_function" and node.name in named and not any(self._equal(node, old) for old in meant):
                 failures.append(self._try(node, named[node.name]))
             first = first or next(filter(None, failures), None)

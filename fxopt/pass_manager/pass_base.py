@@ -1,4 +1,4 @@
-"""What a pass is: a frozen dataclass whose fields are its options, and ``run(program)`` that edits in place.
+"""The pass interface: a frozen dataclass whose fields are its options, and ``run(program)`` that edits in place.
 
 Most passes are a function under :func:`graph_pass`, its keyword-only parameters the options::
 
@@ -10,7 +10,7 @@ One that needs the workload, the target, the backend, or the program as it was w
 :class:`~fxopt.Context` as its second parameter: ``def finetune(program: Program, context: Context, *, …) -> None``.
 
 A pass is ``exact`` (the outputs must not change: proved in float64) or ``approx`` (the error is measured and
-reported). A pass that is made of others overrides :meth:`Pass.steps`, or is a function that returns them.
+reported). A pass that consists of others overrides :meth:`Pass.steps`, or is a function that returns them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if typing.TYPE_CHECKING:
 
 Kind = Literal["exact", "approx"]
 Stage = Literal["arch", "width", "rank", "recover", "exact", "numeric"]
-"""Where in a recipe a search puts a pass, in this order: fewer layers, fewer channels, lower ranks, what wins accuracy back,
-exact passes, other numbers. Of each stage a recipe has one pass or none, and all of the exact ones."""
+"""Where in a recipe a search puts a pass, in this order: fewer layers, fewer channels, lower ranks, recovery of accuracy,
+exact passes, number formats. Of each stage a recipe has one pass or none, and all of the exact ones."""
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _TAKEN = ("name", "kind", "tolerance", "assumes_finite", "stage", "one_of", "run", "steps", "options", "function")
-"""What a pass is asked for; an option of such a name would hide it, and ``kind='approx'`` in a recipe end the proof."""
+"""Attributes of passes; an option of such a name would hide it, and ``kind='approx'`` in a recipe end the proof."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Pass:
     name: ClassVar[str] = ""
     kind: ClassVar[Kind] = "exact"
     tolerance: ClassVar[float] = 1e-9
-    """Largest relative error of an exact pass in float64. A looser one wants its reason in the docstring."""
+    """Largest relative error of an exact pass in float64. A looser one needs its reason in the docstring."""
     assumes_finite: ClassVar[bool] = False
-    """Whether an exact pass holds for finite numbers only, as one that takes 0 · x for 0."""
+    """Whether an exact pass is exact for finite numbers only, as one that takes 0 · x for 0."""
     stage: ClassVar[Stage | None] = None
     """Where a search puts it; None for a pass that is only searched if a recipe asks for it."""
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Groups of options of which at most one is given: a search gives exactly one of each."""
+    """Groups of options of which at most one is given: a search sets exactly one of each."""
 
     if typing.TYPE_CHECKING:  # a type checker cannot know the options that a function's parameters become
 
@@ -75,23 +75,23 @@ class Pass:
             object.__setattr__(self, field.name, value)
 
     def run(self, program: Program, context: Context = Context()) -> None:
-        """Edit ``program`` in place; ``context`` has what may be asked about beside it.
+        """Edit ``program`` in place; ``context`` has what else it may use.
 
-        Report what is left alone with ``program.skip(node, reason)``, and what was chosen in the user's place with
+        Report nodes left alone with ``program.skip(node, reason)``, and choices made for the user with
         ``program.chose(what, value, why)``.
         """
         raise NotImplementedError(f"{self.name} has neither run() nor steps()")
 
     def steps(self) -> tuple[Pass, ...]:
-        """Return the passes that this one stands for; itself for a pass that is not made of others."""
+        """Return the passes that this one stands for; itself for a pass that does not consist of others."""
         return (self,)
 
     def in_rungs(self, *ends: int) -> tuple[Pass, ...]:
-        """The same work in parts that go on from one another, for a search that gives more of it to what promises more.
+        """The same work in parts that continue one another, for a search that gives more of it to better candidates.
 
-        ``ends`` are amounts in all, ascending, such as epochs: the first part goes to the first of them, the next on from
+        ``ends`` are total amounts, ascending, such as epochs: the first part goes up to the first of them, the next on from
         there. A pipeline of the first parts is a prefix of that of all, so with a cache each part is run once. A pass that
-        cannot be cut, as most, is one part.
+        cannot be divided, as most, is one part.
         """
         return (self,)
 
@@ -110,7 +110,7 @@ _Steps = tuple[Pass, ...]
 
 
 class PassType(Protocol[_P]):
-    """How type checkers see a class that :func:`graph_pass` makes: the options of the function are its own."""
+    """A class made by :func:`graph_pass`, for type checkers: it has the options of the function."""
 
     name: str
     kind: Kind
@@ -167,13 +167,13 @@ def graph_pass(
     one_of: tuple[tuple[str, ...], ...] = (),
     options_of: Any = None,
 ) -> Any:
-    """Make a pass of a function ``f(program, *, option: type = default, …)``, or ``f(program, context, *, …)``.
+    """Turn a function ``f(program, *, option: type = default, …)``, or ``f(program, context, *, …)``, into a pass.
 
     The result is a frozen dataclass: ``f(option=1)`` is a value, and ``f(option=1).run(program)`` calls the function.
-    A function that takes no program and is annotated to return a tuple of passes makes a pass of several. With
-    ``options_of=other`` such a pass has the options and kind of another, and its function is given that pass, with them:
+    A function that takes no program and is annotated to return a tuple of passes becomes a pass of several. With
+    ``options_of=other`` such a pass has the options and kind of another, and its function receives that pass, with them:
     ``def prune_channels(zero: Pass) -> tuple[Pass, ...]: return (zero, shrink())``.
-    ``stage`` and ``one_of`` are what a search should know: see :class:`Pass` and :class:`fxopt.Tune`.
+    ``stage`` and ``one_of`` are for a search: see :class:`Pass` and :class:`fxopt.Tune`.
     Raises TypeError for any other parameter before the options, for an option without type or default, or of a name that
     every pass has, such as ``kind``.
     """
@@ -185,7 +185,7 @@ def graph_pass(
 
 
 def _make_composite(options_of: type[Pass], said: dict[str, Any], function: Callable[[Pass], _Steps]) -> type[Pass]:
-    """A pass with the fields of another, which its function makes several passes of."""
+    """A pass with the fields of another, from which its function makes several passes."""
     hints = typing.get_type_hints(options_of, include_extras=True)
     fields = [(f.name, hints[f.name], dataclasses.field(default=f.default)) for f in dataclasses.fields(options_of)]
 

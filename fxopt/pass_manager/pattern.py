@@ -19,8 +19,8 @@ from fxopt.pass_manager.pass_base import Kind, PassType, graph_pass
 
 @dataclass(frozen=True)
 class Match:
-    """A place where the pattern was found. ``nodes`` gives what each parameter of the pattern stands for: a node, or a
-    number that the graph has in that place. ``last`` is the node whose result is replaced."""
+    """A match of the pattern. ``nodes`` maps each parameter of the pattern to a node, or to a number in the graph. ``last`` is
+    the node whose result is replaced."""
 
     program: Program
     nodes: dict[str, Any]
@@ -30,7 +30,7 @@ class Match:
         return self.nodes[name]
 
     def tensor(self, name: str) -> torch.Tensor | None:
-        """The weight that a parameter of the pattern stands for; None if it is computed."""
+        """The weight that a parameter of the pattern matched; None if it is computed."""
         return self.program.tensor(self.nodes[name])
 
 
@@ -44,12 +44,12 @@ def rewrite_pass(
     kind: Kind = "exact",
     doc: str = "",
 ) -> PassType[[]]:
-    """Make a pass that replaces every place where ``pattern`` is found by ``replacement``.
+    """Make a pass that replaces every match of ``pattern`` by ``replacement``.
 
     Both are functions of the same tensors, in plain torch with example ``inputs`` to trace them with, or, without
     ``inputs``, in calls of ``torch.ops.aten``. A parameter of the pattern matches any value; a number in it matches only
-    that number. A match is declined, and reported, where ``check(match)`` returns a reason. A place whose inner values
-    are used elsewhere too is no match. ``doc`` is the manual, its first line the summary.
+    that number. A match is declined, and reported, where ``check(match)`` returns a reason. Nodes whose inner values have
+    other users are no match. ``doc`` is the manual, its first line the summary.
 
     Raises UsageError for a function that cannot be traced, or parameters that differ. The source of the matching is
     ``torch.fx``; in its graphs sizes are numbers, so a pattern with reshapes is better written in ``torch.ops.aten``.

@@ -1,4 +1,4 @@
-"""The pipeline: passes in the order written, watchers around each, and what each one did.
+"""The pipeline: passes in the order written, watchers around each, and the result of each.
 
 Nothing a pass says about itself is believed: whether it changed something, and what it cost or saved, is computed.
 """
@@ -28,7 +28,7 @@ from fxopt.workload import Workload
 
 @dataclass(frozen=True)
 class Outcome:
-    """The rewritten program and what every step did."""
+    """The rewritten program and the result of every step."""
 
     program: Program
     steps: tuple[StepResult, ...]
@@ -93,14 +93,14 @@ class Pipeline:
         cache: StepCache | None = None,
         told_at: int = logging.INFO,
     ) -> Outcome:
-        """Run the passes over a copy of ``program``, which stays as it is.
+        """Run the passes over a copy of ``program``, which does not change.
 
-        ``watchers`` defaults to verification, and where the workload has data to what approximate passes do on its validation
-        split: the SQNR and the metric, as of a build. With a ``cache``, steps that were run before are taken from it, and the
-        others put into it. The logger ``fxopt`` is told of each step, at the level ``told_at``.
+        ``watchers`` defaults to verification and, where the workload has data, to the SQNR and metric of approximate passes on
+        its validation split, as in a build. With a ``cache``, steps that were run before are taken from it, and the
+        others put into it. Each step is logged by the logger ``fxopt``, at the level ``told_at``.
 
-        Raises PassError with the pass and its place; another FxoptError that a
-        pass raises keeps its type and is given the place too. The copy is then dropped.
+        Raises PassError with the pass and its step; another FxoptError that a
+        pass raises keeps its type and gets the step too. The copy is then dropped.
         """
         if watchers is None:
             from fxopt.pass_manager.instruments import MetricWatcher

@@ -1,4 +1,4 @@
-"""Runs of a program on whole inputs, for a pass to be compared by: in its own precision, and in float64."""
+"""Runs of a program on probe inputs, to compare before and after a pass: in its own precision, and in float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNPROVED = (
 
 
 class ProgramRuns:
-    """What a program gives on probes, computed once it is asked for: in its own precision, and in float64."""
+    """Outputs of a program on probes, computed on first use: in its own precision, and in float64."""
 
     def __init__(
         self, program: Program, probes: list[list[Any]], draws: dict[str, str], state: Collection[str], where: str
@@ -46,7 +46,7 @@ class ProgramRuns:
         return self._wide
 
     def run(self, program: Program, probes: list[list[Any]], *, wide: bool) -> list[Run]:
-        """Run a version of the program. Raises VerifyError with the shapes of what it does not run on."""
+        """Run a version of the program. Raises VerifyError with the shapes of inputs that it does not run on."""
         shapes: list[str] = []
         try:
             runs = []
@@ -62,7 +62,7 @@ class ProgramRuns:
 
 def first_runs(program: Program, state: Collection[str], where: str, *, exact: bool) -> ProgramRuns:
     """The runs of a program before a pass, on probes that it takes."""
-    # inputs beyond the example's range prove more, but the error of quantization is only defined inside it
+    # inputs beyond the example's range prove more, but the error of quantization is only meaningful inside it
     draws = draw_keys(program)
     call = lambda inputs: run(program, inputs, wide=False, draws=draws, state=state)  # noqa: E731
     tried = try_probes(program, call, SCALES if exact else (1.0,))
@@ -86,7 +86,7 @@ def widened(old: ProgramRuns) -> list[Run]:
 
 
 def overflows(example: Run, *others: Run) -> bool:
-    """Whether some other run has numbers that are not finite in an output that is finite on the example."""
+    """Whether an output that is finite on the example is not finite in some other run."""
     finite = [isinstance(o, torch.Tensor) and bool(o.isfinite().all()) for o in example.outputs]
     return any(ok and not o.isfinite().all() for r in others for ok, o in zip(finite, r.outputs, strict=True))
 

@@ -1,4 +1,4 @@
-"""A pipeline run with a cache: known steps looked up, the program after them fetched or made again, the rest run and kept."""
+"""A pipeline run with a cache: known steps looked up, the program after them loaded or recomputed, the rest run and stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fxopt.pass_manager.step_cache import Known, StepCache, watching_reads
 
 
 def run_cached(line: Line, cache: StepCache) -> None:
-    """Run what is left of a line."""
+    """Run the rest of a line."""
     keys = ContextKeys(line.context)
     since = 0.0  # seconds of passes after the last program that was stored
     state = program_digest(line.work)
@@ -39,7 +39,7 @@ def run_cached(line: Line, cache: StepCache) -> None:
 
 
 def _follow(line: Line, cache: StepCache, keys: ContextKeys, state: str) -> list[Known]:
-    """Stand after as many known steps as there are, and can be stood after; return them."""
+    """Skip as many known steps as possible; return them."""
     known: list[Known] = []
     begun = state
     for pass_ in line.left:
@@ -57,7 +57,7 @@ def _follow(line: Line, cache: StepCache, keys: ContextKeys, state: str) -> list
 
 
 def _stand_behind(line: Line, cache: StepCache, state: str, known: list[Known]) -> Program | None:
-    """The program after known steps: stored, or made again by those after the last that is; None after dropping what fails."""
+    """The program after known steps: stored, or recomputed from the last stored one; None after dropping a step that fails."""
     start, program = 0, line.work
     for i in range(len(known), 0, -1):
         if (stored := cache.program(known[i - 1].after)) is not None:

@@ -1,4 +1,4 @@
-"""One step of a pipeline: a pass run in place, tidied up after, and what it changed and cost."""
+"""One step of a pipeline: a pass run in place, clean-up after it, and what it changed and cost."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fxopt.pass_manager.pass_base import Pass
 
 @dataclass
 class Findings:
-    """What watchers found of one step; None where none looked.
+    """Findings of watchers on one step; None where none looked.
 
     ``error``: largest relative error of an exact step, in float64.
-    ``sqnr_db``: what an approximate step keeps of the outputs, in dB; infinite where they are equal.
+    ``sqnr_db``: SQNR of the outputs after an approximate step, in dB; infinite where they are equal.
     ``metric``: the workload's metric on the validation split after an approximate step.
     ``vacuous``: why comparing the outputs proves nothing.
     ``proof``: how an exact step was proved, ``local`` or ``end to end``; ``own precision`` and ``none`` are no proof.
     ``regions``: how many rewritten regions a local proof had.
     ``tolerance``: relative error allowed to an exact step in float64.
-    ``stored_tolerance``: relative error allowed to what it stored, which is held against the replay in float64 by its
-    ``weights``, or where these are not unique by the ``values`` that are computed with them: ``stored`` says which.
+    ``stored_tolerance``: relative error allowed to the stored program, which is compared with the replay in float64 by its
+    ``weights``, or where these are not unique by the ``values`` computed with them: ``stored`` says which.
     """
 
     error: float | None = None
@@ -47,10 +47,10 @@ class Findings:
 
 @dataclass
 class StepResult:
-    """What one step did; ``findings`` is what watchers found of it.
+    """The result of one step; ``findings`` are those of watchers.
 
-    The pass itself tells what it left alone, by ``program.skip``, what it chose, by ``program.chose``, and what it measured
-    of parts of the program, by ``program.measured``.
+    The pass itself reports nodes left alone by ``program.skip``, choices by ``program.chose``, and measurements of parts of
+    the program by ``program.measured``.
     """
 
     text: str
@@ -86,7 +86,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """A pass at its place in the pipeline, with a copy of the program as it was before, and what it may ask about."""
+    """A pass at its place in the pipeline, with a copy of the program before it, and its context."""
 
     pass_: Pass
     index: int
@@ -105,7 +105,7 @@ Watcher = Callable[[Step, Program, StepResult], contextlib.AbstractContextManage
 
 
 def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepResult:
-    """Run one pass over ``program`` in place, tidy up after it, and compute what it did."""
+    """Run one pass over ``program`` in place, clean up after it, and compute its result."""
     result = StepResult(str(step.pass_), step.pass_.kind)
     program.skips, program.choices, program.measurements = [], [], []
     with located(step), contextlib.ExitStack() as stack:
@@ -133,7 +133,7 @@ def _codes(program: Program) -> int:
 
 
 def apply(step: Step, program: Program) -> None:
-    """Run the pass, then what every pass would have to do: drop dead code and unused weights, lint."""
+    """Run the pass, then the common clean-up: drop dead code and unused weights, lint."""
     program.claims = {}
     known = {node.target for node in program.graph.nodes if node.op == "call_function"}
     with located(step, HINT):
@@ -154,12 +154,12 @@ def _without_history(program: Program) -> Iterator[None]:
 
 
 HINT = "Pass developer: guard the node this came from, or decline it with program.skip(node, reason)"
-"""What the author of a pass can do, after whatever went wrong in it."""
+"""The way out for the author of a pass, after any error in it."""
 
 
 @contextlib.contextmanager
 def located(where: object, hint: str | None = None) -> Iterator[None]:
-    """Give whatever goes wrong the pass and its place in the pipeline; what is no FxoptError becomes one."""
+    """Add the pass and its place in the pipeline to any error; one that is no FxoptError becomes one."""
     try:
         yield
     except MemoryError:
@@ -173,7 +173,7 @@ def located(where: object, hint: str | None = None) -> Iterator[None]:
 
 
 def tidy(program: Program) -> None:
-    """Drop nodes and weights that nothing uses any more, check the graph's form and recompile it."""
+    """Drop unused nodes and weights, lint the graph and recompile it."""
     check_arity(program)
     remove_dead(program)
     program.graph.lint()
@@ -182,7 +182,7 @@ def tidy(program: Program) -> None:
 
 
 def _reshaped(before: Program, after: Program) -> bool:
-    """Whether the graphs differ, or the form of any weight; other numbers in the same form have the same shapes."""
+    """Whether the graphs differ, or the type of any weight; other values of the same type have the same shapes."""
     if str(before.graph) != str(after.graph):
         return True
     old, new = before.tensors(), after.tensors()

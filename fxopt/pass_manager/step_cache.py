@@ -1,9 +1,9 @@
-"""Steps that were run before: looked up by content, so that a pipeline goes on where what it would do is not known.
+"""Steps that were run before: looked up by content, so that a pipeline goes on after its known steps.
 
-A step is known by the digest of the program before it and :func:`~fxopt.pass_manager.step_key.step_key`, and by whatever it
-read beside that, as it was observed when it ran. Two ways to equal programs go on as one. Results are plain data. A program
-is stored where making it again would take long; where it would not, it is made again and compared. What times something,
-draws from the global random state, or cannot be written is not kept, and no refusal is.
+The key of a step is the digest of the program before it and :func:`~fxopt.pass_manager.step_key.step_key`, and whatever else
+was observed to be read when it ran. Different pipelines to equal programs share later steps. Results are plain data. A
+program is stored where recomputing it would take long; otherwise it is recomputed and compared. Steps that time something,
+draw from the global random state, or cannot be written are not stored, and failures are not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fxopt.support.observed import Observed, observing
 from fxopt.support.store import Store
 
 LONG = 2.0
-"""Seconds of passes from which on the program after them is stored, not made again."""
+"""Seconds of passes from which on the program after them is stored, not recomputed."""
 
 _READS, _STEPS, _PROGRAMS = "reads", "steps", "programs"
 
@@ -69,7 +69,7 @@ class StepCache:
         self, state: str, after: str, pass_: Pass, watchers: Sequence[Watcher], keys: ContextKeys, reads: Reads,
         result: StepResult,
     ) -> None:  # fmt: skip
-        """Store what a step did, where it is plain data and all that it read can be told."""
+        """Store the result of a step, if it is plain data and all that it read has a digest."""
         plain = _write_result(result)
         base = step_key(state, pass_, watchers)
         way = reads.to_dict()
@@ -83,11 +83,11 @@ class StepCache:
         self.store.put(_STEPS, f"{base}{beside}", {"result": plain, "after": after})
 
     def drop(self, known: Known) -> None:
-        """Forget a step whose program came out otherwise."""
+        """Drop a step whose recomputed program differs."""
         self.store.drop(_STEPS, known.key)
 
     def keep_program(self, program: Program) -> None:
-        """Store a program under its digest, if what is read back is the same."""
+        """Store a program under its digest, if it reads back the same."""
         from safetensors.torch import load, save
 
         with contextlib.suppress(Unwritable):
@@ -99,7 +99,7 @@ class StepCache:
                     self.store.put(_PROGRAMS, digest, state, blob)
 
     def program(self, digest: str) -> Program | None:
-        """The program of a digest, without a history; None where it is not stored, or did not come back the same."""
+        """The program of a digest, without a history; None where it is not stored, or did not read back the same."""
         from safetensors.torch import load
 
         entry = self.store.get(_PROGRAMS, digest)
@@ -115,7 +115,7 @@ class StepCache:
 
 @contextlib.contextmanager
 def watching_reads(reads: Reads) -> Iterator[Observed]:
-    """Note in ``reads`` what is asked for inside, and whether random numbers were drawn that no seed of the pass gave."""
+    """Record in ``reads`` what is read inside, and whether random numbers were drawn from the global state."""
     before = _random_state()
     with observing() as seen:
         yield seen

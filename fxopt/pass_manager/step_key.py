@@ -1,4 +1,4 @@
-"""What a step's result depends on, as one digest: its pass, its code, the watchers, the machine and the versions."""
+"""Everything a step's result depends on, as one digest: its pass, its code, the watchers, the machine and the versions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _RUN_BY = "fxopt.pass_manager.pipeline"
 
 
 def step_key(state: str, pass_: Pass, watchers: Sequence[Watcher]) -> str | None:
-    """sha256 for a pass over the program of the digest ``state``; None where some of it cannot be told.
+    """sha256 for a pass over the program of the digest ``state``; None where some part has no digest.
 
-    A watcher without ``cache_key(pass_)`` wants to see every step, and so does one whose key is None.
+    A watcher without ``cache_key(pass_)``, or whose key is None, needs to see every step.
     """
     keys = []
     for watcher in watchers:
@@ -50,7 +50,7 @@ def _code_key(cls: type[Pass]) -> str | None:
 
 
 def machine() -> str:
-    """What the numbers of a run depend on beside code: processor, threads, versions, torch's switches."""
+    """What the results of a run depend on besides code: processor, threads, versions, torch's switches."""
     return json.dumps([
         installed(), torch.__version__, np.__version__, _processor(), torch.get_num_threads(),
         str(torch.get_default_dtype()), torch.get_float32_matmul_precision(), torch.backends.mkldnn.enabled,

@@ -1,4 +1,4 @@
-"""What an exact pass stored, against its replay in float64: weights rounded to their own precision, and sums in it."""
+"""The stored program of an exact pass, against its replay in float64: weights, and arithmetic, in their own precision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fxopt.pass_manager.tolerances import OWN_TOLERANCE, ROUNDING, WEIGHT_ROUNDI
 
 
 def stored_as_replayed(replay: Program, program: Program) -> bool:
-    """Whether a program is its replay in float64 with the weights rounded."""
+    """Whether a program is its replay in float64 with rounded weights."""
     if not has_twin_graph(program, replay):
         return False
     own = program.tensors()
@@ -54,12 +54,12 @@ def prove_stored(wide: Program, stored: Program, draws: dict[str, str], toleranc
 def own_failure(
     regions: list[Region], step: Step, wide: Program, program: Program, draws: dict[str, str]
 ) -> Failure | None:
-    """Run regions in the program's own precision; return the first that is off by more than that costs."""
+    """Run regions in the program's own precision; return the first whose error exceeds that of the precision."""
     trials = Trials(step.before, Profiler(step.before, program, Work(step.before)), finite=False)
     runs, exact = RegionRun(step.before, program, draws), RegionRun(wide, wide, draws)
     for region in regions:
         if any(family(node) == "quant" for node in (*region.old, *region.new)):
-            continue  # rounding makes a step of any noise
+            continue  # any noise can become a whole step
         try:
             own = region.within(step.before, program)
         except KeyError:
@@ -86,16 +86,16 @@ def _own_failure(
         got = runs.new(own, old)[own.goal]
     except NewFails as failed:
         return Failure(region, math.inf, f"random numbers, where it no longer runs: {failed}", "in its own precision")
-    error, room = relative_error(was, got), max(OWN_TOLERANCE, step.pass_.tolerance)
-    if not error <= room:
-        room = max(room, ROUNDING * _cost(region, leaves, was, exact))
-    if error <= room:
+    error, allowed = relative_error(was, got), max(OWN_TOLERANCE, step.pass_.tolerance)
+    if not error <= allowed:
+        allowed = max(allowed, ROUNDING * _cost(region, leaves, was, exact))
+    if error <= allowed:
         return None
-    return Failure(region, error, str(trial), f"in its own precision, allowed {room:.3g}")
+    return Failure(region, error, str(trial), f"in its own precision, allowed {allowed:.3g}")
 
 
 def _cost(region: Region, leaves: dict[fx.Node, Any], was: Any, exact: RegionRun) -> float:
-    """What the program's own precision costs a region before the pass."""
+    """The error of the program's own precision in a region before the pass."""
     named = {node.name: widen(value) for node, value in leaves.items()}
     try:
         want = exact.old(region, {leaf: named[leaf.name] for leaf in region.leaves})[region.was]

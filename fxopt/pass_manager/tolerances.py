@@ -1,4 +1,4 @@
-"""How far numbers may be off after a pass. That of the replay in float64 is the pass's own, 1e-9 unless it gives a reason."""
+"""Tolerances after a pass. That of the replay in float64 is the pass's own, 1e-9 unless it gives a reason."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import torch
 from fxopt.ir.program import Program
 
 WEIGHT_ROUNDING = 32
-"""Units in the last place that a stored weight may be off from what the replay in float64 computed."""
+"""Units in the last place by which a stored weight may differ from the replay in float64."""
 
 STORED_TOLERANCE = 1e-5
-"""Relative error of values in float64 where stored weights are farther off, as they are not unique or badly conditioned."""
+"""Relative error of values in float64 where stored weights differ by more, as they are not unique or ill-conditioned."""
 
 OWN_TOLERANCE = 1e-4
 """Relative error of values in the program's own precision."""
 
 ROUNDING = 30
-"""A model that amplifies rounding gets more room: this many times what its own precision costs it anyway."""
+"""A model that amplifies rounding gets a larger tolerance: this many times the error of its own precision."""
 
 DISCRETE_TOLERANCE = 0.01
 """Share of the elements of an integer output that rounding may change, after a pass that was proved in float64."""

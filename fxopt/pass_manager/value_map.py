@@ -1,8 +1,8 @@
-"""What a pass claims of single values: this node's value is that one's of before, with these indices left.
+"""Value map of an exact pass: each value equals an index-selected slice of a value of the original program.
 
 Outputs alone can hide a wrong rewrite: a layer scale of 1e-6 in front of them, or a head of zeros. A pass that removes
-indices therefore says for every node what is left of its value, and verification compares all of them in float64, which
-also names the first node that is wrong.
+indices therefore maps every node to its original value and kept indices, and verification compares all of them in float64,
+which also names the first node that is wrong.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from fxopt.numerics.error_metrics import clearly_close, relative_error
 from fxopt.numerics.execute import started, untouched
 
 _ROUNDING = 30
-"""A model that amplifies rounding gets more room: this many times what one unit in the last place of its inputs does."""
+"""A model that amplifies rounding gets a larger tolerance: this many times the effect of one last-place unit of its inputs."""
 
 _CHAOS = 1e-6
-"""But a value that such a unit changes by more than this can prove nothing, and gets none."""
+"""But a value that such a unit changes by more than this proves nothing, and gets none."""
 
 
 def first_wrong(before: Program, after: Program, inputs: list[Any], tolerance: float) -> tuple[fx.Node, float] | None:
     """Run two programs in step; return the first node of ``after`` whose value is not as claimed, and its error.
 
-    ``inputs`` are flat; a value is compared as soon as it is made, before anything writes into it. A value that is off by
-    more than ``tolerance`` is held against what rounding does to it in ``before``.
+    ``inputs`` are flat; a value is compared as soon as it is computed, before anything writes into it. An error above
+    ``tolerance`` is compared with the effect of rounding in ``before``.
     """
     noise: dict[str, float] | None = None
     with torch.no_grad(), untouched(before), untouched(after):
@@ -58,7 +58,7 @@ def _selected(value: torch.Tensor, kept: dict[int, torch.Tensor]) -> torch.Tenso
 
 
 def _amplified(program: Program, inputs: list[Any], claims: dict[str, dict[int, torch.Tensor]]) -> dict[str, float]:
-    """How far one unit in the last place of every floating input moves what is claimed of each value, by node name."""
+    """By how much one unit in the last place of every floating input changes the claimed part of each value, by node name."""
     flips = torch.Generator().manual_seed(0)
     moved = [_next(v, flips) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in inputs]
     change = {}

@@ -1,8 +1,8 @@
 """Value numbering over two programs: values that are equal by construction have the same number.
 
 Two calls of one op on operands of the same numbers, with the same other arguments, compute the same (hash-consing; Alpern,
-Wegman, Zadeck, "Detecting Equality of Variables in Programs", POPL 1988). What was proved equal is merged by
-:meth:`ValueNumbers.merge`, and what follows from it is then equal by construction too.
+Wegman, Zadeck, "Detecting Equality of Variables in Programs", POPL 1988). Values proved equal are merged by
+:meth:`ValueNumbers.merge`, and values computed from them are then equal by construction too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fxopt.pass_manager.invariants import same_tensor
 
 
 class ValueNumbers:
-    """Numbers of all values of ``before``, and of those of ``after`` that were visited, in order."""
+    """Value numbers of ``before``, and of the visited values of ``after``, in order."""
 
     def __init__(self, before: Program, after: Program, draws: dict[str, str]) -> None:
         self._programs = {id(before.graph): before, id(after.graph): after}
@@ -42,7 +42,7 @@ class ValueNumbers:
         return number
 
     def merge(self, new: fx.Node, old: fx.Node) -> None:
-        """Give a visited value and one of ``before`` the same number, and renumber what reads the latter."""
+        """Give a visited value and one of ``before`` the same number, and renumber the readers of the latter."""
         if self.of[new] not in self.old:
             self.of[new] = self.of[old]
             self.visited.add(self.of[old])
@@ -97,7 +97,7 @@ class ValueNumbers:
 
 
 def candidates(before: Program, after: Program) -> dict[fx.Node, list[fx.Node]]:
-    """For values of ``after`` those of ``before`` that calls of the same names read in their place, which they should equal."""
+    """For values of ``after`` those of ``before`` that calls of the same names read instead, which they should equal."""
     named = {node.name: node for node in before.graph.nodes}
     found: dict[fx.Node, list[fx.Node]] = {}
     for node in after.graph.nodes:

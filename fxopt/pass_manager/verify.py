@@ -1,9 +1,9 @@
-"""Verification around every pass: the interface is kept, and the numbers are (exact) or are measured (approx).
+"""Verification around every pass: the interface must not change, nor the outputs (exact), or their error is measured (approx).
 
 An exact pass is replayed on a float64 copy of the program. Each region that it rewrote is then proved by itself
 (:mod:`fxopt.pass_manager.local_proof`), or, where a pass relates values in another way or memory is written to, the
-outputs and state before and after are compared end to end (:mod:`fxopt.pass_manager.end_to_end`). What was stored in the
-program's own precision is held against that too. Nothing that a run does to buffers or to the random state outlives it.
+outputs and state before and after are compared end to end (:mod:`fxopt.pass_manager.end_to_end`). The program stored in its
+own precision is compared with the replay too. Runs have no side effects on buffers or the random state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fxopt.numerics.error_metrics import is_constant, sqnr
 from fxopt.numerics.execute import Run, written_outside
 from fxopt.numerics.float64 import coarsest
 from fxopt.numerics.random_draws import draw_keys
-from fxopt.pass_manager.end_to_end import compare_own, own_room
+from fxopt.pass_manager.end_to_end import compare_own, own_tolerances
 from fxopt.pass_manager.exact_proof import prove
 from fxopt.pass_manager.interface_check import compare_aliases, compare_interface, interface_of, output_line
 from fxopt.pass_manager.pass_base import Pass
@@ -41,9 +41,9 @@ PROOFS: dict[str, str] = {
 
 
 class Verify:
-    """Watcher that raises VerifyError for a pass that breaks the interface, the memory or the numbers.
+    """Watcher that raises VerifyError for a pass that changes the interface, shared memory or outputs.
 
-    ``proof`` says how numbers are compared, see :data:`PROOFS`; each step's finding ``proof`` says how its were.
+    ``proof`` says how outputs are compared, see :data:`PROOFS`; each step's finding ``proof`` says how its own were.
     """
 
     def __init__(self, proof: Proof = "float64") -> None:
@@ -51,7 +51,7 @@ class Verify:
         self._last: tuple[ProgramRuns, bool] | None = None
 
     def cache_key(self, pass_: Pass) -> str | None:
-        """What its findings depend on beside the step: its code, and which proof."""
+        """What its findings depend on besides the step: its code, and the proof."""
         stamp = code_stamp(__name__)
         return None if stamp is None else f"{stamp} {self._proof}"
 
@@ -100,14 +100,14 @@ def _compare_own_precision(step: Step, old: ProgramRuns, new: ProgramRuns, resul
         _check_finite(old.own, new.own, new.program, old.where)
         result.findings.sqnr_db = _sqnr(old.own, new.own)
     else:
-        compare_own(old, new, own_room(step.pass_, old))
+        compare_own(old, new, own_tolerances(step.pass_, old))
 
 
 def _measure(step: Step, old: ProgramRuns, new: ProgramRuns, result: StepResult) -> None:
     """The error of an approximate pass, in float64."""
     before = widened(old)
     after = new.wide
-    if coarsest(new.program) > coarsest(step.before):  # what a cast to less costs, float64 would not show
+    if coarsest(new.program) > coarsest(step.before):  # float64 would not show the error of a cast to a lower precision
         after = new.own
     _check_finite(before, after, new.program, old.where)
     result.findings.sqnr_db = _sqnr(before, after)

@@ -28,7 +28,7 @@ _EXAMPLE = "rpc://192.168.1.20:9090"
 
 
 class Artifact:
-    """A loaded artifact: called like the model it was made of, with numpy arrays or anything that turns into one."""
+    """A loaded artifact: called like the model it was built from, with numpy arrays or anything that converts to one."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Artifact:
         device: Device | None = None,
         elsewhere: str | None = None,
     ) -> None:
-        """``device`` is where it runs if not here; ``elsewhere`` why it cannot be run from here at all, else None."""
+        """``device`` is where it runs, None for this machine; ``elsewhere`` why it cannot be run from here at all, else None."""
         self.folder, self.manifest, self.runner = folder, manifest, runner
         self.device, self.elsewhere = device, elsewhere
 
@@ -107,7 +107,7 @@ class Artifact:
         return arrays
 
     def random_inputs(self, batch: int = 1, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:
-        """Random inputs that fit, as ``(args, kwargs)``; integers are zeros, as their range is not known."""
+        """Random inputs that fit, as ``(args, kwargs)``; integers are zeros, as their range is unknown."""
         generator = np.random.default_rng(seed)
         leaves: list[Any] = []
         for fact in self.manifest.inputs:
@@ -125,7 +125,7 @@ class Artifact:
 def _checked(
     array: Any, fact: TensorInput, sizes: dict[str, int], dims: dict[str, tuple[int | None, int | None]]
 ) -> Any:
-    """The array as the runtime takes it; ``sizes`` notes what each dynamic dim is in this call."""
+    """The array as the runtime takes it; ``sizes`` records the dynamic dims of this call."""
     fits = len(fact.shape) == array.ndim and str(array.dtype) == fact.dtype
     for want, got in zip(fact.shape, array.shape, strict=False):
         low, high = dims.get(want, (0, None)) if isinstance(want, str) else (want, want)
@@ -139,7 +139,7 @@ def _checked(
         ]
         expected, got_type = _type(fact.dtype, fact.shape), _type(array.dtype, array.shape)
         raise UsageError(f"input {fact.name!r}: expected {expected}, got {got_type}{''.join(told)}")
-    return np.asarray(array, order="C")  # ascontiguousarray would give a scalar a dim
+    return np.asarray(array, order="C")  # ascontiguousarray would make a scalar 1-d
 
 
 def _type(dtype: Any, shape: Any) -> str:
@@ -149,9 +149,9 @@ def _type(dtype: Any, shape: Any) -> str:
 def load(folder: str | Path, *, on: str | None = None, trusted: bool = True) -> Artifact:
     """Load an artifact. Needs only the runtime of its backend.
 
-    ``on`` is the address of a device where ``fxopt serve`` runs, such as ``rpc://192.168.1.20:9090``: the artifact is brought
-    there, and run there. With ``trusted=False`` an artifact that is native code, which would run with your rights, is
-    refused before anything of it is loaded; see docs/trust.md.
+    ``on`` is the address of a device where ``fxopt serve`` runs, such as ``rpc://192.168.1.20:9090``: the artifact is uploaded
+    and run there. With ``trusted=False`` an artifact that is native code, which would run with your rights, is refused
+    before any of it is loaded; see docs/trust.md.
 
     Raises BackendError for a folder that is not an artifact, whose files are not those that were built, that was built
     for another machine, or that is code and not trusted; DeviceError where the device cannot be used.
@@ -175,7 +175,7 @@ def load(folder: str | Path, *, on: str | None = None, trusted: bool = True) -> 
 
 
 def load_for(folder: Path, target: Target, backend: Backend | None = None) -> Artifact:
-    """Load an artifact where its target is: on its device, or here; one that can run at neither is only looked at.
+    """Load an artifact on its target's device, or on this machine; one that can run on neither fails when called.
 
     ``backend`` is its own with other options of the runtime. Raises BackendError, and DeviceError where the device is
     another machine than the target says.
@@ -187,7 +187,7 @@ def load_for(folder: Path, target: Target, backend: Backend | None = None) -> Ar
 
 
 def load_to_check(folder: Path, target: Target) -> Artifact:
-    """Like :func:`load_for`; what cannot run here by its own kernels is run by its backend's stand-in, if there is one."""
+    """Like :func:`load_for`; an artifact that cannot run on this machine is run by its backend's stand-in, if there is one."""
     found = load_for(folder, target)
     if found.elsewhere and (runner := find_backend(found.manifest.backend).stand_in(folder, found.manifest)):
         return Artifact(folder, found.manifest, runner)
@@ -199,7 +199,7 @@ def _place(folder: Path, manifest: Manifest, backend: Backend, target: Target) -
         return _placed(folder, manifest, backend, target)
     except (FxoptError, OSError, MemoryError):
         raise
-    except Exception as error:  # a manifest's ``facts`` are the backend's own, and here anybody's
+    except Exception as error:  # a manifest's ``facts`` are the backend's own, and may come from anybody
         raise BackendError(
             f"{backend} cannot load {folder}: {type(error).__name__}: {text_of(error)}",
             way_out="build the artifact again, or load it with the fxopt that built it",

@@ -12,7 +12,7 @@ from fxopt.runtime.interleaved import Call, peak_of, time_artifacts
 
 
 def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11, on: str | None = None) -> list[dict[str, Any]]:
-    """Measure artifacts in one run, here or ``on`` the device at an address; a row each, ratios against the first.
+    """Measure artifacts in one run, on this machine or ``on`` a device; a row each, ratios against the first.
 
     On an emulated device nothing is timed.
 
@@ -40,7 +40,7 @@ def bench(folders: list[Path], *, batch: int = 1, blocks: int = 11, on: str | No
 
 
 def _metric(model: Artifact) -> dict[str, Any]:
-    """The metric on the test split, where the recipe's workload has data and can be made on this machine."""
+    """The metric on the test split, where the recipe's workload has data and loads on this machine."""
     recipe = model.manifest.recipe
     if not recipe:
         return {}

@@ -1,4 +1,4 @@
-"""A machine that artifacts run on, reached at an address: what is built for it is run, compared and timed there.
+"""A device, reached at an address: artifacts built for it are run, compared and timed there.
 
 A kind of device is registered under the scheme of its addresses: ``rpc`` of ``rpc://192.168.1.20:9090``.
 """
@@ -32,37 +32,37 @@ class Device(abc.ABC):
     def facts(self) -> dict[str, Any]:
         """``triple``, ``features``, ``cores``, ``memory`` and ``free_memory`` in bytes, ``versions`` of what is installed there.
 
-        ``emulated`` is whether it is a program on another machine: what it computes counts, what it takes does not.
+        ``emulated``: it is an emulator on another machine, whose results are valid, but not its times.
         """
 
     @abc.abstractmethod
     def open(self, folder: Path, backend: str) -> Runner:
-        """Bring an artifact there and load it by its backend with these options; return what runs it, see ``Backend.load``."""
+        """Upload an artifact and load it by its backend with these options; return its runner, see ``Backend.load``."""
 
     @abc.abstractmethod
     def interleave(
         self, runs: Mapping[Runner, Sequence[Any]], *, blocks: int = 11, block_ms: float = 40.0
     ) -> list[Timing]:
-        """Time what :meth:`open` gave, each on its arrays, side by side there; see :func:`fxopt.runtime.timing.interleave`."""
+        """Time runners of :meth:`open` side by side, each on its arrays; see :func:`fxopt.runtime.timing.interleave`."""
 
     @abc.abstractmethod
     def peak_memory(self, runner: Runner) -> int | None:
-        """Peak resident bytes of a process there that loads one artifact and runs it; None where that is not known."""
+        """Peak resident bytes of a process there that loads one artifact and runs it; None if unknown."""
 
     @abc.abstractmethod
     def profile(self, runner: Runner, arrays: Sequence[Any], calls: int) -> list[KernelTime]:
-        """What each kernel of an artifact that :meth:`open` gave takes there; see :meth:`fxopt.backend.Backend.profile`."""
+        """Time of each kernel of a runner of :meth:`open`; see :meth:`fxopt.backend.Backend.profile`."""
 
     @abc.abstractmethod
     def rest(self) -> None:
-        """Let others have the device, until it is asked again."""
+        """Close the session, so that others can use the device; it is reopened on next use."""
 
     @abc.abstractmethod
     def serve(self, bind: str | None, say: Callable[[str], None]) -> None:
         """Let this machine be the device at the address, listening at ``bind`` if given, until it is stopped."""
 
     def check(self, target: Target) -> None:
-        """Raise DeviceError unless the machine there has what is built for ``target``."""
+        """Raise DeviceError unless the device can run what is built for ``target``."""
         facts = self.facts()
         built, there = target.architecture, facts["triple"].split("-")[0]
         lacking = sorted(target.features - set(facts["features"]))
@@ -89,7 +89,7 @@ def find_device(address: str) -> Device:
 
 
 def cannot_time(target: Target) -> str | None:
-    """Why no latency for a target can be measured; None where it is this machine, or a real one with an address."""
+    """Why latency cannot be measured for a target; None where it is this machine, or a real device with an address."""
     if (device := device_of(target)) is None:
         reason = not_here(target)
         return f"{target.name!r} is not this machine: {reason}" if reason else None
@@ -101,7 +101,7 @@ def cannot_time(target: Target) -> str | None:
 
 
 def device_of(target: Target) -> Device | None:
-    """The device that a target has an address of, checked to be such a machine; None for a target without. Raises DeviceError."""
+    """The device at a target's address, checked against the target; None for a target without address. Raises DeviceError."""
     if target.address is None:
         return None
     device = find_device(target.address)

@@ -1,4 +1,4 @@
-"""Artifacts measured where they run, on this machine or on the device that they are on: times side by side, and memory."""
+"""Artifacts measured on the machine or device where they run: times side by side, and memory."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def time_artifacts(
     blocks: int = 11,
     block_ms: float = 40.0,
 ) -> dict[str, Timing]:
-    """Time artifacts in one run, as :func:`fxopt.runtime.timing.interleave` does, and ``others`` beside them if that is here.
+    """Time artifacts in one run by :func:`fxopt.runtime.timing.interleave`, on this machine together with ``others``.
 
-    Raises UsageError where they are not all at one place, DeviceError where their device fails.
+    Raises UsageError where they are not all on one machine, DeviceError where their device fails.
     """
     is_volatile("it times programs")
     places = {artifact.device for artifact, _, _ in calls.values()}

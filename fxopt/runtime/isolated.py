@@ -1,4 +1,4 @@
-"""A candidate's first call, in a process of its own: one that crashes, hangs or eats memory costs that candidate alone."""
+"""The first call of a candidate in a subprocess, to isolate crashes, hangs and running out of memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fxopt.target.detect import host
 
 
 def fails_alone(folder: Path, backend: Backend, seconds: float) -> str | None:
-    """Why an artifact, loaded by ``backend``, does not give an answer within ``seconds``; None if it does.
+    """Why an artifact, loaded by ``backend``, does not answer within ``seconds``; None if it does.
 
-    An error that is raised is no reason: it is raised again where it can be told better. A backend of a file given with
-    ``--load`` is not known to another process, and is not tried out.
+    A raised error is no reason: it will be raised again in this process, with better context. A backend from a file given
+    with ``--load`` is unknown to other processes, and is not tried.
     """
     if backend.name not in registry.registered("backend"):
         return None

@@ -1,7 +1,7 @@
-"""The manifest of a folder, with its files: the one place where either is believed.
+"""The manifest of a folder and its files, validated: the one place that reads either.
 
-An artifact may come from anybody. What a manifest says is checked before it is used, and a folder holds what its manifest
-lists and nothing else: a library that is not listed would be loaded without its checksum.
+An artifact may come from anybody. A manifest is checked before it is used, and the folder must hold the files that it
+lists and no others: a library that is not listed would be loaded without its checksum.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AGAIN = "build the artifact again, or load it with the fxopt that built it"
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What ``manifest.json`` holds. Raises BackendError where the folder is no artifact, or its files are others."""
+    """Read ``manifest.json``. Raises BackendError where the folder is no artifact, or its files differ."""
     manifest = _parsed(folder / MANIFEST)
     present = dict(_entries(folder))
     if not manifest.files:
@@ -56,7 +56,7 @@ def _parsed(path: Path) -> Manifest:
 
 
 def _entries(folder: Path, inside: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every file below a folder, by its relative name. Raises BackendError for a link, and for what is no file."""
+    """Every file below a folder, by its relative name. Raises BackendError for a link or a special file."""
     with os.scandir(folder / inside) as entries:
         for entry in entries:
             name = f"{inside}/{entry.name}" if inside else entry.name

@@ -1,7 +1,7 @@
-"""Who built an artifact: a signature of its manifest, which holds the sha256 of every other file.
+"""Signatures of artifacts: of the manifest, which holds the sha256 of every other file.
 
-Keys and signatures are those of minisign (https://jedisct1.github.io/minisign), Ed25519 over BLAKE2b: what is signed here is
-verified by ``minisign -Vm manifest.json -p KEY``, on a device without Python too, and the other way round.
+Keys and signatures are those of minisign (https://jedisct1.github.io/minisign), Ed25519 over BLAKE2b: a signature from here
+is verified by ``minisign -Vm manifest.json -p KEY``, on a device without Python too, and vice versa.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def sign(folder: Path, key: Path, password: Callable[[], str]) -> Path:
 
 
 def verify(folder: Path, key: Path) -> str:
-    """Raise BackendError unless an artifact was signed by the owner of a public key and is as it was then.
+    """Raise BackendError unless an artifact was signed by the owner of a public key and has not changed since.
 
-    Returns what was signed along: when. Raises UsageError for a key that cannot be used.
+    Returns the signed comment, which has the time. Raises UsageError for a key that cannot be used.
     """
     minisign = _library()
     public = _read(key, minisign.PublicKey, "a public key of minisign")

@@ -1,4 +1,4 @@
-"""A folder that appears whole: under the name that was asked for, beside it where a budget was missed, or not at all."""
+"""A folder that appears whole: under its name, under another one next to it where a budget was missed, or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPORT = "report.json"
 PAGE = "report.html"
 SIGNATURE = f"{MANIFEST}.minisig"
 INTERFACE = "interface.txt"
-"""What a bundle adds for its program, which reads no JSON."""
+"""The interface file that a bundle adds for its program, which reads no JSON."""
 _LONGEST = 255
 """Bytes of the longest name of a file, on the disks of Linux, macOS and Windows."""
 _FILES: TypeAdapter[dict[str, str]] = TypeAdapter(Files)
@@ -51,11 +51,11 @@ def missed_name(out: Path, ending: str = "") -> Path:
 
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Stage]:
-    """Yield a stage whose folder takes its place when all went well, and vanishes when anything did not.
+    """Yield a stage whose folder is moved into place on success, and removed on failure.
 
-    What was there before stays until then. A build that misses a budget replaces an earlier one that did, and leaves
-    ``out`` as it is; one that misses nothing removes it. Of two builds into one folder the later one is what is there.
-    Raises UsageError, before anything is built, where ``out`` cannot be written, or where something that no build made would
+    Existing files stay until then. A build that misses a budget replaces an earlier one that did, and leaves ``out``
+    untouched; one that misses nothing removes it. Of two builds into one folder the later one wins.
+    Raises UsageError, before anything is built, where ``out`` cannot be written, or where something that no build wrote would
     be lost; ResourceError where the disk is full.
     """
     out = _place_of(out)
@@ -84,7 +84,7 @@ def staged(out: Path) -> Iterator[Stage]:
 
 
 def _place_of(out: Path) -> Path:
-    """The folder that is meant: of a link, the one that it leads to. Raises UsageError where no artifact can be there."""
+    """The actual folder: of a link, its destination. Raises UsageError where no artifact can be there."""
     try:
         out = out.resolve()
         if not out.name:
@@ -92,7 +92,7 @@ def _place_of(out: Path) -> Path:
         if len(os.fsencode(missed_name(out).name)) > _LONGEST:
             raise UsageError(f"cannot write to {out}: the name is too long; choose another --out")
         if out.parent.is_dir():
-            with alone_in(out.parent):  # a build that is just putting its folder there would be taken for a stranger
+            with alone_in(out.parent):  # the folder of a concurrent build would be taken for a stranger
                 _check_strangers(out)
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
         raise UsageError(f"cannot write to {out}: {error}; choose another --out") from None
@@ -107,7 +107,7 @@ def _check_strangers(out: Path) -> None:
 
 
 def _stranger(folder: Path, *, missed: bool = False) -> Path | None:
-    """Something that would be lost with a folder, and that no build made, or with ``missed`` none that missed a budget."""
+    """Something in a folder that no build wrote, or with ``missed`` none that missed a budget, and that would be lost."""
     if not folder.is_dir():
         return folder if os.path.lexists(folder) else None
     try:
@@ -126,7 +126,7 @@ def _lost(stranger: Path, kind: str) -> UsageError:
 
 
 def _move(folder: Path, place: Path, gone: Path) -> None:
-    """Give a folder its place; what was there goes into ``gone`` only then, and comes back where it cannot be moved."""
+    """Move a folder into place; existing files go to ``gone`` only then, and are restored where the move fails."""
     if not place.exists():
         folder.rename(place)
         return

@@ -1,4 +1,4 @@
-"""Honest timing: candidates interleaved in blocks with pauses; and the peak memory of a loaded artifact."""
+"""Timing of candidates side by side, interleaved in blocks with pauses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _brief: ContextVar[bool] = ContextVar("brief", default=False)
 
 @contextlib.contextmanager
 def briefly() -> Iterator[None]:
-    """Time two blocks of one call without pauses inside, where it matters that something is timed, and not how long it takes."""
+    """Inside, time two blocks of one call without pauses: for tests that need timing to run, not its results."""
     token = _brief.set(True)
     try:
         yield
@@ -60,7 +60,7 @@ class Timing:
         return Quartiles.of(self.blocks_ms)
 
     def ratio(self, base: Timing) -> Quartiles:
-        """Ratio to what was timed beside it, taken round by round: a machine that slows down slows both."""
+        """Ratio to a timing of the same run, taken round by round: a machine that slows down slows both."""
         return Quartiles.of([a / b for a, b in zip(self.blocks_ms, base.blocks_ms, strict=True)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,9 +73,8 @@ def interleave(runs: dict[str, Callable[[], object]], *, blocks: int = 11, block
     """Time callables side by side in one run.
 
     Each round gives every candidate one block: a pause, two warm calls, then as many timed calls as fill about
-    ``block_ms``. The order is another in each round: what runs before a candidate may leave threads that wait in loops, and
-    caches of its own.
-    A block's figure is its mean.
+    ``block_ms``. The order differs from round to round: a candidate may leave spinning threads and its own cache contents to
+    the next one. A block's figure is its mean.
     """
     is_volatile("it times programs")
     if brief := _brief.get():
@@ -103,7 +102,7 @@ def _orders(names: list[str]) -> list[list[str]]:
 def fastest(runs: dict[str, Callable[[], object]], seconds: float) -> str:
     """Name of the fastest candidate, timed side by side for about ``seconds``; the first unless another wins clearly.
 
-    Another wins if it beats the first in three rounds of four: differences within the noise change nothing.
+    Another wins if it beats the first in three rounds of four, so that noise changes nothing.
     """
     block_ms = 40.0
     blocks = int(seconds / (len(runs) * (block_ms / 1000 + PAUSE)))
@@ -113,7 +112,7 @@ def fastest(runs: dict[str, Callable[[], object]], seconds: float) -> str:
 
 
 def _least(run: Callable[[], object]) -> float:
-    """Seconds of a call once it is warm: the first ones start threads and fill caches, for a hundred times as long."""
+    """Seconds of a call once warm: the first calls start threads and fill caches, and take up to a hundred times as long."""
     _seconds(run, 2)
     return min(_seconds(run, 1) for _ in range(3))
 

@@ -1,8 +1,8 @@
 """Nested inputs and outputs without torch: tuples, lists and dicts with numbered leaves, as JSON holds them.
 
-An artifact runs where torch is not installed, so its manifest keeps the structure of inputs and outputs in
-this form: ``["tuple", [0, ["dict", {"a": 1}]]]``, where 0 and 1 are leaf numbers.
-``None`` has no leaf, unless it is called one.
+An artifact runs where torch is not installed, so its manifest has the structure of inputs and outputs as
+``["tuple", [0, ["dict", {"a": 1}]]]``, where 0 and 1 are leaf numbers.
+``None`` is no leaf, unless ``is_leaf`` says so.
 """
 
 from __future__ import annotations

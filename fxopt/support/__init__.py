@@ -1,1 +1,1 @@
-"""What every room may use and that knows nothing of programs: typed options, text forms, progress, users' code. No torch."""
+"""Utilities for all rooms that know nothing of programs: typed options, text forms, progress, users' code. No torch."""

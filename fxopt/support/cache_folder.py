@@ -1,4 +1,4 @@
-"""Where fxopt keeps what it made, for the next run: results of steps, timed tiles, downloaded wheels."""
+"""The folder of all caches: results of steps, timed tiles, downloaded wheels."""
 
 from __future__ import annotations
 

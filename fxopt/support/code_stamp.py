@@ -1,7 +1,7 @@
-"""A digest of code: of a module's source and of all that it imports, so that a result of edited code is not taken for its own.
+"""A digest of code: of a module's source and of all that it imports, so that results of edited code are not reused.
 
-Followed are imports within fxopt, within the module's own package, and of files that are neither of the standard library
-nor of an installed distribution. The rest counts by the versions of what is installed.
+Imports are followed within fxopt, within the module's own package, and to files that are neither of the standard library
+nor of an installed distribution. For the rest, the versions of installed distributions count.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _BEGUN_NS = time.time_ns()
-"""When this process began, near enough: what was edited since may be loaded as it was before."""
+"""About when this process began: files edited since may be loaded in their earlier state."""
 _INSTALLED = tuple(
     {
         os.path.realpath(path)
@@ -34,7 +34,7 @@ _KNOWN: dict[tuple[str, ...], _Stamp] = {}
 
 @dataclass(frozen=True)
 class _Stamp:
-    """A digest, and the sources that it is of, as they were."""
+    """A digest, and the state of its sources."""
 
     digest: str
     sources: tuple[tuple[str, int], ...]
@@ -44,12 +44,12 @@ class _Stamp:
         return all(_changed_ns(path) == changed for path, changed in self.sources)
 
     def is_loaded(self) -> bool:
-        """Whether all sources are as old as the process, so that what is loaded is what they say."""
+        """Whether no source was edited since the process began, so that the loaded code is that of the sources."""
         return all(changed <= _BEGUN_NS for _, changed in self.sources)
 
 
 def code_stamp(*modules: str) -> str | None:
-    """sha256 over the sources of modules and what they import; None where a source is not there or was edited meanwhile."""
+    """sha256 over the sources of modules and their imports; None where a source is missing or was edited meanwhile."""
     known = _KNOWN.get(modules)
     if known is None or not known.holds():
         sources = _sources(modules)
@@ -112,7 +112,7 @@ def _source(name: str) -> str | None:
 
 
 def _is_own(package: str) -> bool:
-    """Whether what a package at the top holds is somebody's own code: files that no installation brought."""
+    """Whether a top-level package is the user's own code: files of no installed distribution."""
     path = _source(package)
     return path is not None and not os.path.realpath(path).startswith(tuple(root + os.sep for root in _INSTALLED))
 
@@ -140,7 +140,7 @@ def _imports(name: str, path: str, changed_ns: int) -> tuple[str, ...]:
 
 
 def _module_of(base: str, name: str) -> str | None:
-    """The module that ``from base import name`` reaches beside ``base``: a submodule, or what a lazy package stands for."""
+    """The module that ``from base import name`` imports besides ``base``: a submodule, or that of a lazy attribute."""
     module = sys.modules.get(base)
     if module is not None and "__getattr__" in vars(module):
         made_in = getattr(getattr(module, name, None), "__module__", None)

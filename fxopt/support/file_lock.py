@@ -1,4 +1,4 @@
-"""Locks of the kernel on open files and folders: the system lets go when the process ends, however it ends."""
+"""Kernel locks on open files and folders: the system releases them when the process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ else:
 
 @contextlib.contextmanager
 def locked(descriptor: int, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold an open file, alone or ``shared``; whether it could be had.
+    """Lock an open file, exclusively or ``shared``; yield whether that succeeded.
 
-    It cannot where another process holds it and ``wait`` is off, where the disk knows no locks, and where there are none.
+    It fails where another process has the lock and ``wait`` is off, where the file system has no locks, and on Windows.
     """
     held = False
     if HAS_LOCKS:

@@ -1,4 +1,4 @@
-"""A function in a process of its own, which knows nothing of this one but its arguments."""
+"""A function in a process of its own, which shares nothing with this one but its arguments."""
 
 from __future__ import annotations
 

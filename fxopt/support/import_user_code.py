@@ -17,7 +17,7 @@ from fxopt.support.observed import uses_module
 
 
 def import_file(path: Path) -> ModuleType:
-    """Execute a Python file as a module of its own, once for each state of it.
+    """Execute a Python file as a module of its own, again whenever it was edited.
 
     Raises FileNotFoundError, or whatever the file raises.
     """
@@ -39,7 +39,7 @@ def _execute(path: Path, changed_ns: int) -> ModuleType:
 
 
 def import_attribute(spec: str) -> Any:
-    """What ``module:attribute`` or ``path/file.py:attribute`` names; modules are found from the current folder on too."""
+    """Import ``module:attribute`` or ``path/file.py:attribute``; modules are also found in the current folder."""
     place, _, name = spec.rpartition(":")
     if place.endswith(".py"):
         made = import_file(Path(place))
@@ -54,9 +54,9 @@ def import_attribute(spec: str) -> Any:
 
 
 def says_it_returns(value: Any, name: str) -> bool:
-    """Whether a value is a function whose annotation says that it returns a ``name``, or a kind of it, ``MyName``.
+    """Whether a value is a function annotated to return a ``name``, or a class such as ``MyName``.
 
-    What a recipe names is called only then: a recipe may be anybody's, and an import finds every function there is.
+    Only such a function of a recipe is called: a recipe may come from anybody, and name any importable function.
     """
     if not inspect.isfunction(value):
         return False
@@ -68,7 +68,7 @@ def says_it_returns(value: Any, name: str) -> bool:
 def find_function(spec: str, who: str, returns: str) -> Callable[..., Any]:
     """The function that ``spec`` names, which must say that it ``returns`` such a value.
 
-    Raises UsageError in the name of ``who`` where it cannot be had.
+    Raises UsageError in the name of ``who`` where it cannot be imported.
     """
     try:
         found = import_attribute(spec)

@@ -1,4 +1,4 @@
-"""A file of lines that are appended whole or not at all, by several processes at once, whatever ends one of them."""
+"""A file of lines that are appended whole or not at all, by several processes at once, even if one is killed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fxopt.support.file_lock import locked
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append a line, whole or not at all, and on a line of its own even after one that was cut off."""
+    """Append a line, whole or not at all, and on a line of its own even after a torn one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:

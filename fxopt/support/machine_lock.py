@@ -1,4 +1,4 @@
-"""Whether this machine may be busy: many processes may work at once, and one that measures has it alone."""
+"""A lock on this machine: processes that work share it, one that measures has it exclusively."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def _path() -> Path:
 
 @contextlib.contextmanager
 def machine(*, alone: bool) -> Iterator[None]:
-    """Hold the machine while it works, together with others or ``alone``; waits until that is free.
+    """Lock the machine, shared or ``alone``; waits until that is possible.
 
-    Where there are no locks, nothing is held.
+    Where there are no locks, nothing is locked.
     """
     with _path().open("a") as file, locked(file.fileno(), shared=not alone):
         yield
@@ -27,7 +27,7 @@ def machine(*, alone: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold a file of one's own, so that others see that this process is alive. See :func:`is_held`."""
+    """Lock a file of one's own, so that others see that this process is alive. See :func:`is_held`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file, locked(file.fileno()):
         try:
@@ -37,7 +37,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process of this machine holds a file."""
+    """Whether a live process of this machine has locked a file."""
     try:
         with path.open("r") as file, locked(file.fileno(), shared=True, wait=False) as free:
             return HAS_LOCKS and not free

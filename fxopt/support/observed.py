@@ -1,7 +1,7 @@
-"""What code asks about beside its arguments, noted where it asks: files, the user's modules, measurements.
+"""Hidden inputs of code, recorded as they are read: files, the user's modules, measurements.
 
-A result may be taken from a cache only where all that it depends on is known. What is asked through fxopt is noted here;
-code that reads a file or measures by other means says so by the same functions.
+A result may be taken from a cache only if everything that it depends on is known. Reads through fxopt are recorded here;
+code that reads a file or measures by other means calls the same functions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 @dataclass
 class Observed:
-    """Files that were read, modules that were reached by name, and why the result may be another one next time."""
+    """Files that were read, modules that were imported by name, and why the result may differ next time."""
 
     files: set[str] = field(default_factory=set)
     modules: set[str] = field(default_factory=set)
@@ -27,7 +27,7 @@ _WATCHING: list[Observed] = []
 
 @contextlib.contextmanager
 def observing() -> Iterator[Observed]:
-    """Collect what is noted inside, also by threads that are started there."""
+    """Collect what is recorded inside, also by threads that are started there."""
     seen = Observed()
     _WATCHING.append(seen)
     try:
@@ -37,19 +37,19 @@ def observing() -> Iterator[Observed]:
 
 
 def reads_file(path: str | Path) -> None:
-    """Note that what is computed now depends on the content of a file."""
+    """Record that the present result depends on the content of a file."""
     for seen in _WATCHING:
         seen.files.add(str(Path(path).absolute()))
 
 
 def uses_module(name: str) -> None:
-    """Note that what is computed now depends on the code of a module that is not imported by name."""
+    """Record that the present result depends on the code of a module that no import statement names."""
     for seen in _WATCHING:
         seen.modules.add(name)
 
 
 def is_volatile(why: str) -> None:
-    """Note that what is computed now need not be the same next time: it was measured, say."""
+    """Record that the present result may differ next time, as one that was measured."""
     for seen in _WATCHING:
         seen.volatile.add(why)
 

@@ -18,7 +18,7 @@ from fxopt.errors import OptionError, UnknownNameError
 
 @dataclass(frozen=True, init=False)
 class With:
-    """In the annotation of an option, the others that it counts with: ``Annotated[int, Ge(1), With(by="taylor")] = 64``.
+    """Annotation of an option with other options that it depends on: ``Annotated[int, Ge(1), With(by="taylor")] = 64``.
 
     The contract tries the values of the option alone, and with these.
     """
@@ -31,12 +31,12 @@ class With:
 
 @dataclass(frozen=True)
 class Tune:
-    """In the annotation of an option, the values that a search tries: ``Annotated[float, Gt(0), Tune(0.15, 1.0, log=True)]``.
+    """Annotation of an option with the values that a search tries: ``Annotated[float, Gt(0), Tune(0.15, 1.0, log=True)]``.
 
     Either an interval of numbers, both ends included, on a logarithmic scale with ``log``; or ``choices``. ``fidelity`` marks
-    an amount of training, such as epochs, of which a search gives most candidates less than they ask for. A pass or backend
-    that has it on one option is searched over these alone; without any, over what the types give.
-    Raises ValueError for an interval that is none.
+    an amount of training, such as epochs, of which a search gives most candidates less. A pass or backend with such
+    annotations is searched over these options alone; without any, over those whose types have bounds or choices.
+    Raises ValueError for an empty interval.
     """
 
     low: float | None = None
@@ -76,7 +76,7 @@ def _adapter(hint: Any) -> Any:
 
 
 def check_option(where: str, hint: Any, value: Any) -> Any:
-    """Hold one value against its type, ranges in ``Annotated`` included; a list becomes the tuple that is asked for.
+    """Check one value against its type, ranges in ``Annotated`` included; a list becomes a tuple where the type is one.
 
     Raises OptionError that names the option, what it takes and what it got.
     """
@@ -117,7 +117,7 @@ _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple
 
 
 def bounds(extras: Iterable[Any]) -> Iterator[tuple[str, float]]:
-    """The bounds of a number in what annotates it, by the names of annotated_types: gt, ge, lt, le, multiple_of."""
+    """The bounds of a number in its annotations, by the names of annotated_types: gt, ge, lt, le, multiple_of."""
     for extra in extras:
         parts = extra.metadata if hasattr(extra, "metadata") else extra if hasattr(extra, "__iter__") else (extra,)
         for part in parts:
@@ -127,7 +127,7 @@ def bounds(extras: Iterable[Any]) -> Iterator[tuple[str, float]]:
 
 
 def call_checked(function: Callable[..., Any], what: str, *args: Any, **options: Any) -> Any:
-    """Call a function with options held against its signature. Raises UnknownNameError and OptionError."""
+    """Call a function with options checked against its signature. Raises UnknownNameError and OptionError."""
     signature = inspect.signature(function)
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = list(signature.parameters.values())

@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar where somebody looks at a terminal, else a line now and then of the logger ``fxopt``."""
+"""Progress of long steps: a bar on a terminal, else an occasional line of the logger ``fxopt``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """So many more are done; ``what`` takes the place of the bar's text."""
+    """Advances a bar by ``count``; ``what`` replaces its text."""
 
     def __call__(self, count: int, what: str | None = None) -> None:
         """Move the bar on."""
@@ -49,10 +49,10 @@ def shown_on(console: Console) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Advance]:
-    """Give a function that says how many more are done, and perhaps what else is known by now; the bar goes away at the end.
+    """Yield a function that advances the bar, and may replace its text; the bar disappears at the end.
 
-    Shown on standard error, or on the console of :func:`shown_on`, and only where that is a terminal; elsewhere the logger
-    says at INFO how far it is, every ten seconds. ``total`` is None where nobody knows how many there will be.
+    Shown on standard error, or on the console of :func:`shown_on`, and only where that is a terminal; otherwise the logger
+    reports progress at INFO, every ten seconds. ``total`` is None if unknown.
     """
     from rich.console import Console
     from rich.progress import Progress

@@ -1,4 +1,4 @@
-"""What a machine has run out of: room on a disk, or memory. Native libraries seldom say so themselves."""
+"""Errors of a full disk or memory. Native libraries seldom report these clearly."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fxopt.errors import ResourceError, text_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LITTLE = 1 << 18
-"""Free bytes of a disk below which a failure beside it is taken for that of a write."""
+"""Free bytes of a disk below which an error is attributed to a failed write."""
 _ROOM = "make room there, or give another disk: --out for artifacts, TMPDIR for scratch, XDG_CACHE_HOME for caches"
 _MEMORY = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "Failed to allocate memory")
-"""How torch and the C++ runtimes tell in their messages, which is all that they tell, that memory is at its end."""
+"""How torch and C++ runtimes report, by message alone, that they ran out of memory."""
 
 
 def resource_error(error: BaseException, place: Path | None = None, needed: int = _LITTLE) -> ResourceError | None:
-    """The error of a disk or memory that is full, where ``error`` comes of it; None where it does not.
+    """The ResourceError for an ``error`` that a full disk or memory caused; None for another.
 
-    ``place`` is where something of ``needed`` bytes was written: a disk without room for it is told of whatever the error
-    says. An error that names no file is left to whoever knows the place, where this one has room.
+    ``place`` is where something of ``needed`` bytes was written: if its disk has less free space, that is the cause whatever
+    the error says. Otherwise an error that names no file is left to a caller that knows the place.
     """
     full = place is not None and _free(place) < needed
     for cause in _chain(error):
@@ -50,7 +50,7 @@ def _full_disk(written: Path, why: str | None) -> ResourceError:
 
 
 def mount_of(path: Path) -> Path:
-    """The folder at which the disk of a path begins."""
+    """The mount point of a path."""
     path = Path(os.path.abspath(path))
     while not os.path.ismount(path) and path != path.parent:
         path = path.parent

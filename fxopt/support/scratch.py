@@ -1,7 +1,7 @@
-"""Folders for a while: gone when the work is done, and with the next one where a process was killed in it.
+"""Temporary folders: removed when the work is done, or by the next process if theirs was killed.
 
-A folder is locked as long as its process lives, so that the next one can tell: process ids say nothing across containers
-that share a disk. A failure in such a folder is looked at before the folder goes, as a full disk is free again afterwards.
+A folder is locked as long as its process lives, so that others can tell: process ids are no help across containers that
+share a disk. A failure is diagnosed before the folder is removed, as the disk is no longer full afterwards.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fxopt.support.resources import resource_error
 _NAME = "fxopt-scratch-"
 _OURS = re.compile(rf"\.?{_NAME}[a-z0-9_]{{8}}")
 _AGE = 1.0
-"""Seconds before a folder that is not locked is taken for litter: it is made first, and then locked."""
+"""Seconds before an unlocked folder is taken for litter: it is created first, and then locked."""
 
 
 @contextlib.contextmanager
 def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
-    """A new folder, in the one of the system for temporary files, or hidden in ``beside``, where it can be moved from.
+    """A new folder, in the system's folder for temporary files, or hidden in ``beside``, so that files can be moved there.
 
-    Raises OSError where it cannot be made, and ResourceError where a failure inside is that of a full disk or memory.
+    Raises OSError where it cannot be created, and ResourceError where a full disk or memory causes a failure inside.
     """
     place = Path(tempfile.gettempdir()) if beside is None else beside
     _sweep(place)
@@ -46,7 +46,7 @@ def scratch_folder(beside: Path | None = None) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file, or leave what is there: a reader never meets half of it. Raises OSError, and ResourceError."""
+    """Write a file atomically: a reader finds the old one or the new one. Raises OSError, and ResourceError."""
     with scratch_folder(path.parent) as folder:
         beside = folder / path.name
         beside.write_bytes(data)
@@ -54,7 +54,7 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what killed processes left."""
+    """Remove folders of killed processes."""
     with contextlib.suppress(OSError), os.scandir(place) as entries:
         for entry in entries:
             if _OURS.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False) and _is_litter(entry):
@@ -73,7 +73,7 @@ def _is_litter(entry: os.DirEntry[str]) -> bool:
 
 @contextlib.contextmanager
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a folder as long as this process lives; whether it could be had. Without locks nothing is swept."""
+    """Lock a folder as long as this process lives; yield whether that succeeded. Without locks nothing is swept."""
     descriptor = os.open(folder, os.O_RDONLY) if HAS_LOCKS else None
     if descriptor is None:
         yield False
@@ -87,6 +87,6 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """One process after the other: for the moment in which names of a folder change."""
+    """Lock a folder while names in it change: one process at a time."""
     with _locked(folder):
         yield

@@ -1,7 +1,7 @@
-"""A store of results by content: entries under a key, the least recently used dropped, nothing damaged ever believed.
+"""A content-addressed store of results: entries under a key, least recently used ones evicted, damaged ones never used.
 
 An entry is one file: a line that names the format, the sha256 of all the rest, a JSON object and bytes. It is written
-beside and renamed, so a reader meets a whole entry or none, whoever is killed when. Several processes may share a store.
+to a temporary file and renamed, so a reader finds a whole entry or none. Several processes may share a store.
 A store that cannot be written to (the disk is full, the folder is another user's) is read and no longer written; a
 CacheWarning says so once.
 """
@@ -28,16 +28,16 @@ _ABANDONED = 3600.0
 _FULL = 0.9
 """Share of the limit that is left when a store has been trimmed, so that not every entry trims it."""
 _RESCAN = 0.02
-"""Share of the limit that is written before the folder is looked through again: others write into it too."""
+"""Share of the limit that is written before the folder is scanned again: others write into it too."""
 
 
 class CacheWarning(UserWarning):
-    """The cache cannot be used; everything is made again, and nothing else is lost."""
+    """The cache cannot be used; everything is recomputed, and nothing else is lost."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What was stored under a key."""
+    """The entry of a key."""
 
     values: dict[str, Any]
     blob: bytes
@@ -61,7 +61,7 @@ class Store:
         self._unseen: int | None = None
 
     def get(self, kind: str, key: str, *, count: bool = True) -> Entry | None:
-        """What is stored; None for nothing, and for what is damaged, which is removed. ``count`` it as a hit."""
+        """The entry of a key; None if there is none, or a damaged one, which is removed. ``count`` it as a hit."""
         path = self._path(kind, key)
         try:
             data = path.read_bytes()
@@ -78,7 +78,7 @@ class Store:
         return entry
 
     def put(self, kind: str, key: str, values: dict[str, Any], blob: bytes = b"") -> None:
-        """Store under a key, in place of what was there. An entry of more than a quarter of the limit is not kept."""
+        """Store under a key, replacing an old entry. An entry of more than a quarter of the limit is not stored."""
         data = _packed(kind, key, values, blob)
         if self.problem or len(data) > self.limit // 4:
             return
@@ -96,7 +96,7 @@ class Store:
             self._path(kind, key).unlink()
 
     def usage(self) -> dict[str, Usage]:
-        """What is there, by kind."""
+        """Usage by kind."""
         found: dict[str, Usage] = {}
         for kind in sorted(path.name for path in _folders(self.root)):
             sizes = [size for path, _, size in _files(self.root / kind) if path.suffix != ".tmp"]
@@ -121,7 +121,7 @@ class Store:
         return self.root / kind / "hits"
 
     def _note_hit(self, kind: str, path: Path) -> None:
-        """A byte for each hit: an append is whole, whoever else appends and is killed."""
+        """Append a byte for each hit, which is atomic."""
         with contextlib.suppress(OSError):
             os.utime(path)
             with self._hits(kind).open("ab") as file:
@@ -150,7 +150,7 @@ class Store:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write beside and rename; whatever stops it, nothing half-written stays."""
+    """Write to a temporary file and rename it; nothing half-written stays, whatever happens."""
     handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -178,7 +178,7 @@ def _unpacked(kind: str, key: str, data: bytes) -> Entry | None:
 
 
 def _digest(kind: str, key: str, rest: bytes) -> bytes:
-    """Of the key too: an entry under another name is not believed."""
+    """Digest that includes the key: an entry under another name is not used."""
     return hashlib.sha256(f"{kind}/{key}\n".encode() + rest).digest()
 
 
@@ -190,7 +190,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _files(root: Path) -> Iterator[tuple[Path, float, int]]:
-    """Entries below a folder: path, time of the last use, bytes; one that somebody removes meanwhile is passed over."""
+    """Entries below a folder: path, time of the last use, bytes; one that is removed meanwhile is skipped."""
     for folder, _, names in os.walk(root):
         for name in names:
             if name != "hits":

@@ -1,4 +1,4 @@
-"""This machine as a target: its processor as the C library and Linux tell of it, its GPU as NVIDIA's own program does."""
+"""This machine as a target: its processor by the C library and Linux, its GPU by nvidia-smi."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _X86_BITS = {
     "amx_bf16": (1, 7, 22), "amx_int8": (1, 7, 25), "avx_vnni": (6, 4, 4), "avx512_bf16": (6, 4, 5),
 }  # fmt: skip
 """The leaf, the word of its ``struct cpuid_feature``, and the bit in it, of glibc's <sys/platform/x86.h>; words 4 to 7 are
-what processor and system support, 0 to 3 what the processor alone does."""
+features that processor and system support, 0 to 3 those of the processor alone."""
 
 
 @functools.cache
@@ -43,12 +43,12 @@ def host() -> Target:
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on, as its affinity is now."""
+    """How many cores this process may run on, by its affinity."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def not_here(target: Target) -> str | None:
-    """Why what is measured on this machine says nothing about a target; None where the target is this machine."""
+    """Why measurements on this machine do not apply to a target; None where the target is this machine."""
 
     here = ((nvidia() if "cuda" in target.features else None) or host()).to_dict()
     there = target.to_dict()
@@ -63,9 +63,9 @@ def _shown(value: Any) -> str:
 
 
 def features_in(cpuinfo: str) -> frozenset[str]:
-    """The features that a text as of Linux's /proc/cpuinfo lists, of x86-64 or ARM, in the words that targets have.
+    """Features of an x86-64 or ARM processor from the text of Linux's /proc/cpuinfo, by the names that targets use.
 
-    For a target file of a device that only its cpuinfo is at hand of.
+    For the target file of a device of which only that text is at hand.
     """
     found: set[str] = set()
     for line in cpuinfo.splitlines():
@@ -86,9 +86,9 @@ def _features(machine: str) -> frozenset[str]:
 
 
 def _hardware_flags(machine: str) -> set[str] | None:
-    """The words that targets know, as this process is told: in an emulator, /proc/cpuinfo is that of the real machine.
+    """Linux's flags of the features that targets use, by the C library: under an emulator, /proc/cpuinfo shows the real machine.
 
-    None where the C library cannot be asked: for x86-64 it is glibc, since 2.33.
+    None where the C library has no such call: on x86-64 it is glibc's, since 2.33.
     """
     import ctypes
 

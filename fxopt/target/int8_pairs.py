@@ -1,9 +1,9 @@
-"""int8 weights on x86 before VNNI: pairs of products of bytes are added in 16 bits there, and may overflow.
+"""int8 weights on x86 before VNNI, where pairs of products of bytes are added in 16 bits and may overflow.
 
 The instruction VPMADDUBSW multiplies unsigned bytes, the activations, by signed ones, the weights, adds the products in
-pairs and clips the sums to 16 bits. A pair is safe whatever the activations are where its positive codes sum to 128 at
-most and its negative ones to -128 at least: 255 · 128 = 32640 < 32768. Codes of opposite sign need no limit, as their
-products do not add up. Nothing here needs torch, so that an artifact can be asked where it is loaded.
+pairs and saturates the sums to 16 bits. A pair is safe for all activations if its positive weights sum to at most 128
+and its negative ones to at least -128: 255 · 128 = 32640 < 32768. Weights of opposite sign need no limit, as their
+products cancel. Nothing here needs torch, so that artifacts can be checked when they are loaded.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fxopt.target.detect import host
 from fxopt.target.target import Target
 
 LIMIT = 128
-"""Largest magnitude that the codes of one sign in a pair may sum to."""
+"""Largest magnitude of the sum of the weights of one sign in a pair."""
 OVERFLOWS = "overflows_in_16_bits"
-"""The key of an artifact's facts under which a backend whose kernels add pairs puts what :func:`overflows` finds."""
+"""The key in an artifact's facts for the result of :func:`overflows`, set by a backend whose kernels add pairs."""
 _SHOWN = 8
-"""How many layers a message has."""
+"""How many layers a message lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +39,18 @@ class IntegerWeight:
 def adds_pairs(shape: tuple[int, ...], groups: int) -> bool:
     """Whether kernels add pairs for a weight of ``shape`` ``[out, in / groups, *kernel]``.
 
-    Not so for one filter to each channel over a line or an image (``groups`` of one input and one output channel):
-    there kernels keep each channel in a 32-bit lane of its own.
+    Not so for depthwise filters over a line or an image (``groups`` of one input and one output channel): there kernels
+    accumulate each channel in a 32-bit lane of its own.
     """
     return not (2 < len(shape) < 5 and shape[1] == 1 and shape[0] == groups)
 
 
 def heaviest_pairs(weight: NDArray[Any]) -> NDArray[Any]:
-    """What the numbers of one sign in a pair of ``weight`` ``[out, in / groups, *kernel]`` sum to at most, ``[out]`` >= 0.
+    """The largest sum of one sign in a pair of ``weight`` ``[out, in / groups, *kernel]``, as ``[out]`` >= 0.
 
-    Kernels multiply in the order positions of the kernel, then channels. Pairs are numbers 2i and 2i + 1 in all of that
-    order (ONNX Runtime, after im2col) or in that of each position alone (its kernels without im2col, and OpenVINO): both
-    are looked at. A pair that straddles two of these is never added.
+    Kernels multiply in the order of kernel positions, then channels. Pairs are elements 2i and 2i + 1 of that whole order
+    (ONNX Runtime, after im2col) or within each position (its kernels without im2col, and OpenVINO): both are checked. A
+    pair that straddles two of these is never added.
     """
     out = len(weight)
     by_position = np.moveaxis(weight.reshape(out, weight.shape[1], -1), 1, -1)
@@ -64,7 +64,7 @@ def heaviest_pairs(weight: NDArray[Any]) -> NDArray[Any]:
 
 
 def overflows(weights: Iterable[IntegerWeight]) -> list[dict[str, Any]]:
-    """The layers whose codes can overflow: ``layer``, its ``channels`` that do, ``of`` how many, and the ``worst`` sum."""
+    """The layers whose weights can overflow: ``layer``, its ``channels`` that do, ``of`` how many, and the ``worst`` sum."""
     found = []
     for weight in weights:
         if not adds_pairs(weight.codes.shape, weight.groups):
@@ -84,7 +84,7 @@ def overflows(weights: Iterable[IntegerWeight]) -> list[dict[str, Any]]:
 
 
 def check_weights(facts: dict[str, Any], backend: str, target: Target) -> None:
-    """Raise BackendError where what a backend built holds weights that the int8 kernels for its target overflow on."""
+    """Raise BackendError where an artifact has weights on which the int8 kernels for its target overflow."""
     found = facts.get(OVERFLOWS, ())
     if found and target.int8_saturates:
         raise BackendError(
@@ -98,7 +98,7 @@ def check_weights(facts: dict[str, Any], backend: str, target: Target) -> None:
 
 
 def cannot_run_here(facts: dict[str, Any]) -> str | None:
-    """Why this processor's int8 kernels would give other numbers than an artifact with these facts was built for, or None."""
+    """Why this processor's int8 kernels would compute other values than an artifact with these facts was built for, or None."""
     found = facts.get(OVERFLOWS, ())
     if not found or not host().int8_saturates:
         return None
@@ -109,7 +109,7 @@ def cannot_run_here(facts: dict[str, Any]) -> str | None:
 
 
 def described(found: list[dict[str, Any]]) -> str:
-    """Lines that tell of :func:`overflows`."""
+    """The result of :func:`overflows` as text."""
     lines = [
         f"    {one['layer']}: channel {', '.join(map(str, one['channels'][:4]))}{' …' * (len(one['channels']) > 4)} "
         f"({len(one['channels'])} of {one['of']}); a pair sums to {one['worst']}, {LIMIT} is safe"

@@ -20,15 +20,15 @@ X86 = {
 }  # fmt: skip
 ARM = {"asimd": "neon", "asimddp": "neon-dotprod", "i8mm": "neon-i8mm", "bf16": "neon-bf16", "sve": "sve"}
 FEATURES = frozenset({*X86.values(), *ARM.values(), "rvv", "simd128", "cuda"})
-"""Every feature that passes and backends may look for; the last are the vectors of RISC-V and of WebAssembly, and a GPU."""
+"""Every feature that passes and backends may check; the last are the vectors of RISC-V and of WebAssembly, and a GPU."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A device. ``memory``, for running, and ``flash``, for files, are in bytes, None where there is no limit to hold.
+    """A device. ``memory``, for running, and ``flash``, for files, are in bytes, None where there is no limit.
 
     ``features`` are named like ``avx512-vnni``; ``channel_multiple`` is what its kernels round numbers of channels up to,
-    None for what is measured or the usual one for its features; ``address`` is None for this machine.
+    None to measure it or take the default for its features; ``address`` is None for this machine.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The conformance kit: whatever holds for every pass and backend, checked for yours.
+"""The conformance kit: the contract of passes and backends, checked for yours.
 
 In a test of your package::
 

@@ -1,4 +1,4 @@
-"""What holds for every backend."""
+"""The contract of backends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from fxopt.testing.small_models import SmallModel, small_models
 from fxopt.testing.small_workload import other_batch, small_workload
 
 AGREEMENT = 1e-4
-"""Largest relative difference between eager and what a backend built of a float32 program."""
+"""Largest relative difference between eager and the artifact of a float32 program."""
 
 _IMPORT = """
 import importlib.util, sys

@@ -1,4 +1,4 @@
-"""What a check is, and the checks that passes and backends share: name, documentation, value, text form."""
+"""Checks, and those that passes and backends share: name, documentation, value, text form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fxopt.support.options import type_hints, type_name
 from fxopt.testing.draw_options import draw
 
 DRAWS = 25
-"""How many values of its options a pass or a backend is tried with."""
+"""How many option values a pass or a backend is tried with."""
 
 
 class ContractError(AssertionError):
@@ -34,7 +34,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of a check. ``detail`` is the failure's message, or a remark; ``seconds`` is wall time."""
+    """The result of a check. ``detail`` is the failure's message, or a remark; ``seconds`` is wall time."""
 
     name: str
     passed: bool
@@ -43,13 +43,13 @@ class CheckResult:
 
 
 def require(holds: bool, message: str) -> None:
-    """Raise ContractError with a message for the author unless something holds."""
+    """Raise ContractError with a message for the author unless a condition holds."""
     if not holds:
         raise ContractError(message)
 
 
 def check_name(cls: Any) -> None:
-    """Hold the name against the form of names, and against the registry."""
+    """Check the name: snake_case, and its own in the registry."""
     kind = kind_of(cls)
     snake = re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", cls.name)
     require(bool(snake), f"name must be snake_case, got {cls.name!r}; rename it as verb_object, like fold_batch_norm")
@@ -68,7 +68,7 @@ def check_name(cls: Any) -> None:
 
 
 def check_docstring(cls: Any) -> None:
-    """The first line is shown by `fxopt passes`, so it has to be there and be a sentence."""
+    """Check that the first line, which `fxopt passes` shows, exists and is a sentence."""
     inherited = any(base.__doc__ is cls.__doc__ for base in cls.__mro__[1:])
     first = "" if inherited else (inspect.getdoc(cls) or "").split("\n")[0]
     generated = first.startswith(f"{cls.__name__}(")
@@ -81,7 +81,7 @@ def check_docstring(cls: Any) -> None:
 
 
 def check_value(cls: Any) -> None:
-    """A pass or backend is a value: made without options, frozen, hashable, equal to its like."""
+    """Check that a pass or backend is a value: constructible without options, frozen, hashable, equal to an equal one."""
     try:
         one, other = cls(), cls()
     except TypeError as error:
@@ -100,7 +100,7 @@ def check_value(cls: Any) -> None:
 
 
 def check_round_trip(cls: Any, parse: Callable[[str], Any]) -> str:
-    """Text and back, for the defaults and for options drawn from their types."""
+    """Check that the text form round-trips, for the defaults and for options drawn from their types."""
     random = Random(0)
     hints = type_hints(cls)
     tried = 0
@@ -131,7 +131,7 @@ def _drawn(cls: Any, hints: dict[str, Any], random: Random) -> Any:
 
 
 def check_wrong_options(cls: Any, parse: Callable[[str], Any]) -> str:
-    """Options of a wrong type and unknown ones are refused with an error that names the option."""
+    """Check that options of a wrong type and unknown ones are refused with an error that names the option."""
     hints = type_hints(cls)
     with registered(cls):
         try:

@@ -1,4 +1,4 @@
-"""Values drawn from the type of an option, the ends of ranges often."""
+"""Random values of an option's type, often the ends of ranges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WORDS = ("", "conv1", "layer.0.weight", "it's", 'a "quoted" one', "naïve", "ba
 
 
 def draw(hint: Any, default: Any, random: Random) -> Any:
-    """A value that the type allows; ``default`` for a type that is not known here (which strategies are made of).
+    """A random value of the type; ``default`` for an unknown type.
 
     Knows Literal, bool, int, float, str, None, unions, tuples, frozensets of str, and ranges in ``Annotated``.
     """

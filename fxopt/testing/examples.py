@@ -1,4 +1,4 @@
-"""The example in a pass's docstring: a ``before:`` and an ``after:`` block in the text form, and what runs in between."""
+"""The example in a pass's docstring: a ``before:`` and an ``after:`` block in the text form."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Example:
-    """A program before and after a pass, as text; ``behind`` are passes that run first, for one that makes good what
-    others lost.
+    """A program before and after a pass, as text; ``behind`` are passes that run first, for one that recovers from lossy
+    ones.
     """
 
     before: str

@@ -1,4 +1,4 @@
-"""The range that annotations leave to a number: its ends, and a number inside."""
+"""The range of a number by its annotations: its ends, and a number inside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fxopt.support.options import bounds as annotated_bounds
 
 @dataclass(frozen=True)
 class NumberRange:
-    """From ``low`` to ``high``, which both belong to it; None where it is open. Whole numbers are multiples of ``step``."""
+    """From ``low`` to ``high``, both included; None where it is unbounded. Integers are multiples of ``step``."""
 
     low: float | None = None
     high: float | None = None
@@ -19,7 +19,7 @@ class NumberRange:
 
     @classmethod
     def of(cls, base: type, extras: tuple[Any, ...]) -> NumberRange:
-        """Read Ge, Gt, Le, Lt, Interval and MultipleOf. A bound that is left out gives the number next to it."""
+        """Read Ge, Gt, Le, Lt, Interval and MultipleOf. An exclusive bound is replaced by the number next to it."""
         bounds = dict(annotated_bounds(extras))
         low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
         if base is float:
@@ -34,7 +34,7 @@ class NumberRange:
         return cls(low, high, step)
 
     def ends(self) -> list[float]:
-        """The ends that there are."""
+        """The finite ends."""
         return [end for end in (self.low, self.high) if end is not None]
 
     def inside(self) -> float:

@@ -23,10 +23,9 @@ from fxopt.testing.small_models import BROAD_MODEL, SmallModel
 def option_checks(cls: type[Pass], models: Sequence[SmallModel] | None = None) -> list[Check]:
     """List a check for each option: every value that its type names is run, or refused with an error for users.
 
-    A value is run with the other options at their defaults, and with those that its type says it counts
-    :class:`~fxopt.support.options.With`: through a verified pipeline, on the example of the docstring and on models, of which
-    there is one with most of what options are about unless others are given. An option whose type names no value beside
-    the default has no check.
+    A value is run with the other options at their defaults, and with those of its annotation
+    :class:`~fxopt.support.options.With`: through a verified pipeline, on the example of the docstring and on ``models``, by
+    default one that most options apply to. An option whose type names no value besides the default has no check.
     """
     chosen = [BROAD_MODEL] if models is None else models
     hints, checks = type_hints(cls), []  # type: ignore[arg-type]
@@ -70,7 +69,7 @@ def _check_option(cls: type[Pass], trials: list[dict[str, Any]], models: Sequenc
 
 
 def _programs(cls: type[Pass], models: Sequence[SmallModel]) -> Iterator[tuple[str, Program, str]]:
-    """Where the pass is run: the name, a program, and the passes that go before it."""
+    """The programs to run the pass on: a name, the program, and the passes to run first."""
     example = find_example(cls)
     if example is not None:
         yield "the docstring's example", parse_program(example.before), example.behind

@@ -11,11 +11,11 @@ from fxopt.testing.number_range import NumberRange
 
 
 def option_values(hint: Any, default: Any) -> list[Any]:
-    """The default, and each value that the type singles out, each once.
+    """The default, and each value that the type names, each once.
 
-    Those are the members of a Literal, both booleans, None of an optional, and of a number both ends of its range and one
-    inside: a bound that belongs to the range, or the next number to one that does not. A tuple gives the empty one, and
-    one of each value of its items. A text singles nothing out: write ``Literal["l1", "l2"] | str`` where some are known.
+    Those are the members of a Literal, both booleans, None of an optional, and for a number both ends of its range and one
+    inside: an inclusive bound, or the number next to an exclusive one. For a tuple, the empty one, and one of each value of
+    its items. A str names nothing: write ``Literal["l1", "l2"] | str`` where some values are known.
     """
     found: list[Any] = []
     for value in (default, *_named(hint)):

@@ -1,4 +1,4 @@
-"""What holds for every pass."""
+"""The contract of passes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def pass_checks(cls: type[Pass], models: Iterable[SmallModel] | None = None) -> 
 
 
 def _check_searched(cls: type[Pass]) -> str:
-    """Each choice, and each end of an interval, of what a search would vary."""
+    """Check each choice, and each end of an interval, that a search would try."""
     try:
         space = pass_space(cls, {})
         return f"{check_points(space)} points"

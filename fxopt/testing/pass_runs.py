@@ -1,4 +1,4 @@
-"""A pass run as the contract runs it, and what holds of the program after every run."""
+"""A pass run as in the contract, and checks of the program after every run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def run_pass(made: Pass, program: Program, watchers: tuple[Watcher, ...] | None 
     backend: Backend | None = registry.get("backend", "eager")() if "eager" in registry.names("backend") else None
     workload = small_workload(program)
     pipeline = Pipeline.of(*Pipeline.parse(behind).passes, made)
-    with briefly():  # a pass that measures must run; nobody looks at its figures
-        around = (Verify(),) if watchers is None else watchers  # what the data are like says nothing of the pass
+    with briefly():  # a pass that measures must run; its figures do not matter
+        around = (Verify(),) if watchers is None else watchers  # the synthetic data say nothing about the pass
         return pipeline.run(program, watchers=around, workload=workload, target=host(), backend=backend)
 
 
 def check_interface(before: Program, after: Program) -> None:
-    """Hold the dynamic dims of inputs and outputs against those before."""
+    """Check that the dynamic dims of inputs and outputs did not change."""
     require(
         sorted(before.dims().values()) == sorted(after.dims().values()) and _dynamic(before) == _dynamic(after),
         f"dynamic dims were {before.signature()}, are {after.signature()}; write no example size into the graph",

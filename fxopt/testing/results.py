@@ -38,12 +38,12 @@ def run_checks(
 
 
 def check_pass(cls: type[Pass] | PassType[...], models: Iterable[SmallModel] | None = None) -> None:
-    """Hold a pass to the contract. Raises ContractError that lists every failed check with the way out."""
+    """Check a pass against the contract. Raises ContractError that lists every failed check with the way out."""
     _raise_failures(cls.name, run_checks(cls, models))
 
 
 def check_backend(cls: type[Backend], models: Iterable[SmallModel] | None = None) -> None:
-    """Hold a backend to the contract. Raises ContractError that lists every failed check with the way out."""
+    """Check a backend against the contract. Raises ContractError that lists every failed check with the way out."""
     _raise_failures(cls.name, run_checks(cls, models))
 
 

@@ -1,4 +1,4 @@
-"""A dozen small models that between them hold what passes and backends stumble over."""
+"""A dozen small models that together have most constructs on which passes and backends fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fxopt.ir.program import Program
 
 @dataclass(frozen=True)
 class SmallModel:
-    """A model by name: ``make()`` gives the module, always with the same weights, ``inputs()`` its ``(args, kwargs)``."""
+    """A model by name: ``make()`` returns the module, always with the same weights, ``inputs()`` its ``(args, kwargs)``."""
 
     name: str
     make: Callable[[], nn.Module]
@@ -103,7 +103,7 @@ class _Transposed(nn.Module):
 
 
 class _Transformer(nn.Module):
-    """Pre-norm attention block with several heads, written out."""
+    """Pre-norm attention block with several heads, by matrix products and softmax."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class _PreNorm(nn.Module):
 
 
 class _Patches(nn.Module):
-    """What most options of passes are about, in one: convolutions with batch norm, a residual sum, heads, linears."""
+    """A model that most options of passes apply to: convolutions with batch norm, a residual sum, heads, linears."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ SMALL_MODELS: tuple[SmallModel, ...] = (
 )
 
 BROAD_MODEL = SmallModel("patches", _Patches, _tensor(2, 3, 6, 6))
-"""One model that most options have something to do in; where each is tried with many values."""
+"""One model that most options apply to, for trying each with many values."""
 
 
 def small_models() -> tuple[SmallModel, ...]:

@@ -1,4 +1,4 @@
-"""What a model is for: its factory, example inputs, data, loss and metric; or inputs recorded in a file.
+"""Workloads: a model's factory, example inputs, data, loss and metric; or inputs recorded in a file.
 
 May import ``frontend``, ``ir`` and ``support``. Offers :class:`fxopt.Workload`, :class:`Data` and :func:`find_workload`.
 """

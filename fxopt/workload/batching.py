@@ -1,4 +1,4 @@
-"""Data in batches of any size through a program that takes one size alone."""
+"""Data in batches of any size for a program with a fixed batch size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.ir.program import Program
-from fxopt.workload.workload import Data
 
 
 def fixed_batch(program: Program) -> int | None:
@@ -25,18 +24,8 @@ def examples(inputs: Any) -> int:
     return next(sizes, 1)
 
 
-def validation_batches(data: Data, count: int, batch_size: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the inputs of batches of the validation split until there were ``count`` examples, or all that there are."""
-    seen = 0
-    for args, _ in data.batches("validation", batch_size=batch_size):
-        yield args
-        seen += examples(args)
-        if seen >= count:
-            return
-
-
 def cut(leaves: list[Any], size: int) -> Iterator[list[Any]]:
-    """Yield the tensors in batches of ``size``, the last filled up with its last example, and numbers as they are."""
+    """Yield the tensors in batches of ``size``, the last padded with its last example, and numbers unchanged."""
     count = examples(leaves)
     for start in range(0, count, size):
         rows = torch.arange(start, start + size).clamp(max=count - 1)

@@ -1,4 +1,4 @@
-"""What was read of a workload: which batches of which split. Its digest is of just these, by content, and of the data's code."""
+"""Reads of a workload's data: which batches of which split. The digest covers just these, by content, and the data's code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIZE = 64
 
 
 class DataReads:
-    """The reads of one data, as they happen; plain as :meth:`to_list` for a file."""
+    """The reads of one data object, as they happen; :meth:`to_list` has them as plain values."""
 
     def __init__(self, reads: list[Any] | None = None) -> None:
         self.taken: dict[tuple[Split, int, int | None], int | None] = {}
@@ -28,7 +28,7 @@ class DataReads:
             self.taken[split, size, seed] = count
 
     def note(self, split: Split, size: int, seed: int | None, count: int | None) -> None:
-        """That so many batches were taken, None for all."""
+        """Record that so many batches were taken, None for all."""
         known = self.taken.get((split, size, seed), 0)
         self.taken[split, size, seed] = None if known is None or count is None else max(known, count)
 
@@ -43,7 +43,7 @@ class DataReads:
         return [[*key, count] for key, count in sorted(plain.items(), key=repr)]
 
     def digest(self, data: Data, own: str) -> str:
-        """sha256 of what these reads give now, and of ``own``, the ``value_key`` of the data. Raises Unkeyed."""
+        """sha256 of the present results of these reads, and of ``own``, the ``value_key`` of the data. Raises Unkeyed."""
         digest = hashlib.sha256(own.encode())
         for split, size, seed, count in self.to_list():
             digest.update(f"{split} {size} {seed} {count}\n".encode())
@@ -62,13 +62,13 @@ def whole_split(data: Data, split: Split) -> str:
 
 
 class _Watched:
-    """Data that note what is read of them."""
+    """Data that record what is read of them."""
 
     def __init__(self, data: Data, reads: DataReads) -> None:
         self._data, self._reads = data, reads
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[Any]:
-        """Those of the data."""
+        """The batches of the data."""
         self._reads.note(split, batch_size, seed, 0)
         for count, batch in enumerate(self._data.batches(split, batch_size=batch_size, seed=seed), 1):
             self._reads.note(split, batch_size, seed, count)
@@ -76,19 +76,19 @@ class _Watched:
         self._reads.note(split, batch_size, seed, None)
 
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
-        """As the data judge it, over the whole split."""
+        """The metric of the data, over the whole split."""
         self._reads.note(split, _SIZE, None, None)
         return self._data.evaluate(model, split)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("metric", "loss"):  # who knows what a method of the data's own reads
+        if name not in ("metric", "loss"):  # other methods of the data may read anything
             for split in _SPLITS:
                 self._reads.note(split, _SIZE, None, None)
         return getattr(self._data, name)
 
 
 def watched(workload: Workload, reads: DataReads) -> Workload:
-    """The same workload, which notes what is read of its data; a result that depends on its model is not to be kept."""
+    """The same workload, which records what is read of its data; a result that depends on its model must not be cached."""
     data: Any = _Watched(workload.data, reads) if workload.data is not None else None
     program = workload.program and _telling(workload.program)
     return replace(

@@ -1,4 +1,4 @@
-"""Inputs recorded in a file, for a model that comes without data: enough to calibrate with, and to see what was lost."""
+"""Inputs recorded in a file, for a model without data: enough to calibrate, and to measure the error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
         arrays = {name: found[name] for name in found.files} if isinstance(found, np.lib.npyio.NpzFile) else {"": found}
     except FileNotFoundError:
         raise RecipeError(f"calibration: there is no file {path}") from None
-    except Exception as error:  # numpy and zipfile have many for bytes that are none of theirs
+    except Exception as error:  # numpy and zipfile raise many kinds for invalid bytes
         if full := resource_error(error):
             raise full from error
         raise RecipeError(f"calibration: {path} cannot be read: {last_line(error)}", way_out=_WAY_OUT) from None
@@ -52,11 +52,11 @@ def _is_number(dtype: np.dtype[Any]) -> bool:
 
 
 class RecordedInputs:
-    """Data (see :class:`fxopt.workload.Data`) made of arrays [N, …], one for each tensor that a program takes, without targets.
+    """Data (see :class:`fxopt.workload.Data`) from arrays [N, …], one for each tensor input of a program, without targets.
 
     The first half is for training and calibration, a quarter each for validation and test; of fewer than four examples
     all are in each. The metric ``agreement`` is 1 - noise / signal, 0 to 1, of the outputs against those of ``program``:
-    how well a compiled model follows the original. Raises DataError where the arrays are not the program's inputs.
+    how well a compiled model agrees with the original. Raises DataError where the arrays are not the program's inputs.
     """
 
     metric = "agreement"

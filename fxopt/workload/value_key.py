@@ -1,4 +1,4 @@
-"""A digest of a value by content: plain values, arrays, programs, functions with what they closed over, objects of these."""
+"""A digest of a value by content: plain values, arrays, programs, functions with their closures, objects of these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fxopt.support.code_stamp import code_stamp
 
 
 class Unkeyed(Exception):
-    """A value whose content cannot be told: an open file, code without a source."""
+    """A value whose content has no digest: an open file, code without a source."""
 
 
 def value_key(value: Any) -> str:
@@ -81,7 +81,7 @@ def _feed_parts(digest: Any, value: Any, seen: dict[int, tuple[int, Any]]) -> No
 
 
 def _function(function: types.FunctionType) -> tuple[Any, ...]:
-    """Its own code, that of its module, defaults, and what it closed over, which differs between two of the same source."""
+    """Its own code, that of its module, defaults, and its closure, which may differ between two of the same source."""
     try:
         cells = tuple(cell.cell_contents for cell in function.__closure__ or ())
     except ValueError as error:
@@ -92,14 +92,14 @@ def _function(function: types.FunctionType) -> tuple[Any, ...]:
 
 
 def _object(value: Any) -> tuple[Any, ...]:
-    """An object of a class in Python: its class and what it holds."""
+    """An object of a Python class: its class and attributes."""
     if not hasattr(value, "__dict__") or type(value).__flags__ & 1 << 9 == 0:
         raise Unkeyed(f"a {type(value).__qualname__}")
     return (type(value), vars(value))
 
 
 def _code_of(made: Any) -> str:
-    """Stamp of the module that a function or class is of, and for a class of those that it extends."""
+    """Stamp of the module of a function or class, and of a class's bases."""
     classes = [c for c in getattr(made, "__mro__", (made,)) if c.__module__ != "builtins"]
     modules = sorted({c.__module__ for c in classes})
     return _known(code_stamp(*modules), f"{made.__qualname__} of {', '.join(modules)}") if modules else "builtins"

@@ -1,4 +1,4 @@
-"""A workload: what a model is for. Its factory, example inputs, data, loss and metric in one value."""
+"""A workload: a model's factory, example inputs, data, loss and metric in one value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Args = tuple[Any, ...]
 
 
 class Data(Protocol):
-    """What a workload knows beside its model. All tensors are on the CPU."""
+    """The data of a workload, with loss and metric. All tensors are on the CPU."""
 
     @property
     def metric(self) -> str:
@@ -44,7 +44,7 @@ class Data(Protocol):
 
 @runtime_checkable
 class Divisible(Protocol):
-    """Data whose validation split can be cut in two, so that a search does not judge by what it chose by."""
+    """Data whose validation split can be halved, so that a search does not evaluate on the half that it selected by."""
 
     def half(self, index: Literal[0, 1]) -> Data:
         """The same data with every other example of the validation split, from the first or from the second on."""
@@ -52,9 +52,9 @@ class Divisible(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A named model with what is needed to capture, calibrate, train and judge it.
+    """A named model with everything needed to capture, calibrate, train and evaluate it.
 
-    ``model`` gives a module with its weights, ``inputs`` gives example ``(args, kwargs)``, and ``dynamic`` says
+    ``model`` returns a module with its weights, ``inputs`` returns example ``(args, kwargs)``, and ``dynamic`` says
     which dims may vary, as in :func:`fxopt.capture`. ``data`` is None for a model without any.
     """
 
@@ -92,14 +92,23 @@ class Workload:
 
         Fewer where the training split has no more.
         """
-        from fxopt.workload.batching import examples
+        yield from _first(self.need_data(who), "train", count, min(32, count))
 
-        seen = 0
-        for args, _ in self.need_data(who).batches("train", batch_size=min(32, count)):
-            yield args
-            seen += examples(args)
-            if seen >= count:
-                return
+
+def validation_batches(data: Data, count: int, batch_size: int) -> Iterator[Args]:
+    """Yield the arguments of whole batches with ``count`` validation examples or more, or all that there are."""
+    yield from _first(data, "validation", count, batch_size)
+
+
+def _first(data: Data, split: Split, count: int, batch_size: int) -> Iterator[Args]:
+    from fxopt.workload.batching import examples
+
+    seen = 0
+    for args, _ in data.batches(split, batch_size=batch_size):
+        yield args
+        seen += examples(args)
+        if seen >= count:
+            return
 
 
 def training_workload(workload: Workload | None, who: str) -> Workload:
@@ -120,7 +129,7 @@ def find_workload(spec: str) -> Workload:
 
     A registered name (``digits``), one of a zoo (``torchvision:resnet18``), both with options in brackets,
     ``module:attribute`` of the user's own code, or a ``.pt2`` file that fxopt or ``torch.export`` saved. Of a module, which
-    is imported, only a Workload is taken, or a function that says it returns one: a recipe may be anybody's.
+    is imported, only a Workload is taken, or a function annotated to return one: a recipe may come from anybody.
     Raises UnknownNameError, OptionError, UsageError, and RecipeError for a file that is not a program.
     """
     is_volatile(f"it reads the model {spec}")

@@ -94,7 +94,7 @@ _onnx = _of("backends/onnx/weights.py", ONNX, "tests/driver/test_int8_check.py")
 
 MUTANTS: tuple[Mutant, ...] = (
     # pass manager
-    _whole("if not error <= room[i]:", "if error > 10 * room[i]:"),
+    _whole("if not error <= allowed[i]:", "if error > 10 * allowed[i]:"),
     _interface("new = sorted({a for b, c in zip(before, after, strict=True) for a in c.aliases - b.aliases})", "new = []"),
     _verify("if want.shape != got.shape:", "if want.dim() != got.dim():"),
     _verify("if bool((want.isfinite() & ~got.isfinite()).any()):", "if bool((want.isfinite() & ~got.isfinite()).all()):"),

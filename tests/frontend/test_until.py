@@ -1,4 +1,4 @@
-"""A model cut in two: what comes before as a program, what comes behind in torch; together they are the model."""
+"""A model cut in two: what comes before the cut as a program, what comes after it in torch; together they are the model."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What an architecture search is asked for, with every name resolved before any work is done."""
+"""The options of an architecture search, with every name resolved before any work is done."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def asked(
     calibration: str | None = None,
     load: Sequence[str] = (),
 ) -> Asked:
-    """Resolve all that a search needs. Raises UsageError and what it raises for a name that is not known.
+    """Resolve the options of a search. Raises UsageError, and its kind for an unknown name.
 
     A limit of latency in proportion to the original's becomes one of MACs on a target that cannot be timed, and that is
     noted.

@@ -1,4 +1,4 @@
-"""Sub-networks found by evolution, or at random beside it, by their divergence and a cost."""
+"""Sub-networks found by evolution, or at random for comparison, by their divergence and a cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _POPULATION = 24
 
 @dataclass(frozen=True)
 class Bounds:
-    """What may be chosen: numbers of units of each width, and the least MACs."""
+    """Bounds of the choice: numbers of units of each width, and the least MACs."""
 
     offered: tuple[tuple[int, ...], ...]
     macs: float
@@ -31,10 +31,10 @@ def evolve(
     count: int,
     seed: int,
 ) -> list[Subnet]:
-    """``count`` sub-networks that NSGA-II tries (Deb et al. 2002), from ``first`` on; their ``values`` are made small.
+    """``count`` sub-networks that NSGA-II tries (Deb et al. 2002), starting with ``first``, to minimize their ``values``.
 
-    The genes are integers: of each width the number of a choice, of each branch whether it is off.
-    Equal seeds and values give equal sub-networks, so that a search that goes on takes its values from what is kept.
+    The genes are integers: for each width the index of a choice, for each branch whether it is off.
+    Equal seeds and values give equal sub-networks, so that a resumed search finds its values stored.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     digest = hashlib.sha256(f"{seed}".encode()).digest()

@@ -1,4 +1,4 @@
-"""Latency of sub-networks, from some that were measured: so much for each MAC and element of each kind of layer."""
+"""Latency of sub-networks, from some that were measured: linear in MACs and elements by kind of layer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Features = Mapping[str, float]
 class LatencyModel:
     """Non-negative least squares of the relative error (Lawson & Hanson 1974, chapter 23), with a constant.
 
-    Kernels of one kind of layer take about as long for each MAC; what they do not explain shows in ``error``, the mean
-    relative error over the measured ones, each predicted by a fit without it. Fewer than three are predicted by their mean.
+    Kernels of one kind of layer take about as long for each MAC; the unexplained rest shows in ``error``, the mean relative
+    error over the measured ones, each predicted by a fit without it. Fewer than three are predicted by their mean.
     """
 
     def __init__(self, measured: list[tuple[Features, float]]) -> None:

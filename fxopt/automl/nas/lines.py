@@ -1,4 +1,4 @@
-"""Values by name in a file to which a line is added for each, so that a kill loses none but the last."""
+"""Values by name in a file, one line appended for each, so that a kill loses only the last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fxopt.support.line_log import append_line
 
 
 class Lines:
-    """Values that were written with this ``key``; those of another key, and a line that is torn, are passed over."""
+    """Values that were written with this ``key``; those of another key, and a torn line, are ignored."""
 
     def __init__(self, file: Path, key: str) -> None:
         self._file, self._key = file, key
@@ -24,6 +24,6 @@ class Lines:
                 self.known[name] = value
 
     def add(self, name: str, value: Any) -> None:
-        """Keep a value, as JSON has it."""
+        """Store a value as JSON."""
         self.known[name] = value
         append_line(self._file, json.dumps([self._key, name, value]).encode())

@@ -1,4 +1,4 @@
-"""An architecture search: one training of a supernet, then for each target the sub-networks that do best within its limits."""
+"""An architecture search: one training of a supernet, then for each target the best sub-networks within its limits."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def nas(
     """Train a supernet of a model, search it for each target, and write the fronts into the folder ``out``.
 
     ``options`` are those of :func:`asked <fxopt.automl.nas.asked.asked>`: ``targets``, ``limits`` such as
-    ``{"latency": "0.5x", "drop": 0.01}``, ``epochs``, ``behind`` (passes behind the extraction), ``trials`` for evolution
-    and as many at random, ``answers`` a target. Each front is a folder of recipes that :func:`fxopt.build` builds, and
-    all is in ``nas.json``. The same call with the same ``out`` goes on where an earlier one ended, however that ended.
+    ``{"latency": "0.5x", "drop": 0.01}``, ``epochs``, ``behind`` (passes after the extraction), ``trials`` for evolution
+    and as many at random, ``answers`` per target. Each front is a folder of recipes that :func:`fxopt.build` builds, and
+    ``nas.json`` has everything. The same call with the same ``out`` resumes an earlier one, however that ended.
     Raises UsageError, CaptureError, DataError, and BudgetError where the trained whole, or the smallest sub-network, is
     over a limit.
     """

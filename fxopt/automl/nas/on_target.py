@@ -36,7 +36,7 @@ Said = Callable[[str], None]
 
 
 class OnTarget:
-    """A target with what was measured on it, kept in a folder."""
+    """A target with its measurements, stored in a folder."""
 
     def __init__(
         self, ask: Asked, want: Wanted, supernet: Supernet, scores: Scores, folder: Path, key: str, say: Said
@@ -51,7 +51,7 @@ class OnTarget:
         self._timed = "latency_ms" in want.goals.objectives
 
     def search(self) -> TargetReport:
-        """Search, write the front, and return the account. Raises BudgetError where the smallest is over a limit."""
+        """Search, write the front, and return the report. Raises BudgetError where the smallest is over a limit."""
         try:
             return self._search()
         finally:
@@ -138,7 +138,7 @@ class OnTarget:
         return (score if math.isfinite(score) else 1e9), math.log(self._cost(subnet, model))
 
     def _check_smallest(self, smallest: Subnet, original: dict[str, float]) -> None:
-        """Raise BudgetError where nothing that the supernet has can keep a limit."""
+        """Raise BudgetError where no sub-network can keep a limit."""
         figures = self._measure(smallest) or self._supernet.costs(*smallest)
         for what, value in self._want.goals.violations(figures, original).items():
             if value > (_SLACK if what == "latency_ms" else 1e-9):
@@ -153,7 +153,7 @@ class OnTarget:
     # ---- choosing ----------------------------------------------------------------------------------------------
 
     def _feasible(self, tried: list[Subnet], original: dict[str, float], model: LatencyModel | None) -> list[Subnet]:
-        """Those that keep the limits as far as these are predicted."""
+        """Those that keep the limits as predicted."""
         found = []
         for subnet in dict.fromkeys(tried):
             figures = dict(self._supernet.costs(*subnet))
@@ -164,7 +164,7 @@ class OnTarget:
         return found
 
     def _spread(self, tried: list[Subnet], model: LatencyModel | None, count: int) -> list[Subnet]:
-        """So many of the front of divergence and cost, evenly along the logarithm of the cost."""
+        """``count`` of the front of divergence and cost, evenly spaced in the logarithm of the cost."""
         values = [self._values(subnet, model) for subnet in tried]
         members = sorted(front(values), key=lambda i: values[i][1])
         if len(members) <= count:

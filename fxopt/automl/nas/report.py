@@ -1,4 +1,4 @@
-"""What an architecture search found: for each target the front, and how well it was predicted."""
+"""The report of an architecture search: for each target the front, and how well it was predicted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TargetReport(Part):
     original: dict[str, Real]
     measured: int
     latency_error: Real | None = None
-    """Mean relative error of predicted latencies, of those that were left out of the fit in turn."""
+    """Mean relative error of predicted latencies, by leave-one-out."""
     evolved: Real
     random: Real
     front: list[SubnetAnswer]

@@ -1,4 +1,4 @@
-"""How far sub-networks are from the original, each measured once and kept through a kill."""
+"""Divergence of sub-networks from the original, each measured once and stored, so that a kill loses none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from fxopt.ir.program import Program
 from fxopt.numerics.execute import untouched
 from fxopt.support.machine_lock import machine
 from fxopt.workload import Data, Divisible
-from fxopt.workload.batching import examples, fixed_batch, validation_batches
+from fxopt.workload.batching import examples, fixed_batch
+from fxopt.workload.workload import validation_batches
 
 _EXAMPLES, _BATCH = 256, 64
 

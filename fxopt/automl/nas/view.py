@@ -1,4 +1,4 @@
-"""What a search asks of a trained supernet, which the analysis ``supernet`` gives."""
+"""The interface of a trained supernet that a search uses; the analysis ``supernet`` returns one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Supernet(Protocol):
         """Of each width the numbers of units to choose from, ascending."""
 
     def canonical(self, widths: Sequence[int], off: Sequence[int]) -> Subnet:
-        """One spelling for sub-networks that are the same."""
+        """The canonical spelling: equal for equal sub-networks."""
 
     def draw(self, offered: Sequence[Sequence[int]], count: int, least: float, seed: int) -> list[Subnet]:
         """The smallest with ``least`` of the whole's MACs or more, and others at random, their MACs spread evenly."""
@@ -30,7 +30,7 @@ class Supernet(Protocol):
         """``macs`` and ``params``."""
 
     def features(self, widths: Sequence[int], off: Sequence[int]) -> dict[str, float]:
-        """What latency is explained by."""
+        """Features that predict latency."""
 
     def outputs(self, widths: Sequence[int], off: Sequence[int], batches: Sequence[list[Any]]) -> list[list[Any]]:
         """Flat outputs for batches of flat inputs, batch norms re-estimated."""

@@ -1,4 +1,4 @@
-"""Rewritten regions of a program, each with the values that it reads and the one that it gives; run and compared.
+"""Rewritten regions of a program, each with its input values (leaves) and its result; run and compared.
 
-``region`` finds them, ``trials`` and ``leaf_values`` say what they are run on, by their ``profile``; ``check`` runs both sides.
+``region`` finds them, ``trials`` and ``leaf_values`` choose their inputs, by their ``profile``; ``check`` runs both sides.
 """

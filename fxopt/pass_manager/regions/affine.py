@@ -1,8 +1,8 @@
-"""Regions whose two sides are affine maps of their leaves: what random numbers do not tell apart is equal.
+"""Regions whose two sides are affine maps of their leaves: if they agree on random numbers, they are equal.
 
-The difference of two affine maps is one itself. Where it is zero on numbers drawn from a density it is zero everywhere,
-but with probability 0: its zeros are a plane (Schwartz 1980, for degree one). Other scales, signs and kinks have nothing
-to tell then. Numbers that are not finite do, as 0 · inf is NaN.
+The difference of two affine maps is affine itself. If it is zero at a point drawn from a density, it is zero everywhere with
+probability 1: its zeros are a plane otherwise (Schwartz 1980, for degree one). Other scales, signs and kinks add nothing
+then. Numbers that are not finite do, as 0 · inf is NaN.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Both sides of a region run on all of its trials, and held against each other."""
+"""Both sides of a region run on all of its trials, and compared."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fxopt.pass_manager.regions.value_range import fills_ranges
 from fxopt.pass_manager.regions.work import PER_CALL, Work
 
 _RUNS = 12
-"""Checks are dear once they cost as much as this many runs of the program on one example ..."""
+"""Checks are expensive once they cost as much as this many runs of the program on one example ..."""
 
 _LEAST_WORK = 3 * 10**9
 """... and this many multiplications: a comparison end to end is cheaper then."""
@@ -42,7 +42,7 @@ class Failure:
 
 
 class RegionCheck:
-    """Checks regions between two float64 programs; ``error`` is the largest that a check has found allowable."""
+    """Checks regions between two float64 programs; ``error`` is the largest error of a check that passed."""
 
     def __init__(
         self, before: Program, after: Program, draws: dict[str, str], tolerance: float, *, finite: bool
@@ -78,9 +78,9 @@ class RegionCheck:
         return None
 
     def holds_within(self, region: Region, extended: Region) -> bool:
-        """Whether the sides agree on edge values between the least and the largest of what reaches a region.
+        """Whether the sides agree on edge values between the least and the largest inputs that reach a region.
 
-        ``extended`` is the same region from farther up, in which they agree.
+        ``extended`` is the same region, extended upwards, in which they agree.
         """
         inner = set(region.leaves) & set(extended.old)
         if not inner or not fills_ranges(inner, set(extended.old) - set(region.old)):
@@ -144,7 +144,7 @@ class RegionCheck:
         return None
 
     def _moved(self, region: Region, leaves: dict[fx.Node, Any]) -> list[Any]:
-        """What the old side gives where the leaves move as rounding might move them; nothing where nothing is rounded."""
+        """Results of the old side for leaves perturbed as by rounding; none where nothing is rounded."""
         calls = [node for node in (*region.old, *region.new) if node.op == "call_function" and not is_size(node)]
         found: list[Any] = []
         if all(has(node, Trait.UNROUNDED) for node in calls):

@@ -1,4 +1,4 @@
-"""How far apart the two sides of a region are, and whether rounding may be all that is between them."""
+"""The error between the two sides of a region, and whether rounding alone may explain it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fxopt.numerics.edge_values import PATTERNS
 from fxopt.numerics.error_metrics import bulk_scale, clearly_close, is_discrete, relative_error
 
 _UNITS = 30
-"""Rounding may move a value as far as so many units in the last place of the leaves do ..."""
+"""Rounding may change a value as much as so many units in the last place of the leaves do ..."""
 
 _UNSTABLE = 1e-5
-"""... and an element that these move by more than this, relative, tells nothing: it is beside a step or a pole."""
+"""... and an element that these change by more than this, relative, is ignored: it is close to a step or a pole."""
 
 _CANCELLED = 1e-13
-"""Share of the largest number on the way to a value that may be left over where numbers cancel."""
+"""Share of the largest intermediate number that may remain where terms cancel."""
 
 
 def errors_of(want: Any, got: Any, rows: int) -> Iterator[tuple[float, int | None]]:
-    """The largest relative error of the rows of each pattern, by their own scale; of all, None, where ``rows`` is 0."""
+    """The largest relative error of the rows of each pattern, by their own scale; of all (None) where ``rows`` is 0."""
     a, b = pytree.tree_leaves(want), pytree.tree_leaves(got)
     if len(a) != len(b):
         yield math.inf, None
@@ -41,7 +41,7 @@ def errors_of(want: Any, got: Any, rows: int) -> Iterator[tuple[float, int | Non
 
 
 def of_pattern(value: Any, rows: int, pattern: int | None) -> Any:
-    """The rows of a value that hold a pattern; all of it where it has no such rows."""
+    """The rows of a value with a pattern; all of it where it has no such rows."""
     return value[pattern :: len(PATTERNS)] if pattern is not None and _has_rows(value, rows) else value
 
 
@@ -53,7 +53,7 @@ def merged_special(value: Any) -> Any:
 
 
 def nudged(leaves: Mapping[fx.Node, Any]) -> Iterator[dict[fx.Node, Any]]:
-    """The leaves moved as rounding might: all up, all down, and each at random. Zeros stay, as they are exact."""
+    """The leaves perturbed as by rounding: all up, all down, and each at random. Zeros stay, as they are exact."""
     for seed in range(4):
         random = torch.Generator().manual_seed(seed)
         moved = {}
@@ -66,9 +66,9 @@ def nudged(leaves: Mapping[fx.Node, Any]) -> Iterator[dict[fx.Node, Any]]:
 
 
 def is_rounding(want: Any, got: Any, moved: Sequence[Any], largest: float) -> bool:
-    """Whether what is between two values may be rounding.
+    """Whether the difference of two values may be rounding.
 
-    ``moved`` is the first with the leaves :func:`nudged`, ``largest`` the largest number that was met on the way.
+    ``moved`` is the first with the leaves :func:`nudged`, ``largest`` the largest intermediate number.
     """
     if not isinstance(want, torch.Tensor) or not isinstance(got, torch.Tensor):
         return False
@@ -78,7 +78,7 @@ def is_rounding(want: Any, got: Any, moved: Sequence[Any], largest: float) -> bo
         stable = torch.stack([m == want for m in moved]).all(0) if moved else torch.ones_like(want, dtype=torch.bool)
         return bool((want == got)[stable].all())
     scale = bulk_scale(want)
-    if scale == 0:  # what should be zero has no scale of its own
+    if scale == 0:  # a value that should be zero has no scale of its own
         return _distance(want, got).amax().item() <= _CANCELLED * largest
     unit = want.abs().nan_to_num(0.0, 0.0).clamp(min=scale)
     room = torch.stack([_distance(want, m) / unit for m in moved]).amax(0) if moved else torch.zeros_like(unit)

@@ -1,4 +1,4 @@
-"""The form of a region: what it computes but for the numbers in its weights."""
+"""The form of a region: its computation, without the values of its weights."""
 
 from __future__ import annotations
 

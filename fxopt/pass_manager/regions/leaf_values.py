@@ -17,7 +17,7 @@ from fxopt.pass_manager.regions.trials import Trial
 
 
 class LeafValues:
-    """Makes values of leaves, which are nodes of one program."""
+    """Creates values for leaves, which are nodes of one program."""
 
     def __init__(self, before: Program) -> None:
         self._examples = dict(zip(before.inputs(), before.example_leaves(), strict=True))
@@ -36,7 +36,7 @@ class LeafValues:
         dtype, example = val.dtype, self._examples.get(leaf)
         if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool or example is None:
             return edge_tensor(shape, dtype, trial.pattern, profile.constants, 100 * trial.seed + place)
-        if profile.tables:  # every row, in one trial or one trial after the other
+        if profile.tables:  # every row, in one trial or over several
             count = math.prod(shape)
             return ((torch.arange(count) + trial.seed * count) % min(profile.tables)).reshape(shape).to(dtype)
         known = example.flatten()

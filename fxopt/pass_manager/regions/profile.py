@@ -1,4 +1,4 @@
-"""What decides on what a rewritten region is run: its size and work, and what kind of map it is."""
+"""The profile of a rewritten region, which decides its trials: its size, its work, and the kind of map."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fxopt.pass_manager.regions.window import Places
 from fxopt.pass_manager.regions.work import Work
 
 _HEAVY = 2**14
-"""Elements of the leaves at a batch of one from which on the rows of one batch hold the patterns, and few runs are made."""
+"""Elements of the leaves at a batch of one from which on one batch has all patterns in its rows, and few runs are made."""
 
 _HEAVY_WORK = 2**26 // len(PATTERNS)
 """The same in multiplications."""
@@ -34,7 +34,7 @@ class Profile:
     work: int
     affine: bool
     image: tuple[int, ...] | None
-    """Spatial sizes that are enough for the leaves; None where they are run at their own."""
+    """Reduced spatial sizes for the leaves; None where they keep their own."""
     constants: list[float]
     """Numbers in its calls."""
     tables: list[int]
@@ -47,7 +47,7 @@ class Profile:
 
 
 class Profiler:
-    """Profiles of regions between two programs, each made once."""
+    """Profiles of regions between two programs, each computed once."""
 
     def __init__(self, before: Program, after: Program, work: Work) -> None:
         self._places, self._work = Places(before, after), work

@@ -1,4 +1,4 @@
-"""A rewritten region: the nodes on both sides that compute one value from values that both programs have."""
+"""A rewritten region: the nodes on both sides that compute one value from values common to both programs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fxopt.ir.program import Program
 class Region:
     """``goal`` is computed by ``new``, as ``was`` is by ``old``, from the values of ``leaves``; all in order.
 
-    ``cut`` has for each value that the new nodes read from outside the one of the program before that it equals; the old
-    nodes compute these too, where they are no leaves.
+    ``cut`` maps each value that the new nodes read from outside to the equal one of the program before; the old nodes
+    compute these too, where they are no leaves.
     """
 
     goal: fx.Node
@@ -58,8 +58,8 @@ class Cutter:
     def cut(self, goal: fx.Node, was: fx.Node, same: Callable[[fx.Node], fx.Node | None], stop: set[fx.Node]) -> Region:
         """The region between ``goal`` and ``was``.
 
-        ``same`` gives for a value after the one before that is known to equal it; ``stop`` are the values before that
-        have such a one after.
+        ``same`` maps a value of the program after to the one before that is known to equal it; ``stop`` are the values
+        before that have such a counterpart.
         """
         cut: dict[fx.Node, fx.Node] = {}
         new, todo = set(), [goal]
@@ -85,7 +85,7 @@ class Cutter:
         return Region(goal, was, self._sorted(new), self._sorted(old), self._sorted(leaves), cut)
 
     def extend(self, region: Region, depth: int) -> Region:
-        """The same region from leaves farther up, by about ``depth`` nodes: its values are those that really occur."""
+        """The same region from leaves farther up, by about ``depth`` nodes, so that its inputs are values that do occur."""
         old, leaves = set(region.old), set(region.leaves)
         while len(old) < len(region.old) + depth:
             inner = {leaf for leaf in leaves if leaf.op != "placeholder" and not is_size(leaf)}
@@ -120,7 +120,7 @@ class Cutter:
             else:
                 old.add(node)
                 todo = sorted({*todo, *node.all_input_nodes}, key=self._order.__getitem__)
-        # a node that was expanded may lie above a leaf that was taken before
+        # an expanded node may be above a leaf chosen earlier
         mixed = {leaf for leaf in leaves if any(self._ancestors[leaf] >> self._order[n] & 1 for n in leaves)}
         if mixed:
             old |= mixed
@@ -134,7 +134,7 @@ class Cutter:
 
 
 def is_size(node: fx.Node) -> bool:
-    """Whether a call gives a size: a number that the sizes of the inputs decide, and no value."""
+    """Whether a call computes a size: a number that depends on the sizes of the inputs alone."""
     value = node.meta.get("val")
     if node.op != "call_function" or not isinstance(value, (int, torch.SymInt)) or isinstance(value, bool):
         return False
@@ -142,7 +142,7 @@ def is_size(node: fx.Node) -> bool:
 
 
 def _is_free(node: fx.Node) -> bool:
-    """Whether a value may be anything of its type, and its sizes are decided by those of the inputs."""
+    """Whether a value may be anything of its type, with sizes that depend on those of the inputs alone."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or free_unbacked_symbols(value):
         return False
@@ -150,7 +150,7 @@ def _is_free(node: fx.Node) -> bool:
 
 
 def constants_in(nodes: tuple[fx.Node, ...]) -> list[float]:
-    """The numbers that are written into calls."""
+    """The numeric constants in calls."""
     found: list[float] = []
 
     def note(value: Any) -> Any:

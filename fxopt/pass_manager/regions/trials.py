@@ -1,4 +1,4 @@
-"""On what a rewritten region is run: sizes at their ends, and patterns of numbers that look for trouble."""
+"""The trials of a rewritten region: extreme sizes, and patterns of edge cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_ROWS = 131
 """Examples in the larger batch, unless a number in the graph suggests more."""
 
 _WORK = 2**26
-"""Multiplications that a batch that holds the patterns may cost: a region that is dear gets fewer rows ..."""
+"""Multiplications that a batch with all patterns may cost: an expensive region gets fewer rows ..."""
 
 _LEAST_ROWS = 4
 """... but never fewer than these: random, large and small numbers, and edge values."""
@@ -59,12 +59,12 @@ class Trials:
         return self._profiler.of(region, self._of_batch(1))
 
     def of(self, region: Region, *, alike: bool = False) -> Iterator[Trial]:
-        """The trials of a region, those most likely to tell first.
+        """The trials of a region, those most likely to fail first.
 
-        ``alike`` says that one of the same form held on all of its own: only the weights are others, and few trials tell.
+        ``alike``: another region of the same form passed all of its own: only the weights differ, and few trials are enough.
         """
         low = self._of_batch(1)
-        yield Trial(low, "random numbers", 1)  # the cheapest, and most of what is unequal is seen by it
+        yield Trial(low, "random numbers", 1)  # the cheapest, which most errors fail
         if self.profile(region).affine:
             rest = self._of_affine()
         elif alike:
@@ -91,7 +91,7 @@ class Trials:
             yield self._of_batch(1), NOT_FINITE
 
     def _mixed(self, region: Region) -> Iterator[tuple[dict[sympy.Symbol, int], str | None]]:
-        """The patterns once: in the rows of a batch, or where that is fixed one after the other."""
+        """The patterns once: in the rows of a batch, or one after the other where that is fixed."""
         if self._batch:
             for rows in self._batches(region):
                 yield self._of_batch(rows), None
@@ -136,7 +136,7 @@ class Trials:
         return max(low, min(size, high) if high is not None else size)
 
     def _ends(self) -> Iterator[dict[sympy.Symbol, int]]:
-        """Dynamic dims other than the batch, at the least that they may be, beyond the example, and at the most."""
+        """Dynamic dims other than the batch, at their minimum, beyond the example, and at their maximum."""
         others = {s: n for s, n in self._example.items() if s not in self._batch}
         if not others:
             return

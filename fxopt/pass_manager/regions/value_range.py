@@ -1,4 +1,4 @@
-"""Whether what reaches a region takes every value between its extremes, so that it may be tried on any of them."""
+"""Whether the inputs of a region take every value between their extremes, so that any of these may be tried."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _last_layers(leaves: set[fx.Node], above: set[fx.Node]) -> list[fx.Node]:
 
 
 def _reaches_all_between(node: fx.Node) -> bool:
-    """Whether an op that can give two numbers at a place can give those between, whatever it gives at other places."""
+    """Whether an op that can have two results at a position can have those between, whatever it has at other positions."""
     kind = family(node)
     if kind in ("unary", "binary"):
         return has(node, Trait.CONTINUOUS) or op_name(node).startswith(("aten.add", "aten.sub", "aten.mul", "aten.div"))

@@ -1,8 +1,8 @@
-"""Regions that do the same at every place: they are run on images just large enough to have every kind of place.
+"""Translation-invariant regions: they are run on images just large enough to have every kind of position.
 
-What convolutions, pools and element-wise ops give at a place is decided by a window of what they read, by its phase in the
-strides, and by how far the borders are where the window reaches beyond them. An image of a few windows has all of these
-kinds, so that two such maps that agree on it agree on larger ones.
+The result of convolutions, pools and element-wise ops at a position depends on a window of their input, on its phase in the
+strides, and on the distance of the borders if the window reaches beyond them. An image of a few windows has all of these
+kinds, so two such maps that agree on it agree on larger ones.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from fxopt.pass_manager.regions.region import Region
 _POOLS = tuple(f"aten.{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3))
 
 _ELEMENTS = 4096
-"""A leaf keeps at least as many elements in each example, so that edge values meet."""
+"""A leaf keeps at least as many elements in each example, so that edge values are combined."""
 
 
 @dataclass(frozen=True)
 class _Window:
-    """By spatial dim what a place of a value sees of the leaves: how many pixels, beyond the border, every how many."""
+    """Receptive field of a position, by spatial dim: extent in pixels, reach beyond the border, stride."""
 
     size: tuple[int, ...]
     border: tuple[int, ...]
     stride: tuple[int, ...]
 
     def then(self, kernel: Sequence[int], border: Sequence[int], stride: Sequence[int]) -> _Window:
-        """The window of one that slides over a value that has this one."""
+        """The window of a kernel over a value that has this one."""
         return _Window(
             tuple(n + (k - 1) * s for n, k, s in zip(self.size, kernel, self.stride, strict=True)),
             tuple(n + b * s for n, b, s in zip(self.border, border, self.stride, strict=True)),
@@ -41,14 +41,14 @@ class _Window:
         )
 
     def beside(self, other: _Window) -> _Window:
-        """The window that has both."""
+        """The union of both windows."""
         both = zip((self.size, self.border), (other.size, other.border), strict=True)
         size, border = (tuple(map(max, a, b)) for a, b in both)
         return _Window(size, border, self.stride)
 
 
 class NoWindow(Exception):
-    """The region has an op that is not the same at every place, or that is not known to be."""
+    """The region has an op that is not translation-invariant, or not known to be."""
 
 
 class Places:
@@ -58,7 +58,7 @@ class Places:
         self._programs = {id(before.graph): before, id(after.graph): after}
 
     def smaller(self, region: Region, shapes: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
-        """Spatial sizes for leaves of these shapes, [N, C, *spatial]; None where they must stay as they are."""
+        """Spatial sizes for leaves of these shapes, [N, C, *spatial]; None where they must not change."""
         spatial = {tuple(shape[2:]) for shape in shapes}
         if len(spatial) != 1 or not (sizes := spatial.pop()) or len(shapes) != len(region.leaves):
             return None
@@ -123,7 +123,7 @@ class Places:
         return extent, each_dim(call["padding"], dims), stride
 
     def _check_constant(self, node: fx.Node, dims: int) -> None:
-        """Hold that a constant that is broadcast is the same at every place."""
+        """Check that a broadcast constant is the same at every position."""
         if any(size != 1 for size in self._shape(node)[-dims:]):
             raise NoWindow
 

@@ -1,4 +1,4 @@
-"""What it costs to run a rewritten region, in multiplications at a batch of one."""
+"""The cost of running a rewritten region, in multiplications at a batch of one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fxopt.ir.program import Program
 from fxopt.pass_manager.regions.region import Region
 
 _PER_ELEMENT = 40
-"""An element that is made, moved and compared takes about the time of this many multiplications."""
+"""An element that is created, moved and compared takes about the time of this many multiplications."""
 
 PER_CALL = 10**5
 """A call takes at least as long as this many."""
 
 
 class Work:
-    """Multiplications of regions of a program, and elements by what they take beside these."""
+    """Multiplications of regions of a program, and the cost of elements besides."""
 
     def __init__(self, before: Program) -> None:
         macs, shape = macs_by_node(before), counted_shapes(before)
@@ -31,7 +31,7 @@ class Work:
         """Of the whole program."""
 
     def of(self, region: Region) -> int:
-        """Of both sides, where the new one is taken to cost what the old one does: a replay has no shapes."""
+        """Of both sides, where the new one is assumed to cost as much as the old one: a replay has no shapes."""
         return 2 * self._sum(region.old) + self._sum(region.leaves)
 
     def _sum(self, nodes: Iterable[fx.Node]) -> int:

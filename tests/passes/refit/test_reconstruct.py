@@ -226,7 +226,7 @@ def test_a_fit_that_is_no_better_on_other_rows_is_not_taken(dtype):
     kept = program.fingerprint()
     assert reconstruct(before, program, workload, sweep, dead, samples=24, who="me", ridge=1e-9) == []
     assert program.fingerprint() == kept
-    assert "left out" in program.skips[-1].reason
+    assert "held-out examples" in program.skips[-1].reason
 
 
 def test_images_that_were_not_seen_come_out_nearer():
