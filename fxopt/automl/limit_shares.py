@@ -1,8 +1,8 @@
-"""A limit of MACs or parameters is kept by what the passes are asked for, where they are asked for a share of these.
+"""Keeps a limit of MACs or parameters by lowering the shares that the passes of a recipe are asked to keep.
 
-A sampler that draws shares without regard to the limit finds most recipes refused: of two passes that keep 0.7 of the MACs
-each, half of all cannot be reached. Here the shares of such a recipe are lowered, by one power, until their product is the
-limit; so the sampler spends its trials on what is within.
+A sampler that draws shares without regard to the limit finds most recipes refused: two passes that each keep 0.7 of the
+MACs already miss a limit of 0.4. Here the shares of such a recipe are lowered, by one power, until their product is the
+limit, so the sampler spends its trials on recipes within it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _Key = TypeVar("_Key")
 def lowered(
     taken: Mapping[_Key, tuple[Pass, Mapping[str, Dimension]]], limits: Mapping[str, float]
 ) -> dict[_Key, Pass]:
-    """The passes that lose accuracy, with options named as a limit, such as ``macs``, lowered to keep it in product.
+    """The lossy passes of a recipe, with the options named like a limit (``macs``) lowered until their product keeps it.
 
-    ``taken`` has each pass with the dimensions that vary; ``limits`` the share of the original that may be left, by name.
-    A recipe stays as it is if one of its passes is asked in another way, as what that leaves is not known before it is run.
+    ``taken`` has each pass with its searched dimensions; ``limits`` the share of the original that may be left, by name.
+    A recipe is unchanged if one of its passes has no such share, as what that pass leaves is not known before it runs.
     """
     passes = {key: pass_ for key, (pass_, _) in taken.items()}
     for what, limit in limits.items():
@@ -41,6 +41,6 @@ def lowered(
 
 
 def _share(pass_: Pass, what: str) -> float | None:
-    """What a pass is asked to leave of something; None where it is not asked so, or for a number instead of a share."""
+    """The share of a quantity that a pass is asked to leave; None without such an option, or where it is a count."""
     asked = getattr(pass_, what, None)
     return asked if isinstance(asked, float) and 0 < asked <= 1 else None
