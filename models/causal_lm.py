@@ -85,7 +85,7 @@ def causal_lm(model: Callable[[], nn.Module], *, name: str = "causal_lm", data: 
 
 
 def _wrapped(model: nn.Module) -> tuple[CausalLM, Example]:
-    """The module, and its example: a few tokens behind as many that it has seen."""
+    """The module, and its example: a few tokens after as many in the cache."""
     ids = torch.arange(2 * _EXAMPLE).view(2, _EXAMPLE) + 1
     model = model.eval()
     try:

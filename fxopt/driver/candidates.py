@@ -87,8 +87,8 @@ def _outcomes(backend: Backend, plan: Plan, program: Program, watchers: tuple[Wa
     before = first.before
     if before is None:  # the steps were cached
         before = plan.rewrite(program, backend, watchers, Pipeline(tuple(leaves[:start]))).program
-    behind = tuple(leaf for i, leaf in enumerate(leaves) if i > start and i not in skipped)
-    rest = plan.rewrite(before, backend, watchers, Pipeline(behind))
+    after = tuple(leaf for i, leaf in enumerate(leaves) if i > start and i not in skipped)
+    rest = plan.rewrite(before, backend, watchers, Pipeline(after))
     return {"recipe": whole, "float": Outcome(rest.program, (*whole.steps[:start], *rest.steps), whole.before)}
 
 

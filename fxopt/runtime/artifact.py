@@ -60,7 +60,7 @@ class Artifact:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[list[int]]:
-        """The tokens that a causal language model puts behind each prompt, at most ``max_new_tokens``.
+        """The tokens that a causal language model appends to each prompt, at most ``max_new_tokens``.
 
         A prompt is a sequence of token ids; they may differ in length. One of ``stop`` ends its row, and is its last token.
         The most likely token is taken, or, with a ``temperature``, one drawn by ``seed`` among the ``top_k`` most likely

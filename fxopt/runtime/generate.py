@@ -51,7 +51,7 @@ class Sampling:
 def generate(
     step: Step, state: Any, prompts: Prompts, most: int, stop: Sequence[int], sampling: Sampling, seed: int
 ) -> list[list[int]]:
-    """Up to ``most`` tokens behind each prompt, the one of ``stop`` included that ended it; ``state`` is an empty one.
+    """Up to ``most`` tokens after each prompt, with the one of ``stop`` that ended it; ``state`` is an empty one.
 
     All prompts go through the model together, padded on the left; then a token of each in every step. The same seed
     gives the same tokens.

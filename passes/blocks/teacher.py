@@ -56,22 +56,22 @@ class Teacher:
     def divergences(self, block: Block, programs: Sequence[Program]) -> list[float]:
         """:meth:`divergence` with each of ``programs`` in place of a block. The nodes before the block are run once."""
         end, source = self._nodes[block.end], self._nodes[block.source]
-        behind = _behind(self.program, end)
-        read = {n for node in (*behind, self.program.graph.output_node()) for n in node.all_input_nodes}
-        wanted = {n for n in read if n not in behind and n is not end} | {source}
+        after = _after(self.program, end)
+        read = {n for node in (*after, self.program.graph.output_node()) for n in node.all_input_nodes}
+        wanted = {n for n in read if n not in after and n is not end} | {source}
         given: list[list[list[Any]]] = [[] for _ in programs]
         with torch.no_grad():
             for leaves in self.batches:
                 known = values_until(self.program, leaves, wanted)
                 for outputs, program in zip(given, programs, strict=True):
-                    outputs.append(self._from(behind, known | {end: program.module(known[source])}))
+                    outputs.append(self._from(after, known | {end: program.module(known[source])}))
         return [self._mean(outputs) for outputs in given]
 
-    def _from(self, behind: dict[fx.Node, None], known: dict[fx.Node, Any]) -> list[Any]:
+    def _from(self, after: dict[fx.Node, None], known: dict[fx.Node, Any]) -> list[Any]:
         """The outputs, from some known values: only the nodes after them are run."""
         run = started(fx.Interpreter(self.program.module), [])
         run.env = dict(known)
-        for node in behind:
+        for node in after:
             run.env[node] = run.run_node(node)
         return _floating([run.env[out] for out in self.program.outputs() if out in run.env])
 
@@ -95,7 +95,7 @@ def _floating(values: list[Any]) -> list[Any]:
     return [v for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()]
 
 
-def _behind(program: Program, end: fx.Node) -> dict[fx.Node, None]:
+def _after(program: Program, end: fx.Node) -> dict[fx.Node, None]:
     """The nodes that depend on a node, in order."""
     found: dict[fx.Node, None] = {}
     for node in program.graph.nodes:

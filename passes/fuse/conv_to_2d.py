@@ -69,7 +69,7 @@ def _convolve(images: Images, node: fx.Node) -> fx.Node | None:
     kernel = list(call["weight"].meta["val"].shape[2:])
     stride, dilation = (each_dim(call[name], rank - 2) for name in ("stride", "dilation"))
     sides = border(call["padding"], kernel, dilation)
-    if any(before != behind for before, behind in sides):
+    if any(before != after for before, after in sides):
         images.program.skip(node, "its border is not as wide on one side as on the other")
         return None
     padding = [size for size, _ in sides]

@@ -57,17 +57,17 @@ def _rewrite(program: Program, node: fx.Node) -> str | None:
         return "its kernel has gaps, and it has a stride"
     taps = [-(-size // step) for size, step, *_ in squares]
     border = [(count - 1) * gap for count, (*_, gap) in zip(taps, squares, strict=True)]
-    behind = [  # positions computed beyond the last that is needed
+    beyond = [  # positions computed beyond the last that is needed
         (count - 1) * gap * step + step + pad - (size - 1) * gap - 1 - extra
         for count, (size, step, pad, extra, gap) in zip(taps, squares, strict=True)
     ]
-    if min(behind) < 0:
+    if min(beyond) < 0:
         return "its output is wider than its kernel reaches"
     for dim, step in enumerate(stride):  # what is cut off on both sides need not be computed
-        spare = min(padding[dim] // step, behind[dim] // step, border[dim])
+        spare = min(padding[dim] // step, beyond[dim] // step, border[dim])
         border[dim] -= spare
         padding[dim] -= spare * step
-        behind[dim] -= spare * step
+        beyond[dim] -= spare * step
 
     def form(weight: torch.Tensor) -> torch.Tensor:
         return _sub_pixel(weight, groups, stride, taps)
@@ -89,7 +89,7 @@ def _rewrite(program: Program, node: fx.Node) -> str | None:
         last = program.call(aten.permute.default, last, [0, 1, 4, 5, 2, 6, 3], like=last)
         for first in (5, 3, 1):
             last = program.call(aten.flatten.using_ints, last, first, first + 1, like=last)
-    for dim, (pad, rest) in enumerate(zip(padding, behind, strict=True), start=2):
+    for dim, (pad, rest) in enumerate(zip(padding, beyond, strict=True), start=2):
         if pad or rest:
             last = program.call(aten.slice.Tensor, last, dim, pad, -rest if rest else None, like=last)
     program.replace(node, last)

@@ -32,8 +32,8 @@ def train(weight: SplitWeight, canonical: torch.Tensor, chain: Chain) -> list[Co
         groups = [tl.decomposition.tensor_train(g.reshape(merged), [1, *chain.ranks, 1]) for g in canonical]
     tensors = [torch.stack([_filled(group[k], chain, k) for group in groups]) for k in range(len(pieces))]
     for k in range(len(tensors) - 1):
-        here, behind = tensors[k].flatten(1, 2).norm(dim=1), tensors[k + 1].flatten(2).norm(dim=2)
-        scale = torch.where((here > 0) & (behind > 0), (behind / here).sqrt(), 1)
+        here, after = tensors[k].flatten(1, 2).norm(dim=1), tensors[k + 1].flatten(2).norm(dim=2)
+        scale = torch.where((here > 0) & (after > 0), (after / here).sqrt(), 1)
         tensors[k] = tensors[k] * scale[:, None, None, :]
         tensors[k + 1] = tensors[k + 1] / scale[:, :, None, None]
     return [Core(piece, tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
@@ -96,8 +96,8 @@ def cp_cores(weight: SplitWeight, factors: list[torch.Tensor]) -> list[Core]:
 
 def _filled(core: torch.Tensor, chain: Chain, k: int) -> torch.Tensor:
     """A core ``[rank, modes, rank]`` padded to the ranks asked for: another group may need more than this one has."""
-    before, behind = ([1, *chain.ranks, 1][i] - n for i, n in ((k, core.shape[0]), (k + 1, core.shape[2])))
-    return torch.nn.functional.pad(core, (0, behind, 0, 0, 0, before))
+    before, after = ([1, *chain.ranks, 1][i] - n for i, n in ((k, core.shape[0]), (k + 1, core.shape[2])))
+    return torch.nn.functional.pad(core, (0, after, 0, 0, 0, before))
 
 
 @contextlib.contextmanager

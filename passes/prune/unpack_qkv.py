@@ -114,8 +114,8 @@ def _unpack(program: Program, linear: fx.Node, chain: tuple[list[fx.Node], int, 
     first = min(_made_by_features(linear, path[0]))
     picks = [p for r in readers for p in (list(r.users) if op_name(r) == "aten.unbind.int" else [r])]
     indices = {p: int(p.args[1] if p not in readers else p.args[2]) % shape[dim] for p in picks}  # type: ignore[arg-type]
-    behind = path[-1].next
-    made = {i: _copy_chain(program, linear, path, dim, first, i, behind) for i in sorted(set(indices.values()))}
+    after = path[-1].next
+    made = {i: _copy_chain(program, linear, path, dim, first, i, after) for i in sorted(set(indices.values()))}
     for pick, index in indices.items():
         with program.graph.inserting_before(pick):
             one = program.graph.call_function(torch.ops.aten.select.int, (made[index], end, 0))

@@ -89,8 +89,8 @@ def reshape_index(old: list[Size], new: list[Size]) -> Index | None:
     from tvm import tirx
 
     before = _common_prefix(old, new)
-    behind = _common_prefix(old[before:][::-1], new[before:][::-1])
-    middles = old[before : len(old) - behind], new[before : len(new) - behind]
+    after = _common_prefix(old[before:][::-1], new[before:][::-1])
+    middles = old[before : len(old) - after], new[before : len(new) - after]
     if not all(is_int(size) for middle in middles for size in middle[1:]):
         return None
 
@@ -102,7 +102,7 @@ def reshape_index(old: list[Size], new: list[Size]) -> Index | None:
         for size in middles[0][:0:-1]:
             found.insert(0, tirx.floormod(linear, size))
             linear = tirx.floordiv(linear, size)
-        return [*at[:before], *([linear] if middles[0] else []), *found, *at[len(new) - behind :]]
+        return [*at[:before], *([linear] if middles[0] else []), *found, *at[len(new) - after :]]
 
     return index
 

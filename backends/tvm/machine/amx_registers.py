@@ -47,8 +47,8 @@ class Registers:
     @property
     def weights(self) -> dict[int, int]:
         """The number of the register that the weights of a vector are loaded into."""
-        behind = self._first + self._held
-        return {v: behind + v % (COUNT - behind) for v in range(self.across)}
+        base = self._first + self._held
+        return {v: base + v % (COUNT - base) for v in range(self.across)}
 
     @property
     def _places(self) -> int:

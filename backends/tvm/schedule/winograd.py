@@ -21,15 +21,15 @@ def schedule_winograd(sch: Schedule, lanes: int) -> None:
     """One strip after the other: its inputs, then its products, then its outputs, each parallelized."""
     blocks = blocks_of(sch)
     names = [sch.get(block).name_hint for block in blocks]
-    operands, behind = blocks[: names.index(COLUMNS)], blocks[names.index(SQUARES) + 1 :]
+    operands, after = blocks[: names.index(COLUMNS)], blocks[names.index(SQUARES) + 1 :]
     for block in operands:
         sch.compute_inline(block)
-    rows, side = (int(size) for size in sch.get(behind[0]).annotations[STRIP])
-    sch.unannotate(behind[0], STRIP)
-    last = last_of_same_shape(sch, behind)
-    for block in behind[:last]:
+    rows, side = (int(size) for size in sch.get(after[0]).annotations[STRIP])
+    sch.unannotate(after[0], STRIP)
+    last = last_of_same_shape(sch, after)
+    for block in after[:last]:
         sch.compute_inline(block)
-    n, vector, y, x, lane = sch.get_loops(behind[last])
+    n, vector, y, x, lane = sch.get_loops(after[last])
     strip, y = sch.split(y, [None, rows])
     down, y = sch.split(y, [None, side])
     across, x = sch.split(x, [None, side])
@@ -40,9 +40,9 @@ def schedule_winograd(sch: Schedule, lanes: int) -> None:
     _inputs(sch, strip, lanes)
     for name in (SQUARES, LINES):
         _in_registers(sch, sch.get_sblock(name), _OUTSIDE + 3, lanes)
-    unroll_and_vectorize(sch, behind[last], _OUTSIDE + 3, lanes)
+    unroll_and_vectorize(sch, after[last], _OUTSIDE + 3, lanes)
     parallel(sch, [down, across])
-    for block in behind[last + 1 :]:
+    for block in after[last + 1 :]:
         schedule_alone(sch, block, lanes)
 
 

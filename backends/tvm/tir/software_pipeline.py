@@ -34,11 +34,11 @@ def _pipeline_loop(loop: For) -> Stmt:
     stores = [i for i, step in enumerate(steps) if isinstance(step, tirx.Evaluate) and _STORES in str(step)]
     if not stores or loop.kind != tirx.ForKind.SERIAL:
         return loop
-    first, behind = stores[0], stores[-1] + 1
+    first, after = stores[0], stores[-1] + 1
     bound = [step for step in steps[:first] if isinstance(step, tirx.Bind)]
-    read = stmt_seq(*bound, *steps[behind:])
+    read = stmt_seq(*bound, *steps[after:])
     before = tirx.IfThenElse(loop.loop_var > loop.min, _at(read, loop.loop_var, loop.loop_var - 1), None)
-    body = tirx.SeqStmt([*steps[:first], before, *steps[first:behind]])
+    body = tirx.SeqStmt([*steps[:first], before, *steps[first:after]])
     whole = tirx.For(loop.loop_var, loop.min, loop.extent, loop.kind, body, annotations=loop.annotations)
     last = _at(read, loop.loop_var, loop.min + loop.extent - 1)
     return tirx.SeqStmt([whole, tirx.IfThenElse(loop.extent > 0, last, None)])

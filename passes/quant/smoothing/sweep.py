@@ -48,8 +48,8 @@ def _find_takers(needs: Needs) -> None:
                 needs.takers.add(node)
         elif node.op == "call_function":
             found = carriers(needs, node)
-            behind = all(passes_on(user, node) or has(user, Trait.READS_FORM_ONLY) for user in node.users)
-            if behind and not isinstance(found, str) and all(n in needs.takers for n in found):
+            follows = all(passes_on(user, node) or has(user, Trait.READS_FORM_ONLY) for user in node.users)
+            if follows and not isinstance(found, str) and all(n in needs.takers for n in found):
                 needs.takers.add(node)
 
 
