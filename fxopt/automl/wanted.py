@@ -70,9 +70,7 @@ def wanted(
     read = [Limit.read(what, bound) for what, bound in (own | given).items()]
     asked, notes = [quantity(what) for what in objectives], []
     if plan.workload.data is None and plan.calibration is None:
-        notes.append(
-            f"{recipe.model} has no data: how far outputs are from the original's, in dB, takes the place of the metric"
-        )
+        notes.append(f"{recipe.model} has no data: how far outputs are from the original's, in dB, replaces the metric")
         asked = ["noise_db" if what == "metric_drop" else what for what in asked]
         if any(limit.what == "metric_drop" for limit in read):
             raise UsageError(

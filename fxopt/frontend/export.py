@@ -118,8 +118,8 @@ def _sizes_from_two(exported: _Exported, dynamic: Any) -> tuple[str, ...]:
     if not hints or not low:
         return ()
     return (
-        "sizes given by Dim.AUTO or Dim.DYNAMIC begin at 2, as torch tells 0 and 1 apart unless a range says that they are "
-        "among the others: torch.export.Dim(name, min=1)",
+        "sizes given by Dim.AUTO or Dim.DYNAMIC begin at 2, as torch takes 0 and 1 for constants unless a range includes "
+        "them: torch.export.Dim(name, min=1)",
     )
 
 

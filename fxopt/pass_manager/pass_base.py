@@ -6,7 +6,7 @@ Most passes are a function under :func:`graph_pass`, its keyword-only parameters
     def drop_relu_twice(program: Program, *, also: tuple[str, ...] = ()) -> None:
         \"\"\"First line: shown by `fxopt passes`.\"\"\"
 
-One that needs the workload, the target, the backend, or the program as it was when the pipeline began, takes a
+One that needs the workload, the target, the backend, or the program from before the pipeline, takes a
 :class:`~fxopt.Context` as its second parameter: ``def finetune(program: Program, context: Context, *, …) -> None``.
 
 A pass is ``exact`` (the outputs must not change: proved in float64) or ``approx`` (the error is measured and

@@ -42,7 +42,7 @@ def find_pairs(student: Program, teacher: Program) -> list[Pair]:
     ours, theirs = _candidates(student), _candidates(teacher)
     matches = [pair for node, shape in ours if (pair := _match(node, shape, theirs)) is not None]
     shapes = {node.name: _resolution(shape) for node, shape in ours}
-    last = {shapes[pair.student]: pair for pair in matches}  # a later one takes the place of an earlier one
+    last = {shapes[pair.student]: pair for pair in matches}  # a later one replaces an earlier one
     chosen = list(last.values())[-_MOST:]
     if len(last) == 1 and len(matches) > _MOST:
         step = len(matches) / _MOST

@@ -24,7 +24,7 @@ def find_teachers(original: Program | None, names: Sequence[str], who: str) -> l
     if names:
         found = [(name, find_workload(name).capture()) for name in names]
     elif original is not None:
-        found = [("the program as it was before", original)]
+        found = [("the original program", original)]
     else:
         raise DataError(f"{who} has no teacher: run it in a pipeline after a lossy pass, or name teachers=('digits',)")
     return [Teacher(name, teacher, who) for name, teacher in found]

@@ -89,7 +89,7 @@ _encode, _pairs = (
     _of("fxopt/target/int8_pairs.py", QUANTIZE, "tests/driver/test_int8_check.py"),
 )
 _fold, _noop = _of("passes/fuse/fold_batch_norm.py", FOLD), _of("passes/clean/drop_noop.py", CLEAN)
-_capture, _export = _of("fxopt/frontend/capture.py", CAPTURE), _of("fxopt/frontend/export.py", CAPTURE)
+_capture, _sizes = _of("fxopt/frontend/capture.py", CAPTURE), _of("fxopt/frontend/dynamic_shapes.py", CAPTURE)
 _onnx = _of("backends/onnx/weights.py", ONNX, "tests/driver/test_int8_check.py")
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -163,7 +163,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _capture("program.ranges = {symbol: (max(2, low), high) for symbol, (low, high) in program.ranges.items()}", "pass"),
     _capture("store[name] = copies.setdefault(id(tensor), _copy(tensor))", "store[name] = _copy(tensor)"),
     _capture("check_same(program, args, kwargs, want)\n    if warning", "if warning"),
-    _export("return torch.cat([value, value]) if value.shape[0] == 1 else value", "return value"),
+    _sizes("return torch.cat([value, value], dim) if value.shape[dim] == 1 else value", "return value"),
     _onnx("_SHIFT = 128", "_SHIFT = 127"),
     _onnx("if by_columns != weight.turned and codes.ndim == 2:", "if False:"),
 )  # fmt: skip
