@@ -28,16 +28,30 @@ def lowered(
     passes = {key: pass_ for key, (pass_, _) in taken.items()}
     for what, limit in limits.items():
         shares = {key: share for key, pass_ in passes.items() if (share := _share(pass_, what)) is not None}
-        product = math.prod(shares.values())
-        if not shares or len(shares) < len(passes) or product <= limit:
+        if not shares or len(shares) < len(passes) or math.prod(shares.values()) <= limit:
             continue
-        power = math.log(limit) / math.log(product) if product < 1 else 0.0
-        for key, share in shares.items():
-            wanted = share**power if power else limit ** (1 / len(shares))
-            dimension = taken[key][1].get(what)
-            if dimension is not None:
-                passes[key] = make(type(passes[key]), {**passes[key].options(), what: dimension.at_most(wanted)})
+        free = {key: taken[key][1][what] for key in shares if what in taken[key][1]}
+        for key, share in _to_product(shares, free, limit).items():
+            if share != shares[key]:
+                passes[key] = make(type(passes[key]), {**passes[key].options(), what: share})
     return passes
+
+
+def _to_product(shares: dict[_Key, float], free: dict[_Key, Dimension], limit: float) -> dict[_Key, float]:
+    """The shares with the free ones lowered by one power until the product is within the limit, or all are at their lowest."""
+    found = shares
+    while free:
+        limit_of_free = limit / math.prod(share for key, share in found.items() if key not in free)
+        product = math.prod(shares[key] for key in free)
+        power = math.log(limit_of_free) / math.log(product) if product < 1 else 0.0
+        wanted = {key: shares[key] ** power if power else limit_of_free ** (1 / len(free)) for key in free}
+        found = {**found, **{key: dimension.at_most(wanted[key]) for key, dimension in free.items()}}
+        # those at their lowest cannot go down all the way, so the others go further
+        above = {key for key in free if found[key] > wanted[key] * (1 + 1e-9)}
+        if not above:
+            break
+        free = {key: dimension for key, dimension in free.items() if key not in above}
+    return found
 
 
 def _share(pass_: Pass, what: str) -> float | None:
