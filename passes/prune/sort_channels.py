@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from annotated_doc import Doc
 from annotated_types import Ge
-from torch.utils import _pytree as pytree
 
 from fxopt import Context, Program, graph_pass
 from fxopt.numerics.float64 import to_float64, widen
 from fxopt.pass_manager.value_map import first_wrong
+from fxopt.passes.common.data_dtypes import with_dtypes_of
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Group, find_groups
 from fxopt.passes.prune.coupling.permutation import Exchange, Permutation, exchangeable, permute
 from fxopt.passes.prune.importance.score import Name, Reduce, Scores, score
 from fxopt.support.options import With
-from fxopt.workload import Data, Workload
-from fxopt.workload.workload import Args, Split
 
 _WHO = "sort_channels"
 _TOLERANCE = 1e-9
@@ -78,7 +73,7 @@ def sort_channels(
         [exchange.group for exchange in found],
         by=by,
         reduce=reduce,
-        workload=_of_dtype(context.workload, program),
+        workload=with_dtypes_of(program, context.workload),
         samples=samples,
         seed=seed,
         who=_WHO,
@@ -137,30 +132,3 @@ def _sort_if_exact(program: Program, moved: np.ndarray[Any, Any], exchange: Exch
 def _reader(group: Group) -> Any:
     weight = group.places[0].node
     return next(iter(weight.users), weight)
-
-
-def _of_dtype(workload: Workload | None, program: Program) -> Workload | None:
-    """The workload with inputs of the program's own dtypes: a proof runs the pass on the program in float64."""
-    if workload is None or workload.data is None:
-        return workload
-    dtypes = [getattr(node.meta.get("val"), "dtype", None) for node in program.inputs()]
-    return dataclasses.replace(workload, data=_Cast(workload.data, dtypes))
-
-
-class _Cast:
-    """Data whose floating inputs have other dtypes."""
-
-    def __init__(self, data: Data, dtypes: Sequence[torch.dtype | None]) -> None:
-        self._data, self._dtypes = data, dtypes
-        self.metric, self.evaluate = data.metric, data.evaluate
-        self.loss: Any = getattr(data, "loss", None)  # data without labels have none
-
-    def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
-        """The same batches."""
-        for args, target in self._data.batches(split, batch_size=batch_size, seed=seed):
-            leaves, spec = pytree.tree_flatten(args)
-            cast = [
-                leaf.to(dtype) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and dtype else leaf
-                for leaf, dtype in zip(leaves, self._dtypes, strict=False)
-            ]
-            yield pytree.tree_unflatten([*cast, *leaves[len(cast) :]], spec), target

@@ -12,8 +12,8 @@ from torch import fx
 from fxopt import Program
 from fxopt.ir.op_table import family
 from fxopt.ir.printer import op_name
+from fxopt.passes.common.weight_value import weight_value
 from fxopt.passes.prune.coupling import axes as ax
-from fxopt.passes.prune.coupling.liveness import weight_value
 from fxopt.passes.prune.coupling.sweep import Sweep
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
-from torch.utils import _pytree as pytree
 
-from fxopt import Program
+from fxopt.passes.common.weight_value import weight_value
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.atoms import Rows
 from fxopt.passes.prune.coupling.sweep import Contraction, Sweep
@@ -117,25 +116,6 @@ def _site(sweep: Sweep, c: Contraction, known: Known) -> _Site:
 def _may_be_nonzero(value: torch.Tensor, dim: int, n: int) -> NDArray[np.bool_]:
     zero = (value == 0).movedim(dim, 0).flatten(1).all(1) if value.dim() > 1 else value == 0
     return ~zero.expand(n).numpy()
-
-
-def weight_value(program: Program, node: fx.Node) -> torch.Tensor:
-    """The value of a node that depends on weights alone."""
-    values: dict[fx.Node, torch.Tensor] = {}
-
-    def value(at: fx.Node) -> torch.Tensor:
-        if at not in values:
-            tensor = program.tensor(at)
-            if tensor is None:
-                args, kwargs = pytree.tree_map(
-                    lambda a: value(a) if isinstance(a, fx.Node) else a, (at.args, at.kwargs)
-                )
-                with torch.no_grad():
-                    tensor = at.target(*args, **kwargs)  # type: ignore[operator]
-            values[at] = tensor
-        return values[at]
-
-    return value(node).detach()
 
 
 def _all_arrays(sweep: Sweep) -> list[Rows]:
