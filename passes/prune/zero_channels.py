@@ -86,12 +86,13 @@ def zero_channels(
 
     Channels that live and die together, through residual additions and the like, are one group. ``scope`` says where
     they compete: each group for itself ("layer"), all ("global"), or groups of one form ("isomorphic").
-    ``by`` is the importance: l1, l2, batch_norm, taylor, hessian, activation, fpgm, lamp, random, or ``module:function``
+    ``by`` is the importance: l1, l2, batch_norm, taylor, hessian, activation, wanda, fpgm, lamp, random, or ``module:function``
     of your own; see passes/prune/importance. ``reduce`` and ``normalize`` say how the weights of a group become one score.
 
-    ``units`` are channels, heads (also key/value groups, groups of convolutions) or head_dims; without, the larger
-    factor of each dim. ``keep`` and ``only`` name weights or modules by pattern. What a group keeps is at least
-    ``min_channels`` and a ``multiple``; "target" measures which one this machine's kernels like.
+    ``units`` are channels, stream (those that an RMS norm is over, see rotate_stream), heads (also key/value groups, groups
+    of convolutions) or head_dims; without, the larger factor of each dim. ``keep`` and ``only`` name weights or modules by
+    pattern. What a group keeps is at least ``min_channels`` and a ``multiple``; "target" measures which one this machine's
+    kernels like.
     ``reconstruct`` refits what reads the channels by least squares on ``samples`` training examples (He et al. 2017).
 
     Raises OptionError, BudgetError for a budget that cannot be met, DataError where data is needed and absent, PassError

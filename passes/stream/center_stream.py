@@ -23,7 +23,7 @@ _NORM = "aten.layer_norm"
 
 @graph_pass(assumes_finite=True)
 def center_stream(program: Program, *, matrices: Annotated[float, Ge(0)] = 0.05) -> None:
-    """Subtract the mean over the channels in what writes a stream, so that its layer norms become RMS norms.
+    """Leave out the mean of a stream in what writes it, so that its layer norms become RMS norms.
 
     A layer norm gives the same whatever is added to all channels. Where layer norms alone read a stream, its mean over the
     channels may therefore be left out from the start: of the weights and biases of the layers that write into it, and of

@@ -36,6 +36,11 @@ def is_float(node: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
+def reads_numbers(user: fx.Node) -> bool:
+    """Whether a call, or the output, looks at more of its operands than sizes and dtypes."""
+    return family(user) not in ("create", "size", "check") and not has(user, Trait.READS_FORM_ONLY)
+
+
 def results(user: fx.Node) -> Iterator[fx.Node]:
     """The tensors that a call gives: itself, or the parts that are picked from a list."""
     if isinstance(user.meta.get("val"), (list, tuple)):

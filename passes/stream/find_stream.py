@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from fxopt.ir.alias_analysis import alias_sets, written_sets
-from fxopt.ir.op_table import Trait, has
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
-from fxopt.passes.stream.channels import Source, results, sizes, sources
+from fxopt.passes.stream.channels import Source, reads_numbers, results, sizes, sources
 from fxopt.passes.stream.layers import Held, written_by
 
 Through = Callable[[fx.Node], bool]
@@ -105,7 +104,7 @@ class _Search:
 
     def _below(self, node: fx.Node, dim: int) -> None:
         for user in node.users:
-            if has(user, Trait.READS_FORM_ONLY):
+            if not reads_numbers(user):
                 continue
             found = list(results(user)) if user.op == "call_function" else []
             for result in found or [user]:

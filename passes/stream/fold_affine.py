@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import Trait, arguments, has, set_argument
+from fxopt.ir.op_table import arguments, set_argument
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
-from fxopt.passes.stream.channels import Source, keeps_constants, results, sizes, sources
+from fxopt.passes.stream.channels import Source, keeps_constants, reads_numbers, results, sizes, sources
 from fxopt.passes.stream.layers import Read, WeightChanges, read_by, scaled
 
 aten = torch.ops.aten
@@ -27,7 +27,7 @@ def affine_readers(
     while todo:
         node, dim = todo.pop()
         for user in node.users:
-            if has(user, Trait.READS_FORM_ONLY):
+            if not reads_numbers(user):
                 continue
             if (read := read_by(program, user, node, dim)) is not None:
                 if shifted and read.pads:

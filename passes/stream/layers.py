@@ -75,8 +75,9 @@ def read_by(program: Program, node: fx.Node, value: fx.Node, dim: int) -> Read |
     call = arguments(node) if hasattr(node.target, "_schema") else {}
     last = dim == len(sizes(value)) - 1
     pads = False
+    bias: str | None = "bias"
     if name == "aten.linear" and call["input"] is value and last:
-        held, bias = Held(node, call["weight"], 1), "bias"
+        held = Held(node, call["weight"], 1)
     elif (
         name in _PRODUCTS
         and call[_PRODUCTS[name][0]] is value
@@ -87,7 +88,7 @@ def read_by(program: Program, node: fx.Node, value: fx.Node, dim: int) -> Read |
     elif (
         name in DIRECT and call["input"] is value and call["groups"] == 1 and dim == _channels_of(node, call["weight"])
     ):
-        held, bias = Held(node, call["weight"], 1), "bias"
+        held = Held(node, call["weight"], 1)
         pads = call["padding"] not in ("valid", 0) and any(p not in (0,) for p in _each(call["padding"]))
     else:
         return None

@@ -31,7 +31,7 @@ def rotate_stream(
     matrices: Annotated[float, Ge(0)] = 0.05,
     samples: Annotated[int, Ge(1)] = 64,
 ) -> None:
-    """Rotate each stream of RMS norms into its principal components, so that its weak channels can be pruned.
+    """Rotate each stream of RMS norms into its principal components, so that weak ones can be pruned.
 
     An RMS norm commutes with a rotation: norm(Q x) = Q norm(x). So every weight that writes a stream can be multiplied by an
     orthogonal matrix from the left, and every weight that reads it by its transpose from the right, and the model computes

@@ -76,7 +76,9 @@ _SIZES = {
 }  # fmt: skip
 
 
-def _of(config: str, model: str, names: tuple[str, ...], result: str, inputs: tuple[torch.Tensor, ...], **options: Any) -> Built:
+def _of(
+    config: str, model: str, names: tuple[str, ...], result: str, inputs: tuple[torch.Tensor, ...], **options: Any
+) -> Built:
     transformers = import_transformers()
     made = getattr(transformers, model)(getattr(transformers, config)(**options))
     return _Named(made, names, result), inputs
@@ -207,7 +209,9 @@ def _whisper() -> Built:
                "max_target_positions": 16, "vocab_size": _IDS, "use_cache": False, "pad_token_id": 0, "bos_token_id": 1,
                "eos_token_id": 2, "decoder_start_token_id": 1}  # fmt: skip
     names = ("input_features", "decoder_input_ids")
-    return _of("WhisperConfig", "WhisperForConditionalGeneration", names, "logits", (torch.randn(2, 8, 32), _ids(6)), **options)
+    return _of(
+        "WhisperConfig", "WhisperForConditionalGeneration", names, "logits", (torch.randn(2, 8, 32), _ids(6)), **options
+    )
 
 
 @_model

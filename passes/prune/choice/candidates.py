@@ -13,6 +13,9 @@ from fxopt.errors import OptionError
 from fxopt.passes.prune.coupling.groups import Group, Unit, find_groups
 from fxopt.passes.prune.coupling.sweep import Sweep
 
+_SINGLE = ("channels", "stream")
+"""Units that are no factor of a dim."""
+
 
 def candidates(
     program: Program, sweep: Sweep, units: Sequence[Unit], keep: Sequence[str], who: str, *, only: Sequence[str] = ()
@@ -50,7 +53,7 @@ def matches(name: str, pattern: str) -> bool:
 def _larger_factors(groups: list[Group]) -> Iterator[Group]:
     owner = {int(atom): i for i, group in enumerate(groups) for atom in group.atoms}
     for i, group in enumerate(groups):
-        if group.unit == "channels":
+        if group.unit in _SINGLE:
             yield group
             continue
         partners = {
@@ -66,6 +69,6 @@ def _larger_factors(groups: list[Group]) -> Iterator[Group]:
 
 def _beats(other: Group, group: Group) -> bool:
     """Whether the other factor is to be taken: the larger, of equal ones the heads."""
-    if group.unit == "channels" or other.unit == "channels":
+    if group.unit in _SINGLE or other.unit in _SINGLE:
         return False
     return (len(other.atoms), other.unit == "heads") > (len(group.atoms), group.unit == "heads")

@@ -17,8 +17,9 @@ from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.atoms import Rows
 from fxopt.passes.prune.coupling.sweep import Sweep
 
-Unit = Literal["channels", "heads", "head_dims"]
-"""Single indices; blocks of neighbouring indices (heads, groups); the same place in every block."""
+Unit = Literal["channels", "stream", "heads", "head_dims"]
+"""Single indices; those that an RMS norm is over, as of a residual stream; blocks of neighbouring indices (heads, groups);
+the same place in every block."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def find_groups(sweep: Sweep) -> list[Group]:
     for place in everywhere:
         for number in np.unique(label[place.rows[free[place.rows]]]):
             by_label.setdefault(int(number), []).append(place)
+    normed = _normed(sweep)
     made = []
     for number, where in by_label.items():
         producers = sorted((p for p in where if not p.consumes), key=lambda p: -p.rows.shape[1]) or where
@@ -85,8 +87,16 @@ def find_groups(sweep: Sweep) -> list[Group]:
         rest = np.array(sorted(every - set(ordered.tolist())), np.int64)
         unit = _unit(rows, ordered)
         name = f"{producers[0].weight}[{producers[0].dim}]" + ("" if unit == "channels" else f" {unit}")
+        if unit == "channels" and np.isin(ordered, normed).any():
+            unit = "stream"
         made.append(Group(name, unit, np.concatenate([ordered, rest]), tuple(where)))
     return made
+
+
+def _normed(sweep: Sweep) -> NDArray[np.int64]:
+    """Atoms of the dims that RMS norms are over."""
+    over = [sweep.resolve(c.rows) for c in sweep.contractions if op_name(c.node) == "aten.rms_norm"]
+    return np.unique(np.concatenate([rows.ravel() for rows in over])) if over else np.zeros(0, np.int64)
 
 
 def _unit(rows: Rows, atoms: NDArray[np.int64]) -> Unit:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from fxopt.passes.prune.importance.activation import activation
+from fxopt.passes.prune.importance.activation import activation, wanda
 from fxopt.passes.prune.importance.cells_of_atoms import (
     Question,
     Scored,
@@ -81,4 +81,4 @@ def _others(weight: torch.Tensor, dim: int) -> list[int]:
     return [i for i in range(weight.dim()) if i != dim]
 
 
-CRITERIA: dict[str, Criterion] = {f.__name__: f for f in (l1, l2, batch_norm, taylor, hessian, activation, fpgm)}
+CRITERIA: dict[str, Criterion] = {f.__name__: f for f in (l1, l2, batch_norm, taylor, hessian, activation, wanda, fpgm)}

@@ -25,7 +25,7 @@ Reduce = Literal["mean", "sum", "max"]
 Normalize = Literal["mean", "max", "none"]
 Scores = NDArray[np.float64]
 
-Name = Literal["l1", "l2", "batch_norm", "taylor", "hessian", "activation", "fpgm", "lamp", "random"]
+Name = Literal["l1", "l2", "batch_norm", "taylor", "hessian", "activation", "wanda", "fpgm", "lamp", "random"]
 NAMES: tuple[str, ...] = get_args(Name)
 """The built-in criteria."""
 
@@ -34,6 +34,7 @@ _NORMALIZE = ("mean", "max", "none")
 _WITHOUT = {
     "batch_norm": "no batch norm scales these channels",
     "activation": "no layer sums over these channels",
+    "wanda": "no layer reads these channels with weights",
     "fpgm": "no layer makes these channels from weights of its own",
 }
 
@@ -65,6 +66,7 @@ def score(
     - ``taylor`` |Σ w·dL/dw| (Molchanov et al. 2019, eq. 8 without the square, which would weigh places unevenly)
     - ``hessian`` ½ Σ w²·E[(dL/dw)²] (LeCun et al. 1990, eq. 5, with the Fisher information for the diagonal)
     - ``activation`` mean |x| of what the layers read that sum over the channel (Molchanov et al. 2017, section 2.2)
+    - ``wanda`` Σ w²·E[x²] over the weights that read the channel, as a share of the layer's (Sun et al. 2023, eq. 1, squared)
     - ``fpgm`` Σ of the distances to all other filters of the layer (He et al. 2019, eq. 4)
     - ``lamp`` s / Σ of all s in the group that are not smaller, with s of ``l2`` (Lee et al. 2021, eq. 3); not normalised
     - ``random`` uniform in [0, 1) by ``seed``; not normalised
@@ -72,8 +74,9 @@ def score(
       group with a list of float32 matrices ``[atoms, elements]``, copies, one for each weight dim, and returns the scores
       ``[atoms]``, finite and not negative.
 
-    taylor, hessian and activation are over ``samples`` training examples of ``workload``. Where batch_norm, activation or
-    fpgm does not apply, the group is ranked by l2 and that is reported; normalised, such scores can still be compared.
+    taylor, hessian, activation and wanda are over ``samples`` training examples of ``workload``. Where batch_norm,
+    activation, wanda or fpgm does not apply, the group is ranked by l2 and that is reported; normalised, such scores can
+    still be compared.
 
     Raises UnknownNameError for an unknown criterion, PassError for weights that are not finite, DataError in the name of
     ``who`` without usable data, UsageError where the user's function cannot be found, fails or gives no such scores.
