@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,9 +26,10 @@ Source = tuple[fx.Node, int]
 
 
 def sizes(node: Any) -> tuple[int, ...]:
-    """The sizes of a tensor, of dynamic ones those of the example; none for anything else."""
+    """The sizes of a tensor, of dynamic ones those of the example; none for anything else, or where values decide them."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return tuple(map(_hint, value.shape)) if isinstance(value, torch.Tensor) else ()
+    found = tuple(map(_hint, value.shape)) if isinstance(value, torch.Tensor) else ()
+    return () if None in found else found
 
 
 def is_float(node: Any) -> bool:
@@ -127,21 +129,34 @@ def _of_layout(node: fx.Node, call: fx.Node, dim: int, channels: int) -> list[So
 def _factors(node: fx.Node, call: fx.Node, source: Source, dim: int, channels: int) -> torch.Tensor | None:
     """What the source's channels are multiplied by, ``[...]`` for every other dim of the result; None if they are mixed.
 
-    Found by running the op on the numbers of the channels, which zeros stand for where something else comes in.
+    Found by running the op on the numbers of the channels, which zeros stand for where something else comes in; and on
+    numbers of the places that channels have, each of which must be in the same place of the result for all channels.
     """
+    shape, at = sizes(source[0]), source[1]
     if sizes(node)[dim] % channels:
         return None
-    numbers = _numbered(sizes(source[0]), source[1], channels)
-    value = _run(call, source[0], numbers)
-    if value is not None and call is not node:
-        value = value[node.args[1]]
-    if not isinstance(value, torch.Tensor) or value.dim() <= dim or value.shape[dim] % channels:
+    value = _picked(node, call, source[0], _numbered(shape, at, channels))
+    if value is None or value.dim() <= dim or value.shape[dim] % channels:
         return None
     first = value.select(dim, 0)
-    if not bool((first != 0).any()):
-        return None
     expected = first.unsqueeze(dim) * _numbered(value.shape, dim, channels)
-    return first if torch.allclose(value, expected, rtol=1e-9, atol=0) else None
+    if not bool((first != 0).any()) or not torch.allclose(value, expected, rtol=1e-9, atol=0):
+        return None
+    blocks = [shape[at] // channels if i == at else size for i, size in enumerate(shape)]
+    places = torch.arange(1, math.prod(blocks) + 1, dtype=torch.float64).reshape(blocks)
+    value = _picked(node, call, source[0], places.repeat_interleave(channels, at))
+    if value is None:
+        return None
+    value = value.unflatten(dim, (-1, channels))
+    return first if torch.allclose(value, value.narrow(dim + 1, 0, 1), rtol=1e-9, atol=0) else None
+
+
+def _picked(node: fx.Node, call: fx.Node, operand: fx.Node, numbers: torch.Tensor) -> torch.Tensor | None:
+    """The value of a node, a call or a part of what that gives, with numbers for one operand and zeros for the others."""
+    value = _run(call, operand, numbers)
+    if value is not None and call is not node:
+        value = value[node.args[1]]
+    return value if isinstance(value, torch.Tensor) else None
 
 
 def _numbered(shape: tuple[int, ...], dim: int, channels: int) -> torch.Tensor:
