@@ -169,6 +169,20 @@ def test_activation_is_the_mean_size_of_what_layers_read():
     np.testing.assert_allclose(found["c0.weight[0]"], (y.abs().mean((0, 2, 3)) + pooled.abs().mean(0)) / 2, rtol=1e-5)
 
 
+def test_wanda_is_the_energy_that_a_channel_adds_to_what_its_readers_give():
+    net = Net().eval()
+    with torch.no_grad():
+        y = net.b0(net.c0(DATA.x)).relu()
+        z = net.c1(y).relu()
+        pooled = (y + net.c2(z)).mean((2, 3))
+        first = (net.c1.weight.double() ** 2).sum((0, 2, 3)) * (y.double() ** 2).mean((0, 2, 3))
+        last = (net.fc.weight.double() ** 2).sum(0) * (pooled.double() ** 2).mean(0)
+        inner = (net.c2.weight.double() ** 2).sum((0, 2, 3)) * (z.double() ** 2).mean((0, 2, 3))
+    found = scores(programs(net), "wanda", samples=8)
+    np.testing.assert_allclose(found["c1.weight[0]"], inner / inner.sum(), rtol=1e-5)
+    np.testing.assert_allclose(found["c0.weight[0]"], (first / first.sum() + last / last.sum()) / 2, rtol=1e-5)
+
+
 def test_fpgm_is_the_sum_of_distances_to_the_other_filters():
     net = Net()
     filters = [w.detach().double().flatten(1).numpy() for w in (net.c0.weight, net.c2.weight)]
