@@ -12,7 +12,7 @@ from fxopt.passes.stream.center_stream import center_stream
 from fxopt.passes.stream.fold_layer_scale import fold_layer_scale
 
 
-@graph_pass(stage="exact")
+@graph_pass
 def layer_norm_to_rms_norm(*, matrices: Annotated[float, Ge(0)] = 0.05) -> tuple[Pass, ...]:
     """Turn layer norms into RMS norms: merge_rms_norm, fold_layer_scale, then center_stream.
 

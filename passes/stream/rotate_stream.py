@@ -23,7 +23,7 @@ aten = torch.ops.aten
 _NORM = "aten.rms_norm"
 
 
-@graph_pass(assumes_finite=True, stage="exact")
+@graph_pass(assumes_finite=True)
 def rotate_stream(
     program: Program,
     context: Context,
