@@ -59,7 +59,7 @@ def zero_channels(
     normalize: Annotated[
         Normalize, With(scope="global"), Doc("What the scores of a group are divided by, before groups compete.")
     ] = "mean",
-    units: Annotated[tuple[Unit, ...], Doc("What may go: channels, heads, head_dims; all without.")] = (),
+    units: Annotated[tuple[Unit, ...], Doc("What may go: channels, stream, heads, head_dims; all without.")] = (),
     keep: Annotated[tuple[str, ...], Doc("Weights or modules whose channels stay, with wildcards.")] = (),
     only: Annotated[tuple[str, ...], Doc("Weights or modules that alone lose channels, with wildcards.")] = (),
     min_channels: Annotated[int, Ge(1), Doc("Channels that a group keeps at least.")] = 1,

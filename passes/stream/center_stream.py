@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge
 from torch import fx
 
@@ -22,7 +23,11 @@ _NORM = "aten.layer_norm"
 
 
 @graph_pass(assumes_finite=True)
-def center_stream(program: Program, *, matrices: Annotated[float, Ge(0)] = 0.05) -> None:
+def center_stream(
+    program: Program,
+    *,
+    matrices: Annotated[float, Ge(0), Doc("Share of the MACs that inserted matrices may cost.")] = 0.05,
+) -> None:
     """Leave out the mean of a stream in what writes it, so that its layer norms become RMS norms.
 
     A layer norm gives the same whatever is added to all channels. Where layer norms alone read a stream, its mean over the

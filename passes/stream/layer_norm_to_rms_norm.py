@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt import Pass, graph_pass
@@ -13,7 +14,9 @@ from fxopt.passes.stream.fold_layer_scale import fold_layer_scale
 
 
 @graph_pass
-def layer_norm_to_rms_norm(*, matrices: Annotated[float, Ge(0)] = 0.05) -> tuple[Pass, ...]:
+def layer_norm_to_rms_norm(
+    *, matrices: Annotated[float, Ge(0), Doc("Share of the MACs that inserted matrices may cost.")] = 0.05
+) -> tuple[Pass, ...]:
     """Turn layer norms into RMS norms: merge_rms_norm, fold_layer_scale, then center_stream.
 
     A layer norm pins the residual stream of a transformer; from one with RMS norms channels can be removed, and it can be

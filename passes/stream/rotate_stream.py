@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge
 from torch import fx
 
@@ -28,8 +29,8 @@ def rotate_stream(
     program: Program,
     context: Context,
     *,
-    matrices: Annotated[float, Ge(0)] = 0.05,
-    samples: Annotated[int, Ge(1)] = 64,
+    matrices: Annotated[float, Ge(0), Doc("Share of the MACs that inserted matrices may cost.")] = 0.05,
+    samples: Annotated[int, Ge(1), Doc("Training examples whose principal components are taken.")] = 64,
 ) -> None:
     """Rotate each stream of RMS norms into its principal components, so that weak ones can be pruned.
 
