@@ -1,0 +1,87 @@
+"""The ExecuTorch backend and its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from fxopt.backend import Backend, Manifest, Runner
+from fxopt.backends.executorch import runtime
+from fxopt.errors import BackendError
+from fxopt.target.detect import usable_cores
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxopt.ir.program import Program
+    from fxopt.target import Target
+
+
+@dataclass(frozen=True)
+class Executorch(Backend):
+    """Write a file for ExecuTorch, PyTorch's runtime for phones and boards, with XNNPACK's kernels.
+
+    XNNPACK takes the nodes that it has kernels for; each of the others runs in ExecuTorch's own, slower ones, and the report
+    names it with the reason. The runtime plans memory for the largest sizes: ``batch`` is the largest batch that a call
+    takes at once, unless the example's is larger; artifacts run larger ones in parts. Every other dynamic dim needs an upper
+    bound of its own. ``threads`` is None for all cores that the process may use.
+    """
+
+    name: ClassVar[str] = "executorch"
+    artifact_is_code: ClassVar[bool] = False
+    threads: Annotated[int, Ge(1)] | None = None
+    batch: Annotated[int, Ge(1)] = 32
+
+    def refuses(self, node: fx.Node) -> str | None:
+        """Why the runtime has no kernel of a node; None if it has, directly or through torch's core ops."""
+        from fxopt.backends.executorch.refusal import refuses
+
+        return refuses(node)
+
+    def legalize(self) -> str:
+        """Bring writes, norms, means and clamps into the forms that XNNPACK takes."""
+        return (
+            "functionalize_writes, canonicalize_ops, unroll_recurrent, split_rms_norm, fold_batch_norm, mean_to_pool, "
+            "canonicalize_clamp"
+        )
+
+    def largest_sizes(self, program: Program) -> dict[str, int]:
+        """The option ``batch``, or the example's; a bound that the program has stands. Raises BackendError for another dim."""
+        from fxopt.numerics.probe_inputs import example_sizes
+
+        sizes = {str(symbol): size for symbol, size in example_sizes(program).items()}
+        found = {}
+        for symbol, name in program.dims().items():
+            low, high = program.ranges.get(symbol, (1, None))
+            if name == "batch":
+                needed = max(self.batch, low, sizes.get(symbol, 1))
+                found[symbol] = needed if high is None else min(high, needed)
+            elif high is None:
+                raise BackendError(
+                    f"the dim {name} has no upper bound, and ExecuTorch plans memory for the largest size",
+                    got=program.signature(),
+                    way_out="give it one where the model is captured: torch.export.Dim(name, min=…, max=…)",
+                )
+        return found
+
+    def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
+        """Write ``model.pte`` and return what XNNPACK took of the program. Raises BackendError."""
+        from fxopt.backends.executorch.lower import lower
+
+        return lower(program, out / runtime.MODEL_FILE).facts()
+
+    def load(self, folder: Path, manifest: Manifest) -> Runner:
+        """Load the file. Needs torch, which ExecuTorch's library for Python is linked with."""
+        return runtime.make_runner(folder / runtime.MODEL_FILE, self.threads)
+
+    def missing(self) -> str | None:
+        """The package that building or running needs and that is not installed."""
+        return runtime.missing()
+
+    def variants(self) -> tuple[Executorch, ...]:
+        """All cores or one."""
+        threads = (None, 1) if self.threads is None and usable_cores() > 1 else (self.threads,)
+        return tuple(replace(self, threads=t) for t in threads)
