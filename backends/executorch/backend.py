@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from fxopt.backend import Backend, Manifest, Runner
+from fxopt.backend.quant_policy import Policy
 from fxopt.backends.executorch import runtime
 from fxopt.errors import BackendError
 from fxopt.target.detect import usable_cores
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
     from fxopt.ir.program import Program
     from fxopt.target import Target
+
+
+_DEQUANTIZE = "quantized_decomposed.dequantize_per_tensor"
+_CHAIN = ("aten.add.Tensor", "aten.mul.Tensor", "aten.cat", "aten.max_pool2d", "aten.adaptive_avg_pool2d")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,14 @@ class Executorch(Backend):
             "canonicalize_clamp"
         )
 
+    def quant_policy(self, target: Target) -> Policy:
+        """Pairs around every layer, linears too, and what is added, multiplied, joined or averaged between them.
+
+        XNNPACK takes a layer in integers only with the quantize op behind it, and joins values of one scale alone. Average
+        pools, sigmoid and leaky relu it has in float only. Its kernels widen bytes before they multiply, or use VNNI.
+        """
+        return Policy("always", chain=_CHAIN, linear_output=True, one_scale=("aten.cat",))
+
     def largest_sizes(self, program: Program) -> dict[str, int]:
         """The option ``batch``, or the example's; a bound that the program has stands. Raises BackendError for another dim."""
         from fxopt.numerics.probe_inputs import example_sizes
@@ -72,6 +86,15 @@ class Executorch(Backend):
         from fxopt.backends.executorch.lower import lower
 
         return lower(program, out / runtime.MODEL_FILE).facts()
+
+    def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
+        """Build again with what the codes stand for behind the outputs; see :meth:`fxopt.backend.Backend.expose`."""
+        from fxopt.backends.executorch.lower import lower
+        from fxopt.ir.with_outputs import with_outputs
+
+        readers = {node.args[0].name: node.name for node in program.find(_DEQUANTIZE) if node.args[0].name in names}
+        lower(with_outputs(program, list(readers.values())), out / runtime.MODEL_FILE)
+        return list(readers)
 
     def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Load the file. Needs torch, which ExecuTorch's library for Python is linked with."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import Trait, arguments, bounds, family, has, set_argument
+from fxopt.ir.op_table import Trait, arguments, bounds, family, has, pads_zeros, set_argument
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 
@@ -38,12 +38,12 @@ def int8_form(form: Program) -> list[Stored]:
     if not any(form.find(_QUANTIZE, *_STORED)):
         return []
     _store_biases(form)
+    form.graph.eliminate_dead_code()
     _use_signed_codes(form)
     _share_no_dequantize(form)
     _use_one_scale(form)
-    stored = list(_store_weights(form))
-    form.graph.eliminate_dead_code()
-    return stored
+    _keep_pads_in_float(form)
+    return list(_store_weights(form))
 
 
 def _is_stored(form: Program, node: Any) -> bool:
@@ -84,10 +84,7 @@ def _share_no_dequantize(form: Program) -> None:
 
 
 def _use_one_scale(form: Program) -> None:
-    """Give what only moves codes the scale of its result: rounding before it or behind it is the same.
-
-    A product of two pairs between is left out of integers by XNNPACK's own rule, which wants them alike.
-    """
+    """Give what only moves codes the scale of its result: rounding before it or behind it is the same."""
     for node in [node for node in form.graph.nodes if _moves(node)]:
         reader = next(iter(node.users), None)
         if len(node.users) != 1 or reader is None or op_name(reader) != _QUANTIZE:
@@ -95,16 +92,32 @@ def _use_one_scale(form: Program) -> None:
         code = reader.args[1:]
         for source in node.all_input_nodes:
             if op_name(source) == _DEQUANTIZE and source.args[1:] != code:
-                with form.graph.inserting_before(node):
-                    codes = form.graph.call_function(
-                        torch.ops.quantized_decomposed.quantize_per_tensor.default, (source, *code)
-                    )
-                    real = form.graph.call_function(
-                        torch.ops.quantized_decomposed.dequantize_per_tensor.default, (codes, *code)
-                    )
-                for made in (codes, real):
-                    made.meta["stack_trace"] = node.meta.get("stack_trace")
-                node.replace_input_with(source, real)
+                node.replace_input_with(source, _through_codes(form, source, code, node))
+
+
+def _keep_pads_in_float(form: Program) -> None:
+    """Quantize what pads a dequantized value: XNNPACK's passes take such a pad for one of codes, whoever reads it.
+
+    Zero has a code, so nothing is rounded.
+    """
+    for node in [node for node in form.graph.nodes if pads_zeros(node)]:
+        source = node.all_input_nodes[0]
+        if op_name(source) == _DEQUANTIZE and any(op_name(user) != _QUANTIZE for user in node.users):
+            readers = list(node.users)
+            real = _through_codes(form, node, source.args[1:], next(iter(readers)))
+            for reader in readers:
+                reader.replace_input_with(node, real)
+
+
+def _through_codes(form: Program, value: fx.Node, code: Any, before: fx.Node) -> fx.Node:
+    """Quantize a value and back, in front of a node."""
+    ops = torch.ops.quantized_decomposed
+    with form.graph.inserting_before(before):
+        codes = form.graph.call_function(ops.quantize_per_tensor.default, (value, *code))
+        real = form.graph.call_function(ops.dequantize_per_tensor.default, (codes, *code))
+    for made in (codes, real):
+        made.meta["stack_trace"] = value.meta.get("stack_trace")
+    return real
 
 
 def _moves(node: fx.Node) -> bool:
