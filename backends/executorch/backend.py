@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from fxopt.backend import Backend, Manifest, Runner
+from fxopt.backend.kernel_time import NODES, KernelTime
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.executorch import runtime
 from fxopt.errors import BackendError
@@ -98,7 +99,30 @@ class Executorch(Backend):
 
     def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Load the file. Needs torch, which ExecuTorch's library for Python is linked with."""
-        return runtime.make_runner(folder / runtime.MODEL_FILE, self.threads)
+        return runtime.Model(folder / runtime.MODEL_FILE, self.threads)
+
+    def profile(self, folder: Path, manifest: Manifest, inputs: list[Any], calls: int) -> list[KernelTime]:
+        """By ExecuTorch's trace, ETDump."""
+        from fxopt.backends.executorch.profile import profile
+
+        nodes = manifest.facts.get(NODES, [])
+        return profile(folder / runtime.MODEL_FILE, self.threads, inputs, calls, nodes)
+
+    def suits(self, target: Target) -> dict[str, str]:
+        """That the file runs on any processor that XNNPACK has kernels for."""
+        return {
+            "int8 weights": "full range, as products are added in 32 bits",
+            "kernels": "chosen by XNNPACK when the file is loaded there",
+        }
+
+    def cannot_build(self, target: Target) -> str | None:
+        """What is missing here, or that XNNPACK does not run on the target. The file itself is the same for all others."""
+        if target.is_bare_metal:
+            return (
+                "XNNPACK needs an operating system; ExecuTorch's kernels for Cortex-M, of CMSIS-NN, and its compiler for the "
+                "Ethos-U take other forms of int8, which fxopt does not write"
+            )
+        return super().cannot_build(target)
 
     def missing(self) -> str | None:
         """The package that building or running needs and that is not installed."""

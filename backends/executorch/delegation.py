@@ -7,9 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
+from fxopt.backend.kernel_time import NODES
 from fxopt.backends.executorch.int8_form import Stored
+from fxopt.frontend.origins import origins_of
 from fxopt.ir.printer import source_line
 from fxopt.ir.program import Program
 
@@ -18,6 +21,8 @@ _LOGGERS = tuple(
     for name in ("xnnpack_config", "gemm_configs", "generic_node_configs", "node_configs", "quant_affine_configs")
 )
 _CONTRACTIONS = ("convolution", "linear", "mm", "addmm", "bmm")
+_NOTE = "fxopt_node"
+"""The key of a node's own notes, which every pass copies."""
 _NO_KERNEL = "XNNPACK has no kernel for it"
 
 
@@ -64,8 +69,9 @@ class Portable:
 class Delegation:
     """``delegates`` are the parts that XNNPACK took, with the ops of ``delegated``; ``portable`` the other calls.
 
-    ``integer`` and ``floats`` count convolutions and products; ``late`` names those whose stored codes became float. ``arena``
-    is bytes planned for values between the parts, at the largest sizes.
+    ``integer`` and ``floats`` count convolutions and products; ``late`` names those whose stored codes became float.
+    ``calls`` are the parts and the calls outside in order, of each its ops with the program's node, "" for none. ``arena`` is
+    bytes planned for values between the parts, at the largest sizes.
     """
 
     delegates: int
@@ -74,6 +80,7 @@ class Delegation:
     integer: int
     floats: int
     late: list[str]
+    calls: list[list[tuple[str, str]]]
     arena: int = 0
 
     def facts(self) -> dict[str, Any]:
@@ -90,22 +97,31 @@ class Delegation:
             "float_contractions": self.floats,
             "dequantized_at_run_time": self.late,
             "arena_bytes": self.arena,
+            NODES: self.calls,
             "notes": notes,
         }
 
 
 def delegation(
-    edge: Any, reasons: dict[str, str], origins: dict[str, str], program: Program, stored: list[Stored]
+    edge: Any, reasons: dict[str, str], program: Program, stored: list[Stored]
 ) -> Delegation:
-    """What ExecuTorch's manager of a partitioned program tells; ``origins`` are nodes of ``program`` by their exported name."""
+    """What ExecuTorch's manager tells of ``program``, partitioned; ``reasons`` are those of the partitioner."""
     here = {node.name: node for node in program.graph.nodes}
     whole = edge.exported_program().graph_module
-    parts = [part.original_module.graph for _, part in whole.named_children() if hasattr(part, "original_module")]
+    known = {name: part.original_module.graph for name, part in whole.named_children() if hasattr(part, "original_module")}
+    parts = list(known.values())
     inside = [node for graph in parts for node in graph.nodes if _computes(node)]
+    calls = []
+    for node in whole.graph.nodes:
+        if _computes(node):
+            calls.append([(_op(node), _origin(node))])
+        elif _delegates(node):
+            graph = known[str(node.args[0].target)]
+            calls.append([(_op(n), _origin(n)) for n in graph.nodes if _computes(n)])
     outside = [node for node in whole.graph.nodes if _computes(node)]
     portable = []
     for node in outside:
-        origin = here.get(origins_in(node, origins))
+        origin = here.get(_origin(node))
         portable.append(
             Portable(
                 _op(node),
@@ -118,19 +134,21 @@ def delegation(
     integer = sum("dequantize" in _op(operand) for node in layers for operand in node.all_input_nodes[1:2])
     late = [f"{program.describe(here[one.node])}: {one.reason}" for one in stored if one.node in here]
     return Delegation(
-        len(parts), Counter(map(_op, inside)), portable, integer, len(layers) - integer, late
+        len(parts), Counter(map(_op, inside)), portable, integer, len(layers) - integer, late, calls
     )
 
 
-def origins_in(node: fx.Node, origins: dict[str, str]) -> str:
-    """The program's node that a node of ExecuTorch's graph comes from; "" where that is not known."""
-    left = list(node.meta.get("from_node") or ())
-    while left:
-        source = left.pop(0)
-        if source.name in origins:
-            return origins[source.name]
-        left += list(source.from_node or ())
-    return ""
+def note_origins(exported: torch.export.ExportedProgram, form: Program) -> None:
+    """Note of each node which one of ``form`` it comes from, where ExecuTorch's passes keep it."""
+    origins = origins_of(exported, form)
+    for node in exported.graph.nodes:
+        if node.name in origins:
+            node.meta["custom"] = {**(node.meta.get("custom") or {}), _NOTE: origins[node.name]}
+
+
+def _origin(node: fx.Node) -> str:
+    """The program's node that a node of ExecuTorch's graph comes from; "" for none."""
+    return str((node.meta.get("custom") or {}).get(_NOTE, ""))
 
 
 def _computes(node: fx.Node) -> bool:
@@ -139,6 +157,10 @@ def _computes(node: fx.Node) -> bool:
         return False
     name = str(getattr(node.target, "__name__", node.target))
     return "call_delegate" not in name and not name.startswith("sym_")
+
+
+def _delegates(node: fx.Node) -> bool:
+    return node.op == "call_function" and "call_delegate" in str(getattr(node.target, "__name__", ""))
 
 
 def _op(node: fx.Node) -> str:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fxopt.backends.executorch.delegation import Delegation, Refusals, delegation
+from fxopt.backends.executorch.delegation import Delegation, Refusals, delegation, note_origins
 from fxopt.backends.executorch.kernel_form import kernel_form
+from fxopt.backends.executorch.runtime import quiet
 from fxopt.errors import BackendError, FxoptError, last_line
-from fxopt.frontend.origins import origins_of
 from fxopt.frontend.pt2 import export_program
 from fxopt.ir.program import Program
 
@@ -27,10 +23,11 @@ def lower(program: Program, path: Path) -> Delegation:
     """
     form, stored = kernel_form(program)
     exported = export_program(form, largest=True)
+    note_origins(exported, form)
     try:
         with quiet(), Refusals() as refusals:
             edge = _partitioned(exported)
-            found = delegation(edge, refusals.reasons, origins_of(exported, form), program, stored)
+            found = delegation(edge, refusals.reasons, program, stored)
             made = edge.to_executorch()  # which rewrites the graph
     except FxoptError:
         raise
@@ -54,20 +51,3 @@ def _partitioned(exported: torch.export.ExportedProgram) -> Any:
         # the runtime has kernels of more ops than torch's core, which the verifier would refuse
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """ExecuTorch and torchao warn at import and at every step, and give the root logger a handler."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree", "torch.export")]
-    before, handlers = [logger.level for logger in loggers], list(logging.root.handlers)
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.root.handlers[:] = handlers
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

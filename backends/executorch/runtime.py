@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
-import sys
-import tempfile
+import io
+import logging
+import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fxopt.backend import Runner, not_installed
+from fxopt.backend import not_installed
 from fxopt.errors import BackendError, UsageError
 from fxopt.target.detect import usable_cores
 
@@ -43,74 +44,73 @@ def library() -> Any:
         ) from error
 
 
-def make_runner(path: Path, threads: int | None) -> Runner:
-    """Load a model and return what runs it, on numpy arrays in the order of its inputs. Raises BackendError.
+class Model:
+    """A file that is loaded for a number of ``threads``, None for all cores that the process may use; called on numpy arrays.
 
-    The threads are those of the process: a model that wants another number than the one that ran before sets it.
+    ExecuTorch has one thread pool for the process, and what was loaded points into it: a model that runs after one with
+    another number of threads sets the pool anew and loads its file again, for which all others are unloaded first.
+    Raises BackendError where the runtime refuses the file.
     """
-    import torch
 
-    method = load_method(load_file(path), path)
-    wanted = threads or usable_cores()
+    def __init__(self, path: Path, threads: int | None, *, traced: bool = False) -> None:
+        """With ``traced`` the ``program`` notes what each kernel takes."""
+        self._path, self._threads, self._traced = path, threads or usable_cores(), traced
+        self.program: Any = None
+        self._method: Any = None
+        _LOADED.add(self)
+        self._load()
 
-    def run(arrays: list[Any]) -> list[Any]:
-        set_threads(wanted)
+    def __call__(self, arrays: list[Any]) -> list[Any]:
+        """Flat outputs for flat inputs. Raises UsageError where the runtime refuses these."""
+        import torch
+
+        self._load()
         given = [torch.from_numpy(np.require(array, requirements="CW")) for array in arrays]
         try:
-            outputs = method(given)
+            outputs = self._method(given)
         except RuntimeError as error:
             raise UsageError(f"ExecuTorch refused the inputs: {error}") from error
         return [out.numpy() for out in outputs]
 
-    return run
+    def unload(self) -> None:
+        """Free what was loaded; the next call loads it again."""
+        self._method = self.program = None
+
+    def _load(self) -> None:
+        extension = library()
+        with contextlib.redirect_stderr(io.StringIO()) as told:  # it tells what files it looks for, and each new pool
+            try:
+                if extension._threadpool_get_thread_count() != self._threads:
+                    for model in list(_LOADED):
+                        model.unload()
+                    extension._unsafe_reset_threadpool(self._threads)
+                if self._method is None:
+                    self.program = extension._load_program(str(self._path), enable_etdump=self._traced)
+                    self._method = self.program.load_method(_METHOD)
+            except RuntimeError as error:
+                lines = [line.strip() for line in told.getvalue().splitlines()]
+                raise BackendError(
+                    f"ExecuTorch cannot load {self._path.name}: {error}",
+                    got="; ".join(lines[-3:]) or None,
+                    way_out="was it built by another version of ExecuTorch? build it again with this one",
+                ) from error
 
 
-def load_file(path: Path, *, traced: bool = False) -> Any:
-    """Read a file; ``traced`` to note what each kernel takes. Raises BackendError where the runtime refuses it."""
-    extension = library()
-    with _loading(path):
-        return extension._load_program(str(path), enable_etdump=traced)
-
-
-def load_method(program: Any, path: Path) -> Any:
-    """The model's one function, with memory planned and weights packed. Raises BackendError where the runtime refuses it."""
-    with _loading(path):
-        return program.load_method(_METHOD)
-
-
-def set_threads(wanted: int) -> None:
-    """Let the process's thread pool have that many threads."""
-    extension = library()
-    if extension._threadpool_get_thread_count() != wanted:
-        extension._unsafe_reset_threadpool(wanted)
-
-
-@contextlib.contextmanager
-def _loading(path: Path) -> Iterator[None]:
-    """Keep what the library's own code prints, as it looks for files that tell of the processor, for its errors alone."""
-    with tempfile.TemporaryFile() as told:
-        try:
-            with _stderr_to(told.fileno()):
-                library()._threadpool_get_thread_count()
-                yield
-        except RuntimeError as error:
-            told.seek(0)
-            lines = told.read().decode(errors="replace").splitlines()
-            raise BackendError(
-                f"ExecuTorch cannot load {path.name}: {error}",
-                got="; ".join(line.strip() for line in lines[-3:]) or None,
-                way_out="was it built by another version of ExecuTorch? build it again with this one",
-            ) from error
+_LOADED: weakref.WeakSet[Model] = weakref.WeakSet()
 
 
 @contextlib.contextmanager
-def _stderr_to(file: int) -> Iterator[None]:
-    """What is written to the process's standard error goes to a file, also where no handler of Python's sees it."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+def quiet() -> Iterator[None]:
+    """ExecuTorch and torchao warn at import and at every step, and give the root logger a handler."""
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree", "torch.export")]
+    before, handlers = [logger.level for logger in loggers], list(logging.root.handlers)
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        os.dup2(file, 2)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        logging.root.handlers[:] = handlers
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

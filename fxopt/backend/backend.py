@@ -109,8 +109,10 @@ class Backend:
     def cannot_build(self, target: Target) -> str | None:
         """Why this machine cannot build for ``target``, with the way out; None if it can.
 
-        By default a missing package, or a GPU as the target.
+        By default a missing package, or a target that is a GPU or has no operating system.
         """
+        if target.is_bare_metal:
+            return "its runtime needs an operating system"
         return "it has no kernels for GPUs" if "cuda" in target.features else self.missing()
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
