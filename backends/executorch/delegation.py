@@ -102,13 +102,13 @@ class Delegation:
         }
 
 
-def delegation(
-    edge: Any, reasons: dict[str, str], program: Program, stored: list[Stored]
-) -> Delegation:
+def delegation(edge: Any, reasons: dict[str, str], program: Program, stored: list[Stored]) -> Delegation:
     """What ExecuTorch's manager tells of ``program``, partitioned; ``reasons`` are those of the partitioner."""
     here = {node.name: node for node in program.graph.nodes}
     whole = edge.exported_program().graph_module
-    known = {name: part.original_module.graph for name, part in whole.named_children() if hasattr(part, "original_module")}
+    known = {
+        name: part.original_module.graph for name, part in whole.named_children() if hasattr(part, "original_module")
+    }
     parts = list(known.values())
     inside = [node for graph in parts for node in graph.nodes if _computes(node)]
     calls = []
@@ -133,9 +133,7 @@ def delegation(
     layers = [node for node in (*inside, *outside) if _op(node).partition(".")[2] in _CONTRACTIONS]
     integer = sum("dequantize" in _op(operand) for node in layers for operand in node.all_input_nodes[1:2])
     late = [f"{program.describe(here[one.node])}: {one.reason}" for one in stored if one.node in here]
-    return Delegation(
-        len(parts), Counter(map(_op, inside)), portable, integer, len(layers) - integer, late, calls
-    )
+    return Delegation(len(parts), Counter(map(_op, inside)), portable, integer, len(layers) - integer, late, calls)
 
 
 def note_origins(exported: torch.export.ExportedProgram, form: Program) -> None:

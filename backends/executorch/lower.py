@@ -32,7 +32,9 @@ def lower(program: Program, path: Path) -> Delegation:
     except FxoptError:
         raise
     except Exception as error:
-        raise BackendError(f"ExecuTorch cannot lower the program: {type(error).__name__}: {last_line(error)}") from error
+        raise BackendError(
+            f"ExecuTorch cannot lower the program: {type(error).__name__}: {last_line(error)}"
+        ) from error
     path.write_bytes(made.buffer)
     plan = made.executorch_program.execution_plan[0]
     return replace(found, arena=sum(plan.non_const_buffer_sizes))

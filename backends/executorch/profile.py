@@ -14,8 +14,9 @@ from fxopt.errors import BackendError
 from fxopt.support.scratch import scratch_folder
 
 _DELEGATE, _NATIVE = "DELEGATE_CALL", "native_call_"
+_LAYERS = ("aten.convolution", "aten.linear")
 _OF_KIND = {
-    "Convolution": ("aten.convolution",), "Deconvolution": ("aten.convolution",), "Fully Connected": ("aten.linear",),
+    "Convolution": _LAYERS, "Deconvolution": _LAYERS, "Fully Connected": _LAYERS,
     "Batch Matrix Multiply": ("aten.bmm",), "Add": ("aten.add.Tensor",), "Subtract": ("aten.sub.Tensor",),
     "Multiply": ("aten.mul.Tensor",), "Max Pooling": ("aten.max_pool2d",), "Average Pooling": ("aten.avg_pool2d",),
     "Mean": ("aten.mean.dim",), "Softmax": ("aten._softmax",), "Sigmoid": ("aten.sigmoid",), "GELU": ("aten.gelu",),

@@ -31,10 +31,14 @@ def refuses(node: fx.Node) -> str | None:
     try:
         missing = [op for op in decomposed(node, _decompositions()) if not _has_kernel(op)]
     except Exception as error:
-        return f"ExecuTorch has no kernel of {name}, and decomposing it fails: {type(error).__name__}: {error}; {_WAY_OUT}"
+        return (
+            f"ExecuTorch has no kernel of {name}, and decomposing it fails: {type(error).__name__}: {error}; {_WAY_OUT}"
+        )
     way_out = _WAY_OUT
     if written(node):
-        way_out = "it writes where others see it: write into a clone of the input, and return that, or use the backend tvm"
+        way_out = (
+            "it writes where others see it: write into a clone of the input, and return that, or use the backend tvm"
+        )
     if node.target in missing:
         return f"ExecuTorch has no kernel of {name}, and torch no decomposition; {way_out}"
     if missing:
@@ -66,18 +70,20 @@ def _quantized(node: fx.Node, name: str) -> str | None:
     if not _dtypes(node).isdisjoint((torch.uint16, torch.int16)):
         return "XNNPACK computes in bytes, not in 16 bits; quantize to 8 bits, or take the backend onnx(opset=21)"
     if name.endswith("_group"):
-        return "XNNPACK has no weights in blocks beside activations in float; quantize to int8, or take the backend onnx"
-    if name.endswith((".tensor", ".tensor2", "per_token")):
         return (
-            f"{name} has no form here where its scale is a value of the run; quantize with data, or take the backend onnx"
+            "XNNPACK has no weights in blocks beside activations in float; quantize to int8, or take the backend onnx"
         )
+    if name.endswith((".tensor", ".tensor2", "per_token")):
+        return f"{name} has no form here where its scale is a value of the run; quantize with data, or take the backend onnx"
     source = node.all_input_nodes[0]
     if "dequantize" in name:
         return None if source.op == "get_attr" or family(source) == "quant" else f"{name} of codes that are computed"
     if name != "quantized_decomposed.quantize_per_tensor":
         return f"XNNPACK has no {name} of activations; give them one scale"
     if any("dequantize" not in op_name(user) for user in node.users):
-        return f"the codes of {name} are read by another op than a dequantize, and XNNPACK's codes are others, signed ones"
+        return (
+            f"the codes of {name} are read by another op than a dequantize, and XNNPACK's codes are others, signed ones"
+        )
     return None
 
 

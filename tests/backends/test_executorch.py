@@ -53,10 +53,10 @@ class _Conv(nn.Module):
 
     def forward(self, x):
         y = F.relu(self.stem(x))
-        z = F.relu6(self.deep(y))
+        z = F.relu6(self.deep(F.avg_pool2d(y, 3, 1, 1)))
         y = F.relu(self.point(z) + y)
         y = torch.cat([F.max_pool2d(y, 2), F.max_pool2d(z, 2)], 1)
-        y = F.silu(self.wide(F.avg_pool2d(y, 3, 1, 1)))
+        y = F.silu(self.wide(y))
         return self.head(y.mean((2, 3)))
 
 

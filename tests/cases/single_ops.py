@@ -30,7 +30,7 @@ from fxopt.ir.parser import parse_program
 from fxopt.ir.printer import op_name
 from fxopt.target import find_target
 
-BACKENDS = ("onnx", "openvino", "tvm", "executorch")
+BACKENDS = ("onnx", "openvino", "tvm")
 _X = "%x : f64[3,4,5]"
 _CORE = {
     _X: "acos acosh asin asinh atan atanh cosh isinf log10 log2 sinh tan trunc nonzero any.dims(%x,[0,2]) var.dim(%x,[0,1]) "

@@ -5,7 +5,6 @@ import pytest
 from fxopt import registry
 from fxopt.testing import checks_of
 
-
 _SLOW = {"executorch"}
 """Backends whose compiler takes seconds for the smallest program; their own tests build one."""
 
