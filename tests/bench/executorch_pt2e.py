@@ -2,8 +2,8 @@
 
 ::
 
-    python tests/bench/executorch.py                      # digits, glyphs, mobilenet_v2, resnet18
-    python tests/bench/executorch.py --models digits --images 64 --json
+    python tests/bench/executorch_pt2e.py                      # digits, glyphs, mobilenet_v2, resnet18
+    python tests/bench/executorch_pt2e.py --models digits --images 64 --json
 
 For each model in float and int8: SQNR of the file against its own program, of int8 against the float model on inputs that no
 calibration saw, top-1 where there is data, the share of ops that XNNPACK takes, bytes, and latency at batch 1. The files of a
