@@ -93,7 +93,10 @@ class Executorch(Backend):
         from fxopt.backends.executorch.lower import lower
         from fxopt.ir.with_outputs import with_outputs
 
-        readers = {node.args[0].name: node.name for node in program.find(_DEQUANTIZE) if node.args[0].name in names}
+        readers: dict[str, str] = {}
+        for node in program.find(_DEQUANTIZE):
+            if node.all_input_nodes[0].name in names:
+                readers[node.all_input_nodes[0].name] = node.name
         lower(with_outputs(program, list(readers.values())), out / runtime.MODEL_FILE)
         return list(readers)
 

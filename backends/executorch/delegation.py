@@ -80,7 +80,7 @@ class Delegation:
     integer: int
     floats: int
     late: list[str]
-    calls: list[list[tuple[str, str]]]
+    calls: list[list[list[str]]]
     arena: int = 0
 
     def facts(self) -> dict[str, Any]:
@@ -114,10 +114,10 @@ def delegation(edge: Any, reasons: dict[str, str], program: Program, stored: lis
     calls = []
     for node in whole.graph.nodes:
         if _computes(node):
-            calls.append([(_op(node), _origin(node))])
+            calls.append([[_op(node), _origin(node)]])
         elif _delegates(node):
             graph = known[str(node.args[0].target)]
-            calls.append([(_op(n), _origin(n)) for n in graph.nodes if _computes(n)])
+            calls.append([[_op(n), _origin(n)] for n in graph.nodes if _computes(n)])
     outside = [node for node in whole.graph.nodes if _computes(node)]
     portable = []
     for node in outside:
@@ -151,7 +151,7 @@ def _origin(node: fx.Node) -> str:
 
 def _computes(node: fx.Node) -> bool:
     """Whether a node is a call of an op, and neither of a delegate nor a pick of results or a size."""
-    if node.op != "call_function" or node.target.__module__ in ("_operator", "builtins"):  # type: ignore[union-attr]
+    if node.op != "call_function" or node.target.__module__ in ("_operator", "builtins"):
         return False
     name = str(getattr(node.target, "__name__", node.target))
     return "call_delegate" not in name and not name.startswith("sym_")

@@ -133,7 +133,7 @@ def _store_weights(form: Program) -> Iterator[Stored]:
         reason = _not_integer(form, node, reader)
         if reason is None:
             continue
-        name = str(node.args[0].target)  # type: ignore[union-attr]
+        name = str(node.args[0].target)
         form.replace(node, form.add_tensor(f"{name}_real", _real(form, node), node))
         yield Stored(reader.name, reason)
 

@@ -65,7 +65,7 @@ class Model:
         import torch
 
         self._load()
-        given = [torch.from_numpy(np.require(array, requirements="CW")) for array in arrays]
+        given = [torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays]
         try:
             outputs = self._method(given)
         except RuntimeError as error:
