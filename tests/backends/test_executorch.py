@@ -98,6 +98,7 @@ def test_all_of_a_common_network_is_one_part_of_xnnpack(in_float, in_int8):
         assert (facts["delegates"], facts["delegated_share"]) == (1, 1.0)
 
 
+@pytest.mark.slow
 def test_int8_layers_give_the_codes_of_the_quantized_program(in_int8, tmp_path):
     legal, artifact = in_int8
     facts = artifact.manifest.facts
@@ -214,6 +215,7 @@ assert not compilers, compilers
 """
 
 
+@pytest.mark.slow
 def test_an_artifact_loads_without_the_compiler(conv, in_float, tmp_path):
     x = torch.randn(3, 3, 8, 8)
     np.save(tmp_path / "x.npy", x.numpy())
