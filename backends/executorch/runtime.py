@@ -85,7 +85,11 @@ class Model:
                         model.unload()
                     extension._unsafe_reset_threadpool(self._threads)
                 if self._method is None:
-                    self.program = extension._load_program(str(self._path), enable_etdump=self._traced)
+                    self.program = extension._load_program(
+                        str(self._path),
+                        enable_etdump=self._traced,
+                        program_verification=extension.Verification.InternalConsistency,
+                    )
                     self._method = self.program.load_method(_METHOD)
             except RuntimeError as error:
                 lines = [line.strip() for line in told.getvalue().splitlines()]
