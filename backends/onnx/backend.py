@@ -135,8 +135,11 @@ class Onnx(Backend):
         return standalone(self.threads, self.optimization_level, self.arena, float16=float16)
 
     def cannot_build(self, target: Target) -> str | None:
-        """What is missing here. The file runs anywhere, and is checked and timed where the target's kernels are."""
-        return self.missing()
+        """What is missing here, or that ONNX Runtime runs on no microcontroller. The file runs anywhere else.
+
+        It is checked and timed where the target's kernels are.
+        """
+        return "ONNX Runtime needs an operating system" if target.is_bare_metal else self.missing()
 
     def elsewhere(self, manifest: Manifest) -> str | None:
         """That the runtime installed here has no kernels for a GPU, or that int8 weights overflow in those for this processor."""

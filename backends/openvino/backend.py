@@ -118,7 +118,7 @@ class Openvino(Backend):
 
     def cannot_build(self, target: Target) -> str | None:
         """What is missing here, or that OpenVINO does not run on the target's processor."""
-        if not target.triple.startswith(("x86_64", "aarch64")):
+        if not target.triple.startswith(("x86_64", "aarch64")) or target.triple.endswith("-ios"):
             return f"OpenVINO runs on x86_64 and aarch64, not on {target.triple}; take the backend onnx"
         return super().cannot_build(target)
 

@@ -59,6 +59,14 @@ class Backend:
         """The passes that legalize any program for this backend, as text; none by default."""
         return ""
 
+    def largest_sizes(self, program: Program) -> dict[str, int]:
+        """Upper bounds of dynamic sizes by their symbol, for a runtime that plans memory for the largest; none by default.
+
+        They become the program's, so that what is built is compared within them; larger batches are run in parts.
+        Raises BackendError for a size whose bound only the user can know.
+        """
+        return {}
+
     def quant_policy(self, target: Target) -> Policy:
         """What to quantize and how, so that this backend's integer kernels for ``target`` are used."""
         return Policy()
@@ -101,8 +109,10 @@ class Backend:
     def cannot_build(self, target: Target) -> str | None:
         """Why this machine cannot build for ``target``, with the way out; None if it can.
 
-        By default a missing package, or a GPU as the target.
+        By default a missing package, or a target that is a GPU or has no operating system.
         """
+        if target.is_bare_metal:
+            return "its runtime needs an operating system"
         return "it has no kernels for GPUs" if "cuda" in target.features else self.missing()
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:

@@ -94,7 +94,10 @@ class Interface(BaseModel):
 
 
 class Manifest(Interface):
-    """All of ``manifest.json``. ``facts`` is what the backend's ``build`` returned; unknown fields are kept."""
+    """All of ``manifest.json``. ``facts`` is what the backend's ``build`` returned; unknown fields are kept.
+
+    ``splits``: whether a batch above its upper bound is run in parts, as no example has a say in another's result.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -106,6 +109,7 @@ class Manifest(Interface):
     versions: dict[_Line, Annotated[str, Field(pattern=r"^[\w.!+-]{1,100}$")]] = {}
     files: Files
     facts: dict[str, Any] = {}
+    splits: bool = False
     choice: dict[str, Any] | None = None
     measured: dict[str, Any] | None = None
 

@@ -22,7 +22,8 @@ class Policy:
     when all their inputs are. ``pairs_in_16_bits``: whether kernels add products in pairs in 16 bits, so that pairs of
     weights are bounded (:mod:`fxopt.target.int8_pairs`). ``per_channel``: a scale for each output channel of a weight, or
     one for all. ``products``: whether products of two computed values, as those of attention, are quantized too, on both
-    sides.
+    sides. ``linear_output``: whether a linear's output, after the activation that its kernel fuses, is quantized too.
+    ``one_scale``: ops whose kernels want one scale for all their inputs and their output.
     """
 
     convolution_output: Literal["always", "between_integers", "never"] = "always"
@@ -34,3 +35,5 @@ class Policy:
     activations: Activations = "uint8"
     per_channel: bool = True
     products: bool = False
+    linear_output: bool = False
+    one_scale: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from fxopt.driver.artifact_cache import build_files
 from fxopt.driver.interface import interface
 from fxopt.errors import BackendError
 from fxopt.ir.program import Program
+from fxopt.numerics.independent_examples import has_independent_examples
 from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.pass_manager.step_cache import StepCache
 from fxopt.pass_manager.verify import Verify
@@ -32,13 +33,16 @@ def legalized(
     workload: Workload | None = None,
     cache: StepCache | None = None,
 ) -> Program:
-    """The program legalized for the backend, refused nodes included."""
+    """The program legalized for the backend, refused nodes included, with the bounds that it needs of its sizes."""
     passes = Pipeline.parse(backend.legalize())
     legal = passes.run(
         program, watchers=(Verify(),), workload=workload, target=target, backend=backend, cache=cache,
         told_at=logging.DEBUG,
-    )  # fmt: skip
-    return legal.program
+    ).program  # fmt: skip
+    if bounds := backend.largest_sizes(legal):
+        legal = legal.copy()
+        legal.ranges |= {symbol: (legal.ranges.get(symbol, (1, None))[0], high) for symbol, high in bounds.items()}
+    return legal
 
 
 def lower(
@@ -65,7 +69,13 @@ def lower(
     check_weights(facts, str(backend), target)
     manifest = Manifest(
         **dict(facing), backend=str(backend), target=target, recipe=recipe, history=list(program.history),
-        versions=versions(), files=describe_files(out), facts=facts,
+        versions=versions(), files=describe_files(out), facts=facts, splits=_may_split(program, legal),
     )  # fmt: skip
     write_json(out / MANIFEST, manifest.to_dict())
     return legal, load_to_check(out, target)
+
+
+def _may_split(program: Program, legal: Program) -> bool:
+    """Whether the backend bounded the batch, and a larger one may be run in parts."""
+    batch = next((symbol for symbol, name in legal.dims().items() if name == "batch"), "")
+    return legal.ranges.get(batch) != program.ranges.get(batch) and has_independent_examples(legal)

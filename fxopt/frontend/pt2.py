@@ -33,17 +33,19 @@ _EXTRA = "fxopt.json"
 _PLAIN = (tuple, list, dict)
 
 
-def export_program(program: Program) -> torch.export.ExportedProgram:
+def export_program(program: Program, *, largest: bool = False) -> torch.export.ExportedProgram:
     """Export the graph as it stands now, with its weights' names and its dynamic dims.
 
     Each dynamic size becomes one ``torch.export.Dim`` named as :meth:`Program.dims` names it (the first one ``batch``)
     with the bounds of ``program.ranges``; a size derived from others is left for torch to infer. Example inputs whose
-    dynamic dims have size 1 are repeated to 2, as torch takes 1 for a constant.
+    dynamic dims have size 1 are repeated to 2, as torch takes 1 for a constant. With ``largest`` they have the upper bounds
+    of their sizes, where there are some: kernels that torch chooses by size narrow a range, never below the example.
 
     Raises CaptureError where the graph cannot be exported, or a dynamic dim would become fixed.
     """
     _know_quantized_ops()
-    leaves = [_resize(leaf, want) for leaf, want in zip(program.example_leaves(), _wide_sizes(program), strict=True)]
+    sizes = _wide_sizes(program, largest)
+    leaves = [_resize(leaf, want) for leaf, want in zip(program.example_leaves(), sizes, strict=True)]
     args, kwargs = pytree.tree_unflatten(leaves, pytree.tree_structure((program.args, program.kwargs)))
     try:
         exported = _export(program, args, kwargs, named=True)
@@ -199,8 +201,11 @@ def _dynamic_shapes(program: Program, args: Any, kwargs: Any, *, named: bool) ->
     return dynamic_shapes(program.module, args, kwargs, shapes)
 
 
-def _wide_sizes(program: Program) -> list[tuple[int, ...] | None]:
-    """Sizes for the example inputs at which every dynamic size is at least 2; None for an input that is no tensor."""
+def _wide_sizes(program: Program, largest: bool) -> list[tuple[int, ...] | None]:
+    """Sizes for the example inputs at which every dynamic size is at least 2, or the ``largest`` that has a bound.
+
+    None for an input that is no tensor.
+    """
     values: dict[Any, int] = {}
     sizes: list[tuple[Any, ...] | None] = []
     for node in program.inputs():
@@ -212,8 +217,10 @@ def _wide_sizes(program: Program) -> list[tuple[int, ...] | None]:
         sizes.append(tuple(s.node.expr if isinstance(s, torch.SymInt) else int(s) for s in shape))
         for size in (s for s in shape if isinstance(s, torch.SymInt)):
             for symbol in size.node.expr.free_symbols:
-                low = program.ranges.get(str(symbol), (0, None))[0]
+                low, high = program.ranges.get(str(symbol), (0, None))
                 values[symbol] = max(int(size.node.shape_env.backed_var_to_val[symbol]), 2, low)
+                if largest and high is not None:
+                    values[symbol] = high
     return [
         None if s is None else tuple(int(n if isinstance(n, int) else n.xreplace(values)) for n in s) for s in sizes
     ]

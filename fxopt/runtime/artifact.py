@@ -20,6 +20,7 @@ from fxopt.errors import BackendError, FxoptError, UsageError, text_of
 from fxopt.runtime import treespec
 from fxopt.runtime.device import Device, device_of
 from fxopt.runtime.generate import Decoder, Prompts, Sampling, generate
+from fxopt.runtime.parts import BATCH, run_in_parts
 from fxopt.runtime.read_manifest import read_manifest
 from fxopt.support.html import fold, table, words
 from fxopt.target import Target
@@ -45,9 +46,11 @@ class Artifact:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. Inputs nest as at capture; outputs are numpy arrays nested as the model nests its own.
 
+        A batch that is larger than the model was built for is run in parts, where its examples are independent.
         Raises UsageError for inputs of another structure, shape or dtype.
         """
-        return treespec.assemble(self.manifest.out_tree, self.runner(self.arrays(*args, **kwargs)))
+        arrays = self.arrays(*args, **kwargs)
+        return treespec.assemble(self.manifest.out_tree, run_in_parts(self.runner, arrays, self.manifest))
 
     def generate(
         self,
@@ -96,6 +99,9 @@ class Artifact:
         leaves = treespec.flatten_as(self.manifest.in_tree, [list(args), kwargs])
         arrays = []
         sizes: dict[str, int] = {}
+        dims = self.manifest.dims
+        if self.manifest.splits:
+            dims = dims | {BATCH: (dims[BATCH][0], None)}
         for value, fact in zip(leaves, self.manifest.inputs, strict=True):
             if isinstance(fact, ConstantInput):
                 if value != fact.constant:
@@ -103,7 +109,7 @@ class Artifact:
                         f"input {fact.name!r} was captured as the constant {fact.constant!r}, got {value!r}"
                     )
                 continue
-            arrays.append(_checked(np.asarray(value), fact, sizes, self.manifest.dims))
+            arrays.append(_checked(np.asarray(value), fact, sizes, dims))
         return arrays
 
     def random_inputs(self, batch: int = 1, seed: int = 0) -> tuple[list[Any], dict[str, Any]]:

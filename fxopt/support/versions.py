@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 
-_PACKAGES = ("fxopt", "torch", "numpy", "tensorly", "onnx", "onnxscript", "onnxruntime", "apache-tvm", "openvino")
+_PACKAGES = (
+    "fxopt",
+    "torch",
+    "numpy",
+    "tensorly",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "apache-tvm",
+    "openvino",
+    "executorch",
+)
 
 
 def versions() -> dict[str, str]:

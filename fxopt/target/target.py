@@ -47,6 +47,11 @@ class Target:
         return self.triple.startswith("x86_64")
 
     @property
+    def is_bare_metal(self) -> bool:
+        """Whether the device has no operating system, as microcontrollers."""
+        return "-none-" in self.triple
+
+    @property
     def int8_saturates(self) -> bool:
         """Whether int8 kernels add pairs of u8·s8 products in 16 bits, which overflow: x86 before VNNI."""
         return self.is_x86 and not self.features & {"avx512-vnni", "avx-vnni", "amx-int8"}

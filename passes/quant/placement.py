@@ -74,7 +74,8 @@ def place(
         assert isinstance(source, fx.Node)
         result.edges.add((source, node))
         result.values.setdefault(source, source)
-        if op_name(node) in DIRECT and activated(node) in outputs:
+        gives_codes = policy.linear_output if op_name(node) == "aten.linear" else activated(node) in outputs
+        if gives_codes:
             result.values[activated(node)] = activated(node)
             result.whole.add(activated(node))
     for node in (n for n in program.graph.nodes if n in integer):
@@ -84,7 +85,7 @@ def place(
         result.whole.add(out)
     for node in result.products:
         _place_product(node, policy, result)
-    _share_scales(program, result)
+    _share_scales(program, policy, result)
     return result
 
 
@@ -223,7 +224,19 @@ def _tensor_operands(node: fx.Node) -> list[Any]:
     return [node.args[0]]
 
 
-def _share_scales(program: Program, result: Placement) -> None:
+def _share_scales(program: Program, policy: Policy, result: Placement) -> None:
+    """Let what has the same numbers have the same scale, and what a kernel wants alike the scale of the first, for all of it."""
+    groups: list[set[fx.Node]] = []
     for node in program.graph.nodes:
-        if node in result.values and same_numbers(node) and node.args[0] in result.values:
+        if node not in result.values:
+            continue
+        if same_numbers(node) and node.args[0] in result.values:
             result.values[node] = result.values[node.args[0]]
+        elif op_name(node) in policy.one_scale and all(result.quantizes(n, node) for n in node.all_input_nodes):
+            alike = {result.values[value] for value in (node, *node.all_input_nodes)}
+            joined = [group for group in groups if group & alike]
+            groups = [group for group in groups if not group & alike] + [alike.union(*joined)]
+    for owners in groups:
+        first = min(owners)
+        result.pooled |= owners - {first}
+        result.values |= {value: first for value, owner in result.values.items() if owner in owners}

@@ -5,6 +5,9 @@ import pytest
 from fxopt import registry
 from fxopt.testing import checks_of
 
+_SLOW = {"executorch"}
+"""Backends whose compiler takes seconds for the smallest program; their own tests build one."""
+
 
 def _checks(kind):
     for name in registry.names(kind):
@@ -13,7 +16,9 @@ def _checks(kind):
         except Exception as error:  # a registered name that cannot load is a failure of its own, not of the collection
             yield pytest.param(name, error, id=f"{name}-loads")
             continue
-        yield from (pytest.param(name, check, id=f"{name}-{check.name.replace(' ', '-')}") for check in checks)
+        for check in checks:
+            marks = [pytest.mark.slow] * (name in _SLOW and check.name.startswith("builds"))
+            yield pytest.param(name, check, marks=marks, id=f"{name}-{check.name.replace(' ', '-')}")
 
 
 def _run(check):
