@@ -107,7 +107,10 @@ class Pipeline:
             from fxopt.pass_manager.verify import Verify
 
             data = workload.data if workload is not None else None
-            watchers = (*((MetricWatcher(data),) if data is not None else ()), Verify())
+            measured = callable(
+                getattr(data, "evaluate", None)
+            )  # data for calibration or training alone need not have it
+            watchers = (*((MetricWatcher(data),) if data is not None and measured else ()), Verify())
         context = Context(workload, target, backend, program)
         leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
         line = Line([leaf for leaf, _ in leaves], tuple(watchers), context, program.copy(), told_at)
