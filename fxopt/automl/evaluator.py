@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +102,11 @@ class Evaluator:
         self._ms = latency_ms
 
     def run(self, point: Point, rung: Rung) -> dict[str, Any]:
-        """Figures known after a rung; after the last also ``backend``, with the fastest runtime options."""
+        """Figures known after a rung, and its ``seconds``; after the last also ``backend``, with its fastest runtime options."""
+        began = time.perf_counter()
+        return {**self._run(point, rung), "seconds": time.perf_counter() - began}
+
+    def _run(self, point: Point, rung: Rung) -> dict[str, Any]:
         plan = replace(self._plan, pipeline=Pipeline.parse(rung.passes), backend=find_backend(point.backend))
         if rung.name == "final":
             return self._final(point, plan)

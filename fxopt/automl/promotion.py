@@ -1,26 +1,36 @@
-"""Which recipes go on to the next rung: the best third of those that have reached this one.
+"""Which recipes go on to the next rung: the best share of those that have reached this one.
 
 Asynchronous successive halving (Li et al. 2020, ASHA) for several objectives: ranked by whether the limits are kept, then
-front by front and by crowding (Schmucker et al. 2021, MO-ASHA). A recipe is ranked once, as it arrives.
+front by front and by crowding (Schmucker et al. 2021, MO-ASHA). A recipe is ranked once, as it arrives. There the best
+third goes on, as each rung has three times the resources of the one before; here the share is the ratio of what the two
+rungs were measured to cost, as a rung that costs no more than what is known already saves nothing by refusing.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from fxopt.automl.goals import Figures, Goals
 from fxopt.automl.pareto import ranked
 
-REDUCTION = 3
+LEAST_SHARE = 1 / 3
 
 
-def promoted(mine: Figures, others: Sequence[Figures], goals: Goals, original: Figures) -> bool:
-    """Whether ``mine`` is among the best third of all figures of a rung; the first always is."""
+def share_of(rung: Sequence[float], following: Sequence[float]) -> float:
+    """The share of recipes that go on, from seconds that others spent on a rung and on the next one: all if not known."""
+    if not rung or not following:
+        return 1.0
+    return min(max(statistics.median(rung) / max(statistics.median(following), 1e-9), LEAST_SHARE), 1.0)
+
+
+def promoted(mine: Figures, others: Sequence[Figures], goals: Goals, original: Figures, share: float) -> bool:
+    """Whether ``mine`` is in the best ``share`` of all figures of a rung; the first always is."""
     figures = [*others, mine]
     kept = [max(_known(goals, f, original).values(), default=0.0) <= 0 for f in figures]
     order = [i for good in (True, False) for i in _ranked([j for j, k in enumerate(kept) if k == good], figures, goals)]
-    return order.index(len(others)) < math.ceil(len(figures) / REDUCTION)
+    return order.index(len(others)) < math.ceil(len(figures) * share)
 
 
 def _ranked(indices: list[int], figures: list[Figures], goals: Goals) -> list[int]:

@@ -29,6 +29,8 @@ class Record(BaseModel):
     reason: str | None = None
     figures: dict[str, float] = {}
     rungs: dict[str, dict[str, float]] = {}
+    spent: dict[str, float] = {}
+    """Seconds of each rung, by its name."""
     preset: str | None = None
     runs_on: str | None = None
     """The backend with the options of its runtime that measured fastest."""

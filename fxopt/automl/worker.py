@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 import uuid
@@ -15,7 +16,7 @@ import optuna
 
 from fxopt.automl.apart import Apart, OutOfTime, TrialFailed, TrialRefused
 from fxopt.automl.goals import Goals
-from fxopt.automl.promotion import promoted
+from fxopt.automl.promotion import promoted, share_of
 from fxopt.automl.records import KEY, Record
 from fxopt.automl.rungs import Rung, ladder
 from fxopt.automl.space import Point, Space
@@ -123,19 +124,20 @@ class Worker:
         """Climb rung by rung, until a limit is missed, others are better, or the top."""
         try:
             rungs = ladder(record.point, self._space)
-            for rung in rungs:
+            for rung, following in itertools.zip_longest(rungs, rungs[1:]):
                 answer = self._apart.call(
                     "run", record.point, rung, deadline=self._until.deadline, seconds=self._patience()
                 )
                 record.figures |= answer.pop("figures")
+                record.spent[rung.name] = round(answer.pop("seconds"), 3)
                 record.rungs[rung.name] = dict(record.figures)
                 if rung is rungs[-1]:
                     record.runs_on, record.kept = answer["backend"], answer["kept"]
                     record.held_out, record.why = answer["held_out"], "done"
                 elif (missed := self._missed(record)) is not None:
                     record.why, record.reason = "limit", missed
-                elif rung.compares and record.preset is None and not self._promoted(record, rung):
-                    record.why, record.reason = "behind", f"not among the best third at {rung.name}"
+                elif rung.compares and record.preset is None and not self._promoted(record, rung, following):
+                    record.why, record.reason = "behind", f"not among the best at {rung.name}"
                 if record.why is not None:
                     return
                 trial.set_user_attr(KEY, record.model_dump(mode="json"))
@@ -156,9 +158,12 @@ class Worker:
                 return f"{what} {record.figures[what]:.4g}, limit {self._goals.bound(what, self._original()):.4g}"
         return None
 
-    def _promoted(self, record: Record, rung: Rung) -> bool:
-        others = [r.rungs[rung.name] for r in self._study.records() if rung.name in r.rungs and r.why != "failed"]
-        return promoted(record.rungs[rung.name], others, self._goals, self._original())
+    def _promoted(self, record: Record, rung: Rung, following: Rung) -> bool:
+        records = [r for r in self._study.records() if r.why != "failed"]
+        others = [r.rungs[rung.name] for r in records if rung.name in r.rungs]
+        here, there = ([r.spent[name] for r in records if name in r.spent] for name in (rung.name, following.name))
+        share = share_of(here, there)
+        return promoted(record.rungs[rung.name], others, self._goals, self._original(), share)
 
     def _violations(self, record: Record) -> dict[str, float]:
         """For the sampler: at most 0 where a limit is kept; ``legal`` for recipes that failed or cannot be built."""

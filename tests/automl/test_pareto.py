@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fxopt.automl.goals import Goals, Limit
 from fxopt.automl.pareto import crowding, dominates, front, hypervolume, ranked
-from fxopt.automl.promotion import promoted
+from fxopt.automl.promotion import promoted, share_of
 
 points = st.lists(st.tuples(*[st.integers(0, 6).map(float)] * 3), min_size=1, max_size=12)
 
@@ -61,7 +61,7 @@ def test_a_third_goes_on_and_the_first_always():
     seen, gone = [], 0
     for i in range(60):
         mine = _figures(float(rng.uniform(0.01, 1)), float(rng.uniform(1, 2)))
-        went = promoted(mine, seen, GOALS, {})
+        went = promoted(mine, seen, GOALS, {}, 1 / 3)
         assert went or i > 0
         gone += went
         seen.append(mine)
@@ -72,5 +72,13 @@ def test_a_third_goes_on_and_the_first_always():
 def test_who_breaks_a_limit_is_behind_all_who_keep_it(best):
     others = [_figures(0.5, 1.5) for _ in range(8)]
     mine = _figures(0.001 if best else 0.9, 1.0 if best else 1.9, macs=3.0)
-    assert not promoted(mine, others, GOALS, {})
-    assert promoted(_figures(0.001, 1.0), [*others, mine], GOALS, {})
+    assert not promoted(mine, others, GOALS, {}, 1 / 3)
+    assert promoted(_figures(0.001, 1.0), [*others, mine], GOALS, {}, 1 / 3)
+    assert promoted(mine, others, GOALS, {}, 1.0), "who goes on for nothing"
+
+
+def test_as_many_go_on_as_the_next_rung_costs_more():
+    """Three times the epochs, a third; no more than what was spent, all; and all while nobody knows."""
+    assert share_of([2.0, 2.0, 90.0], [4.0, 4.0]) == 0.5
+    assert share_of([1.0], [3.0]) == share_of([1.0], [30.0]) == 1 / 3
+    assert share_of([3.0], [2.0]) == share_of([], [2.0]) == share_of([2.0], []) == 1.0
