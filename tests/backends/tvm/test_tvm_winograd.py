@@ -62,7 +62,7 @@ class _Block(nn.Module):
 @pytest.mark.parametrize("rows", [(3, 21), (90, 110)], ids=["one strip", "strips"])
 @given(data=st.data())
 @settings(
-    max_examples=6, deadline=None, derandomize=True,
+    max_examples=4, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 def test_filtered_convolutions_are_those_of_float64(tmp_path_factory, rows, data):
