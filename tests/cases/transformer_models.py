@@ -292,8 +292,12 @@ def turned(program: Program) -> tuple[Program, Row]:
 
 
 def _reasons(steps: Sequence[StepResult]) -> tuple[str, ...]:
-    """One for each kind of place: by the pass and the line of the model."""
-    found = {(step.text.partition("(")[0], skip.source): skip.reason for step in steps for skip in step.skips}
+    """One for each kind of place: by the pass and the line of the model, wherever its package is installed."""
+    found = {
+        (step.text.partition("(")[0], skip.source.rpartition("site-packages/")[2]): skip.reason
+        for step in steps
+        for skip in step.skips
+    }
     return tuple(f"`{name}` at {source}: {reason}" for (name, source), reason in sorted(found.items()))
 
 
