@@ -188,7 +188,7 @@ def _manifest_values(good: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
         ("facts", "overflows_in_16_bits"),
         ("facts", "float16"),
     ]
-    optional = {"recipe", "history", "versions", "facts", "schema_version", "choice", "measured"}
+    optional = {"recipe", "history", "versions", "facts", "schema_version", "choice", "measured", "splits"}
     for place in places:
         for name, value in _NOT.items():
             changed = copy.deepcopy(good)
