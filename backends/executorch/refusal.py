@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.backend import refuses_training
 from fxopt.backends.executorch.runtime import library, quiet
 from fxopt.ir.alias_analysis import written
 from fxopt.ir.decompose import decomposed
-from fxopt.ir.op_table import arguments, family, updates_statistics
+from fxopt.ir.op_table import arguments, family
 from fxopt.ir.printer import op_name
 
 _WAY_OUT = "replace it by other ops before the build"
@@ -50,10 +51,8 @@ def refuses(node: fx.Node) -> str | None:
 
 
 def _not_as_called(node: fx.Node, name: str) -> str | None:
-    if updates_statistics(node):
-        return (
-            f"{name} is in training mode, and takes the statistics of each batch; capture the model after model.eval()"
-        )
+    if reason := refuses_training(node):
+        return reason
     if name.startswith("aten.conv") and arguments(node)["weight"].meta["val"].dim() == 5:
         return f"ExecuTorch's convolutions are over lines and images, {name} here is over volumes; use the backend onnx"
     if name == "aten.prelu" and node.args[0].meta["val"].dim() != 4:  # type: ignore[union-attr]

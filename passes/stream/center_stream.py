@@ -12,7 +12,7 @@ from torch import fx
 from fxopt import Program, graph_pass
 from fxopt.ir.op_table import arguments
 from fxopt.ir.printer import op_name
-from fxopt.passes.stream.channels import sizes, width_of
+from fxopt.passes.stream.channels import is_norm_over, sizes, width_of
 from fxopt.passes.stream.find_stream import Stream, find_stream
 from fxopt.passes.stream.fold_affine import affine_readers, fold_affine, has_affine
 from fxopt.passes.stream.layers import WeightChanges, applied
@@ -70,7 +70,10 @@ def center_stream(
             continue
         value = arguments(norm)["input"]
         stream = find_stream(program, (value, len(sizes(value)) - 1), channels)
-        norms = [norm, *(reader for reader, _ in stream.readers if _is_norm(reader, channels) and reader is not norm)]
+        norms = [
+            norm,
+            *(reader for reader, _ in stream.readers if is_norm_over(reader, _NORM, channels) and reader is not norm),
+        ]
         done |= set(norms)
         reason = _declined(program, stream, norm) or budget.refuses([f[0] for f in stream.foreign], channels)
         if reason:
@@ -83,17 +86,12 @@ def center_stream(
         _to_rms_norm(program, norm, width_of(norm) or 0)
 
 
-def _is_norm(node: fx.Node, channels: int) -> bool:
-    return node.op == "call_function" and op_name(node) == _NORM and width_of(node) == channels
-
-
 def _declined(program: Program, stream: Stream, norm: fx.Node) -> str | None:
     """Why the mean of a stream cannot be left out."""
-    if stream.broken:
-        node, reason = stream.broken
-        return reason if node in norm.all_input_nodes else f"{reason} (%{node.name})"
+    if reason := stream.why_broken(norm):
+        return reason
     for reader, value in stream.readers:
-        if not _is_norm(reader, stream.channels):
+        if not is_norm_over(reader, _NORM, stream.channels):
             name = op_name(reader) if reader.op == "call_function" else "an output of the model"
             return f"{name} reads %{value.name} of its stream, the mean included (%{reader.name})"
     for value, reader, dim in stream.foreign:

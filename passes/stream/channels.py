@@ -193,3 +193,8 @@ def width_of(norm: fx.Node) -> int | None:
     """The number of channels that a layer or RMS norm is over, if these are the last dim alone."""
     shape = arguments(norm)["normalized_shape"]
     return int(shape[0]) if len(shape) == 1 and shape[0] > 1 else None
+
+
+def is_norm_over(node: fx.Node, op: str, channels: int) -> bool:
+    """Whether a node is a norm ``op`` over so many channels alone."""
+    return node.op == "call_function" and op_name(node) == op and width_of(node) == channels

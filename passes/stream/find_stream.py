@@ -33,6 +33,13 @@ class Stream:
     broken: tuple[fx.Node, str] | None = None
     """Why it cannot be changed as a whole, said about a node."""
 
+    def why_broken(self, norm: fx.Node) -> str | None:
+        """Why it cannot be changed as a whole, for a report about one of its norms."""
+        if self.broken is None:
+            return None
+        node, reason = self.broken
+        return reason if node in norm.all_input_nodes else f"{reason} (%{node.name})"
+
 
 def find_stream(program: Program, start: Source, channels: int, through: Through = lambda _: False) -> Stream:
     """The stream that a value belongs to whose dim holds so many channels.

@@ -12,8 +12,7 @@ from torch import fx
 
 from fxopt import Context, Program, graph_pass
 from fxopt.ir.op_table import arguments
-from fxopt.ir.printer import op_name
-from fxopt.passes.stream.channels import sizes, width_of
+from fxopt.passes.stream.channels import is_norm_over, sizes, width_of
 from fxopt.passes.stream.find_stream import Stream, find_stream
 from fxopt.passes.stream.fold_affine import affine_readers, fold_affine, has_affine
 from fxopt.passes.stream.layers import Read, WeightChanges, applied, read_by
@@ -125,19 +124,15 @@ def _rotatable(program: Program, budget: MatrixBudget) -> list[_Found]:
 
 
 def _is_bare(node: fx.Node, channels: int) -> bool:
-    return _is_norm(node, channels) and arguments(node)["weight"] is None
-
-
-def _is_norm(node: fx.Node, channels: int) -> bool:
-    return node.op == "call_function" and op_name(node) == _NORM and width_of(node) == channels
+    return is_norm_over(node, _NORM, channels) and arguments(node)["weight"] is None
 
 
 def _sorted(program: Program, stream: Stream) -> _Found:
-    found = _Found(stream, [value for value in stream.values if _is_norm(value, stream.channels)])
+    found = _Found(stream, [value for value in stream.values if is_norm_over(value, _NORM, stream.channels)])
     for reader, value in stream.readers:
         if (read := read_by(program, reader, value, stream.values[value])) is not None:
             found.layers.append(read)
-        elif _is_norm(reader, stream.channels) and program.tensor(arguments(reader)["weight"]) is not None:
+        elif is_norm_over(reader, _NORM, stream.channels) and program.tensor(arguments(reader)["weight"]) is not None:
             found.weighted.append(reader)
             found.norms.append(reader)
         else:
@@ -148,9 +143,8 @@ def _sorted(program: Program, stream: Stream) -> _Found:
 def _declined(found: _Found, norm: fx.Node) -> str | None:
     """Why a stream stays in its basis."""
     stream = found.stream
-    if stream.broken:
-        node, reason = stream.broken
-        return reason if node in norm.all_input_nodes else f"{reason} (%{node.name})"
+    if reason := stream.why_broken(norm):
+        return reason
     if not found.layers:
         return "no layer reads its stream with a stored weight: another basis would be of no use"
     for value, reader, dim in (*stream.foreign, *((v, r[0], stream.values[v]) for v, r in found.leaving.items())):
