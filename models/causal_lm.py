@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxopt.errors import OptionError, UnknownNameError, UsageError, last_line
+from fxopt.errors import UnknownNameError, UsageError, last_line
 from fxopt.frontend.capture import capture
 from fxopt.models.randomize import randomize
-from fxopt.models.transformers_zoo import small_config
+from fxopt.models.transformers_zoo import SEED, Called, made_small, small_config
 from fxopt.models.vision_import import import_transformers
 from fxopt.workload import Data, Workload
 
@@ -127,24 +127,7 @@ def causal_lm_workload(name: str) -> Workload:
 
 def _small(name: str) -> nn.Module:
     transformers = import_transformers()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            config = small_config(name, use_cache=True)
-            model = transformers.AutoModelForCausalLM.from_config(config).eval()
-            randomize(_Logits(model), (torch.randint(8, 200, (2, 16)),), seed=0)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise OptionError(f"causal_lm:{name} does not run when it is made small: {reason}") from error
+    with made_small(f"causal_lm:{name}"):
+        model: nn.Module = transformers.AutoModelForCausalLM.from_config(small_config(name, use_cache=True)).eval()
+        randomize(Called(model, {"input_ids": torch.randint(8, 200, (2, 16))}), (), seed=SEED)
     return model
-
-
-class _Logits(nn.Module):
-    """What is called to measure the weights that are drawn."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=ids).logits

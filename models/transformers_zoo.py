@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from fxopt.models.synthetic import synthetic_batch
 from fxopt.models.vision_import import import_transformers
 from fxopt.workload import Workload
 
-_SEED = 0
+SEED = 0
 _SIDE = 64
 _SMALL = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "word_embed_proj_dim"), 64),
@@ -64,18 +65,25 @@ def _build(name: str, attention: str | None, length: int) -> tuple[nn.Module, di
     """The model, and one example of what it takes."""
     transformers = import_transformers()
     options = {} if attention is None else {"attn_implementation": attention}
+    with made_small(f"transformers:{name}"):
+        config = small_config(name)
+        model = transformers.AutoModel.from_config(config, **options).eval()
+        model.register_forward_hook(_tensors)
+        inputs = _inputs(model, length)
+        randomize(Called(model, inputs), (), seed=SEED)
+    return model, {key: value[:1] for key, value in inputs.items()}
+
+
+@contextlib.contextmanager
+def made_small(spec: str) -> Iterator[None]:
+    """Random weights from a fixed seed inside; OptionError, in the name of ``spec``, for an architecture that does not run."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
+        torch.manual_seed(SEED)
         try:
-            config = small_config(name)
-            model = transformers.AutoModel.from_config(config, **options).eval()
-            model.register_forward_hook(_tensors)
-            inputs = _inputs(model, length)
-            randomize(_Called(model, inputs), (), seed=_SEED)
+            yield
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            raise OptionError(f"transformers:{name} does not run when it is made small: {reason}") from error
-    return model, {key: value[:1] for key, value in inputs.items()}
+            raise OptionError(f"{spec} does not run when it is made small: {reason}") from error
 
 
 def small_config(name: str, **options: Any) -> Any:
@@ -147,7 +155,7 @@ def _sound(config: Any) -> torch.Tensor:
     return torch.randn(2, _SMALL["max_length"], bins) if positions is None else torch.randn(2, bins, 2 * positions)
 
 
-class _Called(nn.Module):
+class Called(nn.Module):
     """A model with its keywords filled in."""
 
     def __init__(self, model: nn.Module, kwargs: dict[str, torch.Tensor]) -> None:
@@ -155,4 +163,5 @@ class _Called(nn.Module):
         self.model, self.kwargs = model, kwargs
 
     def forward(self) -> Any:
+        """What the model gives."""
         return self.model(**self.kwargs)

@@ -18,8 +18,7 @@ from torch import fx
 from fxopt.ir.op_table import arguments, bounds, family
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import relative_error
-from fxopt.numerics.execute import untouched
-from fxopt.numerics.float64 import widen
+from fxopt.numerics.execute import replayed
 
 _FAR_SHARE = 1e-3
 """The share of elements that may be more than a step off for other ops than convolutions and products."""
@@ -69,9 +68,7 @@ def check_values(
     """
     here = {node.name: node for node in program.graph.nodes}
     replay = _Replay(twin.module, here, codes)
-    with torch.no_grad(), untouched(twin):
-        results = replay.run(*map(widen, inputs), enable_io_processing=False)
-    results = list(results) if isinstance(results, (tuple, list)) else [results]
+    results = replayed(replay, twin, inputs)
     tensors = [(n, r) for n, r in zip(program.outputs(), results, strict=True) if isinstance(r, torch.Tensor)]
     found = list(replay.found)
     for (node, want), got in zip(tensors, outputs, strict=True):

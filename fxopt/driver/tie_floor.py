@@ -16,8 +16,7 @@ from torch import fx
 from fxopt.driver.int8_check import ValueCheck
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import sqnr
-from fxopt.numerics.execute import untouched
-from fxopt.numerics.float64 import widen
+from fxopt.numerics.execute import replayed
 
 _DRAWS = 8
 """How often the values to change are drawn: the worst of these is the floor, as which ties differ is chance."""
@@ -32,8 +31,8 @@ def tie_floor(twin: Program, inputs: list[Any], checks: Sequence[ValueCheck]) ->
     counts = {check.value: check.near + check.far for check in checks if check.near + check.far}
     if not counts:
         return float("inf")
-    want = _OneStepOff(twin, {}, 0).outputs(inputs)
-    return min(sqnr(want, _OneStepOff(twin, counts, draw).outputs(inputs)) for draw in range(_DRAWS))
+    want = replayed(fx.Interpreter(twin.module), twin, inputs)
+    return min(sqnr(want, replayed(_OneStepOff(twin, counts, draw), twin, inputs)) for draw in range(_DRAWS))
 
 
 class _OneStepOff(fx.Interpreter):
@@ -41,13 +40,8 @@ class _OneStepOff(fx.Interpreter):
 
     def __init__(self, twin: Program, counts: Mapping[str, int], seed: int) -> None:
         super().__init__(twin.module)
-        self._twin, self._counts = twin, counts
+        self._counts = counts
         self._draws = torch.Generator().manual_seed(seed)
-
-    def outputs(self, inputs: list[Any]) -> list[Any]:
-        with torch.no_grad(), untouched(self._twin):
-            results = self.run(*map(widen, inputs), enable_io_processing=False)
-        return list(results) if isinstance(results, (tuple, list)) else [results]
 
     def run_node(self, n: fx.Node) -> Any:
         codes = super().run_node(n)

@@ -101,6 +101,13 @@ def started(interpreter: _Interpreter, inputs: list[Any]) -> _Interpreter:
     return interpreter
 
 
+def replayed(interpreter: fx.Interpreter, twin: Program, inputs: list[Any]) -> list[Any]:
+    """Flat outputs of an interpreter of ``twin``, a program in float64, on flat inputs; its state is as before."""
+    with torch.no_grad(), untouched(twin):
+        results = interpreter.run(*map(widen, inputs), enable_io_processing=False)
+    return list(results) if isinstance(results, (tuple, list)) else [results]
+
+
 @contextlib.contextmanager
 def untouched(program: Program) -> Iterator[None]:
     """Replace the buffers, and weights that the graph writes to, by copies, and restore them afterwards.
