@@ -1,10 +1,12 @@
-"""Shared by all tests: two threads, hypothesis without chance, goldens as text."""
+"""Shared by all tests: two threads, equal seeds, hypothesis without chance, goldens as text."""
 
 import hashlib
 import os
+import random
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +41,14 @@ def pytest_collection_modifyitems(items):
     # test_docs takes minutes, and no worker should be left alone with it; tests of the command line raise signals in this
     # process, which native runtimes that other tests have loaded may answer in their own way
     items.sort(key=lambda item: ("test_docs" not in item.nodeid, "tests/cli/" not in item.nodeid))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """What a test draws without a seed of its own does not depend on the tests that its worker ran before."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture
