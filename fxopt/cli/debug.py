@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 24
 """Rows of the table."""
+_BARS = 12
+"""Of a histogram."""
 _CLIPPED = 1e-3
 """Share of clipped values from which that is worth a line."""
 
@@ -51,16 +53,17 @@ def debug(
 
 def _table(found: Debugged) -> Listing:
     from fxopt.cli.layout import Column, Listing
+    from fxopt.support.sparkline import sparkline
 
     numbers = ("made", "in", "out", "cosine", "range", "clipped")
-    names = ("layer", *numbers, "error is", "source")
+    names = ("layer", *numbers, "histogram", "error is", "source")
     columns = [Column(name, right=name in numbers, apart=name == "source") for name in names]
     table = Listing("Values, by what their own layer makes of its inputs, the worst first", columns)
     for row in found.layers[:_SHOWN]:
         table.add(
             _name(row), _db(row.made_db), "" if row.in_db is None else _db(row.in_db), _db(row.out_db), f"{row.cosine:.4f}",
             f"{row.low:.3g}…{row.high:.3g}", f"{row.clipped:.2%}" if row.clipped else "",
-            "made here" if row.makes else "passed on", row.source,
+            sparkline(row.histogram[1:-1], _BARS).rstrip(), "made here" if row.makes else "passed on", row.source,
         )  # fmt: skip
     if left := found.layers[_SHOWN:]:
         table.caption = f"and {len(left)} better ones; --json has all"

@@ -82,7 +82,7 @@ def _measured(folder: Path, timed: bool, debugged: bool) -> Measured:
         from fxopt.driver.debug import debug
 
         for row in debug(folder).layers:
-            found[row.layer] = replace(found.get(row.layer, LayerFacts()), sqnr_db=row.made_db)
+            found[row.layer] = replace(found.get(row.layer, LayerFacts()), sqnr_db=row.made_db, histogram=row.histogram)
     return found
 
 

@@ -44,7 +44,8 @@ class LayerError(Part):
     ``made_db``: SQNR of the layer by itself, for the inputs that it had in the artifact. ``out_db``: that of the value in
     all. ``in_db``: that of the worst operand, None where it reads inputs alone. ``share``: how much of the value's noise
     originates in this layer, 0 to 1. ``low`` and ``high`` are the range in float, ``clipped`` the share of elements outside
-    that of the integers.
+    that of the integers. ``histogram`` counts the elements in float that are below that range, in 24 equal parts of it, and
+    above; empty for a value that is no integer.
     """
 
     name: str
@@ -60,6 +61,7 @@ class LayerError(Part):
     low: Real
     high: Real
     clipped: float = 0.0
+    histogram: list[int] = Field(default_factory=list)
 
     @property
     def makes(self) -> bool:
@@ -171,6 +173,7 @@ def _rows(seen: dict[str, Observed], program: Program) -> list[LayerError]:
                 out_db=value.all.sqnr_db, made_db=value.made.sqnr_db,
                 share=min(1.0, value.made.noise / noise) if noise else 0.0,
                 cosine=value.all.cosine, low=value.low, high=value.high, clipped=value.clipped / max(value.count, 1),
+                histogram=value.histogram,
             )
         )  # fmt: skip
     return rows

@@ -18,6 +18,9 @@ from fxopt.ir.program import Program
 from fxopt.numerics.error_sums import ErrorSums
 from fxopt.numerics.execute import started, untouched
 
+BINS = 24
+"""Equal parts of the range of the integers in which values are counted."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -32,6 +35,7 @@ class Observed:
     """Statistics of one value over all batches: its error in ``all``, and the part ``made`` since the values before it.
 
     ``low`` and ``high`` are the range of the reference; ``clipped`` of ``count`` elements are outside that of the integers.
+    ``histogram`` counts the reference below that range, in ``BINS`` equal parts of it, and above; empty without integers.
     ``reads`` are the nearest observed values before it.
     """
 
@@ -41,6 +45,7 @@ class Observed:
     high: float = float("-inf")
     clipped: int = 0
     count: int = 0
+    histogram: list[int] = field(default_factory=list)
     reads: tuple[str, ...] = ()
 
     def add(self, want: torch.Tensor, here: torch.Tensor, held: Held) -> None:
@@ -55,9 +60,18 @@ class Observed:
             outside, fits = (here < low) | (here > high), (want >= low) & (want <= high)
             counted = ~(outside & fits)
             self.clipped += int(((want < low) | (want > high)).sum())
+            counts = _counts(want, low, high)
+            self.histogram = [a + b for a, b in zip(self.histogram or [0] * len(counts), counts, strict=True)]
         self.made.add(here, held.value, counted)
         self.low, self.high = min(self.low, want.min().item()), max(self.high, want.max().item())
         self.count += want.numel()
+
+
+def _counts(value: torch.Tensor, low: float, high: float) -> list[int]:
+    value = value[~value.isnan()]
+    inside = ((value - low) * (BINS / (high - low))).floor().clamp(0, BINS - 1) + 1  # the end belongs to the last part
+    part = inside.masked_fill(value < low, 0).masked_fill(value > high, BINS + 1)
+    return torch.bincount(part.long(), minlength=BINS + 2).tolist()
 
 
 def observe(

@@ -10,6 +10,7 @@ from torch import nn
 import fxopt
 from fxopt.driver.build import build
 from fxopt.driver.debug import compare_values, debug
+from fxopt.driver.layer_errors import BINS, Held, Observed
 from fxopt.driver.lower import legalized
 from fxopt.driver.plan import resolve
 from fxopt.driver.recipe import Recipe
@@ -93,6 +94,7 @@ def test_a_planted_fault_is_first(recorded, tmp_path, backend, plant, layer):
     assert second.made_db > first.made_db + 6
     if plant is _saturate:
         assert first.clipped > 0.01
+        assert (first.histogram[0] + first.histogram[-1]) / sum(first.histogram) == pytest.approx(first.clipped)
 
 
 def test_a_build_without_a_fault_makes_little_error_anywhere_and_adds_up(recorded, tmp_path):
@@ -110,6 +112,16 @@ def test_a_build_without_a_fault_makes_little_error_anywhere_and_adds_up(recorde
     first = debug(tmp_path / "out").layers[0]
     assert first.layer == "conv2d_1"
     assert first.made_db < 10
+
+
+def test_values_are_counted_in_the_parts_of_the_range_of_the_integers():
+    value = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)) * 2
+    value[0, :3] = torch.tensor([-1.0, 1.5, float("nan")])  # the ends are inside, and what is no number is nowhere
+    seen = Observed()
+    for batch in value.split(1):
+        seen.add(batch, batch, Held(batch, (-1.0, 1.5)))
+    inside, _ = numpy.histogram(value[~value.isnan()].numpy(), BINS, (-1.0, 1.5))
+    assert seen.histogram == [int((value < -1).sum()), *inside, int((value > 1.5).sum())]
 
 
 def _double_a_stored_scale(folder, path):

@@ -11,15 +11,19 @@ from fxopt.driver.layers import LayerFigures
 from fxopt.driver.page import words
 from fxopt.driver.page.elements import Cell, Table
 from fxopt.driver.report import BuildReport
+from fxopt.support.sparkline import sparkline
 
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What was measured of a layer: milliseconds a call, the kernels that ran it, and the SQNR that it keeps of its own value."""
+    """What was measured of a layer: milliseconds a call, the kernels that ran it, the SQNR that it keeps of its own value, and
+    how often numbers are in each part of the range of its integers, with those below before them and those above after.
+    """
 
     ms: float | None = None
     kernel: str = ""
     sqnr_db: float | None = None
+    histogram: Sequence[int] = ()
 
 
 Measured = Mapping[str, LayerFacts]
@@ -42,8 +46,10 @@ def layer_table(names: Sequence[str], reports: Sequence[BuildReport], measured: 
     columns = ["layer", "op", "gives", "source", "MACs before", "weights before"]
     for name in names:
         of = f", {name}" if len(names) > 1 else ""
-        columns += [f"{what}{of}" for what in ("MACs", "share", "weights", "precision", "time", "kernel", "SQNR")]
-    numeric = {4, 5, *(6 + 7 * i + j for i in range(len(names)) for j in (0, 1, 2, 4, 6))}
+        columns += [
+            f"{what}{of}" for what in ("MACs", "share", "weights", "precision", "time", "kernel", "SQNR", "histogram")
+        ]
+    numeric = {4, 5, *(6 + 8 * i + j for i in range(len(names)) for j in (0, 1, 2, 4, 6))}
     return Table(tuple(columns), tuple(rows.values()), frozenset(numeric), search=True)
 
 
@@ -63,11 +69,21 @@ def _after(layer: LayerFigures | None, total: int, fact: LayerFacts | None) -> t
     return _count(layer), share, _size(layer), precision, *_facts(fact)
 
 
-def _facts(fact: LayerFacts | None) -> tuple[Cell, Cell, Cell]:
+def _facts(fact: LayerFacts | None) -> tuple[Cell, Cell, Cell, Cell]:
     if fact is None:
-        return Cell(""), Cell(""), Cell("")
+        return Cell(""), Cell(""), Cell(""), Cell("")
     time = Cell("") if fact.ms is None else Cell(f"{fact.ms:.3g} ms", fact.ms)
-    return time, words.text(fact.kernel), words.decibels(fact.sqnr_db)
+    return time, words.text(fact.kernel), words.decibels(fact.sqnr_db), _histogram(fact)
+
+
+def _histogram(fact: LayerFacts) -> Cell:
+    """Bars across the range of the integers; the title has the counts, the text is sorted by what is outside."""
+    if not fact.histogram:
+        return Cell("")
+    below, *inside, above = fact.histogram
+    total = sum(fact.histogram)
+    title = f"across the range of the integers, {(below + above) / total:.2%} outside: {', '.join(map(str, inside))}"
+    return Cell(sparkline(inside, len(inside)), (below + above) / total, title)
 
 
 def _count(layer: LayerFigures | None) -> Cell:
