@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_doc import Doc
 
 from fxopt.backend import Backend, find_backend
 from fxopt.errors import BackendError, UsageError
@@ -21,7 +23,7 @@ _REFERENCE = "eager"
 class Fastest(Backend):
     """Build with whichever backend, precision and options measure fastest on the target.
 
-    Every backend that is installed, or those of ``among`` with their options, runs the whole recipe, with what is
+    Every backend that is installed, or those of ``among``, runs the whole recipe, with what is
     quantized as its own kernels want it; so does the program that the recipe leaves in float. All are timed side by side
     with the options of their runtimes, and the fastest is built that holds the budget. A precision below float32 is a
     candidate for a program in float where the budget has a ``metric_drop`` and keeps it, or where the recipe quantizes
@@ -29,7 +31,7 @@ class Fastest(Backend):
     """
 
     name: ClassVar[str] = "fastest"
-    among: tuple[str, ...] = ()
+    among: Annotated[tuple[str, ...], Doc("Backends to try, with their options; all that are installed if empty.")] = ()
 
     def cannot_build(self, target: Target) -> str | None:
         """That the target is another machine, which nothing can be measured on without an address."""

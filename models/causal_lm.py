@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_doc import Doc
 from torch import nn
 
 from fxopt.errors import UnknownNameError, UsageError, last_line
@@ -110,7 +111,9 @@ def _dims(module: CausalLM, example: Example) -> Any:
     return ({0: batch, 1: tokens}, {0: batch, 1: tokens}, ({0: batch, 1: past}, ((cache, cache),) * layers))
 
 
-def causal_lm_workload(name: str) -> Workload:
+def causal_lm_workload(
+    name: Annotated[str, Doc("The type of a model, as transformers names it.")],
+) -> Workload:
     """A small causal language model of transformers with random weights, by model type: llama, qwen3, gemma3_text, gpt2.
 
     Made small as ``transformers:TYPE`` is: two layers of width 64, 256 tokens, 64 positions; there is no data.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_doc import Doc
 
 from fxopt.errors import OptionError
 from fxopt.models.glyph_images import ALPHABET, glyph_splits
@@ -20,14 +21,19 @@ COMMAND = f"python -m fxopt.models.train glyphs --out {WEIGHTS}"
 
 
 def glyphs(
-    size: int = 32, *, classes: str = ALPHABET, examples: int = 9000, weights: str | Path | None = None
+    size: Annotated[int, Doc("Side of the images in pixels, 8 or more.")] = 32,
+    *,
+    classes: Annotated[str, Doc("The characters to tell apart, two or more.")] = ALPHABET,
+    examples: Annotated[int, Doc("Training images; an eighth as many for validation and a quarter for test.")] = 9000,
+    weights: Annotated[str | Path, Doc("File of trained weights; None for those that ship, or random ones.")]
+    | None = None,
 ) -> Workload:
     """Drawn characters: 32x32 images, 45 classes, drawn on the fly, trained residual network (0.9 M parameters).
 
-    Input float32 [N,1,size,size], output scores float32 [N,len(classes)]. ``examples`` training images, an eighth as
-    many for validation and a quarter for test. The shipped weights belong to the default ``size`` and ``classes``;
-    with others, name a file of yours (``python -m fxopt.models.train glyphs --size …``) in ``weights``, or the network is
-    untrained, with the random weights of a fixed seed. Raises OptionError for a size below 8 or repeated classes.
+    Input float32 [N,1,size,size], output scores float32 [N,len(classes)]. The shipped weights belong to the default
+    ``size`` and ``classes``; with others, name a file of yours (``python -m fxopt.models.train glyphs --size …``) in
+    ``weights``, or the network is untrained, with the random weights of a fixed seed. Raises OptionError for a size
+    below 8 or repeated classes.
     """
     if size < 8:
         raise OptionError(f"glyphs: size={size} is too small to draw in; give 8 or more")

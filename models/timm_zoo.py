@@ -6,6 +6,7 @@ import functools
 from typing import Annotated, Any
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt.errors import OptionError, RecipeError, UnknownNameError
@@ -17,7 +18,13 @@ from fxopt.workload import Args, Workload
 _SEED = 0
 
 
-def timm_workload(name: str, *, weights: str | None = None, size: Annotated[int, Ge(1)] | None = None) -> Workload:
+def timm_workload(
+    name: Annotated[str, Doc("A model of timm, with a tag of weights behind a dot or without.")],
+    *,
+    weights: Annotated[str, Doc("DEFAULT or a tag of weights, which are downloaded; None for random ones.")]
+    | None = None,
+    size: Annotated[int, Ge(1), Doc("Side of the images in pixels; None for that of the architecture.")] | None = None,
+) -> Workload:
     """Any timm model by name, e.g. mobilenetv3_small_100, convnext_atto, vit_tiny_patch16_224.
 
     ``weights`` is "DEFAULT" or a tag of timm's (as in ``resnet18.a1_in1k``), and is downloaded; without it the weights are

@@ -7,6 +7,7 @@ import inspect
 from typing import Annotated, Any
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt.errors import OptionError, RecipeError, UnknownNameError
@@ -21,7 +22,11 @@ _OPTIONS_OF_SIZE = {"vit_": "image_size", "maxvit": "input_size"}
 
 
 def torchvision_workload(
-    name: str, *, weights: str | None = None, size: Annotated[int, Ge(1)] | None = None
+    name: Annotated[str, Doc("The builder of a model, as torchvision names it.")],
+    *,
+    weights: Annotated[str, Doc("DEFAULT or a name of torchvision's, which are downloaded; None for random ones.")]
+    | None = None,
+    size: Annotated[int, Ge(1), Doc("Side of the images in pixels; None for that of the architecture.")] | None = None,
 ) -> Workload:
     """Any float model of torchvision by the name of its builder, e.g. resnet18, vit_b_16, fcn_resnet50, raft_small.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import torch
+from annotated_doc import Doc
 from annotated_types import Ge
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -40,7 +41,11 @@ _STAGES = {"depths": lambda v: min(v, 2), "hidden_sizes": lambda v: v // 4, "nec
 
 
 def transformers_workload(
-    name: str, *, attention: Literal["eager", "sdpa"] | None = None, length: Annotated[int, Ge(1)] = 16
+    name: Annotated[str, Doc("The type of a model, as transformers names it.")],
+    *,
+    attention: Annotated[Literal["eager", "sdpa"], Doc("How attention is computed; None for transformers' own choice.")]
+    | None = None,
+    length: Annotated[int, Ge(1), Doc("Tokens of each example.")] = 16,
 ) -> Workload:
     """Any transformers architecture by model type, made small: bert, llama, vit, swin, t5, whisper, segformer.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt.backend import Backend, Manifest, Runner
@@ -32,15 +33,14 @@ class Executorch(Backend):
     """Write a file for ExecuTorch, PyTorch's runtime for phones and boards, with XNNPACK's kernels.
 
     XNNPACK takes the nodes that it has kernels for; each of the others runs in ExecuTorch's own, slower ones, and the report
-    names it with the reason. The runtime plans memory for the largest sizes: ``batch`` is the largest batch that a call
-    takes at once, unless the example's is larger; artifacts run larger ones in parts. Every other dynamic dim needs an upper
-    bound of its own. ``threads`` is None for all cores that the process may use.
+    names it with the reason. The runtime plans memory for the largest sizes: batches above ``batch`` are run in parts. Every
+    other dynamic dim needs an upper bound of its own.
     """
 
     name: ClassVar[str] = "executorch"
     artifact_is_code: ClassVar[bool] = False
-    threads: Annotated[int, Ge(1)] | None = None
-    batch: Annotated[int, Ge(1)] = 32
+    threads: Annotated[int, Ge(1), Doc("Threads of a call; None for all cores that the process may use.")] | None = None
+    batch: Annotated[int, Ge(1), Doc("Largest batch that a call takes at once, unless the example's is larger.")] = 32
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why the runtime has no kernel of a node; None if it has, directly or through torch's core ops."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from annotated_doc import Doc
 from annotated_types import Ge, Interval
 
 from fxopt.backend import Backend, Manifest, Runner, not_installed
@@ -31,20 +32,20 @@ Level = Literal["all", "extended", "basic", "disabled"]
 class Onnx(Backend):
     """Export to ONNX and run in ONNX Runtime, with integer kernels for quantized programs.
 
-    ``threads`` is None for all cores the process may use; ``arena`` keeps freed memory for the next run; ``opset``
-    is the version of the ONNX operators. ``weights`` is how codes of 8 bits are stored: ``int8``, or ``uint8`` around a
-    zero point of 128. On x86 before VNNI the kernels for int8 overflow unless pairs of weights are bounded, which costs
-    2.5 to 4 dB of the weights' signal-to-noise ratio; those for uint8 take any weights and a third more time. Elsewhere
-    int8 is as exact, and faster.
+    On x86 before VNNI the kernels for int8 weights overflow unless pairs of weights are bounded, which costs 2.5 to 4 dB of
+    the weights' signal-to-noise ratio; those for uint8 weights take any and a third more time. Elsewhere int8 is as exact,
+    and faster.
     """
 
     name: ClassVar[str] = "onnx"
     artifact_is_code: ClassVar[bool] = False
-    threads: Annotated[int, Ge(1)] | None = None
-    optimization_level: Level = "all"
-    arena: bool = True
-    opset: Annotated[int, Interval(ge=18, le=23)] = 20
-    weights: Literal["int8", "uint8"] = "int8"
+    threads: Annotated[int, Ge(1), Doc("Threads of a call; None for all cores that the process may use.")] | None = None
+    optimization_level: Annotated[Level, Doc("How far the runtime rewrites the graph when it loads it.")] = "all"
+    arena: Annotated[bool, Doc("Keep freed memory for the next call.")] = True
+    opset: Annotated[int, Interval(ge=18, le=23), Doc("Version of the ONNX operators.")] = 20
+    weights: Annotated[
+        Literal["int8", "uint8"], Doc("How weights of 8 bits are stored: int8, or uint8 around a zero point of 128.")
+    ] = "int8"
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why the exporter has no ONNX form of a node, or the runtime no kernel for its dtype; None if they have."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt.backend import Backend, Manifest, Runner, not_installed
@@ -34,18 +35,17 @@ _CHAIN = (
 class Openvino(Backend):
     """Convert to OpenVINO and run on the CPU, with integer kernels for quantized programs.
 
-    ``threads`` is None for OpenVINO's own choice. ``precision`` is that of layers in float: ``f32``, ``bf16``, ``f16``, or
-    ``auto`` for OpenVINO's choice, which is bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16). That is faster
-    and keeps 8 bits of each number, so a build of a program in float does not hold its agreement with eager then; between
-    integer layers it is within the noise. ``hint`` is what OpenVINO tunes itself for; calls run one at a time in any case.
+    OpenVINO's own choice of ``precision`` is bf16 where the processor multiplies it in hardware (AMX, AVX512-BF16). That is
+    faster and keeps 8 bits of each number, so a build of a program in float does not hold its agreement with eager then;
+    between integer layers it is within the noise. Calls run one at a time, whatever the ``hint``.
     Integers of 64 bits are computed in 32, and inputs that do not fit are refused.
     """
 
     name: ClassVar[str] = "openvino"
     artifact_is_code: ClassVar[bool] = False
-    threads: Annotated[int, Ge(1)] | None = None
-    precision: Precision = "f32"
-    hint: Hint = "latency"
+    threads: Annotated[int, Ge(1), Doc("Threads of a call; None for OpenVINO's own choice.")] | None = None
+    precision: Annotated[Precision, Doc("Precision of layers in float; auto for OpenVINO's choice.")] = "f32"
+    hint: Annotated[Hint, Doc("What OpenVINO tunes itself for.")] = "latency"
 
     @property
     def rounds_floats(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt.backend import Backend, Manifest, Runner
@@ -35,8 +36,8 @@ class Tvm(Backend):
     TVM generates the code. The artifact is a library and its parameters, with weights packed as the kernels read them; it
     serves every size of the dynamic dims. 3x3 convolutions are computed by Winograd's algorithm where that is likely
     to be faster, with 2.25 or 4 times fewer multiplications; their weights take 1.8 or 4 times the memory, which
-    ``winograd=False`` saves. ``threads`` is None for all cores that the process may use; no more are started than the
-    machine has processors. They share the iterations of each loop by work stealing.
+    ``winograd=False`` saves. No more threads are started than the machine has processors; they share the iterations of
+    each loop by work stealing.
 
     Convolutions over a line or a volume, and transposed ones, are computed as convolutions over images.
 
@@ -47,16 +48,24 @@ class Tvm(Backend):
     Tiles are those that measured best before, for the same processor and threads, or else chosen by rule. ``tune`` measures
     them, at most ``trials``: each layer without its epilogue, on one image or on as many rows as one example has. With a
     batch, or another dynamic dim, layers take the tiles of one example. It goes on from all earlier trials of any model,
-    which are in the file ``database``; None is ``fxopt/tvm-tiles.jsonl`` in the user's cache, and '' none. With the same
-    ``seed`` and trials, the next tile is the same.
+    which are in ``database``. With the same ``seed`` and trials, the next tile is the same.
     """
 
     name: ClassVar[str] = "tvm"
-    threads: Annotated[int, Ge(1)] | None = None
-    database: str | None = None
-    trials: Annotated[int, Ge(0)] | None = None
-    seed: int = 0
-    winograd: bool = True
+    threads: Annotated[int, Ge(1), Doc("Threads of a call; None for all cores that the process may use.")] | None = None
+    database: (
+        Annotated[
+            str, Doc("File of the trials of tuning; None for fxopt/tvm-tiles.jsonl in the user's cache, '' for none.")
+        ]
+        | None
+    ) = None
+    trials: (
+        Annotated[int, Ge(0), Doc("Tiles that tuning measures at most; None for as many as the time allows.")] | None
+    ) = None
+    seed: Annotated[int, Doc("Seed of the order in which tuning tries tiles.")] = 0
+    winograd: Annotated[bool, Doc("Compute 3x3 convolutions by Winograd's algorithm where that is likely faster.")] = (
+        True
+    )
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why TVM's importer cannot convert a node; None if it can, directly or through torch's core ops."""

@@ -20,11 +20,12 @@ def test_a_manual_read_from_source_is_that_of_what_is_imported(kind):
         assert manual == loaded_manual(name, kind, registry.get(kind, name))
 
 
-def test_every_option_of_a_pass_says_what_it_is_for():
+def test_every_option_says_what_it_is_for():
     said = {}
-    for name in registry.registered("pass"):
-        for option in explain(name).options:
-            said[f"{name}.{option['name']}"] = option.get("help", "")
+    for kind in ("pass", "backend", "workload"):
+        for name in registry.registered(kind):
+            for option in loaded_manual(name, kind, registry.get(kind, name)).options:
+                said[f"{kind} {name}.{option['name']}"] = option.get("help", "")
     assert len(said) > 100
     assert [option for option, text in said.items() if not text] == []
     assert [option for option, text in said.items() if not text.endswith(".")] == []
