@@ -39,6 +39,7 @@ from fxopt.driver.budget import Budget
 from fxopt.driver.build import build
 from fxopt.driver.build_targets import build_several
 from fxopt.driver.lower import lower
+from fxopt.driver.profile import profile
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, DeviceError, UsageError
 from fxopt.runtime.bench import bench
@@ -230,6 +231,21 @@ def test_what_an_emulated_device_takes_is_not_shown(start, tmp_path):
     assert not {"latency", "ratio"} & set(row)
     assert row["peak_memory_bytes"] > 10**7
     assert "emulated" in str(bench_table([row]).caption)
+
+
+def test_a_profile_is_taken_there_and_not_of_an_emulated_device(server, start, tmp_path):
+    fxopt.save_program(_small(), tmp_path / "small.pt2")
+    build(Recipe(str(tmp_path / "small.pt2"), (), "onnx"), tmp_path / "out", measure=False)
+    here, there = profile(tmp_path / "out"), profile(tmp_path / "out", on=server.address)
+    assert there.on == server.address
+    assert [(layer.name, layer.op) for layer in there.layers] == [(layer.name, layer.op) for layer in here.layers]
+    assert all(layer.ms > 0 for layer in there.layers if layer.macs)
+    emulated = start(
+        before="facts = service.VERBS['facts']\nservice.VERBS['facts'] = lambda _: ({**facts(_)[0], 'emulated': True}, [])"
+    )
+    with pytest.raises(DeviceError, match="is emulated") as caught:
+        profile(tmp_path / "out", on=emulated.address)
+    assert "real one" in caught.value.way_out
 
 
 # ---- another machine than the target says --------------------------------------------------------------------------
