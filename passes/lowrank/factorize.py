@@ -22,10 +22,11 @@ def factorize(program: Program) -> None:
     """Split every layer whose weight has a low rank into the cheapest equivalent chain of layers.
 
     A linear, or a product with a stored matrix, becomes two; an embedding a smaller one and a product; a convolution,
-    grouped, strided, dilated and transposed ones too, up to four: 1x1 layers for the channels, and the kernel's dims apart
-    or together. The ranks are those of the weight as a matrix between any two of its modes, however they came about:
-    truncate_rank, a penalty in training, zeros; see passes/lowrank/split_weight. A CP form is taken where truncate_rank has
-    left its factors in this program, and they still multiply to the weight; a file does not keep them.
+    grouped, strided, dilated and transposed ones too, up to four: 1x1 layers for the channels, and the kernel's dims
+    apart or together. The ranks are those of the weight as a matrix between any two of its modes, however they came
+    about: truncate_rank, a penalty in training, zeros; passes/lowrank/split_weight has the papers. A CP form is taken
+    where truncate_rank has left its factors in this program, and they still multiply to the weight; a file does not keep
+    them.
 
     A layer is split where the chain has fewer multiply-accumulates; an embedding, where it has fewer elements. Others are
     left with the reason. A weight that several layers read is split once for all of them.

@@ -36,7 +36,7 @@ def sort_channels(
 
     Coupled channels are permuted together, in all weights that produce, scale or read them; heads move as a whole. The
     function does not change: in float64 every value is compared with the original, in its new order.
-    The first channels of a group are then those that a narrower layer keeps.
+    The first channels of a group are then those that a narrower layer keeps (Cai et al. 2020, Once-for-All).
 
     ``by`` is the importance as in zero_channels, over ``samples`` training examples where it needs data.
 

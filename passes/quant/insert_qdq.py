@@ -59,11 +59,11 @@ def insert_qdq(
 
     ``images`` training examples of the workload are run through the graph to find the range of each activation. The
     backend's policy for the target says which values are quantized: activations per tensor, weights symmetric int8 per
-    output channel, biases int32 at activation scale times weight scale. Where the backend has integer kernels for products
-    of two values, attention is split into them, and both sides are quantized, the right one symmetric. ``scheme`` "int8"
-    stands for 8 bits on both sides of each product. ``keep_float`` names
-    weights or modules, or products by their node, with wildcards, that stay in float. Raises DataError without usable
-    data, PassError for a program that is quantized.
+    output channel, biases int32 at activation scale times weight scale (Jacob et al. 2018). Where the backend has integer
+    kernels for products of two values, attention is split into them, and both sides are quantized, the right one
+    symmetric. ``scheme`` "int8" stands for 8 bits on both sides of each product. ``keep_float`` names weights or modules,
+    or products by their node, with wildcards, that stay in float. Raises DataError without usable data, PassError for a
+    program that is quantized.
 
     ``activations`` other than uint8, and ``per_channel=False``, one scale for all of a weight, are for devices that support
     nothing else; they are not faster in ONNX Runtime or OpenVINO. Signed integers are symmetric, zero point 0. int8

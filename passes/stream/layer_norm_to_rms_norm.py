@@ -22,7 +22,7 @@ def layer_norm_to_rms_norm(
     A layer norm pins the residual stream of a transformer; from one with RMS norms channels can be removed, and it can be
     turned into another basis by rotate_stream. The mean goes into whatever writes the stream, the affine part into what
     reads the norms; see center_stream, which ``matrices`` is for. RMS norms that are written out become one op, and layer
-    scales go into the layers before them. Each step is proved on its own.
+    scales go into the layers before them. Each step is proved on its own (Ashkboos et al. 2024, SliceGPT, section 3.2).
 
     before:
         %x : f32[2,4]

@@ -26,8 +26,8 @@ def zero_subnet(
     """Zero what a sub-network leaves out, so that drop_zero_branches and shrink can remove it.
 
     ``widths`` says of each elastic width how many of its first channels, heads or groups are used, in the order in which
-    `fxopt explain supernet MODEL` lists them; without it half of each are. ``off`` has the numbers of the residual branches that
-    are left out. After sort_channels the first ones are the most important.
+    `fxopt explain supernet MODEL` lists them; without it half of each are. ``off`` has the numbers of the residual
+    branches that are left out. After sort_channels the first ones are the most important (Cai et al. 2020, Once-for-All).
 
     The rest computes the same as the supernet's own sub-network. Raises OptionError for a sub-network that the program
     does not have, and PassError for a quantized program.
