@@ -27,6 +27,9 @@ _CLIPPED = 1e-3
 def debug(
     folder: Annotated[Path, typer.Argument(help="Artifact folder, with its report.")],
     examples: Annotated[int, typer.Option(min=1, help="Examples of the validation split to run.")] = 32,
+    remedies: Annotated[
+        int, typer.Option(min=0, help="Worst layers to quantize again without, for what that wins.")
+    ] = 3,
     load: Load = None,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +43,7 @@ def debug(
 
     console = Console(stderr=as_json)
     with telling(console, verbose=False, quiet=False):
-        found = run(folder, examples=examples)
+        found = run(folder, examples=examples, remedies=remedies)
     if as_json:
         print(json.dumps(found.to_dict()))
         return
@@ -81,8 +84,9 @@ def _words(found: Debugged) -> list[str]:
     if worst.clipped > _CLIPPED:
         outside = f"{worst.clipped:.1%} of its values do not fit into its integers"
         lines.append(f"  {outside}: calibrate on more data, or by another observer")
-    leave = f"quantize(keep_float=('{worst.layer}',)) leaves it in float"
-    lines.append(f"  {leave}; fxopt explain quant MODEL measures what that costs")
+    for remedy in found.remedies:
+        gain = f"{_db(remedy.after_db)} of the outputs instead of {_db(remedy.before_db)}"
+        lines.append(f"  {remedy.option} keeps {gain}, with {remedy.macs_share:.1%} of the MACs in float")
     return lines
 
 

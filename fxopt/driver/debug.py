@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.driver.artifact_values import ArtifactValues, KeptIndices
+from fxopt.driver.debug_remedies import Remedy, measured_remedies
 from fxopt.driver.default_cache import default_cache
 from fxopt.driver.int8_check import maker
 from fxopt.driver.layer_errors import Observed, observe
@@ -71,8 +73,8 @@ class LayerError(Part):
 
 class Debugged(Document):
     """The result, with the layer that originates most noise first. ``examples`` of the validation split were run, or the
-    example inputs where there is no data (``random``). ``against``: what the values were compared with. ``unmatched``: values
-    of the artifact that have no counterpart there.
+    example inputs where there is no data (``random``). ``against``: what the values were compared with. ``remedies``: what
+    leaving the worst layers in float wins. ``unmatched``: values of the artifact that have no counterpart there.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -82,11 +84,13 @@ class Debugged(Document):
     random: bool = False
     out_db: Real
     layers: list[LayerError]
+    remedies: list[Remedy] = Field(default_factory=list)
     unmatched: list[str] = Field(default_factory=list)
 
 
-def debug(folder: Path, *, examples: int = 32) -> Debugged:
-    """Find where the error of the artifact in ``folder`` originates, on ``examples`` of its model's validation split.
+def debug(folder: Path, *, examples: int = 32, remedies: int = 3) -> Debugged:
+    """Find where the error of the artifact in ``folder`` originates, on ``examples`` of its model's validation split, and
+    what leaving as many as ``remedies`` of its worst layers in float would win.
 
     Its recipe is run again, for which the cache has most; values of int8 artifacts are read from its own kernels, see
     :class:`fxopt.driver.intermediate_values.Exposed`, and one in float is built again with its layers as outputs. Raises
@@ -112,9 +116,11 @@ def debug(folder: Path, *, examples: int = 32) -> Debugged:
     exact = Pipeline(tuple(leaf for i, leaf in enumerate(leaves) if i not in lossy))
     reference = plan.rewrite(program, plan.backend, (), exact).program
     built = load_to_check(folder, plan.target)
-    return compare_values(
-        _legal(reference, plan), lowered, built, plan, examples, outcome.program.kept_indices
-    ).model_copy(update={"folder": str(folder), "against": against})
+    found = compare_values(_legal(reference, plan), lowered, built, plan, examples, outcome.program.kept_indices)
+    worst = list(dict.fromkeys(row.layer for row in found.layers if math.isfinite(row.made_db)))
+    batches = list(_batches(plan, reference, examples))
+    tried = measured_remedies(worst, remedies, program, outcome.program, reference, plan, leaves, batches)
+    return found.model_copy(update={"folder": str(folder), "against": against, "remedies": tried})
 
 
 def _legal(program: Program, plan: Plan) -> Program:

@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     models = ["torchvision:resnet18", "torchvision:mobilenet_v2", "timm:vit_tiny_patch16_224"]
     parser.add_argument("--models", nargs="+", default=models)
-    parser.add_argument("--backends", nargs="+", default=["onnx", "openvino", "tvm", "eager"])
+    parser.add_argument("--backends", nargs="+", default=["onnx", "openvino", "tvm", "executorch"])
     options = parser.parse_args()
     print("| model | backend | precision | sum / whole | named |\n|---|---|---|---|---|", flush=True)
     for model in options.models:

@@ -107,6 +107,18 @@ def test_a_build_without_a_fault_makes_little_error_anywhere_and_adds_up(recorde
     assert all(row.cosine > 0.99 for row in found.layers)
     assert [row.made_db for row in found.layers] == sorted(row.made_db for row in found.layers)
     json.dumps(found.to_dict())
+    worst = next(row for row in found.layers if row.layer in LAYERS)
+    assert worst.layer in {remedy.layer for remedy in found.remedies}
+    best = found.remedies[0]
+    assert best.after_db == max(remedy.after_db for remedy in found.remedies) > best.before_db
+    assert best.before_db == pytest.approx(found.out_db, abs=1), (
+        "the artifact's outputs are those of the program in torch"
+    )
+    macs = {"conv2d": 3 * 8 * 9 * 64, "conv2d_1": 8 * 16 * 9 * 64, "conv2d_2": 16 * 16 * 9 * 16, "linear": 16 * 16 * 5}
+    assert best.macs_share == pytest.approx(macs[best.layer] / sum(macs.values()))
+    again = Recipe(str(recorded / "net.pt2"), ("fold_batch_norm", best.option), "onnx", calibration=recipe.calibration)
+    build(again, tmp_path / "again", measure=False)
+    assert debug(tmp_path / "again", remedies=0).out_db == pytest.approx(best.after_db, abs=1)
     broken = tmp_path / "out" / "model.onnx"
     _double_a_stored_scale(tmp_path / "out", broken)
     first = debug(tmp_path / "out").layers[0]

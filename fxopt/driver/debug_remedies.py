@@ -1,0 +1,87 @@
+"""What leaving the worst layers of a quantized artifact in float would win, measured by quantizing again without them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from fxopt.driver.layers import layers_of
+from fxopt.driver.part import Part, Real
+from fxopt.driver.plan import Plan
+from fxopt.ir.program import Program
+from fxopt.numerics.error_sums import ErrorSums
+from fxopt.numerics.execute import run
+from fxopt.pass_manager.pass_base import Pass
+from fxopt.pass_manager.pipeline import Pipeline
+
+
+class Remedy(Part):
+    """An option, ``layer`` left in float, with the SQNR of the worst output in torch without it and with it, and the share of
+    the multiply-accumulates that leave the integers.
+    """
+
+    option: str
+    layer: str
+    before_db: Real
+    after_db: Real
+    macs_share: float
+
+
+def measured_remedies(
+    layers: Sequence[str],
+    most: int,
+    program: Program,
+    quantized: Program,
+    reference: Program,
+    plan: Plan,
+    leaves: Sequence[Pass],
+    batches: Sequence[Any],
+) -> list[Remedy]:
+    """Quantize once more for each of the first ``most`` of ``layers`` that multiply, by node names, with it in float; what wins
+    most first.
+
+    ``leaves`` are the passes that made ``quantized`` of ``program``, ``reference`` is the program in float, ``batches`` are
+    flat inputs. Empty where insert_qdq is not one of the passes.
+    """
+    at = next((i for i, leaf in enumerate(leaves) if leaf.name == "insert_qdq"), None)
+    macs = {layer.name: layer.macs for layer in layers_of(reference)}
+    tried = [layer for layer in layers if macs.get(layer)][:most]
+    if at is None or not tried:
+        return []
+    wanted = [run(reference, batch, wide=False).outputs for batch in batches]
+    before = _worst_db(quantized, wanted, batches)
+    total = sum(macs.values()) or 1
+    options, found = vars(leaves[at]), []
+    for layer in tried:
+        kept = (*options["keep_float"], layer)
+        less: Pass = dataclasses.replace(leaves[at], **{"keep_float": kept})
+        changed = Pipeline((*leaves[:at], less, *leaves[at + 1 :]))
+        other = changed.run(
+            program, watchers=(), workload=plan.workload, target=plan.target, backend=plan.backend, cache=plan.cache,
+            told_at=logging.DEBUG,
+        ).program  # fmt: skip
+        after, share = _worst_db(other, wanted, batches), macs.get(layer, 0) / total
+        option = f"quantize(keep_float={kept!r})"
+        found.append(Remedy(option=option, layer=layer, before_db=before, after_db=after, macs_share=share))
+    return sorted(found, key=lambda remedy: -remedy.after_db)
+
+
+def _worst_db(program: Program, wanted: Sequence[list[Any]], batches: Sequence[Any]) -> float:
+    sums: list[ErrorSums] = []
+    for want, batch in zip(wanted, batches, strict=True):
+        pairs = list(_tensors(want, run(program, batch, wide=False).outputs))
+        sums = sums or [ErrorSums() for _ in pairs]
+        for total, (a, b) in zip(sums, pairs, strict=True):
+            total.add(a, b)
+    return min((total.sqnr_db for total in sums), default=math.inf)
+
+
+def _tensors(want: list[Any], got: list[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for a, b in zip(want, got, strict=True):
+        if isinstance(a, torch.Tensor) and a.is_floating_point():
+            yield a, b
