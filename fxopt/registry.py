@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -169,7 +170,10 @@ def _summary_from_source(value: str, *, hops: int = 8) -> str:
     module, _, attribute = value.partition(":")
     try:
         path = source_of(module)
-        tree = ast.parse(path.read_text()) if path else None
+        text = path.read_text() if path else ""
+        if (doc := _doc_of_definition(text, attribute)) is not None:
+            return doc.split("\n")[0]
+        tree = ast.parse(text) if path else None
     except Exception:  # a finder that some package installed may fail in any way, and so may its source
         return ""
     if path is None or tree is None:
@@ -183,6 +187,22 @@ def _summary_from_source(value: str, *, hops: int = 8) -> str:
     described = path.with_name(f"{attribute}.toml")
     first = described.read_text().split("\n")[0] if described.is_file() else ""
     return first[1:].strip() if first.startswith("#") else ""
+
+
+def _doc_of_definition(text: str, name: str) -> str | None:
+    """The docstring of a function or class at the top level; None where there is none, or it takes parsing to tell.
+
+    What follows the docstring is not parsed, which of a long module takes most of the time of a listing.
+    """
+    found = re.search(rf"^(?:async def|def|class) {re.escape(name)}\b.*?\n    (\"\"\")", text, re.MULTILINE | re.DOTALL)
+    end = -1 if found is None else text.find('"""', found.end())
+    if found is None or end < 0:
+        return None
+    try:
+        node = ast.parse(text[found.start() : end + 3]).body[0]
+    except SyntaxError:
+        return None
+    return ast.get_docstring(node) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else None
 
 
 def source_of(module: str) -> Path | None:

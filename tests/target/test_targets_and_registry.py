@@ -449,6 +449,21 @@ def test_a_listing_reads_the_doc_of_a_pass_that_is_assigned(package):
 
 
 @pytest.mark.parametrize(
+    ("text", "summary"),
+    [
+        ('def their_pass(program): ...\n\n\ndef other():\n    """Of another."""\n', ""),
+        ('X = 1\ndef their_pass(\n    program,\n    x=\')\',\n) -> int:\n    r"""Do it."""\n', "Do it."),
+        ('def their_pass_of_another():\n    """No."""\ndef their_pass(program):\n    \'Do it.\'\n', "Do it."),
+        ('class their_pass(Pass):\n    """Do it."""\n\n    x: int = 0\n', "Do it."),
+    ],
+    ids=["none", "raw", "quotes", "class"],
+)
+def test_a_listing_reads_the_doc_of_the_definition_alone(text, summary, package):
+    package("their_module:their_pass", {"their_module.py": text})
+    assert _listed()["their_pass"].summary == summary
+
+
+@pytest.mark.parametrize(
     ("value", "head"),
     [
         ("their_package:their_pass", "from .one import their_pass"),
