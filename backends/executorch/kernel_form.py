@@ -13,7 +13,7 @@ from fxopt.ir.program import Program
 
 def kernel_form(program: Program) -> tuple[Program, list[Stored]]:
     """Return a copy in which XNNPACK fuses clamps and takes padded pools and integer layers; and weights stored in float."""
-    form = program.copy()
+    form = program.copy(share_weights=True)
     _name_clamps(form)
     _pad_before_pools(form)
     _write_out_gelu(form)

@@ -42,7 +42,7 @@ def use_block_kernels(program: Program) -> Program:
     """
     if not any(program.find(_GROUPED)):
         return program
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     stored: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
     for layer in twin.find(*PRODUCT_OPERANDS):
         source = arguments(layer)[PRODUCT_OPERANDS[op_name(layer)][1]]

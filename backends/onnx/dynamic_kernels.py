@@ -25,7 +25,7 @@ def use_dynamic_kernels(program: Program) -> Program:
     """
     if not any(program.find(_RANGE)):
         return program
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     integers = {node: _Integers(twin, node) for node in twin.find(_RANGE) if _is_byte(node)}
     codes: dict[fx.Node, fx.Node] = {}
     for layer in twin.find(*PRODUCT_OPERANDS):

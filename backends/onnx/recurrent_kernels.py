@@ -41,7 +41,7 @@ def use_recurrent_kernels(program: Program, *, quantized_lstm: bool) -> Program:
     """
     if not any(program.find(*SEQUENCES)):
         return program
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     for node in twin.find(*SEQUENCES):
         _Lowering(twin, node).run(quantized_lstm)
     twin.graph.eliminate_dead_code()

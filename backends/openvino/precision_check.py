@@ -27,7 +27,7 @@ class PrecisionCheck:
 
 def _without_activation_codes(program: Program) -> Program:
     """A copy in which activations are not rounded to codes."""
-    copy = program.copy()
+    copy = program.copy(share_weights=True)
     for code in copy.find("quantized_decomposed.quantize_per_tensor"):
         for user in [user for user in code.users if op_name(user) == "quantized_decomposed.dequantize_per_tensor"]:
             copy.replace(user, code.args[0])  # type: ignore[arg-type]

@@ -138,6 +138,7 @@ def _figures(report: BuildReport) -> Listing:
     for label, a, b, unit in (
         (f"MACs, {report.model.macs_of}", before.macs, after.macs, 1),
         ("parameters", before.parameters, after.parameters, 1),
+        ("weights, kB", before.weight_bytes, after.weight_bytes, 1000),
         ("file, kB", before.file_bytes, after.file_bytes, 1000),
         ("peak memory, MB", before.peak_memory_bytes, after.peak_memory_bytes, 1_000_000),
     ):

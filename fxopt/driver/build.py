@@ -49,10 +49,11 @@ def build(
 ) -> BuildReport:
     """Build a recipe into the folder ``out`` and return the report, which is also in the folder.
 
-    With ``measure`` the model before and after and eager are timed side by side; ``tune_seconds`` above 0 lets
-    the backend choose its options by measurement. A backend that chooses among others has the recipe tried with each
-    of them: ``report.choice``, also in the manifest. With ``cache``, earlier results are looked up, and new ones stored, except
-    latencies; see :mod:`fxopt.pass_manager.step_cache`. Extra ``watchers`` run inside verification and the metric.
+    With ``measure`` the model is also built as it was before, and before, after and eager are timed side by side;
+    ``tune_seconds`` above 0 lets the backend choose its options by measurement. A backend that chooses among others has the
+    recipe tried with each of them: ``report.choice``, also in the manifest. With ``cache``, earlier results are looked up, and
+    new ones stored, except latencies; see :mod:`fxopt.pass_manager.step_cache`. Extra ``watchers`` run inside verification and
+    the metric.
     The logger ``fxopt`` reports progress at INFO.
     The folder appears when all is done, or not at all. A missed budget is in the report, ``report.missed``, and the folder
     then is ``out.missed``, with ``out`` untouched: see :mod:`fxopt.runtime.staging`. ``report.folder`` is the folder, the
@@ -86,11 +87,13 @@ def build(
             agreed = None if built.elsewhere else Fidelity(lowered, chosen.noise_db).check(built, exposed)
             if not built.elsewhere and (note := nan_note(lowered, built)):
                 built.manifest.facts.setdefault("notes", []).append(note)
-        with clock("build before"):
-            _, reference = plan.lower(program, backend, scratch / "before")
+        reference = None
+        if measure:
+            with clock("build before"):
+                _, reference = plan.lower(program, backend, scratch / "before")
         with clock("measure"):
             costs = Costs.of(outcome.before), Costs.of(cost(outcome.program))
-            compared = compare(plan.workload, program, reference, built, costs, timed=measure)
+            compared = compare(plan.workload, program, reference, built, costs)
             device = {"address": built.device.address, **built.device.facts()} if built.device else None
         memory = MemoryFacts.of(plan_memory(lowered))
         reached = {

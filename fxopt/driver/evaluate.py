@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.driver.report import Costs, Eager, Figures, Latency
+from fxopt.driver.report import BuiltFigures, Costs, Eager, Figures, Latency
 from fxopt.ir.program import Program
 from fxopt.numerics.module_state import copied
 from fxopt.runtime.artifact import Artifact, model_bytes
@@ -20,13 +20,13 @@ from fxopt.workload.batching import fixed_batch, in_batches
 
 @dataclass(frozen=True)
 class Comparison:
-    """The model as captured (``before``, built by the same backend) and as built (``after``).
+    """The model as captured (``before``, built by the same backend if it is timed) and as built (``after``).
 
     ``not_timed`` says why there is no latency; ``eager`` is torch, where all run on this machine.
     """
 
     before: Figures
-    after: Figures
+    after: BuiltFigures
     eager: Eager | None = None
     not_timed: str | None = None
 
@@ -40,17 +40,15 @@ class Comparison:
 def compare(
     workload: Workload,
     program: Program,
-    reference: Artifact,
+    reference: Artifact | None,
     built: Artifact,
     costs: tuple[Costs, Costs],
-    *,
-    timed: bool,
 ) -> Comparison:
-    """Evaluate and time two artifacts side by side, given the costs of their programs.
+    """Evaluate and time two artifacts side by side, given the costs of their programs; without a ``reference`` none is timed.
 
     Artifacts on a device are evaluated there, without eager, as it has no torch.
     """
-    before: dict[str, Any] = dict(costs[0]) | {"file_bytes": model_bytes(reference)}
+    before: dict[str, Any] = dict(costs[0]) | {"file_bytes": None if reference is None else model_bytes(reference)}
     after: dict[str, Any] = dict(costs[1]) | {"file_bytes": model_bytes(built)}
     runs = built.elsewhere is None
     if workload.data is not None:
@@ -58,8 +56,8 @@ def compare(
         before["metric"] = workload.data.evaluate(in_batches(program, size), "test")
         if runs:
             after["metric"] = workload.data.evaluate(in_batches(built, size), "test")
-    eager, reason = None, cannot_time(built.manifest.target) if timed else None
-    if timed and reason is None:
+    eager, reason = None, cannot_time(built.manifest.target) if reference is not None else None
+    if reference is not None and reason is None:
         args, kwargs = copied((program.args, program.kwargs))  # a model may write into its inputs
         arrays = pytree.tree_map(to_numpy, (args, kwargs))
         timings = time_artifacts(
@@ -68,9 +66,9 @@ def compare(
         if "eager" in timings:
             eager = Eager(latency=Latency.of(timings["eager"]), threads=torch.get_num_threads())
         before["latency"], after["latency"] = Latency.of(timings["before"]), Latency.of(timings["after"])
-    if timed and runs:
+    if reference is not None and runs:
         before["peak_memory_bytes"], after["peak_memory_bytes"] = peak_of(reference), peak_of(built)
-    return Comparison(Figures(**before), Figures(**after), eager, reason)
+    return Comparison(Figures(**before), BuiltFigures(**after), eager, reason)
 
 
 def to_numpy(value: Any) -> Any:

@@ -40,7 +40,7 @@ def legalized(
         told_at=logging.DEBUG,
     ).program  # fmt: skip
     if bounds := backend.largest_sizes(legal):
-        legal = legal.copy()
+        legal = legal.copy(share_weights=True)
         legal.ranges |= {symbol: (legal.ranges.get(symbol, (1, None))[0], high) for symbol, high in bounds.items()}
     return legal
 

@@ -59,12 +59,21 @@ class Costs(Part):
 
 
 class Figures(Costs):
-    """One side of the comparison, the model before or after: costs of the program, and its artifact as measured."""
+    """One side of the comparison, the model before or after: costs of the program, and its artifact as measured.
 
-    file_bytes: int
+    The model before is built only to be measured; without that it has no ``file_bytes``.
+    """
+
+    file_bytes: int | None = None
     metric: float | None = None
     latency: Latency | None = None
     peak_memory_bytes: int | None = None
+
+
+class BuiltFigures(Figures):
+    """The model after, which is always built."""
+
+    file_bytes: int
 
 
 class Eager(Part):
@@ -257,7 +266,7 @@ class BuildReport(StoredReport):
     versions: dict[str, str]
     steps: list[StepReport]
     before: Figures
-    after: Figures
+    after: BuiltFigures
     metric: str | None = None
     """Name of the workload's metric, which is of the test split before and after, and of the validation split in a step."""
     agreement: Agreement | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import sys
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import Trait, has
+from fxopt.ir.op_table import Trait, has, running_statistics
 from fxopt.ir.program import Program
 
 
@@ -39,20 +41,37 @@ def _aliased(node: fx.Node) -> list[fx.Node]:
         return []
     if node.target is operator.getitem:
         return [node.args[0]]  # type: ignore[list-item]
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
+    if not hasattr(node.target, "_schema"):
         return list(node.all_input_nodes)
     if has(node, Trait.DROPOUT):  # its schema promises a new tensor, but in evaluation it returns its operand
         return [node.args[0]]  # type: ignore[list-item]
-    if not any(r.alias_info for r in schema.returns):
-        return []
-    return [value for info, value in _arguments(node) if info.alias_info for value in _nodes(value)]
+    aliases = _aliases(node.target)
+    return _operands(node, aliases.shared) if aliases.returned else []
 
 
-def _arguments(node: fx.Node) -> list[tuple[Any, Any]]:
-    infos = node.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip((a.name for a in infos), node.args, strict=False)) | node.kwargs
-    return [(info, given[info.name]) for info in infos if info.name in given]
+@dataclass(frozen=True)
+class _Aliases:
+    """What a schema says of memory: arguments that share or are written, by place and name, and whether a result shares."""
+
+    shared: tuple[tuple[int, str], ...]
+    written: tuple[tuple[int, str], ...]
+    returned: bool
+
+
+@functools.cache
+def _aliases(target: Any) -> _Aliases:
+    schema = target._schema
+    infos = [(i, a.name, a.alias_info) for i, a in enumerate(schema.arguments) if a.alias_info]
+    return _Aliases(
+        tuple((i, name) for i, name, _ in infos),
+        tuple((i, name) for i, name, info in infos if info.is_write),
+        any(r.alias_info for r in schema.returns),
+    )
+
+
+def _operands(node: fx.Node, places: Iterable[tuple[int, str]]) -> list[fx.Node]:
+    given = (node.args[i] if i < len(node.args) else node.kwargs.get(name) for i, name in places)
+    return [operand for value in given for operand in _nodes(value)]
 
 
 def _nodes(value: Any) -> list[fx.Node]:
@@ -63,10 +82,32 @@ def _nodes(value: Any) -> list[fx.Node]:
 
 def written(node: fx.Node) -> list[fx.Node]:
     """The operands that a node writes into."""
-    if node.op != "call_function" or not getattr(node.target, "_schema", None):
+    if node.op != "call_function" or not hasattr(node.target, "_schema"):
         return []
-    write = [v for info, v in _arguments(node) if info.alias_info and info.alias_info.is_write]
-    return [n for value in write for n in _nodes(value)]
+    return _operands(node, _aliases(node.target).written)
+
+
+def written_outside(program: Program) -> list[fx.Node]:
+    """The inputs, weights and buffers whose memory a program writes into."""
+    targets = [target for node in program.graph.nodes for target in written(node)]
+    if not targets:
+        return []
+    sets = alias_sets(program.graph)
+    roots = {sets[target] for target in targets}
+    return [n for n in program.graph.nodes if n.op in ("placeholder", "get_attr") and sets[n] in roots]
+
+
+def state_of(program: Program) -> set[int]:
+    """The ``id`` of each tensor that a run may write into: what the graph writes, and the running statistics of norms."""
+    nodes = [node for node in written_outside(program) if node.op == "get_attr"]
+    nodes += [value for node in program.graph.nodes for value in running_statistics(node)]
+    nodes += [n for node in program.graph.nodes if not _has_schema(node) for n in node.all_input_nodes]
+    return {id(tensor) for node in nodes if (tensor := program.tensor(node)) is not None}
+
+
+def _has_schema(node: fx.Node) -> bool:
+    """Whether it is known what a node writes into."""
+    return node.op != "call_function" or hasattr(node.target, "_schema") or not node.all_input_nodes
 
 
 def written_sets(graph: fx.Graph, sets: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:

@@ -30,6 +30,7 @@ mutate          writes into an operand
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,9 +41,9 @@ from fxopt.ir.op_traits import Op, Shape, Trait
 from fxopt.ir.printer import op_name
 
 __all__ = [
-    "CONVOLUTIONS", "DIRECT", "PRODUCT_OPERANDS", "TABLE", "TRANSPOSED", "Op", "Shape", "Trait", "arguments", "border",
-    "bounds", "each_dim", "family", "find_quantized", "find_quantized_value", "has", "lookup", "lookup_name", "named",
-    "pads_zeros", "set_argument",
+    "CONVOLUTIONS", "DIRECT", "PRODUCT_OPERANDS", "STATISTICS", "TABLE", "TRANSPOSED", "Op", "Shape", "Trait", "arguments",
+    "border", "bounds", "each_dim", "family", "find_quantized", "find_quantized_value", "has", "lookup", "lookup_name",
+    "named", "pads_zeros", "running_statistics", "set_argument",
 ]  # fmt: skip
 
 CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
@@ -53,6 +54,9 @@ DIRECT = (*CONVOLUTIONS, *(f"{name}.padding" for name in CONVOLUTIONS))
 
 TRANSPOSED = ("aten.conv_transpose1d", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
 """Transposed convolutions; weight ``[in, out / groups, *kernel]``."""
+
+STATISTICS = ("running_mean", "running_var")
+"""Arguments of a norm that it updates in training."""
 
 PRODUCT_OPERANDS = {
     "aten.linear": ("input", "weight"), "aten.matmul": ("self", "other"), "aten.mm": ("self", "mat2"),
@@ -105,9 +109,14 @@ def pads_zeros(node: fx.Node) -> bool:
 
 def arguments(node: fx.Node) -> dict[str, Any]:
     """Every argument of an ATen call by its schema name, defaults filled in."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
-    return {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+    defaults = _defaults(node.target)
+    return defaults | dict(zip(defaults, node.args, strict=False)) | dict(node.kwargs)
+
+
+@functools.cache
+def _defaults(target: Any) -> dict[str, Any]:
+    """torch makes the list of arguments anew each time that a schema is asked for it."""
+    return {argument.name: argument.default_value for argument in target._schema.arguments}
 
 
 def each_dim(sizes: int | Sequence[int], count: int) -> list[int]:
@@ -163,6 +172,20 @@ def updates_statistics(node: fx.Node) -> bool:
         return False
     call = arguments(node)
     return call.get("running_mean") is not None and bool(call.get("training") or call.get("use_input_stats"))
+
+
+def running_statistics(node: fx.Node) -> list[fx.Node]:
+    """The running mean and variance of a norm, which it updates in training; none for any other node."""
+    if not _has_statistics(node.target):
+        return []
+    call = arguments(node)
+    return [call[key] for key in STATISTICS if isinstance(call.get(key), fx.Node)]
+
+
+@functools.cache
+def _has_statistics(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and not _defaults(target).keys().isdisjoint(STATISTICS)
 
 
 def find_quantized(graph: fx.Graph) -> fx.Node | None:

@@ -12,7 +12,7 @@ from fxopt.ir.program import Program
 
 def with_outputs(program: Program, names: Sequence[str], *, own: bool = True) -> Program:
     """A copy with flat outputs, followed by the values of the nodes ``names``; without its ``own``, these alone."""
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     nodes = {node.name: node for node in twin.graph.nodes}
     outputs = [*(twin.outputs() if own else ()), *(nodes[name] for name in names)]
     twin.graph.output_node().args = (tuple(outputs),)

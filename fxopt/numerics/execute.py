@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from fxopt.ir.alias_analysis import alias_sets, written
+from fxopt.ir.alias_analysis import state_of, written_outside
 from fxopt.ir.program import Program
 from fxopt.numerics.float64 import float64_default, widen
 from fxopt.numerics.random_draws import KeyedDraws, draw_keys
@@ -44,7 +44,7 @@ def run(
     """Run copies of flat inputs, as float64 with ``wide``; random numbers and buffers are the same in every run.
 
     ``draws`` are the keys of draws by node name (:func:`fxopt.numerics.random_draws.draw_keys`); ``state`` names inputs and
-    weights to report after the run and after a second one, see :func:`written_outside`.
+    weights to report after the run and after a second one, see :func:`state_names`.
     """
     keys = draw_keys(program) if draws is None else draws
     with torch.random.fork_rng(devices=[]), untouched(program), float64_default() if wide else contextlib.nullcontext():
@@ -89,10 +89,10 @@ def _state(program: Program, inputs: list[Any], names: Collection[str], when: st
     return {f"{name} {when}": values[name].clone() for name in names if name in values}
 
 
-def written_outside(program: Program) -> set[str]:
+def state_names(program: Program) -> set[str]:
     """The persistent memory that a program writes into: ``input x``, ``buffer seen``."""
     kinds = {"placeholder": "input", "get_attr": "buffer"}
-    return {f"{kinds[node.op]} {node.target}" for node in _written_into(program)}
+    return {f"{kinds[node.op]} {node.target}" for node in written_outside(program)}
 
 
 def started(interpreter: _Interpreter, inputs: list[Any]) -> _Interpreter:
@@ -110,14 +110,17 @@ def replayed(interpreter: fx.Interpreter, twin: Program, inputs: list[Any]) -> l
 
 @contextlib.contextmanager
 def untouched(program: Program) -> Iterator[None]:
-    """Replace the buffers, and weights that the graph writes to, by copies, and restore them afterwards.
+    """Replace what a run may write into by copies, and restore it afterwards.
 
     Copies, not restored values: an output that is a buffer keeps its value after the run.
     """
-    targets = _written_weights(program)
+    state = state_of(program)
+    weights = {id(tensor) for tensor in program.tensors().values()} - state
     owners = list(program.module.modules())
-    saved: list[tuple[Any, str, Any]] = [(m._buffers, name, t) for m in owners for name, t in m._buffers.items()]
-    saved += [(m._parameters, name, t) for m in owners for name, t in m._parameters.items() if id(t) in targets]
+    saved: list[tuple[Any, str, Any]] = [
+        (m._buffers, name, t) for m in owners for name, t in m._buffers.items() if id(t) not in weights
+    ]
+    saved += [(m._parameters, name, t) for m in owners for name, t in m._parameters.items() if id(t) in state]
     memo: dict[int, Any] = {}  # tied tensors stay tied
     for store, name, tensor in saved:
         store[name] = copy.deepcopy(tensor, memo)
@@ -126,20 +129,6 @@ def untouched(program: Program) -> Iterator[None]:
     finally:
         for store, name, tensor in saved:
             store[name] = tensor
-
-
-def _written_weights(program: Program) -> set[int]:
-    return {id(program.tensor(node)) for node in _written_into(program) if node.op == "get_attr"}
-
-
-def _written_into(program: Program) -> list[fx.Node]:
-    """The inputs, weights and buffers whose memory a program writes into."""
-    targets = [target for node in program.graph.nodes for target in written(node)]
-    if not targets:
-        return []
-    sets = alias_sets(program.graph)
-    roots = {sets[target] for target in targets}
-    return [n for n in program.graph.nodes if n.op in ("placeholder", "get_attr") and sets[n] in roots]
 
 
 def _memory(tensor: torch.Tensor) -> int:

@@ -11,7 +11,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.ir.op_table import arguments
-from fxopt.ir.program import Program
+from fxopt.ir.program import Program, fake_of
 from fxopt.ir.shape_inference import fake_mode
 
 _WIDE = {
@@ -49,14 +49,14 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     """Return a copy that computes in float64: weights, buffers, example inputs and dtypes written into the graph.
 
     Checks of dtypes are dropped; the quantize and dequantize ops get twins that work in float64. The nodes' fake
-    tensors become float64 only with ``to_run_passes``, which takes longer than all the rest.
+    tensors become float64 only with ``to_run_passes``.
     """
     wide: dict[int, torch.Tensor] = {}
     for tensor in program.tensors().values():
         if tensor.dtype in _WIDE and id(tensor) not in wide:
             value = widen(tensor.detach())
             wide[id(tensor)] = torch.nn.Parameter(value, False) if isinstance(tensor, torch.nn.Parameter) else value
-    twin = program.copy(instead=wide)
+    twin = program.copy(wide, share_weights=True)
     for inner in _inner_modules(twin.module):
         for node in inner.graph.nodes:
             node.args, node.kwargs = pytree.tree_map(widen, (node.args, node.kwargs))
@@ -67,13 +67,28 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
         else:
             node.target, node.args, node.kwargs = _wide_call(node)
     if to_run_passes:
-        with fake_mode(twin):
-            for node in twin.graph.nodes:
-                if "val" in node.meta:
-                    node.meta["val"] = pytree.tree_map(widen, node.meta["val"])
+        _widen_types(twin)
     twin.args, twin.kwargs = pytree.tree_map(widen, (twin.args, twin.kwargs))
     twin.module.recompile()
     return twin
+
+
+def _widen_types(twin: Program) -> None:
+    """Make the nodes' fake tensors float64: directly, which takes a third of the time that casting them does."""
+    mode = fake_mode(twin)
+    made: dict[int, tuple[Any, Any]] = {}  # a value and its twin: nodes share values of one type
+
+    def wide(value: Any) -> Any:
+        dtype = _WIDE.get(value.dtype) if isinstance(value, torch.Tensor) else None
+        if dtype is None:
+            return value
+        if id(value) not in made:
+            made[id(value)] = value, fake_of(mode, value, dtype)
+        return made[id(value)][1]
+
+    for node in twin.graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = pytree.tree_map(wide, node.meta["val"])
 
 
 def has_twin_graph(program: Program, twin: Program) -> bool:

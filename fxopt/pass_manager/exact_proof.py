@@ -10,6 +10,7 @@ from fxopt.pass_manager.end_to_end import compare_end_to_end
 from fxopt.pass_manager.local_proof import LocalProof, prove_locally
 from fxopt.pass_manager.program_runs import ProgramRuns
 from fxopt.pass_manager.regions.check import Failure
+from fxopt.pass_manager.shared_weights import STORE
 from fxopt.pass_manager.step import Findings, Step, apply
 from fxopt.pass_manager.stored_check import own_failure, prove_stored, stored_as_replayed
 from fxopt.pass_manager.tolerances import STORED_TOLERANCE, weight_tolerance
@@ -22,9 +23,12 @@ _SHOWN = 5
 def prove(step: Step, old: ProgramRuns, new: ProgramRuns, findings: Findings) -> None:
     """Prove that a step did not change the outputs, and record how. Raises VerifyError if it did."""
     wide = to_float64(step.before, to_run_passes=True)
-    replay = wide.copy()
+    replay = wide.copy(share_weights=True)
+    versions = _versions(wide)
     with float64_default():
         apply(step, replay)
+    if _versions(wide) != versions:
+        raise VerifyError("the pass changed weights of the program in float64 in place", step=str(step), way_out=STORE)
     findings.tolerance = step.pass_.tolerance
     if stored_as_replayed(replay, new.program):
         findings.stored, findings.stored_tolerance = "weights", weight_tolerance(new.program)
@@ -42,6 +46,10 @@ def prove(step: Step, old: ProgramRuns, new: ProgramRuns, findings: Findings) ->
     findings.error = compare_end_to_end(step.pass_, replay, old, new, as_replayed=findings.stored == "weights")
     if failure is not None:
         raise _error(step, new.program, failure)
+
+
+def _versions(program: Program) -> list[int]:
+    return [tensor._version for tensor in program.tensors().values()]
 
 
 def _by_regions(step: Step, wide: Program, replay: Program, program: Program, findings: Findings) -> LocalProof | None:

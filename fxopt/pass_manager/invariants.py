@@ -101,4 +101,6 @@ def same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether type, shape and every element are the same; NaN is the same as NaN."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
+    if a.data_ptr() == b.data_ptr() and a.stride() == b.stride() and a.device.type == "cpu":
+        return True
     return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from fxopt.ir.program import Program
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.pass_base import Pass
+from fxopt.pass_manager.shared_weights import SharedWeights
 from fxopt.pass_manager.step import Step, StepResult, Watcher, run_step
 
 _log = logging.getLogger(__name__)
 
 
 class Line:
-    """Passes, run one after another over ``work``, each on a copy of its own.
+    """Passes, run one after another over ``work``, each on a copy of its own, which shares the weights.
 
     So a step depends on its program's contents alone: names that earlier steps used and released are free again.
     """
@@ -31,7 +32,7 @@ class Line:
         """``told_at`` is the level at which the logger is told of each step."""
         self.passes, self.watchers, self.context, self.work = passes, watchers, context, program
         self.results: list[StepResult] = []
-        self._told_at = told_at
+        self._told_at, self._shared = told_at, SharedWeights()
         program.kept_indices = {}
 
     @property
@@ -52,9 +53,10 @@ class Line:
     def _on_copy(
         self, before: Program, index: int, watchers: tuple[Watcher, ...], context: Context
     ) -> tuple[StepResult, Program]:
-        work = before.copy()
+        self._shared.note(before)
+        work = before.copy(share_weights=True)
         after = str(self.passes[index - 1]) if index else ""
-        step = Step(self.passes[index], index + 1, len(self.passes), after, before, context)
+        step = Step(self.passes[index], index + 1, len(self.passes), after, before, context, self._shared)
         result = run_step(step, work, watchers)
         return result, work
 

@@ -17,6 +17,7 @@ from fxopt.ir.shape_inference import derive_shapes
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.invariants import check_arity, check_calls, check_kept, lost_types, same_tensor
 from fxopt.pass_manager.pass_base import Pass
+from fxopt.pass_manager.shared_weights import SharedWeights
 
 
 @dataclass
@@ -86,7 +87,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """A pass at its place in the pipeline, with a copy of the program before it, and its context."""
+    """A pass at its place in the pipeline, with the program before it, whose weights it shares, and its context."""
 
     pass_: Pass
     index: int
@@ -94,6 +95,7 @@ class Step:
     after: str
     before: Program
     context: Context
+    shared: SharedWeights
 
     def __str__(self) -> str:
         place = f"step {self.index} of {self.total}" + (f", after {self.after}" if self.after else "")
@@ -114,6 +116,7 @@ def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepR
         start = time.perf_counter()
         apply(step, program)
         with located(step, HINT):
+            step.shared.check(step.before)
             check_kept(step.before, program)
             result.changed = differs(step.before, program)
             if (result.changed and _reshaped(step.before, program)) or lost_types(step.before, program):

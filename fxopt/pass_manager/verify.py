@@ -19,7 +19,7 @@ from fxopt.errors import VerifyError
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import is_constant, sqnr
-from fxopt.numerics.execute import Run, written_outside
+from fxopt.numerics.execute import Run, state_names
 from fxopt.numerics.float64 import coarsest
 from fxopt.numerics.random_draws import draw_keys
 from fxopt.pass_manager.end_to_end import compare_own, own_tolerances
@@ -77,7 +77,7 @@ class Verify:
         if self._proof == "none":
             result.findings.proof = "none"
             return
-        state = written_outside(step.before) | written_outside(program)
+        state = state_names(step.before) | state_names(program)
         same = last is not None and last[1] is exact and last[0].state == state
         old = last[0] if last and same else first_runs(step.before, state, where, exact=exact)
         old.where = where

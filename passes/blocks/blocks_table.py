@@ -76,7 +76,7 @@ class BlocksTable:
 
 def blocks(program: Program, context: Context = Context()) -> BlocksTable:
     """Show the regions that substitute can exchange, with MACs and share of the latency; and what is none, and why."""
-    program = program.copy()
+    program = program.copy(share_weights=True)
     make_functional(program)
     derive_shapes(program)
     found = find_blocks(program)

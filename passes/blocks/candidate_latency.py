@@ -19,7 +19,7 @@ _BLOCKS, _BLOCK_MS = 15, 3.0  # short blocks are seldom interrupted by whatever 
 
 def exchanged(program: Program, chosen: Iterable[Candidate], *, shapes: bool = True) -> Program:
     """A copy of a program with candidates in the places of their blocks; without ``shapes``, to be run alone."""
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     put(twin, [(candidate.block, candidate.program) for candidate in chosen])
     if not shapes:
         return twin

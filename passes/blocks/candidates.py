@@ -59,7 +59,7 @@ def build(block: Block, form: BlockForm, samples: Samples | None) -> Candidate |
     Raises PassError for a form that has another interface, and for one that fails by an error not written for users;
     UsageError where a package that it needs is not installed.
     """
-    made = block.program.copy()
+    made = block.program.copy(share_weights=True)
     made.skips = []
     try:
         reason = form.build(made, samples)

@@ -101,7 +101,7 @@ def substitute(
     budget = BlockBudget.read(macs, latency)
     wanted = [_parsed(text) for text in choice]
     allowed = library(entries)
-    whole = program.copy()
+    whole = program.copy(share_weights=True)
     make_functional(whole)
     derive_shapes(whole)
     found = wanted_blocks(program, whole, keep, only, [pattern for pattern, _ in wanted], _WHO)

@@ -67,7 +67,7 @@ def layer_alone(program: Program, weight: SplitWeight, shape: Shape) -> Program 
 
 def split(program: Program, chains: dict[str, Chain]) -> Program:
     """A copy in which the weights of these names are chains of such ranks, with random values."""
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     generator = torch.Generator().manual_seed(0)
     for weight in find_weights(twin):
         chain = chains.get(weight.names[0])

@@ -21,7 +21,7 @@ def with_output_errors(
 
     The noise of several layers nearly adds up, so these errors compare across layers; errors of weights do not.
     """
-    twin, found = program.copy(), []
+    twin, found = program.copy(share_weights=True), []
     with progress_bar("measuring layers", sum(map(len, lines))) as advance:
         for alternatives, points in zip(every, lines, strict=True):
             name = alternatives.weight.names[0]
@@ -39,7 +39,7 @@ def within_metric_drop(
     program: Program, every: Sequence[Alternatives], path: RankPath, drop: float, judge: Judge
 ) -> list[Point]:
     """The points after the most moves with which the metric on the validation split falls by no more than ``drop``."""
-    dense, twin = judge.metric(program), program.copy()
+    dense, twin = judge.metric(program), program.copy(share_weights=True)
 
     def holds(undone: int) -> bool:
         for alternatives, point in zip(every, path.after(len(path.moves) - undone), strict=True):

@@ -110,7 +110,7 @@ def _sort_if_exact(program: Program, moved: np.ndarray[Any, Any], exchange: Exch
     """Sort a group of which a value holds an atom twice, if no value changes; report it if one does."""
     alone = np.arange(len(moved))
     _sort(alone, exchange, scores)
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     try:
         permute(Permutation(couple(twin), alone))
     except ValueError:

@@ -146,7 +146,7 @@ def zero_channels(
         dead = chooser.dead(_HALF if ratio is None else ratio)
     else:
         dead = within(budget, program, context, sweep, chooser, _WHO)
-    before = program.copy() if reconstruct else None
+    before = program.copy(share_weights=True) if reconstruct else None
     zero(program, sweep, dead)
     check_computed_weights(program, sweep, _WHO)
     if before is not None:

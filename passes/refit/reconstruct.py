@@ -70,7 +70,7 @@ def reconstruct(
     if not pairs:
         return
     judge = Judge(original, context.workload, _WHO)
-    before, as_it_was = judge.sqnr(program), program.copy()
+    before, as_it_was = judge.sqnr(program), program.copy(share_weights=True)
     if before == math.inf:
         program.skip(program.graph.output_node(), "its outputs are the original's")
         return

@@ -9,12 +9,11 @@ import torch
 from torch import fx
 
 from fxopt.ir.alias_analysis import alias_sets, written
-from fxopt.ir.op_table import arguments, family
+from fxopt.ir.op_table import STATISTICS, arguments, family
 from fxopt.ir.printer import op_name
 from fxopt.passes.supernet.space import Space, Subnet
 from fxopt.passes.supernet.variants import Variants
 from fxopt.passes.train.population import Moments
-from fxopt.passes.train.reestimate_batch_norm import STATISTICS
 
 Statistics = Mapping[fx.Node, tuple[torch.Tensor, torch.Tensor]]
 """Mean and variance, by batch norm, in place of the stored ones."""

@@ -169,7 +169,7 @@ def find_space(program: Program, who: str) -> Space:
 def _removable(program: Program, widths: list[Width]) -> list[Width]:
     """The widths that shrink reduces to one unit, once the others are zero, whatever the weights are."""
     while widths:
-        twin = program.copy()
+        twin = program.copy(share_weights=True)
         random = torch.Generator().manual_seed(0)
         twin.set_tensors(
             {

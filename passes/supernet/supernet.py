@@ -32,7 +32,7 @@ class Supernet:
     """
 
     def __init__(self, program: Program, context: Context, images: int = 256) -> None:
-        twin = program.copy()
+        twin = program.copy(share_weights=True)
         make_functional(twin)
         self.space = find_space(twin, _WHO)
         self._program, self._context, self._images = program, context, images

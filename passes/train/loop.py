@@ -66,7 +66,7 @@ class _Training:
                 f"{how.name}: the workload gives no training batch of {self.size or how.batch_size} examples"
             )
         self.steps = per_epoch * how.epochs
-        twin = program.copy()
+        twin = program.copy(share_weights=True)
         make_functional(twin)  # a gradient needs what an in-place op overwrites
         self.module: TrainableModule = as_module(twin, batch_norm=how.batch_norm)
         use_channels_last(twin, self.module)

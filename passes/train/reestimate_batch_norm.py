@@ -10,10 +10,8 @@ from annotated_types import Ge
 from torch import fx
 
 from fxopt import Context, Program, graph_pass
-from fxopt.ir.op_table import arguments
+from fxopt.ir.op_table import STATISTICS, arguments
 from fxopt.passes.train.population import population
-
-STATISTICS = ("running_mean", "running_var")
 
 
 @graph_pass(kind="approx")

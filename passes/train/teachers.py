@@ -34,7 +34,7 @@ class Teacher:
     """A program that answers without gradients, with the values of some of its nodes."""
 
     def __init__(self, name: str, program: Program, who: str) -> None:
-        self.name, self.program, self._who = name, program.copy(), who
+        self.name, self.program, self._who = name, program.copy(share_weights=True), who
         use_channels_last(self.program, self.program.module)
         self._run = in_batches(self._once, fixed_batch(program))
         self.watched: tuple[str, ...] = ()

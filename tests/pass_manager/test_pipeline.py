@@ -80,15 +80,47 @@ def test_changed_is_computed(program):
     assert changed(drop_second_relu(limit=0)) == [False]
 
 
-def test_a_weight_edit_is_a_change():
+WEIGHED = '%x : f32[batch,4]; %w = param "w" : f32[3,4]; %y = aten.linear(%x, %w)'
+
+
+def test_another_weight_is_a_change():
     @graph_pass(kind="approx")
     def halve(program):
-        for node in program.find("aten.linear"):
-            with torch.no_grad():
-                program.tensor(node.args[1]).mul_(0.5)
+        program.set_tensor("w", program.tensors()["w"].detach() * 0.5)
 
-    on = parse_program('%x : f32[batch,4]; %w = param "w" : f32[3,4]; %y = aten.linear(%x, %w)')
-    assert Pipeline.of(halve()).run(on).steps[0].changed
+    assert Pipeline.of(halve()).run(parse_program(WEIGHED)).steps[0].changed
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda w: w.mul_(2), lambda w: w.data.neg_(), lambda w: w.detach().numpy().sort(), lambda w: w.zero_()]
+)
+@pytest.mark.parametrize("watchers", [None, ()])
+def test_a_weight_may_not_be_changed_in_place(edit, watchers):
+    """However it is done; and the program that the pipeline was given stays as it is."""
+
+    @graph_pass(kind="approx")
+    def change(program):
+        with torch.no_grad():
+            edit(program.tensors()["w"])
+
+    on = parse_program(WEIGHED)
+    before = on.fingerprint()
+    with pytest.raises(VerifyError, match=r"'change' \(step 2 of 2.*the pass changed w in place"):
+        Pipeline.of(double_neg(), change()).run(on, watchers=watchers)
+    assert on.fingerprint() == before
+
+
+def test_steps_share_weights_and_have_their_own_buffers():
+    on = parse_program(
+        '%x : f32[batch,4]; %w = param "w" : f32[4096,4]; %n = param "running_n" : f32[4]; %m = aten.add_.Tensor(%n, 1); '
+        "%y = aten.linear(%x, %w); %z = aten.add.Tensor(%x, %m); return %y, %z"
+    )
+    twin = on.copy(share_weights=True)
+    memory = [{name: t.data_ptr() for name, t in p.tensors().items()} for p in (on, twin, on.copy())]
+    assert memory[0]["w"] == memory[1]["w"] != memory[2]["w"]
+    assert memory[0]["running_n"] != memory[1]["running_n"]
+    twin.module.requires_grad_(False)
+    assert on.tensors()["w"].requires_grad
 
 
 def test_history_holds_what_changed_something_in_order(program):

@@ -238,7 +238,22 @@ def test_in_place_edit_of_a_weight(caught):
         with torch.no_grad():
             program.tensor(_first(program, "aten.linear").args[1]).mul_(2)
 
-    assert "output 0 changed by" in caught(double_weight)
+    assert "the pass changed linear.weight in place" in caught(double_weight)
+
+
+def test_in_place_edit_of_a_weight_in_float64_alone(caught):
+    """The twin before the step shares its weights with the replay."""
+
+    @graph_pass
+    def double_weight(program):
+        weight = program.tensor(_first(program, "aten.linear").args[1])
+        if weight.dtype == torch.float64:
+            with torch.no_grad():
+                weight.mul_(2)
+        else:
+            program.set_tensor("linear.weight", weight.detach() * 2)
+
+    assert "weights of the program in float64 in place" in caught(double_weight)
 
 
 def test_a_batch_written_into_the_graph(caught):

@@ -16,6 +16,8 @@ def verdict(report: BuildReport) -> str:
     before, after = report.before, report.after
     if after.file_bytes and before.file_bytes:
         parts.append(_times(before.file_bytes / after.file_bytes, "smaller", "larger"))
+    elif after.weight_bytes and before.weight_bytes:
+        parts.append(f"weights {_times(before.weight_bytes / after.weight_bytes, 'smaller', 'larger')}")
     if before.latency and after.latency:
         parts.append(_times(before.latency.median_ms / after.latency.median_ms, "as fast", "slower"))
     if before.metric is not None and after.metric is not None:

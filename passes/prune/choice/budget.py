@@ -57,7 +57,7 @@ def within(budget: CostBudget, program: Program, context: Context, sweep: Sweep,
 
 def _latency(program: Program, context: Context, sweep: Sweep, dead: Dead, who: str) -> float:
     """Median milliseconds of the pruned program as the backend builds it."""
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     zero(twin, sweep, dead)
     small = Pipeline.of(shrink()).run(twin, watchers=()).program
     times = built_times({"pruned": small}, context, f"{who}: latency_ms", blocks=5)

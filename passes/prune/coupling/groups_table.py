@@ -47,7 +47,7 @@ class GroupsTable:
 def groups(program: Program, context: Context = Context()) -> GroupsTable:
     """Show which channels, heads and groups can be pruned together, in which weights, and what is pinned and why."""
     sweep = couple(program)
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     twin.skips = []
     report_pinned(twin, sweep)
     return GroupsTable(tuple(map(_row, find_groups(sweep))), tuple(map(str, twin.skips)))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import arguments
+from fxopt.ir.op_table import arguments, running_statistics
 from fxopt.ir.program import Program
 from fxopt.passes.prune.depth.residual import Branch
 from fxopt.passes.prune.depth.stream_graph import made_of_weights, reads_values
@@ -17,8 +17,6 @@ from fxopt.passes.prune.known.rules import rule_of
 
 Site = tuple[fx.Node, fx.Node]
 """A call and a weight among its operands, to be zeroed for that call."""
-
-_STATISTICS = ("running_mean", "running_var")
 
 
 def zeroing_sites(program: Program, branch: Branch) -> tuple[Site, ...] | str:
@@ -75,8 +73,7 @@ class _Walk:
 
     def _choices(self, node: fx.Node) -> Iterator[Sequence[fx.Node]]:
         """Sets of operands to try as zeros; constants computed from weights count as weights."""
-        call = arguments(node) if hasattr(node.target, "_schema") else {}
-        statistics = [call[name] for name in _STATISTICS if name in call]
+        statistics = running_statistics(node)
         inside = [operand for operand in node.all_input_nodes if operand in self._branch.nodes]
         own = [operand for operand in node.all_input_nodes if operand in self._constants and operand not in statistics]
         if own:

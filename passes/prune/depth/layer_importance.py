@@ -133,7 +133,7 @@ def _mean_loss(twin: Program, data: Data, batches: list[tuple[Any, Any]], who: s
 
 def _own_weights(asked: Asked) -> tuple[Program, list[list[str]]]:
     """A copy where each weight to be zeroed has no other reader, as in a layer that runs twice; its names by layer."""
-    twin = asked.program.copy()
+    twin = asked.program.copy(share_weights=True)
     nodes = {node.name: node for node in twin.graph.nodes}
     names: dict[Site, str] = {}
     for user, weight in (site for layer in asked.layers for site in layer.sites):

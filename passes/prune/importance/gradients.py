@@ -14,13 +14,10 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import DataError, FxoptError
 from fxopt.ir.alias_analysis import alias_sets, make_functional, written
 from fxopt.ir.input_check import misfit
-from fxopt.ir.op_table import arguments, set_argument
+from fxopt.ir.op_table import arguments, running_statistics, set_argument
 from fxopt.ir.program import Program
 from fxopt.workload import Data, Workload, training_workload
 from fxopt.workload.batching import cut, fixed_batch, in_batches
-
-_STATISTICS = ("running_mean", "running_var")
-
 
 _BATCH = 16
 """Examples in one backward pass, at most: enough to keep a processor busy, and little memory compared with training."""
@@ -108,7 +105,7 @@ class _Backward:
 
 def _differentiable(program: Program) -> Program:
     """A copy in evaluation mode whose weights require gradients. Raises PassError where it writes into a parameter."""
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     make_functional(twin)
     sets = alias_sets(twin.graph)
     dirty = {sets[target]: node for node in twin.graph.nodes for target in written(node)}
@@ -131,7 +128,7 @@ def _statistics(twin: Program) -> Iterator[fx.Node]:
         if not isinstance(node.target, torch._ops.OpOverload):
             continue
         call = arguments(node)
-        yield from (call[name] for name in _STATISTICS if call.get(name) is not None)
+        yield from running_statistics(node)
         for flag in ("training", "train", "use_input_stats"):
             if call.get(flag) and call.get("running_mean", node) is not None:  # without statistics it needs the batch's
                 set_argument(node, flag, False)

@@ -35,7 +35,7 @@ def simulate(
 
     Values that share a scale share the step size, and so do layers that share a weight.
     """
-    made = Simulated(program.copy())
+    made = Simulated(program.copy(share_weights=True))
     here = {node.name: node for node in made.program.graph.nodes}
     for node, affine in ranges.items():
         _fake_value(made, here, placement, node, affine)

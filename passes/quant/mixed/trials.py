@@ -37,7 +37,7 @@ class Trials(Judge):
 
     def quantized(self, left: frozenset[str]) -> Program:
         """A copy in which all layers are quantized except those ``left`` in float; shapes of new nodes are not derived."""
-        twin = self.program.copy()
+        twin = self.program.copy(share_weights=True)
         placement = self.placer(twin, left)
         ranges = {node: self.ranges[node.name] for node in placement.values}
         codes = encode_layers(twin, placement.layers, ranges, self.placer.policy, per_tensor=placement.per_tensor)

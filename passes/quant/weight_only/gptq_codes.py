@@ -25,7 +25,7 @@ def gptq_codes(
     The graph runs once, node by node over all batches, so memory holds the live values of all of them, and the
     products of one layer. Raises DataError where a layer reads NaN or infinity.
     """
-    twin = program.copy()
+    twin = program.copy(share_weights=True)
     runs = [started(fx.Interpreter(twin.module), leaves) for leaves in batches]
     first = {weight.layers[0].name: i for i, weight in enumerate(weights)}
     found: dict[int, BlockCodes] = {}
