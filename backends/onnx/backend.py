@@ -51,7 +51,7 @@ class Onnx(Backend):
         """Why the exporter has no ONNX form of a node, or the runtime no kernel for its dtype; None if they have."""
         from fxopt.backends.onnx.refusal import refuses, without_kernel
 
-        return without_kernel(node, self.opset) or refuses(node)
+        return without_kernel(node, self.opset) or refuses(node, self.opset)
 
     def legalize(self) -> str:
         """Bring writes, norms, attention, averages and clamps into the form that the exporter takes and integer kernels know."""

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +13,9 @@ from fxopt.backends.onnx.block_weights import use_block_kernels
 from fxopt.backends.onnx.dynamic_kernels import use_dynamic_kernels
 from fxopt.backends.onnx.file import drop_unused, save
 from fxopt.backends.onnx.pools import rewrite_pools
+from fxopt.backends.onnx.quiet import quiet
 from fxopt.backends.onnx.recurrent_kernels import use_recurrent_kernels
+from fxopt.backends.onnx.registry import registry_of
 from fxopt.backends.onnx.values import name_values
 from fxopt.backends.onnx.weights import store_unsigned
 from fxopt.errors import BackendError, FxoptError
@@ -39,6 +36,7 @@ def export(
     has. Raises BackendError where the exporter or the ONNX checker fails, with the node.
     """
     import onnx
+    from torch.onnx._internal.exporter import _core as exporter  # torch.onnx.export makes its registry each time
 
     inputs = [node.name for node in program.inputs() if isinstance(node.meta.get("val"), torch.Tensor)]
     prefix = "output"
@@ -50,13 +48,12 @@ def export(
         exported = export_program(form)
         # with gradients, attention under a learned mask would be taken apart into other strides than it was exported with
         with quiet(), torch.no_grad():
-            made = torch.onnx.export(exported, (), dynamo=True, opset_version=opset, verbose=False,
-                                     input_names=inputs, output_names=outputs)  # fmt: skip
+            made = exporter.export(exported, (), registry=registry_of(opset), opset_version=opset, verbose=False,
+                                   input_names=inputs, output_names=outputs)  # fmt: skip
     except FxoptError:
         raise
     except Exception as error:
         raise BackendError(f"the ONNX exporter failed: {_reason(error)}") from error
-    assert made is not None
     model = made.model_proto
     origins = {node.name: _origin(node) for node in model.graph.node}
     nodes = _nodes(model, {} if made.exported_program is None else origins_of(made.exported_program, form))
@@ -118,22 +115,6 @@ def _origin(node: Any) -> str:
     trace = fx.Graph().call_function(torch.relu)  # any node: only its trace is read
     trace.meta["stack_trace"] = facts.get("pkg.torch.onnx.stack_trace", "")
     return f"{node.op_type} {node.name} {source_line(trace)}".strip()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """The exporter prints progress and warns about optional packages."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:

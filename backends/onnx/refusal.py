@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.backend import refuses_training
-from fxopt.backends.onnx.export import quiet
+from fxopt.backends.onnx.quiet import quiet
 from fxopt.backends.onnx.recurrent_kernels import SEQUENCES, cannot_lower
+from fxopt.backends.onnx.registry import decompositions_of, registry_of
 from fxopt.ir.alias_analysis import written
 from fxopt.ir.decompose import decomposed
 from fxopt.ir.op_table import Trait, arguments, family, has
 from fxopt.ir.printer import op_name
 
 
-def refuses(node: fx.Node) -> str | None:
-    """Why the exporter has no ONNX form of a call; None if it has, directly or through a decomposition."""
+def refuses(node: fx.Node, opset: int) -> str | None:
+    """Why the exporter has no ONNX form of a call in a version of the ONNX operators; None if it has, maybe in other ops."""
     if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "size"):
         return None
     name = op_name(node)
@@ -31,7 +29,8 @@ def refuses(node: fx.Node) -> str | None:
         return None
     if arguments(node).get("divisor_override") is not None:
         return f"the exporter leaves out the divisor_override of {name}; divide in an op of its own"
-    registry, decompositions = _known_ops()
+    with quiet():
+        registry, decompositions = registry_of(opset), decompositions_of(opset)
     if registry.is_registered(node.target):
         return None
     way_out = "replace it by other ops before the build"
@@ -107,18 +106,3 @@ def _dtypes(node: fx.Node) -> set[torch.dtype]:
     """Dtypes of all that a node reads and gives."""
     values = pytree.tree_leaves([n.meta.get("val") for n in (node, *node.all_input_nodes)])
     return {value.dtype for value in values if isinstance(value, torch.Tensor)}
-
-
-@functools.cache
-def _known_ops() -> tuple[Any, dict[Any, Any]]:
-    """The exporter's registry of ops with an ONNX form, and how it decomposes the others."""
-    from torch.onnx._internal.exporter._decomp import (
-        create_onnx_friendly_decomposition_table,
-        get_onnx_implemented_overloads,
-    )
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    with quiet():
-        registry = ONNXRegistry.from_torchlib()
-        table = create_onnx_friendly_decomposition_table(set(get_onnx_implemented_overloads(registry)))
-    return registry, table

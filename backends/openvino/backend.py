@@ -58,13 +58,13 @@ class Openvino(Backend):
         OpenVINO takes quantization to 16 bits for none: it leaves the clipping out with the rounding.
         """
         from fxopt.backends.onnx.refusal import has_16_bits, refuses
-        from fxopt.backends.openvino.convert import need_exporter
+        from fxopt.backends.openvino.convert import OPSET, need_exporter
         from fxopt.backends.openvino.refusal import refuses as cannot_convert
 
         need_exporter()
         if has_16_bits(node):
             return "OpenVINO does not clip codes of 16 bits; quantize to 8 bits, or take the backend onnx(opset=21)"
-        return refuses(node) or cannot_convert(node)
+        return refuses(node, OPSET) or cannot_convert(node)
 
     def legalize(self) -> str:
         """Bring the program into the form that the ONNX exporter takes."""

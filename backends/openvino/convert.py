@@ -14,7 +14,7 @@ from fxopt.ir.program import Program
 from fxopt.support.resources import resource_error
 from fxopt.support.scratch import scratch_folder
 
-_OPSET = 22
+OPSET = 22
 """Version of the ONNX operators on the way, the first whose convolutions take bfloat16; nothing of it is left in the result."""
 
 
@@ -33,7 +33,7 @@ def convert(program: Program, path: Path) -> tuple[dict[str, str], dict[str, str
     core = new_core()
     with scratch_folder() as folder:
         between = folder / "model.onnx"
-        origins, nodes = export(program, _OPSET, between)
+        origins, nodes = export(program, OPSET, between)
         try:
             model = core.read_model(between)
         except Exception as error:

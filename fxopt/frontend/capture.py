@@ -81,16 +81,18 @@ def capture(
         check_inputs(module, args, kwargs)
         exported, found, warning = export_module(module, args, kwargs, dynamic)
         program = from_exported(exported, args, kwargs, notes=(*notes, *found))
-        if isinstance(dynamic, str) and program.dims() and not _batch_of_one(module, program, args, kwargs):
-            found = ("a batch of 1 takes another way through the model",)
-            if _batch_size(program, args, kwargs) == 1:
-                warning = f"captured with a fixed batch of 1: {found[0]}"
-                exported = export_module(module, args, kwargs, None)[0]
-                program = from_exported(exported, args, kwargs, notes=(*notes, warning))
-            else:
-                program.ranges = {symbol: (max(2, low), high) for symbol, (low, high) in program.ranges.items()}
-                program.notes = (*program.notes, f"captured for batches of 2 or more: {found[0]}")
-        check_same(program, args, kwargs, want)
+        batched = isinstance(dynamic, str) and bool(program.dims())
+        single = batched and _batch_size(program, args, kwargs) == 1
+        agrees = single and _agrees(program, args, kwargs, want)
+        if single and not agrees:
+            warning = f"captured with a fixed batch of 1: {_OTHER_WAY}"
+            exported = export_module(module, args, kwargs, None)[0]
+            program = from_exported(exported, args, kwargs, notes=(*notes, warning))
+        elif batched and not single and not _batch_of_one(module, program, args, kwargs):
+            program.ranges = {symbol: (max(2, low), high) for symbol, (low, high) in program.ranges.items()}
+            program.notes = (*program.notes, f"captured for batches of 2 or more: {_OTHER_WAY}")
+        if not agrees:
+            check_same(program, args, kwargs, want)
     if warning:
         warnings.warn(CaptureWarning(warning), stacklevel=2)
     return program
@@ -160,6 +162,9 @@ def _is_batched(node: fx.Node) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() > 0 and isinstance(value.shape[0], torch.SymInt)
 
 
+_OTHER_WAY = "a batch of 1 takes another way through the model"
+
+
 def _batch_of_one(module: torch.nn.Module, program: Program, args: Any, kwargs: Any) -> bool:
     """Whether the program is right for a batch of one too: torch traces with two, and does not check that."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -168,7 +173,15 @@ def _batch_of_one(module: torch.nn.Module, program: Program, args: Any, kwargs: 
     if any(isinstance(v, torch.Tensor) and v.numel() == 0 for v in one):
         return True
     try:
-        check_same(program, one_args, one_kwargs, run_eager(module, one_args, one_kwargs))
+        want = run_eager(module, one_args, one_kwargs)
+    except FxoptError:
+        return False
+    return _agrees(program, one_args, one_kwargs, want)
+
+
+def _agrees(program: Program, args: Any, kwargs: Any, want: list[Any]) -> bool:
+    try:
+        check_same(program, args, kwargs, want)
     except FxoptError:
         return False
     return True

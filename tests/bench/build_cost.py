@@ -37,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fxopt import Pipeline, Recipe, build
+from fxopt.models.vision_import import import_torchvision
 from fxopt.workload import find_workload
 
 MODELS = ("squeezenet1_1", "resnet18", "resnet50", "vit_b_16")
@@ -120,8 +121,8 @@ def _child(name: str, way: str, images: int) -> dict[str, float]:
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
     import onnxscript  # noqa: F401
-    import torchvision  # noqa: F401
 
+    import_torchvision()
     torch.onnx.export(torch.nn.Linear(2, 2), (torch.randn(2, 2),), dynamo=True, verbose=False)  # what it imports
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
