@@ -8,7 +8,7 @@ from fxopt.numerics.float64 import float64_default, to_float64, widen
 from fxopt.numerics.random_draws import draw_keys
 from fxopt.pass_manager.end_to_end import compare_end_to_end
 from fxopt.pass_manager.local_proof import LocalProof, prove_locally
-from fxopt.pass_manager.program_runs import ProgramRuns
+from fxopt.pass_manager.program_runs import ProgramRuns, StepRuns
 from fxopt.pass_manager.regions.check import Failure
 from fxopt.pass_manager.shared_weights import STORE
 from fxopt.pass_manager.step import Findings, Step, apply
@@ -20,8 +20,8 @@ _SHOWN = 5
 """Calls of each side of a region in an error."""
 
 
-def prove(step: Step, old: ProgramRuns, new: ProgramRuns, findings: Findings) -> None:
-    """Prove that a step did not change the outputs, and record how. Raises VerifyError if it did."""
+def prove(step: Step, program: Program, runs: StepRuns, findings: Findings) -> None:
+    """Prove that a step, which made ``program``, did not change the outputs, and record how. Raises VerifyError if it did."""
     wide = to_float64(step.before, to_run_passes=True)
     replay = wide.copy(share_weights=True)
     versions = _versions(wide)
@@ -30,22 +30,23 @@ def prove(step: Step, old: ProgramRuns, new: ProgramRuns, findings: Findings) ->
     if _versions(wide) != versions:
         raise VerifyError("the pass changed weights of the program in float64 in place", step=str(step), way_out=STORE)
     findings.tolerance = step.pass_.tolerance
-    if stored_as_replayed(replay, new.program):
-        findings.stored, findings.stored_tolerance = "weights", weight_tolerance(new.program)
+    if stored_as_replayed(replay, program):
+        findings.stored, findings.stored_tolerance = "weights", weight_tolerance(program)
     else:
         findings.stored, findings.stored_tolerance = "values", max(STORED_TOLERANCE, findings.tolerance)
     failure: Failure | None = None
     if not replay.claims:
-        proof = _by_regions(step, wide, replay, new.program, findings)
+        proof = _by_regions(step, wide, replay, program, findings)
         if proof is not None and proof.proved:
             findings.proof, findings.regions, findings.error = "local", len(proof.regions), proof.error
             return
         failure = proof.failure if proof is not None else None
     findings.proof = "end to end"
+    old, new = runs.both
     _check_claims(step, replay, old)
     findings.error = compare_end_to_end(step.pass_, replay, old, new, as_replayed=findings.stored == "weights")
     if failure is not None:
-        raise _error(step, new.program, failure)
+        raise _error(step, program, failure)
 
 
 def _versions(program: Program) -> list[int]:

@@ -8,7 +8,8 @@ import torch
 from torch import fx
 
 from fxopt.errors import VerifyError
-from fxopt.ir.printer import type_text
+from fxopt.ir.op_table import DIRECT, TRANSPOSED, Trait, family, has
+from fxopt.ir.printer import op_name, type_text
 from fxopt.ir.program import Program
 from fxopt.numerics.execute import Run
 
@@ -45,6 +46,25 @@ def compare_interface(before: Any, after: Any, program: Program, where: str) -> 
     if problems:
         text = "\n  ".join(problems)
         raise VerifyError(text, step=where, way_out="a pass may not change the inputs or outputs of the program")
+
+
+def may_share(program: Program) -> bool:
+    """Whether an output may share memory with an input, a weight or another output; not if each is made by itself."""
+    outputs = [out for out in program.outputs() if isinstance(out, fx.Node)]
+    return len(set(outputs)) < len(outputs) or not all(map(_is_fresh, outputs))
+
+
+_ALLOCATES = (*DIRECT, *TRANSPOSED, "aten.linear", "aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm")
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Whether a call gives memory of its own whatever its operands are."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if any(result.alias_info for result in node.target._schema.returns):
+        return False
+    makes = family(node) in ("binary", "softmax") or (family(node) == "unary" and has(node, Trait.KEEPS_FORM))
+    return makes or op_name(node) in _ALLOCATES
 
 
 def compare_aliases(before: list[Run], after: list[Run], program: Program, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from fxopt.errors import VerifyError, text_of
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
-from fxopt.numerics.execute import Run, run
+from fxopt.numerics.execute import Run, run, state_names
 from fxopt.numerics.float64 import to_float64
 from fxopt.numerics.probe_inputs import SCALES, try_probes
 from fxopt.numerics.random_draws import draw_keys
+from fxopt.pass_manager.step import Step
 
 UNPROVED = (
     "proof = 'own_precision' in the recipe, or fxopt build --proof own_precision, compares in the program's own precision "
@@ -58,6 +60,31 @@ class ProgramRuns:
             raise VerifyError(
                 f"the program no longer runs on inputs {shapes}\n  {_reason(error)}", step=self.where
             ) from error
+
+
+class StepRuns:
+    """The runs before and after a step, made when they are asked for; those before are ``last`` where these fit."""
+
+    def __init__(self, step: Step, program: Program, last: tuple[ProgramRuns, bool] | None) -> None:
+        self._step, self._program, self._last = step, program, last
+        self._state = state_names(step.before) | state_names(program)
+
+    @functools.cached_property
+    def both(self) -> tuple[ProgramRuns, ProgramRuns]:
+        """Before and after, on the same probes. Raises VerifyError."""
+        step, exact, last = self._step, self._step.pass_.kind != "approx", self._last
+        same = last is not None and last[1] is exact and last[0].state == self._state
+        old = last[0] if last and same else first_runs(step.before, self._state, str(step), exact=exact)
+        old.where = str(step)
+        return old, self._after(old.probes)
+
+    def of_example(self) -> None:
+        """Run the program after on the example inputs. Raises VerifyError."""
+        _ = self._after([self._program.example_leaves()]).own
+
+    def _after(self, probes: list[list[Any]]) -> ProgramRuns:
+        draws = draw_keys(self._program, self._step.before)
+        return ProgramRuns(self._program, probes, draws, self._state, str(self._step))
 
 
 def first_runs(program: Program, state: Collection[str], where: str, *, exact: bool) -> ProgramRuns:

@@ -19,14 +19,13 @@ from fxopt.errors import VerifyError
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import is_constant, sqnr
-from fxopt.numerics.execute import Run, state_names
+from fxopt.numerics.execute import Run
 from fxopt.numerics.float64 import coarsest
-from fxopt.numerics.random_draws import draw_keys
 from fxopt.pass_manager.end_to_end import compare_own, own_tolerances
 from fxopt.pass_manager.exact_proof import prove
-from fxopt.pass_manager.interface_check import compare_aliases, compare_interface, interface_of, output_line
+from fxopt.pass_manager.interface_check import compare_aliases, compare_interface, interface_of, may_share, output_line
 from fxopt.pass_manager.pass_base import Pass
-from fxopt.pass_manager.program_runs import ProgramRuns, first_runs, widened
+from fxopt.pass_manager.program_runs import ProgramRuns, StepRuns, widened
 from fxopt.pass_manager.step import Step, StepResult
 from fxopt.support.code_stamp import code_stamp
 
@@ -77,20 +76,21 @@ class Verify:
         if self._proof == "none":
             result.findings.proof = "none"
             return
-        state = state_names(step.before) | state_names(program)
-        same = last is not None and last[1] is exact and last[0].state == state
-        old = last[0] if last and same else first_runs(step.before, state, where, exact=exact)
-        old.where = where
-        new = ProgramRuns(program, old.probes, draw_keys(program, step.before), state, where)
+        runs = StepRuns(step, program, last)
         if self._proof == "own_precision":
             result.findings.proof = "own precision"
-            _compare_own_precision(step, old, new, result)
+            _compare_own_precision(step, *runs.both, result)
         elif exact:
-            prove(step, old, new, result.findings)
+            prove(step, program, runs, result.findings)
         else:
-            _measure(step, old, new, result)
+            _measure(step, *runs.both, result)
+        if result.findings.proof == "local" and not may_share(step.before) and not may_share(program):
+            # nothing is left to compare, but that it runs
+            runs.of_example()
+            return
+        old, new = runs.both
         compare_aliases(old.own, new.own, program, where)
-        if is_constant([before.outputs for before in old.own]):
+        if result.findings.proof != "local" and is_constant([before.outputs for before in old.own]):
             result.findings.vacuous = "the outputs do not depend on the inputs, so comparing them proves nothing"
         self._last = new, exact
 

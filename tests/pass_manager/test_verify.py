@@ -12,7 +12,9 @@ from fxopt import Pipeline, capture, graph_pass
 from fxopt.errors import PassCrashError, PassError, VerifyError
 from fxopt.ir.parser import parse_program
 from fxopt.numerics.error_metrics import bulk_scale, clearly_close, relative_error, sqnr
+from fxopt.numerics.execute import run
 from fxopt.numerics.probe_inputs import probe_inputs
+from fxopt.pass_manager.interface_check import may_share
 from fxopt.pass_manager.pipeline import Outcome
 from fxopt.pass_manager.verify import Verify
 
@@ -426,7 +428,10 @@ def test_constant_outputs_prove_nothing():
         node = _first(program, "aten.relu")
         program.replace(node, node.args[0])
 
-    assert "proves nothing" in Pipeline.of(drop_relu()).run(on).steps[0].findings.vacuous
+    findings = Pipeline.of(drop_relu()).run(on).steps[0].findings
+    assert (findings.proof, findings.vacuous) == ("local", None)  # the relu was run by itself
+    (findings,) = (s.findings for s in Pipeline.of(drop_relu()).run(on, watchers=(Verify("own_precision"),)).steps)
+    assert "proves nothing" in findings.vacuous
 
 
 class Of(torch.nn.Module):
@@ -694,3 +699,34 @@ def test_a_glance_never_accepts_what_a_look_does_not(special, off, size):
     if clearly_close(want, got, 1e-9):
         assert relative_error(want, got) <= 1e-9
     assert clearly_close(want, got, 1e-9) or off > 0 or not math.isfinite(special) or not want.any(), "it is of use"
+
+
+def test_outputs_that_are_said_to_share_nothing_share_nothing(programs):
+    """Held against the addresses in a run."""
+    apart = {name for name, program in programs.items() if not may_share(program)}
+    assert len(apart) > 5
+    for name in apart:
+        assert not run(programs[name], programs[name].example_leaves(), wide=False).aliases, name
+    for text in ("%y = aten.view(%x, [-1])", "%y = aten.relu_(%x)", "%y = aten.dropout(%x, 0.5, False)"):
+        assert may_share(parse_program(f"%x : f32[batch,4]; {text}; return %y"))
+    assert may_share(parse_program("%x : f32[batch,4]; %y = aten.relu(%x); return %y, %y"))
+
+
+def test_a_step_that_is_proved_by_regions_still_has_to_run():
+    on = parse_program("%x : f32[batch,4]; %z = aten.neg(%x); %y = aten.neg(%z); return %y")
+    ran = []
+
+    class Noting(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            ran.extend((str(func), v.dtype, tuple(v.shape)) for v in args[:1] if isinstance(v, torch.Tensor))
+            return func(*args, **(kwargs or {}))
+
+    @graph_pass
+    def turned_twice(program):
+        node = list(program.find("aten.neg"))[1]
+        program.replace(node, program.call(torch.ops.aten.mul.Tensor, node.args[0], -1.0, like=node.args[0]))
+
+    with Noting():
+        (step,) = Pipeline.of(turned_twice()).run(on).steps
+    assert step.findings.proof == "local"
+    assert ("aten.mul.Tensor", torch.float32, tuple(on.args[0].shape)) in ran
