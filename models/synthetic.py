@@ -47,6 +47,7 @@ class SyntheticImages:
     """
 
     metric = "agreement"
+    metric_of_original = 1.0
 
     def __init__(self, model: Callable[[], torch.nn.Module], shape: tuple[int, int, int]) -> None:
         self.model = model

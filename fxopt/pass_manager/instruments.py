@@ -66,7 +66,7 @@ def dump(folder: Path) -> Watcher:
 class MetricWatcher:
     """Records the metric of an approximate step on the validation split, and the SQNR in dB.
 
-    The SQNR is over one batch, against the program before the step; it replaces that on random inputs, which
+    The SQNR is over one batch, against the program before the step, instead of that on random inputs, which
     are outside the range that a calibration on real data saw.
     """
 
@@ -86,9 +86,10 @@ class MetricWatcher:
     @contextlib.contextmanager
     def __call__(self, step: Step, program: Program, result: StepResult) -> Iterator[None]:
         """Compare the program before and after the pass."""
+        result.on_data = step.pass_.kind == "approx"
         yield
         data = self._data
-        if step.pass_.kind == "approx" and result.changed:
+        if result.on_data and result.changed:
             size = fixed_batch(program)
             (batch, _) = next(iter(data.batches("validation", batch_size=32)))
             leaves, positional = pytree.tree_leaves(batch), len(pytree.tree_leaves(program.args))

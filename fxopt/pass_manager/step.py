@@ -67,6 +67,8 @@ class StepResult:
     delta: Cost | None = None
     seconds: float = 0.0
     findings: Findings = field(default_factory=Findings)
+    on_data: bool = False
+    """Whether a watcher measures the SQNR on data; then none has to on random inputs."""
     cached: bool = False
     """Whether it was taken from a cache; ``seconds`` are those that it took when it was made."""
 

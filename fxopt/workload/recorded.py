@@ -60,6 +60,7 @@ class RecordedInputs:
     """
 
     metric = "agreement"
+    metric_of_original = 1.0
 
     def __init__(self, arrays: dict[str, Any], program: Program) -> None:
         inputs = {str(node.target): v for node, v in zip(program.inputs(), program.example_leaves(), strict=True)}

@@ -26,7 +26,10 @@ Args = tuple[Any, ...]
 
 
 class Data(Protocol):
-    """The data of a workload, with loss and metric. All tensors are on the CPU."""
+    """The data of a workload, with loss and metric. All tensors are on the CPU.
+
+    Data whose metric is measured against the model itself may say what that gives for the model, ``metric_of_original``.
+    """
 
     @property
     def metric(self) -> str:

@@ -506,3 +506,16 @@ def test_the_default_measures_an_approximate_step_on_the_data_as_a_build_does(tm
     found = outcome.steps[-1].findings
     assert (found.sqnr_db, found.metric) == (report.steps[-1].sqnr_db, report.steps[-1].metric)
     assert found.metric is not None
+
+
+def test_an_approximate_step_that_is_measured_on_data_may_not_make_nan():
+    from fxopt.testing import small_workload
+
+    on = parse_program(WEIGHED)
+
+    @graph_pass(kind="approx")
+    def spoil(program):
+        program.set_tensor("w", program.tensors()["w"].detach() / 0)
+
+    with pytest.raises(VerifyError, match="output 0 is no longer finite"):
+        Pipeline.of(spoil()).run(on, workload=small_workload(on))
