@@ -120,12 +120,26 @@ def joins_output(program: Program, node: fx.Node, other: fx.Node) -> bool:
 
     That is memory of an input, a weight or another output.
     """
-    sets = alias_sets(program.graph)
-    outputs = {sets[out] for out in program.outputs() if isinstance(out, fx.Node)}
-    if sets[node] is sets[other] or sets[node] not in outputs:
+    mine = alias_set(program, node)
+    outputs = {out for out in program.outputs() if isinstance(out, fx.Node)}
+    if other in mine or mine.isdisjoint(outputs):
         return False
-    shared = {sets[n] for n in program.graph.nodes if n.op in ("placeholder", "get_attr")}
-    return sets[other] in shared | outputs
+    its = alias_set(program, other)
+    return not its.isdisjoint(outputs) or any(n.op in ("placeholder", "get_attr") for n in its)
+
+
+def alias_set(program: Program, node: fx.Node) -> set[fx.Node]:
+    """The nodes that may share memory with one: its set in :func:`alias_sets`, in time that grows with the set."""
+    found = {node}
+    todo = [node]
+    while todo:
+        at = todo.pop()
+        near = [*_aliased(at), *(user for user in at.users if at in _aliased(user))]
+        if (tensor := program.tensor(at)) is not None:
+            near += (n for n in program.graph.find_nodes(op="get_attr") if program.tensor(n) is tensor)
+        todo += (new := set(near) - found)
+        found |= new
+    return found
 
 
 def make_functional(program: Program) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 
+from fxopt.ir.cost import Cost, cost
 from fxopt.ir.program import Program
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.pass_base import Pass
@@ -33,6 +34,7 @@ class Line:
         self.passes, self.watchers, self.context, self.work = passes, watchers, context, program
         self.results: list[StepResult] = []
         self._told_at, self._shared = told_at, SharedWeights()
+        self._cost = program, cost(program)
         program.kept_indices = {}
 
     @property
@@ -56,9 +58,19 @@ class Line:
         self._shared.note(before)
         work = before.copy(share_weights=True)
         after = str(self.passes[index - 1]) if index else ""
-        step = Step(self.passes[index], index + 1, len(self.passes), after, before, context, self._shared)
+        step = Step(
+            self.passes[index], index + 1, len(self.passes), after, before, context, self._shared, self.cost_of(before)
+        )
         result = run_step(step, work, watchers)
+        if result.cost is not None:
+            self._cost = work, result.cost
         return result, work
+
+    def cost_of(self, program: Program) -> Cost:
+        """The cost of a program, which is known of the present one."""
+        if self._cost[0] is not program:
+            self._cost = program, cost(program)
+        return self._cost[1]
 
     def skip_to(self, program: Program, results: list[StepResult]) -> None:
         """Go on after steps that were run before, at their program, which gets their history."""

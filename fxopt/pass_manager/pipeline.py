@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.errors import PassError, UsageError
-from fxopt.ir.cost import Cost, cost
+from fxopt.ir.cost import Cost
 from fxopt.ir.program import Program
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.line import Line
@@ -114,7 +114,7 @@ class Pipeline:
         context = Context(workload, target, backend, program)
         leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
         line = Line([leaf for leaf, _ in leaves], tuple(watchers), context, program.copy(), told_at)
-        before = last = cost(line.work)
+        before = last = line.cost_of(line.work)
         if cache is None:
             while line.left:
                 line.run()

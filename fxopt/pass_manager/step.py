@@ -89,7 +89,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """A pass at its place in the pipeline, with the program before it, whose weights it shares, and its context."""
+    """A pass at its place in the pipeline, with the program before it, whose weights it shares, its cost, and the context."""
 
     pass_: Pass
     index: int
@@ -98,6 +98,7 @@ class Step:
     before: Program
     context: Context
     shared: SharedWeights
+    cost: Cost
 
     def __str__(self) -> str:
         place = f"step {self.index} of {self.total}" + (f", after {self.after}" if self.after else "")
@@ -125,8 +126,8 @@ def run_step(step: Step, program: Program, watchers: Sequence[Watcher]) -> StepR
                 derive_shapes(program)
             if result.changed:
                 program.history = (*program.history, result.text)
-            result.cost = cost(program)
-            result.quantizes = _codes(program) > _codes(step.before)
+            result.cost = cost(program) if result.changed else step.cost
+            result.quantizes = result.changed and _codes(program) > _codes(step.before)
         result.seconds = time.perf_counter() - start
         result.skips, result.choices = list(dict.fromkeys(program.skips)), program.choices
         result.measurements = program.measurements
