@@ -9,11 +9,12 @@ import torch
 from fxopt.backends.executorch.int8_form import Stored, int8_form
 from fxopt.ir.op_table import arguments, bounds, each_dim
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 
 
 def kernel_form(program: Program) -> tuple[Program, list[Stored]]:
     """Return a copy in which XNNPACK fuses clamps and takes padded pools and integer layers; and weights stored in float."""
-    form = program.copy(share_weights=True)
+    form = shared_copy(program)
     _name_clamps(form)
     _pad_before_pools(form)
     _write_out_gelu(form)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 
 _GROUPED = "quantized_decomposed.dequantize_per_channel_group"
 _KERNEL_BLOCKS = (16, 32, 64, 128, 256)
@@ -42,7 +43,7 @@ def use_block_kernels(program: Program) -> Program:
     """
     if not any(program.find(_GROUPED)):
         return program
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     stored: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
     for layer in twin.find(*PRODUCT_OPERANDS):
         source = arguments(layer)[PRODUCT_OPERANDS[op_name(layer)][1]]

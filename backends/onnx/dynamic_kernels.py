@@ -11,6 +11,7 @@ from torch import fx
 from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 
 _RANGE = "quantized_decomposed.choose_qparams.tensor"
 _QUANTIZE = "quantized_decomposed.quantize_per_tensor.tensor"
@@ -25,7 +26,7 @@ def use_dynamic_kernels(program: Program) -> Program:
     """
     if not any(program.find(_RANGE)):
         return program
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     integers = {node: _Integers(twin, node) for node in twin.find(_RANGE) if _is_byte(node)}
     codes: dict[fx.Node, fx.Node] = {}
     for layer in twin.find(*PRODUCT_OPERANDS):

@@ -13,6 +13,7 @@ from fxopt.ir.op_table import arguments
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.ir.recurrent import Cell, Recurrent, recurrent
+from fxopt.ir.shared_copy import shared_copy
 
 _OPS = {"lstm": ("LSTM", (0, 3, 1, 2)), "gru": ("GRU", (1, 0, 2)), "rnn_tanh": ("RNN", (0,)), "rnn_relu": ("RNN", (0,))}
 """By kind, ONNX's op, and its gates as numbers of torch's: i, o, f, c of i, f, g, o, and z, r, h of r, z, n."""
@@ -41,7 +42,7 @@ def use_recurrent_kernels(program: Program, *, quantized_lstm: bool) -> Program:
     """
     if not any(program.find(*SEQUENCES)):
         return program
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     for node in twin.find(*SEQUENCES):
         _Lowering(twin, node).run(quantized_lstm)
     twin.graph.eliminate_dead_code()

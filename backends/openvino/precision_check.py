@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from fxopt.backend import Runner
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.numerics.error_metrics import sqnr
 
 
@@ -27,7 +28,7 @@ class PrecisionCheck:
 
 def _without_activation_codes(program: Program) -> Program:
     """A copy in which activations are not rounded to codes."""
-    copy = program.copy(share_weights=True)
+    copy = shared_copy(program)
     for code in copy.find("quantized_decomposed.quantize_per_tensor"):
         for user in [user for user in code.users if op_name(user) == "quantized_decomposed.dequantize_per_tensor"]:
             copy.replace(user, code.args[0])  # type: ignore[arg-type]

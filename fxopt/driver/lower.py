@@ -12,6 +12,7 @@ from fxopt.driver.artifact_cache import build_files
 from fxopt.driver.interface import interface
 from fxopt.errors import BackendError
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.numerics.independent_examples import has_independent_examples
 from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.pass_manager.step_cache import StepCache
@@ -40,7 +41,7 @@ def legalized(
         told_at=logging.DEBUG,
     ).program  # fmt: skip
     if bounds := backend.largest_sizes(legal):
-        legal = legal.copy(share_weights=True)
+        legal = shared_copy(legal)
         legal.ranges |= {symbol: (legal.ranges.get(symbol, (1, None))[0], high) for symbol, high in bounds.items()}
     return legal
 

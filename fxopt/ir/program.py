@@ -344,20 +344,15 @@ class Program:
         error.node_name = node.name
         return error
 
-    def copy(
-        self, instead: Mapping[int, torch.Tensor] = MappingProxyType({}), *, share_weights: bool = False
-    ) -> Program:
+    def copy(self, instead: Mapping[int, torch.Tensor] = MappingProxyType({})) -> Program:
         """Return a copy that shares no mutable state: no weight, no graph, no example input.
 
-        ``instead`` has tensors for the copy to have in place of weights, by the ``id`` of the weight. With ``share_weights``
-        the copy has the same memory for all but those that a run may write into: for a copy that is not trained, as nothing
-        else changes a weight in place.
+        ``instead`` has tensors for the copy to have in place of weights, by the ``id`` of the weight.
         """
         twin = copy.copy(self)
-        memo: dict[int, Any] = self._shared_weights() if share_weights else {}
         with warnings.catch_warnings():  # torch warns of its own class in the tree specs
             warnings.simplefilter("ignore", FutureWarning)
-            twin.module = copy.deepcopy(self.module, memo | dict(instead))
+            twin.module = copy.deepcopy(self.module, dict(instead))
         for node in twin.graph.nodes:  # fx copies the dict, not the lists and dicts in it
             node.meta = {k: copy.copy(v) if isinstance(v, (dict, list)) else v for k, v in node.meta.items()}
         inputs = (self.args, self.kwargs)
@@ -370,20 +365,6 @@ class Program:
         twin.claims = dict(self.claims)
         twin.kept_indices = {name: dict(dims) for name, dims in self.kept_indices.items()}
         return twin
-
-    def _shared_weights(self) -> dict[int, torch.Tensor]:
-        """By the ``id`` of a weight that no run writes into, another tensor with the same memory."""
-        from fxopt.ir.alias_analysis import state_of
-
-        state = state_of(self)
-        return {id(t): _view(t) for t in self.tensors().values() if id(t) not in state}
-
-
-def _view(tensor: torch.Tensor) -> torch.Tensor:
-    view = tensor.detach()
-    if isinstance(tensor, torch.nn.Parameter):
-        return torch.nn.Parameter(view, tensor.requires_grad)
-    return view.requires_grad_(tensor.requires_grad)
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from fxopt.ir.op_table import arguments
 from fxopt.ir.program import Program, fake_of
 from fxopt.ir.shape_inference import fake_mode
+from fxopt.ir.shared_copy import shared_copy
 
 _WIDE = {
     torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,
@@ -56,7 +57,7 @@ def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
         if tensor.dtype in _WIDE and id(tensor) not in wide:
             value = widen(tensor.detach())
             wide[id(tensor)] = torch.nn.Parameter(value, False) if isinstance(tensor, torch.nn.Parameter) else value
-    twin = program.copy(wide, share_weights=True)
+    twin = shared_copy(program, wide)
     for inner in _inner_modules(twin.module):
         for node in inner.graph.nodes:
             node.args, node.kwargs = pytree.tree_map(widen, (node.args, node.kwargs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fxopt.errors import VerifyError
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.numerics.float64 import float64_default, to_float64, widen
 from fxopt.numerics.random_draws import draw_keys
 from fxopt.pass_manager.end_to_end import compare_end_to_end
@@ -23,7 +24,7 @@ _SHOWN = 5
 def prove(step: Step, program: Program, runs: StepRuns, findings: Findings) -> None:
     """Prove that a step, which made ``program``, did not change the outputs, and record how. Raises VerifyError if it did."""
     wide = to_float64(step.before, to_run_passes=True)
-    replay = wide.copy(share_weights=True)
+    replay = shared_copy(wide)
     versions = _versions(wide)
     with float64_default():
         apply(step, replay)

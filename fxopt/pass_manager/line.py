@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from fxopt.ir.cost import Cost, cost
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.shared_weights import SharedWeights
@@ -56,7 +57,7 @@ class Line:
         self, before: Program, index: int, watchers: tuple[Watcher, ...], context: Context
     ) -> tuple[StepResult, Program]:
         self._shared.note(before)
-        work = before.copy(share_weights=True)
+        work = shared_copy(before)
         after = str(self.passes[index - 1]) if index else ""
         step = Step(
             self.passes[index], index + 1, len(self.passes), after, before, context, self._shared, self.cost_of(before)

@@ -11,6 +11,7 @@ from fxopt.ir.alias_analysis import make_functional
 from fxopt.ir.cost import cost, macs_of
 from fxopt.ir.printer import source_line, type_text
 from fxopt.ir.shape_inference import derive_shapes
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.passes.blocks.block import Block
 from fxopt.passes.blocks.block_latency import block_latency
 from fxopt.passes.blocks.find_blocks import find_blocks
@@ -76,7 +77,7 @@ class BlocksTable:
 
 def blocks(program: Program, context: Context = Context()) -> BlocksTable:
     """Show the regions that substitute can exchange, with MACs and share of the latency; and what is none, and why."""
-    program = program.copy(share_weights=True)
+    program = shared_copy(program)
     make_functional(program)
     derive_shapes(program)
     found = find_blocks(program)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fxopt.driver.time_build import built_times
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import derive_shapes
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.step import tidy
 from fxopt.passes.blocks.block_program import put
@@ -19,7 +20,7 @@ _BLOCKS, _BLOCK_MS = 15, 3.0  # short blocks are seldom interrupted by whatever 
 
 def exchanged(program: Program, chosen: Iterable[Candidate], *, shapes: bool = True) -> Program:
     """A copy of a program with candidates in the places of their blocks; without ``shapes``, to be run alone."""
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     put(twin, [(candidate.block, candidate.program) for candidate in chosen])
     if not shapes:
         return twin

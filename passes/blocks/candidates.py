@@ -12,6 +12,7 @@ from fxopt.errors import DataError, FxoptError, PassError, UsageError
 from fxopt.ir.cost import cost
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import derive_shapes, size_expressions
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.block_entry import BlockEntry, BlockForm, Samples
 from fxopt.pass_manager.step import tidy
 from fxopt.passes.blocks.block import Block
@@ -59,7 +60,7 @@ def build(block: Block, form: BlockForm, samples: Samples | None) -> Candidate |
     Raises PassError for a form that has another interface, and for one that fails by an error not written for users;
     UsageError where a package that it needs is not installed.
     """
-    made = block.program.copy(share_weights=True)
+    made = shared_copy(block.program)
     made.skips = []
     try:
         reason = form.build(made, samples)

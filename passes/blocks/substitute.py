@@ -14,6 +14,7 @@ from fxopt.errors import OptionError
 from fxopt.ir.alias_analysis import make_functional
 from fxopt.ir.op_table import find_quantized
 from fxopt.ir.shape_inference import derive_shapes
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.block_entry import BlockForm, parse_form
 from fxopt.passes.blocks.block_program import put
 from fxopt.passes.blocks.boundary_errors import boundary_errors
@@ -101,7 +102,7 @@ def substitute(
     budget = BlockBudget.read(macs, latency)
     wanted = [_parsed(text) for text in choice]
     allowed = library(entries)
-    whole = program.copy(share_weights=True)
+    whole = shared_copy(program)
     make_functional(whole)
     derive_shapes(whole)
     found = wanted_blocks(program, whole, keep, only, [pattern for pattern, _ in wanted], _WHO)

@@ -12,6 +12,7 @@ from fxopt.ir.builder import assemble
 from fxopt.ir.op_table import Shape
 from fxopt.ir.program import Program, fake_like
 from fxopt.ir.shape_inference import concrete_shapes, derive_shapes, fake_mode
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.step import tidy
 from fxopt.passes.common.weight_modes import Core, SplitWeight
 from fxopt.passes.lowrank.chain import Chain
@@ -67,7 +68,7 @@ def layer_alone(program: Program, weight: SplitWeight, shape: Shape) -> Program 
 
 def split(program: Program, chains: dict[str, Chain]) -> Program:
     """A copy in which the weights of these names are chains of such ranks, with random values."""
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     generator = torch.Generator().manual_seed(0)
     for weight in find_weights(twin):
         chain = chains.get(weight.names[0])

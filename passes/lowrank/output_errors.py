@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.passes.common.bisection import first
 from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.lowrank.approximate import approximate
@@ -21,7 +22,7 @@ def with_output_errors(
 
     The noise of several layers nearly adds up, so these errors compare across layers; errors of weights do not.
     """
-    twin, found = program.copy(share_weights=True), []
+    twin, found = shared_copy(program), []
     with progress_bar("measuring layers", sum(map(len, lines))) as advance:
         for alternatives, points in zip(every, lines, strict=True):
             name = alternatives.weight.names[0]
@@ -39,7 +40,7 @@ def within_metric_drop(
     program: Program, every: Sequence[Alternatives], path: RankPath, drop: float, judge: Judge
 ) -> list[Point]:
     """The points after the most moves with which the metric on the validation split falls by no more than ``drop``."""
-    dense, twin = judge.metric(program), program.copy(share_weights=True)
+    dense, twin = judge.metric(program), shared_copy(program)
 
     def holds(undone: int) -> bool:
         for alternatives, point in zip(every, path.after(len(path.moves) - undone), strict=True):

@@ -9,6 +9,7 @@ from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.numerics.float64 import to_float64, widen
 from fxopt.pass_manager.value_map import first_wrong
 from fxopt.passes.common.data_dtypes import with_dtypes_of
@@ -110,7 +111,7 @@ def _sort_if_exact(program: Program, moved: np.ndarray[Any, Any], exchange: Exch
     """Sort a group of which a value holds an atom twice, if no value changes; report it if one does."""
     alone = np.arange(len(moved))
     _sort(alone, exchange, scores)
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     try:
         permute(Permutation(couple(twin), alone))
     except ValueError:

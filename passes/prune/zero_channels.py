@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Lt
 from fxopt import Context, Program, graph_pass
 from fxopt.errors import BudgetError, OptionError
 from fxopt.ir.op_table import find_quantized
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.passes.common.channel_multiple import multiple_for
 from fxopt.passes.prune.choice.budget import CostBudget, within
 from fxopt.passes.prune.choice.candidates import candidates
@@ -146,7 +147,7 @@ def zero_channels(
         dead = chooser.dead(_HALF if ratio is None else ratio)
     else:
         dead = within(budget, program, context, sweep, chooser, _WHO)
-    before = program.copy(share_weights=True) if reconstruct else None
+    before = shared_copy(program) if reconstruct else None
     zero(program, sweep, dead)
     check_computed_weights(program, sweep, _WHO)
     if before is not None:

@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
 from fxopt.errors import DataError
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
@@ -70,7 +71,7 @@ def reconstruct(
     if not pairs:
         return
     judge = Judge(original, context.workload, _WHO)
-    before, as_it_was = judge.sqnr(program), program.copy(share_weights=True)
+    before, as_it_was = judge.sqnr(program), shared_copy(program)
     if before == math.inf:
         program.skip(program.graph.output_node(), "its outputs are the original's")
         return

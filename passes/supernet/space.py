@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from fxopt import Program
 from fxopt.errors import OptionError
 from fxopt.ir.op_table import find_quantized
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.passes.prune.choice.candidates import candidates
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.analysis import couple, needed
@@ -169,7 +170,7 @@ def find_space(program: Program, who: str) -> Space:
 def _removable(program: Program, widths: list[Width]) -> list[Width]:
     """The widths that shrink reduces to one unit, once the others are zero, whatever the weights are."""
     while widths:
-        twin = program.copy(share_weights=True)
+        twin = shared_copy(program)
         random = torch.Generator().manual_seed(0)
         twin.set_tensors(
             {

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt import Context, Pipeline, Program
 from fxopt.ir.alias_analysis import make_functional
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.numerics.error_metrics import relative_error
 from fxopt.numerics.execute import untouched
 from fxopt.numerics.float64 import to_float64, widen
@@ -32,7 +33,7 @@ class Supernet:
     """
 
     def __init__(self, program: Program, context: Context, images: int = 256) -> None:
-        twin = program.copy(share_weights=True)
+        twin = shared_copy(program)
         make_functional(twin)
         self.space = find_space(twin, _WHO)
         self._program, self._context, self._images = program, context, images

@@ -12,6 +12,7 @@ from fxopt.errors import DataError, FxoptError
 from fxopt.ir.alias_analysis import make_functional, written
 from fxopt.ir.op_table import find_quantized
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.ir.trainable_module import TrainableModule, as_module
 from fxopt.passes.train.average import Average
 from fxopt.passes.train.checkpoint import Checkpoint
@@ -66,7 +67,7 @@ class _Training:
                 f"{how.name}: the workload gives no training batch of {self.size or how.batch_size} examples"
             )
         self.steps = per_epoch * how.epochs
-        twin = program.copy(share_weights=True)
+        twin = shared_copy(program)
         make_functional(twin)  # a gradient needs what an in-place op overwrites
         self.module: TrainableModule = as_module(twin, batch_norm=how.batch_norm)
         use_channels_last(twin, self.module)

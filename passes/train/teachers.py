@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.errors import DataError
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.ir.trainable_module import Watching
 from fxopt.passes.train.layout import use_channels_last
 from fxopt.workload import find_workload
@@ -34,7 +35,7 @@ class Teacher:
     """A program that answers without gradients, with the values of some of its nodes."""
 
     def __init__(self, name: str, program: Program, who: str) -> None:
-        self.name, self.program, self._who = name, program.copy(share_weights=True), who
+        self.name, self.program, self._who = name, shared_copy(program), who
         use_channels_last(self.program, self.program.module)
         self._run = in_batches(self._once, fixed_batch(program))
         self.watched: tuple[str, ...] = ()

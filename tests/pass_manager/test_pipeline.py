@@ -25,6 +25,7 @@ from fxopt.errors import (
 from fxopt.ir.cost import cost, macs_of
 from fxopt.ir.parser import parse_program, same_text
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.pass_base import make
 from fxopt.target import find_target
 from fxopt.testing import small_workload
@@ -115,7 +116,7 @@ def test_steps_share_weights_and_have_their_own_buffers():
         '%x : f32[batch,4]; %w = param "w" : f32[4096,4]; %n = param "running_n" : f32[4]; %m = aten.add_.Tensor(%n, 1); '
         "%y = aten.linear(%x, %w); %z = aten.add.Tensor(%x, %m); return %y, %z"
     )
-    twin = on.copy(share_weights=True)
+    twin = shared_copy(on)
     memory = [{name: t.data_ptr() for name, t in p.tensors().items()} for p in (on, twin, on.copy())]
     assert memory[0]["w"] == memory[1]["w"] != memory[2]["w"]
     assert memory[0]["running_n"] != memory[1]["running_n"]

@@ -10,6 +10,7 @@ import numpy as np
 from fxopt import Context, Program
 from fxopt.driver.time_build import built_times
 from fxopt.errors import BudgetError
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.passes.prune.choice.chooser import Chooser, Dead, ratio_for
 from fxopt.passes.prune.choice.plan import Plan
@@ -57,7 +58,7 @@ def within(budget: CostBudget, program: Program, context: Context, sweep: Sweep,
 
 def _latency(program: Program, context: Context, sweep: Sweep, dead: Dead, who: str) -> float:
     """Median milliseconds of the pruned program as the backend builds it."""
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     zero(twin, sweep, dead)
     small = Pipeline.of(shrink()).run(twin, watchers=()).program
     times = built_times({"pruned": small}, context, f"{who}: latency_ms", blocks=5)

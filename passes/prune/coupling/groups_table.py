@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxopt import Context, Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import Group, find_groups
 from fxopt.passes.prune.coupling.leftover import report_pinned
@@ -47,7 +48,7 @@ class GroupsTable:
 def groups(program: Program, context: Context = Context()) -> GroupsTable:
     """Show which channels, heads and groups can be pruned together, in which weights, and what is pinned and why."""
     sweep = couple(program)
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     twin.skips = []
     report_pinned(twin, sweep)
     return GroupsTable(tuple(map(_row, find_groups(sweep))), tuple(map(str, twin.skips)))

@@ -12,6 +12,7 @@ import torch
 
 from fxopt.errors import DataError, FxoptError
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.numerics.execute import untouched
 from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.layer_influence import influences
@@ -133,7 +134,7 @@ def _mean_loss(twin: Program, data: Data, batches: list[tuple[Any, Any]], who: s
 
 def _own_weights(asked: Asked) -> tuple[Program, list[list[str]]]:
     """A copy where each weight to be zeroed has no other reader, as in a layer that runs twice; its names by layer."""
-    twin = asked.program.copy(share_weights=True)
+    twin = shared_copy(asked.program)
     nodes = {node.name: node for node in twin.graph.nodes}
     names: dict[Site, str] = {}
     for user, weight in (site for layer in asked.layers for site in layer.sites):

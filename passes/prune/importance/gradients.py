@@ -16,6 +16,7 @@ from fxopt.ir.alias_analysis import alias_sets, make_functional, written
 from fxopt.ir.input_check import misfit
 from fxopt.ir.op_table import arguments, running_statistics, set_argument
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.workload import Data, Workload, training_workload
 from fxopt.workload.batching import cut, fixed_batch, in_batches
 
@@ -105,7 +106,7 @@ class _Backward:
 
 def _differentiable(program: Program) -> Program:
     """A copy in evaluation mode whose weights require gradients. Raises PassError where it writes into a parameter."""
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     make_functional(twin)
     sets = alias_sets(twin.graph)
     dirty = {sets[target]: node for node in twin.graph.nodes for target in written(node)}

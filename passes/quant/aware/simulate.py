@@ -10,6 +10,7 @@ from torch import fx
 from fxopt.ir.op_table import arguments
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import derive_shapes
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.passes.quant.aware.fake_quantize import fake_quantize, fake_quantize_bias
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.observers import Affine
@@ -35,7 +36,7 @@ def simulate(
 
     Values that share a scale share the step size, and so do layers that share a weight.
     """
-    made = Simulated(program.copy(share_weights=True))
+    made = Simulated(shared_copy(program))
     here = {node.name: node for node in made.program.graph.nodes}
     for node, affine in ranges.items():
         _fake_value(made, here, placement, node, affine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.step import tidy
 from fxopt.passes.common.variant_quality import Judge
@@ -37,7 +38,7 @@ class Trials(Judge):
 
     def quantized(self, left: frozenset[str]) -> Program:
         """A copy in which all layers are quantized except those ``left`` in float; shapes of new nodes are not derived."""
-        twin = self.program.copy(share_weights=True)
+        twin = shared_copy(self.program)
         placement = self.placer(twin, left)
         ranges = {node: self.ranges[node.name] for node in placement.values}
         codes = encode_layers(twin, placement.layers, ranges, self.placer.policy, per_tensor=placement.per_tensor)

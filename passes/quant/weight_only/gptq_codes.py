@@ -11,6 +11,7 @@ from fxopt.errors import DataError
 from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
+from fxopt.ir.shared_copy import shared_copy
 from fxopt.numerics.execute import started
 from fxopt.passes.quant.weight_only.blocks import BlockCodes, Grid
 from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
@@ -25,7 +26,7 @@ def gptq_codes(
     The graph runs once, node by node over all batches, so memory holds the live values of all of them, and the
     products of one layer. Raises DataError where a layer reads NaN or infinity.
     """
-    twin = program.copy(share_weights=True)
+    twin = shared_copy(program)
     runs = [started(fx.Interpreter(twin.module), leaves) for leaves in batches]
     first = {weight.layers[0].name: i for i, weight in enumerate(weights)}
     found: dict[int, BlockCodes] = {}
