@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from fxopt.backend import check_lowerable
@@ -45,6 +46,7 @@ def build(
     measure: bool = True,
     tune_seconds: float = 0.0,
     cache: bool = True,
+    device: str | None = None,
     watchers: tuple[Watcher, ...] = (),
 ) -> BuildReport:
     """Build a recipe into the folder ``out`` and return the report, which is also in the folder.
@@ -52,15 +54,17 @@ def build(
     With ``measure`` the model before and after and eager are timed side by side; ``tune_seconds`` above 0 lets
     the backend choose its options by measurement. A backend that chooses among others has the recipe tried with each
     of them: ``report.choice``, also in the manifest. With ``cache``, earlier results are looked up, and new ones stored, except
-    latencies; see :mod:`fxopt.pass_manager.step_cache`. Extra ``watchers`` run inside verification and the metric.
+    latencies; see :mod:`fxopt.pass_manager.step_cache`. ``device`` is where passes train, calibrate and evaluate ("auto",
+    "cuda:1" …), instead of the recipe's. Extra ``watchers`` run inside verification and the metric.
     The logger ``fxopt`` reports progress at INFO.
     The folder appears when all is done, or not at all. A missed budget is in the report, ``report.missed``, and the folder
     then is ``out.missed``, with ``out`` untouched: see :mod:`fxopt.runtime.staging`. ``report.folder`` is the folder, the
     only field that is not in the stored report.
 
-    Raises UsageError, CaptureError, PassError, BackendError.
+    Raises UsageError, CaptureError, PassError, BackendError; DeviceError for a device that is not there.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    recipe = recipe if device is None else replace(recipe, device=device)
     plan = resolve(recipe, default_cache() if cache else None)
     clock = _Clock()
     choice: BackendChoice | None = None

@@ -28,8 +28,8 @@ def cut(leaves: list[Any], size: int) -> Iterator[list[Any]]:
     """Yield the tensors in batches of ``size``, the last padded with its last example, and numbers unchanged."""
     count = examples(leaves)
     for start in range(0, count, size):
-        rows = torch.arange(start, start + size).clamp(max=count - 1)
-        yield [leaf[rows] if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        rows = [min(row, count - 1) for row in range(start, start + size)]
+        yield [leaf[torch.tensor(rows, device=leaf.device)] if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
 
 
 def in_batches(run: Callable[..., Any], size: int | None) -> Callable[..., Any]:

@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 
-from fxopt.errors import DataError, FxoptError
+from fxopt.errors import DataError, DeviceError, FxoptError, ResourceError, text_of
 from fxopt.ir.alias_analysis import make_functional, written
 from fxopt.ir.op_table import find_quantized
+from fxopt.ir.placement import place, place_module, put, take
 from fxopt.ir.program import Program
 from fxopt.ir.trainable_module import TrainableModule, as_module
+from fxopt.numerics.compute_device import random_state, repeatable, seeded, set_random_state
 from fxopt.passes.train.average import Average
 from fxopt.passes.train.checkpoint import Checkpoint
 from fxopt.passes.train.layout import use_channels_last
 from fxopt.passes.train.objective import Objective
 from fxopt.passes.train.optimizer import make_optimizer, make_schedule
 from fxopt.passes.train.options import TrainOptions
+from fxopt.passes.train.parts import in_parts
 from fxopt.passes.train.processes import Processes
 from fxopt.passes.train.zeros import Zeros
 from fxopt.support.progress import Advance, progress_bar
@@ -29,11 +32,15 @@ Score = tuple[float, float]
 """Validation metric, and minus the validation loss, which breaks ties."""
 
 
-def train(program: Program, workload: Workload, how: TrainOptions, objective: Objective) -> None:
+def train(
+    program: Program, workload: Workload, how: TrainOptions, objective: Objective, device: str = "cpu"
+) -> None:
     """Train the weights of a program and store those of the epoch that did best in validation, or as the objective says.
 
-    Equal options, data, versions and numbers of threads and processes give equal weights. Raises DataError without data
-    that fit, and where the loss is not finite in the first epoch; PassError for a program that is quantized.
+    All that is computed on batches is computed on ``device``, as torch spells it. Equal options, data, versions, device and
+    numbers of threads and processes give equal weights. Raises DataError without data that fit, and where the loss is not
+    finite in the first epoch; PassError for a program that is quantized; ResourceError where not even one example fits into
+    the device's memory, and DeviceError for a device that is lost.
     """
     quantized = find_quantized(program.graph)
     if quantized is not None:
@@ -45,9 +52,9 @@ def train(program: Program, workload: Workload, how: TrainOptions, objective: Ob
     if not any(t.is_floating_point() for t in program.tensors().values() if isinstance(t, torch.nn.Parameter)):
         program.skip(program.graph.output_node().all_input_nodes[0], "the model has no weights to train")
         return
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(how.seed)
-        training = _Training(program, workload, how, objective)
+    where = torch.device(device)
+    with seeded(where, how.seed), repeatable(where), torch.enable_grad():
+        training = _Training(program, workload, how, objective, where)
         training.run()
     training.store()
 
@@ -55,10 +62,15 @@ def train(program: Program, workload: Workload, how: TrainOptions, objective: Ob
 class _Training:
     """Everything that changes from step to step, and how it is saved."""
 
-    def __init__(self, program: Program, workload: Workload, how: TrainOptions, objective: Objective) -> None:
-        self.program, self.how, self.objective = program, how, objective
+    def __init__(
+        self, program: Program, workload: Workload, how: TrainOptions, objective: Objective, device: torch.device
+    ) -> None:
+        self.program, self.how, self.device = program, how, device
+        self.objective = place_module(objective, device)
+        self.kwargs = put(program.kwargs, device)
+        self.parts = how.accumulate
         self.data = workload.need_data(how.name)
-        self.processes = Processes(how)
+        self.processes = Processes(how, device)
         self.size = fixed_batch(program)
         per_epoch = sum(1 for _ in self._batches(0))
         if not per_epoch:
@@ -67,6 +79,7 @@ class _Training:
             )
         self.steps = per_epoch * how.epochs
         twin = program.copy()
+        place(twin, device)
         make_functional(twin)  # a gradient needs what an in-place op overwrites
         self.module: TrainableModule = as_module(twin, batch_norm=how.batch_norm)
         use_channels_last(twin, self.module)
@@ -88,7 +101,7 @@ class _Training:
             self._load(saved)
         elif self.how.sparsity is None:
             self._judge()  # where training improves nothing, the weights stay
-        with progress_bar(self.how.name, self.steps) as advance:
+        with progress_bar(self.how.name, self.steps) as advance, self._device_may_be_lost():
             advance(self.step)
             while self.epoch < self.how.epochs and not self._is_patience_over():
                 if not self._train_epoch(advance):
@@ -101,23 +114,23 @@ class _Training:
 
     def store(self) -> None:
         """Write the best weights into the program, and say so where these are the old ones."""
-        best = self.processes.agreed(self.best)
+        best = take(self.processes.agreed(self.best))
         assert best is not None
         old = {name: tensor.detach() for name, tensor in self.program.tensors().items() if name in best}
         new = {n: t.clone().copy_(best[n]) for n, t in old.items() if not torch.equal(t, best[n])}  # in the old layout
         self.program.set_tensors(new)
+        if self.parts != self.how.accumulate:
+            why = f"the memory of {self.device} was full: batches ran in parts, and batch norms saw these"
+            self.program.chose("accumulate", self.parts, why)
 
     def _train_epoch(self, advance: Advance) -> bool:
         """One pass over the data; False where the loss is no longer finite, and training ends with the best so far."""
         self.module.train()
         for args, target in self._batches(self.epoch):
-            self.optimizer.zero_grad(set_to_none=True)
-            with self.saving():
-                loss = self._loss(*self.processes.share(args, target))
-                if not bool(loss.detach().isfinite()):
-                    self._not_finite(float(loss.detach()))
-                    return False
-                self.processes.backward(loss, self.objective)
+            loss = self._gradients(*self.processes.share(args, target))
+            if loss is not None:
+                self._not_finite(loss)
+                return False
             if self.how.clip is not None:
                 self.processes.clip(self.model, self.optimizer, self.how.clip)
             self.optimizer.step()
@@ -128,10 +141,59 @@ class _Training:
             advance(1)
         return True
 
+    def _gradients(self, args: tuple[Any, ...], target: Any) -> float | None:
+        """Compute the gradients of a batch, in as many parts as fit; the loss of a part where that is not finite."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return self._gradients_in_parts(args, target)
+            except torch.OutOfMemoryError as error:
+                cause = error.with_traceback(None)  # whose frames hold what fills the memory
+            self._cut_finer(examples(args), cause)
+
+    def _gradients_in_parts(self, args: tuple[Any, ...], target: Any) -> float | None:
+        parts = min(self.parts, examples(args))
+        for number, (some, wanted, share) in enumerate(in_parts(args, target, parts), 1):
+            with self.saving(), self.processes.gathering(self.model, number == parts):
+                loss = self._loss(*put((some, wanted), self.device))
+                if not bool(loss.detach().isfinite()):
+                    return float(loss.detach())
+                self.processes.backward(loss if share == 1 else loss * share, self.objective)
+        return None
+
+    def _cut_finer(self, size: int, cause: torch.OutOfMemoryError) -> None:
+        """Run batches in twice as many parts from now on. Raises ResourceError where that is impossible."""
+        why = {
+            "they are single examples": self.parts >= size,
+            f"the program takes batches of {self.size} alone": self.size is not None,
+            "processes would no longer run in step": self.processes.count > 1,
+        }
+        if hindrance := next((what for what, so in why.items() if so), None):
+            raise ResourceError(
+                f"{self.how.name}: the memory of {self.device} is full in step {self.step + 1} of {self.steps}, with "
+                f"{-(-size // self.parts)} examples at once, and parts cannot be smaller: {hindrance}",
+                way_out="take a smaller batch_size, a larger accumulate, or precision='bf16-mixed'",
+            ) from cause
+        self.parts = min(2 * self.parts, size)
+        if self.device.type != "cpu":
+            torch.accelerator.empty_cache()
+
+    @contextlib.contextmanager
+    def _device_may_be_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.AcceleratorError as error:
+            again = f"goes on behind epoch {self.epoch}" if self.how.checkpoint else "with checkpoint='folder' would go on"
+            raise DeviceError(
+                f"{self.how.name}: the device {self.device} failed in step {self.step + 1} of {self.steps}",
+                got=text_of(error).partition("\n")[0],
+                way_out=f"see whether it is there (nvidia-smi for cuda) and run this again, which {again}",
+            ) from error
+
     def _loss(self, args: tuple[Any, ...], target: Any) -> torch.Tensor:
         try:
-            loss = self.objective(self.model(*args, **self.program.kwargs), args, target, self.module)
-        except FxoptError:
+            loss = self.objective(self.model(*args, **self.kwargs), args, target, self.module)
+        except (FxoptError, torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except Exception as error:
             where = f"{self.how.name}: step {self.step + 1} of {self.steps}"
@@ -156,7 +218,7 @@ class _Training:
             return
         self.module.eval()
         with self.average.in_place(), torch.no_grad():
-            model = in_batches(self.module, self.size)
+            model = in_batches(self._answer, self.size)
             loss = self._validation_loss()
             found = self.processes.agreed((self.data.evaluate(model, "validation"), -loss))
             self.waited += 1
@@ -164,12 +226,18 @@ class _Training:
                 self.score, self.waited = found, 0
                 self.best = {name: t.detach().clone() for name, t in self.module.state_dict().items()}
 
+    def _answer(self, *args: Any, **kwargs: Any) -> Any:
+        """The module as a metric calls it: with tensors on the CPU, and for an answer on the CPU."""
+        args, kwargs = put((args, kwargs), self.device)
+        return take(self.module(*args, **kwargs))
+
     def _validation_loss(self) -> float:
         size = self.size or self.how.batch_size
         losses = []
         for args, target in self.data.batches("validation", batch_size=size):
             if self.size is None or examples(args) == self.size:
-                losses.append(float(self.objective.validation(self.module(*args, **self.program.kwargs), args, target)))
+                args, target = put((args, target), self.device)
+                losses.append(float(self.objective.validation(self.module(*args, **self.kwargs), args, target)))
         return sum(losses) / max(1, len(losses))
 
     def _is_patience_over(self) -> bool:
@@ -188,7 +256,8 @@ class _Training:
             "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.last_epoch,
             "zeros": self.zeros.state_dict(), "average": self.average.state_dict(),
             "best": self.best, "score": self.score, "waited": self.waited,
-            "epoch": self.epoch, "step": self.step, "random": torch.get_rng_state(),
+            "epoch": self.epoch, "step": self.step, "parts": self.parts, "random": random_state(self.device),
+            "processes": self.processes.state_dict(),
         }  # fmt: skip
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -197,10 +266,11 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.zeros.load_state_dict(state["zeros"])
         self.average.load_state_dict(state["average"])
-        self.best, self.score = state["best"], tuple(state["score"])
+        self.processes.load_state_dict(state["processes"])
+        self.best, self.score, self.parts = state["best"], tuple(state["score"]), state["parts"]
         self.epoch, self.step, self.waited = state["epoch"], state["step"], state["waited"]
         self.schedule.last_epoch = state["schedule"]
-        torch.set_rng_state(state["random"])
+        set_random_state(self.device, state["random"])
 
 
 def _copying(program: Program) -> Callable[[], contextlib.AbstractContextManager[Any]]:

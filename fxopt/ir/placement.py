@@ -1,0 +1,134 @@
+"""Where a program computes: the one place that moves weights, inputs and results between the processor and a device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    from fxopt.ir.program import Program
+
+_T = TypeVar("_T")
+
+CPU = torch.device("cpu")
+
+
+def put(value: _T, device: torch.device) -> _T:
+    """The same tree with its tensors on a device; of a pinned one the copy is made while the processor goes on."""
+    return _moved(value, device) if device.type != "cpu" else value
+
+
+def take(value: _T) -> _T:
+    """The same tree with its tensors on the CPU."""
+    return _moved(value, CPU)
+
+
+def _moved(value: _T, device: torch.device) -> _T:
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or leaf.device == device:
+            return leaf
+        return leaf.to(device, non_blocking=leaf.device.type == "cpu" and leaf.is_pinned())
+
+    tree: _T = pytree.tree_map(moved, value)
+    return tree
+
+
+def as_double(value: torch.Tensor) -> torch.Tensor:
+    """The tensor in float64, on the CPU where its device has none (``mps``)."""
+    return (value.cpu() if value.device.type == "mps" else value).double()
+
+
+def place(program: Program, device: torch.device) -> None:
+    """Let a program compute on a device from now on: its weights, buffers and the devices written into its graph.
+
+    Calls of the program still take tensors on the CPU and answer on the CPU; what runs its graph node by node
+    :func:`put`\\ s the inputs itself. Tied weights stay tied.
+    """
+    known: dict[int, torch.Tensor] = {}
+    for store, name, tensor in _tensors(program):
+        if id(tensor) not in known:
+            known[id(tensor)] = _twin(tensor, device)
+        store[name] = known[id(tensor)]
+    for module in _graphs(program):
+        nodes = [(node, kwargs) for node in module.graph.nodes if (kwargs := _device_arguments(node, device))]
+        for node, (args, named) in nodes:
+            node.args, node.kwargs = args, named
+        if nodes:
+            module.recompile()
+    program.device = device
+
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
+
+
+def place_module(module: _Module, device: torch.device) -> _Module:
+    """Move the parameters and buffers of a module; an optimizer is to be made after it."""
+    return module if device.type == "cpu" else module.to(device)
+
+
+@contextlib.contextmanager
+def placed(program: Program, device: str | torch.device) -> Iterator[Program]:
+    """The program on a device inside, and afterwards with the very tensors and graph that it had; nothing for the CPU.
+
+    Nothing may be written into its weights, or into its graph, inside. What is computed there is :func:`take`\\ n.
+    """
+    wanted = torch.device(device)
+    if wanted == program.device:
+        yield program
+        return
+    before, tensors = program.device, _tensors(program)
+    calls = [(m, [(n, n.args, n.kwargs) for n in m.graph.nodes if _device_arguments(n, wanted)]) for m in _graphs(program)]
+    try:
+        place(program, wanted)
+        yield program
+    finally:
+        program.device = before
+        for store, name, tensor in tensors:
+            store[name] = tensor
+        for module, nodes in calls:
+            for node, args, kwargs in nodes:
+                node.args, node.kwargs = args, kwargs
+            if nodes:
+                module.recompile()
+
+
+def _tensors(program: Program) -> list[tuple[dict[str, Any], str, torch.Tensor]]:
+    """Each place that holds a weight or buffer, with what it holds."""
+    stores = [store for m in program.module.modules() for store in (m._parameters, m._buffers)]
+    return [(store, name, tensor) for store in stores for name, tensor in store.items() if tensor is not None]
+
+
+def _twin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    moved = tensor.detach().to(device)
+    return torch.nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else moved
+
+
+def _graphs(program: Program) -> list[fx.GraphModule]:
+    return [module for module in program.module.modules() if isinstance(module, fx.GraphModule)]
+
+
+def _device_arguments(node: fx.Node, device: torch.device) -> tuple[Any, Any] | None:
+    """Arguments with ``device`` in place of another, or of none in an op that makes a tensor of numbers; None if unchanged."""
+    if node.op != "call_function":
+        return None
+    found = False
+
+    def moved(value: Any) -> Any:
+        nonlocal found
+        if isinstance(value, torch.device) and value != device:
+            found = True
+            return device
+        return value
+
+    args, kwargs = pytree.tree_map(moved, (node.args, node.kwargs))
+    schema = getattr(node.target, "_schema", None)
+    names = [a.name for a in schema.arguments] if schema is not None else []
+    makes = "device" in names and not any("Tensor" in str(a.type) for a in schema.arguments)  # type: ignore[union-attr]
+    if makes and kwargs.get("device") is None and len(args) <= names.index("device"):
+        kwargs, found = {**kwargs, "device": device}, True
+    return (args, kwargs) if found else None
