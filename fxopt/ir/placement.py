@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 CPU = torch.device("cpu")
+_NO_FLOAT64 = {"mps"}
 
 
 def put(value: _T, device: torch.device) -> _T:
@@ -38,9 +39,9 @@ def _moved(value: _T, device: torch.device) -> _T:
     return tree
 
 
-def as_double(value: torch.Tensor) -> torch.Tensor:
-    """The tensor in float64, on the CPU where its device has none (``mps``)."""
-    return (value.cpu() if value.device.type == "mps" else value).double()
+def summable(value: torch.Tensor) -> torch.Tensor:
+    """The tensor where float64 can be computed: where it is, or on the CPU if its device has none (``mps``)."""
+    return value.cpu() if value.device.type in _NO_FLOAT64 else value
 
 
 def place(program: Program, device: torch.device) -> None:

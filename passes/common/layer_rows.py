@@ -9,6 +9,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from fxopt.ir.op_table import arguments, border, each_dim
+from fxopt.ir.placement import put
 from fxopt.ir.printer import op_name
 
 _CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
@@ -47,7 +48,7 @@ class MatrixLayer:
         """
         if _packet(self.node) not in _CONVOLUTIONS:
             given = y.reshape(-1, y.shape[-1])
-            chosen = _draw(len(given), count, generator)
+            chosen = put(_draw(len(given), count, generator), y.device)
             read = x.reshape(-1, x.shape[-1])[chosen]
             return read[None, :, :, None], given[chosen][:, None]
         if x.dim() < self.weight.meta["val"].dim():
@@ -60,13 +61,13 @@ class MatrixLayer:
         call, kernel = arguments(self.node), self.weight.meta["val"].shape[2:]
         stride, dilation = (each_dim(call[name], len(kernel)) for name in ("stride", "dilation"))
         sizes = [y.shape[0], *y.shape[2:]]
-        chosen = _draw(y.numel() // y.shape[1], count, generator)
+        chosen = put(_draw(y.numel() // y.shape[1], count, generator), y.device)
         batch, *at = torch.unravel_index(chosen, sizes)
         zeros = reversed(border(call["padding"], kernel, dilation))  # F.pad takes the last dim first
         padded = F.pad(x, [size for sides in zeros for size in sides]).movedim(1, -1)
         where = []
         for i, size in enumerate(kernel):
-            steps = at[i][:, None] * stride[i] + torch.arange(size) * dilation[i]
+            steps = at[i][:, None] * stride[i] + torch.arange(size, device=x.device) * dilation[i]
             where.append(steps.reshape(-1, *(size if i == j else 1 for j in range(len(kernel)))))
         read = padded[(batch.reshape(-1, *[1] * len(kernel)), *where)].flatten(1, -2).transpose(1, 2)
         given = y.movedim(1, -1).flatten(0, -2)[chosen]

@@ -90,6 +90,7 @@ class train_quantized(finetune):
             images=self.images,
             calibration=self.calibration,
             who=self.name,
+            device=context.device,
         )
         encode = functools.partial(
             encode_layers,

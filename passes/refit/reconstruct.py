@@ -69,12 +69,13 @@ def reconstruct(
         program.skip(node, f"not refitted: {reason}")
     if not pairs:
         return
-    judge = Judge(original, context.workload, _WHO)
+    judge = Judge(original, context.workload, _WHO, context.device)
     before, as_it_was = judge.sqnr(program), program.copy()
     if before == math.inf:
         program.skip(program.graph.output_node(), "its outputs are the original's")
         return
-    refit(original, program, context.workload, pairs, samples=samples, positions=positions, who=_WHO)
+    where = {"who": _WHO, "device": context.device}
+    refit(original, program, context.workload, pairs, samples=samples, positions=positions, **where)
     if judge.sqnr(program) <= before:
         program.set_tensors(as_it_was.tensors())
         output = program.graph.output_node()

@@ -10,6 +10,7 @@ from torch import fx
 
 from fxopt.ir.alias_analysis import alias_sets, written
 from fxopt.ir.op_table import arguments, family
+from fxopt.ir.placement import put
 from fxopt.ir.printer import op_name
 from fxopt.passes.supernet.space import Space, Subnet
 from fxopt.passes.supernet.variants import Variants
@@ -118,7 +119,7 @@ class ElasticProgram:
         assert tensor is not None
         value: torch.Tensor = tensor
         for dim, pick in self.variants.picks(node, subnet.widths):
-            value = value.narrow(dim, 0, pick) if isinstance(pick, int) else value.index_select(dim, pick)
+            value = value.narrow(dim, 0, pick) if isinstance(pick, int) else value.index_select(dim, put(pick, value.device))
         return value if isinstance(tensor, torch.nn.Parameter) else value.clone()
 
     def _called(
@@ -138,7 +139,8 @@ class ElasticProgram:
             roles = arguments(node)
             found = _moments(values[roles["input"]][:estimate_from]) if estimate_from else (statistics or {}).get(node)
             for name, value in zip(STATISTICS, found or (), strict=bool(found)):
-                given[roles[name]] = value.to(values[roles[name]][0].dtype)
+                stored = values[roles[name]][0]
+                given[roles[name]] = put(value, stored.device).to(stored.dtype)
         call = self.variants.call(node, subnet.widths)
         results = []
         for i in range(count):
