@@ -51,7 +51,8 @@ def nas(
         model, out, targets=[name.strip() for name in targets.split(",") if name.strip()], backend=backend,
         limits={k: v for k, v in limits.items() if v is not None}, epochs=epochs, rate=rate, by=by,
         behind=[str(p) for p in Pipeline.parse(behind).passes], trials=trials, answers=answers, seed=seed,
-        calibration=str(calibrate) if calibrate else None, device=device or "cpu", load=[str(file.resolve()) for file in load or ()],
+        calibration=str(calibrate) if calibrate else None, device=device or "cpu",
+        load=[str(file.resolve()) for file in load or ()],
     )  # fmt: skip
     console = Console(stderr=True)
     if len(ask.targets) == 1:

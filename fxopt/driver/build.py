@@ -95,7 +95,7 @@ def build(
         with clock("measure"):
             costs = Costs.of(outcome.before), Costs.of(cost(outcome.program))
             compared = compare(plan.workload, program, reference, built, costs, timed=measure)
-            device = {"address": built.device.address, **built.device.facts()} if built.device else None
+            board = {"address": built.device.address, **built.device.facts()} if built.device else None
         memory = MemoryFacts.of(plan_memory(lowered))
         reached = {
             "metric_drop": compared.metric_drop, "file_bytes": compared.after.file_bytes, "macs": compared.after.macs,
@@ -129,7 +129,7 @@ def build(
             concerns=concerns_about(compared.before, compared.after, metric) if is_quantized(lowered) else [],
             not_run=built.elsewhere,
             not_timed=compared.not_timed,
-            device=device,
+            device=board,
             cache=CacheFacts.read(outcome.steps, plan.cache),
             seconds=clock.seconds,
             program=program_digest(lowered),

@@ -54,7 +54,11 @@ class Plan:
     ) -> Outcome:
         """Run the recipe's passes for a backend, or those of another pipeline; each is verified and its metric recorded."""
         data = self.workload.data
-        around: tuple[Watcher, ...] = (*((MetricWatcher(data, self.device),) if data else ()), Verify(self.recipe.proof), *watchers)
+        around: tuple[Watcher, ...] = (
+            *((MetricWatcher(data, self.device),) if data else ()),
+            Verify(self.recipe.proof),
+            *watchers,
+        )
         passes = self.pipeline if pipeline is None else pipeline
         return passes.run(
             program,

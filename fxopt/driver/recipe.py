@@ -27,7 +27,7 @@ class Recipe:
     proof: Proof = "float64"
     """How numbers are compared after each pass: :data:`fxopt.pass_manager.verify.PROOFS`."""
     device: str = "cpu"
-    """Where passes train, calibrate and evaluate: auto, cpu, cuda, cuda:1, mps, xpu. Not the target, which the artifact is for."""
+    """Where passes train, calibrate and evaluate: auto, cpu, cuda, cuda:1, mps, xpu. It is not the target."""
     budget: Budget = field(default_factory=Budget)
     html: bool = False
     """Whether the build writes ``report.html`` beside its report: ``[report] html = true``."""

@@ -83,7 +83,9 @@ def placed(program: Program, device: str | torch.device) -> Iterator[Program]:
         yield program
         return
     before, tensors = program.device, _tensors(program)
-    calls = [(m, [(n, n.args, n.kwargs) for n in m.graph.nodes if _device_arguments(n, wanted)]) for m in _graphs(program)]
+    calls = [
+        (m, [(n, n.args, n.kwargs) for n in m.graph.nodes if _device_arguments(n, wanted)]) for m in _graphs(program)
+    ]
     try:
         place(program, wanted)
         yield program

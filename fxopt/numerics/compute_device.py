@@ -58,7 +58,11 @@ def _accelerator() -> str | None:
 
 def _present(there: str | None) -> str:
     build = f"torch {torch.__version__}"
-    return f"the processor alone, with {build}" if there is None else f"{torch.accelerator.device_count()} x {there}, with {build}"
+    return (
+        f"the processor alone, with {build}"
+        if there is None
+        else f"{torch.accelerator.device_count()} x {there}, with {build}"
+    )
 
 
 def device_key(device: str) -> str:

@@ -29,7 +29,9 @@ def cut(leaves: list[Any], size: int) -> Iterator[list[Any]]:
     count = examples(leaves)
     for start in range(0, count, size):
         rows = [min(row, count - 1) for row in range(start, start + size)]
-        yield [leaf[torch.tensor(rows, device=leaf.device)] if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        yield [
+            leaf[torch.tensor(rows, device=leaf.device)] if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves
+        ]
 
 
 def in_batches(run: Callable[..., Any], size: int | None) -> Callable[..., Any]:

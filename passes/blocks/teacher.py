@@ -31,7 +31,9 @@ class Teacher:
             self._outputs = [_run(program, leaves) for leaves in self.batches]
 
     @classmethod
-    def of_data(cls, program: Program, workload: Workload | None, samples: int, who: str, device: str = "cpu") -> Teacher:
+    def of_data(
+        cls, program: Program, workload: Workload | None, samples: int, who: str, device: str = "cpu"
+    ) -> Teacher:
         """On training examples. Raises DataError in the name of ``who`` without data that fit."""
         return cls(program, list(calibration_batches(program, workload, samples, who)), who, device)
 

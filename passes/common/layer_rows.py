@@ -61,8 +61,8 @@ class MatrixLayer:
         call, kernel = arguments(self.node), self.weight.meta["val"].shape[2:]
         stride, dilation = (each_dim(call[name], len(kernel)) for name in ("stride", "dilation"))
         sizes = [y.shape[0], *y.shape[2:]]
-        chosen = put(_draw(y.numel() // y.shape[1], count, generator), y.device)
-        batch, *at = torch.unravel_index(chosen, sizes)
+        chosen = _draw(y.numel() // y.shape[1], count, generator)
+        batch, *at = put(torch.unravel_index(chosen, sizes), y.device)
         zeros = reversed(border(call["padding"], kernel, dilation))  # F.pad takes the last dim first
         padded = F.pad(x, [size for sides in zeros for size in sides]).movedim(1, -1)
         where = []
@@ -70,7 +70,7 @@ class MatrixLayer:
             steps = at[i][:, None] * stride[i] + torch.arange(size, device=x.device) * dilation[i]
             where.append(steps.reshape(-1, *(size if i == j else 1 for j in range(len(kernel)))))
         read = padded[(batch.reshape(-1, *[1] * len(kernel)), *where)].flatten(1, -2).transpose(1, 2)
-        given = y.movedim(1, -1).flatten(0, -2)[chosen]
+        given = y.movedim(1, -1).flatten(0, -2)[put(chosen, y.device)]
         return read.unflatten(1, (self.groups, -1)).transpose(0, 1), given.unflatten(1, (self.groups, -1))
 
 

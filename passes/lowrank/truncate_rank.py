@@ -150,9 +150,7 @@ def _whitenings(
     """The whitening of each weight for the channel form (True), which is cut after the kernel, and for the others."""
     found: dict[tuple[SplitWeight, bool], Whitening | None] = {}
     for patches in sorted({form == "channel" for form in forms}):
-        some = whitenings(
-            program, context.workload, weights, patches, samples=samples, who=_WHO, device=context.device
-        )
+        some = whitenings(program, context.workload, weights, patches, samples=samples, who=_WHO, device=context.device)
         found |= {(weight, patches): whitening for weight, whitening in zip(weights, some, strict=True)}
     return found
 

@@ -153,9 +153,7 @@ def zero_channels(
         _refit(before, program, context, sweep, dead, samples)
 
 
-def _refit(
-    before: Program, program: Program, context: Context, sweep: Sweep, dead: Dead, samples: int
-) -> None:
+def _refit(before: Program, program: Program, context: Context, sweep: Sweep, dead: Dead, samples: int) -> None:
     """Refit the layers that read dead channels."""
     reads = {c.node.name for c in sweep.contractions if c.weight is not None and dead[sweep.resolve(c.rows)].any()}
     pairs, reasons = counterparts(before, program)

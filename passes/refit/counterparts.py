@@ -9,8 +9,8 @@ import torch
 from torch import fx
 
 from fxopt.ir.op_table import arguments, family
-from fxopt.ir.printer import op_name
 from fxopt.ir.placement import put
+from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import concrete_shapes
 from fxopt.passes.common.layer_rows import MatrixLayer, layer_of

@@ -74,8 +74,16 @@ def reconstruct(
     if before == math.inf:
         program.skip(program.graph.output_node(), "its outputs are the original's")
         return
-    where = {"who": _WHO, "device": context.device}
-    refit(original, program, context.workload, pairs, samples=samples, positions=positions, **where)
+    refit(
+        original,
+        program,
+        context.workload,
+        pairs,
+        samples=samples,
+        positions=positions,
+        who=_WHO,
+        device=context.device,
+    )
     if judge.sqnr(program) <= before:
         program.set_tensors(as_it_was.tensors())
         output = program.graph.output_node()

@@ -57,8 +57,8 @@ def refit(
     is better on them than none, the layer stays as it is. X has ``positions`` rows for each of ``samples`` training
     examples (10 in the paper).
 
-    Both programs run over the examples on ``device`` once for every layer on the longest path, up to that layer. Only sums over rows
-    are kept, so memory does not grow with the examples. Raises DataError in the name of ``who`` without usable data.
+    Both programs run over the examples, on ``device``, once for every layer on the longest path, up to that layer. Only sums
+    over rows are kept, so memory does not grow with the examples. Raises DataError in the name of ``who`` without usable data.
     """
     done = []
     with progress_bar(who, len(pairs)) as advance:

@@ -119,7 +119,11 @@ class ElasticProgram:
         assert tensor is not None
         value: torch.Tensor = tensor
         for dim, pick in self.variants.picks(node, subnet.widths):
-            value = value.narrow(dim, 0, pick) if isinstance(pick, int) else value.index_select(dim, put(pick, value.device))
+            value = (
+                value.narrow(dim, 0, pick)
+                if isinstance(pick, int)
+                else value.index_select(dim, put(pick, value.device))
+            )
         return value if isinstance(tensor, torch.nn.Parameter) else value.clone()
 
     def _called(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning_fabric.accelerators import Accelerator
+from lightning_fabric.accelerators.accelerator import Accelerator
 from lightning_fabric.accelerators.registry import _AcceleratorRegistry
 
 

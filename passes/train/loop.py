@@ -25,16 +25,14 @@ from fxopt.passes.train.parts import in_parts
 from fxopt.passes.train.processes import Processes
 from fxopt.passes.train.zeros import Zeros
 from fxopt.support.progress import Advance, progress_bar
-from fxopt.workload import Workload
+from fxopt.workload import Counted, Workload
 from fxopt.workload.batching import examples, fixed_batch, in_batches
 
 Score = tuple[float, float]
 """Validation metric, and minus the validation loss, which breaks ties."""
 
 
-def train(
-    program: Program, workload: Workload, how: TrainOptions, objective: Objective, device: str = "cpu"
-) -> None:
+def train(program: Program, workload: Workload, how: TrainOptions, objective: Objective, device: str = "cpu") -> None:
     """Train the weights of a program and store those of the epoch that did best in validation, or as the objective says.
 
     All that is computed on batches is computed on ``device``, as torch spells it. Equal options, data, versions, device and
@@ -72,7 +70,7 @@ class _Training:
         self.data = workload.need_data(how.name)
         self.processes = Processes(how, device)
         self.size = fixed_batch(program)
-        per_epoch = sum(1 for _ in self._batches(0))
+        per_epoch = self._steps_of_an_epoch()
         if not per_epoch:
             raise DataError(
                 f"{how.name}: the workload gives no training batch of {self.size or how.batch_size} examples"
@@ -183,7 +181,9 @@ class _Training:
         try:
             yield
         except torch.AcceleratorError as error:
-            again = f"goes on behind epoch {self.epoch}" if self.how.checkpoint else "with checkpoint='folder' would go on"
+            again = (
+                f"goes on behind epoch {self.epoch}" if self.how.checkpoint else "with checkpoint='folder' would go on"
+            )
             raise DeviceError(
                 f"{self.how.name}: the device {self.device} failed in step {self.step + 1} of {self.steps}",
                 got=text_of(error).partition("\n")[0],
@@ -249,6 +249,13 @@ class _Training:
         for args, target in self.data.batches("train", batch_size=size, seed=self.how.seed * 10_000 + epoch):
             if self.size is None or examples(args) == self.size:
                 yield args, target
+
+    def _steps_of_an_epoch(self) -> int:
+        size = self.size or self.how.batch_size
+        count = self.data.example_count("train") if isinstance(self.data, Counted) else None
+        if count is None:
+            return sum(1 for _ in self._batches(0))
+        return count // size if self.size else -(-count // size)
 
     def _state(self) -> dict[str, Any]:
         return {

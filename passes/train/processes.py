@@ -87,7 +87,9 @@ def _fabric(precision: str, device: torch.device, count: int) -> Fabric:
     """Fabric's own choice for several processes; one process has exactly the device that it was given."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins import MixedPrecision, Precision
-    from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+    from lightning_fabric.strategies.strategy import Strategy
 
     from fxopt.passes.train.accelerator import TorchAccelerator
 

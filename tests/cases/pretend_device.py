@@ -111,7 +111,9 @@ def _run(function, args, kwargs):
     if name in _MOVES:
         _count(name, args, kwargs)
     elif any(v.dim() for v in strangers):
-        raise RuntimeError(f"{function}: tensors of the CPU and of {NAME} in one op: {[list(v.shape) for v in strangers]}")
+        raise RuntimeError(
+            f"{function}: tensors of the CPU and of {NAME} in one op: {[list(v.shape) for v in strangers]}"
+        )
     elif strangers and name in ("aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_"):
         raise RuntimeError(f"{function}: an index of the CPU into a tensor of {NAME}")
     if name == "aten::_local_scalar_dense":

@@ -40,8 +40,8 @@ def nas(
 
     ``options`` are those of :func:`asked <fxopt.automl.nas.asked.asked>`: ``targets``, ``limits`` such as
     ``{"latency": "0.5x", "drop": 0.01}``, ``epochs``, ``behind`` (passes after the extraction), ``trials`` for evolution
-    and as many at random, ``answers`` per target, ``device`` to train and evaluate on. Each front is a folder of recipes that :func:`fxopt.build` builds, and
-    ``nas.json`` has everything. The same call with the same ``out`` resumes an earlier one, however that ended.
+    and as many at random, ``answers`` per target, ``device`` to train and evaluate on. Each front is a folder of recipes
+    that :func:`fxopt.build` builds, and ``nas.json`` has everything. The same call with the same ``out`` resumes an earlier one, however that ended.
     Raises UsageError, CaptureError, DataError, and BudgetError where the trained whole, or the smallest sub-network, is
     over a limit.
     """
@@ -57,7 +57,9 @@ def nas(
     progress("the supernet is trained")
     with machine(alone=False):
         outcome = plan.rewrite(program, plan.backend, (), Pipeline.parse(ask.training))
-    supernet: Supernet = registry.get("analysis", "supernet")(outcome.program, Context(plan.workload, device=plan.device))
+    supernet: Supernet = registry.get("analysis", "supernet")(
+        outcome.program, Context(plan.workload, device=plan.device)
+    )
     if not supernet.names and not supernet.layers:
         reasons = "\n".join(f"    {skip}" for step in outcome.steps for skip in step.skips[:8])
         raise UsageError(

@@ -76,7 +76,9 @@ def _magnitude(asked: Asked) -> list[float]:
 
 def _taylor(asked: Asked) -> list[float]:
     twin, names = _own_weights(asked)
-    slopes = mean_gradients(twin, asked.workload, asked.who, samples=asked.samples, seed=asked.seed, device=asked.device)
+    slopes = mean_gradients(
+        twin, asked.workload, asked.who, samples=asked.samples, seed=asked.seed, device=asked.device
+    )
     weights = twin.tensors()
     return [abs(_sum(weights[n] * slopes[n] for n in own)) for own in names]
 

@@ -75,7 +75,7 @@ def score(
       group with a list of float32 matrices ``[atoms, elements]``, copies, one for each weight dim, and returns the scores
       ``[atoms]``, finite and not negative.
 
-    taylor, hessian, activation and wanda are over ``samples`` training examples of ``workload``, computed on ``device``. Where batch_norm,
+    taylor, hessian, activation and wanda are over ``samples`` training examples of ``workload``, on ``device``. Where batch_norm,
     activation, wanda or fpgm does not apply, the group is ranked by l2 and that is reported; normalised, such scores can
     still be compared.
 

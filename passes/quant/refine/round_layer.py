@@ -41,7 +41,7 @@ def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, safe_pairs: 
     matrix = form.matrix(weight.detach()).flatten(2)
     found = learn_rounding(matrix, scales, old.weight.limits, learned, generator)
     if safe_pairs:
-        safe = has_safe_pairs(form.stored(found, old.weight.integers))
+        safe = put(has_safe_pairs(take(form.stored(found, old.weight.integers))), found.device)
         found = torch.where(safe.reshape(groups, out, 1), found, nearest)
     without, error = (float(unseen.error(codes * scales).sum()) for codes in (nearest, found))
     if not error < without:

@@ -10,8 +10,8 @@ from torch import fx
 
 from fxopt.errors import DataError
 from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
-from fxopt.ir.printer import op_name
 from fxopt.ir.placement import place, put, summable, take
+from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.numerics.execute import started
 from fxopt.passes.quant.weight_only.blocks import BlockCodes, Grid
