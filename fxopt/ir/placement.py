@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 CPU = torch.device("cpu")
-_NO_FLOAT64 = {"mps"}
+NO_FLOAT64 = {"mps"}
+"""Kinds of devices without float64: what is summed in it is summed on the CPU."""
 
 
 def put(value: _T, device: torch.device) -> _T:
@@ -41,7 +42,7 @@ def _moved(value: _T, device: torch.device) -> _T:
 
 def summable(value: torch.Tensor) -> torch.Tensor:
     """The tensor where float64 can be computed: where it is, or on the CPU if its device has none (``mps``)."""
-    return value.cpu() if value.device.type in _NO_FLOAT64 else value
+    return value.cpu() if value.device.type in NO_FLOAT64 else value
 
 
 def place(program: Program, device: torch.device) -> None:

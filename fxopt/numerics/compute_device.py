@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from fxopt.errors import DeviceError, UnknownNameError
+from fxopt.errors import DeviceError, FxoptError, ResourceError, UnknownNameError, text_of
 
 NAMES = ("auto", "cpu", "cuda", "mps", "xpu")
 """Kinds of devices; ``cuda:1`` is the second of its kind."""
@@ -115,3 +115,19 @@ def set_random_state(device: torch.device, states: list[torch.Tensor]) -> None:
     torch.set_rng_state(states[0])
     for state in states[1:]:
         torch.get_device_module(device.type).set_rng_state(state, device)
+
+
+def failure_of(error: BaseException, where: str, again: str = "run this again") -> FxoptError:
+    """The error of a device whose memory is full, or that failed; ``again`` is how to go on with one that failed."""
+    first = text_of(error).partition("\n")[0]
+    if isinstance(error, torch.OutOfMemoryError):
+        return ResourceError(
+            f"{where}: the device's memory is full",
+            got=first,
+            way_out="end what else runs there, take smaller batches, fewer images or samples, or device='cpu'",
+        )
+    return DeviceError(
+        f"{where}: the device failed",
+        got=first,
+        way_out=f"see whether it is there, as by nvidia-smi for cuda, and {again}",
+    )

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from fxopt.errors import DataError, DeviceError, FxoptError, ResourceError, text_of
+from fxopt.errors import DataError, FxoptError, ResourceError
 from fxopt.ir.alias_analysis import make_functional, written
 from fxopt.ir.op_table import find_quantized
 from fxopt.ir.placement import place, place_module, put, take
 from fxopt.ir.program import Program
 from fxopt.ir.trainable_module import TrainableModule, as_module
-from fxopt.numerics.compute_device import random_state, repeatable, seeded, set_random_state
+from fxopt.numerics.compute_device import failure_of, random_state, repeatable, seeded, set_random_state
 from fxopt.passes.train.average import Average
 from fxopt.passes.train.checkpoint import Checkpoint
 from fxopt.passes.train.layout import use_channels_last
@@ -108,7 +108,7 @@ class _Training:
                 self._judge()
                 advance(0, f"{self.how.name}: best {self.data.metric} {self.score[0]:.4f}")
                 if self.processes.is_first:
-                    self.checkpoint.write(self._state())
+                    self.checkpoint.write(take(self._state()))
 
     def store(self) -> None:
         """Write the best weights into the program, and say so where these are the old ones."""
@@ -173,22 +173,17 @@ class _Training:
                 way_out="take a smaller batch_size, a larger accumulate, or precision='bf16-mixed'",
             ) from cause
         self.parts = min(2 * self.parts, size)
-        if self.device.type != "cpu":
-            torch.accelerator.empty_cache()
 
     @contextlib.contextmanager
     def _device_may_be_lost(self) -> Iterator[None]:
         try:
             yield
-        except torch.AcceleratorError as error:
-            again = (
-                f"goes on behind epoch {self.epoch}" if self.how.checkpoint else "with checkpoint='folder' would go on"
+        except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+            go_on = (
+                f"goes on behind epoch {self.epoch}" if self.how.checkpoint else "would go on with checkpoint='folder'"
             )
-            raise DeviceError(
-                f"{self.how.name}: the device {self.device} failed in step {self.step + 1} of {self.steps}",
-                got=text_of(error).partition("\n")[0],
-                way_out=f"see whether it is there (nvidia-smi for cuda) and run this again, which {again}",
-            ) from error
+            where = f"{self.how.name}: step {self.step + 1} of {self.steps} on {self.device}"
+            raise failure_of(error, where, f"run this again, which {go_on}") from error
 
     def _loss(self, args: tuple[Any, ...], target: Any) -> torch.Tensor:
         try:
@@ -236,9 +231,19 @@ class _Training:
         losses = []
         for args, target in self.data.batches("validation", batch_size=size):
             if self.size is None or examples(args) == self.size:
-                args, target = put((args, target), self.device)
-                losses.append(float(self.objective.validation(self.module(*args, **self.kwargs), args, target)))
+                losses.append(self._loss_without_gradient(args, target))
         return sum(losses) / max(1, len(losses))
+
+    def _loss_without_gradient(self, args: tuple[Any, ...], target: Any) -> float:
+        """The mean validation loss of a batch, which is halved where memory is full."""
+        try:
+            some, wanted = put((args, target), self.device)
+            return float(self.objective.validation(self.module(*some, **self.kwargs), some, wanted))
+        except torch.OutOfMemoryError:
+            if self.size is not None or examples(args) < 2:
+                raise
+        halves = in_parts(args, target, 2)
+        return sum(share * self._loss_without_gradient(some, wanted) for some, wanted, share in halves)
 
     def _is_patience_over(self) -> bool:
         return self.how.patience is not None and self.waited >= self.how.patience

@@ -41,7 +41,8 @@ def nas(
     ``options`` are those of :func:`asked <fxopt.automl.nas.asked.asked>`: ``targets``, ``limits`` such as
     ``{"latency": "0.5x", "drop": 0.01}``, ``epochs``, ``behind`` (passes after the extraction), ``trials`` for evolution
     and as many at random, ``answers`` per target, ``device`` to train and evaluate on. Each front is a folder of recipes
-    that :func:`fxopt.build` builds, and ``nas.json`` has everything. The same call with the same ``out`` resumes an earlier one, however that ended.
+    that :func:`fxopt.build` builds, and ``nas.json`` has everything. The same call with the same ``out`` resumes an earlier
+    one, however that ended.
     Raises UsageError, CaptureError, DataError, and BudgetError where the trained whole, or the smallest sub-network, is
     over a limit.
     """

@@ -42,8 +42,8 @@ def refine(
     """The layers with weights rounded by ``rounding`` and biases corrected empirically; the program does not change.
 
     One sweep over the graph, for ``images`` examples in float and quantized side by side on ``device``: each layer is
-    rounded, then corrected, for its input with the layers before it done already. Raises DataError, which names the option, without
-    usable data or where a layer's output is NaN or infinity.
+    rounded, then corrected, for its input with the layers before it done already. Raises DataError, which names the option,
+    without usable data or where a layer's output is NaN or infinity.
     """
     asked = [f"rounding={rounding!r}"] * (rounding != "nearest")
     asked += [f"correct_bias={correct_bias!r}"] * (correct_bias == "empirical")
