@@ -8,27 +8,28 @@ from collections.abc import Iterator
 
 import torch
 
-from fxopt.errors import DeviceError, FxoptError, ResourceError, UnknownNameError, text_of
+from fxopt.errors import ComputeDeviceError, FxoptError, ResourceError, UnknownNameError, text_of
 
 NAMES = ("auto", "cpu", "cuda", "mps", "xpu")
 """Kinds of devices; ``cuda:1`` is the second of its kind."""
+_KNOWN = f"known are {', '.join(NAMES)}, and cuda:1 for the second of several; see docs/gpu.md"
 
 
 def find_compute_device(name: str) -> str:
     """The device as torch spells it, ``cpu`` or ``cuda:0``; of several processes started by torchrun, the one of this process.
 
     ``auto`` is the accelerator that torch finds, or else the processor. Raises UnknownNameError for a name that is none, and
-    DeviceError for a device that is not there.
+    ComputeDeviceError for a device that is not there.
     """
     kind, colon, number = name.partition(":")
     own = torch._C._get_privateuse1_backend_name()  # a plugin's, where one is loaded
     if kind not in (*NAMES, own) or (colon and not number.isdecimal()) or (colon and kind in ("auto", "cpu")):
-        raise UnknownNameError("device to compute on", name, [*NAMES, "cuda:1"], hint="see docs/train.md")
+        raise UnknownNameError("device to compute on", name, [*NAMES, "cuda:1"], hint=_KNOWN)
     there = _accelerator()
     if kind == "cpu" or (kind == "auto" and there is None):
         return "cpu"
     if kind not in ("auto", there):
-        raise DeviceError(
+        raise ComputeDeviceError(
             f"there is no device {name!r} to compute on",
             expected=f"a torch that was built for {kind}, and such a device",
             got=_present(there),
@@ -38,7 +39,7 @@ def find_compute_device(name: str) -> str:
     count = torch.accelerator.device_count()
     index = int(number) if colon else int(os.environ.get("LOCAL_RANK", "0"))
     if index >= count:
-        raise DeviceError(
+        raise ComputeDeviceError(
             f"there is no device {there}:{index} to compute on",
             expected=f"at least {index + 1} devices of the kind {there}",
             got=_present(there),
@@ -111,10 +112,10 @@ def random_state(device: torch.device) -> list[torch.Tensor]:
 
 
 def set_random_state(device: torch.device, states: list[torch.Tensor]) -> None:
-    """Go on from a state of :func:`random_state`."""
+    """Go on from a state of :func:`random_state`, of this device or of the CPU alone."""
     torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.get_device_module(device.type).set_rng_state(state, device)
+    if device.type != "cpu" and len(states) > 1:
+        torch.get_device_module(device.type).set_rng_state(states[1], device)
 
 
 def failure_of(error: BaseException, where: str, again: str = "run this again") -> FxoptError:
@@ -126,7 +127,7 @@ def failure_of(error: BaseException, where: str, again: str = "run this again") 
             got=first,
             way_out="end what else runs there, take smaller batches, fewer images or samples, or device='cpu'",
         )
-    return DeviceError(
+    return ComputeDeviceError(
         f"{where}: the device failed",
         got=first,
         way_out=f"see whether it is there, as by nvidia-smi for cuda, and {again}",

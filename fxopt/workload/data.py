@@ -116,7 +116,8 @@ class TorchData:
 
         total, count = 0.0, 0
         for args, target in self.batches(split, batch_size=_BATCH):
-            scores = self.score(pytree.tree_map(torch.as_tensor, model(*args)), target)
+            with torch.no_grad():
+                scores = self.score(pytree.tree_map(torch.as_tensor, model(*args)), target)
             total, count = total + float(scores.double().sum()), count + len(scores)
         if not count:
             raise DataError(f"the {split} split holds no example")

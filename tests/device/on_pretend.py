@@ -181,14 +181,18 @@ def test_a_placed_program_answers_on_the_cpu_and_is_put_back_to_the_bit():
 
 
 def test_equal_seeds_give_equal_weights_there():
-    with_dropout = lambda seed: weights(run(f"finetune(epochs=1, batch_size=32, rate=0.02, seed={seed})", NAME, blobs()))  # noqa: E731
+    with_dropout = lambda seed: weights(
+        run(f"finetune(epochs=1, batch_size=32, rate=0.02, seed={seed})", NAME, blobs())
+    )
     first, again, other = with_dropout(1), with_dropout(1), with_dropout(2)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_a_lost_device_is_an_error_that_says_how_to_go_on_and_the_training_does(tmp_path):
-    asked = lambda folder: f"finetune(epochs=3, batch_size=32, ema=0.9, checkpoint={str(tmp_path / folder)!r})"  # noqa: E731
+    def asked(folder):
+        return f"finetune(epochs=3, batch_size=32, ema=0.9, checkpoint={str(tmp_path / folder)!r})"
+
     before = Pretend.ops
     whole = weights(run(asked("whole"), NAME, blobs()))
     with Pretend.having(dies_in=int(0.7 * (Pretend.ops - before))), pytest.raises(DeviceError) as caught:
