@@ -181,9 +181,9 @@ def test_a_placed_program_answers_on_the_cpu_and_is_put_back_to_the_bit():
 
 
 def test_equal_seeds_give_equal_weights_there():
-    with_dropout = lambda seed: weights(
-        run(f"finetune(epochs=1, batch_size=32, rate=0.02, seed={seed})", NAME, blobs())
-    )
+    def with_dropout(seed):
+        return weights(run(f"finetune(epochs=1, batch_size=32, rate=0.02, seed={seed})", NAME, blobs()))
+
     first, again, other = with_dropout(1), with_dropout(1), with_dropout(2)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
