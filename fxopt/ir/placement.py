@@ -1,55 +1,24 @@
-"""Where a program computes: the one place that moves weights, inputs and results between the processor and a device."""
+"""Where a program computes: its weights and the devices in its graph, moved for good or for a while."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-if TYPE_CHECKING:
-    from fxopt.ir.program import Program
-
-_T = TypeVar("_T")
-
-CPU = torch.device("cpu")
-NO_FLOAT64 = {"mps"}
-"""Kinds of devices without float64: what is summed in it is summed on the CPU."""
-
-
-def put(value: _T, device: torch.device) -> _T:
-    """The same tree with its tensors on a device; of a pinned one the copy is made while the processor goes on."""
-    return _moved(value, device) if device.type != "cpu" else value
-
-
-def take(value: _T) -> _T:
-    """The same tree with its tensors on the CPU."""
-    return _moved(value, CPU)
-
-
-def _moved(value: _T, device: torch.device) -> _T:
-    def moved(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or leaf.device == device:
-            return leaf
-        return leaf.to(device, non_blocking=leaf.device.type == "cpu" and leaf.is_pinned())
-
-    tree: _T = pytree.tree_map(moved, value)
-    return tree
-
-
-def summable(value: torch.Tensor) -> torch.Tensor:
-    """The tensor where float64 can be computed: where it is, or on the CPU if its device has none (``mps``)."""
-    return value.cpu() if value.device.type in NO_FLOAT64 else value
+from fxopt.ir.program import Program
+from fxopt.ir.transfer import repeatable
 
 
 def place(program: Program, device: torch.device) -> None:
     """Let a program compute on a device from now on: its weights, buffers and the devices written into its graph.
 
-    Calls of the program still take tensors on the CPU and answer on the CPU; what runs its graph node by node
-    :func:`put`\\ s the inputs itself. Tied weights stay tied.
+    Calls of the program still take tensors on the CPU and answer on the CPU; what runs its graph node by node puts the
+    inputs there itself, by :func:`fxopt.ir.transfer.put`. Tied weights stay tied.
     """
     known: dict[int, torch.Tensor] = {}
     for store, name, tensor in _tensors(program):
@@ -65,19 +34,11 @@ def place(program: Program, device: torch.device) -> None:
     program.device = device
 
 
-_Module = TypeVar("_Module", bound=torch.nn.Module)
-
-
-def place_module(module: _Module, device: torch.device) -> _Module:
-    """Move the parameters and buffers of a module; an optimizer is to be made after it."""
-    return module if device.type == "cpu" else module.to(device)
-
-
 @contextlib.contextmanager
 def placed(program: Program, device: str | torch.device) -> Iterator[Program]:
     """The program on a device inside, and afterwards with the very tensors and graph that it had; nothing for the CPU.
 
-    Nothing may be written into its weights, or into its graph, inside. What is computed there is :func:`take`\\ n.
+    Nothing may be written into its weights, or into its graph, inside. Results come back by :func:`fxopt.ir.transfer.take`.
     """
     wanted = torch.device(device)
     if wanted == program.device:
@@ -89,7 +50,8 @@ def placed(program: Program, device: str | torch.device) -> Iterator[Program]:
     ]
     try:
         place(program, wanted)
-        yield program
+        with repeatable(wanted):
+            yield program
     finally:
         program.device = before
         for store, name, tensor in tensors:

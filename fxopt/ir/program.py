@@ -18,8 +18,8 @@ from torch.utils import _pytree as pytree
 
 from fxopt.errors import PassError, UsageError
 from fxopt.ir.input_check import misfit
-from fxopt.ir.placement import CPU, put, take
 from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
+from fxopt.ir.transfer import CPU, put, take
 
 
 @dataclass(frozen=True)

@@ -77,24 +77,6 @@ def device_key(device: str) -> str:
 
 
 @contextlib.contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Equal inputs give equal results on a device inside: kernels whose sums have one order, where torch has such."""
-    if device.type == "cpu":
-        yield
-        return
-    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn = torch.backends.cudnn
-    tuned, rounded = cudnn.benchmark, cudnn.allow_tf32
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    cudnn.benchmark, cudnn.allow_tf32 = False, False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warns)
-        cudnn.benchmark, cudnn.allow_tf32 = tuned, rounded
-
-
-@contextlib.contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Random numbers of the CPU and the device from a seed inside; afterwards both go on as before."""
     before = random_state(device)

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from torch.utils import _pytree as pytree
 
@@ -14,7 +13,7 @@ from fxopt import registry
 from fxopt.errors import UnknownNameError, UsageError
 from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
-from fxopt.numerics.compute_device import device_key, repeatable
+from fxopt.numerics.compute_device import device_key
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.numerics.execute import untouched
 from fxopt.pass_manager.pass_base import Pass
@@ -102,7 +101,6 @@ class MetricWatcher:
             # keywords are given by position, or are those of the example
             args, kwargs = pytree.tree_unflatten(leaves, spec)
             with (
-                repeatable(torch.device(self._device)),
                 placed(step.before, self._device),
                 placed(program, self._device),
                 untouched(step.before),

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 
-from fxopt.ir.placement import placed, take
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import take
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.passes.blocks.teacher import Teacher
 from fxopt.passes.common.run_until import values_until

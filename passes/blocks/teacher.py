@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.placement import placed, take
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import take
 from fxopt.numerics.execute import started
 from fxopt.pass_manager.block_entry import Samples
 from fxopt.passes.blocks.block import Block

@@ -9,9 +9,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import DataError
-from fxopt.ir.placement import put
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put
 from fxopt.workload import Workload
 from fxopt.workload.batching import cut, examples, fixed_batch
 

@@ -9,8 +9,8 @@ from torch import fx
 from torch.nn import functional as F
 
 from fxopt.ir.op_table import arguments, border, each_dim
-from fxopt.ir.placement import put
 from fxopt.ir.printer import op_name
+from fxopt.ir.transfer import put
 
 _CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
 _PRODUCTS = {"aten.mm": ("self", "mat2"), "aten.matmul": ("self", "other"), "aten.addmm": ("mat1", "mat2")}

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.placement import put
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put
 from fxopt.numerics.execute import started
 
 

@@ -11,9 +11,10 @@ from torch import fx
 
 from fxopt.errors import DataError
 from fxopt.ir.op_table import arguments
-from fxopt.ir.placement import placed, summable, take
+from fxopt.ir.placement import placed
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import summable, take
 from fxopt.numerics.module_state import copied
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.common.layer_rows import MatrixLayer

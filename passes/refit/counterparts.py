@@ -9,10 +9,10 @@ import torch
 from torch import fx
 
 from fxopt.ir.op_table import arguments, family
-from fxopt.ir.placement import put
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import concrete_shapes
+from fxopt.ir.transfer import put
 from fxopt.passes.common.layer_rows import MatrixLayer, layer_of
 from fxopt.passes.refit.coded import Coded, coded_weight
 

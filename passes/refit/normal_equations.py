@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from fxopt.ir.placement import CPU, take
+from fxopt.ir.transfer import CPU, take
 
 _PATTERNS = 8
 """Patterns of zeros that are solved one by one; more of them, and all rows are solved together by conjugate gradients."""

@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from fxopt.errors import DataError
-from fxopt.ir.placement import placed, summable
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import summable
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.common.run_until import values_until
 from fxopt.passes.refit.counterparts import Counterpart

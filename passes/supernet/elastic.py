@@ -10,8 +10,8 @@ from torch import fx
 
 from fxopt.ir.alias_analysis import alias_sets, written
 from fxopt.ir.op_table import arguments, family
-from fxopt.ir.placement import put
 from fxopt.ir.printer import op_name
+from fxopt.ir.transfer import put
 from fxopt.passes.supernet.space import Space, Subnet
 from fxopt.passes.supernet.variants import Variants
 from fxopt.passes.train.population import Moments

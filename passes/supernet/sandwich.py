@@ -11,8 +11,9 @@ from torch.utils import _pytree as pytree
 
 from fxopt import Program
 from fxopt.errors import DataError
-from fxopt.ir.placement import CPU, place
+from fxopt.ir.placement import place
 from fxopt.ir.trainable_module import TrainableModule
+from fxopt.ir.transfer import CPU
 from fxopt.passes.supernet.elastic import ElasticProgram
 from fxopt.passes.supernet.sampling import Sampler, choices
 from fxopt.passes.supernet.space import find_space

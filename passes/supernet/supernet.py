@@ -11,7 +11,8 @@ from torch.utils import _pytree as pytree
 
 from fxopt import Context, Pipeline, Program
 from fxopt.ir.alias_analysis import make_functional
-from fxopt.ir.placement import placed, put, take
+from fxopt.ir.placement import placed
+from fxopt.ir.transfer import put, take
 from fxopt.numerics.error_metrics import relative_error
 from fxopt.numerics.execute import untouched
 from fxopt.numerics.float64 import to_float64, widen

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from fxopt.ir.placement import put
+from fxopt.ir.transfer import put
 
 
 class Average:

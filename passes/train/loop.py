@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
-from fxopt.errors import DataError, FxoptError, ResourceError
+from fxopt.errors import DataError, FxoptError
 from fxopt.ir.alias_analysis import make_functional, written
 from fxopt.ir.op_table import find_quantized
-from fxopt.ir.placement import place, place_module, put, take
+from fxopt.ir.placement import place
 from fxopt.ir.program import Program
 from fxopt.ir.trainable_module import TrainableModule, as_module
-from fxopt.numerics.compute_device import failure_of, random_state, repeatable, seeded, set_random_state
+from fxopt.ir.transfer import place_module, put, repeatable, take
+from fxopt.numerics.compute_device import failure_of, random_state, seeded, set_random_state
 from fxopt.passes.train.average import Average
 from fxopt.passes.train.checkpoint import Checkpoint
 from fxopt.passes.train.layout import use_channels_last
 from fxopt.passes.train.objective import Objective
 from fxopt.passes.train.optimizer import make_optimizer, make_schedule
 from fxopt.passes.train.options import TrainOptions
-from fxopt.passes.train.parts import in_parts
+from fxopt.passes.train.parts import Parts, in_parts
 from fxopt.passes.train.processes import Processes
+from fxopt.passes.train.validation import Score, Validation
 from fxopt.passes.train.zeros import Zeros
 from fxopt.support.progress import Advance, progress_bar
 from fxopt.workload import Counted, Workload
-from fxopt.workload.batching import examples, fixed_batch, in_batches
-
-Score = tuple[float, float]
-"""Validation metric, and minus the validation loss, which breaks ties."""
+from fxopt.workload.batching import examples, fixed_batch
 
 
 def train(program: Program, workload: Workload, how: TrainOptions, objective: Objective, device: str = "cpu") -> None:
@@ -66,10 +66,10 @@ class _Training:
         self.program, self.how, self.device = program, how, device
         self.objective = place_module(objective, device)
         self.kwargs = put(program.kwargs, device)
-        self.parts = how.accumulate
         self.data = workload.need_data(how.name)
         self.processes = Processes(how, device)
         self.size = fixed_batch(program)
+        self.parts = Parts(how, device, self.size, self.processes.count)
         per_epoch = self._steps_of_an_epoch()
         if not per_epoch:
             raise DataError(
@@ -89,6 +89,7 @@ class _Training:
         self.zeros = Zeros(program, self.module.graph_module, how, self.steps)
         self.average = Average(self.module.graph_module, how.ema)
         self.checkpoint = Checkpoint(program, workload, how)
+        self.validation = Validation(self.data, self.module, objective, self.kwargs, self.size, how.batch_size)
         self.epoch, self.step, self.waited = 0, 0, 0
         self.best: dict[str, torch.Tensor] | None = None
         self.score: Score = (-float("inf"), -float("inf"))
@@ -117,15 +118,14 @@ class _Training:
         old = {name: tensor.detach() for name, tensor in self.program.tensors().items() if name in best}
         new = {n: t.clone().copy_(best[n]) for n, t in old.items() if not torch.equal(t, best[n])}  # in the old layout
         self.program.set_tensors(new)
-        if self.parts != self.how.accumulate:
-            why = f"the memory of {self.device} was full: batches ran in parts, and batch norms saw these"
-            self.program.chose("accumulate", self.parts, why)
+        self.parts.report(self.program)
 
     def _train_epoch(self, advance: Advance) -> bool:
         """One pass over the data; False where the loss is no longer finite, and training ends with the best so far."""
         self.module.train()
         for args, target in self._batches(self.epoch):
-            loss = self._gradients(*self.processes.share(args, target))
+            args, target = self.processes.share(args, target)
+            loss = self.parts.fit(partial(self._gradients, args, target), examples(args), self._where())
             if loss is not None:
                 self._not_finite(loss)
                 return False
@@ -139,18 +139,9 @@ class _Training:
             advance(1)
         return True
 
-    def _gradients(self, args: tuple[Any, ...], target: Any) -> float | None:
-        """Compute the gradients of a batch, in as many parts as fit; the loss of a part where that is not finite."""
-        while True:
-            self.optimizer.zero_grad(set_to_none=True)
-            try:
-                return self._gradients_in_parts(args, target)
-            except torch.OutOfMemoryError as error:
-                cause = error.with_traceback(None)  # whose frames hold what fills the memory
-            self._cut_finer(examples(args), cause)
-
-    def _gradients_in_parts(self, args: tuple[Any, ...], target: Any) -> float | None:
-        parts = min(self.parts, examples(args))
+    def _gradients(self, args: tuple[Any, ...], target: Any, parts: int) -> float | None:
+        """Compute the gradients of a batch, in so many parts; the loss of a part where that is not finite."""
+        self.optimizer.zero_grad(set_to_none=True)
         for number, (some, wanted, share) in enumerate(in_parts(args, target, parts), 1):
             with self.saving(), self.processes.gathering(self.model, number == parts):
                 loss = self._loss(*put((some, wanted), self.device))
@@ -158,21 +149,6 @@ class _Training:
                     return float(loss.detach())
                 self.processes.backward(loss if share == 1 else loss * share, self.objective)
         return None
-
-    def _cut_finer(self, size: int, cause: torch.OutOfMemoryError) -> None:
-        """Run batches in twice as many parts from now on. Raises ResourceError where that is impossible."""
-        why = {
-            "they are single examples": self.parts >= size,
-            f"the program takes batches of {self.size} alone": self.size is not None,
-            "processes would no longer run in step": self.processes.count > 1,
-        }
-        if hindrance := next((what for what, so in why.items() if so), None):
-            raise ResourceError(
-                f"{self.how.name}: the memory of {self.device} is full in step {self.step + 1} of {self.steps}, with "
-                f"{-(-size // self.parts)} examples at once, and parts cannot be smaller: {hindrance}",
-                way_out="take a smaller batch_size, a larger accumulate, or precision='bf16-mixed'",
-            ) from cause
-        self.parts = min(2 * self.parts, size)
 
     @contextlib.contextmanager
     def _device_may_be_lost(self) -> Iterator[None]:
@@ -182,8 +158,10 @@ class _Training:
             go_on = (
                 f"goes on behind epoch {self.epoch}" if self.how.checkpoint else "would go on with checkpoint='folder'"
             )
-            where = f"{self.how.name}: step {self.step + 1} of {self.steps} on {self.device}"
-            raise failure_of(error, where, f"run this again, which {go_on}") from error
+            raise failure_of(error, f"{self._where()} on {self.device}", f"run this again, which {go_on}") from error
+
+    def _where(self) -> str:
+        return f"{self.how.name}: step {self.step + 1} of {self.steps}"
 
     def _loss(self, args: tuple[Any, ...], target: Any) -> torch.Tensor:
         try:
@@ -191,8 +169,9 @@ class _Training:
         except (FxoptError, torch.OutOfMemoryError, torch.AcceleratorError):
             raise
         except Exception as error:
-            where = f"{self.how.name}: step {self.step + 1} of {self.steps}"
-            raise DataError(f"{where}: the model or its loss failed: {type(error).__name__}: {error}") from error
+            raise DataError(
+                f"{self._where()}: the model or its loss failed: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise DataError(
                 f"{self.how.name}: the loss must be one number that depends on the weights (not detached), got {loss!r}"
@@ -213,37 +192,11 @@ class _Training:
             return
         self.module.eval()
         with self.average.in_place(), torch.no_grad():
-            model = in_batches(self._answer, self.size)
-            loss = self._validation_loss()
-            found = self.processes.agreed((self.data.evaluate(model, "validation"), -loss))
+            found = self.processes.agreed(self.validation.score())
             self.waited += 1
             if found > self.score or self.objective.keeps_last:
                 self.score, self.waited = found, 0
                 self.best = {name: t.detach().clone() for name, t in self.module.state_dict().items()}
-
-    def _answer(self, *args: Any, **kwargs: Any) -> Any:
-        """The module as a metric calls it: with tensors on the CPU, and for an answer on the CPU."""
-        args, kwargs = put((args, kwargs), self.device)
-        return take(self.module(*args, **kwargs))
-
-    def _validation_loss(self) -> float:
-        size = self.size or self.how.batch_size
-        losses = []
-        for args, target in self.data.batches("validation", batch_size=size):
-            if self.size is None or examples(args) == self.size:
-                losses.append(self._loss_without_gradient(args, target))
-        return sum(losses) / max(1, len(losses))
-
-    def _loss_without_gradient(self, args: tuple[Any, ...], target: Any) -> float:
-        """The mean validation loss of a batch, which is halved where memory is full."""
-        try:
-            some, wanted = put((args, target), self.device)
-            return float(self.objective.validation(self.module(*some, **self.kwargs), some, wanted))
-        except torch.OutOfMemoryError:
-            if self.size is not None or examples(args) < 2:
-                raise
-        halves = in_parts(args, target, 2)
-        return sum(share * self._loss_without_gradient(some, wanted) for some, wanted, share in halves)
 
     def _is_patience_over(self) -> bool:
         return self.how.patience is not None and self.waited >= self.how.patience
@@ -268,7 +221,7 @@ class _Training:
             "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.last_epoch,
             "zeros": self.zeros.state_dict(), "average": self.average.state_dict(),
             "best": self.best, "score": self.score, "waited": self.waited,
-            "epoch": self.epoch, "step": self.step, "parts": self.parts, "random": random_state(self.device),
+            "epoch": self.epoch, "step": self.step, "parts": self.parts.count, "random": random_state(self.device),
             "processes": self.processes.state_dict(),
         }  # fmt: skip
 
@@ -279,7 +232,7 @@ class _Training:
         self.zeros.load_state_dict(state["zeros"])
         self.average.load_state_dict(state["average"])
         self.processes.load_state_dict(state["processes"])
-        self.best, self.score, self.parts = state["best"], tuple(state["score"]), state["parts"]
+        self.best, self.score, self.parts.count = state["best"], tuple(state["score"]), state["parts"]
         self.epoch, self.step, self.waited = state["epoch"], state["step"], state["waited"]
         self.schedule.last_epoch = state["schedule"]
         set_random_state(self.device, state["random"])

@@ -11,7 +11,7 @@ from torch import fx
 from fxopt import Program
 from fxopt.errors import DataError
 from fxopt.ir.op_table import arguments
-from fxopt.ir.placement import put, summable, take
+from fxopt.ir.transfer import put, summable, take
 from fxopt.numerics.execute import started
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.workload import Workload

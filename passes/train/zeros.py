@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fxopt.ir.placement import put
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put
 from fxopt.passes.common.lowest import lowest
 from fxopt.passes.common.masks import cubic_sparsity, masks
 from fxopt.passes.common.stored_weights import layer_weights

@@ -174,7 +174,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _onnx("if by_columns != weight.turned and codes.ndim == 2:", "if False:"),
     # devices: nothing is forgotten on the other side
     _moves("passes/train/loop.py", "loss = self._loss(*put((some, wanted), self.device))", "loss = self._loss(some, wanted)"),
-    _moves("passes/train/loop.py", "some, wanted = put((args, target), self.device)", "some, wanted = args, target"),
+    _moves("passes/train/validation.py", "some, wanted = put((args, target), self._device)", "some, wanted = args, target"),
     _moves("passes/train/loop.py", "        place(twin, device)", "        pass"),
     _moves("passes/train/loop.py", "self.objective = place_module(objective, device)", "self.objective = objective"),
     _moves("passes/train/loop.py", "self.checkpoint.write(take(self._state()))", "self.checkpoint.write(self._state())"),

@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, Workload
-from fxopt.ir.placement import put
+from fxopt.ir.transfer import put
 from fxopt.numerics.compute_device import find_compute_device
 from fxopt.workload import find_workload
 

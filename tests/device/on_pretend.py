@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from fxopt import Pipeline, Workload
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import DeviceError, ResourceError
-from fxopt.ir import placement
-from fxopt.ir.placement import place, placed, put, take
+from fxopt.ir import transfer
+from fxopt.ir.placement import place, placed
+from fxopt.ir.transfer import put, take
 from fxopt.numerics.compute_device import device_key, find_compute_device
 
 torch.set_num_threads(1)
@@ -81,7 +82,7 @@ def run(passes, device, given=None, watchers=()):
 TRAIN = "epochs=1, batch_size=12"
 PASSES = [
     f"finetune({TRAIN}, ema=0.9, sparsity=0.4)",
-    f"zero_channels(ratio=0.3), distill({TRAIN}, features='hint')",
+    f"prune_channels(ratio=0.3), distill({TRAIN}, features='hint')",
     "zero_channels(ratio=0.3, by='taylor')",
     "zero_channels(ratio=0.3, by='hessian')",
     "zero_channels(ratio=0.3, by='activation', reconstruct=True)",
@@ -134,12 +135,12 @@ def test_a_pass_runs_there_and_gives_what_it_gives_on_the_cpu(passes):
     ],
 )
 def test_statistics_are_summed_on_the_cpu_where_a_device_has_no_float64(passes):
-    placement.NO_FLOAT64.add("pretend")
+    transfer.NO_FLOAT64.add("pretend")
     try:
         with Pretend.having(double=False):
             close(passes)
     finally:
-        placement.NO_FLOAT64.discard("pretend")
+        transfer.NO_FLOAT64.discard("pretend")
 
 
 def test_a_batch_travels_once():

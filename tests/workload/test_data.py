@@ -98,7 +98,7 @@ def test_the_metric_is_the_mean_over_all_examples():
     assert data.evaluate(net, "test") == data.evaluate(net, "validation")
     own = fxopt.data.from_torch(*TENSORS, metric="closeness", score=lambda output, target: -output.square().mean(1))
     assert own.metric == "closeness"
-    assert own.evaluate(net, "validation") == pytest.approx(-float(net(POINTS[160:]).square().mean()))
+    assert own.evaluate(net, "validation") == pytest.approx(-float(net(POINTS[160:]).detach().square().mean()))
 
 
 def test_training_on_it_is_training_on_the_tensors():

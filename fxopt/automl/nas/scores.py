@@ -10,8 +10,9 @@ from torch.utils import _pytree as pytree
 from fxopt.automl.evaluator import divergence
 from fxopt.automl.nas.lines import Lines
 from fxopt.automl.nas.view import Subnet, Supernet
-from fxopt.ir.placement import placed, put, take
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put, take
 from fxopt.numerics.execute import untouched
 from fxopt.support.machine_lock import machine
 from fxopt.workload import Data, Divisible

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 
 from fxopt.errors import DataError, FxoptError
-from fxopt.ir.placement import place, put
+from fxopt.ir.placement import place
 from fxopt.ir.program import Program
-from fxopt.numerics.compute_device import repeatable, seeded
+from fxopt.ir.transfer import put, repeatable
+from fxopt.numerics.compute_device import seeded
 from fxopt.numerics.execute import untouched
 from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.layer_influence import influences

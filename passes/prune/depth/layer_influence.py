@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from fxopt.errors import DataError
 from fxopt.ir.alias_analysis import written
-from fxopt.ir.placement import placed, put, summable
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put, summable
 from fxopt.numerics.compute_device import seeded
 from fxopt.numerics.execute import untouched
 from fxopt.numerics.probe_inputs import probe_inputs

@@ -9,8 +9,9 @@ import torch
 from torch import fx
 
 from fxopt.errors import DataError
-from fxopt.ir.placement import placed, summable, take
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import summable, take
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.common.weight_value import weight_value
 from fxopt.passes.prune.coupling.sweep import Contraction

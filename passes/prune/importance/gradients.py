@@ -15,9 +15,10 @@ from fxopt.errors import DataError, FxoptError
 from fxopt.ir.alias_analysis import alias_sets, make_functional, written
 from fxopt.ir.input_check import misfit
 from fxopt.ir.op_table import arguments, set_argument
-from fxopt.ir.placement import place, put, take
+from fxopt.ir.placement import place
 from fxopt.ir.program import Program
-from fxopt.numerics.compute_device import repeatable, seeded
+from fxopt.ir.transfer import put, repeatable, take
+from fxopt.numerics.compute_device import seeded
 from fxopt.workload import Data, Workload, training_workload
 from fxopt.workload.batching import cut, fixed_batch, in_batches
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fxopt.ir.placement import put, summable
+from fxopt.ir.transfer import put, summable
 
 _GAMMA, _ZETA = -0.1, 1.1
 _ITERATIONS, _FREE = 500, 0.2

@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from fxopt.ir.op_table import arguments
-from fxopt.ir.placement import take
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import take
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.refine.with_bias import channel_sum, corrected

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
-from fxopt.ir.placement import take
+from fxopt.ir.transfer import take
 from fxopt.passes.quant.refine.twins import Twins
 from fxopt.passes.quant.refine.with_bias import channel_sum
 

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxopt.ir.op_table import arguments
-from fxopt.ir.placement import put, take
+from fxopt.ir.transfer import put, take
 from fxopt.passes.common.layer_rows import MatrixLayer
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.placement import activated

@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from fxopt.ir.op_table import arguments
-from fxopt.ir.placement import put
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put
 from fxopt.numerics.execute import started
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.observers import Affine

@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from fxopt.ir.op_table import arguments
-from fxopt.ir.placement import summable
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import summable
 from fxopt.passes.quant.encode import BIAS_LIMITS, LayerCodes, encode_bias
 
 

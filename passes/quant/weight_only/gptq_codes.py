@@ -10,9 +10,10 @@ from torch import fx
 
 from fxopt.errors import DataError
 from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
-from fxopt.ir.placement import place, put, summable, take
+from fxopt.ir.placement import place
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put, repeatable, summable, take
 from fxopt.numerics.execute import started
 from fxopt.passes.quant.weight_only.blocks import BlockCodes, Grid
 from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
@@ -32,7 +33,7 @@ def gptq_codes(
     runs = [started(fx.Interpreter(twin.module), put(leaves, twin.device)) for leaves in batches]
     first = {weight.layers[0].name: i for i, weight in enumerate(weights)}
     found: dict[int, BlockCodes] = {}
-    with torch.no_grad():
+    with torch.no_grad(), repeatable(twin.device):
         for node in twin.graph.nodes:
             if len(found) == len(weights):
                 break
