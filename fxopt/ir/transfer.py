@@ -56,7 +56,8 @@ def repeatable(device: torch.device) -> Iterator[None]:
         yield
         return
     before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn, memory = torch.backends.cudnn, torch.utils.deterministic
+    cudnn: Any = torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
     tuned, rounded, filled = cudnn.benchmark, cudnn.allow_tf32, memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     cudnn.benchmark, cudnn.allow_tf32, memory.fill_uninitialized_memory = False, False, False  # filling takes time
