@@ -10,7 +10,7 @@ from cases.training import workload as blobs
 from torch import nn
 from torch.nn import functional as F
 
-from fxopt import Pipeline, Workload
+from fxopt import Context, Pipeline, Workload, registry
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import DeviceError, ResourceError
 from fxopt.ir import transfer
@@ -264,6 +264,18 @@ def test_the_metric_of_a_step_is_computed_there():
     outcome = run("fold_batch_norm, quantize", NAME, watchers=None)
     assert outcome.steps[-1].findings.metric is not None
     assert Pretend.ops > before + 50
+
+
+def test_sub_networks_of_a_supernet_are_scored_there():
+    program, given = captured(scenes()), scenes()
+    batches = [[args[0]] for args, _ in given.data.batches("validation", batch_size=8)]
+    found = []
+    for device in ("cpu", NAME):
+        supernet = registry.get("analysis", "supernet")(program, Context(given, device=device))
+        smallest, *_ = supernet.draw(supernet.offered(), 1, 0.3, 0)
+        found.append(torch.cat([output for (output,) in supernet.outputs(*smallest, batches)]))
+    assert found[0].device == found[1].device
+    assert torch.allclose(*found, atol=1e-4)
 
 
 def test_a_recipe_names_it():
