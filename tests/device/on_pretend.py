@@ -90,7 +90,7 @@ def captured(given):
 
 TRAIN = "epochs=1, batch_size=12"
 PASSES = [
-    f"finetune({TRAIN}, ema=0.9, sparsity=0.4)",
+    f"sparsify(ratio=0.3), finetune({TRAIN}, ema=0.9, sparsity=0.6)",
     f"prune_channels(ratio=0.3), distill({TRAIN}, features='hint')",
     "zero_channels(ratio=0.3, by='taylor')",
     "zero_channels(ratio=0.3, by='hessian', samples=12)",
