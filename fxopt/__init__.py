@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from fxopt.target import Target as Target
     from fxopt.workload import Data as Data
     from fxopt.workload import Workload as Workload
+    from fxopt.workload import data as data
 
 __version__ = "0.1.0"
 
@@ -72,7 +73,8 @@ _HOME = {
     "as_module": "ir.trainable_module", "Workload": "workload", "op_name": "ir.printer", "With": "support.options",
     "Tune": "support.options", "search": "automl.search", "block_entry": "pass_manager.block_entry", "nas": "automl.nas.nas",
     "FxoptError": "errors", "Data": "workload", "BuildReport": "driver.report", "PassType": "pass_manager.pass_base",
-    "tracked": "driver.tracked", "Split": "frontend.split", "capture_split": "frontend.split", "Tail": "frontend.until",
+    "data": "workload", "tracked": "driver.tracked", "Split": "frontend.split", "capture_split": "frontend.split",
+    "Tail": "frontend.until",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOME)]

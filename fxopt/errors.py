@@ -16,6 +16,7 @@
     ├── BackendError        (4)   a backend refused or failed
     │   ├── DisagreementError     an artifact computes other values than its program
     │   └── DeviceError           a device is not there, is another than expected, or failed
+    │       └── ComputeDeviceError    so did one to train and calibrate on
     └── BudgetError         (1)   everything worked, but a budget or a check was missed
 """
 
@@ -228,6 +229,12 @@ class DeviceError(BackendError):
     """A device cannot be reached, is another than the target says, or failed."""
 
     doc = "docs/devices.md"
+
+
+class ComputeDeviceError(DeviceError):
+    """A device to train and calibrate on is not there, or failed."""
+
+    doc = "docs/gpu.md"
 
 
 class BudgetError(FxoptError):

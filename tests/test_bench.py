@@ -1,11 +1,13 @@
 """The benches run: figures are for a quiet machine, and nothing here looks at them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 BENCH = Path(__file__).parent / "bench"
@@ -72,3 +74,19 @@ def test_supernet_has_a_row_for_each_range(tmp_path):
     assert len(rows) == 2
     assert all(float(row[1]) < 1e-9 for row in rows), "each is proved"
     assert any(line.startswith("Kendall's tau over 3") for line in lines)
+
+
+def test_training_loop_has_a_row_for_each_model():
+    few = "--models perceptron resnet18 --size 32 --batches 2 --rounds 1 --json"
+    rows = json.loads(_run("training_loop.py", *few.split()))
+    assert [row["model"] for row in rows] == ["perceptron", "resnet18"]
+    assert all(row["hand_ms"] > 0 and row["fxopt_ms"] > 0 for row in rows)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there it takes minutes, and is for people to read")
+def test_the_script_for_an_accelerator_says_that_there_is_none():
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    script = BENCH.parent / "gpu.sh"
+    done = subprocess.run([script], check=True, capture_output=True, text=True, env=environment).stdout
+    assert "torch finds no accelerator on this machine" in done
+    assert "failed" not in done

@@ -33,6 +33,7 @@ from fxopt.driver.recipe import Recipe
 from fxopt.driver.successive_halving import ranked
 from fxopt.ir.cost import cost
 from fxopt.ir.memory_planning import plan_memory
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.numerics.execute import untouched
@@ -216,7 +217,9 @@ class Evaluator:
         return self._before[id(data)]
 
     def _metric(self, data: Data, run: Callable[..., Any]) -> float:
-        return data.evaluate(in_batches(run, fixed_batch(self._program)), "validation")
+        there = placed(run, self._plan.device) if isinstance(run, Program) else contextlib.nullcontext()
+        with there:
+            return data.evaluate(in_batches(run, fixed_batch(self._program)), "validation")
 
     def _quality(self, program: Program, data: Data | None, built: Artifact | None = None) -> dict[str, float]:
         """The loss of the metric, of the artifact where there is one, and the divergence of outputs from the original's."""
@@ -233,7 +236,11 @@ class Evaluator:
 
     def _outputs(self, program: Program, data: Data | None) -> Iterator[tuple[list[Any], list[Any]]]:
         """Flat outputs of the original and of a program, batch by batch; on the example inputs if there are no data."""
-        with torch.no_grad(), untouched(self._program), untouched(program):
+        device = self._plan.device
+        with (
+            torch.no_grad(),
+            placed(self._program, device), placed(program, device), untouched(self._program), untouched(program),
+        ):  # fmt: skip
             if data is None:
                 args, kwargs = copied((self._program.args, self._program.kwargs))
                 yield tuple(pytree.tree_leaves(p(*args, **kwargs)) for p in (self._program, program))  # type: ignore[misc]

@@ -32,6 +32,8 @@ def recipe_text(answer: Answer, recipe: Recipe, goals: Goals, original: dict[str
     lines += ["]", f"backend  = {json.dumps(answer.backend)}", f"target   = {json.dumps(_found(recipe.target))}"]
     if recipe.calibration:
         lines.append(f"calibration = {json.dumps(_found(recipe.calibration))}")
+    if recipe.device != "cpu":
+        lines.append(f"device   = {json.dumps(recipe.device)}")
     budget = {what: goals.bound(what, original) for what in ("metric_drop", "latency_ms", "file_bytes", "macs")}
     limits = [f"{what} = {_number(what, bound)}" for what, bound in budget.items() if bound != float("inf")]
     return "\n".join([*lines, *(["", "[budget]", *limits] if limits else [])]) + "\n"

@@ -57,6 +57,9 @@ def completed(*kinds: str) -> Callable[[str], list[tuple[str, str]]]:
 
 Load = Annotated[list[Path] | None, typer.Option("--load", help="Python file with passes, backends or workloads.")]
 Calibrate = Annotated[Path | None, typer.Option(help="Recorded inputs (.npy, .npz) for a model without data.")]
+Device = Annotated[
+    str | None, typer.Option(help="Where passes train, calibrate and evaluate: auto, cpu, cuda, cuda:1, mps, xpu.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fxopt.cli.app import BUILD, Json, Load, app, completed, from_here, kept_as, load_files
+from fxopt.cli.app import BUILD, Device, Json, Load, app, completed, from_here, kept_as, load_files
 from fxopt.cli.summaries import summaries
 from fxopt.cli.telling import Quiet, Verbose, telling
 from fxopt.errors import BudgetError
@@ -58,6 +58,7 @@ def build(
         str | None,
         typer.Option(help="How numbers are compared after a pass: float64, own_precision (no float64), or none."),
     ] = None,
+    device: Device = None,
     print_after: Annotated[list[str] | None, typer.Option(help="Print the program after this pass, or 'all'.")] = None,
     dump: Annotated[Path | None, typer.Option(help="Save the program after each pass as text here.")] = None,
     summary: Annotated[
@@ -82,6 +83,7 @@ def build(
     given: dict[str, Any] = {"passes": (passes,) if passes is not None else None, "backend": backend}
     given["calibration"] = str(calibrate) if calibrate else None
     given["proof"] = checked_proof("--proof", proof) if proof else None
+    given["device"] = device
     given["target"] = target[0] if target else None
     recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
     console = Console(stderr=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fxopt.cli.app import BUILD, Calibrate, Json, Load, app, load_files
+from fxopt.cli.app import BUILD, Calibrate, Device, Json, Load, app, load_files
 from fxopt.errors import BudgetError
 
 
@@ -31,6 +31,7 @@ def nas(
     trials: Annotated[int, typer.Option(min=2, help="Sub-networks to evolve for each target.")] = 160,
     answers: Annotated[int, typer.Option(min=1, help="Sub-networks to build for each target.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed, other sub-networks.")] = 0,
+    device: Device = None,
     calibrate: Calibrate = None,
     load: Load = None,
     as_json: Json = False,
@@ -50,7 +51,8 @@ def nas(
         model, out, targets=[name.strip() for name in targets.split(",") if name.strip()], backend=backend,
         limits={k: v for k, v in limits.items() if v is not None}, epochs=epochs, rate=rate, by=by,
         behind=[str(p) for p in Pipeline.parse(behind).passes], trials=trials, answers=answers, seed=seed,
-        calibration=str(calibrate) if calibrate else None, load=[str(file.resolve()) for file in load or ()],
+        calibration=str(calibrate) if calibrate else None, device=device or "cpu",
+        load=[str(file.resolve()) for file in load or ()],
     )  # fmt: skip
     console = Console(stderr=True)
     if len(ask.targets) == 1:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fxopt.cli.app import BUILD, Calibrate, Json, Load, app, load_files
+from fxopt.cli.app import BUILD, Calibrate, Device, Json, Load, app, load_files
 from fxopt.cli.stopped import Stopped
 from fxopt.errors import BudgetError, OptionError
 
@@ -39,6 +39,7 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="URL of a database that several machines work on, e.g. postgresql+psycopg://…")
     ] = None,
+    device: Device = None,
     calibrate: Calibrate = None,
     load: Load = None,
     as_json: Json = False,
@@ -60,7 +61,7 @@ def search(
         if source.endswith(".toml")
         else Recipe(model=source, backend="fastest" if not backend else backend[0])
     )
-    given: dict[str, Any] = {"target": target, "calibration": str(calibrate) if calibrate else None}
+    given: dict[str, Any] = {"target": target, "device": device, "calibration": str(calibrate) if calibrate else None}
     recipe = replace(recipe, **{k: v for k, v in given.items() if v is not None})
     limits = {"metric_drop": drop, "latency_ms": latency, "file_bytes": size, "memory_bytes": memory, "macs": macs,
               "params": params, "noise_db": noise}  # fmt: skip

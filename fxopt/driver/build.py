@@ -7,6 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from fxopt.backend import check_lowerable
@@ -45,6 +46,7 @@ def build(
     measure: bool = True,
     tune_seconds: float = 0.0,
     cache: bool = True,
+    device: str | None = None,
     watchers: tuple[Watcher, ...] = (),
 ) -> BuildReport:
     """Build a recipe into the folder ``out`` and return the report, which is also in the folder.
@@ -52,16 +54,17 @@ def build(
     With ``measure`` the model is also built as it was before, and before, after and eager are timed side by side;
     ``tune_seconds`` above 0 lets the backend choose its options by measurement. A backend that chooses among others has the
     recipe tried with each of them: ``report.choice``, also in the manifest. With ``cache``, earlier results are looked up, and
-    new ones stored, except latencies; see :mod:`fxopt.pass_manager.step_cache`. Extra ``watchers`` run inside verification and
-    the metric.
+    new ones stored, except latencies; see :mod:`fxopt.pass_manager.step_cache`. ``device`` is where passes train, calibrate and
+    evaluate ("auto", "cuda:1" …), instead of the recipe's. Extra ``watchers`` run inside verification and the metric.
     The logger ``fxopt`` reports progress at INFO.
     The folder appears when all is done, or not at all. A missed budget is in the report, ``report.missed``, and the folder
     then is ``out.missed``, with ``out`` untouched: see :mod:`fxopt.runtime.staging`. ``report.folder`` is the folder, the
     only field that is not in the stored report.
 
-    Raises UsageError, CaptureError, PassError, BackendError.
+    Raises UsageError, CaptureError, PassError, BackendError; DeviceError for a device that is not there.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+    recipe = recipe if device is None else replace(recipe, device=device)
     plan = resolve(recipe, default_cache() if cache else None)
     clock = _Clock()
     choice: BackendChoice | None = None
@@ -94,7 +97,7 @@ def build(
         with clock("measure"):
             costs = Costs.of(outcome.before), Costs.of(cost(outcome.program))
             compared = compare(plan.workload, program, reference, built, costs)
-            device = {"address": built.device.address, **built.device.facts()} if built.device else None
+            board = {"address": built.device.address, **built.device.facts()} if built.device else None
         memory = MemoryFacts.of(plan_memory(lowered))
         reached = {
             "metric_drop": compared.metric_drop, "file_bytes": compared.after.file_bytes, "macs": compared.after.macs,
@@ -128,7 +131,7 @@ def build(
             concerns=concerns_about(compared.before, compared.after, metric) if is_quantized(lowered) else [],
             not_run=built.elsewhere,
             not_timed=compared.not_timed,
-            device=device,
+            device=board,
             cache=CacheFacts.read(outcome.steps, plan.cache),
             seconds=clock.seconds,
             program=program_digest(lowered),

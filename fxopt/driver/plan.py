@@ -10,6 +10,7 @@ from fxopt.backend import Backend, find_backend
 from fxopt.driver.lower import lower
 from fxopt.driver.recipe import Recipe
 from fxopt.ir.program import Program
+from fxopt.numerics.compute_device import find_compute_device
 from fxopt.pass_manager.instruments import MetricWatcher
 from fxopt.pass_manager.pipeline import Outcome, Pipeline
 from fxopt.pass_manager.step import Watcher
@@ -36,6 +37,8 @@ class Plan:
     candidates: tuple[Backend, ...]
     target: Target
     calibration: dict[str, Any] | None
+    device: str = "cpu"
+    """Where passes train, calibrate and evaluate, as torch spells it."""
     cache: StepCache | None = None
     """Where earlier steps are looked up, and new ones stored."""
 
@@ -51,7 +54,11 @@ class Plan:
     ) -> Outcome:
         """Run the recipe's passes for a backend, or those of another pipeline; each is verified and its metric recorded."""
         data = self.workload.data
-        around: tuple[Watcher, ...] = (*((MetricWatcher(data),) if data else ()), Verify(self.recipe.proof), *watchers)
+        around: tuple[Watcher, ...] = (
+            *((MetricWatcher(data, self.device),) if data else ()),
+            Verify(self.recipe.proof),
+            *watchers,
+        )
         passes = self.pipeline if pipeline is None else pipeline
         return passes.run(
             program,
@@ -59,6 +66,7 @@ class Plan:
             workload=self.workload,
             target=self.target,
             backend=backend,
+            device=self.device,
             cache=self.cache,
         )
 
@@ -82,6 +90,7 @@ def resolve(recipe: Recipe, cache: StepCache | None = None) -> Plan:
         candidates=backend.candidates(target),
         target=target,
         workload=find_workload(recipe.model),
+        device=find_compute_device(recipe.device),
         calibration=read_arrays(recipe.calibration) if recipe.calibration else None,
         cache=cache,
     )

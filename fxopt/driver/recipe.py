@@ -26,6 +26,8 @@ class Recipe:
     """Recorded inputs, .npy or .npz, for a model without data of its own."""
     proof: Proof = "float64"
     """How numbers are compared after each pass: :data:`fxopt.pass_manager.verify.PROOFS`."""
+    device: str = "cpu"
+    """Where passes train, calibrate and evaluate: auto, cpu, cuda, cuda:1, mps, xpu. It is not the target."""
     budget: Budget = field(default_factory=Budget)
     html: bool = False
     """Whether the build writes ``report.html`` beside its report: ``[report] html = true``."""
@@ -39,6 +41,8 @@ class Recipe:
         values["passes"] = list(self.passes)
         if self.proof == "float64":
             del values["proof"]
+        if self.device == "cpu":
+            del values["device"]
         values["budget"] = {k: v for k, v in values["budget"].items() if v is not None}
         return {k: v for k, v in values.items() if v is not None}
 

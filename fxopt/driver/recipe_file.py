@@ -54,6 +54,8 @@ class RecipeFile(TypedDict, total=False):
     """Recorded inputs, .npy or .npz, for a model without data of its own."""
     proof: Proof
     """How numbers are compared after each pass."""
+    device: str
+    """Where passes train, calibrate and evaluate: auto, cpu, cuda, cuda:1, mps, xpu. The default is cpu."""
     budget: BudgetTable
     report: ReportTable
     search: dict[str, Any]

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import PassError, UsageError
 from fxopt.ir.input_check import misfit
 from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
+from fxopt.ir.transfer import CPU, put, take
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Program:
     kept_indices: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     """By the name of a weight and dim, which of its indices are kept, of those at the start of the pipeline or when it was
     added."""
+    device: torch.device = CPU
+    """Where the weights are, and the graph computes, while it is placed there: see :mod:`fxopt.ir.placement`."""
 
     @property
     def graph(self) -> fx.Graph:
@@ -101,6 +104,8 @@ class Program:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph without gradients; a graph that writes into an input does so in the caller's tensor.
 
+        Tensors are on the CPU, those of the answer too, wherever the program computes (:mod:`fxopt.ir.placement`).
+
         Raises UsageError for inputs of another structure, dtype or fixed size, for a dynamic size outside its range,
         and for numbers that are not those of the example.
         """
@@ -109,7 +114,10 @@ class Program:
                 f"inputs do not fit the program: {problem}", way_out="capture the model with inputs like these"
             )
         with torch.no_grad():
-            return self.module(*args, **kwargs)
+            if self.device == CPU:
+                return self.module(*args, **kwargs)
+            args, kwargs = put((args, kwargs), self.device)
+            return take(self.module(*args, **kwargs))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Program):

@@ -47,6 +47,11 @@ class TrainableModule(torch.nn.Module):
                 if isinstance(tensor, torch.nn.Parameter):
                     tensor.requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, as the Program did."""
+        return self._program.device
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph, with gradients."""
         if not self.watched:

@@ -21,3 +21,5 @@ class Context:
     backend: Backend | None = None
     original: Program | None = None
     """The program that the pipeline began with; not to be changed."""
+    device: str = "cpu"
+    """Where a pass runs graphs on data, as torch spells it: see :mod:`fxopt.ir.placement`. Programs come and go on the CPU."""

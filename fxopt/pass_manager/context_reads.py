@@ -11,6 +11,7 @@ from typing import Any
 
 from fxopt.backend import Backend
 from fxopt.ir.program_state import program_digest
+from fxopt.numerics.compute_device import device_key
 from fxopt.pass_manager.context import Context
 from fxopt.support.code_stamp import code_stamp
 from fxopt.support.observed import file_digest
@@ -18,7 +19,7 @@ from fxopt.workload import Workload
 from fxopt.workload.data_reads import DataReads, watched
 from fxopt.workload.value_key import Unkeyed, value_key
 
-_PARTS = ("workload", "target", "backend", "original")
+_PARTS = ("workload", "target", "backend", "original", "device")
 
 
 @dataclass
@@ -56,7 +57,7 @@ def noting(context: Context, reads: Reads) -> Context:
     workload = context.workload and watched(context.workload, reads.data)
     made = _Noting.__new__(_Noting)
     object.__setattr__(made, "_reads", reads)
-    _Noting.__init__(made, workload, context.target, context.backend, context.original)
+    _Noting.__init__(made, workload, context.target, context.backend, context.original, context.device)
     reads.parts.clear()
     return made
 
@@ -93,6 +94,8 @@ class ContextKeys:
             return "none"
         if isinstance(value, Workload):
             return value.name
+        if part == "device":
+            return device_key(value)
         if part == "target":
             return json.dumps(value.to_dict(), sort_keys=True)
         if isinstance(value, Backend):

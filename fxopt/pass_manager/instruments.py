@@ -11,7 +11,9 @@ from torch.utils import _pytree as pytree
 
 from fxopt import registry
 from fxopt.errors import UnknownNameError, UsageError
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.numerics.compute_device import device_key
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.numerics.execute import untouched
 from fxopt.pass_manager.pass_base import Pass
@@ -70,8 +72,9 @@ class MetricWatcher:
     are outside the range that a calibration on real data saw.
     """
 
-    def __init__(self, data: Data) -> None:
-        self._data = data
+    def __init__(self, data: Data, device: str = "cpu") -> None:
+        """``device`` is where programs are evaluated, as torch spells it."""
+        self._data, self._device = data, device
         self._key: str | None = None
 
     def cache_key(self, pass_: Pass) -> str | None:
@@ -80,7 +83,7 @@ class MetricWatcher:
             return "not asked"
         if self._key is None:
             with contextlib.suppress(Unkeyed):
-                self._key = f"{whole_split(self._data, 'validation')} {code_stamp(__name__)}"
+                self._key = f"{whole_split(self._data, 'validation')} {code_stamp(__name__)} {device_key(self._device)}"
         return self._key
 
     @contextlib.contextmanager
@@ -98,7 +101,12 @@ class MetricWatcher:
             spec = pytree.tree_structure((program.args, program.kwargs))
             # keywords are given by position, or are those of the example
             args, kwargs = pytree.tree_unflatten(leaves, spec)
-            with untouched(step.before), untouched(program):
+            with (
+                placed(step.before, self._device),
+                placed(program, self._device),
+                untouched(step.before),
+                untouched(program),
+            ):
                 want, got = (pytree.tree_leaves(in_batches(p, size)(*args, **kwargs)) for p in (step.before, program))
                 result.findings.sqnr_db = sqnr(want, got)
                 result.findings.metric = data.evaluate(in_batches(program, size), "validation")

@@ -14,6 +14,7 @@ from fxopt.backend import Backend
 from fxopt.errors import PassError, UsageError
 from fxopt.ir.cost import Cost
 from fxopt.ir.program import Program
+from fxopt.numerics.compute_device import find_compute_device
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.line import Line
 from fxopt.pass_manager.pass_base import Pass, make
@@ -90,6 +91,7 @@ class Pipeline:
         workload: Workload | None = None,
         target: Target | None = None,
         backend: Backend | None = None,
+        device: str = "cpu",
         cache: StepCache | None = None,
         told_at: int = logging.INFO,
     ) -> Outcome:
@@ -97,11 +99,14 @@ class Pipeline:
 
         ``watchers`` defaults to verification and, where the workload has data, to the SQNR and metric of approximate passes on
         its validation split, as in a build. With a ``cache``, steps that were run before are taken from it, and the
-        others put into it. Each step is logged by the logger ``fxopt``, at the level ``told_at``.
+        others put into it. ``device`` ("auto", "cpu", "cuda:1" …) is where passes train, calibrate and evaluate; exact passes are
+        proved on the CPU, in float64. Each step is logged by the logger ``fxopt``, at the level ``told_at``.
 
         Raises PassError with the pass and its step; another FxoptError that a
-        pass raises keeps its type and gets the step too. The copy is then dropped.
+        pass raises keeps its type and gets the step too. The copy is then dropped. Raises DeviceError for a device that is
+        not there.
         """
+        where = find_compute_device(device)
         if watchers is None:
             from fxopt.pass_manager.instruments import MetricWatcher
             from fxopt.pass_manager.verify import Verify
@@ -110,8 +115,8 @@ class Pipeline:
             measured = callable(
                 getattr(data, "evaluate", None)
             )  # data for calibration or training alone need not have it
-            watchers = (*((MetricWatcher(data),) if data is not None and measured else ()), Verify())
-        context = Context(workload, target, backend, program)
+            watchers = (*((MetricWatcher(data, where),) if data is not None and measured else ()), Verify())
+        context = Context(workload, target, backend, program, where)
         leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
         line = Line([leaf for leaf, _ in leaves], tuple(watchers), context, program.copy(), told_at)
         before = last = line.cost_of(line.work)

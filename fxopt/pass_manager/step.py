@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from fxopt.errors import FxoptError, PassCrashError, PassError, text_of
 from fxopt.ir.cost import Cost, cost
 from fxopt.ir.dead_code import drop_unused, remove_dead
 from fxopt.ir.op_table import family
 from fxopt.ir.program import Choice, Measurement, Program, Skip
 from fxopt.ir.shape_inference import derive_shapes
+from fxopt.numerics.compute_device import failure_of
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.invariants import check_arity, check_calls, check_kept, lost_types, same_tensor
 from fxopt.pass_manager.pass_base import Pass
@@ -170,6 +173,8 @@ def located(where: object, hint: str | None = None) -> Iterator[None]:
         yield
     except MemoryError:
         raise
+    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+        raise failure_of(error, str(where)) from error
     except (Exception, SystemExit) as error:  # a pass that calls sys.exit() must not end the program that runs it
         if isinstance(error, FxoptError) and type(error).__str__ is FxoptError.__str__:
             error.step = error.step or str(where)

@@ -1,8 +1,10 @@
 """Workloads: a model's factory, example inputs, data, loss and metric; or inputs recorded in a file.
 
-May import ``frontend``, ``ir`` and ``support``. Offers :class:`fxopt.Workload`, :class:`Data` and :func:`find_workload`.
+May import ``frontend``, ``ir`` and ``support``. Offers :class:`fxopt.Workload`, :class:`Data`,
+:func:`find_workload`, and datasets of others as data: :mod:`fxopt.workload.data`.
 """
 
-from fxopt.workload.workload import Args, Data, Divisible, Split, Workload, find_workload, training_workload
+from fxopt.workload import data
+from fxopt.workload.workload import Args, Counted, Data, Divisible, Split, Workload, find_workload, training_workload
 
-__all__ = ["Args", "Data", "Divisible", "Split", "Workload", "find_workload", "training_workload"]
+__all__ = ["Args", "Counted", "Data", "Divisible", "Split", "Workload", "data", "find_workload", "training_workload"]

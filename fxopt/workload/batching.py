@@ -28,17 +28,20 @@ def cut(leaves: list[Any], size: int) -> Iterator[list[Any]]:
     """Yield the tensors in batches of ``size``, the last padded with its last example, and numbers unchanged."""
     count = examples(leaves)
     for start in range(0, count, size):
-        rows = torch.arange(start, start + size).clamp(max=count - 1)
-        yield [leaf[rows] if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        rows = [min(row, count - 1) for row in range(start, start + size)]
+        yield [
+            leaf[torch.tensor(rows, device=leaf.device)] if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves
+        ]
 
 
 def in_batches(run: Callable[..., Any], size: int | None) -> Callable[..., Any]:
-    """``run`` as a function of any number of examples, in batches of ``size``; itself if ``size`` is None.
+    """``run`` as a function of any number of examples, in batches of ``size``; in one batch if ``size`` is None.
 
-    The first dim of every input and output is taken for the batch. Outputs become tensors.
+    Where a device's memory is full, a batch of any number of examples is run in halves, and these in halves again. The first
+    dim of every input and output is taken for the batch. Outputs become tensors.
     """
     if size is None:
-        return run
+        return _in_halves(run)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -48,5 +51,18 @@ def in_batches(run: Callable[..., Any], size: int | None) -> Callable[..., Any]:
             parts.append(run(*some, **named))
         count = examples(leaves)
         return pytree.tree_map(lambda *same: torch.cat([torch.as_tensor(v) for v in same])[:count], *parts)
+
+    return call
+
+
+def _in_halves(run: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        count = examples((args, kwargs))
+        try:
+            return run(*args, **kwargs)
+        except torch.OutOfMemoryError:
+            if count < 2:
+                raise
+        return in_batches(call, -(-count // 2))(*args, **kwargs)
 
     return call

@@ -46,6 +46,14 @@ class Data(Protocol):
 
 
 @runtime_checkable
+class Counted(Protocol):
+    """Data that know their number, so that training need not read an epoch to know how many steps it has."""
+
+    def example_count(self, split: Split) -> int | None:
+        """Number of examples of a split; None where it is not known."""
+
+
+@runtime_checkable
 class Divisible(Protocol):
     """Data whose validation split can be halved, so that a search does not evaluate on the half that it selected by."""
 

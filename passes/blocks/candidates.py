@@ -87,7 +87,7 @@ def build(block: Block, form: BlockForm, samples: Samples | None) -> Candidate |
     return Candidate(block, form, made, cost(made).macs - cost(block.program).macs)
 
 
-def trained(candidate: Candidate, samples: Samples, how: TrainOptions) -> str | None:
+def trained(candidate: Candidate, samples: Samples, how: TrainOptions, device: str) -> str | None:
     """Train a candidate to match the output of its block, without labels; the reason where its loss is not finite.
 
     The loss is mean((s - t)²) / var(t), and the weights that do best on the held-out fifth are kept, the first among them.
@@ -97,7 +97,7 @@ def trained(candidate: Candidate, samples: Samples, how: TrainOptions) -> str | 
     workload = sample_workload(candidate.block.program, samples)
     skips = len(candidate.program.skips)
     try:
-        train(candidate.program, workload, how, Supervised(workload, how))
+        train(candidate.program, workload, how, Supervised(workload, how), device)
     except DataError as error:
         return error.what
     return candidate.program.skips[-1].reason if len(candidate.program.skips) > skips else None

@@ -102,7 +102,7 @@ class Library:
             raise DataError(
                 f"{self._who}: one example is too few to train on and to hold out", way_out="give more samples"
             )
-        return trained(made, samples, self.how)
+        return trained(made, samples, self.how, self.teacher.device)
 
     def _out(self, block: Block, form: BlockForm, reason: str) -> None:
         self.program.skip(self._nodes[block.end], f"{block.name} is not {form}: {reason}")

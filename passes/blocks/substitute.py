@@ -111,7 +111,8 @@ def substitute(
     how = finetune(epochs=epochs, rate=_RATE, batch_size=32, checkpoint=checkpoint) if epochs else None
     workload = context.workload
     with_data = not choice or how is not None or (workload is not None and workload.data is not None)
-    teacher = Teacher.of_data(whole, workload, samples, _WHO) if with_data else Teacher.of_example(whole, _WHO)
+    where = {"who": _WHO, "device": context.device}
+    teacher = Teacher.of_data(whole, workload, samples, **where) if with_data else Teacher.of_example(whole, **where)
     own = Library(program, teacher, how, _WHO, has_data=with_data)
     if choice:
         chosen = own.explicit(found, wanted)

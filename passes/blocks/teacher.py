@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import take
 from fxopt.numerics.execute import started
 from fxopt.pass_manager.block_entry import Samples
 from fxopt.passes.blocks.block import Block
@@ -21,27 +24,30 @@ from fxopt.workload import Workload
 class Teacher:
     """A program with its outputs on batches of flat inputs."""
 
-    def __init__(self, program: Program, batches: Sequence[list[Any]], who: str) -> None:
-        self.program, self.batches, self._who = program, batches, who
+    def __init__(self, program: Program, batches: Sequence[list[Any]], who: str, device: str = "cpu") -> None:
+        """``device`` is where it and other programs run; their values come back to the CPU."""
+        self.program, self.batches, self._who, self.device = program, batches, who, device
         self._nodes = {node.name: node for node in program.graph.nodes}
-        with torch.no_grad():
+        with torch.no_grad(), placed(program, device):
             self._outputs = [_run(program, leaves) for leaves in self.batches]
 
     @classmethod
-    def of_data(cls, program: Program, workload: Workload | None, samples: int, who: str) -> Teacher:
+    def of_data(
+        cls, program: Program, workload: Workload | None, samples: int, who: str, device: str = "cpu"
+    ) -> Teacher:
         """On training examples. Raises DataError in the name of ``who`` without data that fit."""
-        return cls(program, list(calibration_batches(program, workload, samples, who)), who)
+        return cls(program, list(calibration_batches(program, workload, samples, who)), who, device)
 
     @classmethod
-    def of_example(cls, program: Program, who: str) -> Teacher:
+    def of_example(cls, program: Program, who: str, device: str = "cpu") -> Teacher:
         """On the example inputs."""
-        return cls(program, [program.example_leaves()], who)
+        return cls(program, [program.example_leaves()], who, device)
 
     def samples(self, block: Block) -> Samples:
         """Inputs and outputs of a block on all examples."""
         source, end = self._nodes[block.source], self._nodes[block.end]
-        with torch.no_grad():
-            found = [values_until(self.program, leaves, {source, end}) for leaves in self.batches]
+        with torch.no_grad(), placed(self.program, self.device):
+            found = [take(values_until(self.program, leaves, {source, end})) for leaves in self.batches]
         return Samples(torch.cat([v[source] for v in found]), torch.cat([v[end] for v in found]))
 
     def divergence(self, program: Program) -> float:
@@ -50,7 +56,7 @@ class Teacher:
         Kullback-Leibler divergence in nats for scores [N, classes], otherwise squared error over variance; infinite where
         the other's are not finite.
         """
-        with torch.no_grad():
+        with torch.no_grad(), placed(program, self.device):
             return self._mean([_run(program, leaves) for leaves in self.batches])
 
     def divergences(self, block: Block, programs: Sequence[Program]) -> list[float]:
@@ -60,7 +66,10 @@ class Teacher:
         read = {n for node in (*after, self.program.graph.output_node()) for n in node.all_input_nodes}
         wanted = {n for n in read if n not in after and n is not end} | {source}
         given: list[list[list[Any]]] = [[] for _ in programs]
-        with torch.no_grad():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            for one in (self.program, *programs):
+                stack.enter_context(placed(one, self.device))
             for leaves in self.batches:
                 known = values_until(self.program, leaves, wanted)
                 for outputs, program in zip(given, programs, strict=True):
@@ -73,7 +82,7 @@ class Teacher:
         run.env = dict(known)
         for node in after:
             run.env[node] = run.run_node(node)
-        return _floating([run.env[out] for out in self.program.outputs() if out in run.env])
+        return take(_floating([run.env[out] for out in self.program.outputs() if out in run.env]))
 
     def _mean(self, given: Sequence[list[Any]]) -> float:
         losses = [self._loss(outputs, wanted) for outputs, wanted in zip(given, self._outputs, strict=True)]
@@ -88,7 +97,7 @@ class Teacher:
 def _run(program: Program, leaves: list[Any]) -> list[Any]:
     nodes = {out for out in program.outputs() if isinstance(out, fx.Node)}
     values = values_until(program, leaves, nodes)
-    return _floating([values[out] for out in program.outputs() if out in values])
+    return take(_floating([values[out] for out in program.outputs() if out in values]))
 
 
 def _floating(values: list[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import DataError
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put
 from fxopt.workload import Workload
 from fxopt.workload.batching import cut, examples, fixed_batch
 
@@ -32,7 +33,7 @@ def calibration_batches(program: Program, workload: Workload | None, samples: in
 
 
 def fitting_batches(program: Program, args: tuple[Any, ...]) -> Iterable[list[Any]]:
-    """Flat inputs as the program takes them: checked, and in batches of another size where its own is fixed."""
+    """Flat inputs as the program takes them: checked, on its device, and in batches of another size where its own is fixed."""
     leaves = pytree.tree_leaves((args, {}))
     nodes = program.inputs()
     got = ", ".join(f"{v.dtype}{list(v.shape)}".replace("torch.", "") for v in leaves if isinstance(v, torch.Tensor))
@@ -55,7 +56,7 @@ def fitting_batches(program: Program, args: tuple[Any, ...]) -> Iterable[list[An
                 f"calibration gives {got} for input {node.target!r}, "
                 f"the program takes {type_text(want, program.dims())}"
             )
-    yield leaves
+    yield put(leaves, program.device)
 
 
 def _fits(want: torch.Tensor, got: Any) -> bool:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fxopt.ir.op_table import arguments, border, each_dim
 from fxopt.ir.printer import op_name
+from fxopt.ir.transfer import put
 
 _CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d")
 _PRODUCTS = {"aten.mm": ("self", "mat2"), "aten.matmul": ("self", "other"), "aten.addmm": ("mat1", "mat2")}
@@ -47,7 +48,7 @@ class MatrixLayer:
         """
         if _packet(self.node) not in _CONVOLUTIONS:
             given = y.reshape(-1, y.shape[-1])
-            chosen = _draw(len(given), count, generator)
+            chosen = put(_draw(len(given), count, generator), y.device)
             read = x.reshape(-1, x.shape[-1])[chosen]
             return read[None, :, :, None], given[chosen][:, None]
         if x.dim() < self.weight.meta["val"].dim():
@@ -61,15 +62,15 @@ class MatrixLayer:
         stride, dilation = (each_dim(call[name], len(kernel)) for name in ("stride", "dilation"))
         sizes = [y.shape[0], *y.shape[2:]]
         chosen = _draw(y.numel() // y.shape[1], count, generator)
-        batch, *at = torch.unravel_index(chosen, sizes)
+        batch, *at = put(torch.unravel_index(chosen, sizes), y.device)
         zeros = reversed(border(call["padding"], kernel, dilation))  # F.pad takes the last dim first
         padded = F.pad(x, [size for sides in zeros for size in sides]).movedim(1, -1)
         where = []
         for i, size in enumerate(kernel):
-            steps = at[i][:, None] * stride[i] + torch.arange(size) * dilation[i]
+            steps = at[i][:, None] * stride[i] + torch.arange(size, device=x.device) * dilation[i]
             where.append(steps.reshape(-1, *(size if i == j else 1 for j in range(len(kernel)))))
         read = padded[(batch.reshape(-1, *[1] * len(kernel)), *where)].flatten(1, -2).transpose(1, 2)
-        given = y.movedim(1, -1).flatten(0, -2)[chosen]
+        given = y.movedim(1, -1).flatten(0, -2)[put(chosen, y.device)]
         return read.unflatten(1, (self.groups, -1)).transpose(0, 1), given.unflatten(1, (self.groups, -1))
 
 

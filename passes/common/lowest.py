@@ -10,7 +10,7 @@ from fxopt.passes.common.stored_weights import LayerWeight, element_numbers
 
 def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Mark exactly ``count`` lowest of scores [n] in a mask bool [n]; of equal ones the first."""
-    chosen = torch.zeros(len(scores), dtype=torch.bool)
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
     if not count:
         return chosen
     limit = scores.kthvalue(count).values
@@ -22,7 +22,7 @@ def lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 def lowest_in_groups(scores: torch.Tensor, groups: torch.Tensor, count: int) -> torch.Tensor:
     """Mark the ``count`` lowest in every row of ``groups``, indices [g, m] into scores [n]; of equal ones the first."""
-    chosen = torch.zeros(len(scores), dtype=torch.bool)
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
     order = scores[groups].argsort(dim=1, stable=True)[:, :count]
     chosen[groups.gather(1, order)] = True
     return chosen

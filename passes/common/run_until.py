@@ -8,12 +8,13 @@ import torch
 from torch import fx
 
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put
 from fxopt.numerics.execute import started
 
 
 def values_until(program: Program, leaves: list[Any], wanted: set[fx.Node]) -> dict[fx.Node, Any]:
-    """The values of some nodes for flat inputs; the program is run as far as the last of them."""
-    run, found = started(fx.Interpreter(program.module), leaves), dict[fx.Node, Any]()
+    """The values of some nodes for flat inputs, on its device; the program is run as far as the last of them."""
+    run, found = started(fx.Interpreter(program.module), put(leaves, program.device)), dict[fx.Node, Any]()
     for node in program.graph.nodes:
         run.env[node] = run.run_node(node)
         if node in wanted:

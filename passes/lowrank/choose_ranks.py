@@ -103,7 +103,7 @@ class RankRule:
         reasons: list[str | None] = [None] * len(every)
         if timed:
             lines, reasons = with_latency(program, context, every, lines, option)
-        judge = Judge(program, context.workload, who) if measured else None
+        judge = Judge(program, context.workload, who, context.device) if measured else None
         if judge is not None:
             lines = with_output_errors(program, every, lines, judge)
         if self.latency is not None:

@@ -20,7 +20,6 @@ from fxopt.passes.lowrank.whitening import Whitening, whitenings
 from fxopt.passes.prune.choice.candidates import check_patterns, matches
 from fxopt.support.options import Tune, With
 from fxopt.support.progress import progress_bar
-from fxopt.workload import Workload
 
 _WHO = "truncate_rank"
 
@@ -113,7 +112,7 @@ def truncate_rank(
     forms = FORMS if form == "auto" else (form,)
     white = {}
     if data_aware and weights:
-        white = _whitenings(program, context.workload, weights, forms, samples)
+        white = _whitenings(program, context, weights, forms, samples)
     with progress_bar(_WHO, len(weights)) as advance:
         every: list[Alternatives] = []
         for weight in weights:
@@ -143,7 +142,7 @@ def truncate_rank(
 
 def _whitenings(
     program: Program,
-    workload: Workload | None,
+    context: Context,
     weights: list[SplitWeight],
     forms: tuple[Form, ...],
     samples: int,
@@ -151,7 +150,7 @@ def _whitenings(
     """The whitening of each weight for the channel form (True), which is cut after the kernel, and for the others."""
     found: dict[tuple[SplitWeight, bool], Whitening | None] = {}
     for patches in sorted({form == "channel" for form in forms}):
-        some = whitenings(program, workload, weights, patches, samples=samples, who=_WHO)
+        some = whitenings(program, context.workload, weights, patches, samples=samples, who=_WHO, device=context.device)
         found |= {(weight, patches): whitening for weight, whitening in zip(weights, some, strict=True)}
     return found
 

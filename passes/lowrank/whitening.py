@@ -11,8 +11,10 @@ from torch import fx
 
 from fxopt.errors import DataError
 from fxopt.ir.op_table import arguments
+from fxopt.ir.placement import placed
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import summable, take
 from fxopt.numerics.module_state import copied
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.common.layer_rows import MatrixLayer
@@ -62,6 +64,7 @@ def whitenings(
     *,
     samples: int,
     who: str,
+    device: str = "cpu",
 ) -> list[Whitening | None]:
     """The whitening of each weight over ``samples`` training examples; None where only embeddings read it.
 
@@ -72,10 +75,11 @@ def whitenings(
     wanted = {node.name: i for i, weight in enumerate(weights) for node in weight.readers if _reads(weight, node)}
     totals: dict[int, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
+    with torch.no_grad(), placed(program, device):
         for leaves in calibration_batches(program, workload, samples, who):
             run = _Moments(program, weights, wanted, patches, generator, totals)
             run.run(*copied(leaves), enable_io_processing=False)
+    totals = take(totals)
     for i, total in totals.items():
         if not bool(total.isfinite().all()):
             where = program.describe(weights[i].readers[0])
@@ -113,7 +117,7 @@ class _Moments(fx.Interpreter):
         source = arguments(n)[OPERANDS[op_name(n)][0]]
         read = self.env[source]
         value = super().run_node(n)
-        rows = self._rows(self._weights[number], n, source, read, value).double()
+        rows = summable(self._rows(self._weights[number], n, source, read, value)).double()
         moment = rows.mT @ rows
         self._totals[number] = self._totals[number] + moment if number in self._totals else moment
         return value

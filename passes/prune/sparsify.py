@@ -20,7 +20,6 @@ from fxopt.passes.common.masks import store_masked
 from fxopt.passes.common.stored_weights import LayerWeight, layer_weights
 from fxopt.passes.prune.importance.gradients import mean_gradients
 from fxopt.support.options import With
-from fxopt.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class sparsify(Pass):
     def run(self, program: Program, context: Context = Context()) -> None:
         """Store the chosen layers' weights anew, with zeros."""
         chosen = self._chosen(program)
-        scores = self._scores(program, context.workload, chosen)
+        scores = self._scores(program, context, chosen)
         zero: dict[str, torch.Tensor] = {}
         if self.pattern:
             kept, size = self._kept_of()
@@ -148,7 +147,7 @@ class sparsify(Pass):
             raise program.fail(layer, f"the weight {name!r} holds NaN or infinity")
         return None
 
-    def _scores(self, program: Program, workload: Workload | None, chosen: list[LayerWeight]) -> list[torch.Tensor]:
+    def _scores(self, program: Program, context: Context, chosen: list[LayerWeight]) -> list[torch.Tensor]:
         """A score [n] for every element of the weights, lower for less important; those that are zero go first."""
         weights = [weight.tensor.detach().flatten() for weight in chosen]
         weights = [w.to(torch.promote_types(w.dtype, torch.float32)) for w in weights]
@@ -157,7 +156,8 @@ class sparsify(Pass):
         if self.by == "random":
             scores = [_random(len(w), f"{self.seed} {c.names[0]}") for w, c in zip(weights, chosen, strict=True)]
         elif weights:
-            slopes = mean_gradients(program, workload, "sparsify(by='movement')", seed=self.seed)
+            who = "sparsify(by='movement')"
+            slopes = mean_gradients(program, context.workload, who, seed=self.seed, device=context.device)
             scores = [-w * slopes[c.names[0]].flatten() for w, c in zip(weights, chosen, strict=True)]
         else:
             scores = []

@@ -24,7 +24,6 @@ from fxopt.passes.prune.zeroing import check_computed_weights, zero
 from fxopt.passes.refit.counterparts import counterparts
 from fxopt.passes.refit.refit import refit
 from fxopt.support.options import Tune, With
-from fxopt.workload import Workload
 
 _WHO = "zero_channels"
 _HALF = 0.5
@@ -139,6 +138,7 @@ def zero_channels(
         samples=samples,
         seed=seed,
         who=_WHO,
+        device=context.device,
     )
     if multiple == "target":
         multiple = multiple_for(program, context)
@@ -151,12 +151,10 @@ def zero_channels(
     zero(program, sweep, dead)
     check_computed_weights(program, sweep, _WHO)
     if before is not None:
-        _refit(before, program, context.workload, sweep, dead, samples)
+        _refit(before, program, context, sweep, dead, samples)
 
 
-def _refit(
-    before: Program, program: Program, workload: Workload | None, sweep: Sweep, dead: Dead, samples: int
-) -> None:
+def _refit(before: Program, program: Program, context: Context, sweep: Sweep, dead: Dead, samples: int) -> None:
     """Refit the layers that read dead channels."""
     reads = {c.node.name for c in sweep.contractions if c.weight is not None and dead[sweep.resolve(c.rows)].any()}
     pairs, reasons = counterparts(before, program)
@@ -164,7 +162,7 @@ def _refit(
         if node.name in reads:
             program.skip(node, f"not refitted: {reason}")
     pairs = [pair for pair in pairs if pair.layer.node.name in reads]
-    refit(before, program, workload, pairs, samples=samples, who=_WHO)
+    refit(before, program, context.workload, pairs, samples=samples, who=_WHO, device=context.device)
 
 
 def _nothing(program: Program) -> str:

@@ -86,7 +86,7 @@ def zero_layers(
     if macs is None and share * len(layers) + 1e-9 < 1:
         _report_too_few(program, layers, share)
         return
-    asked = Asked(program, context.workload, layers, samples, seed, f"{_WHO}(by={by!r})")
+    asked = Asked(program, context.workload, layers, samples, seed, f"{_WHO}(by={by!r})", context.device)
     scores = layer_scores(asked, by) if layers else []
     chooser = LayerChooser(program, [layer.branch for layer in layers], _WHO)
     taken = chooser.by_ratio(scores, share) if macs is None else chooser.by_macs(scores, macs)

@@ -11,6 +11,7 @@ from torch import fx
 
 from fxopt.errors import DataError
 from fxopt.ir.memory_format import channels_last, runs_in_any_layout
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
 from fxopt.passes.common.calibration_batches import fitting_batches
 from fxopt.passes.quant.observers import OBSERVERS, Calibration, Observer
@@ -50,8 +51,9 @@ def calibrate(
     calibration: Calibration = "min_max",
     images: int | None = None,
     also: Watching = MappingProxyType({}),
+    device: str = "cpu",
 ) -> dict[fx.Node, Observer]:
-    """Observe nodes over batches of positional arguments; memory does not grow with their number.
+    """Observe nodes over batches of positional arguments, run on ``device``; memory does not grow with their number.
 
     ``wanted`` maps each node to the one whose observer sees it, often itself; the observers are by that one.
     ``also`` has further functions to call with the values of nodes.
@@ -63,7 +65,7 @@ def calibrate(
     observers = {owner: OBSERVERS[calibration]() for owner in wanted.values()}
     seeing = {node: observers[owner] for node, owner in wanted.items()}
     seen, laid = 0, channels_last if runs_in_any_layout(program) else list
-    with torch.no_grad(), progress_bar("calibrating", images) as advance:
+    with torch.no_grad(), placed(program, device), progress_bar("calibrating", images) as advance:
         for args in batches:
             for leaves in fitting_batches(program, args):
                 _Observe(program, seeing, also).run(*laid(leaves), enable_io_processing=False)

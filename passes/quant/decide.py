@@ -85,6 +85,7 @@ def calibrated(
     who: str,
     calibration: Calibration = "min_max",
     also: Watching = MappingProxyType({}),
+    device: str = "cpu",
 ) -> dict[fx.Node, Affine]:
     """The quantization parameters of every value of a placement, over ``images`` training examples; see :func:`calibrate`.
 
@@ -93,7 +94,7 @@ def calibrated(
     wanted = {owner: owner for node, owner in placement.values.items() if node not in placement.fixed}
     wanted |= {node: placement.values[node] for node in placement.pooled}
     batches = workload.calibration(images, who)
-    observers = calibrate(program, batches, wanted, calibration=calibration, images=images, also=also)
+    observers = calibrate(program, batches, wanted, calibration=calibration, images=images, also=also, device=device)
     return codes_of(placement, observers, policy)
 
 

@@ -141,6 +141,7 @@ def insert_qdq(
         calibration=calibration,
         who="quantize",
         also=means.watching() if means else {},
+        device=context.device,
     )
     if metric_drop is not None or sqnr_db is not None:
         known = {node.name: affine for node, affine in ranges.items()}
@@ -161,6 +162,7 @@ def insert_qdq(
         rounding=rounding,
         correct_bias=correct_bias,
         images=images,
+        device=context.device,
     )
     if means:
         codes = correct_analytically(program, codes, ranges, means)

@@ -90,6 +90,7 @@ class train_quantized(finetune):
             images=self.images,
             calibration=self.calibration,
             who=self.name,
+            device=context.device,
         )
         encode = functools.partial(
             encode_layers,
@@ -101,8 +102,9 @@ class train_quantized(finetune):
         )
         codes = encode(ranges)
         made = simulate(program, placement, ranges, codes)
-        train(made.program, workload, self, Supervised(workload, self))
+        train(made.program, workload, self, Supervised(workload, self), context.device)
         program.skips += made.program.skips
+        program.choices += made.program.choices
         ranges = _learned(program, made, ranges)
         steps = made.program.tensors()
         scales = {layer: steps[made.weights[layer.name]].detach().exp() for layer in placement.layers}

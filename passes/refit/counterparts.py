@@ -12,6 +12,7 @@ from fxopt.ir.op_table import arguments, family
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import concrete_shapes
+from fxopt.ir.transfer import put
 from fxopt.passes.common.layer_rows import MatrixLayer, layer_of
 from fxopt.passes.refit.coded import Coded, coded_weight
 
@@ -31,7 +32,7 @@ class Counterpart:
             return original
         node = self.layer.node
         dim = original.dim() - self.layer.weight.meta["val"].dim() + 1 if "conv" in op_name(node) else -1
-        return original.index_select(dim, self.kept)
+        return original.index_select(dim, put(self.kept, original.device))
 
 
 def counterparts(original: Program, program: Program) -> tuple[list[Counterpart], dict[fx.Node, str]]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
+
+from fxopt.ir.transfer import CPU, take
 
 _PATTERNS = 8
 """Patterns of zeros that are solved one by one; more of them, and all rows are solved together by conjugate gradients."""
@@ -16,10 +20,10 @@ class NormalEquations:
     The last column of X is one, for the bias. They take ``groups · (n + 1)²`` floats, however many rows are added.
     """
 
-    def __init__(self, groups: int, columns: int, outs: int) -> None:
+    def __init__(self, groups: int, columns: int, outs: int, device: torch.device = CPU) -> None:
         self.rows = 0
-        self.gram = torch.zeros(groups, columns + 1, columns + 1, dtype=torch.float64)
-        self.cross = torch.zeros(groups, columns + 1, outs, dtype=torch.float64)
+        self.gram = torch.zeros(groups, columns + 1, columns + 1, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(groups, columns + 1, outs, dtype=torch.float64, device=device)
         self.squares = 0.0
 
     def add(self, x: torch.Tensor, lack: torch.Tensor) -> None:
@@ -29,6 +33,12 @@ class NormalEquations:
         self.gram += x.mT @ x
         self.cross += x.mT @ lack
         self.squares += float(lack.square().sum())
+
+    def taken(self) -> NormalEquations:
+        """The same sums on the CPU."""
+        there = copy.copy(self)
+        there.gram, there.cross = take((self.gram, self.cross))
+        return there
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
         groups, columns, outs = self.cross.shape

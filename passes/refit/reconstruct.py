@@ -70,12 +70,21 @@ def reconstruct(
         program.skip(node, f"not refitted: {reason}")
     if not pairs:
         return
-    judge = Judge(original, context.workload, _WHO)
+    judge = Judge(original, context.workload, _WHO, context.device)
     before, as_it_was = judge.sqnr(program), shared_copy(program)
     if before == math.inf:
         program.skip(program.graph.output_node(), "its outputs are the original's")
         return
-    refit(original, program, context.workload, pairs, samples=samples, positions=positions, who=_WHO)
+    refit(
+        original,
+        program,
+        context.workload,
+        pairs,
+        samples=samples,
+        positions=positions,
+        who=_WHO,
+        device=context.device,
+    )
     if judge.sqnr(program) <= before:
         program.set_tensors(as_it_was.tensors())
         output = program.graph.output_node()

@@ -44,6 +44,7 @@ def refit(
     who: str,
     positions: int = 10,
     ridge: float | None = None,
+    device: str = "cpu",
 ) -> list[Refit]:
     """Fit the weights of layers of ``program`` in place to the outputs of their counterparts in ``original``.
 
@@ -56,13 +57,13 @@ def refit(
     is better on them than none, the layer stays as it is. X has ``positions`` rows for each of ``samples`` training
     examples (10 in the paper).
 
-    Both programs run over the examples once for every layer on the longest path, up to that layer. Only sums over rows
-    are kept, so memory does not grow with the examples. Raises DataError in the name of ``who`` without usable data.
+    Both programs run over the examples, on ``device``, once for every layer on the longest path, up to that layer. Only sums
+    over rows are kept, so memory does not grow with the examples. Raises DataError in the name of ``who`` without usable data.
     """
     done = []
     with progress_bar(who, len(pairs)) as advance:
         for level in _levels(program, _refittable(program, pairs)):
-            sums = summed(original, program, workload, level, positions, samples, who)
+            sums = summed(original, program, workload, level, positions, samples, who, device)
             for pair in level:
                 found = _fitted(program, pair, sums[pair.layer.node], RIDGES if ridge is None else (ridge,))
                 done += [found] if isinstance(found, Refit) else []

@@ -8,7 +8,9 @@ import torch
 from torch import fx
 
 from fxopt.errors import DataError
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import summable
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.common.run_until import values_until
 from fxopt.passes.refit.counterparts import Counterpart
@@ -37,12 +39,13 @@ def summed(
     positions: int,
     samples: int,
     who: str,
+    device: str = "cpu",
 ) -> dict[fx.Node, Sums]:
-    """The equations of each layer of a level over all examples."""
+    """The equations of each layer of a level over all examples, which run on ``device``."""
     sums: dict[fx.Node, Sums] = {}
     generator = torch.Generator().manual_seed(0)
     seen = 0
-    with torch.no_grad():
+    with torch.no_grad(), placed(original, device), placed(program, device):
         for leaves in calibration_batches(program, workload, samples, who):
             wanted = values_until(original, leaves, {pair.wanted for pair in level})
             given = values_until(program, leaves, {n for pair in level for n in (pair.layer.node, pair.layer.data)})
@@ -51,7 +54,7 @@ def summed(
             for pair in level:
                 _add(program, pair, wanted, given, positions * count, held, sums, generator, who)
             seen += count
-    return sums
+    return {node: Sums(found.fit.taken(), found.held.taken(), found.output) for node, found in sums.items()}
 
 
 def _add(
@@ -70,6 +73,7 @@ def _add(
     x, want = layer.rows(given[layer.data], pair.value(wanted[pair.wanted]), rows, generator)
     generator.set_state(state)  # the same positions again
     _, got = layer.rows(given[layer.data], now, rows, generator)
+    x, want, got = summable(x), summable(want), summable(got)
     x, want = (
         x.flatten(2).double(),
         want.double().transpose(0, 1),
@@ -79,7 +83,7 @@ def _add(
         raise DataError(f"{who}: reconstruction met NaN or infinity\n    {program.describe(layer.node)}")
     if layer.node not in sums:
         size = (len(x), x.shape[2], want.shape[2])
-        sums[layer.node] = Sums(NormalEquations(*size), NormalEquations(*size))
+        sums[layer.node] = Sums(NormalEquations(*size, x.device), NormalEquations(*size, x.device))
     found, whole = sums[layer.node], x.shape[1]
     cut = whole if not held else whole - whole // _HELD_OUT if whole >= _HELD_OUT else 0
     found.fit.add(x[:, :cut], lack[:, :cut])

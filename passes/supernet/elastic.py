@@ -11,6 +11,7 @@ from torch import fx
 from fxopt.ir.alias_analysis import alias_sets, written
 from fxopt.ir.op_table import STATISTICS, arguments, family
 from fxopt.ir.printer import op_name
+from fxopt.ir.transfer import put
 from fxopt.passes.supernet.space import Space, Subnet
 from fxopt.passes.supernet.variants import Variants
 from fxopt.passes.train.population import Moments
@@ -117,7 +118,11 @@ class ElasticProgram:
         assert tensor is not None
         value: torch.Tensor = tensor
         for dim, pick in self.variants.picks(node, subnet.widths):
-            value = value.narrow(dim, 0, pick) if isinstance(pick, int) else value.index_select(dim, pick)
+            value = (
+                value.narrow(dim, 0, pick)
+                if isinstance(pick, int)
+                else value.index_select(dim, put(pick, value.device))
+            )
         return value if isinstance(tensor, torch.nn.Parameter) else value.clone()
 
     def _called(
@@ -137,7 +142,8 @@ class ElasticProgram:
             roles = arguments(node)
             found = _moments(values[roles["input"]][:estimate_from]) if estimate_from else (statistics or {}).get(node)
             for name, value in zip(STATISTICS, found or (), strict=bool(found)):
-                given[roles[name]] = value.to(values[roles[name]][0].dtype)
+                stored = values[roles[name]][0]
+                given[roles[name]] = put(value, stored.device).to(stored.dtype)
         call = self.variants.call(node, subnet.widths)
         results = []
         for i in range(count):

@@ -11,7 +11,9 @@ from torch.utils import _pytree as pytree
 
 from fxopt import Program
 from fxopt.errors import DataError
+from fxopt.ir.placement import place
 from fxopt.ir.trainable_module import TrainableModule
+from fxopt.ir.transfer import CPU
 from fxopt.passes.supernet.elastic import ElasticProgram
 from fxopt.passes.supernet.sampling import Sampler, choices
 from fxopt.passes.supernet.space import find_space
@@ -74,7 +76,9 @@ class Sandwich(Distilled):
         """The sub-networks over the weights of the module that is trained."""
         if self._elastic is None:
             still = module.program()
-            space = find_space(still, self._how.name).over(dataclasses.replace(still, module=module.graph_module))
+            there = dataclasses.replace(still, module=module.graph_module)
+            place(still, CPU)
+            space = find_space(still, self._how.name).over(there)
             offered = choices(space, self._sampled.widths)
             if not self._sampled.depth:
                 space = dataclasses.replace(space, layers=())

@@ -11,7 +11,9 @@ from torch.utils import _pytree as pytree
 
 from fxopt import Context, Pipeline, Program
 from fxopt.ir.alias_analysis import make_functional
+from fxopt.ir.placement import placed
 from fxopt.ir.shared_copy import shared_copy
+from fxopt.ir.transfer import put, take
 from fxopt.numerics.error_metrics import relative_error
 from fxopt.numerics.execute import untouched
 from fxopt.numerics.float64 import to_float64, widen
@@ -70,9 +72,10 @@ class Supernet:
     def outputs(self, widths: Sequence[int], off: Sequence[int], batches: Sequence[list[Any]]) -> list[list[Any]]:
         """Flat outputs for batches of flat inputs."""
         subnet = Subnet(tuple(widths), tuple(off))
-        with torch.no_grad(), untouched(self.space.program):
+        with torch.no_grad(), placed(self.space.program, self._context.device) as there, untouched(there):
             seen = self._calibration
-            found = self._elastic.run_all(subnet, [*seen, *batches], estimate_from=len(seen))[len(seen) :]
+            every = put([*seen, *batches], there.device)
+            found = take(self._elastic.run_all(subnet, every, estimate_from=len(seen))[len(seen) :])
         return [pytree.tree_leaves(output) for output in found]
 
     def passes(self, widths: Sequence[int], off: Sequence[int]) -> tuple[str, ...]:

@@ -79,6 +79,6 @@ class train_supernet(distill):
         space = find_space(program, self.name)
         if not space.widths and not space.layers:
             return
-        teachers = find_teachers(context.original, self.teachers, self.name)
+        teachers = find_teachers(context.original, self.teachers, self.name, context.device)
         sampled = Sampled(self.widths, self.least, self.random, self.depth)
-        train(program, workload, self, Sandwich(program, workload, teachers, self, sampled))
+        train(program, workload, self, Sandwich(program, workload, teachers, self, sampled), context.device)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from fxopt.ir.transfer import put
+
 
 class Average:
     """Of all floating parameters and buffers of a module: w̄ ← d · w̄ + (1 - d) · w (Polyak & Juditsky 1992, in moving form).
@@ -50,4 +52,6 @@ class Average:
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on from a checkpoint."""
-        self._mean, self._steps = list(state["mean"]), int(state["steps"])  # type: ignore[call-overload]
+        mean: list[torch.Tensor] = list(state["mean"])  # type: ignore[call-overload]
+        self._mean = [put(t, live.device) for t, live in zip(mean, self._live, strict=True)]
+        self._steps = int(state["steps"])  # type: ignore[call-overload]

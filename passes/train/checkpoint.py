@@ -35,7 +35,7 @@ class Checkpoint:
             with zipfile.ZipFile(self._path) as archive:
                 if broken := archive.testzip():  # torch takes tensors without looking at their checksums
                     raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
-            found = torch.load(self._path, weights_only=True)
+            found = torch.load(self._path, weights_only=True, map_location="cpu")
             if found["key"] == self._key:
                 return dict(found["state"])
             problem = "it is of another program, or of other options"

@@ -68,8 +68,8 @@ class distill(finetune):
         if workload is None:
             raise DataError(f"{self.name} needs training data: run the pipeline with workload=…")
         workload.need_data(self.name)
-        teachers = find_teachers(context.original, self.teachers, self.name)
-        train(program, workload, self, Distilled(program, workload, teachers, self))
+        teachers = find_teachers(context.original, self.teachers, self.name, context.device)
+        train(program, workload, self, Distilled(program, workload, teachers, self), context.device)
 
 
 class Distilled(Objective):

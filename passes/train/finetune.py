@@ -27,8 +27,11 @@ class finetune(TrainOptions):
     ``weight_decay`` is for weights of two dims or more. ``label_smoothing`` is for losses on classes (Szegedy et al. 2016,
     section 7). ``clip`` bounds the norm of the gradient. ``ema`` averages the weights over steps with that decay, and the
     average is evaluated and kept. ``patience`` stops after so many epochs without a better metric. ``sparsity`` is
-    what gradual magnitude pruning ends at, three quarters of the way (Zhu & Gupta 2017, eq. 1). ``precision`` "bf16" computes
-    in bfloat16 where that is safe, and keeps the weights in float32. ``checkpoint`` names a folder: each epoch is saved there,
+    what gradual magnitude pruning ends at, three quarters of the way (Zhu & Gupta 2017, eq. 1). ``precision`` "bf16-mixed"
+    computes in bfloat16 where that is safe, and "16-mixed" in float16 with the loss scaled (Micikevicius et al. 2018); both
+    keep the weights in float32. ``accumulate`` runs each batch in so many parts, one after another, and sums their gradients:
+    memory is that of a part, while batch norms see the statistics of a part. Where the device's memory is full, a batch is
+    run in twice as many parts, and that is reported. ``checkpoint`` names a folder: each epoch is saved there,
     and the same pass on the same program goes on where it was stopped, to the same weights.
 
     Started by torchrun, each process trains on its share of every batch; see docs/train.md.
@@ -70,4 +73,4 @@ class finetune(TrainOptions):
     def run(self, program: Program, context: Context = Context()) -> None:
         """Train, and store the weights that did best."""
         workload = training_workload(context.workload, self.name)
-        train(program, workload, self, Supervised(workload, self))
+        train(program, workload, self, Supervised(workload, self), context.device)

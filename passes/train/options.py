@@ -39,7 +39,10 @@ class TrainOptions(Pass):
     ] = "live"
     patience: Annotated[int, Ge(1), Doc("Epochs without a better metric after which it stops.")] | None = None
     sparsity: Annotated[float, Gt(0), Lt(1), Doc("Share of zero weights that gradual pruning ends at.")] | None = None
-    precision: Annotated[Literal["float32", "bf16"], Doc("What is computed in; weights stay in float32.")] = "float32"
+    precision: Annotated[
+        Literal["32", "bf16-mixed", "16-mixed"], Doc("What is computed in; weights stay in float32.")
+    ] = "32"
+    accumulate: Annotated[int, Ge(1), Doc("Parts in which a batch is run, to need less memory.")] = 1
     seed: Annotated[int, Ge(0), Doc("Seed of the order of examples.")] = 0
     checkpoint: Annotated[str | None, Doc("Folder of checkpoints, from which a training that was stopped goes on.")] = (
         None

@@ -11,6 +11,7 @@ from torch import fx
 from fxopt import Program
 from fxopt.errors import DataError
 from fxopt.ir.op_table import arguments
+from fxopt.ir.transfer import put, summable, take
 from fxopt.numerics.execute import started
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.workload import Workload
@@ -30,13 +31,14 @@ class Moments:
 
     def add(self, value: torch.Tensor) -> bool:
         """Take ``value`` [N, channels, ...] into account; False, and nothing taken, where it is not finite."""
-        rows = value.double().movedim(1, 0).flatten(1)
+        rows = summable(value).double().movedim(1, 0).flatten(1)
         if not bool(rows.isfinite().all()):
             return False
         count = rows.shape[1]
         if not count:
             return True
         mean = rows.mean(1)
+        self.mean, self.squares = put((self.mean, self.squares), rows.device)
         total, moved = self.count + count, mean - self.mean
         self.squares += (rows - mean[:, None]).square().sum(1) + moved.square() * (self.count * count / total)
         self.mean += moved * (count / total)
@@ -62,7 +64,7 @@ def population(
             _run(program, leaves, norms, found, who)
     if not all(moments.count for moments in found.values()):
         raise DataError(f"{who}: the batches that the workload gave hold no example")
-    return {norm: moments.result() for norm, moments in found.items()}
+    return {norm: take(moments.result()) for norm, moments in found.items()}
 
 
 def _run(

@@ -11,6 +11,7 @@ from torch import fx
 
 from fxopt import Context, Program, graph_pass
 from fxopt.ir.op_table import STATISTICS, arguments
+from fxopt.ir.placement import placed
 from fxopt.passes.train.population import population
 
 
@@ -66,7 +67,8 @@ def reestimate_batch_norm(
             open_.append(norm)
     for level in _levels(program, open_):
         changed = {}
-        found = population(program, context.workload, images, level, "reestimate_batch_norm")
+        with placed(program, context.device):
+            found = population(program, context.workload, images, level, "reestimate_batch_norm")
         for norm, moments in found.items():
             for key, value in zip(STATISTICS, moments, strict=True):
                 node = arguments(norm)[key]

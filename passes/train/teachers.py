@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import DataError
+from fxopt.ir.placement import place
 from fxopt.ir.program import Program
 from fxopt.ir.shared_copy import shared_copy
 from fxopt.ir.trainable_module import Watching
@@ -17,7 +18,7 @@ from fxopt.workload import find_workload
 from fxopt.workload.batching import fixed_batch, in_batches
 
 
-def find_teachers(original: Program | None, names: Sequence[str], who: str) -> list[Teacher]:
+def find_teachers(original: Program | None, names: Sequence[str], who: str, device: str = "cpu") -> list[Teacher]:
     """The workloads of these names; without any, the ``original`` program.
 
     Raises UnknownNameError, and DataError where there is no such program, or a teacher takes other inputs.
@@ -28,14 +29,16 @@ def find_teachers(original: Program | None, names: Sequence[str], who: str) -> l
         found = [("the original program", original)]
     else:
         raise DataError(f"{who} has no teacher: run it in a pipeline after a lossy pass, or name teachers=('digits',)")
-    return [Teacher(name, teacher, who) for name, teacher in found]
+    return [Teacher(name, teacher, who, device) for name, teacher in found]
 
 
 class Teacher:
     """A program that answers without gradients, with the values of some of its nodes."""
 
-    def __init__(self, name: str, program: Program, who: str) -> None:
+    def __init__(self, name: str, program: Program, who: str, device: str = "cpu") -> None:
+        """``device`` is where it computes: its inputs are there, and its answers."""
         self.name, self.program, self._who = name, shared_copy(program), who
+        place(self.program, torch.device(device))
         use_channels_last(self.program, self.program.module)
         self._run = in_batches(self._once, fixed_batch(program))
         self.watched: tuple[str, ...] = ()
@@ -45,6 +48,8 @@ class Teacher:
         try:
             with torch.no_grad():
                 output, *seen = self._run(*args)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
         except (RuntimeError, TypeError, ValueError) as error:
             raise DataError(f"{self._who}: {self.name} does not take the student's inputs: {error}") from error
         return output, seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put
 from fxopt.passes.common.lowest import lowest
 from fxopt.passes.common.masks import cubic_sparsity, masks
 from fxopt.passes.common.stored_weights import layer_weights
@@ -21,7 +22,8 @@ class Zeros:
 
     def __init__(self, program: Program, module: torch.nn.Module, how: TrainOptions, steps: int) -> None:
         parameters = dict(module.named_parameters(remove_duplicate=False))
-        self._zero = {name: ~keep for name, keep in masks(program).items() if name in parameters}
+        found = {name: ~keep for name, keep in masks(program).items() if name in parameters}
+        self._zero = {name: put(zero, parameters[name].device) for name, zero in found.items()}
         self._parameters = parameters
         self._final, self._steps = how.sparsity, steps
         self._weights = [w.names[0] for w in layer_weights(program)[0] if w.names[0] in parameters and not w.quantized]
@@ -49,8 +51,8 @@ class Zeros:
         scores = torch.cat([self._parameters[name].detach().abs().flatten() for name in self._weights])
         low = lowest(scores, round(share * len(scores)))
         for name, part in zip(self._weights, low.split(sizes), strict=True):
-            shape = self._parameters[name].shape
-            self._zero[name] = self._zero.get(name, torch.zeros(shape, dtype=torch.bool)) | part.reshape(shape)
+            shape, known = self._parameters[name].shape, self._zero.get(name)
+            self._zero[name] = part.reshape(shape) if known is None else known | part.reshape(shape)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The masks, for a checkpoint."""
@@ -58,4 +60,4 @@ class Zeros:
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Go on with the masks of a checkpoint."""
-        self._zero = dict(state)
+        self._zero = {name: put(zero, self._parameters[name].device) for name, zero in state.items()}

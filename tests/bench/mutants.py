@@ -91,6 +91,12 @@ _encode, _pairs = (
 _fold, _noop = _of("passes/fuse/fold_batch_norm.py", FOLD), _of("passes/clean/drop_noop.py", CLEAN)
 _capture, _sizes = _of("fxopt/frontend/capture.py", CAPTURE), _of("fxopt/frontend/dynamic_shapes.py", CAPTURE)
 _onnx = _of("backends/onnx/weights.py", ONNX, "tests/driver/test_int8_check.py")
+DEVICE = "tests/device/test_on_pretend.py"
+
+
+def _moves(file: str, old: str, new: str) -> Mutant:
+    return Mutant(file, old, new, (DEVICE,))
+
 
 MUTANTS: tuple[Mutant, ...] = (
     # pass manager
@@ -166,6 +172,31 @@ MUTANTS: tuple[Mutant, ...] = (
     _sizes("return torch.cat([value, value], dim) if value.shape[dim] == 1 else value", "return value"),
     _onnx("_SHIFT = 128", "_SHIFT = 127"),
     _onnx("if by_columns != weight.turned and codes.ndim == 2:", "if False:"),
+    # devices: nothing is forgotten on the other side
+    _moves("passes/train/loop.py", "loss = self._loss(*put((some, wanted), self.device))", "loss = self._loss(some, wanted)"),
+    _moves("passes/train/validation.py", "some, wanted = put((args, target), self._device)", "some, wanted = args, target"),
+    _moves("passes/train/loop.py", "        place(twin, device)", "        pass"),
+    _moves("passes/train/loop.py", "self.objective = place_module(objective, device)", "self.objective = objective"),
+    _moves("passes/train/loop.py", "self.checkpoint.write(take(self._state()))", "self.checkpoint.write(self._state())"),
+    _moves("passes/train/teachers.py", "        place(self.program, torch.device(device))", "        pass"),
+    _moves("passes/train/zeros.py", "name: put(zero, parameters[name].device) for", "name: zero for"),
+    _moves("passes/train/population.py", "take(moments.result())", "moments.result()"),
+    _moves("passes/common/calibration_batches.py", "yield put(leaves, program.device)", "yield leaves"),
+    _moves("passes/common/layer_rows.py", "put(torch.unravel_index(chosen, sizes), y.device)", "torch.unravel_index(chosen, sizes)"),
+    _moves("passes/prune/importance/gradients.py", "    args, target = put((args, target), twin.device)", "    pass"),
+    _moves("passes/prune/importance/gradients.py", "take(total[id(t)])", "total[id(t)]"),
+    _moves("passes/prune/importance/activation.py", "take(total)", "total"),
+    _moves("passes/prune/depth/layer_importance.py", "            args, target = put((args, target), twin.device)", "            pass"),
+    _moves("passes/lowrank/whitening.py", "totals = take(totals)", "totals = dict(totals)"),
+    _moves("passes/quant/refine/twins.py", 'stored = put({"weight": codes.weight.real(), "bias": bias}, self._device)', 'stored = {"weight": codes.weight.real(), "bias": bias}'),
+    _moves("passes/quant/refine/round_layer.py", "integers=take(", "integers=("),
+    _moves("passes/quant/refine/analytic_bias.py", "take(batch.sum(0, keepdim=True))", "batch.sum(0, keepdim=True)"),
+    _moves("passes/quant/weight_only/gptq_codes.py", "put(leaves, twin.device)", "leaves"),
+    _moves("passes/refit/sums.py", "found.fit.taken()", "found.fit"),
+    _moves("passes/blocks/teacher.py", "found = [take(", "found = [("),
+    _moves("fxopt/ir/program.py", "args, kwargs = put((args, kwargs), self.device)", "pass"),
+    _moves("fxopt/ir/placement.py", "        if isinstance(value, torch.device) and value != device:", "        if False:"),
+    _moves("fxopt/ir/placement.py", "            store[name] = tensor\n        for module, nodes in calls:", "            pass\n        for module, nodes in calls:"),
 )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def weights(outcome):
     return {name: tensor.detach().clone() for name, tensor in outcome.program.tensors().items()}
 
 
-def plain_torch(loss, precision="float32"):
+def plain_torch(loss, precision="32"):
     """Metric and weights of Plain, at first and after each epoch of what finetune(…PLAIN…) is to do."""
     net, data = Plain(), Blobs()
     decayed = [p for p in net.parameters() if p.dim() > 1]
@@ -87,7 +87,7 @@ def plain_torch(loss, precision="float32"):
             for group in optimizer.param_groups:
                 group["lr"] = 0.05 * factor
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                 output = net(*args)
             loss(output.float(), args, target).backward()
             nn.utils.clip_grad_norm_(net.parameters(), 0.5)

@@ -77,7 +77,7 @@ def test_a_fixed_batch_takes_any_number_of_examples():
     assert (fixed_batch(fixed), fixed_batch(PROGRAM)) == (5, None)
     left, right = (torch.from_numpy(ARRAYS[name]) for name in ("left", "right"))
     assert torch.allclose(in_batches(fixed, 5)(left, right), left @ right.mT)
-    assert in_batches(PROGRAM, None) is PROGRAM
+    assert torch.equal(in_batches(PROGRAM, None)(left, right), PROGRAM(left, right))
     data = RecordedInputs(ARRAYS, fixed)
     assert data.evaluate(in_batches(fixed, 5)) == 1, "the original takes one size alone, the splits have others"
 

@@ -52,6 +52,7 @@ def asked(
     answers: int = 8,
     seed: int = 0,
     calibration: str | None = None,
+    device: str = "cpu",
     load: Sequence[str] = (),
 ) -> Asked:
     """Resolve the options of a search. Raises UsageError, and its kind for an unknown name.
@@ -79,7 +80,7 @@ def asked(
             own.pop("latency_ms", None)
             notes.append(f"the limit of latency, {latency}, is taken as one of MACs")
         want = wanted(
-            Recipe(model=model, backend=backend, target=target, calibration=calibration),
+            Recipe(model=model, backend=backend, target=target, calibration=calibration, device=device),
             limits=own, objectives=("metric_drop", "latency_ms"), trials=trials, seed=seed, backends=(backend,), load=load,
         )  # fmt: skip
         want.notes += notes

@@ -19,6 +19,7 @@ from fxopt.automl.nas.view import Supernet
 from fxopt.driver.default_cache import default_cache
 from fxopt.driver.plan import Plan, resolve
 from fxopt.errors import BudgetError, UsageError
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
 from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.pipeline import Pipeline
@@ -39,8 +40,9 @@ def nas(
 
     ``options`` are those of :func:`asked <fxopt.automl.nas.asked.asked>`: ``targets``, ``limits`` such as
     ``{"latency": "0.5x", "drop": 0.01}``, ``epochs``, ``behind`` (passes after the extraction), ``trials`` for evolution
-    and as many at random, ``answers`` per target. Each front is a folder of recipes that :func:`fxopt.build` builds, and
-    ``nas.json`` has everything. The same call with the same ``out`` resumes an earlier one, however that ended.
+    and as many at random, ``answers`` per target, ``device`` to train and evaluate on. Each front is a folder of recipes
+    that :func:`fxopt.build` builds, and ``nas.json`` has everything. The same call with the same ``out`` resumes an earlier
+    one, however that ended.
     Raises UsageError, CaptureError, DataError, and BudgetError where the trained whole, or the smallest sub-network, is
     over a limit.
     """
@@ -56,7 +58,9 @@ def nas(
     progress("the supernet is trained")
     with machine(alone=False):
         outcome = plan.rewrite(program, plan.backend, (), Pipeline.parse(ask.training))
-    supernet: Supernet = registry.get("analysis", "supernet")(outcome.program, Context(plan.workload))
+    supernet: Supernet = registry.get("analysis", "supernet")(
+        outcome.program, Context(plan.workload, device=plan.device)
+    )
     if not supernet.names and not supernet.layers:
         reasons = "\n".join(f"    {skip}" for step in outcome.steps for skip in step.skips[:8])
         raise UsageError(
@@ -72,7 +76,7 @@ def nas(
             way_out="train for more epochs, at another rate, or allow more",
         )
     key = hashlib.sha256(f"{outcome.program.fingerprint()} {ask.behind} {ask.least}".encode()).hexdigest()[:32]
-    scores = Scores(supernet, program, data, Lines(out / "scores.jsonl", key))
+    scores = Scores(supernet, program, data, plan.device, Lines(out / "scores.jsonl", key))
     searches = [OnTarget(ask, want, supernet, scores, out / want.target.name, key, progress) for want in ask.targets]
     report = NasReport(
         model=ask.model, metric=data.metric, original_metric=before, training=ask.training, widths=list(supernet.names),
@@ -86,5 +90,6 @@ def nas(
 def _drop(plan: Plan, original: Program, trained: Program) -> tuple[float, float]:
     """The original's metric on the validation split, and by how much the trained whole is below it."""
     data = plan.workload.need_data("nas")
-    values = [data.evaluate(in_batches(p, fixed_batch(original)), "validation") for p in (original, trained)]
+    with placed(original, plan.device), placed(trained, plan.device):
+        values = [data.evaluate(in_batches(p, fixed_batch(original)), "validation") for p in (original, trained)]
     return values[0], values[0] - values[1]

@@ -11,8 +11,11 @@ from typing import Any, Literal
 import torch
 
 from fxopt.errors import DataError, FxoptError
+from fxopt.ir.placement import place
 from fxopt.ir.program import Program
 from fxopt.ir.shared_copy import shared_copy
+from fxopt.ir.transfer import put, repeatable
+from fxopt.numerics.compute_device import seeded
 from fxopt.numerics.execute import untouched
 from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.layer_influence import influences
@@ -43,6 +46,7 @@ class Asked:
     samples: int
     seed: int
     who: str
+    device: str = "cpu"
 
 
 def layer_scores(asked: Asked, by: By) -> list[float]:
@@ -63,7 +67,7 @@ def layer_scores(asked: Asked, by: By) -> list[float]:
 
 def _similarity(asked: Asked) -> list[float]:
     pairs = [(layer.branch, layer.sites) for layer in asked.layers]
-    return influences(asked.program, asked.workload, pairs, asked.samples, asked.who)
+    return influences(asked.program, asked.workload, pairs, asked.samples, asked.who, asked.device)
 
 
 def _magnitude(asked: Asked) -> list[float]:
@@ -74,7 +78,9 @@ def _magnitude(asked: Asked) -> list[float]:
 
 def _taylor(asked: Asked) -> list[float]:
     twin, names = _own_weights(asked)
-    slopes = mean_gradients(twin, asked.workload, asked.who, samples=asked.samples, seed=asked.seed)
+    slopes = mean_gradients(
+        twin, asked.workload, asked.who, samples=asked.samples, seed=asked.seed, device=asked.device
+    )
     weights = twin.tensors()
     return [abs(_sum(weights[n] * slopes[n] for n in own)) for own in names]
 
@@ -98,6 +104,7 @@ def _loss(asked: Asked) -> list[float]:
     if not batches:
         raise DataError(f"{asked.who}: the workload {workload.name!r} gave no training batch")
     twin, names = _own_weights(asked)
+    place(twin, torch.device(asked.device))
     weights = twin.tensors()
     whole = _mean_loss(twin, data, batches, asked.who)
     rises = []
@@ -115,11 +122,11 @@ def _loss(asked: Asked) -> list[float]:
 def _mean_loss(twin: Program, data: Data, batches: list[tuple[Any, Any]], who: str) -> float:
     """Mean of the batches' losses; random draws are the same in every call."""
     total = 0.0
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), untouched(twin):
-        torch.default_generator.manual_seed(0)
+    with seeded(twin.device, 0), repeatable(twin.device), torch.no_grad(), untouched(twin):
         for count, (args, target) in enumerate(batches, 1):
             where = f"{who}: training batch {count}"
             run = runner_for(twin, args, where)
+            args, target = put((args, target), twin.device)
             try:
                 loss = float(data.loss(run(*args), target))
             except FxoptError:

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 
 from fxopt.errors import DataError
 from fxopt.ir.alias_analysis import written
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put, summable
+from fxopt.numerics.compute_device import seeded
 from fxopt.numerics.execute import untouched
 from fxopt.numerics.probe_inputs import probe_inputs
 from fxopt.passes.common.calibration_batches import calibration_batches
@@ -28,6 +31,7 @@ def influences(
     branches: Sequence[tuple[Branch, Sequence[Site]]],
     samples: int,
     who: str,
+    device: str = "cpu",
 ) -> list[float]:
     """1 - cosine(stream, stream + branch), mean over positions and examples: block influence (Men et al. 2024, eq. 1).
 
@@ -36,16 +40,24 @@ def influences(
     The inputs are ``samples`` calibration examples where the workload has data, or else the example and random ones.
     Memory does not grow with them. Raises DataError for data that do not fit, or values that are not finite.
     """
+    with placed(program, device), seeded(program.device, 0), torch.no_grad():
+        return _influences(program, workload, branches, samples, who)
+
+
+def _influences(
+    program: Program,
+    workload: Workload | None,
+    branches: Sequence[tuple[Branch, Sequence[Site]]],
+    samples: int,
+    who: str,
+) -> list[float]:
     with_data = workload is not None and workload.data is not None
     batches: Any = calibration_batches(program, workload, samples, who) if with_data else probe_inputs(program)
     watch = _Watch(program, branches, who)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(0)
-        for leaves in batches:
-            with untouched(program):
-                watch.run(
-                    *(v.clone() if isinstance(v, torch.Tensor) else v for v in leaves), enable_io_processing=False
-                )
+    for leaves in batches:
+        with untouched(program):
+            given = (v.clone() if isinstance(v, torch.Tensor) else v for v in put(leaves, program.device))
+            watch.run(*given, enable_io_processing=False)
     return [watch.totals[branch.total] / watch.counts[branch.total] for branch, _ in branches]
 
 
@@ -76,6 +88,7 @@ class _Watch(fx.Interpreter):
 
 def half_squares(before: torch.Tensor, after: torch.Tensor, dim: int | None) -> torch.Tensor:
     """1 - cosine along a dim, or of whole examples: as half the squared distance of unit vectors, which does not cancel."""
+    before, after = summable(before), summable(after)
     if dim is None:
         before, after, dim = before.flatten(1), after.flatten(1), 1
     units = [F.normalize(value.double(), dim=dim, eps=_TINY) for value in (before, after)]

@@ -9,7 +9,9 @@ import torch
 from torch import fx
 
 from fxopt.errors import DataError
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import summable, take
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.common.weight_value import weight_value
 from fxopt.passes.prune.coupling.sweep import Contraction
@@ -56,10 +58,10 @@ def _sums(cells: torch.Tensor, spread: Spread, count: int) -> torch.Tensor:
 def _means(asked: Question, power: int) -> dict[_Key, torch.Tensor]:
     """Mean |x|^power of the channels that every contraction reads, by its number and operand."""
     means = _Means(asked.program, asked.sweep.contractions, asked.who, power)
-    with torch.no_grad():
+    with torch.no_grad(), placed(asked.program, asked.device):
         for leaves in calibration_batches(asked.program, asked.workload, asked.samples, asked.who):
             means.run(*leaves, enable_io_processing=False)
-    return {key: total / means.counts[key] for key, total in means.sums.items()}
+    return {key: take(total) / means.counts[key] for key, total in means.sums.items()}
 
 
 class _Means(fx.Interpreter):
@@ -85,6 +87,7 @@ class _Means(fx.Interpreter):
         return super().run_node(n)
 
     def _see(self, key: _Key, node: fx.Node, value: torch.Tensor, dim: int) -> None:
+        value = summable(value)
         sizes = (
             (value.abs() if self._power == 1 else value.double().square())
             .movedim(dim, -1)

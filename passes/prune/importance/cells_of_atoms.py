@@ -36,6 +36,7 @@ class Question:
     samples: int
     seed: int
     who: str
+    device: str = "cpu"
 
     @cached_property
     def tensors(self) -> dict[str, torch.Tensor]:

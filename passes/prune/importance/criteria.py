@@ -41,7 +41,9 @@ def batch_norm(asked: Question) -> Iterator[Scored]:
 
 def taylor(asked: Question) -> Iterator[Scored]:
     """|Σ w·g|, with g the mean gradient of the loss (Molchanov et al. 2019, eq. 8, without the square)."""
-    slopes = mean_gradients(asked.program, asked.workload, asked.who, samples=asked.samples, seed=asked.seed)
+    slopes = mean_gradients(
+        asked.program, asked.workload, asked.who, samples=asked.samples, seed=asked.seed, device=asked.device
+    )
     for place in asked.places:
         if place.weight in slopes:
             atoms, sums = summed_by_atom(place.rows, _sum(asked.weight(place) * slopes[place.weight], place.dim))
@@ -50,7 +52,9 @@ def taylor(asked: Question) -> Iterator[Scored]:
 
 def hessian(asked: Question) -> Iterator[Scored]:
     """½ Σ w²·E[g²]: the saliency of LeCun et al. 1990 (eq. 5), with the Fisher information for the curvature."""
-    curvature = squared_gradients(asked.program, asked.workload, asked.who, samples=asked.samples, seed=asked.seed)
+    curvature = squared_gradients(
+        asked.program, asked.workload, asked.who, samples=asked.samples, seed=asked.seed, device=asked.device
+    )
     for place in asked.places:
         if place.weight in curvature:
             saliency = asked.weight(place) ** 2 * curvature[place.weight] / 2

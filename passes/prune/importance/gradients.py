@@ -15,8 +15,11 @@ from fxopt.errors import DataError, FxoptError
 from fxopt.ir.alias_analysis import alias_sets, make_functional, written
 from fxopt.ir.input_check import misfit
 from fxopt.ir.op_table import arguments, running_statistics, set_argument
+from fxopt.ir.placement import place
 from fxopt.ir.program import Program
 from fxopt.ir.shared_copy import shared_copy
+from fxopt.ir.transfer import put, repeatable, take
+from fxopt.numerics.compute_device import seeded
 from fxopt.workload import Data, Workload, training_workload
 from fxopt.workload.batching import cut, fixed_batch, in_batches
 
@@ -25,7 +28,7 @@ _BATCH = 16
 
 
 def mean_gradients(
-    program: Program, workload: Workload | None, who: str, *, samples: int = 64, seed: int = 0
+    program: Program, workload: Workload | None, who: str, *, samples: int = 64, seed: int = 0, device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
     """The mean gradient of the workload's training loss by every floating weight, over ``samples`` examples at most.
 
@@ -38,7 +41,7 @@ def mean_gradients(
     PassError for a graph that writes into a parameter.
     """
     size = samples // -(-samples // _BATCH)
-    run = _Backward(program, workload, who, seed)
+    run = _Backward(program, workload, who, seed, device)
     total, seen = run.zeros(), 0
     for batch_size in dict.fromkeys((size, 1)):
         for rows, found in run.batches(batch_size, samples // batch_size):
@@ -51,14 +54,14 @@ def mean_gradients(
 
 
 def squared_gradients(
-    program: Program, workload: Workload | None, who: str, *, samples: int = 64, seed: int = 0
+    program: Program, workload: Workload | None, who: str, *, samples: int = 64, seed: int = 0, device: str = "cpu"
 ) -> dict[str, torch.Tensor]:
     """The mean over examples of g², with g the gradient by a weight as in :func:`mean_gradients`; it raises the same.
 
     It is the diagonal of the empirical Fisher information (Martens 2020, "New insights and perspectives on the natural
     gradient method"). The examples come one at a time: it is not the square of a batch's mean gradient.
     """
-    run = _Backward(program, workload, who, seed)
+    run = _Backward(program, workload, who, seed, device)
     total, seen = run.zeros(), 0
     for rows, found in run.batches(1, samples):
         for key, gradient in found.items():
@@ -70,23 +73,29 @@ def squared_gradients(
 class _Backward:
     """Gradients of the loss, batch by batch, on a differentiable copy of a program. Weights go by identity: some are tied."""
 
-    def __init__(self, program: Program, workload: Workload | None, who: str, seed: int) -> None:
+    def __init__(self, program: Program, workload: Workload | None, who: str, seed: int, device: str) -> None:
         self.workload, self.who, self.seed = training_workload(workload, who), who, seed
         self.data = self.workload.need_data(who)
-        self.twin = _differentiable(program)
+        self.twin = shared_copy(program)
+        place(self.twin, torch.device(device))
+        _make_differentiable(self.twin)
         self.weights = {id(t): t for t in self.twin.tensors().values() if t.requires_grad}
 
     def zeros(self) -> dict[int, torch.Tensor]:
         return {
-            key: torch.zeros(t.shape, dtype=torch.promote_types(t.dtype, torch.float32))
+            key: torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32), requires_grad=False)
             for key, t in self.weights.items()
         }
 
     def batches(self, batch_size: int, count: int) -> Iterator[tuple[int, dict[int, torch.Tensor]]]:
         """The number of examples and the gradients of each of ``count`` batches, or of fewer where the data end."""
         weights = list(self.weights.values())
-        with torch.random.fork_rng(devices=[]), torch.enable_grad(), _keeping_what_is_written_over(self.twin):
-            torch.default_generator.manual_seed(self.seed)  # data or a graph may draw from it
+        with (
+            seeded(self.twin.device, self.seed),  # data or a graph may draw
+            repeatable(self.twin.device),
+            torch.enable_grad(),
+            _keeping_what_is_written_over(self.twin),
+        ):
             batches = self.data.batches("train", batch_size=batch_size, seed=self.seed)
             for number, (args, target) in enumerate(islice(batches, count), 1):
                 where = f"{self.who}: training batch {number} of {self.workload.name!r}"
@@ -101,12 +110,11 @@ class _Backward:
             raise DataError(f"{self.who}: the workload {self.workload.name!r} gave no training batch")
         for tensor in total.values():
             tensor /= seen
-        return {name: total[id(t)] for name, t in self.twin.tensors().items() if t.requires_grad}
+        return {name: take(total[id(t)]) for name, t in self.twin.tensors().items() if t.requires_grad}
 
 
-def _differentiable(program: Program) -> Program:
-    """A copy in evaluation mode whose weights require gradients. Raises PassError where it writes into a parameter."""
-    twin = shared_copy(program)
+def _make_differentiable(twin: Program) -> None:
+    """Evaluation mode, and weights that require gradients. Raises PassError where it writes into a parameter."""
     make_functional(twin)
     sets = alias_sets(twin.graph)
     dirty = {sets[target]: node for node in twin.graph.nodes for target in written(node)}
@@ -120,7 +128,6 @@ def _differentiable(program: Program) -> Program:
             raise twin.fail(writer, f"it writes into the weight {str(node.target)!r}, which can have no gradient then")
         tensor.requires_grad_(tensor.is_floating_point() and writer is None and node not in state)
     twin.module.recompile()
-    return twin
 
 
 def _statistics(twin: Program) -> Iterator[fx.Node]:
@@ -146,6 +153,7 @@ def _keeping_what_is_written_over(twin: Program) -> contextlib.AbstractContextMa
 
 def _loss(twin: Program, data: Data, args: tuple[Any, ...], target: Any, where: str) -> torch.Tensor:
     run = runner_for(twin, args, where)
+    args, target = put((args, target), twin.device)
     try:
         output = run(*args)
     except Exception as error:

@@ -51,6 +51,7 @@ def score(
     samples: int = 64,
     seed: int = 0,
     who: str = "score",
+    device: str = "cpu",
 ) -> Scores:
     """A score float64 ``[len(sweep.atoms)]``, at least 0, higher for more important; +inf for atoms in no group.
 
@@ -74,7 +75,7 @@ def score(
       group with a list of float32 matrices ``[atoms, elements]``, copies, one for each weight dim, and returns the scores
       ``[atoms]``, finite and not negative.
 
-    taylor, hessian, activation and wanda are over ``samples`` training examples of ``workload``. Where batch_norm,
+    taylor, hessian, activation and wanda are over ``samples`` training examples of ``workload``, on ``device``. Where batch_norm,
     activation, wanda or fpgm does not apply, the group is ranked by l2 and that is reported; normalised, such scores can
     still be compared.
 
@@ -85,7 +86,7 @@ def score(
     _check(by, NAMES if own is None else (by,), "importance criterion", "or give module:function of your own")
     _check(reduce, _REDUCE, "way to reduce importance")
     _check(normalize, _NORMALIZE, "way to normalize importance")
-    asked = Question(program, workload, sweep, groups, samples, seed, f"{who}(by={by!r})")
+    asked = Question(program, workload, sweep, groups, samples, seed, f"{who}(by={by!r})", device)
     asked.check_finite()
     if own is not None:
         found = _own(own, asked)

@@ -31,7 +31,14 @@ def quant(program: Program, context: Context) -> SensitivityTable:
     placement = placer(ready)
     means = MeanInputs(ready, placement.layers)
     codes = calibrated(
-        ready, context.workload, placement, placer.policy, images=_IMAGES, who=_WHO, also=means.watching()
+        ready,
+        context.workload,
+        placement,
+        placer.policy,
+        images=_IMAGES,
+        who=_WHO,
+        also=means.watching(),
+        device=context.device,
     )
     trials = Trials(ready, context, placer, {node.name: code for node, code in codes.items()}, _WHO, means)
     rows = left_in_float(trials, alone(trials), _WORST)

@@ -31,7 +31,7 @@ class Trials(Judge):
         who: str,
         means: MeanInputs | None = None,
     ) -> None:
-        super().__init__(program, context.workload, who)
+        super().__init__(program, context.workload, who, context.device)
         self.context, self.placer, self.ranges, self._means = context, placer, ranges, means
         placement = placer(program)
         self.layers = tuple(node.name for node in (*placement.layers, *placement.products))

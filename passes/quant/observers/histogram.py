@@ -74,7 +74,7 @@ class Histogram(Observer):
         found = np.zeros(_BINS, np.int64)
         for part in value.flatten().view(torch.int32).split(_PART):
             upper = (part >> 16).add_(_BINS // 2)
-            found += torch.bincount(upper, minlength=_BINS).numpy()
+            found += torch.bincount(upper, minlength=_BINS).cpu().numpy()
         used = np.flatnonzero(found)
         self.counts[used] += found[used]
 

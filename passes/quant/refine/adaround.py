@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fxopt.ir.transfer import put, summable
+
 _GAMMA, _ZETA = -0.1, 1.1
 _ITERATIONS, _FREE = 500, 0.2
 _BATCH, _RATE = 128, 3e-2
@@ -52,10 +54,10 @@ def learn_rounding(
     problems, and the error of each is relative to that of nearest rounding, so that one λ fits all layers, scales
     and bits. A weight that the rows do not determine is rounded to nearest.
     """
-    exact = weight.double() / scales.double()
+    exact = summable(weight).double() / summable(scales).double()
     low = exact.floor().clamp(*limits)
     step = ((low + 1).clamp(*limits) - low).float()
-    low, part = low.float(), (exact - low).float()
+    step, low, part = put((step, low.float(), (exact - low).float()), weight.device)
     nearest = rows.error((low + step * (part >= 0.5)) * scales)[..., None]
     share = torch.where(nearest > 0, weight.shape[-1] / nearest, 0.0) * (2 / _BATCH)
     v = torch.logit((part.clamp(0, 1) - _GAMMA) / (_ZETA - _GAMMA))
@@ -63,7 +65,8 @@ def learn_rounding(
     for i in range(_ITERATIONS):
         sigmoid = v.sigmoid()
         h = (sigmoid * (_ZETA - _GAMMA) + _GAMMA).clamp_(0, 1)
-        some = rows.part(torch.randint(rows.x.shape[1], (_BATCH,), generator=generator))
+        drawn = torch.randint(rows.x.shape[1], (_BATCH,), generator=generator)
+        some = rows.part(put(drawn, weight.device))
         difference, opened = some.difference((low + step * h) * scales)
         slope = ((difference * opened).mT @ some.x) * (share * scales) * step
         if i >= _FREE * _ITERATIONS:

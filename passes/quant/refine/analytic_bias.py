@@ -9,6 +9,7 @@ from torch import fx
 
 from fxopt.ir.op_table import arguments
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import take
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.observers import Affine
 from fxopt.passes.quant.refine.with_bias import channel_sum, corrected
@@ -34,7 +35,7 @@ class MeanInputs:
         batch = value if value.dim() >= self._dims[node] else value[None]
         known = self._sums[node.name]
         total, count = known.get(batch.shape[1:], (torch.zeros((), dtype=torch.float64), 0))
-        known[batch.shape[1:]] = (total + batch.sum(0, keepdim=True).double(), count + len(batch))
+        known[batch.shape[1:]] = (total + take(batch.sum(0, keepdim=True)).double(), count + len(batch))
 
     def of(self, layer: fx.Node) -> Iterable[tuple[torch.Tensor, int]]:
         """For each shape of a layer's input: the sum over examples, float64 ``[1, ...]``, and their number."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
+from fxopt.ir.transfer import take
 from fxopt.passes.quant.refine.twins import Twins
 from fxopt.passes.quant.refine.with_bias import channel_sum
 
@@ -22,7 +23,7 @@ def empirical_bias(twins: Twins, layer: fx.Node) -> torch.Tensor:
     start = torch.zeros(1) if bias is None else bias.real()
     wanted, given = zip(*twins.values(layer), strict=True)
     dims = twins.codes[layer].weight.integers.dim()
-    return start.double() + _mean(wanted, dims) - _mean(given, dims)
+    return start.double() + take(_mean(wanted, dims) - _mean(given, dims))
 
 
 def _mean(values: Iterable[torch.Tensor], weight_dims: int) -> torch.Tensor:

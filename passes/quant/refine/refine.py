@@ -10,6 +10,7 @@ from torch import fx
 from fxopt.backend.quant_policy import Policy
 from fxopt.errors import DataError
 from fxopt.ir.op_table import arguments
+from fxopt.ir.placement import placed
 from fxopt.ir.program import Program
 from fxopt.passes.common.calibration_batches import calibration_batches
 from fxopt.passes.quant.encode import LayerCodes, needs_safe_pairs
@@ -36,19 +37,20 @@ def refine(
     rounding: Rounding,
     correct_bias: Correction,
     images: int,
+    device: str = "cpu",
 ) -> dict[fx.Node, LayerCodes]:
     """The layers with weights rounded by ``rounding`` and biases corrected empirically; the program does not change.
 
-    One sweep over the graph, for ``images`` examples in float and quantized side by side: each layer is rounded, then
-    corrected, for its input with the layers before it done already. Raises DataError, which names the option, without
-    usable data or where a layer's output is NaN or infinity.
+    One sweep over the graph, for ``images`` examples in float and quantized side by side on ``device``: each layer is
+    rounded, then corrected, for its input with the layers before it done already. Raises DataError, which names the option,
+    without usable data or where a layer's output is NaN or infinity.
     """
     asked = [f"rounding={rounding!r}"] * (rounding != "nearest")
     asked += [f"correct_bias={correct_bias!r}"] * (correct_bias == "empirical")
     if not asked:
         return codes
     who = f"insert_qdq({', '.join(asked)})"
-    with torch.no_grad():
+    with torch.no_grad(), placed(program, device):
         batches = list(calibration_batches(program, workload, images, who))
         twins = Twins(program, placement, ranges, codes, batches)
         for node in program.graph.nodes:

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from fxopt.ir.op_table import arguments
+from fxopt.ir.transfer import put, take
 from fxopt.passes.common.layer_rows import MatrixLayer
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.placement import activated
@@ -29,9 +30,9 @@ def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, safe_pairs: 
     """
     old = twins.codes[layer]
     form, scales, generator = _layer(layer), old.weight.scales, torch.Generator().manual_seed(0)
-    nearest = form.matrix(old.weight.integers).flatten(2).float()
+    nearest = put(form.matrix(old.weight.integers).flatten(2).float(), weight.device)
     groups, out, _ = nearest.shape
-    scales = scales.reshape(groups, out, 1)
+    scales = put(scales.reshape(groups, out, 1), weight.device)
     rows = _rows(twins, form, old, generator)
     held = max(1, rows.x.shape[1] // 5)
     if rows.x.shape[1] < _FEWEST_ROWS:
@@ -40,12 +41,12 @@ def round_layer(twins: Twins, layer: fx.Node, weight: torch.Tensor, safe_pairs: 
     matrix = form.matrix(weight.detach()).flatten(2)
     found = learn_rounding(matrix, scales, old.weight.limits, learned, generator)
     if safe_pairs:
-        safe = has_safe_pairs(form.stored(found, old.weight.integers))
+        safe = put(has_safe_pairs(take(form.stored(found, old.weight.integers))), found.device)
         found = torch.where(safe.reshape(groups, out, 1), found, nearest)
     without, error = (float(unseen.error(codes * scales).sum()) for codes in (nearest, found))
     if not error < without:
         return "on held-out examples it would be no better"
-    return replace(old, weight=replace(old.weight, integers=form.stored(found, old.weight.integers)))
+    return replace(old, weight=replace(old.weight, integers=take(form.stored(found, old.weight.integers))))
 
 
 def _layer(node: fx.Node) -> MatrixLayer:
@@ -70,4 +71,5 @@ def _rows(twins: Twins, form: MatrixLayer, codes: LayerCodes, generator: torch.G
 
     wanted = clamp(torch.cat([y for _, y in parts]).movedim(1, 0))
     bias = torch.zeros(1) if codes.bias is None else codes.bias.real()
-    return Rows(x, wanted, bias.expand(codes.weight.scales.shape).reshape(form.groups, 1, -1), clamp)
+    bias = put(bias.expand(codes.weight.scales.shape).reshape(form.groups, 1, -1), x.device)
+    return Rows(x, wanted, bias, clamp)

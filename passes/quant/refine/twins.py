@@ -9,6 +9,7 @@ from torch import fx
 
 from fxopt.ir.op_table import arguments
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import put
 from fxopt.numerics.execute import started
 from fxopt.passes.quant.encode import LayerCodes
 from fxopt.passes.quant.observers import Affine
@@ -72,6 +73,7 @@ class _Quantized(fx.Interpreter):
         self, program: Program, placement: Placement, ranges: dict[fx.Node, Affine], codes: dict[fx.Node, LayerCodes]
     ) -> None:
         super().__init__(program.module, garbage_collect_values=False)
+        self._device = program.device
         self._placement, self._ranges, self._codes = placement, ranges, codes
 
     def seen(self, reader: fx.Node, node: fx.Node) -> Any:
@@ -92,4 +94,5 @@ class _Quantized(fx.Interpreter):
             return super().run_node(n)
         call = fx.node.map_arg(arguments(n), lambda node: self.seen(n, node))
         bias = None if codes.bias is None else codes.bias.real()
-        return n.target(**call | {"weight": codes.weight.real(), "bias": bias})  # type: ignore[operator]
+        stored = put({"weight": codes.weight.real(), "bias": bias}, self._device)
+        return n.target(**call | stored)  # type: ignore[operator]

@@ -9,6 +9,7 @@ from torch import fx
 
 from fxopt.ir.op_table import arguments
 from fxopt.ir.program import Program
+from fxopt.ir.transfer import summable
 from fxopt.passes.quant.encode import BIAS_LIMITS, LayerCodes, encode_bias
 
 
@@ -32,7 +33,7 @@ def with_bias(codes: LayerCodes, name: str, bias: torch.Tensor, input_scale: flo
 def channel_sum(value: torch.Tensor, weight_dims: int) -> tuple[torch.Tensor, int]:
     """Sum of a layer's output per channel over the batch and all positions, float64, and how many there are of each."""
     channel = value.dim() - weight_dims + 1
-    sums = value.double().sum([dim for dim in range(value.dim()) if dim != channel])
+    sums = summable(value).double().sum([dim for dim in range(value.dim()) if dim != channel])
     return sums, value.numel() // value.shape[channel]
 
 

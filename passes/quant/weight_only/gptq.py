@@ -20,7 +20,7 @@ def gptq(rows: torch.Tensor, products: torch.Tensor, grid: Grid) -> BlockCodes:
     inputs = rows.shape[1]
     plain = nearest(rows, grid)
     left, factor = rows.detach().double().clone(), _factor(products)
-    codes = torch.zeros(plain.integers.shape, dtype=torch.float64)
+    codes = torch.zeros_like(plain.integers, dtype=torch.float64)
     scales = plain.scales.clone()
     whole = grid.block == inputs
     step = _COLUMNS if whole else grid.block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from torch import fx
 
 from fxopt.errors import DataError
 from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
+from fxopt.ir.placement import place
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.ir.shared_copy import shared_copy
+from fxopt.ir.transfer import put, repeatable, summable, take
 from fxopt.numerics.execute import started
 from fxopt.passes.quant.weight_only.blocks import BlockCodes, Grid
 from fxopt.passes.quant.weight_only.choose_weights import BlockWeight
@@ -19,26 +22,30 @@ from fxopt.passes.quant.weight_only.gptq import gptq
 
 
 def gptq_codes(
-    program: Program, weights: list[BlockWeight], grids: list[Grid], batches: list[list[Any]]
+    program: Program, weights: list[BlockWeight], grids: list[Grid], batches: list[list[Any]], device: str = "cpu"
 ) -> list[BlockCodes]:
     """Each weight quantized by :func:`gptq` on the inputs of its first layer. ``program`` does not change.
 
-    The graph runs once, node by node over all batches, so memory holds the live values of all of them, and the
+    The graph runs once on ``device``, node by node over all batches, so memory holds the live values of all of them, and the
     products of one layer. Raises DataError where a layer reads NaN or infinity.
     """
     twin = shared_copy(program)
-    runs = [started(fx.Interpreter(twin.module), leaves) for leaves in batches]
+    place(twin, torch.device(device))
+    runs = [started(fx.Interpreter(twin.module), put(leaves, twin.device)) for leaves in batches]
     first = {weight.layers[0].name: i for i, weight in enumerate(weights)}
     found: dict[int, BlockCodes] = {}
-    with torch.no_grad():
+    with torch.no_grad(), repeatable(twin.device):
         for node in twin.graph.nodes:
             if len(found) == len(weights):
                 break
             if node.name in first:
                 number = first[node.name]
                 weight = weights[number]
-                codes = found[number] = gptq(weight.rows(), _products(twin, node, runs), grids[number])
-                _set_weight(twin, runs, weight.name, codes.real().T if weight.transposed else codes.real())
+                products = _products(twin, node, runs)
+                codes = gptq(put(weight.rows(), products.device), products, grids[number])
+                real = put(codes.real(), twin.device)
+                _set_weight(twin, runs, weight.name, real.T if weight.transposed else real)
+                found[number] = replace(codes, integers=take(codes.integers), scales=take(codes.scales))
             for run in runs:
                 run.env[node] = run.run_node(node)
                 for gone in run.user_to_last_uses.get(node, ()):
@@ -52,7 +59,7 @@ def _products(program: Program, layer: fx.Node, runs: list[fx.Interpreter]) -> t
     total: torch.Tensor | None = None
     for run in runs:
         rows = run.env[source].reshape(-1, run.env[source].shape[-1])
-        product = (rows.T @ rows).double()
+        product = summable(rows.T @ rows).double()
         total = product if total is None else total + product
     assert total is not None
     if not bool(total.isfinite().all()):

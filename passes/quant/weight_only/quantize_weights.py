@@ -70,7 +70,7 @@ def quantize_weights(
     grids = [Grid.of(bits, block, weight.rows().shape[1]) for weight in weights]
     if rounding == "gptq":
         batches = list(calibration_batches(program, context.workload, images, "quantize_weights"))
-        codes = gptq_codes(program, weights, grids, batches)
+        codes = gptq_codes(program, weights, grids, batches, context.device)
     else:
         codes = [nearest(weight.rows(), grid) for weight, grid in zip(weights, grids, strict=True)]
     for weight, found in zip(weights, codes, strict=True):
