@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_doc import Doc
 
 from fxopt.errors import OptionError
 from fxopt.models.detection.data import DetectionImages
@@ -21,14 +22,20 @@ WEIGHTS = Path(__file__).parent / "demo_weights" / "shapes.safetensors"
 COMMAND = f"python -m fxopt.models.train shapes --out {WEIGHTS}"
 
 
-def shapes(size: int = 64, *, examples: int = 5000, weights: str | Path | None = None) -> Workload:
+def shapes(
+    size: Annotated[int, Doc("Side of the images in pixels, 32 or more.")] = 64,
+    *,
+    examples: Annotated[int, Doc("Training images; an eighth as many for validation and a quarter for test.")] = 5000,
+    weights: Annotated[str | Path, Doc("File of trained weights; None for those that ship, or random ones.")]
+    | None = None,
+) -> Workload:
     """Drawn scenes to detect 6 kinds of shapes in: 64x64 colour images, trained single-shot detector (0.2 M parameters).
 
     Input float32 [N,3,size,size]. The graph ends at the head, with class logits [N,6,P] and box codes [N,4,P] for P
-    positions; decoding and non-maximum suppression are the tail, which the metric runs (mAP@50). ``examples`` training
-    images, an eighth as many for validation and a quarter for test. The shipped weights belong to the default ``size``; with
-    another, name a file of yours (``python -m fxopt.models.train shapes --size …``) in ``weights``, or the network is
-    untrained, with the random weights of a fixed seed. Raises OptionError for a size below 32 or fewer than 8 examples.
+    positions; decoding and non-maximum suppression are the tail, which the metric runs (mAP@50). The shipped weights belong
+    to the default ``size``; with another, name a file of yours (``python -m fxopt.models.train shapes --size …``) in
+    ``weights``, or the network is untrained, with the random weights of a fixed seed. Raises OptionError for a size below 32
+    or fewer than 8 examples.
     """
     if size < 32:
         raise OptionError(f"shapes: size={size} is too small to draw in; give 32 or more")

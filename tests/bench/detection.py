@@ -34,6 +34,7 @@ from rich.table import Table
 from fxopt import Pipeline, Program, Workload
 from fxopt.backend import find_backend
 from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner
+from fxopt.driver.default_cache import default_cache
 from fxopt.driver.lower import lower
 from fxopt.driver.recipe import read_recipe
 from fxopt.ir.cost import cost
@@ -63,7 +64,7 @@ def main() -> None:
     workload = find_workload(recipe.model)
     dense = workload.capture()
     lossy = ", ".join(text for text in recipe.passes if not text.startswith("quantize"))
-    small = Pipeline.parse(lossy).run(dense, workload=workload, watchers=()).program
+    small = Pipeline.parse(lossy).run(dense, workload=workload, watchers=(), cache=default_cache()).program
     rows: list[dict[str, Any]] = []
     for name in options.backends:
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 import fxopt
+from fxopt.backend import find_backend
+from fxopt.driver.lower import lower
 from fxopt.errors import DataError, OptionError
 from fxopt.models import train
 from fxopt.models.detection.average_precision import mean_average_precision
@@ -32,6 +34,7 @@ from fxopt.models.detection.targets import PADDING, Scenes, check_scenes, pad_bo
 from fxopt.models.scene_images import SHAPES, draw_scenes
 from fxopt.models.shapes import WEIGHTS, shapes, shapes_net
 from fxopt.models.vision_import import import_torchvision
+from fxopt.target.detect import host
 from fxopt.workload import find_workload
 
 if importlib.util.find_spec("pycocotools") is None:
@@ -404,3 +407,23 @@ def test_shipped_weights_of_shapes_are_as_good_as_their_metadata_say():
     found = data.evaluate(workload.capture(), "validation")
     assert found == pytest.approx(float(metadata["validation"]), abs=2e-3), "up to rounding"
     assert f"{sum(p.numel() for p in workload.model().parameters()) / 1e6:.1f} M parameters" in shapes.__doc__
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "openvino", "tvm", "executorch"])
+def test_int8_costs_less_than_two_points_on_every_backend(name, tmp_path):
+    workload, backend, target = find_workload("shapes"), find_backend(name), host()
+    if reason := backend.cannot_build(target):
+        pytest.skip(reason)
+    workload = replace(workload, data=replace(workload.data, load=_few))
+    program = workload.capture()
+    passes = fxopt.Pipeline.parse("quantize(images=32)")
+    made = passes.run(program, workload=workload, watchers=(), backend=backend, target=target).program
+    _, artifact = lower(made, backend, target, tmp_path, workload=workload)
+    want, got = (workload.data.figures(run, "validation") for run in (program, artifact))
+    assert want["mAP@50"] - got["mAP@50"] < 0.02
+
+
+@functools.cache
+def _few():
+    return {"train": draw_scenes(64, 64, 0), "validation": draw_scenes(300, 64, 1)}
