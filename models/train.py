@@ -18,11 +18,11 @@ from rich.progress import Progress
 
 from fxopt.models.digits import digit_net, digits
 from fxopt.models.glyphs import glyph_net, glyphs
-from fxopt.models.images import LabelledImages
+from fxopt.models.shapes import shapes, shapes_net
 from fxopt.models.weights import save_weights
-from fxopt.workload import Workload
+from fxopt.workload import Data, Workload
 
-EPOCHS = {"digits": 30, "glyphs": 10}
+EPOCHS = {"digits": 30, "glyphs": 10, "shapes": 30}
 """Passes over the training data that the shipped weights were made with."""
 
 
@@ -34,7 +34,6 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     workload, model = _untrained(options.name, options.size)
     data = workload.need_data("training")
-    assert isinstance(data, LabelledImages)
     epochs = options.epochs or EPOCHS[options.name]
     started = time.perf_counter()
     best = fit(model, data, epochs=epochs, batch_size=options.batch_size, rate=options.rate, seed=options.seed)
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def fit(
-    model: torch.nn.Module, data: LabelledImages, *, epochs: int, batch_size: int, rate: float, seed: int
+    model: torch.nn.Module, data: Data, *, epochs: int, batch_size: int, rate: float, seed: int
 ) -> dict[str, torch.Tensor]:
     """Train in place with AdamW and a one-cycle schedule; return the state that did best in validation.
 
@@ -95,14 +94,17 @@ def _decayed(model: torch.nn.Module) -> list[dict[str, object]]:
     return [{"params": wide, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
 
 
-def _mean_loss(model: torch.nn.Module, data: LabelledImages) -> float:
+def _mean_loss(model: torch.nn.Module, data: Data) -> float:
     with torch.no_grad():
         losses = [float(data.loss(model(*args), t)) for args, t in data.batches("validation", batch_size=100)]
     return sum(losses) / len(losses)
 
 
-def _untrained(name: str, size: int) -> tuple[Workload, torch.nn.Module]:
-    return (digits(), digit_net()) if name == "digits" else (glyphs(size), glyph_net())
+def _untrained(name: str, size: int | None) -> tuple[Workload, torch.nn.Module]:
+    """The workload and its network: of a detector what is captured, without its tail."""
+    if name == "digits":
+        return digits(), digit_net()
+    return (glyphs(size or 32), glyph_net()) if name == "glyphs" else (shapes(size or 64), shapes_net())
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -113,7 +115,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--size", type=int, default=32, help="side of the images of glyphs, in pixels (%(default)s)")
+    parser.add_argument("--size", type=int, help="side of the images in pixels: 32 of glyphs, 64 of shapes")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(argv)
     if not options.out.parent.is_dir():

@@ -5,6 +5,27 @@ May import ``frontend``, ``ir`` and ``support``. Offers :class:`fxopt.Workload`,
 """
 
 from fxopt.workload import data
-from fxopt.workload.workload import Args, Counted, Data, Divisible, Split, Workload, find_workload, training_workload
+from fxopt.workload.workload import (
+    Args,
+    Counted,
+    Data,
+    Distillable,
+    Divisible,
+    Split,
+    Workload,
+    find_workload,
+    training_workload,
+)
 
-__all__ = ["Args", "Counted", "Data", "Divisible", "Split", "Workload", "data", "find_workload", "training_workload"]
+__all__ = [
+    "Args",
+    "Counted",
+    "Data",
+    "Distillable",
+    "Divisible",
+    "Split",
+    "Workload",
+    "data",
+    "find_workload",
+    "training_workload",
+]

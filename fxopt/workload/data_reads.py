@@ -81,7 +81,7 @@ class _Watched:
         return self._data.evaluate(model, split)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("metric", "loss", "example_count"):  # other methods of the data may read anything
+        if name not in ("metric", "loss", "soft_loss", "example_count"):  # other methods of the data may read anything
             for split in _SPLITS:
                 self._reads.note(split, _SIZE, None, None)
         return getattr(self._data, name)

@@ -61,18 +61,30 @@ class Divisible(Protocol):
         """The same data with every other example of the validation split, from the first or from the second on."""
 
 
+@runtime_checkable
+class Distillable(Protocol):
+    """Data that say how far a student's outputs are from a teacher's, where these are no class scores, as of a detector."""
+
+    def soft_loss(self, output: Any, teacher: Any) -> torch.Tensor:
+        """Scalar loss of a student's outputs against a teacher's for one batch; no label is used."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """A named model with everything needed to capture, calibrate, train and evaluate it.
 
     ``model`` returns a module with its weights, ``inputs`` returns example ``(args, kwargs)``, and ``dynamic`` says
     which dims may vary, as in :func:`fxopt.capture`. ``data`` is None for a model without any.
+
+    ``until`` declares a tail, as that of a detector: the program ends at these submodules, as in :func:`fxopt.capture`, and
+    its outputs are what ``data`` take the loss and the metric of. :class:`fxopt.Tail` runs the rest.
     """
 
     name: str
     model: Callable[[], torch.nn.Module]
     inputs: Callable[[], tuple[Args, dict[str, Any]]]
     dynamic: Any = "batch"
+    until: str | tuple[str, ...] | None = None
     data: Data | None = None
     program: Callable[[], Program] | None = None
     """A model that is a Program already, from a file; None to capture ``model``."""
@@ -87,7 +99,7 @@ class Workload:
             args, kwargs = self.inputs()
         with _blamed(f"the model of {self.name!r}"):
             model = self.model()
-        return capture(model, args, kwargs, dynamic=self.dynamic)
+        return capture(model, args, kwargs, dynamic=self.dynamic, until=self.until)
 
     def need_data(self, who: str) -> Data:
         """Return the data, or raise DataError in the name of ``who`` needs it."""

@@ -61,7 +61,9 @@ class Sandwich(Distilled):
         wanted = pytree.tree_map(lambda v: v.detach() if isinstance(v, torch.Tensor) else v, output)
         classes = are_classes(output, target) or (isinstance(output, torch.Tensor) and output.dim() == 2)
         for subnet in [self._sampler.smallest, *self._sampler.draw(int(self.steps), self._sampled.random)]:
-            part = soft_loss(elastic.run(subnet, leaves), wanted, 1.0, classes=classes, who=self._how.name)
+            part = soft_loss(
+                elastic.run(subnet, leaves), wanted, 1.0, classes=classes, who=self._how.name, data=self._data
+            )
             if not bool(part.detach().isfinite()):
                 raise DataError(
                     f"{self._how.name}: the loss of a sub-network is {float(part.detach())} in step {int(self.steps) + 1}",

@@ -29,7 +29,8 @@ class distill(finetune):
 
     The teacher is the program that the pipeline began with, before all lossy steps, or ``teachers``, named as models are.
     The loss is (1 - soft) · that of the labels + soft · that of the teacher's soft labels at ``temperature`` (Hinton et al.
-    2015), averaged over several teachers. With soft=1 no label is used, so that recorded inputs are enough.
+    2015), averaged over several teachers; where the workload's data have a ``soft_loss(output, teacher)`` of their own, as a
+    detector's do, that one. With soft=1 no label is used, so that recorded inputs are enough.
     ``features`` adds ``feature_weight`` times the distance of inner values of student and first teacher:
     "hint" (Romero et al. 2015) or "attention" (Zagoruyko & Komodakis 2017), between values of the same resolution; which
     ones is reported. All other options are those of finetune.
@@ -77,7 +78,7 @@ class Distilled(Objective):
 
     def __init__(self, program: Program, workload: Workload, teachers: list[Teacher], how: distill) -> None:
         super().__init__()
-        self._how, self._teachers = how, teachers
+        self._how, self._teachers, self._data = how, teachers, workload.need_data(how.name)
         self._labels = Supervised(workload, how) if how.soft < 1 else None
         self.features: Features | None = None
         if how.features != "none":
@@ -119,6 +120,7 @@ class Distilled(Objective):
         seen: list[torch.Tensor] = []
         for teacher in self._teachers:
             answer, values = teacher(args)
-            losses.append(soft_loss(output, answer, self._how.temperature, classes=classes, who=self._how.name))
+            far = soft_loss(output, answer, self._how.temperature, classes=classes, who=self._how.name, data=self._data)
+            losses.append(far)
             seen = seen or values
         return torch.stack(losses).mean(), seen

@@ -9,11 +9,15 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import DataError
+from fxopt.workload import Data, Distillable
 
 
-def soft_loss(student: Any, teacher: Any, temperature: float, *, classes: bool, who: str) -> torch.Tensor:
+def soft_loss(
+    student: Any, teacher: Any, temperature: float, *, classes: bool, who: str, data: Data | None = None
+) -> torch.Tensor:
     """How far a student's outputs are from a teacher's, a mean over the batch and the floating outputs.
 
+    What ``data`` say of it, where they are :class:`fxopt.workload.Distillable`. Otherwise:
     ``classes``: outputs are scores [N, C, ...] and the loss is T² · KL(softmax(t/T) ‖ softmax(s/T)), of which the gradient
     does not shrink with T (Hinton et al. 2015, section 2.1). Otherwise the squared error over the teacher's variance (Ba &
     Caruana 2014, eq. 1). Raises DataError where structures or shapes differ.
@@ -27,6 +31,8 @@ def soft_loss(student: Any, teacher: Any, temperature: float, *, classes: bool, 
             f"{who}: the outputs of teacher and student do not match: {_shapes(theirs)} and {_shapes(ours)}",
             way_out="take a teacher of the same task",
         )
+    if isinstance(data, Distillable):
+        return data.soft_loss(student, teacher)
     losses = []
     for s, t in zip(ours, theirs, strict=True):
         if not isinstance(s, torch.Tensor) or not s.is_floating_point():
