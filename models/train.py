@@ -10,6 +10,8 @@ import copy
 import platform
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,12 +20,29 @@ from rich.progress import Progress
 
 from fxopt.models.digits import digit_net, digits
 from fxopt.models.glyphs import glyph_net, glyphs
-from fxopt.models.images import LabelledImages
+from fxopt.models.small_lm import lm_net, small_lm
+from fxopt.models.small_vit import small_vit, vit_net
 from fxopt.models.weights import save_weights
-from fxopt.workload import Workload
+from fxopt.workload import Data, Workload
 
-EPOCHS = {"digits": 30, "glyphs": 10}
-"""Passes over the training data that the shipped weights were made with."""
+
+@dataclass(frozen=True)
+class Training:
+    """A workload, its untrained network, and how the shipped weights were made: passes over the data, highest rate."""
+
+    workload: Callable[..., Workload]
+    net: Callable[[], torch.nn.Module]
+    epochs: int
+    rate: float = 3e-3
+    batch_size: int = 64
+
+
+TRAININGS = {
+    "digits": Training(digits, digit_net, 30),
+    "glyphs": Training(glyphs, glyph_net, 10),
+    "small_lm": Training(small_lm, lm_net, 20, batch_size=16),
+    "small_vit": Training(small_vit, vit_net, 40, rate=2e-3),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,12 +51,13 @@ def main(argv: list[str] | None = None) -> None:
     options = _parse(given)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    workload, model = _untrained(options.name, options.size)
-    data = workload.need_data("training")
-    assert isinstance(data, LabelledImages)
-    epochs = options.epochs or EPOCHS[options.name]
+    training = TRAININGS[options.name]
+    workload = training.workload() if options.size is None else training.workload(options.size)
+    model, data = training.net(), workload.need_data("training")
+    epochs, rate = options.epochs or training.epochs, options.rate or training.rate
     started = time.perf_counter()
-    best = fit(model, data, epochs=epochs, batch_size=options.batch_size, rate=options.rate, seed=options.seed)
+    batch_size = options.batch_size or training.batch_size
+    best = fit(model, data, epochs=epochs, batch_size=batch_size, rate=rate, seed=options.seed)
     seconds = time.perf_counter() - started
     model.load_state_dict(best)
     validation, test = data.evaluate(model, "validation"), data.evaluate(model, "test")
@@ -57,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def fit(
-    model: torch.nn.Module, data: LabelledImages, *, epochs: int, batch_size: int, rate: float, seed: int
+    model: torch.nn.Module, data: Data, *, epochs: int, batch_size: int, rate: float, seed: int
 ) -> dict[str, torch.Tensor]:
     """Train in place with AdamW and a one-cycle schedule; return the state that did best in validation.
 
@@ -95,29 +115,27 @@ def _decayed(model: torch.nn.Module) -> list[dict[str, object]]:
     return [{"params": wide, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
 
 
-def _mean_loss(model: torch.nn.Module, data: LabelledImages) -> float:
+def _mean_loss(model: torch.nn.Module, data: Data) -> float:
     with torch.no_grad():
         losses = [float(data.loss(model(*args), t)) for args, t in data.batches("validation", batch_size=100)]
     return sum(losses) / len(losses)
 
 
-def _untrained(name: str, size: int) -> tuple[Workload, torch.nn.Module]:
-    return (digits(), digit_net()) if name == "digits" else (glyphs(size), glyph_net())
-
-
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fxopt.models.train", description=main.__doc__)
-    parser.add_argument("name", choices=sorted(EPOCHS))
+    parser.add_argument("name", choices=sorted(TRAININGS))
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
+    parser.add_argument("--epochs", type=int, help="default, as of the next two: what the shipped weights were made with")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--size", type=int, default=32, help="side of the images of glyphs, in pixels (%(default)s)")
+    parser.add_argument("--rate", type=float, help="highest learning rate")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--size", type=int, help="side of the images of glyphs, in pixels (32)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(argv)
     if not options.out.parent.is_dir():
         parser.error(f"--out: there is no folder {options.out.parent}")
+    if options.size is not None and options.name != "glyphs":
+        parser.error(f"--size: {options.name} has images of one size, or none")
     return options
 
 
