@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from fxopt.models.causal_lm import CausalLM, State, causal_lm
+from fxopt.models.cache_codes import to_codes
+from fxopt.models.causal_lm import CacheKind, CausalLM, State, causal_lm
 from fxopt.models.next_token import NextToken, Windows, cut_windows
 from fxopt.models.python_topics import topic_text
 from fxopt.models.vision_import import import_transformers
@@ -22,15 +23,16 @@ _LAYERS, _HEADS, _HEAD_DIM = 3, 2, 32
 """Layers, heads of keys and values, and the width of a head."""
 
 
-def small_lm() -> Workload:
+def small_lm(*, cache: CacheKind = "float") -> Workload:
     """Python's own help, byte by byte: a trained Llama of 0.5 M parameters, with a cache and `generate`.
 
     A token is a byte of UTF-8. Input and output are those of :class:`fxopt.models.causal_lm.CausalLM`, up to 256 tokens; the
     metric is the share of next tokens that the model holds most likely, in windows of 128. The text is that of the Python in
     use (:func:`fxopt.models.python_topics.topic_text`). The model needs transformers (UsageError without it), and raises
-    RecipeError where its weights file is missing.
+    RecipeError where its weights file is missing. ``cache='int8'`` is that of :func:`fxopt.models.causal_lm.causal_lm`.
     """
-    return causal_lm(_trained, name="small_lm", data=NextToken(topic_windows, empty_state))
+    data = NextToken(topic_windows, functools.partial(empty_state, cache=cache))
+    return causal_lm(_trained, name="small_lm", data=data, cache=cache)
 
 
 def lm_net() -> CausalLM:
@@ -57,10 +59,11 @@ def topic_windows() -> Windows:
     return {split: cut_windows(list(text.encode()), LENGTH) for split, text in topic_text().items()}
 
 
-def empty_state(batch: int) -> State:
+def empty_state(batch: int, cache: CacheKind = "float") -> State:
     """The state of the model before the first token."""
-    cache = torch.zeros(batch, _HEADS, 0, _HEAD_DIM)
-    return torch.zeros(batch, 0, dtype=torch.int64), ((cache, cache),) * _LAYERS
+    none = torch.zeros(batch, _HEADS, 0, _HEAD_DIM)
+    held = to_codes(none) if cache == "int8" else none
+    return torch.zeros(batch, 0, dtype=torch.int64), ((held, held),) * _LAYERS
 
 
 def _trained() -> torch.nn.Module:

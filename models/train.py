@@ -41,7 +41,7 @@ TRAININGS = {
     "digits": Training(digits, digit_net, 30),
     "glyphs": Training(glyphs, glyph_net, 10),
     "small_lm": Training(small_lm, lm_net, 20, batch_size=16),
-    "small_vit": Training(small_vit, vit_net, 40, rate=2e-3),
+    "small_vit": Training(small_vit, vit_net, 30, rate=2e-3),
 }
 
 
@@ -125,7 +125,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fxopt.models.train", description=main.__doc__)
     parser.add_argument("name", choices=sorted(TRAININGS))
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--epochs", type=int, help="default, as of the next two: what the shipped weights were made with")
+    parser.add_argument(
+        "--epochs", type=int, help="default, as of the next two: what the shipped weights were made with"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, help="highest learning rate")
     parser.add_argument("--batch-size", type=int)

@@ -22,14 +22,14 @@ def scale_salient_channels(
     block: Annotated[Literal[0, 16, 32, 64, 128, 256], Doc("Its block, the inputs that share a scale.")] = 32,
     images: Annotated[int, Ge(1), Doc("Training examples that the inputs are measured on.")] = 128,
 ) -> None:
-    """Scale the input channels of linears by how large they are, so that quantize_weights loses less (AWQ).
+    """Scale input channels of linears by how large they are, so that quantize_weights loses less.
 
-    A weight whose input is large costs more when it is rounded. So the columns of a weight are multiplied by
-    s_j = (mean|X_j|)^alpha before they are rounded, and what is read is divided by s_j, which existing weights before absorb,
-    as in smooth_activations: the norm, linear or convolution, through ops that commute with a factor. ``alpha``, of 0, 0.05,
-    … 0.95, is for each input the one with the least error of the outputs, ‖Q(W · s) · (X / s) - W · X‖², over all linears that
-    read it, rounded to nearest as ``quantize_weights(bits=…, block=…)`` would (Lin et al. 2023, AWQ, eq. 4 and 5). The
-    factors are divided by the square root of the largest times the smallest.
+    Activation-aware weight quantization (Lin et al. 2023, AWQ, eq. 4 and 5): a weight whose input is large costs more when it
+    is rounded. So the columns of a weight are multiplied by s_j = (mean|X_j|)^alpha before they are rounded, and what is read
+    is divided by s_j, which existing weights before absorb, as in smooth_activations: the norm, linear or convolution, through
+    ops that commute with a factor. ``alpha``, of 0, 0.05, … 0.95, is for each input the one with the least error of the
+    outputs, ‖Q(W · s) · (X / s) - W · X‖², over all linears that read it, rounded to nearest as
+    ``quantize_weights(bits=…, block=…)`` would. The factors are divided by the square root of the largest times the smallest.
 
     Run it before quantize_weights, with its ``bits`` and ``block``; rounding='gptq' may follow as well as 'nearest'. Only weights
     change, and no output. Channels with other readers too, as in a post-norm residual sum, are left, with the reason.
@@ -67,4 +67,3 @@ def scale_salient_channels(
         factors.solve(list(dict.fromkeys(wanted.values())), by_salience(factors, samples, bits, block))
         absorb(program, factors, wanted)
     explain(program, factors, readers)
-

@@ -19,4 +19,4 @@ def hadamard_basis(n: int) -> torch.Tensor:
     regular = torch.from_numpy(hadamard(power, dtype=float)) / power**0.5
     rest = torch.linalg.qr(torch.randn(n // power, n // power, generator=generator, dtype=torch.float64)).Q
     signs = torch.randint(2, (n,), generator=generator, dtype=torch.float64) * 2 - 1
-    return torch.kron(regular, rest) * signs
+    return torch.kron(regular.contiguous(), rest.contiguous()) * signs

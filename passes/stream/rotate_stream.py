@@ -38,12 +38,12 @@ def rotate_stream(
         int, Ge(1), With(basis="principal"), Doc("Training examples whose principal components are taken.")
     ] = 64,
 ) -> None:
-    """Rotate each stream of RMS norms into another basis: its principal components, so that weak ones can be pruned.
+    """Rotate each stream of RMS norms into another basis, for pruning or for quantization.
 
     An RMS norm commutes with a rotation: norm(Q x) = Q norm(x). So every weight that writes a stream can be multiplied by an
     orthogonal matrix from the left, and every weight that reads it by its transpose from the right, and the model computes
     what it did (Ashkboos et al. 2024, SliceGPT, section 3.1). Q are the principal components of what the norms give, over
-    ``samples`` training examples, the strongest first; a few channels then hold most of the signal. What is left to do is
+    ``samples`` training examples, the strongest first; a few channels then hold most of the signal, and the weak ones can go:
 
         layer_norm_to_rms_norm, rotate_stream, prune_channels(by='wanda', macs=0.5)
 

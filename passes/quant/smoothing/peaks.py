@@ -14,7 +14,6 @@ from fxopt.ir.program import Program
 from fxopt.numerics.float64 import widen
 from fxopt.passes.common.calibration_batches import fitting_batches
 
-
 See = Callable[[fx.Node, torch.Tensor], None]
 
 
@@ -38,9 +37,7 @@ class _Watch(fx.Interpreter):
         return value
 
 
-def watch_rows(
-    program: Program, batches: Iterable[tuple[Any, ...]], wanted: Collection[fx.Node], see: See
-) -> None:
+def watch_rows(program: Program, batches: Iterable[tuple[Any, ...]], wanted: Collection[fx.Node], see: See) -> None:
     """Show ``see`` each batch of the ``wanted`` values as rows ``[n, channels]``, the last dim, in constant memory.
 
     The batches are in the precision of the model; a program that was widened to float64 is given them in float64.

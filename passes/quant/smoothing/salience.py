@@ -37,9 +37,7 @@ class InputSample:
         self.count += len(rows)
 
 
-def input_samples(
-    program: Program, batches: Iterable[tuple[Any, ...]], readers: Readers
-) -> dict[fx.Node, InputSample]:
+def input_samples(program: Program, batches: Iterable[tuple[Any, ...]], readers: Readers) -> dict[fx.Node, InputSample]:
     """By weight: a sample of what all linears with it read. Raises DataError as :func:`watch_rows`."""
     found: dict[fx.Node, InputSample] = {}
     weights: dict[fx.Node, dict[fx.Node, None]] = {}
