@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_doc import Doc
 
 from fxopt.models.cache_codes import to_codes
 from fxopt.models.causal_lm import CacheKind, CausalLM, State, causal_lm
@@ -23,7 +25,7 @@ _LAYERS, _HEADS, _HEAD_DIM = 3, 2, 32
 """Layers, heads of keys and values, and the width of a head."""
 
 
-def small_lm(*, cache: CacheKind = "float") -> Workload:
+def small_lm(*, cache: Annotated[CacheKind, Doc("How keys and values are kept between tokens.")] = "float") -> Workload:
     """Python's own help, byte by byte: a trained Llama of 0.5 M parameters, with a cache and `generate`.
 
     A token is a byte of UTF-8. Input and output are those of :class:`fxopt.models.causal_lm.CausalLM`, up to 256 tokens; the

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_doc import Doc
 from torch import nn
 from torch.nn import functional as F
 
@@ -63,7 +65,7 @@ class SmallViT(nn.Module):
         return self.head(self.norm(x).mean(1))
 
 
-def small_vit(*, examples: int = 9000) -> Workload:
+def small_vit(*, examples: Annotated[int, Doc("Training images, as those of glyphs.")] = 9000) -> Workload:
     """Drawn characters: the images of `glyphs`, 45 classes, trained vision transformer (0.4 M parameters).
 
     Input float32 [N,1,32,32], output scores float32 [N,45]; ``examples`` and the images are those of `glyphs`, whose errors
