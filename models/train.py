@@ -10,6 +10,8 @@ import copy
 import platform
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,11 +21,30 @@ from rich.progress import Progress
 from fxopt.models.digits import digit_net, digits
 from fxopt.models.glyphs import glyph_net, glyphs
 from fxopt.models.shapes import shapes, shapes_net
+from fxopt.models.small_lm import lm_net, small_lm
+from fxopt.models.small_vit import small_vit, vit_net
 from fxopt.models.weights import save_weights
 from fxopt.workload import Data, Workload
 
-EPOCHS = {"digits": 30, "glyphs": 10, "shapes": 30}
-"""Passes over the training data that the shipped weights were made with."""
+
+@dataclass(frozen=True)
+class Training:
+    """A workload, its untrained network, and how the shipped weights were made: passes over the data, highest rate."""
+
+    workload: Callable[..., Workload]
+    net: Callable[[], torch.nn.Module]
+    epochs: int
+    rate: float = 3e-3
+    batch_size: int = 64
+
+
+TRAININGS = {
+    "digits": Training(digits, digit_net, 30),
+    "glyphs": Training(glyphs, glyph_net, 10),
+    "shapes": Training(shapes, shapes_net, 30),
+    "small_lm": Training(small_lm, lm_net, 20, batch_size=16),
+    "small_vit": Training(small_vit, vit_net, 30, rate=2e-3),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,11 +53,13 @@ def main(argv: list[str] | None = None) -> None:
     options = _parse(given)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    workload, model = _untrained(options.name, options.size)
-    data = workload.need_data("training")
-    epochs = options.epochs or EPOCHS[options.name]
+    training = TRAININGS[options.name]
+    workload = training.workload() if options.size is None else training.workload(options.size)
+    model, data = training.net(), workload.need_data("training")
+    epochs, rate = options.epochs or training.epochs, options.rate or training.rate
     started = time.perf_counter()
-    best = fit(model, data, epochs=epochs, batch_size=options.batch_size, rate=options.rate, seed=options.seed)
+    batch_size = options.batch_size or training.batch_size
+    best = fit(model, data, epochs=epochs, batch_size=batch_size, rate=rate, seed=options.seed)
     seconds = time.perf_counter() - started
     model.load_state_dict(best)
     validation, test = data.evaluate(model, "validation"), data.evaluate(model, "test")
@@ -100,26 +123,23 @@ def _mean_loss(model: torch.nn.Module, data: Data) -> float:
     return sum(losses) / len(losses)
 
 
-def _untrained(name: str, size: int | None) -> tuple[Workload, torch.nn.Module]:
-    """The workload and its network: of a detector what is captured, without its tail."""
-    if name == "digits":
-        return digits(), digit_net()
-    return (glyphs(size or 32), glyph_net()) if name == "glyphs" else (shapes(size or 64), shapes_net())
-
-
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fxopt.models.train", description=main.__doc__)
-    parser.add_argument("name", choices=sorted(EPOCHS))
+    parser.add_argument("name", choices=sorted(TRAININGS))
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
+    parser.add_argument(
+        "--epochs", type=int, help="default, as of the next two: what the shipped weights were made with"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rate", type=float, help="highest learning rate")
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--size", type=int, help="side of the images in pixels: 32 of glyphs, 64 of shapes")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(argv)
     if not options.out.parent.is_dir():
         parser.error(f"--out: there is no folder {options.out.parent}")
+    if options.size is not None and options.name not in ("glyphs", "shapes"):
+        parser.error(f"--size: {options.name} has images of one size, or none")
     return options
 
 

@@ -11,9 +11,9 @@ from torch import fx
 
 from fxopt import Context, Program, graph_pass
 from fxopt.errors import DataError
-from fxopt.passes.quant.smoothing.factors import SMOOTH, Factors
+from fxopt.passes.quant.smoothing.absorb import absorb, explain, open_factors, still_open
+from fxopt.passes.quant.smoothing.factors import Factors
 from fxopt.passes.quant.smoothing.peaks import channel_peaks
-from fxopt.passes.quant.smoothing.sweep import readable_weight, sweep
 from fxopt.workload import Workload
 
 
@@ -59,20 +59,10 @@ def smooth_activations(
         %z = aten.linear(%y, %w)
         return %z
     """
-    readers: dict[fx.Node, fx.Node] = {}
-    needs = sweep(program)
-    for linear in program.find("aten.linear"):
-        weight = readable_weight(program, linear)
-        if weight is None:
-            program.skip(linear, "its weight is computed, not stored")
-        else:
-            readers[linear] = needs.first(weight)
-    factors = Factors.unsolved(needs)
-    open_ = {n: w for n, w in readers.items() if factors.left(w).total() < len(needs.columns[w])}
-    if open_:
-        _solve(program, context.workload, factors, open_, alpha, images)
-    for linear, weight in readers.items():
-        _explain(program, linear, factors.left(weight), len(needs.columns[weight]))
+    factors, readers = open_factors(program)
+    if wanted := still_open(factors, readers):
+        _solve(program, context.workload, factors, wanted, alpha, images)
+    explain(program, factors, readers)
 
 
 def _solve(
@@ -93,21 +83,5 @@ def _solve(
     for linear, weight in readers.items():
         peak = seen[sources[linear]]
         peaks[weight] = torch.maximum(peaks.get(weight, peak), peak)
-    factors.solve(list(peaks), peaks, alpha)
-    changed = factors.tensors()
-    beyond = [weight for weight, tensor in changed.items() if not bool(tensor.isfinite().all())]
-    for weight in beyond:
-        program.skip(weight, f"smoothed, it would be beyond the range of {changed[weight].dtype}; nothing is changed")
-    if beyond:
-        return
-    program.set_tensors({str(weight.target): tensor for weight, tensor in changed.items()})
-    for linear, weight in readers.items():
-        if factors.needs.read_as_it_is(weight):
-            program.claims[linear.name] = (linear.name, {})
-
-
-def _explain(program: Program, linear: fx.Node, left: dict[str, int], channels: int) -> None:
-    for reason, count in left.items():
-        if reason == SMOOTH and count < channels:
-            continue
-        program.skip(linear, reason if count == channels else f"{count} of its {channels} input channels: {reason}")
+    factors.solve(list(peaks), factors.by_range(peaks, alpha))
+    absorb(program, factors, readers)

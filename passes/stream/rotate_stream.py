@@ -1,9 +1,9 @@
-"""Rotate the residual streams of a model into their principal components."""
+"""Rotate the residual streams of a model into their principal components, or so that all channels are alike."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_doc import Doc
@@ -15,9 +15,11 @@ from fxopt.ir.op_table import arguments
 from fxopt.passes.stream.channels import is_norm_over, sizes, width_of
 from fxopt.passes.stream.find_stream import Stream, find_stream
 from fxopt.passes.stream.fold_affine import affine_readers, fold_affine, has_affine
+from fxopt.passes.stream.hadamard import hadamard_basis
 from fxopt.passes.stream.layers import Read, WeightChanges, applied, read_by
 from fxopt.passes.stream.matrices import MatrixBudget, insert_matrix
 from fxopt.passes.stream.principal import principal_components
+from fxopt.support.options import With
 
 aten = torch.ops.aten
 _NORM = "aten.rms_norm"
@@ -29,16 +31,26 @@ def rotate_stream(
     context: Context,
     *,
     matrices: Annotated[float, Ge(0), Doc("Share of the MACs that inserted matrices may cost.")] = 0.05,
-    samples: Annotated[int, Ge(1), Doc("Training examples whose principal components are taken.")] = 64,
+    basis: Annotated[
+        Literal["principal", "hadamard"], Doc("Principal components, or a Hadamard matrix, which needs no data.")
+    ] = "principal",
+    samples: Annotated[
+        int, Ge(1), With(basis="principal"), Doc("Training examples whose principal components are taken.")
+    ] = 64,
 ) -> None:
-    """Rotate each stream of RMS norms into its principal components, so that weak ones can be pruned.
+    """Rotate each stream of RMS norms into another basis, for pruning or for quantization.
 
     An RMS norm commutes with a rotation: norm(Q x) = Q norm(x). So every weight that writes a stream can be multiplied by an
     orthogonal matrix from the left, and every weight that reads it by its transpose from the right, and the model computes
     what it did (Ashkboos et al. 2024, SliceGPT, section 3.1). Q are the principal components of what the norms give, over
-    ``samples`` training examples, the strongest first; a few channels then hold most of the signal. What is left to do is
+    ``samples`` training examples, the strongest first; a few channels then hold most of the signal, and the weak ones can go:
 
         layer_norm_to_rms_norm, rotate_stream, prune_channels(by='wanda', macs=0.5)
+
+    ``basis='hadamard'`` does the opposite, for quantization: each new channel is a sum over the old ones with random signs, so
+    that no channel is far larger than the rest (Ashkboos et al. 2024, QuaRot, section 3). It needs no data. What to do is then
+
+        layer_norm_to_rms_norm, rotate_stream(basis='hadamard'), quantize
 
     The weights of the norms go into the layers that read them. A value that no stored weight makes, or that is read by
     something else than a layer, as an output of the model, is multiplied by a matrix of its own, as far as these cost no more
@@ -70,7 +82,10 @@ def rotate_stream(
     norms: dict[int, list[fx.Node]] = {}
     for number, found in zip(basis_of, streams, strict=True):
         norms.setdefault(number, []).extend(found.norms)
-    bases = principal_components(program, context.workload, norms, samples, "rotate_stream")
+    if basis == "hadamard":
+        bases = {number: hadamard_basis(width_of(found[0]) or 0) for number, found in norms.items()}
+    else:
+        bases = principal_components(program, context.workload, norms, samples, "rotate_stream")
     changes = WeightChanges(program)
     for number, found in zip(basis_of, streams, strict=True):
         for held in (*found.stream.weights, *(read.held for read in found.layers)):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.append(str(Path(__file__).parents[1]))  # small_vit is trained by what tests share
+sys.path.append(str(Path(__file__).parents[1]))  # digits_vit is trained by what tests share
 
-import small_vit
+import digits_vit
 
 from fxopt import Pipeline, Program, capture
 from fxopt.backend import Backend
@@ -43,8 +43,8 @@ class Attention(nn.Module):
 
 def per_head(backend: Backend) -> list[str]:
     """Lines of a table: MACs, error and accuracy on a trained small ViT, latency of an attention of ViT-B's size."""
-    net = small_vit.trained()
-    workload = small_vit.workload_of(net)
+    net = digits_vit.trained()
+    workload = digits_vit.workload_of(net)
     data = workload.need_data("the bench")
     program = workload.capture()
     torch.manual_seed(0)

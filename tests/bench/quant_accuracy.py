@@ -56,7 +56,7 @@ CORRECTED: dict[str, Side] = {
     "fxopt equalized openvino": fxopt(EQUALIZED, "openvino"),
 }
 SECTIONS: dict[str, tuple[tuple[str, ...], dict[str, Side]]] = {
-    "accuracy": (("digits", "glyphs", "small_vit"), OURS | CORRECTED | PEERS),
+    "accuracy": (("digits", "glyphs", "digits_vit"), OURS | CORRECTED | PEERS),
     "ill_scaled": (("ill_scaled",), OURS | CORRECTED | PEERS),
     "outliers": (
         ("outlier_vit",),
@@ -67,7 +67,7 @@ SECTIONS: dict[str, tuple[tuple[str, ...], dict[str, Side]]] = {
     ),
     "zoo": (("resnet18", "mobilenet_v2", "efficientnet_b0", "vit_b_16", "convnext_tiny"), OURS | CORRECTED | PEERS),
     "weights": (
-        ("small_vit", "outlier_vit"),
+        ("digits_vit", "outlier_vit"),
         {
             "fxopt nearest": fxopt("quantize_weights"),
             "fxopt gptq": fxopt("quantize_weights(rounding='gptq', images={images})"),

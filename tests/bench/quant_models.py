@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
-import small_vit
+import digits_vit
 from cases import ill_scaled
 
 from fxopt import Workload
@@ -21,20 +21,20 @@ SIZE = 96
 
 _TRAINED: dict[str, tuple[Callable[[], torch.nn.Module], Callable[[], torch.nn.Module]]] = {
     "depthwise": (ill_scaled.DepthwiseNet, ill_scaled.trained),
-    "vit": (small_vit.SmallViT, small_vit.trained),
+    "digits_vit": (digits_vit.digits_net, digits_vit.trained),
 }
 
 
 def model_of(name: str) -> Workload:
-    """``digits``, ``glyphs``, ``ill_scaled``, ``small_vit``, ``outlier_vit``, or one of torchvision's at 96 pixels."""
+    """``digits``, ``glyphs``, ``ill_scaled``, ``digits_vit``, ``outlier_vit``, or one of torchvision's at 96 pixels."""
     if name in ("digits", "glyphs"):
         return find_workload(name)
     if name == "ill_scaled":
         return ill_scaled.workload_of(ill_scaled.ill_scaled(_kept("depthwise")))
-    if name == "small_vit":
-        return small_vit.workload_of(_kept("vit"))
+    if name == "digits_vit":
+        return digits_vit.workload_of(_kept("digits_vit"))
     if name == "outlier_vit":
-        return small_vit.workload_of(small_vit.with_outliers(_kept("vit")))
+        return digits_vit.workload_of(digits_vit.with_outliers(_kept("digits_vit")))
     return find_workload(f"torchvision:{name}(size={SIZE})")
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-sys.path.append(str(Path(__file__).parents[1]))  # small_vit is trained by what tests share
+sys.path.append(str(Path(__file__).parents[1]))  # digits_vit is trained by what tests share
 
 import cases.trained
-import small_vit
+import digits_vit
 
 from fxopt import Pipeline
 from fxopt.errors import FxoptError
@@ -103,5 +103,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=30)
     epochs = parser.parse_args().epochs
-    compare(small_vit.workload_of(small_vit.trained(epochs)), 0.05)
+    compare(digits_vit.workload_of(digits_vit.trained(epochs)), 0.05)
     compare(encoder(epochs), 0.2)

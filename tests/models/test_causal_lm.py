@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 import fxopt
 from fxopt.errors import UnknownNameError, UsageError
 from fxopt.models.causal_lm import causal_lm
+from fxopt.models.vision_import import import_transformers
 from fxopt.runtime.generate import Sampling, generate
 from fxopt.workload import find_workload
 
@@ -57,6 +58,39 @@ def test_tokens_in_pieces_are_those_of_the_whole_and_of_transformers(kind):
     state = pytree.tree_map(lambda t: t.numpy(), _empty(workload, len(LENGTHS)))
     made = generate(step, state, _prompts(), 24, (), Sampling(), 0)
     assert made == [_theirs(model, prompt, 24) for prompt in _prompts()]
+
+
+def _rounded(tensor):
+    """By numpy: int8 codes with a scale for each token of each head, and back."""
+    values = tensor.numpy()
+    scales = np.abs(values).max(-1, keepdims=True) / np.float32(127)
+    return torch.from_numpy(np.rint(values / scales).astype(np.int8) * scales)
+
+
+def test_a_cache_in_int8_gives_what_transformers_gives_on_rounded_keys_and_values():
+    workload = find_workload("causal_lm:llama(cache='int8')")
+    program, model = workload.capture(), workload.model().model
+    ids = torch.randint(8, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    _, _, (_, layers) = workload.inputs()[0]
+    state = pytree.tree_map(lambda t: t[:, :, :0], layers)
+    state, held, past = (torch.zeros(2, 0, dtype=torch.int64), state), [], 0
+    empty = [(torch.zeros(2, 2, 0, 16),) * 2] * 2
+    for piece in ids.split([13, 1, 1, 5], 1):
+        cache = import_transformers().DynamicCache()
+        for i, pair in enumerate(held):
+            cache.update(*pair, i)
+        with torch.no_grad():
+            out = model(input_ids=piece, past_key_values=cache, use_cache=True)
+            logits, state = program(piece.clone(), torch.ones_like(piece), state)
+        assert (logits - out.logits).abs().max() < 1e-3 * out.logits.abs().max()
+        new = [tuple(_rounded(t[:, :, past:]) for t in (layer.keys, layer.values)) for layer in cache.layers]
+        held = [
+            tuple(torch.cat(p, 2) for p in zip(*both, strict=True)) for both in zip(held or empty, new, strict=True)
+        ]
+        past += piece.shape[1]
+    (codes, scales), _ = state[1][1]
+    assert (codes.dtype, tuple(codes.shape), tuple(scales.shape)) == (torch.int8, (2, 2, 20, 16), (2, 2, 20, 1))
+    assert (codes * scales - held[1][0]).abs().max() <= 1.01 * scales.max()
 
 
 @pytest.mark.slow

@@ -320,7 +320,7 @@ def test_shipped_weights_read_glyphs_that_were_never_drawn_before():
 def test_shipped_weights_say_how_they_were_made(name):
     metadata = _metadata(SHIPPED[name].WEIGHTS)
     assert metadata["command"].startswith(f"python -m fxopt.models.train {name} --out ")
-    assert int(metadata["epochs"]) == train.EPOCHS[name]
+    assert int(metadata["epochs"]) == train.TRAININGS[name].epochs
     assert {"seed", "torch", "python", "metric"} <= set(metadata)
 
 

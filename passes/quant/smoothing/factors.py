@@ -1,8 +1,9 @@
-"""The smoothing factors of SmoothQuant, and the weights that absorb them."""
+"""Factors that inputs of linears are divided by, those of SmoothQuant among them, and the weights that absorb them."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,9 @@ SMALLEST, LARGEST = 1e-5, 1e5
 """A channel with a factor outside stays: one that is almost never active would be blown up from little evidence."""
 CLOSE = 1e-3
 """A factor whose logarithm is smaller is taken for 1: a second run, which differs by rounding, changes nothing."""
-SMOOTH = "it is smooth already"
+SMOOTH = "its factor would be 1"
+Proposal = Callable[[torch.Tensor, dict[fx.Node, torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
+"""Given which factors are asked for, and the factor of each column of the weights that read them: factors, and which are zero."""
 _AGAIN = "the same factors come again after a linear that reads it"
 
 
@@ -47,12 +50,11 @@ class Factors:
         numbers = self.number[self.needs.columns[weight]].tolist()
         return Counter(self.reasons[one] for one in numbers if one in self.reasons)
 
-    def solve(self, weights: list[fx.Node], peaks: dict[fx.Node, torch.Tensor], alpha: float) -> None:
-        """s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (eq. 4) for all columns of ``weights``, in order of first use.
+    def solve(self, weights: list[fx.Node], propose: Proposal) -> None:
+        """The factors that ``propose`` gives for all columns of ``weights``, in order of first use.
 
-        ``peaks`` has max|X_j| by weight, float64 ``[in]``. A factor of several columns is that of the maxima over them. The
-        last weights are solved first: their factors divide rows of the weights before them, so that a second run finds
-        the same maxima. Factors that divide rows of the very weights they come from have no such order, and stay 1.
+        The last weights are solved first: their factors divide rows of the weights before them, so that a second run finds
+        the same ranges. Factors that divide rows of the very weights they come from have no such order, and stay 1.
         """
         numbers = [self.number[self.needs.columns[w]] for w in weights]
         first = torch.full(self.s.shape, -1)
@@ -69,26 +71,34 @@ class Factors:
                     mine = mine & ~stuck
             if bool(mine.any()):
                 both = {w: number for w, number in zip(weights, numbers, strict=True) if bool(mine[number].any())}
-                self._solve(mine, both, peaks, alpha)
+                self._accept(mine, *propose(mine, both))
             solved |= first == i
 
-    def _solve(
-        self, mine: torch.Tensor, numbers: dict[fx.Node, torch.Tensor], peaks: dict[fx.Node, torch.Tensor], alpha: float
-    ) -> None:
-        x, w = torch.zeros_like(self.s), torch.zeros_like(self.s)
-        for weight, number in numbers.items():
-            x.scatter_reduce_(0, number, peaks[weight], "amax")
-            w.scatter_reduce_(0, number, self._column_peaks(weight), "amax")
-        s = x**alpha / w ** (1 - alpha)
+    def _accept(self, mine: torch.Tensor, s: torch.Tensor, zero: torch.Tensor) -> None:
         far = (s < SMALLEST) | (s > LARGEST)
         for here, reason in (
-            ((x == 0) | (w == 0), "what it reads, or its weight, is zero there"),
+            (zero, "what it reads, or its weight, is zero there"),
             (s.log().abs() < CLOSE, SMOOTH),
             (far, f"its factor would be beyond {SMALLEST:g} … {LARGEST:g}"),
         ):
             self._leave(mine & here, reason)
             mine = mine & ~here
         self.s[mine] = s[mine]
+
+    def by_range(self, peaks: dict[fx.Node, torch.Tensor], alpha: float) -> Proposal:
+        """s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (eq. 4); ``peaks`` has max|X_j| by weight, float64 ``[in]``.
+
+        A factor of several columns is that of the maxima over them.
+        """
+
+        def propose(mine: torch.Tensor, numbers: dict[fx.Node, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            x, w = torch.zeros_like(self.s), torch.zeros_like(self.s)
+            for weight, number in numbers.items():
+                x.scatter_reduce_(0, number, peaks[weight], "amax")
+                w.scatter_reduce_(0, number, self._column_peaks(weight), "amax")
+            return x**alpha / w ** (1 - alpha), (x == 0) | (w == 0)
+
+        return propose
 
     def _leave(self, these: torch.Tensor, reason: str) -> None:
         self.reasons |= dict.fromkeys(these.nonzero().flatten().tolist(), reason)

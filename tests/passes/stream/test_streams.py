@@ -11,8 +11,10 @@ from fxopt import Pipeline, capture
 from fxopt.errors import DataError
 from fxopt.ir.cost import cost
 from fxopt.ir.parser import parse_program
+from fxopt.passes.common.run_until import values_until
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import find_groups
+from fxopt.passes.stream.hadamard import hadamard_basis
 from fxopt.workload import Workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,6 +129,32 @@ def test_the_mean_goes_into_what_writes_a_stream_and_the_rest_into_what_reads_it
     assert reasons(outcome) == []
     assert cost(program).macs == cost(capture(Transformer(order), (torch.randn(8, 3, 2 * TOKENS),), dynamic=None)).macs
     assert all(step.findings.proof == "local" for step in outcome.steps if step.changed)
+
+
+def test_a_hadamard_basis_needs_no_data_and_spreads_outliers():
+    """Ratios of the largest to the mean magnitude of what the first norm gives, channel by channel."""
+    net = Transformer()
+    with torch.no_grad():
+        net.position[..., 5] += 30
+    peaks = []
+    for passes in ("layer_norm_to_rms_norm", "layer_norm_to_rms_norm, rotate_stream(basis='hadamard')"):
+        program = build(net, passes).program
+        norm = next(iter(program.find("aten.rms_norm")))
+        seen = values_until(program, [torch.randn(8, 3, 2 * TOKENS, dtype=torch.float64)], {norm})[norm]
+        sizes = seen.abs().mean((0, 1))
+        peaks.append((sizes.max() / sizes.mean()).item())
+    assert peaks[0] > 5
+    assert peaks[1] < 2
+    outcome = Pipeline.parse(passes).run(capture(Transformer(), (torch.randn(8, 3, 2 * TOKENS),), dynamic=None))
+    assert reasons(outcome) == []
+
+
+@pytest.mark.parametrize(("width", "least"), [(16, 16), (48, 16), (7, 1)])
+def test_a_hadamard_basis_is_orthogonal_and_spreads_a_channel_over_a_power_of_two(width, least):
+    basis = hadamard_basis(width)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(width, dtype=torch.float64))
+    assert int((basis.abs().amax(0) <= least**-0.5 + 1e-12).sum()) == width
+    assert torch.equal(basis, hadamard_basis(width))
 
 
 def test_an_output_keeps_the_norm_and_gets_its_basis_back():
