@@ -133,7 +133,8 @@ def _random_state() -> bytes:
 def _write_result(result: StepResult) -> dict[str, Any]:
     """Plain values."""
     return {
-        "changed": result.changed, "quantizes": result.quantizes, "seconds": result.seconds, "findings": vars(result.findings),
+        "changed": result.changed, "quantizes": result.quantizes, "seconds": result.seconds, "on_data": result.on_data,
+        "findings": vars(result.findings),
         "skips": [dataclasses.asdict(skip) for skip in result.skips],
         "choices": [dataclasses.asdict(choice) for choice in result.choices],
         "measurements": [dataclasses.asdict(measurement) for measurement in result.measurements],
@@ -145,7 +146,8 @@ def _read_result(plain: dict[str, Any], pass_: Pass) -> StepResult:
     cost = plain["cost"] and Cost(**plain["cost"] | {"unknown": tuple(plain["cost"]["unknown"])})
     return StepResult(
         str(pass_), pass_.kind, changed=plain["changed"], quantizes=plain["quantizes"], seconds=plain["seconds"],
-        findings=Findings(**plain["findings"]), cost=cost, cached=True, skips=[Skip(**s) for s in plain["skips"]],
+        on_data=plain["on_data"], findings=Findings(**plain["findings"]), cost=cost, cached=True,
+        skips=[Skip(**s) for s in plain["skips"]],
         choices=[Choice(**c) for c in plain["choices"]],
         measurements=[Measurement(**m) for m in plain["measurements"]],
     )  # fmt: skip

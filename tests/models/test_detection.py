@@ -400,7 +400,7 @@ def test_shipped_weights_of_shapes_are_as_good_as_their_metadata_say():
     with safe_open(WEIGHTS, "pt") as file:
         metadata = file.metadata()
     assert metadata["command"].startswith("python -m fxopt.models.train shapes ")
-    assert int(metadata["epochs"]) == train.EPOCHS["shapes"]
+    assert int(metadata["epochs"]) == train.TRAININGS["shapes"].epochs
     workload = find_workload("shapes")
     data = replace(workload.data, load=lambda: {"validation": draw_scenes(625, 64, 1)})
     assert metadata["metric"] == data.metric
