@@ -5,22 +5,37 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 
-@functools.cache
+
 def registry_of(opset: int) -> Any:
     """torch's registry of ops with an ONNX form in a version of the ONNX operators; nothing adds to it."""
+    return _registry(opset, _defined_ops())
+
+
+def decompositions_of(opset: int) -> dict[Any, Any]:
+    """How the exporter decomposes the other ops."""
+    return _decompositions(opset, _defined_ops())
+
+
+def _defined_ops() -> tuple[int, int]:
+    """Changes where a library of ops is loaded, such as that of quantized ones: the registry has only ops that are defined."""
+    return len(torch.library._defs), len(torch.ops.loaded_libraries)
+
+
+@functools.lru_cache(4)
+def _registry(opset: int, defined: tuple[int, int]) -> Any:
     from torch.onnx._internal.exporter import _constants
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     return ONNXRegistry.from_torchlib(opset_version=max(opset, _constants.TORCHLIB_OPSET))
 
 
-@functools.cache
-def decompositions_of(opset: int) -> dict[Any, Any]:
-    """How the exporter decomposes the other ops."""
+@functools.lru_cache(4)
+def _decompositions(opset: int, defined: tuple[int, int]) -> dict[Any, Any]:
     from torch.onnx._internal.exporter._decomp import (
         create_onnx_friendly_decomposition_table,
         get_onnx_implemented_overloads,
     )
 
-    return create_onnx_friendly_decomposition_table(set(get_onnx_implemented_overloads(registry_of(opset))))
+    return create_onnx_friendly_decomposition_table(set(get_onnx_implemented_overloads(_registry(opset, defined))))

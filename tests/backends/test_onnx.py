@@ -396,3 +396,16 @@ def test_a_file_that_holds_the_examples_batch_is_the_builds_fault(tmp_path):
 
     with pytest.raises(BackendError, match=r"does not run on inputs of \[3, 4\], which the program takes"):
         Fidelity(program).check(Artifact(tmp_path, artifact.manifest, fixed))
+
+
+def test_ops_that_are_defined_after_a_first_export_are_known_to_the_next():
+    code = """
+import torch
+from fxopt.backends.onnx.registry import registry_of
+before = registry_of(20)
+assert not any("quantized_decomposed" in str(op) for op in before.functions), "or this shows nothing"
+import torch.ao.quantization.fx._decomposed
+assert registry_of(20).is_registered(torch.ops.quantized_decomposed.quantize_per_tensor.default)
+assert registry_of(20) is registry_of(20)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
