@@ -6,18 +6,16 @@ and then the import itself fails, because it gives shape rules to operators that
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
-import logging
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 
 import torch
 
 from fxopt.errors import UsageError
+from fxopt.support.quieted import quieted
 
 _INSTALL = "pip install 'fxopt[zoo]'"
 _MISSING = "operator torchvision::nms does not exist"
@@ -49,7 +47,7 @@ def import_transformers() -> ModuleType:
     if importlib.util.find_spec("torchvision") is not None:
         import_torchvision()
     if importlib.util.find_spec("torchao") is not None:  # transformers imports it too, and it warns of optional parts
-        with _quiet("torchao", "torch.utils._pytree"):
+        with quieted("torchao", "torch.utils._pytree"):
             importlib.import_module("torchao.quantization")
     return importlib.import_module("transformers")
 
@@ -62,19 +60,6 @@ def import_timm() -> ModuleType:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise UsageError("this model comes from timm, which is not installed", way_out=_INSTALL) from error
-
-
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _operators_are_declared() -> None:

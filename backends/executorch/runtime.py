@@ -16,6 +16,7 @@ import numpy as np
 
 from fxopt.backend import not_installed
 from fxopt.errors import BackendError, UsageError
+from fxopt.support.quieted import quieted
 from fxopt.target.detect import usable_cores
 
 MODEL_FILE = "model.pte"
@@ -106,15 +107,9 @@ _LOADED: weakref.WeakSet[Model] = weakref.WeakSet()
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """ExecuTorch and torchao warn at import and at every step, and give the root logger a handler."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree", "torch.export")]
-    before, handlers = [logger.level for logger in loggers], list(logging.root.handlers)
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    handlers = list(logging.root.handlers)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quieted("torchao", "torch.utils._pytree", "torch.export"), warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.root.handlers[:] = handlers
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

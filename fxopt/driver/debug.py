@@ -118,7 +118,7 @@ def debug(folder: Path, *, examples: int = 32, remedies: int = 3) -> Debugged:
     built = load_to_check(folder, plan.target)
     found = compare_values(_legal(reference, plan), lowered, built, plan, examples, outcome.program.kept_indices)
     worst = list(dict.fromkeys(row.layer for row in found.layers if math.isfinite(row.made_db)))
-    batches = list(_batches(plan, reference, examples))
+    batches = _batches(plan, reference, examples)
     tried = measured_remedies(worst, remedies, program, outcome.program, reference, plan, leaves, batches)
     return found.model_copy(update={"folder": str(folder), "against": against, "remedies": tried})
 

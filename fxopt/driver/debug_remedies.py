@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def measured_remedies(
     reference: Program,
     plan: Plan,
     leaves: Sequence[Pass],
-    batches: Sequence[Any],
+    batches: Iterable[list[Any]],
 ) -> list[Remedy]:
     """Quantize once more for each of the first ``most`` of ``layers`` that multiply, by node names, with it in float; what wins
     most first.
@@ -53,6 +53,7 @@ def measured_remedies(
     tried = [layer for layer in layers if macs.get(layer)][:most]
     if at is None or not tried:
         return []
+    batches = list(batches)
     wanted = [run(reference, batch, wide=False).outputs for batch in batches]
     before = _worst_db(quantized, wanted, batches)
     total = sum(macs.values()) or 1
@@ -65,7 +66,7 @@ def measured_remedies(
             program, watchers=(), workload=plan.workload, target=plan.target, backend=plan.backend, cache=plan.cache,
             told_at=logging.DEBUG,
         ).program  # fmt: skip
-        after, share = _worst_db(other, wanted, batches), macs.get(layer, 0) / total
+        after, share = _worst_db(other, wanted, batches), macs[layer] / total
         option = f"quantize(keep_float={kept!r})"
         found.append(Remedy(option=option, layer=layer, before_db=before, after_db=after, macs_share=share))
     return sorted(found, key=lambda remedy: -remedy.after_db)

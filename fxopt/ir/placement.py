@@ -20,6 +20,8 @@ def place(program: Program, device: torch.device) -> None:
     Calls of the program still take tensors on the CPU and answer on the CPU; what runs its graph node by node puts the
     inputs there itself, by :func:`fxopt.ir.transfer.put`. Tied weights stay tied.
     """
+    if device == program.device:
+        return
     known: dict[int, torch.Tensor] = {}
     for store, name, tensor in _tensors(program):
         if id(tensor) not in known:

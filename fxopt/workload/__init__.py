@@ -14,6 +14,7 @@ from fxopt.workload.workload import (
     Split,
     Workload,
     find_workload,
+    given_workload,
     training_workload,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "Workload",
     "data",
     "find_workload",
+    "given_workload",
     "training_workload",
 ]

@@ -134,10 +134,16 @@ def _first(data: Data, split: Split, count: int, batch_size: int) -> Iterator[Ar
             return
 
 
+def given_workload(workload: Workload | None, who: str, what: str) -> Workload:
+    """The workload that a pipeline was given, or DataError: ``who`` needs ``what``."""
+    if workload is None:
+        raise DataError(f"{who} needs {what}: run the pipeline with workload=…")
+    return workload
+
+
 def training_workload(workload: Workload | None, who: str) -> Workload:
     """The workload that a pipeline was given, which must have data to train on, or DataError in the name of ``who``."""
-    if workload is None:
-        raise DataError(f"{who} needs training data: run the pipeline with workload=…")
+    workload = given_workload(workload, who, "training data")
     data = workload.need_data(who)
     if not callable(getattr(data, "loss", None)):
         raise DataError(f"{who} needs a training loss, and the data of {workload.name!r} have no loss(output, target)")

@@ -12,7 +12,7 @@ from fxopt.errors import DataError
 from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
 from fxopt.ir.transfer import put
-from fxopt.workload import Workload
+from fxopt.workload import Workload, given_workload
 from fxopt.workload.batching import cut, examples, fixed_batch
 
 
@@ -21,8 +21,7 @@ def calibration_batches(program: Program, workload: Workload | None, samples: in
 
     Raises DataError in the name of ``who`` where there are none, or where they do not fit.
     """
-    if workload is None:
-        raise DataError(f"{who} needs data: run the pipeline with workload=…")
+    workload = given_workload(workload, who, "data")
     seen = False
     for args in workload.calibration(samples, who):
         for leaves in fitting_batches(program, args):

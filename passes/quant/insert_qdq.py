@@ -10,7 +10,6 @@ from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
 from fxopt.backend.quant_policy import Activations
-from fxopt.errors import DataError
 from fxopt.passes.quant.decide import Placer, calibrated, check_not_quantized, decide, expose_products, policy_of
 from fxopt.passes.quant.emit import emit
 from fxopt.passes.quant.encode import encode_layers
@@ -21,6 +20,7 @@ from fxopt.passes.quant.observers import Calibration
 from fxopt.passes.quant.refine.analytic_bias import MeanInputs, correct_analytically
 from fxopt.passes.quant.refine.refine import refine
 from fxopt.support.options import Tune, With
+from fxopt.workload import given_workload
 
 
 @graph_pass(kind="approx")
@@ -123,8 +123,7 @@ def insert_qdq(
     """
     check_not_quantized(program)
     report_float_tables(program)
-    if context.workload is None:
-        raise DataError("insert_qdq needs calibration data: run the pipeline with workload=…")
+    workload = given_workload(context.workload, "insert_qdq", "calibration data")
     policy = dataclasses.replace(policy_of(context), activations=activations, per_channel=per_channel)
     placer = Placer(policy, keep_float, quantizer)
     expose_products(program, placer)
@@ -134,7 +133,7 @@ def insert_qdq(
     means = MeanInputs(program, placement.layers) if correct_bias == "analytic" else None
     ranges = calibrated(
         program,
-        context.workload,
+        workload,
         placement,
         policy,
         images=images,
@@ -154,7 +153,7 @@ def insert_qdq(
     codes = encode_layers(program, placement.layers, ranges, policy, per_tensor=placement.per_tensor)
     codes = refine(
         program,
-        context.workload,
+        workload,
         placement,
         ranges,
         codes,

@@ -8,9 +8,9 @@ from annotated_doc import Doc
 from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
-from fxopt.errors import DataError
 from fxopt.passes.quant.smoothing.absorb import absorb, explain, open_factors, still_open
 from fxopt.passes.quant.smoothing.salience import by_salience, input_samples
+from fxopt.workload import given_workload
 
 
 @graph_pass
@@ -60,9 +60,8 @@ def scale_salient_channels(
             assert tensor is not None
             if not bool(tensor.isfinite().all()):
                 raise program.fail(weight, "the weight holds NaN or infinity")
-        if context.workload is None:
-            raise DataError("scale_salient_channels needs calibration data: run the pipeline with workload=…")
-        batches = context.workload.calibration(images, "scale_salient_channels")
+        workload = given_workload(context.workload, "scale_salient_channels", "calibration data")
+        batches = workload.calibration(images, "scale_salient_channels")
         samples = input_samples(program, batches, wanted)
         factors.solve(list(dict.fromkeys(wanted.values())), by_salience(factors, samples, bits, block))
         absorb(program, factors, wanted)

@@ -10,11 +10,10 @@ from annotated_types import Ge, Le
 from torch import fx
 
 from fxopt import Context, Program, graph_pass
-from fxopt.errors import DataError
 from fxopt.passes.quant.smoothing.absorb import absorb, explain, open_factors, still_open
 from fxopt.passes.quant.smoothing.factors import Factors
 from fxopt.passes.quant.smoothing.peaks import channel_peaks
-from fxopt.workload import Workload
+from fxopt.workload import Workload, given_workload
 
 
 @graph_pass
@@ -74,8 +73,7 @@ def _solve(
     images: int,
 ) -> None:
     """Compute the factors of the columns that may have one, and change the weights."""
-    if workload is None:
-        raise DataError("smooth_activations needs calibration data: run the pipeline with workload=…")
+    workload = given_workload(workload, "smooth_activations", "calibration data")
     sources = {linear: linear.all_input_nodes[0] for linear in readers}
     batches = workload.calibration(images, "smooth_activations")
     seen = channel_peaks(program, batches, dict.fromkeys(sources.values()))

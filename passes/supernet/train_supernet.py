@@ -9,7 +9,7 @@ from annotated_doc import Doc
 from annotated_types import Ge, Gt, Lt
 
 from fxopt import Context, Pass, Program
-from fxopt.errors import DataError, OptionError
+from fxopt.errors import OptionError
 from fxopt.pass_manager.pass_base import Stage
 from fxopt.passes.supernet.sampling import SHARES
 from fxopt.passes.supernet.sandwich import Sampled, Sandwich
@@ -17,6 +17,7 @@ from fxopt.passes.supernet.space import find_space
 from fxopt.passes.train.distill import distill
 from fxopt.passes.train.loop import train
 from fxopt.passes.train.teachers import find_teachers
+from fxopt.workload import given_workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +73,7 @@ class train_supernet(distill):
 
     def run(self, program: Program, context: Context = Context()) -> None:
         """Train, and store the weights of the last epoch."""
-        workload = context.workload
-        if workload is None:
-            raise DataError(f"{self.name} needs training data: run the pipeline with workload=…")
+        workload = given_workload(context.workload, self.name, "training data")
         workload.need_data(self.name)
         space = find_space(program, self.name)
         if not space.widths and not space.layers:

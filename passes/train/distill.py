@@ -10,7 +10,6 @@ from annotated_doc import Doc
 from annotated_types import Ge, Gt, Le
 
 from fxopt import Context, Program
-from fxopt.errors import DataError
 from fxopt.ir.trainable_module import TrainableModule
 from fxopt.passes.train.features import Features, Transfer, find_pairs
 from fxopt.passes.train.finetune import finetune
@@ -20,7 +19,7 @@ from fxopt.passes.train.soft_labels import soft_loss
 from fxopt.passes.train.supervised import Supervised, are_classes
 from fxopt.passes.train.teachers import Teacher, find_teachers
 from fxopt.support.options import Tune, With
-from fxopt.workload import Workload
+from fxopt.workload import Workload, given_workload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +64,7 @@ class distill(finetune):
 
     def run(self, program: Program, context: Context = Context()) -> None:
         """Train, and store the weights that did best."""
-        workload = context.workload
-        if workload is None:
-            raise DataError(f"{self.name} needs training data: run the pipeline with workload=…")
+        workload = given_workload(context.workload, self.name, "training data")
         workload.need_data(self.name)
         teachers = find_teachers(context.original, self.teachers, self.name, context.device)
         train(program, workload, self, Distilled(program, workload, teachers, self), context.device)

@@ -21,7 +21,7 @@ from fxopt.passes.prune.depth.branch_weights import Site
 from fxopt.passes.prune.depth.layer_influence import influences
 from fxopt.passes.prune.depth.residual import Branch
 from fxopt.passes.prune.importance.gradients import mean_gradients, runner_for
-from fxopt.workload import Data, Workload
+from fxopt.workload import Data, Workload, given_workload
 
 By = Literal["similarity", "magnitude", "taylor", "loss", "random"]
 
@@ -95,9 +95,7 @@ def _random(asked: Asked) -> list[float]:
 
 
 def _loss(asked: Asked) -> list[float]:
-    workload = asked.workload
-    if workload is None:
-        raise DataError(f"{asked.who} needs training data: run the pipeline with workload=…")
+    workload = given_workload(asked.workload, asked.who, "training data")
     data = workload.need_data(asked.who)
     size = min(_BATCH, asked.samples)
     batches = list(islice(data.batches("train", batch_size=size, seed=asked.seed), -(-asked.samples // size)))
