@@ -39,6 +39,18 @@ def test_each_code_that_is_off_adds_the_square_of_a_step():
         assert abs(tie_floor(twin, [x], [_off(nodes[0], count)]) - want) < 1e-3
 
 
+def test_ties_are_rounded_up_or_down_together():
+    """Half of the numbers at the tie of codes 0 and 1: rounded up they are a step off, down they are not."""
+    twin, nodes = _twin()
+    scale = torch.tensor(nodes[0].args[1])
+    x = (4 * scale).repeat(1, 16)
+    x[:, :8] = scale / 2
+    want = 10 * math.log10(8 * 4**2 / 8)
+    assert abs(tie_floor(twin, [x], []) - want) < 1e-3
+    x[:, :8] = 0.4999 * scale
+    assert tie_floor(twin, [x], []) == math.inf
+
+
 def test_nothing_off_allows_nothing():
     twin, nodes = _twin()
     assert tie_floor(twin, [torch.rand(1, 16)], [_off(nodes[0], 0)]) == math.inf

@@ -332,7 +332,7 @@ def test_half_precision_is_no_excuse_for_other_numbers(tmp_path):
 @pytest.mark.slow
 def test_the_digits_in_half_precision_are_as_good_as_before(tmp_path):
     recipe = Recipe("digits", ("fold_batch_norm", "cast_floats"))
-    report = build(recipe, tmp_path / "out", measure=False)
+    report = build(recipe, tmp_path / "out")  # measured: only then is there a reference file to be smaller than
     assert abs(report.before.metric - report.after.metric) <= 0.003
     assert report.after.file_bytes < 0.62 * report.before.file_bytes
     assert report.steps[-1].sqnr_db > 50
