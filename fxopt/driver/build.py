@@ -14,6 +14,7 @@ from fxopt.backend import check_lowerable
 from fxopt.driver.artifact_check import Fidelity, is_quantized
 from fxopt.driver.budget import budget_lines, device_lines
 from fxopt.driver.candidates import Candidate
+from fxopt.driver.concerns import concerns_about
 from fxopt.driver.default_cache import default_cache
 from fxopt.driver.evaluate import compare
 from fxopt.driver.intermediate_values import Exposed
@@ -24,7 +25,6 @@ from fxopt.driver.page.build_page import build_page
 from fxopt.driver.page.verdict import verdict
 from fxopt.driver.page.write import write_page
 from fxopt.driver.plan import resolve
-from fxopt.driver.quantized_costs import concerns_about
 from fxopt.driver.recipe import Recipe, read_recipe
 from fxopt.driver.report import BackendChoice, BuildReport, CacheFacts, Costs, MemoryFacts, ModelFacts, StepReport
 from fxopt.driver.select_backend import choose
@@ -128,7 +128,7 @@ def build(
             memory=memory,
             budget=budget,
             missed=[line.text for line in budget if not line.met],
-            concerns=concerns_about(compared.before, compared.after, metric) if is_quantized(lowered) else [],
+            concerns=concerns_about(compared.before, compared.after, metric, quantized=is_quantized(lowered)),
             not_run=built.elsewhere,
             not_timed=compared.not_timed,
             device=board,

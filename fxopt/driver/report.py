@@ -178,9 +178,9 @@ class BudgetLine(Part):
 
 
 class Concern(Part):
-    """A concern about a quantized artifact: the ratio of latencies or of metrics, after to before; and what to do."""
+    """A concern about an artifact: the ratio of latencies or of metrics, after to before; and what to do."""
 
-    kind: Literal["slower_than_float", "metric_lost"]
+    kind: Literal["slower_than_float", "smaller_not_faster", "metric_lost"]
     ratio: Real
     text: str
     way_out: str
