@@ -170,9 +170,9 @@ def derive_shapes(program: Program) -> None:
     mode, values = fresh_inputs(program)
     run = _Derive(program, mode)
     loggers = [logging.getLogger(name) for name in ("torch.fx.interpreter", "torch._subclasses.fake_tensor")]
-    levels = [logger.level for logger in loggers]
+    before = [logger.disabled for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.disabled = True  # a new level would have every logger of the process look its own up again
     try:
         # without the dispatcher a composite op in C++ (aten.pad) asks for sizes as plain numbers
         with recurrent_in_one_step(), enable_python_dispatcher():
@@ -184,8 +184,8 @@ def derive_shapes(program: Program) -> None:
         reason = str(error).split("\nWhile executing")[0].splitlines()[0] if str(error) else type(error).__name__
         raise program.fail(run.at, f"shapes do not fit: {reason}\n{operands}") from error
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, was in zip(loggers, before, strict=True):
+            logger.disabled = was
 
 
 def size_expressions(sizes: Any) -> list[Any]:

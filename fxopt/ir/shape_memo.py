@@ -13,7 +13,6 @@ from typing import Any
 import sympy
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fxopt.ir.op_table import lookup_name
 from fxopt.ir.printer import target_name
@@ -49,8 +48,8 @@ class ShapeMemo:
     """
 
     def __init__(self, mode: FakeTensorMode) -> None:
-        self._mode = mode
-        self._env: ShapeEnv = mode.shape_env
+        assert mode.shape_env is not None
+        self._mode, self._env = mode, mode.shape_env
         self._sizes: dict[sympy.Expr, torch.SymInt] = {}
         symbols = sorted(self._env.var_to_range, key=str)
         self._symbols = frozenset(symbols)
