@@ -21,6 +21,7 @@ from fxopt.frontend.notes import notes_of
 from fxopt.frontend.until import stopped_at
 from fxopt.ir.alias_analysis import make_functional
 from fxopt.ir.dead_code import drop_unused_modules
+from fxopt.ir.lazy_module import LazyModule
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import derive_shapes
 from fxopt.numerics.module_state import copied, dense, unchanged
@@ -114,7 +115,7 @@ def from_exported(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         unlifted = exported.module(check_guards=False)
-    module = fx.GraphModule(unlifted, unlifted.graph, class_name="Program")
+    module = LazyModule(unlifted, unlifted.graph, class_name="Program")
     _own_tensors(module)
     ranges = {}
     for symbol, bounds in exported.range_constraints.items():

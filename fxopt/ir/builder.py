@@ -10,6 +10,7 @@ from torch import fx
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from fxopt.ir.lazy_module import LazyModule
 from fxopt.ir.program import Program
 
 
@@ -26,4 +27,4 @@ def assemble(root: torch.nn.Module, graph: fx.Graph, inputs: Sequence[Any], outp
     in_spec = pytree.tree_structure((tuple(0 for _ in inputs), {}))
     out_spec = pytree.tree_structure(0 if single else tuple(0 for _ in outputs))
     graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, in_spec, out_spec)))
-    return Program(fx.GraphModule(root, graph, class_name="Program"), tuple(inputs))
+    return Program(LazyModule(root, graph, class_name="Program"), tuple(inputs))

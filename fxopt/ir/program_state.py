@@ -17,6 +17,7 @@ from torch import fx
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from fxopt.ir.lazy_module import LazyModule
 from fxopt.ir.node_values import Unwritable, read_value, write_value
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import derive_shapes, named_sizes
@@ -74,7 +75,7 @@ def read_state(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Progr
     for facts in state["nodes"]:
         nodes[facts["name"]] = _read_node(graph, facts, nodes, tensors)
     graph.set_codegen(_read_codegen(state["codegen"]))
-    module = fx.GraphModule(root, graph, class_name="Program")
+    module = LazyModule(root, graph, class_name="Program")
     # a GraphModule takes over the tensors that its graph reads, in the order of the graph
     module._modules, module._parameters, module._buffers = root._modules, root._parameters, root._buffers
     module._non_persistent_buffers_set, module.training = root._non_persistent_buffers_set, root.training

@@ -21,6 +21,7 @@ from fxopt.ir.op_table import Shape, Trait, lookup_name
 from fxopt.ir.printer import target_name
 from fxopt.ir.program import Program, fake_like
 from fxopt.ir.recurrent_shapes import recurrent_in_one_step
+from fxopt.ir.shape_memo import ShapeMemo
 
 
 class _Derive(FakeTensorProp):
@@ -31,6 +32,7 @@ class _Derive(FakeTensorProp):
     def __init__(self, program: Program, mode: FakeTensorMode) -> None:
         super().__init__(program.module, mode)
         self.weights = {name: fake_like(mode, tensor) for name, tensor in program.tensors().items()}
+        self.memo = None if _writes(program) else ShapeMemo(mode)
 
     def run_node(self, n: fx.Node) -> Any:
         self.at = n
@@ -38,11 +40,20 @@ class _Derive(FakeTensorProp):
         return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """As torch does, with a shortcut for results like their operand: that saves half the time of a convolutional net."""
-        return args[0] if _keeps_operand(target, args) else super().call_function(target, args, kwargs)
+        """As torch does, but for results like their operand, and those that are known from a run before."""
+        if _keeps_operand(target, args):
+            return args[0]
+        run = lambda: super(_Derive, self).call_function(target, args, kwargs)  # noqa: E731
+        return run() if self.memo is None else self.memo.call(target, args, kwargs, run)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self.weights[target] if target in self.weights else super().get_attr(target, args, kwargs)
+
+
+def _writes(program: Program) -> bool:
+    """Whether an op writes into an operand, which torch allows in a value that was computed, and not in one just made."""
+    targets = (n.target for n in program.graph.nodes if n.op == "call_function")
+    return any(isinstance(t, torch._ops.OpOverload) and t._schema.is_mutable for t in targets)
 
 
 _BATCH_NORM = torch.ops.aten.batch_norm.default
@@ -77,10 +88,6 @@ def fake_mode(program: Program) -> FakeTensorMode:
     return FakeTensorMode(shape_env=ShapeEnv())
 
 
-_DEEP = 200
-"""Nodes; in a small graph half of the time goes into filling the cache, for twelve identical layers it saves a fifth."""
-
-
 class _SameNames(ShapeEnv):
     """Names the symbol for ``s77`` s77 again: ``program.ranges`` has it by that name."""
 
@@ -100,8 +107,7 @@ def fresh_inputs(program: Program) -> tuple[FakeTensorMode, list[Any]]:
     """
     env = _SameNames()
     mode = FakeTensorMode(shape_env=env, allow_non_fake_inputs=True)
-    # symbols of this environment never recur: the cache of fake tensors only helps a net that repeats its layers
-    mode.cache_enabled = mode.cache_enabled and len(program.graph.nodes) > _DEEP
+    mode.cache_enabled = False  # it is of this environment alone: filling it takes longer than it saves
     made: dict[sympy.Symbol, torch.SymInt] = {}
 
     def size(old: int | torch.SymInt) -> Any:
@@ -164,9 +170,9 @@ def derive_shapes(program: Program) -> None:
     mode, values = fresh_inputs(program)
     run = _Derive(program, mode)
     loggers = [logging.getLogger(name) for name in ("torch.fx.interpreter", "torch._subclasses.fake_tensor")]
-    levels = [logger.level for logger in loggers]
+    before = [logger.disabled for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.disabled = True  # a new level would have every logger of the process look its own up again
     try:
         # without the dispatcher a composite op in C++ (aten.pad) asks for sizes as plain numbers
         with recurrent_in_one_step(), enable_python_dispatcher():
@@ -178,8 +184,8 @@ def derive_shapes(program: Program) -> None:
         reason = str(error).split("\nWhile executing")[0].splitlines()[0] if str(error) else type(error).__name__
         raise program.fail(run.at, f"shapes do not fit: {reason}\n{operands}") from error
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, was in zip(loggers, before, strict=True):
+            logger.disabled = was
 
 
 def size_expressions(sizes: Any) -> list[Any]:

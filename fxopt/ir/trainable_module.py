@@ -66,7 +66,8 @@ class TrainableModule(torch.nn.Module):
         super().train(mode)
         for node, flag, before in self._switches:
             set_argument(node, flag, True if mode else before)
-        self.graph_module.recompile()
+        if self._switches:
+            self.graph_module.recompile()
         return self
 
     def program(self) -> Program:

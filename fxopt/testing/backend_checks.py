@@ -69,7 +69,7 @@ def backend_checks(cls: type[Backend], models: Iterable[SmallModel] | None = Non
         return [Check(name, functools.partial(check, cls)) for name, check in (*form[:-1], _CHOICE)]
     chosen = list(small_models() if models is None else models)
     checks = [Check(name, functools.partial(check, cls)) for name, check in form]
-    built: set[str] = set()
+    built: dict[str, dict[str, Any]] = {}
     for model in chosen:
         checks.append(Check(f"builds {model.name} as eager runs it", functools.partial(_check_on, cls, model, built)))
     if chosen:
@@ -141,7 +141,7 @@ def _check_unknown_op(cls: type[Backend]) -> str:
     return "refused"
 
 
-def _check_on(cls: type[Backend], model: SmallModel, built: set[str]) -> str:
+def _check_on(cls: type[Backend], model: SmallModel, built: dict[str, dict[str, Any]]) -> str:
     program = model.program()
     before = program.fingerprint()
     with tempfile.TemporaryDirectory() as folder:
@@ -159,18 +159,18 @@ def _check_on(cls: type[Backend], model: SmallModel, built: set[str]) -> str:
         for size in (1, 3, 5) if "batch" in program.dims().values() else ():
             args, kwargs = other_batch(program, size)
             _check_agreement(program, artifact, args, kwargs, f"a batch of {size}")
-    built.add(model.name)
+    built[model.name] = artifact.manifest.files
     return "built"
 
 
-def _check_twice(cls: type[Backend], models: list[SmallModel], built: set[str]) -> str:
+def _check_twice(cls: type[Backend], models: list[SmallModel], built: dict[str, dict[str, Any]]) -> str:
+    """Build two of the models that were ``built`` again, and compare the files with the first ones."""
     chosen = [model for model in models if model.name in built][:2]
     for model in chosen:
-        files = []
-        for _ in range(2):
-            with tempfile.TemporaryDirectory() as folder:
-                files.append(_build(cls(), model.program(), Path(folder)).manifest.files)
-        different = sorted(name for name in files[0] | files[1] if files[0].get(name) != files[1].get(name))
+        before = built[model.name]
+        with tempfile.TemporaryDirectory() as folder:
+            after = _build(cls(), model.program(), Path(folder)).manifest.files
+        different = sorted(name for name in before | after if before.get(name) != after.get(name))
         require(
             not different,
             f"building {model.name} twice gave different files: {', '.join(different)}; "
@@ -179,7 +179,7 @@ def _check_twice(cls: type[Backend], models: list[SmallModel], built: set[str]) 
     return ", ".join(model.name for model in chosen)
 
 
-def _check_any(models: list[SmallModel], built: set[str]) -> str:
+def _check_any(models: list[SmallModel], built: dict[str, dict[str, Any]]) -> str:
     require(bool(built), f"it built none of {', '.join(m.name for m in models)}; give models=[…] that it can build")
     return f"{len(built)} of {len(models)}"
 

@@ -17,7 +17,7 @@ from fxopt.driver.load_file import load_file
 from fxopt.errors import UsageError
 
 CASE = Path(__file__).parent.parent / "cases" / "stripes.py"
-TRIALS = 12
+TRIALS = 8
 # quantities that do not depend on how busy the machine is
 STEADY = ["metric_drop", "file_bytes", "macs"]
 RECIPE = {"passes": ["prune_channels", "low_rank", "reconstruct", "quantize_weights"], "low_rank": {"form": "channel"}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +95,26 @@ def start(tmp_path):
         server.kill()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """One device for all tests that leave it as it is."""
-    made = Server(network.free_address(), tmp_path_factory.mktemp("server") / "log").wait()
+_EMULATED = "facts = service.VERBS['facts']\nservice.VERBS['facts'] = lambda _: ({**facts(_)[0], 'emulated': True}, [])"
+
+
+def _for_all(log: Path, before: str = "") -> Iterator[Server]:
+    made = Server(network.free_address(), log, before).wait()
     yield made
     find_device(made.address).rest()
     made.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One device for all tests that leave it as it is."""
+    yield from _for_all(tmp_path_factory.mktemp("server") / "log")
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory):
+    """The same, which says of itself that it is emulated."""
+    yield from _for_all(tmp_path_factory.mktemp("emulated") / "log", _EMULATED)
 
 
 @pytest.fixture
@@ -112,10 +127,23 @@ def _at(server: Server, **changes) -> Target:
     return dataclasses.replace(host(), name="board", address=server.address, **changes)
 
 
-def _small(channels: int = 8):
+@functools.cache
+def _captured(channels: int):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 4, 3))
     return capture(layers.eval(), (torch.randn(1, 3, 12, 12),))
+
+
+def _small(channels: int = 8):
+    return _captured(channels).copy()
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    """A small network, built by ONNX Runtime for a device of this machine's kind."""
+    folder = tmp_path_factory.mktemp("small")
+    lower(_small(), find_backend("onnx"), host(), folder)
+    return folder
 
 
 def small_net() -> Workload:
@@ -212,37 +240,28 @@ def test_the_fastest_is_chosen_there(server, tmp_path):
     assert {row.backend.split("(")[0] for row in timed} == {"onnx", "tvm"}
 
 
-def test_an_error_there_is_told_with_the_place(server, tmp_path):
-    (tmp_path / "a").mkdir()
-    _, there = lower(_small(), find_backend("onnx"), _at(server), tmp_path / "a")
+def test_an_error_there_is_told_with_the_place(server, artifact):
+    there = fxopt.load(artifact, on=server.address)
     with pytest.raises(DeviceError, match=rf"on the device at {server.address}: ONNX Runtime refused the inputs"):
         there.runner([np.zeros((1, 5, 2, 2), np.float32)])
     assert there(torch.zeros(1, 3, 12, 12)).shape == (1, 4, 10, 10), "it still serves"
 
 
-def test_what_an_emulated_device_takes_is_not_shown(start, tmp_path):
-    server = start(
-        before="facts = service.VERBS['facts']\nservice.VERBS['facts'] = lambda _: ({**facts(_)[0], 'emulated': True}, [])"
-    )
-    (tmp_path / "a").mkdir()
-    lower(_small(), find_backend("onnx"), _at(server), tmp_path / "a")
-    (row,) = bench([tmp_path / "a"], on=server.address)
+def test_what_an_emulated_device_takes_is_not_shown(emulated, artifact):
+    (row,) = bench([artifact], on=emulated.address)
     assert row["emulated"]
     assert not {"latency", "ratio"} & set(row)
     assert row["peak_memory_bytes"] > 10**7
     assert "emulated" in str(bench_table([row]).caption)
 
 
-def test_a_profile_is_taken_there_and_not_of_an_emulated_device(server, start, tmp_path):
+def test_a_profile_is_taken_there_and_not_of_an_emulated_device(server, emulated, tmp_path):
     fxopt.save_program(_small(), tmp_path / "small.pt2")
     build(Recipe(str(tmp_path / "small.pt2"), (), "onnx"), tmp_path / "out", measure=False)
     here, there = profile(tmp_path / "out"), profile(tmp_path / "out", on=server.address)
     assert there.on == server.address
     assert [(layer.name, layer.op) for layer in there.layers] == [(layer.name, layer.op) for layer in here.layers]
     assert all(layer.ms > 0 for layer in there.layers if layer.macs)
-    emulated = start(
-        before="facts = service.VERBS['facts']\nservice.VERBS['facts'] = lambda _: ({**facts(_)[0], 'emulated': True}, [])"
-    )
     with pytest.raises(DeviceError, match="is emulated") as caught:
         profile(tmp_path / "out", on=emulated.address)
     assert "real one" in caught.value.way_out
@@ -314,10 +333,9 @@ def test_something_else_there():
             RpcDevice(f"rpc://127.0.0.1:{listening.getsockname()[1]}").facts()
 
 
-def test_a_device_that_was_lost_is_connected_to_again(start, tmp_path):
+def test_a_device_that_was_lost_is_connected_to_again(start, artifact):
     server = start()
-    (tmp_path / "a").mkdir()
-    _, there = lower(_small(), find_backend("onnx"), _at(server), tmp_path / "a")
+    there = fxopt.load(artifact, on=server.address)
     x = torch.zeros(1, 3, 12, 12)
     before = there(x)
     server.kill()
@@ -335,16 +353,14 @@ _MISBEHAVE = {
 
 
 @pytest.mark.parametrize("how", _MISBEHAVE)
-def test_a_device_that_misbehaves_is_told_of_and_serves_on(how, start, tmp_path):
+def test_a_device_that_misbehaves_is_told_of_and_serves_on(how, start, artifact):
     words, run, more = _MISBEHAVE[how]
     if more:
         run = f"lambda arrays, name: (setattr(service, 'pack', lambda *a: b'junk'), {run})"
     server = start(before=f"import os, time\nservice.VERBS['run'] = {run}")
     device = RpcDevice(server.address, patience=3.0 if how == "hang" else 60.0)
-    (tmp_path / "a").mkdir()
-    lower(_small(), find_backend("onnx"), host(), tmp_path / "a")
-    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
-    runner = device.open(tmp_path / "a", manifest["backend"])
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    runner = device.open(artifact, manifest["backend"])
     with pytest.raises(DeviceError, match=words):
         runner([np.zeros((1, 3, 12, 12), np.float32)])
     device.rest()

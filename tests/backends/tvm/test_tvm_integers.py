@@ -259,21 +259,28 @@ def test_products_of_two_values_are_exact_sums_less_their_zero_points(target, ex
     _drawn(examples, check)
 
 
-@_each_instruction
-def test_attention_is_computed_in_integers(target, tmp_path):
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.heads, self.out = nn.Linear(36, 108), nn.Linear(36, 36)
+class _Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.out = nn.Linear(36, 108), nn.Linear(36, 36)
 
-        def forward(self, x):
-            heads = self.heads(x).unflatten(-1, (3, 3, 12)).permute(2, 0, 3, 1, 4)
-            y = F.scaled_dot_product_attention(*heads.unbind())
-            return self.out(y.transpose(1, 2).flatten(2))
+    def forward(self, x):
+        heads = self.heads(x).unflatten(-1, (3, 3, 12)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(*heads.unbind())
+        return self.out(y.transpose(1, 2).flatten(2))
 
+
+@pytest.fixture(scope="module")
+def attention() -> tuple[nn.Module, Program]:
+    """The net, and the program of it in int8."""
     torch.manual_seed(0)
-    net = Attention()
-    program = _quantized(net, torch.randn(2, 21, 36))
+    net = _Attention()
+    return net, _quantized(net, torch.randn(2, 21, 36))
+
+
+@_each_instruction
+def test_attention_is_computed_in_integers(target, attention, tmp_path):
+    net, program = attention
     artifact = _lower(program, tmp_path, target)
     facts = artifact.manifest.facts
     assert (facts["integer_contractions"], facts["float_because"]) == (4, [])
@@ -330,15 +337,21 @@ def test_all_instructions_give_the_same_numbers(built):
         np.testing.assert_allclose(output, outputs[0], rtol=1e-6, atol=1e-7)
 
 
-@_each_instruction
-def test_every_tile_gives_the_same_numbers(target, tmp_path):
-    """A database may hold any of them, also those that overhang the channels."""
+@pytest.fixture(scope="module")
+def wide() -> Program:
+    """Convolutions with many channels in int8: each form of tile fits or overhangs some."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(16, 80, 3, padding=1), nn.ReLU(), nn.Conv2d(80, 128, 1), nn.ReLU(), nn.Conv2d(128, 64, 3, 5),
         nn.Flatten(), nn.Linear(64 * 14, 24),
     )  # fmt: skip
-    program, x = _quantized(net, torch.randn(2, 16, 9, 34)), np.random.default_rng(0).standard_normal((3, 16, 9, 34))
+    return _quantized(net, torch.randn(2, 16, 9, 34))
+
+
+@_each_instruction
+def test_every_tile_gives_the_same_numbers(target, wide, tmp_path):
+    """A database may hold any of them, also those that overhang the channels."""
+    program, x = wide, np.random.default_rng(0).standard_normal((3, 16, 9, 34))
     tasks, outputs, seen = tuned.tasks(program, target), [], set()
     of_registers = [None] * 3 if "amx-int8" in target.features else []  # which tiles there are, the task says there
     for i, tile in enumerate((None, Tile(1, 1, 1), Tile(3, 4, 2), Tile(2, 6, 4), *of_registers)):
@@ -455,6 +468,12 @@ def test_code_for_aarch64_holds_the_instruction_of_the_core(cpu, features, instr
     assert instruction in _assembly(Target("arm", "aarch64-linux-gnu", cpu, frozenset(features), 4))
 
 
+@functools.cache
+def _convolution() -> Program:
+    torch.manual_seed(0)
+    return _quantized(nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()), torch.randn(2, 16, 9, 9))
+
+
 def _assembly(target: Target) -> str:
     """What a quantized convolution is compiled to."""
     tvm = tvm_runtime.need_tvm()
@@ -463,8 +482,7 @@ def _assembly(target: Target) -> str:
     from fxopt.backends.tvm.graph.lift_parameters import lift_parameters
     from fxopt.backends.tvm.tiling.task import Choices
 
-    torch.manual_seed(0)
-    program = _quantized(nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()), torch.randn(2, 16, 9, 9))
+    program = _convolution()
     processor = processor_of(target)
     with (where := tvm.target.Target(processor.describe())):
         module, _ = lift_parameters(lower_module(import_program(program), Choices(processor)))
