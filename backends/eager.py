@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fxopt.backend import Backend, Manifest, Runner
+from fxopt.backend import Backend, Runner
 from fxopt.backend.kernel_time import KernelTime
-from fxopt.backend.manifest import ConstantInput
 
 if TYPE_CHECKING:
+    from fxopt.backend.manifest import Manifest
     from fxopt.ir.program import Program
     from fxopt.target import Target
 
@@ -37,6 +37,7 @@ class Eager(Backend):
         import torch
         from torch.utils import _pytree as pytree
 
+        from fxopt.backend.manifest import ConstantInput
         from fxopt.frontend.pt2 import load_program
 
         program = load_program(folder / _FILE)
@@ -66,6 +67,7 @@ class Eager(Backend):
         import torch
         from torch import fx
 
+        from fxopt.backend.manifest import ConstantInput
         from fxopt.frontend.pt2 import load_program
         from fxopt.ir.printer import op_name
         from fxopt.numerics.execute import started, untouched

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fxopt.backend import not_installed
 from fxopt.errors import BackendError, UsageError
 from fxopt.support.quieted import quieted
@@ -63,6 +61,7 @@ class Model:
 
     def __call__(self, arrays: list[Any]) -> list[Any]:
         """Flat outputs for flat inputs. Raises UsageError where the runtime refuses these."""
+        import numpy as np
         import torch
 
         self._load()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_doc import Doc
 from annotated_types import Ge
 
-from fxopt.backend import Backend, Manifest, Runner, not_installed
+from fxopt.backend import Backend, Runner, not_installed
 from fxopt.backend.kernel_time import NODES, KernelTime
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx
@@ -22,6 +22,7 @@ from fxopt.target.int8_pairs import OVERFLOWS, cannot_run_here, overflows
 if TYPE_CHECKING:
     from torch import fx
 
+    from fxopt.backend.manifest import Manifest
     from fxopt.ir.program import Program
     from fxopt.target import Target
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from fxopt.backend import Runner
 from fxopt.errors import BackendError, UsageError
 
@@ -58,6 +56,8 @@ def compile_model(path: Path, chosen: dict[str, Any]) -> Any:
 
 def make_runner(path: Path, chosen: dict[str, Any]) -> Runner:
     """Compile a model and return what runs it, on numpy arrays in the order of its inputs. Raises BackendError."""
+    import numpy as np
+
     compiled = compile_model(path, chosen)
     request = compiled.create_infer_request()
     names = [value.get_any_name() for value in compiled.inputs]
@@ -79,6 +79,8 @@ def make_runner(path: Path, chosen: dict[str, Any]) -> Runner:
 
 
 def _fits_32_bits(array: Any) -> bool:
+    import numpy as np
+
     bounds = np.iinfo(np.int32)
     return bool(bounds.min <= array.min() and array.max() <= bounds.max)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_doc import Doc
 from annotated_types import Ge
 
-from fxopt.backend import Backend, Manifest, Runner
+from fxopt.backend import Backend, Runner
 from fxopt.backend.kernel_time import NODES, KernelTime
 from fxopt.backends.tvm import runtime
 from fxopt.errors import BackendError
@@ -19,6 +19,7 @@ from fxopt.target.detect import usable_cores
 if TYPE_CHECKING:
     from torch import fx
 
+    from fxopt.backend.manifest import Manifest
     from fxopt.backend.quant_policy import Policy
     from fxopt.backend.standalone import Standalone
     from fxopt.backends.tvm.machine.processor import Processor

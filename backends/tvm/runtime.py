@@ -13,8 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fxopt.backend import Runner, not_installed
 from fxopt.errors import BackendError, UsageError, last_line
 from fxopt.target.detect import usable_cores
@@ -172,6 +170,7 @@ class Inputs:
 
     def tensors(self, arrays: list[Array]) -> list[Tensor]:
         """The tensors, which hold the values until the next call."""
+        import numpy as np
         from tvm.runtime import empty
 
         if [(view.shape, view.dtype) for view in self._views] != [(array.shape, array.dtype) for array in arrays]:
@@ -184,4 +183,6 @@ class Inputs:
 
 def copied(tensor: Tensor) -> Array:
     """A tensor copied to an array; through DLPack, which takes a tenth of the time, if numpy has the dtype."""
+    import numpy as np
+
     return np.array(np.from_dlpack(tensor)) if hasattr(np, str(tensor.dtype)) else tensor.numpy()

@@ -4,6 +4,8 @@ May import ``target`` and ``support``, and ``ir`` inside functions.
 Offers :class:`fxopt.Backend`, :data:`Runner`, :class:`Policy` and :func:`find_backend`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from fxopt.backend.backend import (
     Backend,
     Runner,
@@ -13,9 +15,11 @@ from fxopt.backend.backend import (
     read_json,
     refuses_training,
 )
-from fxopt.backend.manifest import Manifest
 from fxopt.backend.quant_policy import Activations, Policy
 from fxopt.backend.standalone import Standalone
+
+if TYPE_CHECKING:
+    from fxopt.backend.manifest import Manifest as Manifest
 
 __all__ = [
     "Activations",
@@ -30,3 +34,12 @@ __all__ = [
     "read_json",
     "refuses_training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The manifest when it is asked for: it imports pydantic, which naming a backend does not need."""
+    if name != "Manifest":
+        raise AttributeError(f"module 'fxopt.backend' has no attribute {name!r}")
+    from fxopt.backend.manifest import Manifest
+
+    return Manifest

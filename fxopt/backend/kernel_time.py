@@ -13,7 +13,7 @@ class KernelTime:
     """A kernel as the runtime calls it: its ``kind``, milliseconds a call, and the nodes of the built program that it computes.
 
     ``nodes`` are names, none for a kernel that the runtime added itself, such as a layout transform. ``ms`` is the median
-    over calls.
+    over calls, or the mean where the runtime tells no more.
     """
 
     name: str

@@ -6,12 +6,16 @@ import dataclasses
 import inspect
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fxopt import registry
 from fxopt.cli.read_options import GIVEN, NEEDED, Options, Read, Unreadable, read
 from fxopt.errors import UnknownNameError, UsageError
 from fxopt.support.options import documentation, type_name
+
+if TYPE_CHECKING:
+    from fxopt.driver.debugged import Debugged
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ _OUTPUTS = {"exact": "proved equal", "approx": "approximate"}
 _KINDS = ("pass", "backend", "workload", "target", "device", "analysis", "block")
 
 
+@runtime_checkable
 class Shown(Protocol):
     """What an analysis returns, and whatever else is explained."""
 
@@ -89,20 +94,27 @@ def search_space(name: str | None, backend: str) -> Lines:
     return Lines(tuple(space.lines() if found is None else found.lines()))
 
 
-def analyse(name: str, model: str, backend: str, target: str) -> Shown:
+def analyse(name: str, model: str, backend: str, target: str) -> Shown | Debugged:
     """Capture a model and run an analysis over it, for a backend and a target.
 
     Raises UnknownNameError, UsageError, CaptureError, and what the analysis raises.
     """
+    from fxopt.runtime.staging import MANIFEST
+
+    analysis = registry.get("analysis", name)
+    if (Path(model) / MANIFEST).is_file():
+        raise UsageError(
+            f"{model} is an artifact, and an analysis looks into a model",
+            way_out=f"`fxopt debug {model}` finds where it loses accuracy; or give the model of its recipe",
+        )
     from fxopt.backend import find_backend
     from fxopt.pass_manager.context import Context
     from fxopt.target import find_target
     from fxopt.workload import find_workload
 
-    analysis = registry.get("analysis", name)
     workload = find_workload(model)
     context = Context(workload, find_target(target), find_backend(backend))
-    found: Shown = analysis(workload.capture(), context)
+    found: Shown | Debugged = analysis(workload.capture(), context)
     return found
 
 

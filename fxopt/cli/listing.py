@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fxopt.cli.app import NAMES, Json, Load, app, completed, load_files
 from fxopt.cli.lines import console_width, flowed, show
+
+if TYPE_CHECKING:
+    from fxopt.driver.debugged import Debugged
 
 _PROSE = 120
 """Columns beyond which paragraphs are hard to read."""
@@ -119,13 +122,20 @@ def explain(
     load_files(load)
     from fxopt.cli import explain as explaining
 
-    shown: explaining.Shown
+    shown: explaining.Shown | Debugged
     if name == "search":
         shown = explaining.search_space(model, backend)
     else:
         shown = explaining.explain(name) if model is None else explaining.analyse(name, model, backend, target)
     if as_json:
         print(json.dumps(shown.to_dict()))
+        return
+    if not isinstance(shown, explaining.Shown):
+        from rich.console import Console
+
+        from fxopt.cli.debug import show_debugged
+
+        show_debugged(shown, Console())
         return
     text = shown.text()
     for line in (

@@ -81,7 +81,7 @@ def _measured(folder: Path, timed: bool, debugged: bool) -> Measured:
     if debugged:
         from fxopt.driver.debug import debug
 
-        for row in debug(folder).layers:
+        for row in debug(folder, remedies=0).layers:
             found[row.layer] = replace(found.get(row.layer, LayerFacts()), sqnr_db=row.made_db, histogram=row.histogram)
     return found
 

@@ -17,6 +17,8 @@ from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.runtime.artifact import Artifact
 
+_HALF = 0.5
+"""Of a step: what rounds to the least or the greatest integer is not clipped."""
 KeptIndices = dict[str, dict[int, torch.Tensor]]
 """As ``Program.kept_indices``."""
 
@@ -84,4 +86,5 @@ def _held(quantize: fx.Node | None, value: torch.Tensor) -> Held:
     read: tuple[Any, ...] = reader.args
     made: tuple[Any, ...] = quantize.args
     (scale, zero), (own_scale, own_zero, low, high) = read[1:3], made[1:5]
-    return Held((value.float() - zero) * scale, ((low - own_zero) * own_scale, (high - own_zero) * own_scale))
+    bounds = (low - own_zero - _HALF) * own_scale, (high - own_zero + _HALF) * own_scale
+    return Held((value.float() - zero) * scale, bounds)

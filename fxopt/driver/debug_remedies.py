@@ -10,26 +10,17 @@ from typing import Any
 
 import torch
 
+from fxopt.driver.debugged import Remedy
 from fxopt.driver.layers import layers_of
-from fxopt.driver.part import Part, Real
 from fxopt.driver.plan import Plan
+from fxopt.driver.time_build import built_times
 from fxopt.ir.program import Program
 from fxopt.numerics.error_sums import ErrorSums
 from fxopt.numerics.execute import run
+from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.pipeline import Pipeline
-
-
-class Remedy(Part):
-    """An option, ``layer`` left in float, with the SQNR of the worst output in torch without it and with it, and the share of
-    the multiply-accumulates that leave the integers.
-    """
-
-    option: str
-    layer: str
-    before_db: Real
-    after_db: Real
-    macs_share: float
+from fxopt.runtime.device import cannot_time
 
 
 def measured_remedies(
@@ -58,6 +49,7 @@ def measured_remedies(
     before = _worst_db(quantized, wanted, batches)
     total = sum(macs.values()) or 1
     options, found = vars(leaves[at]), []
+    others: dict[str, Program] = {}
     for layer in tried:
         kept = (*options["keep_float"], layer)
         less: Pass = dataclasses.replace(leaves[at], **{"keep_float": kept})
@@ -66,10 +58,22 @@ def measured_remedies(
             program, watchers=(), workload=plan.workload, target=plan.target, backend=plan.backend, cache=plan.cache,
             told_at=logging.DEBUG,
         ).program  # fmt: skip
+        others[layer] = other
         after, share = _worst_db(other, wanted, batches), macs[layer] / total
         option = f"quantize(keep_float={kept!r})"
         found.append(Remedy(option=option, layer=layer, before_db=before, after_db=after, macs_share=share))
+    slower = _slowdowns(quantized, others, plan)
+    found = [remedy.model_copy(update={"slower": slower.get(remedy.layer)}) for remedy in found]
     return sorted(found, key=lambda remedy: -remedy.after_db)
+
+
+def _slowdowns(quantized: Program, others: dict[str, Program], plan: Plan) -> dict[str, float]:
+    """Latency of others over that of a program, as the backend builds them, timed side by side; empty where it cannot be."""
+    if cannot_time(plan.target) or plan.backend.cannot_build(plan.target):
+        return {}
+    context = Context(plan.workload, plan.target, plan.backend)
+    times = built_times({"": quantized, **others}, context, "a layer's latency")
+    return {layer: times[layer].ratio(times[""]).median for layer in others}
 
 
 def _worst_db(program: Program, wanted: Sequence[list[Any]], batches: Sequence[Any]) -> float:

@@ -24,7 +24,7 @@ BINS = 24
 
 @dataclass(frozen=True)
 class Held:
-    """A value of the artifact; ``bounds`` are the least and the greatest number that its integers can represent."""
+    """A value of the artifact; ``bounds`` are the least and the greatest number that one of its integers is nearest to."""
 
     value: torch.Tensor
     bounds: tuple[float, float] | None = None
@@ -48,10 +48,11 @@ class Observed:
     histogram: list[int] = field(default_factory=list)
     reads: tuple[str, ...] = ()
 
-    def add(self, want: torch.Tensor, here: torch.Tensor, held: Held) -> None:
+    def add(self, want: torch.Tensor, here: torch.Tensor, held: Held) -> torch.Tensor:
         """Add a batch: the reference, the result for the artifact's own inputs (``here``), and the artifact's value.
 
-        An element that is clipped ``here`` but not in the reference is the fault of an earlier layer.
+        Returns the error that originates here. An element that is clipped ``here`` but not in the reference is the fault of an
+        earlier layer.
         """
         self.all.add(want, held.value)
         counted = None
@@ -65,6 +66,8 @@ class Observed:
         self.made.add(here, held.value, counted)
         self.low, self.high = min(self.low, want.min().item()), max(self.high, want.max().item())
         self.count += want.numel()
+        error = held.value - here
+        return error if counted is None else error * counted
 
 
 def _counts(value: torch.Tensor, low: float, high: float) -> list[int]:
@@ -80,10 +83,11 @@ def observe(
     held: Mapping[str, Held],
     outputs: list[torch.Tensor],
     into: dict[str, Observed],
-) -> None:
+) -> dict[str, torch.Tensor]:
     """Add one batch of flat ``inputs``: the artifact's values ``held``, by node name in ``program``, and flat ``outputs``.
 
-    ``into`` has the statistics by node name, those of an output under the name of its node.
+    ``into`` has the statistics by node name, those of an output under the name of its node. Returns the error of each value
+    that its own layer makes.
     """
     tensors = [node for node in program.outputs() if isinstance(node, fx.Node)]
     given = {node.name: Held(value) for node, value in zip(tensors, outputs, strict=False)} | dict(held)
@@ -92,7 +96,9 @@ def observe(
             plain = _Keep(program.module, set(given))
             started(plain, inputs).run(*inputs, enable_io_processing=False)
         with untouched(program):
-            started(_Replace(program.module, plain.kept, given, into), inputs).run(*inputs, enable_io_processing=False)
+            replaced = _Replace(program.module, plain.kept, given, into)
+            started(replaced, inputs).run(*inputs, enable_io_processing=False)
+    return replaced.errors
 
 
 class _Keep(fx.Interpreter):
@@ -119,6 +125,7 @@ class _Replace(fx.Interpreter):
         super().__init__(module)
         self._want, self._held, self._into = want, held, into
         self._from: dict[fx.Node, tuple[str, ...]] = {}
+        self.errors: dict[str, torch.Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -130,6 +137,6 @@ class _Replace(fx.Interpreter):
             return value
         seen = self._into.setdefault(n.name, Observed())
         seen.reads = self._from[n]
-        seen.add(want, value, held)
+        self.errors[n.name] = seen.add(want, value, held)
         self._from[n] = (n.name,)
         return held.value.to(value.dtype)

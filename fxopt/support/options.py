@@ -14,6 +14,7 @@ from typing import Any, Literal
 from annotated_doc import Doc
 
 from fxopt.errors import OptionError, UnknownNameError
+from fxopt.support.fits import fits
 
 
 @dataclass(frozen=True, init=False)
@@ -80,10 +81,12 @@ def check_option(where: str, hint: Any, value: Any) -> Any:
 
     Raises OptionError that names the option, what it takes and what it got.
     """
-    from pydantic import ValidationError
-
     if isinstance(value, list) and typing.get_origin(hint) is tuple:
         value = tuple(value)
+    if fits(hint, value):
+        return value
+    from pydantic import ValidationError
+
     try:
         return _adapter(hint).validate_python(value, strict=True)
     except ValidationError as error:

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from fxopt.errors import BackendError
 from fxopt.target.detect import host
 from fxopt.target.target import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LIMIT = 128
 """Largest magnitude of the sum of the weights of one sign in a pair."""
@@ -52,6 +53,8 @@ def heaviest_pairs(weight: NDArray[Any]) -> NDArray[Any]:
     (ONNX Runtime, after im2col) or within each position (its kernels without im2col, and OpenVINO): both are checked. A
     pair that straddles two of these is never added.
     """
+    import numpy as np
+
     out = len(weight)
     by_position = np.moveaxis(weight.reshape(out, weight.shape[1], -1), 1, -1)
     found = np.zeros(out, np.result_type(weight.dtype, np.int16))
@@ -65,6 +68,8 @@ def heaviest_pairs(weight: NDArray[Any]) -> NDArray[Any]:
 
 def overflows(weights: Iterable[IntegerWeight]) -> list[dict[str, Any]]:
     """The layers whose weights can overflow: ``layer``, its ``channels`` that do, ``of`` how many, and the ``worst`` sum."""
+    import numpy as np
+
     found = []
     for weight in weights:
         if not adds_pairs(weight.codes.shape, weight.groups):

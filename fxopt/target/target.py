@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Gt, Lt
-from pydantic import Field
 
-from fxopt.errors import UnknownNameError, UsageError
+from fxopt.errors import OptionError, UnknownNameError, UsageError
 from fxopt.support.options import check_option
 
 # Names as Linux writes them in /proc/cpuinfo, and as users write them in a descriptor.
@@ -72,6 +72,9 @@ class Target:
             if key not in known:
                 raise UnknownNameError(f"key in {where}", key, known)
         checked = {key: check_option(f"{where}: {key}", _HINTS[key], value) for key, value in values.items()}
+        for key, (pattern, what) in _PATTERNS.items():
+            if key in checked and not re.fullmatch(pattern, checked[key]):
+                raise OptionError(f"{where}: {key}: takes {what}, got {checked[key]!r}")
         for key in ("name", "triple"):
             if key not in checked:
                 raise UsageError(f"{where}: the key {key!r} is missing" + _EXAMPLES.get(key, ""))
@@ -89,12 +92,18 @@ class Target:
 
 _Count = Annotated[int, Gt(0), Lt(2**63)]
 _HINTS: dict[str, Any] = {
-    "name": Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/.][^\x00-\x1f\x7f/]{0,99}$")],  # of a folder, too
-    "triple": Annotated[str, Field(pattern=r"^[\w.]+(-[\w.]+)*$", max_length=100)],  # part of the name of a compiler
-    "cpu": Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")],
-    "features": list[str], "cores": _Count, "memory": _Count, "flash": _Count, "channel_multiple": _Count,
-    "address": Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f]{1,300}$")],
+    "name": str, "triple": str, "cpu": str, "features": list[str], "cores": _Count, "memory": _Count, "flash": _Count,
+    "channel_multiple": _Count, "address": str,
 }  # fmt: skip
+_PATTERNS = {
+    # of a folder, too
+    "name": (r"[^\x00-\x1f\x7f/.][^\x00-\x1f\x7f/]{0,99}", "up to 100 characters without '/', the first not '.'"),
+    # part of the name of a compiler
+    "triple": (r"(?=.{1,100}\Z)[\w.]+(-[\w.]+)*", "up to 100 letters, digits, '_' and '.', in parts with '-' between"),
+    "cpu": (r"[\w.+-]{1,100}", "up to 100 letters, digits, '_', '.', '+' and '-'"),
+    "address": (r"[^\x00-\x20\x7f]{1,300}", "up to 300 characters without spaces"),
+}
+"""What a text must match, and that in words."""
 _EXAMPLES = {"triple": ', e.g. triple = "aarch64-linux-gnu"'}
 
 

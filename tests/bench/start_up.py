@@ -1,18 +1,19 @@
-"""How long it takes to start: ``import fxopt`` and the listing commands, beside a bare interpreter and ``import torch``.
+"""What it takes to start: ``import fxopt`` and the listing commands, beside a bare interpreter and ``import torch``.
 
 ::
 
     python tests/bench/start_up.py --rounds 11
 
-Each is a process of its own, run in turn; the median over rounds is shown, and what it is above the bare interpreter.
+Each is a process of its own, run in turn; the median of its processor time over rounds is shown, which other load hardly
+changes, and what it is above the bare interpreter.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from rich.console import Console
@@ -27,9 +28,17 @@ COMMANDS = {
     "import fxopt; fxopt.load": [sys.executable, "-c", "import fxopt; fxopt.load"],
     "fxopt passes": [FXOPT, "passes"],
     "fxopt backends": [FXOPT, "backends"],
+    "fxopt targets": [FXOPT, "targets"],
+    "fxopt explain quantize": [FXOPT, "explain", "quantize"],
     "fxopt --help": [FXOPT, "--help"],
     "import torch": [sys.executable, "-c", "import torch"],
 }
+
+
+def _children_seconds() -> float:
+    """Processor time of the processes that have ended, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -39,13 +48,13 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for i in range(rounds + 1):
         for name, command in COMMANDS.items():
-            start = time.perf_counter()
+            before = _children_seconds()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             if i:  # the first round fills the disk's cache
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(_children_seconds() - before)
     bare = Quartiles.of(seconds["python -c pass"]).median
     table = Table(title=f"{rounds} rounds")
-    for column in ("", "ms (quartiles)", "above bare Python, ms"):
+    for column in ("", "CPU ms (quartiles)", "above bare Python, ms"):
         table.add_column(column, justify="right" if column else "left")
     for name, values in seconds.items():
         ms = Quartiles.of([value * 1000 for value in values])

@@ -1,8 +1,5 @@
 """Manuals: read from source where that can be done, and then the same as of what is imported."""
 
-import subprocess
-import sys
-
 import pytest
 
 from fxopt import registry
@@ -29,14 +26,6 @@ def test_every_option_says_what_it_is_for():
     assert len(said) > 100
     assert [option for option, text in said.items() if not text] == []
     assert [option for option, text in said.items() if not text.endswith(".")] == []
-
-
-def test_explaining_a_pass_does_not_import_torch():
-    code = "import sys; sys.argv=['fxopt','explain','quantize']; from fxopt.cli.main import main; main()"
-    probe = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {code}"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert "scheme: 'int8', default 'int8'" in done.stdout
-    assert done.stdout.rstrip().endswith("False")
 
 
 def test_source_of_another_kind_is_not_guessed_at(tmp_path, monkeypatch):

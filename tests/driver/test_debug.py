@@ -10,11 +10,15 @@ from torch import nn
 import fxopt
 from fxopt.driver.build import build
 from fxopt.driver.debug import compare_values, debug
+from fxopt.driver.layer_effects import alone_db
 from fxopt.driver.layer_errors import BINS, Held, Observed
 from fxopt.driver.lower import legalized
 from fxopt.driver.plan import resolve
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import UsageError
+from fxopt.pass_manager.context import Context
+from fxopt.passes.quant.mixed.quant import quant
+from fxopt.target import find_target
 
 FLOAT, QUANTIZED = ("fold_batch_norm",), ("fold_batch_norm", "quantize")
 LAYERS = ("conv2d", "conv2d_1", "conv2d_2", "linear")
@@ -40,6 +44,11 @@ def recorded(tmp_path_factory):
 def _plan(place, backend, passes=QUANTIZED):
     recipe = Recipe(str(place / "net.pt2"), passes, backend, calibration=str(place / "x.npy"))
     return resolve(recipe).capture()
+
+
+def _plan_context(place, backend):
+    plan, _ = _plan(place, backend)
+    return Context(plan.workload, plan.target, plan.backend)
 
 
 def _reads_of(program, layer):
@@ -105,7 +114,13 @@ def test_a_build_without_a_fault_makes_little_error_anywhere_and_adds_up(recorde
     assert {row.layer for row in found.layers} >= set(LAYERS)
     assert all(row.made_db > 20 for row in found.layers)
     assert all(row.cosine > 0.99 for row in found.layers)
-    assert [row.made_db for row in found.layers] == sorted(row.made_db for row in found.layers)
+    assert [row.alone_db for row in found.layers] == sorted(row.alone_db for row in found.layers)
+    assert all(row.alone_db > found.out_db for row in found.layers), "one error makes less noise than all"
+    ahead = quant(fxopt.load_program(recorded / "net.pt2"), _plan_context(recorded, "onnx"))
+    assert [row.name for row in ahead.layers] == [row.name for row in found.layers]
+    assert [row.alone_db for row in ahead.layers] == pytest.approx([row.alone_db for row in found.layers])
+    assert "onnx" in ahead.values_of
+    assert "onnx" in found.values_of
     json.dumps(found.to_dict())
     worst = next(row for row in found.layers if row.layer in LAYERS)
     assert worst.layer in {remedy.layer for remedy in found.remedies}
@@ -121,9 +136,34 @@ def test_a_build_without_a_fault_makes_little_error_anywhere_and_adds_up(recorde
     assert debug(tmp_path / "again", remedies=0).out_db == pytest.approx(best.after_db, abs=1)
     broken = tmp_path / "out" / "model.onnx"
     _double_a_stored_scale(tmp_path / "out", broken)
-    first = debug(tmp_path / "out").layers[0]
+    first = debug(tmp_path / "out", remedies=0).layers[0]
     assert first.layer == "conv2d_1"
     assert first.made_db < 10
+
+
+def test_an_error_by_itself_reaches_the_outputs_as_linear_algebra_has_it():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)).eval()
+    x, error = torch.randn(7, 4), torch.randn(7, 6) / 100
+    program = fxopt.capture(net, (x,))
+    first, second, third = [node.name for node in program.find("aten.linear")]
+    errors = {first: error, second: torch.zeros(7, 5), third: torch.ones(7, 3)}
+    found = alone_db(program, [x], errors)
+    noise = error.double() @ net[1].weight.double().T @ net[2].weight.double().T
+    signal = net(x).double().square().sum()
+    assert found[first] == pytest.approx(10 * torch.log10(signal / noise.square().sum()).item(), abs=1e-3)
+    assert found[second] == float("inf")
+    assert found[third] == pytest.approx(10 * torch.log10(signal / 21).item(), abs=1e-3)
+
+
+def test_what_cannot_run_here_is_looked_at_in_torch_and_that_is_said(recorded):
+    plan, program = _plan(recorded, "tvm")
+    if reason := plan.backend.missing():
+        pytest.skip(reason)
+    found = quant(program, Context(plan.workload, find_target("cortex_m55"), plan.backend))
+    assert "in torch" in found.values_of
+    assert {row.layer for row in found.layers} >= set(LAYERS)
+    assert all(remedy.slower is None for remedy in found.remedies)
 
 
 def test_values_are_counted_in_the_parts_of_the_range_of_the_integers():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fxopt import Pipeline, capture
+from fxopt.backend import find_backend
 from fxopt.backend.quant_policy import Policy
 from fxopt.pass_manager.context import Context
 from fxopt.passes.quant.decide import Placer, calibrated
@@ -73,14 +74,29 @@ def decibels(program, workload, model):
 
 
 def test_the_bad_layer_comes_first_by_name_and_line(program, workload):
-    table = quant(program, Context(workload))
-    first = table.rows[0]
-    assert first.layer == "layers.3"
+    found = quant(program, Context(workload))
+    first = found.layers[0]
+    assert first.module == "layers.2", "the value with the large channel is what it gives"
     assert "test_mixed.py" in first.source
-    assert first.alone_db < table.rows[1].alone_db - 10
-    assert first.without_db > table.all_db + 5, "leaving it in float is what helps"
-    assert all(row.without_db < table.all_db + 5 for row in table.rows[1:4])
-    assert "layers.3 (aten.linear)" in table.text().splitlines()[3]
+    assert first.alone_db < found.layers[1].alone_db - 10
+    best = found.remedies[0]
+    assert {row.layer: row.module for row in found.layers}[best.layer] == "layers.3", (
+        "leaving its reader in float is what helps"
+    )
+    assert best.after_db > best.before_db + 5
+    assert all(other.after_db < best.before_db + 5 for other in found.remedies[1:])
+    here = {"watchers": (), "workload": workload, "target": find_target("host"), "backend": find_backend("eager")}
+    whole = Pipeline.parse("quantize").run(program, **here).program
+    assert best.before_db == pytest.approx(decibels(program, workload, whole), abs=1.5)  # other examples
+    without = Pipeline.parse(best.option).run(program, **here).program
+    assert best.after_db == pytest.approx(decibels(program, workload, without), abs=1.5)
+
+
+def test_the_least_bad_layers_of_the_debugger_are_those_that_cost_least_when_quantized_alone(program, workload, trials):
+    by_error = {row.module: row.alone_db for row in quant(program, Context(workload)).layers}
+    worst = min(alone(trials), key=lambda row: row.alone_db)
+    reader_of_the_worst = f"layers.{int(min(by_error, key=by_error.get)[-1]) + 1}"
+    assert worst.layer == reader_of_the_worst
 
 
 @pytest.mark.parametrize("correct_bias", ["none", "analytic"])
@@ -110,7 +126,7 @@ def test_greedy_leaves_no_more_than_it_takes(program, trials):
 
 def test_a_knapsack_is_the_best_of_all_subsets(monkeypatch, trials):
     random = np.random.default_rng(0)
-    rows = [LayerSensitivity(f"n{i}", "", "", "", float(db)) for i, db in enumerate(random.uniform(20, 40, 9))]
+    rows = [LayerSensitivity(f"n{i}", "", float(db)) for i, db in enumerate(random.uniform(20, 40, 9))]
     cost = {frozenset([row.node]): 1 + float(c) for row, c in zip(rows, random.uniform(0.01, 0.1, 9), strict=True)}
     noise = {row.node: 10 ** (-row.alone_db / 10) for row in rows}
     monkeypatch.setattr(choose, "slowdowns", lambda *_: cost)
