@@ -34,7 +34,7 @@ _FACTS = frozenset([
 
 _VIEWS = frozenset([
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "unsqueeze", "squeeze", "movedim",
-    "narrow", "select", "split", "split_with_sizes", "chunk", "unbind", "diagonal", "T", "mT", "__getitem__",
+    "narrow", "select", "split", "split_with_sizes", "chunk", "unbind", "diagonal", "expand", "T", "mT", "__getitem__",
 ])  # fmt: skip
 """What picks elements, and may give the memory of its operand."""
 
@@ -66,8 +66,8 @@ class _Held:
             _RECENT.touch(self)
             return self._wide
         assert self.narrow is not None
-        self._wide = made = self.narrow.to(WIDE[self.narrow.dtype])
-        _RECENT.add(self, made.numel() * made.itemsize)
+        self._wide = made = _cast(self.narrow)
+        _RECENT.add(self, made.untyped_storage().nbytes())
         return made
 
     def keep(self, wide: torch.Tensor) -> None:
@@ -87,6 +87,14 @@ class _Held:
     def writes(self) -> int:
         """How often the weight, or a view of it, was written into."""
         return sum(tensor._version for tensor in self.lent)
+
+
+def _cast(narrow: torch.Tensor) -> torch.Tensor:
+    """The float64 tensor of a narrower one; what is repeated without memory, as by ``expand``, stays so."""
+    once = narrow
+    for dim, (size, stride) in enumerate(zip(narrow.shape, narrow.stride(), strict=True)):
+        once = once.narrow(dim, 0, 1) if stride == 0 and size > 1 else once
+    return once.to(WIDE[narrow.dtype]).expand(narrow.shape)
 
 
 class _Recent:
