@@ -11,7 +11,7 @@ from torch import fx
 
 from fxopt.backends.onnx.block_weights import use_block_kernels
 from fxopt.backends.onnx.dynamic_kernels import use_dynamic_kernels
-from fxopt.backends.onnx.file import drop_unused, save
+from fxopt.backends.onnx.file import drop_unused, save, store_beside
 from fxopt.backends.onnx.pools import rewrite_pools
 from fxopt.backends.onnx.quiet import quiet
 from fxopt.backends.onnx.recurrent_kernels import use_recurrent_kernels
@@ -54,6 +54,8 @@ def export(
         raise
     except Exception as error:
         raise BackendError(f"the ONNX exporter failed: {_reason(error)}") from error
+    if not unsigned_weights:  # which are made of the others
+        store_beside(made.model, path)
     model = made.model_proto
     origins = {node.name: _origin(node) for node in model.graph.node}
     nodes = _nodes(model, {} if made.exported_program is None else origins_of(made.exported_program, form))

@@ -5,16 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-_MOST_BYTES = 2_000_000_000
-"""A protobuf message holds at most 2 GiB."""
+_MOST_BYTES = 1 << 29
+"""A protobuf message holds at most 2 GiB, and whoever reads or checks a model has it in memory twice."""
+
+_WEIGHT = 1 << 16
+"""Least bytes of what goes to the file beside."""
 
 
-def save(model: Any, path: Path, most_bytes: int = _MOST_BYTES) -> None:
-    """Write a model, the same bytes each time; weights go to a file beside it where it has more than ``most_bytes``."""
+def store_beside(model: Any, path: Path) -> None:
+    """Write the weights of a model of ``onnx_ir`` to the file beside ``path``, one at a time, where they are many."""
+    from onnx_ir import external_data
+
+    sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
+    if sum(sizes) > _MOST_BYTES:
+        external_data.unload_from_model(model, path.parent, path.name + ".data", size_threshold_bytes=_WEIGHT)
+
+
+def save(model: Any, path: Path) -> None:
+    """Write a model, the same bytes each time; weights go to a file beside it where they are many."""
     import onnx
 
-    if model.ByteSize() > most_bytes:
-        onnx.save_model(model, str(path), save_as_external_data=True, location=path.name + ".data")
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _MOST_BYTES:
+        onnx.save_model(
+            model, str(path), save_as_external_data=True, location=path.name + ".data", size_threshold=_WEIGHT
+        )
     else:
         path.write_bytes(model.SerializeToString(deterministic=True))
 

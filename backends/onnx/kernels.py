@@ -44,6 +44,8 @@ def kernel_facts(path: Path, origins: dict[str, str], level: str = "all") -> dic
         float16 = has_float16(path)
         options = session_options(1, level, True)
         options.optimized_model_filepath = str(folder / "optimized.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
+        options.add_session_config_entry("session.disable_prepacking", "1")  # which is for running it
         open_session(path, options, float16=float16)
         graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
     stored = {value.name for value in graph.initializer}

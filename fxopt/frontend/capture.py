@@ -22,6 +22,7 @@ from fxopt.frontend.until import stopped_at
 from fxopt.ir.alias_analysis import make_functional
 from fxopt.ir.dead_code import drop_unused_modules
 from fxopt.ir.lazy_module import LazyModule
+from fxopt.ir.mapped_weights import MappedFiles
 from fxopt.ir.program import Program
 from fxopt.ir.shape_inference import derive_shapes
 from fxopt.numerics.module_state import copied, dense, unchanged
@@ -54,7 +55,9 @@ def capture(
 
     Raises CaptureError, with the user's line and the way out, for a model that does not run on the inputs, that
     ``torch.export`` does not take, or that returns something else than tensors; UnknownNameError for ``at`` and ``until``.
-    The module does not change, buffers and train mode included; the program has weights and example inputs of its own.
+    The module does not change, buffers and train mode included; the program has weights and example inputs of its own. Weights
+    that are mapped from a file (``safetensors``, ``torch.load(mmap=True)``) are mapped from it again, and take no memory;
+    the file must stay as it is.
     torch's fast path for transformers is off: it zeroes padded rows, which the program computes.
     """
     if isinstance(module, torch.export.ExportedProgram):
@@ -140,14 +143,18 @@ def from_exported(
 def _own_tensors(module: torch.nn.Module) -> None:
     """Copy the weights, tied ones once: a model that is trained on must not change its program."""
     copies: dict[int, Any] = {}
+    files = MappedFiles()
     for owner in module.modules():
         for store in (owner._parameters, owner._buffers):
             for name, tensor in store.items():
-                if tensor is not None:
-                    store[name] = copies.setdefault(id(tensor), _copy(tensor))
+                if tensor is not None and id(tensor) not in copies:
+                    copies[id(tensor)] = _copy(tensor, files)
+                store[name] = copies.get(id(tensor))
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
+def _copy(tensor: torch.Tensor, files: MappedFiles) -> torch.Tensor:
+    if (mapped := files.copy(tensor)) is not None:
+        return mapped
     copy = tensor.detach().clone()
     return torch.nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else copy
 

@@ -20,6 +20,7 @@ from fxopt.errors import PassError, UsageError
 from fxopt.ir.input_check import misfit
 from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
 from fxopt.ir.transfer import CPU, put, take
+from fxopt.ir.widened import Widened
 
 
 @dataclass(frozen=True)
@@ -377,6 +378,9 @@ class Program:
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor with memory for itself: a slice of a larger one would share it, and keep all of it."""
+    if isinstance(tensor, Widened):
+        tensor.settle()
+        return tensor
     whole = tensor.layout != torch.strided or tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
     return tensor if whole else tensor.clone()
 

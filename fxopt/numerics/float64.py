@@ -10,22 +10,19 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxopt.ir.alias_analysis import state_of
 from fxopt.ir.op_table import arguments
 from fxopt.ir.program import Program, fake_of
 from fxopt.ir.shape_inference import fake_mode
 from fxopt.ir.shared_copy import shared_copy
-
-_WIDE = {
-    torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,
-    torch.complex64: torch.complex128, torch.complex32: torch.complex128,
-}  # fmt: skip
+from fxopt.ir.widened import WIDE, Widened
 
 
 def widen(value: Any) -> Any:
     """A floating tensor or dtype as float64, a complex one as complex128; anything else unchanged."""
     if isinstance(value, torch.Tensor):
-        return value.to(_WIDE[value.dtype]) if value.dtype in _WIDE else value
-    return _WIDE.get(value, value) if isinstance(value, torch.dtype) else value
+        return value.to(WIDE[value.dtype]) if value.dtype in WIDE else value
+    return WIDE.get(value, value) if isinstance(value, torch.dtype) else value
 
 
 @contextlib.contextmanager
@@ -49,13 +46,17 @@ def coarsest(program: Program) -> float:
 def to_float64(program: Program, *, to_run_passes: bool = False) -> Program:
     """Return a copy that computes in float64: weights, buffers, example inputs and dtypes written into the graph.
 
+    A weight is :class:`~fxopt.ir.widened.Widened`: it has the memory of the program's own, which must not be written into as
+    long as the copy is in use. What a run may write into is copied.
+
     Checks of dtypes are dropped; the quantize and dequantize ops get twins that work in float64. The nodes' fake
     tensors become float64 only with ``to_run_passes``.
     """
     wide: dict[int, torch.Tensor] = {}
+    state = state_of(program)
     for tensor in program.tensors().values():
-        if tensor.dtype in _WIDE and id(tensor) not in wide:
-            value = widen(tensor.detach())
+        if tensor.dtype in WIDE and id(tensor) not in wide:
+            value = widen(tensor.detach()) if id(tensor) in state else Widened(tensor.detach())
             wide[id(tensor)] = torch.nn.Parameter(value, False) if isinstance(tensor, torch.nn.Parameter) else value
     twin = shared_copy(program, wide)
     for inner in _inner_modules(twin.module):
@@ -80,7 +81,7 @@ def _widen_types(twin: Program) -> None:
     made: dict[int, tuple[Any, Any]] = {}  # a value and its twin: nodes share values of one type
 
     def wide(value: Any) -> Any:
-        dtype = _WIDE.get(value.dtype) if isinstance(value, torch.Tensor) else None
+        dtype = WIDE.get(value.dtype) if isinstance(value, torch.Tensor) else None
         if dtype is None:
             return value
         if id(value) not in made:

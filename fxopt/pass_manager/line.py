@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ from fxopt.pass_manager.context import Context
 from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.shared_weights import SharedWeights
 from fxopt.pass_manager.step import Step, StepResult, Watcher, run_step
+
+_LARGE = 2**26
+"""Bytes of weights from which on a step frees programs: graphs are cycles, which Python looks for by their number alone."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ class Line:
     def run(self, context: Context | None = None) -> StepResult:
         """Run the next pass, in ``context`` if one is given."""
         result, self.work = self._on_copy(self.work, len(self.results), self.watchers, context or self.context)
+        if result.changed and self.cost_of(self.work).bytes > _LARGE:
+            gc.collect()
         self._done(result)
         return result
 

@@ -13,6 +13,7 @@ from fxopt import registry
 from fxopt.backend import Backend
 from fxopt.errors import PassError, UsageError
 from fxopt.ir.cost import Cost
+from fxopt.ir.mapped_weights import mapped_again
 from fxopt.ir.program import Program
 from fxopt.numerics.compute_device import find_compute_device
 from fxopt.pass_manager.context import Context
@@ -118,7 +119,9 @@ class Pipeline:
             watchers = (*((MetricWatcher(data, where),) if data is not None and measured else ()), Verify())
         context = Context(workload, target, backend, program, where)
         leaves = [(leaf, str(p) if leaf is not p else None) for p in self.passes for leaf in _steps(p)]
-        line = Line([leaf for leaf, _ in leaves], tuple(watchers), context, program.copy(), told_at)
+        line = Line(
+            [leaf for leaf, _ in leaves], tuple(watchers), context, program.copy(mapped_again(program)), told_at
+        )
         before = last = line.cost_of(line.work)
         if cache is None:
             while line.left:

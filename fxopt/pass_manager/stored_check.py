@@ -12,8 +12,10 @@ from torch.utils import _pytree as pytree
 
 from fxopt.ir.op_table import family
 from fxopt.ir.program import Program
+from fxopt.ir.widened import WIDE, Widened
 from fxopt.numerics.error_metrics import is_discrete, relative_error
 from fxopt.numerics.float64 import has_twin_graph, widen
+from fxopt.pass_manager.invariants import same_tensor
 from fxopt.pass_manager.local_proof import LocalProof, prove_locally
 from fxopt.pass_manager.regions.check import Failure
 from fxopt.pass_manager.regions.leaf_values import LeafValues
@@ -35,11 +37,11 @@ def stored_as_replayed(replay: Program, program: Program) -> bool:
 
 
 def _is_rounded(want: torch.Tensor, stored: torch.Tensor) -> bool:
-    got = widen(stored.detach())
+    got = Widened(stored.detach()) if stored.dtype in WIDE else stored
+    if same_tensor(want, got):
+        return True
     if want.dtype != got.dtype or want.shape != got.shape:
         return False
-    if torch.equal(want, got):
-        return True
     return stored.is_floating_point() and relative_error(want, got) <= WEIGHT_ROUNDING * torch.finfo(stored.dtype).eps
 
 

@@ -35,10 +35,31 @@ def resource_error(error: BaseException, place: Path | None = None, needed: int 
                 return None if place else ResourceError(f"cannot write: {cause.strerror}", way_out=_ROOM)
         if isinstance(cause, MemoryError) or any(word in text_of(cause) for word in _MEMORY):
             return ResourceError(
-                f"memory is at its end: {text_of(cause) or 'no more could be allocated'}",
-                way_out="end other programs, take a machine with more, or a smaller model or batch",
+                f"memory is at its end: {text_of(cause) or 'no more could be allocated'}{_held()}",
+                way_out="end other programs, take a machine with more, or a smaller model or batch; weights that are mapped from "
+                "a file (safetensors, torch.load(mmap=True)) take none before they are changed",
             )
     return _full_disk(place, "no room is left") if place is not None and full else None
+
+
+def _held() -> str:
+    """What this process holds, and the machine has, as Linux tells it."""
+    own, all_of_it = (_kilobytes(Path(path)) for path in ("/proc/self/status", "/proc/meminfo"))
+    if "VmHWM" not in own or "MemTotal" not in all_of_it:
+        return ""
+    return (
+        f"; this process held {1024 * own['VmHWM']:,} bytes at most, and {1024 * own['VmRSS']:,} now, on a machine that has "
+        f"{1024 * all_of_it['MemTotal']:,}"
+    )
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    """The lines ``Name:  123 kB`` of a file; none where there is no such file."""
+    try:
+        rows = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 def _full_disk(written: Path, why: str | None) -> ResourceError:

@@ -20,8 +20,7 @@ from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture, load
 from fxopt.backend.quant_policy import Policy
-from fxopt.backends.onnx import Onnx
-from fxopt.backends.onnx.file import save
+from fxopt.backends.onnx import Onnx, file
 from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.build import build
 from fxopt.driver.lower import lower
@@ -112,13 +111,24 @@ def test_the_same_bytes_whatever_the_hash_seed(tmp_path):
     assert digests[0] == digests[1]
 
 
-def test_weights_beyond_what_one_message_holds_go_beside_it(conv, tmp_path):
-    artifact, _ = _lower(conv, tmp_path)
-    save(onnx.load(tmp_path / "model.onnx"), tmp_path / "model.onnx", most_bytes=1000)
-    artifact = Artifact(tmp_path, artifact.manifest, Onnx().load(tmp_path, artifact.manifest))
-    assert (tmp_path / "model.onnx.data").is_file()
-    x = torch.randn(3, 3, 8, 8)
-    assert np.allclose(artifact(x.numpy()), conv(x), atol=1e-5)
+@pytest.mark.parametrize("options", [{}, {"weights": "uint8"}], ids=str)
+@pytest.mark.parametrize("quantized", [False, True], ids=["float", "int8"])
+def test_weights_too_large_for_one_message_go_beside_it(conv, tmp_path, monkeypatch, quantized, options):
+    """They are written one at a time, and the file computes what one with all of them inside does."""
+    backend = Onnx(**options)
+    program = _quantized(conv, backend) if quantized else conv
+    (tmp_path / "whole").mkdir()
+    whole, _ = _lower(program, tmp_path / "whole", backend)
+    monkeypatch.setattr(file, "_MOST_BYTES", 300)
+    monkeypatch.setattr(file, "_WEIGHT", 100)
+    (tmp_path / "apart").mkdir()
+    apart, _ = _lower(program, tmp_path / "apart", backend)
+    assert (tmp_path / "apart" / "model.onnx.data").stat().st_size > 300
+    stored = onnx.load(tmp_path / "apart" / "model.onnx", load_external_data=False).graph.initializer
+    assert any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in stored)
+    x = torch.randn(3, 3, 8, 8).numpy()
+    assert np.array_equal(apart(x), whole(x))
+    assert apart.manifest.facts["nodes"] == whole.manifest.facts["nodes"]
 
 
 def test_a_mean_is_a_pool_only_over_height_and_width(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -82,7 +84,12 @@ def test_an_error_of_a_full_disk_or_memory_is_told_by_what_it_is(tmp_path):
     assert found is not None
     assert str(tmp_path / "x") in found.what
     assert found.exit_code == 4
-    assert isinstance(resource_error(MemoryError()), ResourceError)
+    short = resource_error(MemoryError())
+    assert isinstance(short, ResourceError)
+    if sys.platform == "linux":
+        held = int(re.search(r"this process held ([\d,]+) bytes at most", short.what)[1].replace(",", ""))
+        assert 0.5 < held / (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) < 2
+    assert "mapped" in short.way_out
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
     assert isinstance(resource_error(caught.value), ResourceError), "torch's own, which is no MemoryError"

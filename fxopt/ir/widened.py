@@ -1,0 +1,257 @@
+"""Weights in float64 that are held in their own precision, and widened when an op reads them.
+
+A program in float64 would take twice the memory of its float32 weights. Every float32 number is one in float64, so the
+weight that a program has anyway is enough: an op gets a float64 tensor of its own for as long as it runs. What picks
+elements, as ``index_select``, gives such a weight again.
+"""
+
+from __future__ import annotations
+
+import collections
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+WIDE = {
+    torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,
+    torch.complex64: torch.complex128, torch.complex32: torch.complex128,
+}  # fmt: skip
+"""The float64 dtype that holds every number of a dtype."""
+
+_KEPT_BYTES = 2**26
+"""Of the float64 tensors made last so many are kept: small models widen each weight once."""
+
+_FACTS = frozenset([
+    "__get__", "__set__", "size", "dim", "ndimension", "stride", "storage_offset", "numel", "nelement",
+    "element_size", "is_floating_point", "is_complex", "is_contiguous", "get_device", "requires_grad_",
+    "is_inference", "is_conj", "is_neg", "is_signed", "__hash__", "__len__", "detach",
+])  # fmt: skip
+"""What is known of a tensor without its numbers."""
+
+_VIEWS = frozenset([
+    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "unsqueeze", "squeeze", "movedim",
+    "narrow", "select", "split", "split_with_sizes", "chunk", "unbind", "diagonal", "expand", "T", "mT", "__getitem__",
+])  # fmt: skip
+"""What picks elements, and may give the memory of its operand."""
+
+_PICKS = _VIEWS | {"index_select"}
+"""What picks elements."""
+
+
+class _Held:
+    """The numbers of a weight: narrow, wide for a while, or wide for good, once it is or may be written into."""
+
+    def __init__(
+        self,
+        narrow: torch.Tensor | None,
+        *,
+        fresh: bool,
+        wide: torch.Tensor | None = None,
+        lent: list[torch.Tensor] | None = None,
+    ) -> None:
+        self.narrow = narrow
+        self.fresh = fresh
+        """Whether it is a result that no program has yet, so that it may be written into."""
+        self.lent = [] if lent is None else lent
+        """Float64 tensors for good, of this weight and of views of it, that are no result."""
+        self._wide = wide
+
+    def wide(self) -> torch.Tensor:
+        """The float64 tensor; it is kept as long as it is among those made last."""
+        if self._wide is not None:
+            _RECENT.touch(self)
+            return self._wide
+        assert self.narrow is not None
+        self._wide = made = _cast(self.narrow)
+        _RECENT.add(self, made.untyped_storage().nbytes())
+        return made
+
+    def keep(self, wide: torch.Tensor) -> None:
+        """Keep a float64 tensor for good. A result is no longer narrow then; of a weight, ``writes`` are counted."""
+        if self.fresh:
+            self.narrow = None
+        elif all(tensor is not wide for tensor in self.lent):
+            self.lent.append(wide)
+        self._wide = wide
+        _RECENT.drop(self)
+
+    def forget(self) -> None:
+        """Drop the float64 tensor, which can be made again."""
+        self._wide = None
+
+    @property
+    def writes(self) -> int:
+        """How often the weight, or a view of it, was written into."""
+        return sum(tensor._version for tensor in self.lent)
+
+
+def _cast(narrow: torch.Tensor) -> torch.Tensor:
+    """The float64 tensor of a narrower one; what is repeated without memory, as by ``expand``, stays so."""
+    once = narrow
+    for dim, (size, stride) in enumerate(zip(narrow.shape, narrow.stride(), strict=True)):
+        once = once.narrow(dim, 0, 1) if stride == 0 and size > 1 else once
+    return once.to(WIDE[narrow.dtype]).expand(narrow.shape)
+
+
+class _Recent:
+    """The float64 tensors made last; they do not live longer than their weights."""
+
+    def __init__(self) -> None:
+        self._sizes: collections.OrderedDict[weakref.ref[_Held], int] = collections.OrderedDict()
+        self._total = 0
+
+    def add(self, held: _Held, size: int) -> None:
+        self._sizes[weakref.ref(held, self._drop)] = size
+        self._total += size
+        while self._total > _KEPT_BYTES:
+            oldest = next(iter(self._sizes))
+            self._drop(oldest)
+            if (forgotten := oldest()) is not None:
+                forgotten.forget()
+
+    def touch(self, held: _Held) -> None:
+        if (key := weakref.ref(held)) in self._sizes:
+            self._sizes.move_to_end(key)
+
+    def drop(self, held: _Held) -> None:
+        self._drop(weakref.ref(held))
+
+    def _drop(self, key: weakref.ref[_Held]) -> None:
+        self._total -= self._sizes.pop(key, 0)
+
+
+_RECENT = _Recent()
+
+
+class Widened(torch.Tensor):
+    """A float64 tensor (complex128 for a complex one) that holds the memory of a narrower one.
+
+    A weight of a program is not written into: ``_version`` tells of it, as for any tensor, and the memory stays as it was. A
+    result that no program has yet may be; it is a float64 tensor then. ``data_ptr`` and ``untyped_storage`` are of the
+    memory held.
+    """
+
+    _held: _Held
+
+    @staticmethod
+    def __new__(cls, narrow: torch.Tensor, *, held: _Held | None = None) -> Widened:
+        """Of a tensor whose dtype is in :data:`WIDE`."""
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, narrow.shape, strides=narrow.stride(), dtype=WIDE.get(narrow.dtype, narrow.dtype), device=narrow.device
+        )
+        made._held = held or _Held(narrow, fresh=False)
+        return made
+
+    @property
+    def memory(self) -> torch.Tensor:
+        """What holds its numbers: the narrower tensor, or a float64 one after a write."""
+        held = self._held
+        return held.wide() if held.narrow is None else held.narrow
+
+    @property
+    def _version(self) -> int:  # type: ignore[override]
+        return self._held.writes
+
+    def settle(self) -> None:
+        """Say that a program has it now, and nothing writes into it any more."""
+        self._held.fresh = False
+
+    def data_ptr(self) -> int:
+        """The address of the memory held."""
+        return self.memory.data_ptr()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """The memory held."""
+        return self.memory.untyped_storage()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        own = self.memory.detach().clone()
+        copy: torch.Tensor = Widened(own) if own.dtype in WIDE else own
+        if isinstance(self, torch.nn.Parameter):
+            copy = torch.nn.Parameter(copy, self.requires_grad)
+        memo[id(self)] = copy
+        return copy
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name, first, kwargs = _name(func), args[0] if args else None, kwargs or {}
+        if func == _SET_DATA and isinstance(first, Widened):
+            first._held = _Held(None, fresh=True, wide=args[1].detach())
+            return None
+        if name in _FACTS:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        if isinstance(first, Widened) and first._held.narrow is not None:
+            if name == "contiguous" and not kwargs and first.is_contiguous():
+                return first
+            if name in _PICKS and not (first._held.fresh and name in _VIEWS) and not _others(args[1:], kwargs):
+                return _pick(func, first._held, args[1:], kwargs)
+            if name == "equal" and isinstance(args[1], Widened) and args[1].memory.dtype == first.memory.dtype:
+                return torch.equal(first.memory, args[1].memory)  # every number has one in float64 of its own
+        return _call(func, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+            return Widened(args[0].memory, held=args[0]._held)
+        return _call(func, args, kwargs or {})
+
+
+def _name(func: Callable[..., Any]) -> str:
+    """``view`` for the method, the function and any overload of the op; ``T`` for what reads the attribute."""
+    name = getattr(func, "__name__", "").split(".")[0]
+    attribute = getattr(getattr(func, "__self__", None), "__name__", "") if name == "__get__" else ""
+    return attribute if attribute in _PICKS else name
+
+
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def _others(args: Any, kwargs: Any) -> bool:
+    """Whether there is more than numbers and indices besides the operand."""
+    return any(isinstance(v, (Widened, torch.dtype)) for v in pytree.tree_leaves((args, kwargs)))
+
+
+def _pick(func: Callable[..., Any], held: _Held, args: Any, kwargs: Any) -> Any:
+    """Elements of a weight that is held narrow."""
+    assert held.narrow is not None
+    memory = held.narrow.untyped_storage().data_ptr()
+
+    def widened(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        shares = value.untyped_storage().data_ptr() == memory
+        return Widened(value, held=_Held(value, fresh=not shares, lent=held.lent if shares else None))
+
+    return pytree.tree_map(widened, func(held.narrow.detach(), *args, **kwargs))
+
+
+def _call(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call a function on float64 tensors in place of the weights. One that it wrote into, or gave a view of, is kept wide."""
+    used: dict[int, tuple[Widened, torch.Tensor, int]] = {}
+
+    def wide(value: Any) -> Any:
+        if not isinstance(value, Widened):
+            return value
+        made = value._held.wide()
+        used.setdefault(id(made), (value, made, made._version))
+        return made
+
+    wide_args, wide_kwargs = pytree.tree_map(wide, (args, kwargs))
+    found = func(*wide_args, **wide_kwargs)
+    given = [v for v in pytree.tree_leaves(found) if isinstance(v, torch.Tensor)]
+    for weight, made, version in used.values():
+        views = any(
+            v is not made and v.untyped_storage().data_ptr() == made.untyped_storage().data_ptr() for v in given
+        )
+        if made._version != version or views or (weight._held.fresh and isinstance(found, np.ndarray)):
+            weight._held.keep(made)
+    return used[id(found)][0] if id(found) in used else found
