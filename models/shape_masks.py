@@ -23,18 +23,18 @@ CLASSES = ("ground", *SHAPES)
 
 
 def shape_masks(
-    size: Annotated[int, Doc("Side of the images in pixels, 32 or more, a multiple of 8.")] = 64,
+    size: Annotated[int, Doc("Side of the images in pixels, 32 or more, a multiple of 16.")] = 64,
     *,
     examples: Annotated[int, Doc("Training images; an eighth as many for validation and a quarter for test.")] = 5000,
 ) -> Workload:
-    """Drawn scenes to tell apart pixel by pixel, 6 kinds of shapes and ground: 64x64 colour, trained U-Net (0.1 M parameters).
+    """Drawn scenes to tell apart pixel by pixel, 6 kinds of shapes and ground: 64x64 colour, trained U-Net (0.3 M parameters).
 
     Input float32 [N,3,size,size], output class scores float32 [N,7,size,size]; the metric is the mean intersection over union.
-    The network was trained at the default size. Raises OptionError for a size below 32 or no multiple of 8, or fewer than 8
+    The network was trained at the default size. Raises OptionError for a size below 32 or no multiple of 16, or fewer than 8
     examples; the model raises RecipeError where its weights file is missing.
     """
-    if size < 32 or size % 8:
-        raise OptionError(f"shape_masks: size={size} must be a multiple of 8, 32 or more")
+    if size < 32 or size % 16:
+        raise OptionError(f"shape_masks: size={size} must be a multiple of 16, 32 or more")
     if examples < 8:
         raise OptionError(f"shape_masks: examples={examples} is too few; give 8 or more")
     return Workload(

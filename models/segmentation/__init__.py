@@ -2,6 +2,6 @@
 
 ::
 
-    data    batches, cross entropy of each pixel, mean intersection over union
+    data    batches, loss, mean intersection over union
     nets    the network of `shape_masks`
 """

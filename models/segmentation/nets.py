@@ -18,7 +18,7 @@ class UNet(nn.Module):
     the halvings. On the way up a coarser map is repeated (nearest neighbour) where the paper has a transposed convolution.
     """
 
-    def __init__(self, classes: int, *, widths: tuple[int, ...] = (8, 16, 32, 64)) -> None:
+    def __init__(self, classes: int, *, widths: tuple[int, ...] = (8, 16, 32, 64, 96)) -> None:
         super().__init__()
         self.stem = conv_norm(3, widths[0], 3)
         pairs = list(itertools.pairwise(widths))

@@ -107,7 +107,7 @@ def test_masks_that_do_not_fit_are_refused(masks, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("options", ["size=24", "size=60", "examples=7"])
+@pytest.mark.parametrize("options", ["size=16", "size=40", "examples=7"])
 def test_wrong_options_are_refused(options):
     with pytest.raises(OptionError, match=options):
         find_workload(f"shape_masks({options})")
