@@ -6,10 +6,11 @@
     python tests/bench/executorch_pt2e.py --models digits --images 64 --json
     python tests/bench/executorch_pt2e.py --models small_vit --kinds float int8 dynamic 4-bit
 
-For each model in float and int8, and where it is asked for with inputs quantized as it runs, in int8 and with 4-bit weights: SQNR of the file against its own program, of int8 against the float model on inputs that no
-calibration saw, top-1 where there is data, the share of ops that XNNPACK takes, bytes, and latency at batch 1. The files of a
-model are timed in one run, in interleaved blocks with pauses; ratios are to PT2E's int8, round by round. PT2E's are exported
-with that one size, ours with batches up to 32. Models without data are given noise. Needs the extras executorch and zoo.
+For each model in float and int8, and where it is asked for with inputs quantized as it runs, in int8 and with 4-bit weights:
+SQNR of the file against its own program, of int8 against the float model on inputs that no calibration saw, top-1 where there
+is data, the share of ops that XNNPACK takes, bytes, and latency at batch 1. The files of a model are timed in one run, in
+interleaved blocks with pauses; ratios are to PT2E's int8, round by round. PT2E's are exported with that one size, ours with
+batches up to 32. Models without data are given noise. Needs the extras executorch and zoo.
 """
 
 from __future__ import annotations
