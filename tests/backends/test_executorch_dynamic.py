@@ -62,7 +62,7 @@ def test_linears_are_integer_layers_with_the_numbers_of_the_program(program, pas
     assert facts["integer_contractions"] == 5
     assert facts["float_contractions"] == 2, "of two computed values"
     x = _inputs(3)
-    assert sqnr([made(x)], [torch.from_numpy(artifact(x.numpy()))]) > 60
+    assert sqnr([made(x)], [torch.from_numpy(artifact(x.numpy()))]) > 50
     assert sqnr([program(x)], [made(x)]) > (30 if passes == "quantize_dynamic" else 8)
 
 
