@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from fxopt.errors import DataError
+from fxopt.models.splits import halved, one_split
 from fxopt.workload import Args, Split
 
 Splits = Mapping[Split, tuple[torch.Tensor, torch.Tensor]]
@@ -30,7 +31,7 @@ class LabelledImages:
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
         """Yield ``((images,), labels)``: as stored without a seed, else shuffled and augmented, same for equal seeds."""
-        images, labels = self._split(split)
+        images, labels = one_split(self.load(), split)
         generator = torch.Generator().manual_seed(seed) if seed is not None else None
         if generator is not None:
             order = torch.randperm(len(labels), generator=generator)
@@ -44,7 +45,7 @@ class LabelledImages:
 
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
         """Share of images, 0 to 1, whose highest score is the label's."""
-        return self.correct(model, split) / len(self._split(split)[1])
+        return self.correct(model, split) / len(one_split(self.load(), split)[1])
 
     def correct(self, model: Callable[..., Any], split: Split = "test") -> int:
         """Number of images whose highest score is the label's. A module should be in evaluation mode."""
@@ -56,18 +57,7 @@ class LabelledImages:
 
     def half(self, index: Literal[0, 1]) -> LabelledImages:
         """The same data with every other image of the validation split."""
-        return replace(self, load=functools.partial(_halved, self.load, index))
-
-    def _split(self, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-        splits = self.load()
-        if split not in splits:
-            raise DataError(f"there is no split {split!r}; there are: {', '.join(splits)}")
-        return splits[split]
-
-
-def _halved(load: Callable[[], Splits], index: int) -> Splits:
-    images, labels = load()["validation"]
-    return {**load(), "validation": (images[index::2], labels[index::2])}
+        return replace(self, load=functools.partial(halved, self.load, index))
 
 
 def scores(output: Any) -> torch.Tensor:
@@ -94,6 +84,17 @@ def jitter(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     matrix[:, 1, 2] = _uniform(len(images), 0.12, generator)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def normalized(images: torch.Tensor) -> torch.Tensor:
+    """Images uint8 as float32 of about zero mean and unit variance, (x / 255 - 0.5) / 0.25; others as they are."""
+    return images.float().div(255).sub(0.5).div(0.25) if images.dtype == torch.uint8 else images
+
+
+def relight(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Contrast by up to 20 %, brightness by up to 0.2; float32 [N,C,H,W] -> the same."""
+    contrast, light = torch.rand(2, len(images), 1, 1, 1, generator=generator) * 0.4 - 0.2
+    return images * (1 + contrast) + light
 
 
 def _uniform(count: int, limit: float, generator: torch.Generator) -> torch.Tensor:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
-from fxopt.errors import DataError
 from fxopt.models.causal_lm import State
+from fxopt.models.splits import halved, one_split
 from fxopt.workload import Args, Split
 
 Windows = Mapping[Split, torch.Tensor]
@@ -33,7 +33,7 @@ class NextToken:
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
         """Yield ``((ids, mask, state), next_ids)``: as stored without a seed, else shuffled, the same for equal seeds."""
-        windows = self._split(split)
+        windows = one_split(self.load(), split)
         if seed is not None:
             windows = windows[torch.randperm(len(windows), generator=torch.Generator().manual_seed(seed))]
         for some in windows.split(batch_size):
@@ -64,22 +64,12 @@ class NextToken:
 
     def half(self, index: Literal[0, 1]) -> NextToken:
         """The same data with every other window of the validation split."""
-        return replace(self, load=functools.partial(_halved, self.load, index))
-
-    def _split(self, split: Split) -> torch.Tensor:
-        windows = self.load()
-        if split not in windows:
-            raise DataError(f"there is no split {split!r}; there are: {', '.join(windows)}")
-        return windows[split]
+        return replace(self, load=functools.partial(halved, self.load, index))
 
 
 def cut_windows(tokens: list[int], length: int) -> torch.Tensor:
     """Windows of ``length`` tokens, one after the other, each with the token that follows: int64 [N, length + 1]."""
     return torch.tensor(tokens, dtype=torch.int64).unfold(0, length + 1, length)
-
-
-def _halved(load: Callable[[], Windows], index: int) -> Windows:
-    return {**load(), "validation": load()["validation"][index::2]}
 
 
 def _logits(output: Any) -> torch.Tensor:

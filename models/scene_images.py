@@ -9,42 +9,36 @@ from typing import Any
 import numpy as np
 import torch
 
-from fxopt.models.detection.data import Splits
 from fxopt.models.detection.targets import PADDING, Scenes
+from fxopt.models.scene_shapes import SHAPES, bounds, coverage
 from fxopt.workload import Split
-
-SHAPES = ("disk", "ring", "square", "triangle", "cross", "bar")
-"""Names of the classes, in the order of their ids."""
 
 _CHUNK = 256
 _SLOTS = 6
 """Most shapes of a scene."""
 _COVERED = 0.5
 """Largest part of a shape's box, or of a later one's, that may be common to both; such a later one is left out."""
-_ARM, _SIDE, _THICK = 0.33, 0.72, 0.38
-"""Half width of a cross's arms, half side of a square, half height of a bar; a disk's radius is 1."""
+_MOST = 0.5
+"""The part of a pixel from which it belongs to a shape."""
 
 _Array = np.ndarray[Any, Any]
 
 
-def _corners(wide: float, high: float) -> list[tuple[float, float]]:
-    return [(wide, high), (-wide, high), (wide, -high), (-wide, -high)]
-
-
-_HULLS: dict[str, list[tuple[float, float]]] = {
-    "square": _corners(_SIDE, _SIDE),
-    "triangle": [(math.sin(a), -math.cos(a)) for a in (0, 2 * math.pi / 3, 4 * math.pi / 3)],
-    "cross": [*_corners(1, _ARM), *_corners(_ARM, 1)],
-    "bar": _corners(1, _THICK),
-}
-"""Corners that bound a shape however it is turned; what is round has none."""
+def _counts(examples: int) -> dict[Split, int]:
+    """``examples`` training scenes, an eighth as many for validation and a quarter for test."""
+    return {"train": examples, "validation": examples // 8, "test": examples // 4}
 
 
 @functools.lru_cache(maxsize=4)
-def scene_splits(size: int, examples: int) -> Splits:
-    """``examples`` training scenes, an eighth as many for validation and a quarter for test, each from its own seed."""
-    counts: dict[Split, int] = {"train": examples, "validation": examples // 8, "test": examples // 4}
-    return {split: draw_scenes(counts[split], size, seed) for seed, split in enumerate(counts)}
+def box_splits(size: int, examples: int) -> dict[Split, Scenes]:
+    """Scenes of each split, drawn from a seed of its own, with boxes and classes."""
+    return {split: draw_scenes(count, size, seed) for seed, (split, count) in enumerate(_counts(examples).items())}
+
+
+@functools.lru_cache(maxsize=4)
+def mask_splits(size: int, examples: int) -> dict[Split, tuple[torch.Tensor, torch.Tensor]]:
+    """The same images, with masks: see :func:`draw_masks`."""
+    return {split: draw_masks(count, size, seed) for seed, (split, count) in enumerate(_counts(examples).items())}
 
 
 def draw_scenes(count: int, size: int, seed: int) -> Scenes:
@@ -53,15 +47,29 @@ def draw_scenes(count: int, size: int, seed: int) -> Scenes:
     Shapes are 15 to 50 % of the side in size, later ones over earlier ones, and lie in the image with their centres. A box
     bounds the whole shape, what is hidden included, and is cut at the border of the image.
     """
+    return _drawn(count, size, seed)[0]
+
+
+def draw_masks(count: int, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images of :func:`draw_scenes`, and uint8 [count,size,size]: what each pixel shows.
+
+    That is 0 for the ground, and else one more than the class of the last shape that covers half of the pixel or more.
+    """
+    scenes, masks = _drawn(count, size, seed)
+    return scenes.images, masks
+
+
+def _drawn(count: int, size: int, seed: int) -> tuple[Scenes, torch.Tensor]:
     random = np.random.default_rng(seed)
     kinds = random.integers(len(SHAPES), size=(count, _SLOTS))
     radii = size * np.exp(random.uniform(math.log(0.075), math.log(0.25), (count, _SLOTS)))
     centres = random.uniform(0.06, 0.94, (count, _SLOTS, 2)) * size
     angles = random.uniform(0, 2 * math.pi, (count, _SLOTS))
-    boxes = np.clip(_boxes(kinds, radii, centres, angles), 0, size)
+    boxes = np.clip(bounds(kinds, radii, centres, angles), 0, size)
     there = _chosen(boxes, random.integers(1, _SLOTS + 1, count))
     colours, grounds = _colours(count, random)
     images = np.empty((count, 3, size, size), np.uint8)
+    masks = np.zeros((count, size, size), np.uint8)
     for start in range(0, count, _CHUNK):  # in chunks, because they are drawn in float32
         some = slice(start, start + _CHUNK)
         canvas = _ground(grounds[some], size, random)
@@ -69,26 +77,14 @@ def draw_scenes(count: int, size: int, seed: int) -> Scenes:
             for kind in range(len(SHAPES)):
                 (rows,) = np.nonzero(there[some, slot] & (kinds[some, slot] == kind))
                 at = rows + start
-                ink = _ink(kind, size, radii[at, slot], centres[at, slot], angles[at, slot])
+                ink = coverage(kind, size, radii[at, slot], centres[at, slot], angles[at, slot])
                 canvas[rows] += ink[:, None] * (colours[at, slot, :, None, None] - canvas[rows])
+                masks[at] = np.where(ink >= _MOST, kind + 1, masks[at])
         images[some] = _degraded(canvas, random)
     labels = np.where(there, kinds, PADDING)
     boxes = np.where(there[..., None], boxes, 0)
-    return Scenes(torch.from_numpy(images), torch.from_numpy(boxes.astype(np.float32)), torch.from_numpy(labels))
-
-
-def _boxes(kinds: _Array, radii: _Array, centres: _Array, angles: _Array) -> _Array:
-    """Bounds [count,slots,4] of the turned shapes: left, top, right, bottom."""
-    low, high = -np.ones((*kinds.shape, 2)), np.ones((*kinds.shape, 2))
-    cosine, sine = np.cos(angles)[..., None], np.sin(angles)[..., None]
-    for kind, name in enumerate(SHAPES):
-        if name in _HULLS:
-            x, y = np.array(_HULLS[name]).T
-            turned = np.stack([cosine * x - sine * y, sine * x + cosine * y], -1)
-            mine = (kinds == kind)[..., None]
-            low, high = np.where(mine, turned.min(-2), low), np.where(mine, turned.max(-2), high)
-    scale = radii[..., None]
-    return np.concatenate([centres + low * scale, centres + high * scale], -1)
+    scenes = Scenes(torch.from_numpy(images), torch.from_numpy(boxes.astype(np.float32)), torch.from_numpy(labels))
+    return scenes, torch.from_numpy(masks)
 
 
 def _chosen(boxes: _Array, wanted: _Array) -> _Array:
@@ -123,30 +119,6 @@ def _ground(colours: _Array, size: int, random: np.random.Generator) -> _Array:
         wave, phase = random.uniform(-9, 9, (2, len(colours), 1, 1, 1)), random.uniform(0, 6.3, (len(colours), 1, 1, 1))
         light += np.sin((wave[0] * x + wave[1] * y + phase).astype(np.float32)) * np.float32(0.04)
     return colours[:, :, None, None] + light
-
-
-def _ink(kind: int, size: int, radii: _Array, centres: _Array, angles: _Array) -> _Array:
-    """How much of each pixel shapes of one kind cover, by their distance to its middle: float32 [count,size,size]."""
-    y, x = np.mgrid[:size, :size].astype(np.float32) + np.float32(0.5)
-    radius, cosine, sine, right, down = (
-        v.astype(np.float32)[:, None, None] for v in (radii, np.cos(angles), np.sin(angles), *centres.T)
-    )
-    x, y = x - right, y - down
-    x, y = (cosine * x + sine * y) / radius, (cosine * y - sine * x) / radius
-    name = SHAPES[kind]
-    if name in ("disk", "ring"):
-        from_middle = np.hypot(x, y)
-        outside = from_middle - 1 if name == "disk" else np.abs(from_middle - 0.75) - 0.25
-    elif name == "triangle":
-        slope = np.float32(math.sqrt(3) / 2)
-        outside = np.maximum(np.maximum(slope * x - y / 2, -slope * x - y / 2), y) - 0.5
-    elif name == "cross":
-        x, y = np.abs(x), np.abs(y)
-        outside = np.minimum(np.maximum(x - 1, y - _ARM), np.maximum(x - _ARM, y - 1))
-    else:
-        wide, high = (_SIDE, _SIDE) if name == "square" else (1, _THICK)
-        outside = np.maximum(np.abs(x) - wide, np.abs(y) - high)
-    return np.clip(0.5 - outside * radius, 0, 1)
 
 
 def _degraded(canvas: _Array, random: np.random.Generator) -> _Array:

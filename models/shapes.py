@@ -14,7 +14,8 @@ from fxopt.models.detection.data import DetectionImages
 from fxopt.models.detection.detect import detect
 from fxopt.models.detection.loss import detection_loss, soft_detection_loss
 from fxopt.models.detection.nets import Detector, DetectorNet
-from fxopt.models.scene_images import SHAPES, scene_splits
+from fxopt.models.scene_images import box_splits
+from fxopt.models.scene_shapes import SHAPES
 from fxopt.models.weights import load_weights
 from fxopt.workload import Args, Workload
 
@@ -49,7 +50,7 @@ def shapes(
         inputs=functools.partial(_inputs, size),
         until="net",
         data=DetectionImages(
-            load=functools.partial(scene_splits, size, examples),
+            load=functools.partial(box_splits, size, examples),
             classes=SHAPES,
             criterion=functools.partial(detection_loss, size=(size, size)),
             soft_criterion=functools.partial(soft_detection_loss, size=(size, size)),

@@ -20,6 +20,8 @@ from rich.progress import Progress
 
 from fxopt.models.digits import digit_net, digits
 from fxopt.models.glyphs import glyph_net, glyphs
+from fxopt.models.pitch import pitch, pitch_net
+from fxopt.models.shape_masks import masks_net, shape_masks
 from fxopt.models.shapes import shapes, shapes_net
 from fxopt.models.small_lm import lm_net, small_lm
 from fxopt.models.small_vit import small_vit, vit_net
@@ -41,6 +43,8 @@ class Training:
 TRAININGS = {
     "digits": Training(digits, digit_net, 30),
     "glyphs": Training(glyphs, glyph_net, 10),
+    "pitch": Training(pitch, pitch_net, 20),
+    "shape_masks": Training(shape_masks, masks_net, 20),
     "shapes": Training(shapes, shapes_net, 30),
     "small_lm": Training(small_lm, lm_net, 20, batch_size=16),
     "small_vit": Training(small_vit, vit_net, 30, rate=2e-3),

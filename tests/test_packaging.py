@@ -62,7 +62,7 @@ def test_the_weights_of_the_demo_models_do_not_ride_in_the_core_wheel(built):
     assert core.stat().st_size < 1_500_000
     with zipfile.ZipFile(weights) as wheel:
         found = {name for name in wheel.namelist() if name.endswith(".safetensors")}
-    names = ("digits", "glyphs", "shapes", "small_lm", "small_vit")
+    names = ("digits", "glyphs", "pitch", "shape_masks", "shapes", "small_lm", "small_vit")
     assert found == {f"fxopt/models/demo_weights/{name}.safetensors" for name in names}
 
 

@@ -60,9 +60,13 @@ class Executorch(Backend):
         """Pairs around every layer, linears too, and what is added, multiplied, joined or averaged between them.
 
         XNNPACK takes a layer in integers only with the quantize op behind it, and joins values of one scale alone. Average
-        pools, sigmoid and leaky relu it has in float only. Its kernels widen bytes before they multiply, or use VNNI.
+        pools, sigmoid and leaky relu it has in float only. Its kernels widen bytes before they multiply, or use VNNI. A linear
+        that quantizes its input as it runs does so token by token; those with weights in blocks do, too.
         """
-        return Policy("always", chain=_CHAIN, linear_output=True, one_scale=("aten.cat",))
+        return Policy(
+            "always", chain=_CHAIN, linear_output=True, one_scale=("aten.cat",), range_of="token",
+            block_inputs="token", block_scales="bfloat16",
+        )  # fmt: skip
 
     def largest_sizes(self, program: Program) -> dict[str, int]:
         """The option ``batch``, or the example's; a bound that the program has stands. Raises BackendError for another dim."""

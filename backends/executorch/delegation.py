@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,13 @@ class Delegation:
         """For the report: counts, the calls outside with their reasons, and notes that say so."""
         inside, outside = self.delegated.total(), len(self.portable)
         notes = [f"XNNPACK computes {inside} of {inside + outside} ops, in {self.delegates} part(s)"]
-        notes += [f"in ExecuTorch's own kernel: {call.node or call.op}; {call.reason}" for call in self.portable]
+        by_reason: dict[str, list[Portable]] = defaultdict(list)
+        for call in self.portable:
+            by_reason[call.reason].append(call)
+        for reason, calls in by_reason.items():
+            first = calls[0].node or calls[0].op
+            which = first if len(calls) == 1 else f"{len(calls)} ops, the first of {first}"
+            notes.append(f"in ExecuTorch's own kernels: {which}; {reason}")
         return {
             "delegates": self.delegates,
             "delegated_share": round(inside / max(1, inside + outside), 4),

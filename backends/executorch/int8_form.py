@@ -20,7 +20,9 @@ from fxopt.ir.program import Program
 
 _OPS = "quantized_decomposed."
 _QUANTIZE, _DEQUANTIZE = f"{_OPS}quantize_per_tensor", f"{_OPS}dequantize_per_tensor"
+_BLOCKS = f"{_OPS}dequantize_per_channel_group"
 _STORED = (_DEQUANTIZE, f"{_OPS}dequantize_per_channel")
+_AS_IT_RUNS = (f"{_DEQUANTIZE}.tensor", f"{_OPS}dequantize_per_token")
 _MOVES = ("aten.cat", "aten.max_pool2d")
 _SIGN = 128
 
@@ -35,9 +37,11 @@ class Stored:
 
 def int8_form(form: Program) -> list[Stored]:
     """Bring the quantize and dequantize ops of ``form`` into that form, in place; return weights that had to become float."""
-    if not any(form.find(_QUANTIZE, *_STORED)):
+    if not any(form.find(_QUANTIZE, *_STORED, _BLOCKS)):
         return []
+    _turn_products(form)
     _store_biases(form)
+    _give_blocks_zero_points(form)
     form.graph.eliminate_dead_code()
     _use_signed_codes(form)
     _share_no_dequantize(form)
@@ -58,12 +62,50 @@ def _real(form: Program, node: fx.Node) -> torch.Tensor:
     return made.detach()
 
 
+def _turn_products(form: Program) -> None:
+    """Write a product with a stored matrix on the right as a linear, which alone has integer kernels."""
+    for node in form.find("aten.mm", "aten.matmul", "aten.addmm"):
+        *bias, left, right = node.args
+        scaled = any(value != 1 for value in node.kwargs.values())  # alpha and beta of addmm
+        if scaled or left.meta["val"].dim() < 2 or right.meta["val"].dim() != 2:  # type: ignore[union-attr]
+            continue
+        turned = _turned(form, right)
+        if turned is not None:
+            form.replace(node, form.call(torch.ops.aten.linear.default, left, turned, *bias, like=node))
+
+
+def _turned(form: Program, matrix: Any) -> fx.Node | None:
+    """The transpose of a dequantized matrix [K,N], made of its codes; None for any other value."""
+    if op_name(matrix) in ("aten.transpose.int", "aten.t", "aten.permute") and op_name(matrix.args[0]) == _BLOCKS:
+        return matrix.args[0]
+    if not _is_stored(form, matrix) or op_name(matrix) == _DEQUANTIZE or matrix.args[3] != 1:
+        return None
+    codes = form.tensor(matrix.args[0])
+    assert codes is not None
+    name = f"{matrix.args[0].target}_turned"
+    args = (form.add_tensor(name, codes.T.contiguous(), matrix), *matrix.args[1:3], 0, *matrix.args[4:])
+    return form.call(matrix.target, *args, like=matrix)
+
+
 def _store_biases(form: Program) -> None:
     for node in [node for node in form.graph.nodes if family(node) == "contraction"]:
         bias = arguments(node).get("bias")
         if isinstance(bias, fx.Node) and _is_stored(form, bias):
             name = str(bias.args[0].target).removesuffix("_int32")  # type: ignore[union-attr]
             set_argument(node, "bias", form.add_tensor(f"{name}_real", _real(form, bias), node))
+
+
+def _give_blocks_zero_points(form: Program) -> None:
+    """XNNPACK reads zero points of blocks, which are zero."""
+    for node in form.find(_BLOCKS):
+        integers, scales, zeros, *rest = node.args
+        if zeros is None:
+            stored = form.tensor(scales)
+            if stored is None:
+                continue
+            tensor = torch.zeros(stored.shape, dtype=torch.int32)
+            zeros = form.add_tensor(f"{scales.target}_zero_point", tensor, node)  # type: ignore[union-attr]
+            node.args = (integers, scales, zeros, *rest)
 
 
 def _use_signed_codes(form: Program) -> None:
@@ -76,7 +118,7 @@ def _use_signed_codes(form: Program) -> None:
 
 def _share_no_dequantize(form: Program) -> None:
     """Give each reader a dequantize op of its own, which is part of the reader."""
-    for node in form.find(_DEQUANTIZE, f"{_OPS}dequantize_per_channel"):
+    for node in form.find(_DEQUANTIZE, f"{_OPS}dequantize_per_channel", _BLOCKS):
         for reader in list(node.users)[1:]:
             with form.graph.inserting_before(reader):
                 own = form.graph.node_copy(node)
@@ -143,7 +185,7 @@ def _not_integer(form: Program, weight: fx.Node, reader: fx.Node) -> str | None:
     if family(reader) != "contraction" or arguments(reader).get("weight") is not weight:
         return "XNNPACK reads codes only as the weight of a layer"
     source = arguments(reader)["input"]
-    if op_name(source) == f"{_DEQUANTIZE}.tensor" or op_name(source) == f"{_OPS}dequantize_per_token":
+    if op_name(source) in _AS_IT_RUNS:
         return None
     if op_name(source) != _DEQUANTIZE:
         return "its input is not quantized, and XNNPACK has integer layers only between quantized values"

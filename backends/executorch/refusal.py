@@ -12,7 +12,7 @@ from fxopt.backend import refuses_training
 from fxopt.backends.executorch.runtime import library, quiet
 from fxopt.ir.alias_analysis import written
 from fxopt.ir.decompose import decomposed
-from fxopt.ir.op_table import arguments, family
+from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments, family
 from fxopt.ir.printer import op_name
 
 _WAY_OUT = "replace it by other ops before the build"
@@ -69,11 +69,14 @@ def _quantized(node: fx.Node, name: str) -> str | None:
     if not _dtypes(node).isdisjoint((torch.uint16, torch.int16)):
         return "XNNPACK computes in bytes, not in 16 bits; quantize to 8 bits, or take the backend onnx(opset=21)"
     if name.endswith("_group"):
+        return _blocks(node)
+    if "per_token" in name:
+        return _token(node, name)
+    if name.endswith((".tensor", ".tensor2")):
         return (
-            "XNNPACK has no weights in blocks beside activations in float; quantize to int8, or take the backend onnx"
+            f"XNNPACK has {name} of a range that is found as it runs for each token alone; quantize for this backend, as a "
+            "recipe with backend='executorch' does"
         )
-    if name.endswith((".tensor", ".tensor2", "per_token")):
-        return f"{name} has no form here where its scale is a value of the run; quantize with data, or take the backend onnx"
     source = node.all_input_nodes[0]
     if "dequantize" in name:
         return None if source.op == "get_attr" or family(source) == "quant" else f"{name} of codes that are computed"
@@ -84,6 +87,41 @@ def _quantized(node: fx.Node, name: str) -> str | None:
             f"the codes of {name} are read by another op than a dequantize, and XNNPACK's codes are others, signed ones"
         )
     return None
+
+
+def _blocks(node: fx.Node) -> str | None:
+    """Why XNNPACK has no kernel for a weight in these blocks; None if it has."""
+    low, high, _, block = node.args[3:7]
+    if (low, high) != (-8, 7):
+        return (
+            "XNNPACK has weights in blocks of 4 bits alone; for 8 take quantize_dynamic, with a scale for each output"
+        )
+    if block % 32:  # type: ignore[operator]
+        return f"XNNPACK has blocks of a multiple of 32 inputs, these have {block}; use block=32"
+    layers = [user for each in node.users for user in (each.users if family(each) == "layout" else (each,))]
+    if not all("dequantize_per_token" in op_name(_operand(layer, 0) or layer) for layer in layers):
+        return "XNNPACK has weights in blocks beside inputs quantized by token alone; quantize for this backend"
+    return None
+
+
+def _token(node: fx.Node, name: str) -> str | None:
+    """Why there is no form of an op that quantizes each token by its range; None as a part of a linear of stored codes."""
+    if "dequantize" in name and not all(_has_codes(user) for user in node.users):
+        return f"XNNPACK has {name} as a part of a linear with a quantized weight alone"
+    return None
+
+
+def _has_codes(layer: fx.Node) -> bool:
+    weight = _operand(layer, 1)
+    while weight is not None and family(weight) == "layout":
+        weight = weight.all_input_nodes[0]
+    return weight is not None and "dequantize_per_channel" in op_name(weight)
+
+
+def _operand(layer: fx.Node, which: int) -> fx.Node | None:
+    """The input, or the matrix, of a product; None of another op."""
+    names = PRODUCT_OPERANDS.get(op_name(layer))
+    return arguments(layer)[names[which]] if names else None
 
 
 def _dtypes(node: fx.Node) -> set[torch.dtype]:

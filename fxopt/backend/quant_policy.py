@@ -23,7 +23,10 @@ class Policy:
     weights are bounded (:mod:`fxopt.target.int8_pairs`). ``per_channel``: a scale for each output channel of a weight, or
     one for all. ``products``: whether products of two computed values, as those of attention, are quantized too, on both
     sides. ``linear_output``: whether a linear's output, after the activation that its kernel fuses, is quantized too.
-    ``one_scale``: ops whose kernels want one scale for all their inputs and their output.
+    ``one_scale``: ops whose kernels want one scale for all their inputs and their output. ``range_of``: of what a layer that
+    quantizes its input as it runs takes the range: the whole ``tensor``, or each ``token``, a row of the last dimension.
+    ``block_inputs``: what layers with weights in blocks read: values in ``float``, or ``token``, which they quantize likewise.
+    ``block_scales``: how such kernels store the scales of blocks; bfloat16 ones must be positive.
     """
 
     convolution_output: Literal["always", "between_integers", "never"] = "always"
@@ -37,3 +40,6 @@ class Policy:
     products: bool = False
     linear_output: bool = False
     one_scale: tuple[str, ...] = ()
+    range_of: Literal["tensor", "token"] = "tensor"
+    block_inputs: Literal["float", "token"] = "float"
+    block_scales: Literal["float32", "bfloat16"] = "float32"

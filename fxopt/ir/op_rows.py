@@ -165,6 +165,7 @@ QUANT = {
         for overload in ("", ".tensor", ".tensor2")
     },
     "quantized_decomposed.choose_qparams.tensor": Op("quant"),
+    "quantized_decomposed.choose_qparams_per_token_asymmetric": Op("quant"),
     "quantized_decomposed.dequantize_per_channel_group": Op("quant"),
 }
 

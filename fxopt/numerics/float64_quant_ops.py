@@ -28,6 +28,33 @@ def choose_qparams(
     return scale, (lo - torch.round(low / scale)).clamp(lo, hi).to(torch.int64)
 
 
+def choose_qparams_per_token_asymmetric(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale float64 and zero point int64 [..., 1] over the range of each row of ``x`` and zero, for int8.
+
+    The zero point is that of the end of the range whose own would be rounded less, as XNNPACK chooses it.
+    """
+    low, high = x.amin(-1, keepdim=True).clamp(max=0.0), x.amax(-1, keepdim=True).clamp(min=0.0)
+    scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).eps)
+    below, above = -128 - low / scale, 127 - high / scale
+    zero_point = torch.where(below + above < -2, below, above)
+    return scale, zero_point.clamp(-128, 127).round().to(torch.int64)
+
+
+def quantize_per_token(
+    x: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, lo: int, hi: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Quantize with a scale for each row; ties are those of the sum with the zero point, as in the real op."""
+    return (x / scales + zero_points).round().clamp(lo, hi).to(dtype)
+
+
+def dequantize_per_token(
+    q: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, lo: int, hi: int, dtype: torch.dtype,
+    output_dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:  # fmt: skip
+    """Dequantize with a scale for each row to float64."""
+    return (q - zero_points).to(torch.float64) * scales
+
+
 def quantize_per_tensor(
     x: torch.Tensor, scale: float | torch.Tensor, zero_point: int | torch.Tensor, lo: int, hi: int, dtype: torch.dtype
 ) -> torch.Tensor:
@@ -73,8 +100,8 @@ def dequantize_per_channel_group(
 _TWINS = {
     f.__name__: f
     for f in (
-        choose_qparams, quantize_per_tensor, dequantize_per_tensor, quantize_per_channel, dequantize_per_channel,
-        dequantize_per_channel_group,
+        choose_qparams, choose_qparams_per_token_asymmetric, quantize_per_tensor, dequantize_per_tensor,
+        quantize_per_channel, dequantize_per_channel, dequantize_per_channel_group, quantize_per_token, dequantize_per_token,
     )
 }  # fmt: skip
 

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import torch
 
-from fxopt.errors import DataError
 from fxopt.models.detection.average_precision import mean_average_precision
 from fxopt.models.detection.targets import Scenes, check_scenes
+from fxopt.models.images import normalized, relight
+from fxopt.models.splits import halved, one_split
 from fxopt.workload import Args, Split
 
 Splits = Mapping[Split, Scenes]
@@ -45,7 +46,7 @@ class DetectionImages:
         order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
         for rows in order.split(batch_size):
             images, boxes, labels = (value[rows] for value in scenes)
-            images = images.float().div(255).sub(0.5).div(0.25) if images.dtype == torch.uint8 else images
+            images = normalized(images)
             if generator is not None:
                 images, boxes = _varied(images, boxes, generator)
             yield (images,), (boxes, labels)
@@ -73,27 +74,19 @@ class DetectionImages:
 
     def half(self, index: Literal[0, 1]) -> DetectionImages:
         """The same data with every other image of the validation split."""
-        return replace(self, load=functools.partial(_halved, self.load, index))
+        return replace(self, load=functools.partial(halved, self.load, index))
 
     def _split(self, split: Split) -> Scenes:
-        splits = self.load()
-        if split not in splits:
-            raise DataError(f"there is no split {split!r}; there are: {', '.join(splits)}")
-        check_scenes(splits[split], len(self.classes), f"split {split!r}")
-        return splits[split]
-
-
-def _halved(load: Callable[[], Splits], index: int) -> Splits:
-    splits = load()
-    return {**splits, "validation": Scenes(*(value[index::2] for value in splits["validation"]))}
+        scenes = one_split(self.load(), split)
+        check_scenes(scenes, len(self.classes), f"split {split!r}")
+        return scenes
 
 
 def _varied(images: torch.Tensor, boxes: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half of the images mirrored, with their boxes; contrast by up to 20 %, brightness by up to 0.2."""
+    """Half of the images mirrored, with their boxes, and all in another light."""
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
     left, top, right, bottom = boxes.unbind(2)
     wide = images.shape[3]
     boxes = torch.where(mirrored[:, None, None], torch.stack([wide - right, top, wide - left, bottom], 2), boxes)
-    contrast, light = torch.rand(2, len(images), 1, 1, 1, generator=generator) * 0.4 - 0.2
-    return images * (1 + contrast) + light, boxes
+    return relight(images, generator), boxes

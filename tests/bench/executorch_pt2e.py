@@ -4,21 +4,24 @@
 
     python tests/bench/executorch_pt2e.py                      # digits, glyphs, mobilenet_v2, resnet18
     python tests/bench/executorch_pt2e.py --models digits --images 64 --json
+    python tests/bench/executorch_pt2e.py --models small_vit --kinds float int8 dynamic 4-bit
 
-For each model in float and int8: SQNR of the file against its own program, of int8 against the float model on inputs that no
-calibration saw, top-1 where there is data, the share of ops that XNNPACK takes, bytes, and latency at batch 1. The files of a
-model are timed in one run, in interleaved blocks with pauses; ratios are to PT2E's int8, round by round. PT2E's are exported
-with that one size, ours with batches up to 32. Models without data are given noise. Needs the extras executorch and zoo.
+For each model in float and int8, and where it is asked for with inputs quantized as it runs, in int8 and with 4-bit weights:
+SQNR of the file against its own program, of int8 against the float model on inputs that no calibration saw, top-1 where there
+is data, the share of ops that XNNPACK takes, bytes, and latency at batch 1. The files of a model are timed in one run, in
+interleaved blocks with pauses; ratios are to PT2E's int8, round by round. PT2E's are exported with that one size, ours with
+batches up to 32. Models without data are given noise. Needs the extras executorch and zoo.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +41,17 @@ from fxopt.workload import find_workload
 from fxopt.workload.recorded import RecordedInputs
 
 MODELS = ("digits", "glyphs", "torchvision:mobilenet_v2", "torchvision:resnet18")
+KINDS = {
+    "float": "clean_up", "int8": "quantize(images={images})", "dynamic": "quantize_dynamic",
+    "4-bit": "quantize_weights(bits=4)",
+}  # fmt: skip
 COLUMNS = ("model", "kind", "own_db", "float_db", "top1", "delegated", "parts", "bytes", "ms", "to_pt2e")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=("float", "int8"))
     parser.add_argument("--images", type=int, default=32, help="calibration inputs (%(default)s)")
     parser.add_argument("--blocks", type=int, default=15, help="timed blocks of each file (%(default)s)")
     parser.add_argument("--json", action="store_true")
@@ -53,12 +61,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in options.models:
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
-            rows += compare(name, options.images, options.blocks, Path(folder))
+            rows += compare(name, options.kinds, options.images, options.blocks, Path(folder))
         Console(stderr=True).print(f"{name} done")
     print(json.dumps(rows, indent=1)) if options.json else Console(width=140).print(table(rows))
 
 
-def compare(name: str, images: int, blocks: int, folder: Path) -> list[dict[str, Any]]:
+def compare(name: str, kinds: Sequence[str], images: int, blocks: int, folder: Path) -> list[dict[str, Any]]:
     workload = find_workload(name)
     program = workload.capture()
     if workload.data is None:
@@ -76,10 +84,9 @@ def compare(name: str, images: int, blocks: int, folder: Path) -> list[dict[str,
         held_out = next(workload.data.batches("test", batch_size=64))[0][0]  # type: ignore[union-attr]
     runs: dict[str, Callable[[list[Any]], list[Any]]] = {}
     rows = []
-    for kind, passes in (("float", "clean_up"), ("int8", f"quantize(images={images})")):
-        made = (
-            Pipeline.parse(passes).run(program, watchers=(), workload=workload, target=host(), backend=_BACKEND).program
-        )
+    for kind in kinds:
+        passes = Pipeline.parse(KINDS[kind].format(images=images))
+        made = passes.run(program, watchers=(), workload=workload, target=host(), backend=_BACKEND).program
         (folder / kind).mkdir()
         _, artifact = lower(made, _BACKEND, host(), folder / kind)
         facts = artifact.manifest.facts
@@ -89,17 +96,15 @@ def compare(name: str, images: int, blocks: int, folder: Path) -> list[dict[str,
             | {"bytes": (folder / kind / MODEL_FILE).stat().st_size}
         )
         runs[f"fxopt {kind}"] = artifact.runner
-    theirs, share, parts = pt2e(program, seen, folder / "pt2e.pte")
-    model = Model(folder / "pt2e.pte", None)
-
-    def one_by_one(x: Any) -> Any:
-        return np.concatenate([model([np.ascontiguousarray(row[None])])[0] for row in np.asarray(x)])
-
-    rows.append(
-        _row(name, "pt2e int8", theirs, one_by_one, program, held_out, workload if has_metric else None)
-        | {"delegated": share, "parts": parts, "bytes": (folder / "pt2e.pte").stat().st_size}
-    )
-    runs["pt2e int8"] = model
+    for kind in [kind for kind in ("int8", "dynamic") if kind == "int8" or kind in kinds]:
+        file = folder / f"pt2e_{kind}.pte"
+        theirs, share, parts = pt2e(program, seen, file, dynamic=kind == "dynamic")
+        model = runs[f"pt2e {kind}"] = Model(file, None)
+        one_by_one = functools.partial(_one_by_one, model)
+        rows.append(
+            _row(name, f"pt2e {kind}", theirs, one_by_one, program, held_out, workload if has_metric else None)
+            | {"delegated": share, "parts": parts, "bytes": file.stat().st_size}
+        )
     one = [np.ascontiguousarray(held_out[:1].numpy())]
     times = interleave({kind: lambda run=run: run(one) for kind, run in runs.items()}, blocks=blocks)
     for row in rows:
@@ -109,6 +114,10 @@ def compare(name: str, images: int, blocks: int, folder: Path) -> list[dict[str,
 
 
 _BACKEND = find_backend("executorch")
+
+
+def _one_by_one(model: Model, x: Any) -> Any:
+    return np.concatenate([model([np.ascontiguousarray(row[None])])[0] for row in np.asarray(x)])
 
 
 def _row(
@@ -125,7 +134,7 @@ def _row(
     }
 
 
-def pt2e(program: Program, seen: list[torch.Tensor], path: Path) -> tuple[Any, float, int]:
+def pt2e(program: Program, seen: list[torch.Tensor], path: Path, *, dynamic: bool) -> tuple[Any, float, int]:
     """Quantize and lower as ExecuTorch's documentation does; return the quantized module, the share delegated, and the parts."""
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -139,7 +148,9 @@ def pt2e(program: Program, seen: list[torch.Tensor], path: Path) -> tuple[Any, f
         example = (program.args[0][:1].clone(),)
         folded = legalized(program, _BACKEND, host())
         exported = torch.export.export(folded.module, example).module()
-        quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+        quantizer = XNNPACKQuantizer().set_global(
+            get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
+        )
         prepared = prepare_pt2e(exported, quantizer)
         with torch.no_grad():
             for batch in seen:

@@ -31,7 +31,8 @@ from fxopt.models.detection.loss import (
     soft_detection_loss,
 )
 from fxopt.models.detection.targets import PADDING, Scenes, check_scenes, pad_boxes
-from fxopt.models.scene_images import SHAPES, draw_scenes
+from fxopt.models.scene_images import draw_scenes
+from fxopt.models.scene_shapes import SHAPES
 from fxopt.models.shapes import WEIGHTS, shapes, shapes_net
 from fxopt.models.vision_import import import_torchvision
 from fxopt.target.detect import host

@@ -29,7 +29,8 @@ def quantize_dynamic(
     allows. A layer's input becomes uint8, with one scale and zero point for the whole tensor, computed from its minimum
     and maximum at run time (ONNX's DynamicQuantizeLinear has the same formula). Products are summed in int32; biases and
     everything else stay in float. As the range is that of a batch, an example's result depends a little on the rest of
-    its batch.
+    its batch. For ExecuTorch it becomes int8 with a scale and zero point for each token, a row of the last dimension, which is
+    what XNNPACK's kernels compute; there no example depends on others.
 
     The matrices of LSTM, GRU and RNN become int8 too, with a scale for each row, and are dequantized in the graph. ONNX
     Runtime has a kernel for LSTM (DynamicQuantizeLSTM), which quantizes the inputs of each step; in other backends, and
@@ -68,5 +69,5 @@ def quantize_dynamic(
         rows = weight.rows()
         scales = weight_scales(rows, policy.pairs_in_16_bits)
         chosen[weight] = Codes(weight.name, quantize_weight(rows, scales), scales, (-largest, largest))
-    emit_dynamic(program, chosen)
+    emit_dynamic(program, chosen, policy.range_of)
     quantize_recurrent(program, keep_float, safe_pairs=policy.pairs_in_16_bits)

@@ -9,6 +9,8 @@ from annotated_types import Ge
 
 from fxopt import Context, Program, graph_pass
 from fxopt.passes.common.calibration_batches import calibration_batches
+from fxopt.passes.quant.decide import policy_of
+from fxopt.passes.quant.dynamic.emit_dynamic import quantize_inputs
 from fxopt.passes.quant.float_tables import report_float_tables
 from fxopt.passes.quant.weight_only.blocks import Grid, nearest
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
@@ -46,7 +48,8 @@ def quantize_weights(
     an embedding, stays, as it would be stored twice; so does one that is quantized already: after
     ``quantize(keep_float=…)`` the layers left in float are quantized here. Integers are int8 tensors in the program; a
     backend packs them. ONNX Runtime multiplies by 4-bit integers directly; 8-bit ones make the file small, and it
-    dequantizes them on loading.
+    dequantizes them on loading. XNNPACK, of ExecuTorch, has kernels for 4 bits and blocks of 32 and more, which quantize
+    their inputs to int8 for each token; for it this pass does the same, and gives blocks positive scales of bfloat16.
     ``keep_float`` names weights or modules, with wildcards, that stay in float.
     Raises DataError without usable data for gptq, PassError for a weight that is not finite, or where all is quantized.
 
@@ -67,7 +70,8 @@ def quantize_weights(
     weights = choose_weights(program, keep_float)
     if not weights:
         return  # each layer has its reason
-    grids = [Grid.of(bits, block, weight.rows().shape[1]) for weight in weights]
+    policy = policy_of(context)
+    grids = [Grid.of(bits, block, weight.rows().shape[1], policy.block_scales) for weight in weights]
     if rounding == "gptq":
         batches = list(calibration_batches(program, context.workload, images, "quantize_weights"))
         codes = gptq_codes(program, weights, grids, batches, context.device)
@@ -75,3 +79,5 @@ def quantize_weights(
         codes = [nearest(weight.rows(), grid) for weight, grid in zip(weights, grids, strict=True)]
     for weight, found in zip(weights, codes, strict=True):
         emit_blocks(program, weight, found, f"{weight.name}_int{bits}")
+    if policy.block_inputs == "token":
+        quantize_inputs(program, {layer for weight in weights for layer in weight.layers}, "token")
