@@ -11,7 +11,6 @@ from torch.utils import _pytree as pytree
 
 from fxopt.ir.op_table import family
 
-
 _TRACED = (torch.Tensor, torch.SymInt)
 """What a trace must know the origin of; other arguments are constants."""
 
