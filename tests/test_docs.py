@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "build" / "cache"
+"""What `.ci/run first` kept of the build that the README begins with; a change of the code makes it anew."""
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
@@ -32,6 +35,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     for name in ("models", "tests"):
         (folder / name).symlink_to(ROOT / name)
+    if KEPT.is_dir():
+        shutil.copytree(KEPT, folder / "cache")
     return folder
 
 
