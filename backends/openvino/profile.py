@@ -9,7 +9,6 @@ from typing import Any
 from fxopt.backend.kernel_time import KernelTime
 from fxopt.backends.openvino.runtime import compile_model
 
-
 _WARM = 3
 """Calls before those that count: OpenVINO packs weights and allocates in the first."""
 
