@@ -18,7 +18,11 @@ def store_beside(model: Any, path: Path) -> None:
 
     sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
     if sum(sizes) > _MOST_BYTES:
-        external_data.unload_from_model(model, path.parent, path.name + ".data", size_threshold_bytes=_WEIGHT)
+        data = path.with_name(path.name + ".data")
+        try:
+            external_data.unload_from_model(model, data.parent, data.name, size_threshold_bytes=_WEIGHT)
+        except OSError as error:  # a full disk, of which it says neither the file nor leaves one
+            raise OSError(error.errno, error.strerror, error.filename or str(data)) from error
 
 
 def save(model: Any, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -18,14 +19,14 @@ from cases.manifests import built_alone
 from torch import nn
 from torch.nn import functional as F
 
-from fxopt import Pipeline, Program, capture, load
+from fxopt import Pipeline, Program, capture, load, save_program
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx, file
 from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.build import build
 from fxopt.driver.lower import lower
 from fxopt.driver.recipe import Recipe
-from fxopt.errors import BackendError, UsageError
+from fxopt.errors import BackendError, ResourceError, UsageError
 from fxopt.ir.alias_analysis import written
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.runtime.artifact import Artifact
@@ -129,6 +130,22 @@ def test_weights_too_large_for_one_message_go_beside_it(conv, tmp_path, monkeypa
     x = torch.randn(3, 3, 8, 8).numpy()
     assert np.array_equal(apart(x), whole(x))
     assert apart.manifest.facts["nodes"] == whole.manifest.facts["nodes"]
+
+
+def test_no_room_for_weights_beside_the_file_names_the_disk(tmp_path, monkeypatch):
+    """The writer removes what it wrote, so that there is room again when the error is looked at."""
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(file, "_MOST_BYTES", 300)
+    monkeypatch.setattr("onnx_ir.external_data.unload_from_model", full)
+    save_program(capture(nn.Linear(16, 16), (torch.randn(1, 16),)), tmp_path / "net.pt2")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ResourceError, match=r"model\.onnx\.data.*the disk at /") as caught:
+        build(Recipe(str(tmp_path / "net.pt2"), ("clean_up",)), tmp_path / "out" / "net", measure=False, cache=False)
+    assert caught.value.exit_code == 4
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_mean_is_a_pool_only_over_height_and_width(tmp_path):
