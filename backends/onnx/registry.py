@@ -21,9 +21,8 @@ def decompositions_of(opset: int) -> dict[Any, Any]:
 
 def _defined_ops() -> tuple[int, int]:
     """Changes where a library of ops is loaded, as one of the user's: the registry has only ops that are defined."""
-    importlib.import_module(
-        "torch.ao.quantization.fx._decomposed"
-    )  # an export loads it, and then all would be made again
+    # an export loads it, and then all would be made again
+    importlib.import_module("torch.ao.quantization.fx._decomposed")
     return len(torch.library._defs), len(torch.ops.loaded_libraries)
 
 

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.ir.op_table import Trait, arguments, has, set_argument
 from fxopt.ir.program import Program
+from fxopt.ir.widened import widened_for_good
 
 
 class TrainableModule(torch.nn.Module):
@@ -24,7 +25,7 @@ class TrainableModule(torch.nn.Module):
 
     def __init__(self, program: Program, batch_norm: Literal["live", "frozen"] = "live") -> None:
         super().__init__()
-        self._program = program.copy()
+        self._program = program.copy(widened_for_good(program.tensors().values()))
         self.graph_module = self._program.module
         self.seen: dict[str, torch.Tensor] = {}
         norms = list(self._program.find("aten.batch_norm"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -203,6 +203,18 @@ class Widened(torch.Tensor):
         if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
             return Widened(args[0].memory, held=args[0]._held)
         return _call(func, args, kwargs or {})
+
+
+def widened_for_good(tensors: Iterable[torch.Tensor]) -> dict[int, torch.Tensor]:
+    """By the ``id`` of each weight that is held narrow its float64 tensor, for a copy of a program that has gradients."""
+    found: dict[int, torch.Tensor] = {}
+    for tensor in tensors:
+        if isinstance(tensor, Widened):
+            wide = tensor.memory.detach().to(tensor.dtype)
+            found[id(tensor)] = (
+                torch.nn.Parameter(wide, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else wide
+            )
+    return found
 
 
 def _name(func: Callable[..., Any]) -> str:

@@ -176,13 +176,6 @@ def test_an_op_without_a_kernel_is_refused_before_the_build(model, shape, why, t
         _lower(capture(model, (torch.randn(shape),)), tmp_path)
 
 
-def test_weights_in_blocks_are_refused(tmp_path):
-    program = capture(nn.Linear(64, 8), (torch.randn(2, 64),))
-    packed = Pipeline.parse("quantize_weights").run(program, watchers=()).program
-    with pytest.raises(BackendError, match="no weights in blocks"):
-        _lower(packed, tmp_path)
-
-
 # ---- targets, options, the artifact --------------------------------------------------------------------------------
 
 

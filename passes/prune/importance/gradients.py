@@ -19,6 +19,7 @@ from fxopt.ir.placement import place
 from fxopt.ir.program import Program
 from fxopt.ir.shared_copy import shared_copy
 from fxopt.ir.transfer import put, repeatable, take
+from fxopt.ir.widened import widened_for_good
 from fxopt.numerics.compute_device import seeded
 from fxopt.workload import Data, Workload, training_workload
 from fxopt.workload.batching import cut, fixed_batch, in_batches
@@ -76,7 +77,7 @@ class _Backward:
     def __init__(self, program: Program, workload: Workload | None, who: str, seed: int, device: str) -> None:
         self.workload, self.who, self.seed = training_workload(workload, who), who, seed
         self.data = self.workload.need_data(who)
-        self.twin = shared_copy(program)
+        self.twin = shared_copy(program, widened_for_good(program.tensors().values()))
         place(self.twin, torch.device(device))
         _make_differentiable(self.twin)
         self.weights = {id(t): t for t in self.twin.tensors().values() if t.requires_grad}

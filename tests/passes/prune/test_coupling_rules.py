@@ -28,6 +28,7 @@ ELSEWHERE = {
     **{f"quantized_decomposed.{way}_per_{grain}{overload}": "no such overload in torch"
        for way in ("quantize", "dequantize") for grain in ("channel", "token") for overload in (".tensor", ".tensor2")},
     "quantized_decomposed.choose_qparams.tensor": "no rule: the range hangs on every index",
+    "quantized_decomposed.choose_qparams_per_token_asymmetric": "no rule: the range hangs on every index of a token",
     **dict.fromkeys(["aten.empty.memory_format", "aten.new_empty", "aten.empty_like"], "whatever is in memory"),
 }  # fmt: skip
 
