@@ -7,8 +7,6 @@ elements, as ``index_select``, gives such a weight again.
 
 from __future__ import annotations
 
-import collections
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,14 +14,7 @@ import numpy as np
 import torch
 from torch.utils import _pytree as pytree
 
-WIDE = {
-    torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,
-    torch.complex64: torch.complex128, torch.complex32: torch.complex128,
-}  # fmt: skip
-"""The float64 dtype that holds every number of a dtype."""
-
-_KEPT_BYTES = 2**26
-"""Of the float64 tensors made last so many are kept: small models widen each weight once."""
+from fxopt.ir.held_weight import WIDE, Held
 
 _FACTS = frozenset([
     "__get__", "__set__", "size", "dim", "ndimension", "stride", "storage_offset", "numel", "nelement",
@@ -42,91 +33,6 @@ _PICKS = _VIEWS | {"index_select"}
 """What picks elements."""
 
 
-class _Held:
-    """The numbers of a weight: narrow, wide for a while, or wide for good, once it is or may be written into."""
-
-    def __init__(
-        self,
-        narrow: torch.Tensor | None,
-        *,
-        fresh: bool,
-        wide: torch.Tensor | None = None,
-        lent: list[torch.Tensor] | None = None,
-    ) -> None:
-        self.narrow = narrow
-        self.fresh = fresh
-        """Whether it is a result that no program has yet, so that it may be written into."""
-        self.lent = [] if lent is None else lent
-        """Float64 tensors for good, of this weight and of views of it, that are no result."""
-        self._wide = wide
-
-    def wide(self) -> torch.Tensor:
-        """The float64 tensor; it is kept as long as it is among those made last."""
-        if self._wide is not None:
-            _RECENT.touch(self)
-            return self._wide
-        assert self.narrow is not None
-        self._wide = made = _cast(self.narrow)
-        _RECENT.add(self, made.untyped_storage().nbytes())
-        return made
-
-    def keep(self, wide: torch.Tensor) -> None:
-        """Keep a float64 tensor for good. A result is no longer narrow then; of a weight, ``writes`` are counted."""
-        if self.fresh:
-            self.narrow = None
-        elif all(tensor is not wide for tensor in self.lent):
-            self.lent.append(wide)
-        self._wide = wide
-        _RECENT.drop(self)
-
-    def forget(self) -> None:
-        """Drop the float64 tensor, which can be made again."""
-        self._wide = None
-
-    @property
-    def writes(self) -> int:
-        """How often the weight, or a view of it, was written into."""
-        return sum(tensor._version for tensor in self.lent)
-
-
-def _cast(narrow: torch.Tensor) -> torch.Tensor:
-    """The float64 tensor of a narrower one; what is repeated without memory, as by ``expand``, stays so."""
-    once = narrow
-    for dim, (size, stride) in enumerate(zip(narrow.shape, narrow.stride(), strict=True)):
-        once = once.narrow(dim, 0, 1) if stride == 0 and size > 1 else once
-    return once.to(WIDE[narrow.dtype]).expand(narrow.shape)
-
-
-class _Recent:
-    """The float64 tensors made last; they do not live longer than their weights."""
-
-    def __init__(self) -> None:
-        self._sizes: collections.OrderedDict[weakref.ref[_Held], int] = collections.OrderedDict()
-        self._total = 0
-
-    def add(self, held: _Held, size: int) -> None:
-        self._sizes[weakref.ref(held, self._drop)] = size
-        self._total += size
-        while self._total > _KEPT_BYTES:
-            oldest = next(iter(self._sizes))
-            self._drop(oldest)
-            if (forgotten := oldest()) is not None:
-                forgotten.forget()
-
-    def touch(self, held: _Held) -> None:
-        if (key := weakref.ref(held)) in self._sizes:
-            self._sizes.move_to_end(key)
-
-    def drop(self, held: _Held) -> None:
-        self._drop(weakref.ref(held))
-
-    def _drop(self, key: weakref.ref[_Held]) -> None:
-        self._total -= self._sizes.pop(key, 0)
-
-
-_RECENT = _Recent()
-
-
 class Widened(torch.Tensor):
     """A float64 tensor (complex128 for a complex one) that holds the memory of a narrower one.
 
@@ -135,15 +41,15 @@ class Widened(torch.Tensor):
     memory held.
     """
 
-    _held: _Held
+    _held: Held
 
     @staticmethod
-    def __new__(cls, narrow: torch.Tensor, *, held: _Held | None = None) -> Widened:
+    def __new__(cls, narrow: torch.Tensor, *, held: Held | None = None) -> Widened:
         """Of a tensor whose dtype is in :data:`WIDE`."""
         made = torch.Tensor._make_wrapper_subclass(
             cls, narrow.shape, strides=narrow.stride(), dtype=WIDE.get(narrow.dtype, narrow.dtype), device=narrow.device
         )
-        made._held = held or _Held(narrow, fresh=False)
+        made._held = held or Held(narrow, fresh=False)
         return made
 
     @property
@@ -182,7 +88,7 @@ class Widened(torch.Tensor):
     ) -> Any:
         name, first, kwargs = _name(func), args[0] if args else None, kwargs or {}
         if func == _SET_DATA and isinstance(first, Widened):
-            first._held = _Held(None, fresh=True, wide=args[1].detach())
+            first._held = Held(None, fresh=True, wide=args[1].detach())
             return None
         if name in _FACTS:
             with torch._C.DisableTorchFunctionSubclass():
@@ -232,7 +138,7 @@ def _others(args: Any, kwargs: Any) -> bool:
     return any(isinstance(v, (Widened, torch.dtype)) for v in pytree.tree_leaves((args, kwargs)))
 
 
-def _pick(func: Callable[..., Any], held: _Held, args: Any, kwargs: Any) -> Any:
+def _pick(func: Callable[..., Any], held: Held, args: Any, kwargs: Any) -> Any:
     """Elements of a weight that is held narrow."""
     assert held.narrow is not None
     memory = held.narrow.untyped_storage().data_ptr()
@@ -241,7 +147,7 @@ def _pick(func: Callable[..., Any], held: _Held, args: Any, kwargs: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         shares = value.untyped_storage().data_ptr() == memory
-        return Widened(value, held=_Held(value, fresh=not shares, lent=held.lent if shares else None))
+        return Widened(value, held=Held(value, fresh=not shares, lent=held.lent if shares else None))
 
     return pytree.tree_map(widened, func(held.narrow.detach(), *args, **kwargs))
 

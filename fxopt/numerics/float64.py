@@ -11,11 +11,12 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.ir.alias_analysis import state_of
+from fxopt.ir.held_weight import WIDE
 from fxopt.ir.op_table import arguments
 from fxopt.ir.program import Program, fake_of
 from fxopt.ir.shape_inference import fake_mode
 from fxopt.ir.shared_copy import shared_copy
-from fxopt.ir.widened import WIDE, Widened
+from fxopt.ir.widened import Widened
 
 
 def widen(value: Any) -> Any:

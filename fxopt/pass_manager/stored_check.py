@@ -10,9 +10,10 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from fxopt.ir.held_weight import WIDE
 from fxopt.ir.op_table import family
 from fxopt.ir.program import Program
-from fxopt.ir.widened import WIDE, Widened
+from fxopt.ir.widened import Widened
 from fxopt.numerics.error_metrics import is_discrete, relative_error
 from fxopt.numerics.float64 import has_twin_graph, widen
 from fxopt.pass_manager.invariants import same_tensor

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fxopt.ir import widened
+from fxopt.ir import held_weight
 from fxopt.ir.widened import Widened
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -46,10 +46,10 @@ WRITTEN: dict[str, Function] = {
 """Writes into a result that belongs to nobody else."""
 
 
-@pytest.fixture(params=[0, widened._KEPT_BYTES], ids=["none kept", "kept"])
+@pytest.fixture(params=[0, held_weight.KEPT_BYTES], ids=["none kept", "kept"])
 def weight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """A float32 weight; what is widened is forgotten at once, or kept."""
-    monkeypatch.setattr(widened, "_KEPT_BYTES", request.param)
+    monkeypatch.setattr(held_weight, "KEPT_BYTES", request.param)
     return torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
 
@@ -58,7 +58,7 @@ def weight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 def test_what_reads_it_gets_the_numbers_of_a_cast_weight(
     weight: torch.Tensor, dtype: torch.dtype, read: Function
 ) -> None:
-    plain, held = weight.to(dtype).to(widened.WIDE[dtype]), Widened(weight.to(dtype))
+    plain, held = weight.to(dtype).to(held_weight.WIDE[dtype]), Widened(weight.to(dtype))
     try:
         want = read(plain)
     except (RuntimeError, TypeError) as error:  # such as relu of complex numbers
@@ -94,16 +94,16 @@ def test_a_write_into_a_weight_shows_in_its_version_and_leaves_the_memory(weight
 
 def test_it_takes_no_memory_beyond_that_of_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wide tensor that lived as long as its weight would be the whole program in float64."""
-    monkeypatch.setattr(widened, "_KEPT_BYTES", 3 * 8 * 1000)
+    monkeypatch.setattr(held_weight, "KEPT_BYTES", 3 * 8 * 1000)
     weights = [Widened(torch.randn(1000)) for _ in range(10)]
     for weight in weights:
         weight.sum()
     weights[7].sum()
     weights[0].sum()
-    assert [i for i, weight in enumerate(weights) if weight._held._wide is not None] == [0, 7, 9]
+    assert [i for i, weight in enumerate(weights) if weight._held in held_weight.RECENT] == [0, 7, 9]
     assert all(weight.data_ptr() == weight._held.narrow.data_ptr() for weight in weights)
     del weights, weight
-    assert not widened._RECENT._sizes
+    assert not len(held_weight.RECENT)
 
 
 def test_a_copy_has_memory_of_its_own_and_stays_a_parameter(weight: torch.Tensor) -> None:
