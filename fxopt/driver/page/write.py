@@ -30,6 +30,7 @@ def page_text(page: Page) -> str:
     )
     environment.filters["draw"] = draw
     environment.filters["data"] = _data
+    environment.filters["foldable"] = _foldable
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return environment.get_template("page.html.j2").render(page=page, style=style, script=script)
 
@@ -48,6 +49,14 @@ def write_page(page: Page, path: Path) -> int:
             raise full from error
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
     return len(text)
+
+
+def _foldable(text: str) -> Any:
+    """Figures that may go to the next line, on a phone, between one and another and before a range, and nowhere else."""
+    import markupsafe
+
+    escaped = str(markupsafe.escape(text))
+    return markupsafe.Markup(escaped.replace(" (", " <wbr>(").replace(", ", ", <wbr>"))
 
 
 def _data(value: Any) -> Any:

@@ -12,6 +12,7 @@ import fxopt
 from fxopt.driver.budget import Budget
 from fxopt.driver.build import build
 from fxopt.driver.page.build_page import build_page
+from fxopt.driver.page.elements import Cell, Page, Section, Table
 from fxopt.driver.page.write import page_text, write_page
 from fxopt.driver.recipe import Recipe, make_recipe, read_recipe
 from fxopt.driver.report import BuildReport
@@ -93,6 +94,12 @@ def test_the_page_asks_nothing_of_the_network(report):
     assert [value for value in asked if not value.startswith(("#", "data:"))] == []
     assert "url(" not in text
     assert "default-src 'none'" in text
+
+
+def test_figures_fold_before_a_range_and_are_escaped():
+    row = (Cell("latency"), Cell("1.5 ms (1.3–1.7), <b>", 1.5))
+    page = Page("t", "v", True, (Section("s", (Table(("name", "n"), (row,), frozenset({1})),)),))
+    assert "1.5 ms <wbr>(1.3–1.7), <wbr>&lt;b&gt;</td>" in page_text(page)
 
 
 def _with_everywhere(value, text, path=()):
