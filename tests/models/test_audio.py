@@ -3,13 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 
 from fxopt.errors import OptionError
-from fxopt.models import train
 from fxopt.models.audio.data import BINS, PitchedAudio
 from fxopt.models.audio.tones import HOP, LOWEST, RATE, play
-from fxopt.models.pitch import WEIGHTS, pitch
 from fxopt.workload import find_workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,15 +84,3 @@ def test_batches_by_a_seed_are_the_stored_ones_louder_softer_or_upside_down():
     assert sorted(row for row, _ in seen) == list(range(16))
     assert {ratio > 0 for _, ratio in seen} == {False, True}
     assert all(0.49 < abs(ratio) < 1.11 for _, ratio in seen)
-
-
-@pytest.mark.slow
-def test_shipped_weights_are_as_good_as_their_metadata_say():
-    with safe_open(WEIGHTS, "pt") as file:
-        metadata = file.metadata()
-    assert metadata["command"].startswith("python -m fxopt.models.train pitch ")
-    assert int(metadata["epochs"]) == train.TRAININGS["pitch"].epochs
-    workload = find_workload("pitch")
-    found = workload.data.evaluate(workload.capture(), "validation")
-    assert found == pytest.approx(float(metadata["validation"]), abs=2e-3), "up to rounding"
-    assert f"{sum(p.numel() for p in workload.model().parameters()) / 1e6:.1f} M parameters" in pitch.__doc__
