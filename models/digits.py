@@ -11,7 +11,7 @@ import torch
 from fxopt.errors import DataError
 from fxopt.models.images import LabelledImages, Splits
 from fxopt.models.nets import CharacterNet
-from fxopt.models.weights import load_weights
+from fxopt.models.weights import trained
 from fxopt.workload import Args, Workload
 
 WEIGHTS = Path(__file__).parent / "demo_weights" / "digits.safetensors"
@@ -24,7 +24,12 @@ def digits() -> Workload:
     Input float32 [N,1,8,8], output scores float32 [N,10]. 1047 training, 300 validation and 450 held-out test images.
     The data need scikit-learn (DataError without it); the model raises RecipeError where its weights file is missing.
     """
-    return Workload(name="digits", model=_trained, inputs=_inputs, data=LabelledImages(digit_splits))
+    return Workload(
+        name="digits",
+        model=functools.partial(trained, digit_net, WEIGHTS, command=COMMAND),
+        inputs=_inputs,
+        data=LabelledImages(digit_splits),
+    )
 
 
 def digit_net() -> CharacterNet:
@@ -51,12 +56,6 @@ def digit_splits() -> Splits:
         "validation": (images[validation], labels[validation]),
         "test": (images[test], labels[test]),
     }
-
-
-def _trained() -> torch.nn.Module:
-    model = digit_net()
-    load_weights(WEIGHTS, model, command=COMMAND)
-    return model.eval()
 
 
 def _inputs() -> tuple[Args, dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fxopt.errors import DataError
 from fxopt.models.images import Splits
-from fxopt.workload import Split
+from fxopt.models.splits import drawn_splits
 
 ALPHABET = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZabdefghnqrt"
 """45 classes. Left out is what cannot be told apart once its size is random: I O, and c i j k l m o p s u-z."""
@@ -27,8 +27,7 @@ def glyph_splits(size: int, classes: str, examples: int) -> Splits:
     Images are float32 [N,1,size,size] of about zero mean and unit variance, labels index ``classes``. Raises DataError
     without Pillow, or with a Pillow that has no TrueType font.
     """
-    counts: dict[Split, int] = {"train": examples, "validation": examples // 8, "test": examples // 4}
-    return {split: draw(counts[split], size, classes, seed) for seed, split in enumerate(counts)}
+    return drawn_splits(examples, lambda count, seed: draw(count, size, classes, seed))
 
 
 def draw(count: int, size: int, classes: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ from fxopt.errors import OptionError
 from fxopt.models.audio.data import BINS, PitchedAudio
 from fxopt.models.audio.nets import PitchNet
 from fxopt.models.audio.tones import HOP, tone_splits
-from fxopt.models.weights import load_weights
+from fxopt.models.weights import trained
 from fxopt.workload import Args, Workload
 
 WEIGHTS = Path(__file__).parent / "demo_weights" / "pitch.safetensors"
@@ -39,7 +39,7 @@ def pitch(
         raise OptionError(f"pitch: examples={examples} is too few; give 8 or more")
     return Workload(
         name="pitch",
-        model=_trained,
+        model=functools.partial(trained, pitch_net, WEIGHTS, command=COMMAND),
         inputs=functools.partial(_inputs, frames),
         data=PitchedAudio(load=functools.partial(tone_splits, frames, examples)),
     )
@@ -48,12 +48,6 @@ def pitch(
 def pitch_net() -> PitchNet:
     """The untrained network, initialised from torch's global generator."""
     return PitchNet(BINS)
-
-
-def _trained() -> torch.nn.Module:
-    model = pitch_net()
-    load_weights(WEIGHTS, model, command=COMMAND)
-    return model.eval()
 
 
 def _inputs(frames: int) -> tuple[Args, dict[str, Any]]:

@@ -11,6 +11,7 @@ import torch
 
 from fxopt.models.detection.targets import PADDING, Scenes
 from fxopt.models.scene_shapes import SHAPES, bounds, coverage
+from fxopt.models.splits import drawn_splits
 from fxopt.workload import Split
 
 _CHUNK = 256
@@ -24,21 +25,16 @@ _MOST = 0.5
 _Array = np.ndarray[Any, Any]
 
 
-def _counts(examples: int) -> dict[Split, int]:
-    """``examples`` training scenes, an eighth as many for validation and a quarter for test."""
-    return {"train": examples, "validation": examples // 8, "test": examples // 4}
-
-
 @functools.lru_cache(maxsize=4)
 def box_splits(size: int, examples: int) -> dict[Split, Scenes]:
     """Scenes of each split, drawn from a seed of its own, with boxes and classes."""
-    return {split: draw_scenes(count, size, seed) for seed, (split, count) in enumerate(_counts(examples).items())}
+    return drawn_splits(examples, lambda count, seed: draw_scenes(count, size, seed))
 
 
 @functools.lru_cache(maxsize=4)
 def mask_splits(size: int, examples: int) -> dict[Split, tuple[torch.Tensor, torch.Tensor]]:
     """The same images, with masks: see :func:`draw_masks`."""
-    return {split: draw_masks(count, size, seed) for seed, (split, count) in enumerate(_counts(examples).items())}
+    return drawn_splits(examples, lambda count, seed: draw_masks(count, size, seed))
 
 
 def draw_scenes(count: int, size: int, seed: int) -> Scenes:

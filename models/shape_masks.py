@@ -14,7 +14,7 @@ from fxopt.models.scene_images import mask_splits
 from fxopt.models.scene_shapes import SHAPES
 from fxopt.models.segmentation.data import SegmentationImages
 from fxopt.models.segmentation.nets import UNet
-from fxopt.models.weights import load_weights
+from fxopt.models.weights import trained
 from fxopt.workload import Args, Workload
 
 WEIGHTS = Path(__file__).parent / "demo_weights" / "shape_masks.safetensors"
@@ -39,7 +39,7 @@ def shape_masks(
         raise OptionError(f"shape_masks: examples={examples} is too few; give 8 or more")
     return Workload(
         name="shape_masks",
-        model=_trained,
+        model=functools.partial(trained, masks_net, WEIGHTS, command=COMMAND),
         inputs=functools.partial(_inputs, size),
         data=SegmentationImages(load=functools.partial(mask_splits, size, examples), classes=CLASSES),
     )
@@ -48,12 +48,6 @@ def shape_masks(
 def masks_net() -> UNet:
     """The untrained network, initialised from torch's global generator."""
     return UNet(len(CLASSES))
-
-
-def _trained() -> torch.nn.Module:
-    model = masks_net()
-    load_weights(WEIGHTS, model, command=COMMAND)
-    return model.eval()
 
 
 def _inputs(size: int) -> tuple[Args, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from fxopt.models.glyph_images import ALPHABET
 from fxopt.models.glyphs import glyphs
-from fxopt.models.weights import load_weights
+from fxopt.models.weights import trained
 from fxopt.workload import Workload
 
 WEIGHTS = Path(__file__).parent / "demo_weights" / "small_vit.safetensors"
@@ -72,15 +73,14 @@ def small_vit(*, examples: Annotated[int, Doc("Training images, as those of glyp
     it raises. The model raises RecipeError where its weights file is missing.
     """
     drawn = glyphs(examples=examples)
-    return Workload(name="small_vit", model=_trained, inputs=drawn.inputs, data=drawn.data)
+    return Workload(
+        name="small_vit",
+        model=functools.partial(trained, vit_net, WEIGHTS, command=COMMAND),
+        inputs=drawn.inputs,
+        data=drawn.data,
+    )
 
 
 def vit_net() -> SmallViT:
     """The untrained network, initialised from torch's global generator."""
     return SmallViT(len(ALPHABET), stem=((24, 2), (48, 2)), width=96, heads=4, depth=4)
-
-
-def _trained() -> nn.Module:
-    model = vit_net()
-    load_weights(WEIGHTS, model, command=COMMAND)
-    return model.eval()

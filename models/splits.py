@@ -1,4 +1,4 @@
-"""Splits of data that are held in memory: one by name, and half of the validation split."""
+"""Splits of data that are held in memory: drawn ones, one by name, and half of the validation split."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from fxopt.errors import DataError
 from fxopt.workload import Split
 
 T = TypeVar("T")
+
+
+def drawn_splits(examples: int, draw: Callable[[int, int], T]) -> dict[Split, T]:
+    """What ``draw(count, seed)`` gives for each split, from a seed of its own.
+
+    There are ``examples`` for training, an eighth as many for validation and a quarter for test.
+    """
+    counts: dict[Split, int] = {"train": examples, "validation": examples // 8, "test": examples // 4}
+    return {split: draw(count, seed) for seed, (split, count) in enumerate(counts.items())}
 
 
 def one_split(splits: Mapping[Split, T], split: Split) -> T:

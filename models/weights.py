@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -28,6 +28,13 @@ def _sort_header(data: bytes) -> bytes:
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return data[:8] + header.encode().ljust(end - 8) + data[end:]
+
+
+def trained(net: Callable[[], torch.nn.Module], path: Path, *, command: str) -> torch.nn.Module:
+    """What ``net`` makes with the weights of ``path``, in evaluation mode. Raises what :func:`load_weights` raises."""
+    model = net()
+    load_weights(path, model, command=command)
+    return model.eval()
 
 
 def load_weights(path: Path, model: torch.nn.Module, *, command: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fxopt.models.splits import drawn_splits
 from fxopt.workload import Split
 
 RATE = 8000
@@ -26,9 +27,8 @@ _Array = np.ndarray[Any, Any]
 
 @functools.lru_cache(maxsize=4)
 def tone_splits(frames: int, examples: int) -> dict[Split, tuple[torch.Tensor, torch.Tensor]]:
-    """``examples`` training recordings, an eighth as many for validation and a quarter for test, each from its own seed."""
-    counts: dict[Split, int] = {"train": examples, "validation": examples // 8, "test": examples // 4}
-    return {split: play(count, frames, seed) for seed, (split, count) in enumerate(counts.items())}
+    """Recordings of each split, played from a seed of its own."""
+    return drawn_splits(examples, lambda count, seed: play(count, frames, seed))
 
 
 def play(count: int, frames: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

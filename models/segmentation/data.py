@@ -57,7 +57,7 @@ class SegmentationImages:
         known = target != IGNORED
         wanted = F.one_hot(target.where(known, 0), output.shape[1]).movedim(-1, 1) * known.unsqueeze(1)
         found = output.softmax(1) * known.unsqueeze(1)
-        common, sizes = ((values.sum((0, 2, 3))) for values in (found * wanted, found + wanted))
+        common, sizes = (values.sum((0, 2, 3)) for values in (found * wanted, found + wanted))
         there = wanted.sum((0, 2, 3)) > 0
         missed = (1 - 2 * common / sizes.clamp_min(1)) * there
         entropy = F.cross_entropy(output, target, ignore_index=IGNORED, reduction="sum") / known.sum().clamp_min(1)

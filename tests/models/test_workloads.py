@@ -23,7 +23,7 @@ from fxopt.models.glyph_images import ALPHABET, draw
 from fxopt.models.glyphs import glyph_net
 from fxopt.models.images import LabelledImages
 from fxopt.models.nets import CharacterNet
-from fxopt.models.weights import save_weights
+from fxopt.models.weights import load_weights, save_weights
 from fxopt.workload import find_workload
 
 for package in ("sklearn", "PIL"):
@@ -379,7 +379,7 @@ def test_the_training_command_writes_weights_and_what_it_did(tmp_path):
     assert (metadata["epochs"], metadata["seed"], metadata["torch"]) == ("1", "0", torch.__version__)
     assert f"validation {float(metadata['validation']):.4f}, test {float(metadata['test']):.4f}" in done.stdout
     net = digits_module.digit_net().eval()
-    digits_module.load_weights(tmp_path / "mine.safetensors", net, command="")
+    load_weights(tmp_path / "mine.safetensors", net, command="")
     reached = find_workload("digits").data.evaluate(net, "validation")
     assert abs(reached - float(metadata["validation"])) * 300 < 1.5
 
@@ -431,7 +431,7 @@ def test_the_best_state_is_the_one_that_is_saved_and_judged(tmp_path, monkeypatc
     monkeypatch.setattr(train, "fit", lambda model, *args, **kwargs: model.eval() and shipped)
     train.main(["digits", "--threads", "1", "--out", str(tmp_path / "a.safetensors")])
     net = digits_module.digit_net()
-    digits_module.load_weights(tmp_path / "a.safetensors", net, command="")
+    load_weights(tmp_path / "a.safetensors", net, command="")
     assert all(torch.equal(net.state_dict()[name], shipped[name]) for name in shipped)
     assert float(_metadata(tmp_path / "a.safetensors")["test"]) > 0.9
 
