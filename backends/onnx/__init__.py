@@ -2,7 +2,8 @@
 
 backend.py   the backend and its options
 refusal.py   ops that have no ONNX form
-export.py    program to a checked, reproducible ONNX model, which file.py writes
+export.py    program to a checked, reproducible ONNX model, which file.py writes; exported.py gives torch's translation
+             a graph of ops that it has, translate.py calls it
 values.py    quantized values by name, and as outputs
 weights.py   int8 weights read back, or stored as uint8
 block_weights.py  weights with a scale for each block

@@ -15,12 +15,10 @@ from fxopt.backends.onnx.file import drop_unused, save, store_beside
 from fxopt.backends.onnx.pools import rewrite_pools
 from fxopt.backends.onnx.quiet import quiet
 from fxopt.backends.onnx.recurrent_kernels import use_recurrent_kernels
-from fxopt.backends.onnx.registry import registry_of
+from fxopt.backends.onnx.translate import translated
 from fxopt.backends.onnx.values import name_values
 from fxopt.backends.onnx.weights import store_unsigned
 from fxopt.errors import BackendError, FxoptError
-from fxopt.frontend.origins import origins_of
-from fxopt.frontend.pt2 import export_program
 from fxopt.ir.printer import source_line
 from fxopt.ir.program import Program
 
@@ -36,20 +34,19 @@ def export(
     has. Raises BackendError where the exporter or the ONNX checker fails, with the node.
     """
     import onnx
-    from torch.onnx._internal.exporter import _core as exporter  # torch.onnx.export makes its registry each time
+    from torch.onnx._internal.exporter import _ir_passes as ir_passes
 
     inputs = [node.name for node in program.inputs() if isinstance(node.meta.get("val"), torch.Tensor)]
     prefix = "output"
-    while any(name.startswith(prefix) for name in inputs):
+    while any(node.name.startswith(f"{prefix}_") for node in program.graph.nodes):
         prefix = f"_{prefix}"
     outputs = [f"{prefix}_{i}" for i, out in enumerate(program.outputs()) if isinstance(out, fx.Node)]
     try:
-        form = _in_kernels(program, quantized_lstm)
-        exported = export_program(form)
         # with gradients, attention under a learned mask would be taken apart into other strides than it was exported with
         with quiet(), torch.no_grad():
-            made = exporter.export(exported, (), registry=registry_of(opset), opset_version=opset, verbose=False,
-                                   input_names=inputs, output_names=outputs)  # fmt: skip
+            made, nodes_of = translated(_in_kernels(program, quantized_lstm), opset)
+            ir_passes.rename_inputs(made.model, inputs)
+            ir_passes.rename_outputs(made.model, outputs)
     except FxoptError:
         raise
     except Exception as error:
@@ -58,7 +55,7 @@ def export(
         store_beside(made.model, path)
     model = made.model_proto
     origins = {node.name: _origin(node) for node in model.graph.node}
-    nodes = _nodes(model, {} if made.exported_program is None else origins_of(made.exported_program, form))
+    nodes = _nodes(model, nodes_of)
     name_values(model, program)
     rewrite_pools(model)
     if unsigned_weights:

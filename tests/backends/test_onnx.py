@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture, load, save_program
+from fxopt.backend.kernel_time import NODES
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx, file
 from fxopt.driver.artifact_check import Fidelity
@@ -177,6 +178,36 @@ def test_an_op_without_an_onnx_form_is_refused_before_the_build_with_its_line():
 
     with pytest.raises(BackendError, match=r"aten\.linalg_eigvals(.|\n)*test_onnx\.py:\d+"):
         check_lowerable(Onnx(), program)
+
+
+class _Named(nn.Module):
+    """Weights called as nodes and an input are, and ops without an ONNX form of their own: batch norm, a pool to two cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.mul = nn.Parameter(torch.randn(3, 1, 1)), nn.Parameter(torch.randn(3, 1, 1))
+        self.norm, self.x = nn.BatchNorm2d(3), nn.Parameter(torch.randn(()))
+
+    def forward(self, x):
+        y = torch.relu(self.norm(x) * self.mul + self.x) + self.relu
+        return F.adaptive_avg_pool2d(torch.sigmoid(y), 2).flatten(1)
+
+
+def test_values_have_the_names_of_the_programs_nodes(tmp_path):
+    program = capture(_Named().eval(), (torch.randn(2, 3, 4, 5),))
+    artifact, facts = _lower(program, tmp_path)
+    legal = Pipeline.parse(Onnx().legalize()).run(program).program
+    model = onnx.load(tmp_path / "model.onnx")
+    made = {name: node.op_type for node in model.graph.node for name in node.output}
+    assert {"relu", "mul", "norm.weight"} <= {tensor.name for tensor in model.graph.initializer}
+    kinds = {"Sigmoid": "aten.sigmoid", "Relu": "aten.relu"}
+    for kind, op in kinds.items():
+        (name,) = (name for name, found in made.items() if found == kind)
+        (node,) = legal.find(op)
+        assert name.removesuffix("_value") == node.name, "a weight may have the node's name"
+        assert facts[NODES][name] == node.name
+    x = torch.randn(3, 3, 4, 5)
+    np.testing.assert_allclose(artifact(x.numpy()), program(x), rtol=1e-5, atol=1e-6)
 
 
 # ---- integer kernels -----------------------------------------------------------------------------------------------
