@@ -51,7 +51,9 @@ def in_onnx_ops(
     with symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         for node in calls:
             name = node.name
-            stems |= {made.name: name for made in decompose(twin, node, decompositions)}
+            if (made := decompose(twin, node, decompositions)) is None:
+                return None
+            stems |= {new.name: name for new in made}
     twin.graph.eliminate_dead_code()
     weights = twin.tensors()
     for node in [n for n in twin.graph.nodes if n.op == "call_function" and n.name in weights]:  # a value as they are

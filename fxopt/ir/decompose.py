@@ -33,17 +33,18 @@ def can_decompose(node: fx.Node) -> bool:
     """Whether :func:`decompose` takes a call: one that is functional, of tensors and sizes, and gives tensors."""
     operands = all(isinstance(n.meta.get("val"), _TRACED) for n in node.all_input_nodes)
     results = pytree.tree_leaves(node.meta.get("val"))
-    mutable = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-    return operands and all(isinstance(value, torch.Tensor) for value in results) and not mutable
+    return operands and all(isinstance(value, torch.Tensor) for value in results) and not _is_mutable(node.target)
 
 
-def decompose(program: Program, node: fx.Node, decompositions: dict[Any, Any]) -> list[fx.Node]:
-    """Put the ops that a call decomposes into in its place, and return their nodes.
+def decompose(program: Program, node: fx.Node, decompositions: dict[Any, Any]) -> list[fx.Node] | None:
+    """Put the ops that a call decomposes into in its place, and return their nodes; None where one of them writes in place.
 
     The node of its value has its name and its line, and the others names that begin with it. The shapes in
     ``meta["val"]`` must be those of the graph as it stands. Raises whatever the run on fake tensors raises.
     """
     traced = _traced(node, decompositions)
+    if any(_is_mutable(inner.target) for inner in traced.graph.nodes):  # as one that fills a random mask
+        return None
     place: dict[fx.Node, Any] = dict(zip(traced.graph.find_nodes(op="placeholder"), _operands(node), strict=True))
     made = []
     for inner in traced.graph.nodes:
@@ -120,5 +121,11 @@ def _traced(node: fx.Node, decompositions: dict[Any, Any]) -> fx.GraphModule:
         some_args, some_kwargs = pytree.tree_unflatten(some, spec)
         return node.target(*some_args, **some_kwargs)  # type: ignore[operator]
 
-    with detect_fake_mode(inputs) or contextlib.nullcontext():  # for what it makes itself, as a range of indices
+    # for what the call makes itself, as a range of indices
+    mode = detect_fake_mode(inputs) or detect_fake_mode(node.meta.get("val")) or contextlib.nullcontext()
+    with mode:
         return make_fx(call, decomposition_table=decompositions)(*inputs)
+
+
+def _is_mutable(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
