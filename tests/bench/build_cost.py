@@ -11,6 +11,8 @@ held before it made the model, as a multiple of the float32 weights.
 
 * export: ``torch.onnx.export(dynamo=True)``, as a user of torch alone would write it
 * float: ``fold_batch_norm, clean_up`` to the backend onnx, with proofs, without timing
+* lowered: the same passes, proofs, file and check, without the metric of both models on the workload's images, which an export
+  does not take either
 * quantize_static: the export, and ONNX Runtime's own preprocessing and quantizer, with images of random numbers
 * int8: ``fold_batch_norm, quantize`` to the backend onnx, with as many images
 * torch.export, capture: the first stage of both
@@ -37,17 +39,28 @@ from rich.console import Console
 from rich.table import Table
 
 from fxopt import Pipeline, Recipe, build
+from fxopt.backend import find_backend
+from fxopt.driver.artifact_check import Fidelity
+from fxopt.driver.lower import lower
 from fxopt.models.vision_import import import_torchvision
+from fxopt.target.detect import host
 from fxopt.workload import find_workload
 
 MODELS = ("squeezenet1_1", "resnet18", "resnet50", "vit_b_16")
-BESIDE = {"float": "export", "int8": "quantize_static", "capture": "torch.export"}
+BESIDE = {"float": "export", "lowered": "export", "int8": "quantize_static", "capture": "torch.export"}
 """By our way, the peer's."""
 
 
 def _built(name: str, images: int, out: Path, passes: str) -> None:
     recipe = Recipe(f"torchvision:{name}", tuple(passes.split("; ")), "onnx")
     build(recipe, out / "built", measure=False, cache=False)
+
+
+def _lowered(name: str, images: int, out: Path, passes: str) -> None:
+    program = Pipeline.parse(passes).run(find_workload(f"torchvision:{name}").capture()).program
+    (out / "lowered").mkdir()
+    lowered, artifact = lower(program, find_backend("onnx"), host(), out / "lowered")
+    Fidelity(lowered).check(artifact)
 
 
 def _rewritten(name: str, images: int, out: Path, passes: str) -> None:
@@ -64,6 +77,7 @@ def _torch_export(name: str) -> None:
 WAYS: dict[str, Callable[[str, int, Path], object]] = {
     "export": lambda name, _, out: export_fp32(find_workload(f"torchvision:{name}"), out / "model.onnx"),
     "float": lambda name, n, out: _built(name, n, out, "fold_batch_norm; clean_up"),
+    "lowered": lambda name, n, out: _lowered(name, n, out, "fold_batch_norm, clean_up"),
     "quantize_static": lambda name, n, out: quantize_static(
         find_workload(f"torchvision:{name}"), n, out / "model.onnx"
     ),
