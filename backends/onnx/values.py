@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def name_values(model: Any, program: Program) -> None:
     """Give the codes of each value that ``program`` quantizes the name of the node that makes them.
 
-    The exporter traces the graph anew, which numbers nodes again and keeps their order.
+    They have it already, but where the whole graph was traced again, which numbers nodes anew and keeps their order.
     """
     from fxopt.driver.intermediate_values import quantized_values
 
