@@ -9,6 +9,7 @@ from torch import fx
 
 from fxopt.backends.tvm.frontend.indexing import index, index_put, scatter
 from fxopt.backends.tvm.frontend.provenance import DEQUANTIZE, QUANTIZE
+from fxopt.backends.tvm.frontend.recurrent import KINDS, recurrent_layers
 from fxopt.ir.op_table import arguments
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def conversions(importer: ExportedProgramImporter) -> dict[str, Conversion]:
         "quantize_per_tensor.default": lambda node: _quantize(importer, node),
         "dequantize_per_tensor.default": lambda node: _dequantize(importer, node, None),
         "dequantize_per_channel.default": lambda node: _dequantize(importer, node, int(node.args[3])),
+        **{f"{kind}.input": lambda node: recurrent_layers(importer, node) for kind in KINDS},
     }
 
 
