@@ -143,6 +143,19 @@ def test_int8_weights_go_to_the_kernel_that_quantizes_each_step(tmp_path):
     assert sqnr([v.detach() for v in net(x)], got) > 25
 
 
+def test_int8_layers_behind_a_recurrent_one_take_their_range_when_it_runs(tmp_path):
+    class Scored(States):
+        def forward(self, x):
+            return self.score(self.layer(x)[0])
+
+    net, x = Scored(nn.GRU, {"batch_first": True}), torch.randn(2, 4, 5)
+    net.score = nn.Linear(7, 3)
+    outcome = Pipeline.parse("quantize_dynamic").run(capture(net, (x,)), backend=Onnx(), target=host())
+    artifact = built(outcome.program, Onnx(), tmp_path / "out")
+    assert artifact.manifest.facts["integer_contractions"] == 1
+    assert sqnr([net(x).detach()], [torch.from_numpy(artifact(x.numpy()))]) > 25
+
+
 def test_a_layer_of_which_one_weight_stays_float_stays_float():
     layer, options, _ = KINDS["gru"]
     program = capture(States(layer, options), (torch.randn(2, 4, 5),))
