@@ -66,8 +66,10 @@ def main() -> None:
     for name in options.workloads:
         with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
             rows += compare(name, options.backends, options.examples, options.blocks, Path(folder))
-        Console(stderr=True).print(f"{name} done")
-    print(json.dumps(rows, indent=1)) if options.json else Console(width=160).print(table(rows))
+        if not options.json:  # as they come: a runtime may end the process
+            Console(width=160).print(table([row for row in rows if row["workload"] == name]))
+    if options.json:
+        print(json.dumps(rows, indent=1))
 
 
 def compare(name: str, backends: list[str], examples: int, blocks: int, folder: Path) -> list[dict[str, Any]]:
