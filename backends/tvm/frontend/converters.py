@@ -9,7 +9,7 @@ from torch import fx
 
 from fxopt.backends.tvm.frontend.indexing import index, index_put, scatter
 from fxopt.backends.tvm.frontend.provenance import DEQUANTIZE, QUANTIZE
-from fxopt.backends.tvm.frontend.recurrent import KINDS, recurrent_layers
+from fxopt.backends.tvm.frontend.recurrent.layers import KINDS, recurrent_layers
 from fxopt.ir.op_table import arguments
 
 if TYPE_CHECKING:

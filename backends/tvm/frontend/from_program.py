@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxopt.backends.tvm.frontend.provenance import PROVENANCE, name_for
-from fxopt.backends.tvm.frontend.recurrent import KINDS
+from fxopt.backends.tvm.frontend.recurrent.layers import KINDS
 from fxopt.backends.tvm.runtime import need_tvm
 from fxopt.errors import BackendError
 from fxopt.frontend.origins import origins_of

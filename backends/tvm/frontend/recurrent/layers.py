@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from fxopt.backends.tvm.ops.gate_sums import LANES
-from fxopt.backends.tvm.ops.recurrent_steps import Steps
+from fxopt.backends.tvm.frontend.recurrent.gate_sums import LANES
+from fxopt.backends.tvm.frontend.recurrent.steps import Steps
 from fxopt.ir.recurrent import Cell, Recurrent, recurrent
 
 if TYPE_CHECKING:

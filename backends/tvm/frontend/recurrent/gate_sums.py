@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fxopt.backends.tvm.ops.scalar_function import scalar_function
+from fxopt.backends.tvm.frontend.recurrent.scalar_function import scalar_function
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Buffer, Scalar

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fxopt.backends.tvm.ops.gate_sums import LANES, Gate, blocks, lanes, products, store
+from fxopt.backends.tvm.frontend.recurrent.gate_sums import LANES, Gate, blocks, lanes, products, store
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import Buffer, Scalar, Stmt, TensorExpr
