@@ -64,10 +64,11 @@ def known_ops() -> frozenset[str]:
 
 
 def _decompositions() -> dict[torch._ops.OperatorBase, Callable[..., object]]:
-    """Torch's, but for recurrent layers, whose steps it would write out."""
+    """Torch's, but for recurrent layers, whose steps it would write out, and instance norms, which merge dims."""
     table = dict(torch.export.default_decompositions())
     for kind in KINDS:
         table.pop(getattr(torch.ops.aten, kind).input, None)
+    table.pop(torch.ops.aten.instance_norm.default, None)
     return table
 
 
