@@ -61,11 +61,8 @@ class Model:
 
     def __call__(self, arrays: list[Any]) -> list[Any]:
         """Flat outputs for flat inputs. Raises UsageError where the runtime refuses these."""
-        import numpy as np
-        import torch
-
         self._load()
-        given = [torch.from_numpy(np.require(array, requirements=["C", "W"])) for array in arrays]
+        given = [_tensor(array) for array in arrays]
         try:
             outputs = self._method(given)
         except RuntimeError as error:
@@ -98,6 +95,15 @@ class Model:
                     got="; ".join(lines[-3:]) or None,
                     way_out="was it built by another version of ExecuTorch? build it again with this one",
                 ) from error
+
+
+def _tensor(array: Any) -> Any:
+    """The array as a tensor; without elements it is made anew, as the process ends of the strides that numpy gives it."""
+    import numpy as np
+    import torch
+
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return tensor if tensor.numel() else torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
 _LOADED: weakref.WeakSet[Model] = weakref.WeakSet()

@@ -11,7 +11,7 @@ from torch import fx
 
 from fxopt.backends.onnx.block_weights import use_block_kernels
 from fxopt.backends.onnx.dynamic_kernels import use_dynamic_kernels
-from fxopt.backends.onnx.file import drop_unused, save, store_beside
+from fxopt.backends.onnx.file import all_graphs, drop_unused, save, store_beside
 from fxopt.backends.onnx.pools import rewrite_pools
 from fxopt.backends.onnx.quiet import quiet
 from fxopt.backends.onnx.recurrent_kernels import use_recurrent_kernels
@@ -92,9 +92,10 @@ def _strip(model: Any, program: Program) -> None:
     model.ClearField("metadata_props")
     model.graph.ClearField("value_info")
     model.graph.doc_string = model.doc_string = ""
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.doc_string = ""
+    for graph in all_graphs(model.graph):
+        for node in graph.node:
+            node.ClearField("metadata_props")
+            node.doc_string = ""
     for initializer in model.graph.initializer:
         initializer.ClearField("metadata_props")
     for value in [*model.graph.input, *model.graph.output]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,20 @@ def save(model: Any, path: Path) -> None:
         path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def all_graphs(graph: Any) -> Iterator[Any]:
+    """A graph, and those of its branches and loops, which read the values around them."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node or inner.output:
+                    yield from all_graphs(inner)
+
+
 def drop_unused(model: Any) -> None:
     """Remove stored tensors that nothing reads."""
-    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    graphs = list(all_graphs(model.graph))
+    used = {name for graph in graphs for node in graph.node for name in node.input}
+    used |= {value.name for graph in graphs for value in graph.output}
     for initializer in [i for i in model.graph.initializer if i.name not in used]:
         model.graph.initializer.remove(initializer)

@@ -82,7 +82,9 @@ class _Lowering:
             x = self._call(aten.transpose.int, x, 0, 1)
         results = [x, *(values[0] if len(values) == 1 else self._call(aten.cat.default, values) for values in last)]
         for user in list(self.node.users):
-            user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
+            result: fx.Node = results[user.args[1]]  # type: ignore[index]
+            result.meta["val"] = user.meta["val"]  # a dynamic quantizer of it asks for its sizes
+            user.replace_all_uses_with(result)
             self.program.graph.erase_node(user)
         self.program.graph.erase_node(self.node)
 

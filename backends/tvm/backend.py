@@ -77,11 +77,11 @@ class Tvm(Backend):
     def legalize(self) -> str:
         """Rewrite writes, norms, averages and clamps into ops that fuse with convolutions, and these into two dims.
 
-        Recurrent layers are unrolled, as TVM has no loop over their steps.
+        Recurrent layers stay, as kernels that loop over the steps; single steps are products and gates.
         """
         return (
-            "functionalize_writes, canonicalize_ops, unroll_recurrent, split_rms_norm, fold_batch_norm, pool_to_mean, "
-            "canonicalize_clamp, conv_to_2d, conv_transpose_to_conv"
+            "functionalize_writes, canonicalize_ops, unroll_recurrent(sequences=False), split_rms_norm, fold_batch_norm, "
+            "pool_to_mean, canonicalize_clamp, conv_to_2d, conv_transpose_to_conv"
         )
 
     def quant_policy(self, target: Target) -> Policy:

@@ -135,6 +135,12 @@ def from_exported(
     try:
         derive_shapes(program)
     except PassError as error:
+        if any(program.find("_add_batch_dim")):
+            raise CaptureError(
+                f"torch.export leaves a call of torch.vmap half written out, as that of flex_attention: {error}",
+                way_out="write the vmapped function for a whole batch; in place of flex_attention, "
+                "scaled_dot_product_attention with an attn_mask",
+            ) from error
         raise CaptureError(f"the captured graph has no known shapes: {error}") from error
     program.notes = tuple(dict.fromkeys((*notes, *notes_of(program))))
     return program

@@ -15,10 +15,10 @@ from fxopt.numerics.module_state import copied, unchanged
 
 
 def run_eager(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """Flat outputs of the module. Raises CaptureError where it fails, or returns something else than tensors."""
+    """Flat outputs of the module, without gradients. Raises CaptureError where it fails, or gives more than tensors."""
     torch.manual_seed(0)
     try:
-        with unchanged(module):
+        with unchanged(module), torch.no_grad():
             outputs = module(*copied(args), **copied(kwargs))
     except CaptureError:
         raise

@@ -12,12 +12,17 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import clearly_close, relative_error
 from fxopt.numerics.execute import started, untouched
+from fxopt.numerics.random_draws import KeyedDraws, draw_keys
 
 _ROUNDING = 30
 """A model that amplifies rounding gets a larger tolerance: this many times the effect of one last-place unit of its inputs."""
+
+_UNDEFINED = ("aten.empty_like", "aten.empty.memory_format")
+"""Ops whose result is whatever was in memory."""
 
 _CHAOS = 1e-6
 """But a value that such a unit changes by more than this proves nothing, and gets none."""
@@ -30,12 +35,12 @@ def first_wrong(before: Program, after: Program, inputs: list[Any], tolerance: f
     ``tolerance`` is compared with the effect of rounding in ``before``.
     """
     noise: dict[str, float] | None = None
-    with torch.no_grad(), untouched(before), untouched(after):
-        old, new = _Steps(before, inputs), _Steps(after, inputs)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), untouched(before), untouched(after):
+        old, new = _Steps(before, inputs, draw_keys(before)), _Steps(after, inputs, draw_keys(after, before))
         for node in after.graph.nodes:
             value = new.run(node)
             claim = after.claims.get(node.name)
-            if claim is None:
+            if claim is None or op_name(node) in _UNDEFINED:
                 continue
             was, kept = claim
             expected = old.value_of(was)
@@ -63,7 +68,8 @@ def _amplified(program: Program, inputs: list[Any], claims: dict[str, dict[int, 
     moved = [_next(v, flips) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in inputs]
     change = {}
     with untouched(program):
-        one, other = _Steps(program, inputs), _Steps(program, moved)
+        keys = draw_keys(program)
+        one, other = _Steps(program, inputs, keys), _Steps(program, moved, keys)
         for node in program.graph.nodes:
             a, b = one.run(node), other.run(node)
             if node.name in claims and isinstance(a, torch.Tensor):
@@ -78,10 +84,10 @@ def _next(tensor: torch.Tensor, flips: torch.Generator) -> torch.Tensor:
 
 
 class _Steps:
-    """A program, run node by node on copies of flat inputs; a value is dropped after its last use."""
+    """A program, run node by node on copies of flat inputs, with random numbers by key; a value is dropped after its last use."""
 
-    def __init__(self, program: Program, inputs: list[Any]) -> None:
-        self._interpreter = started(fx.Interpreter(program.module), inputs)
+    def __init__(self, program: Program, inputs: list[Any], keys: dict[str, str]) -> None:
+        self._interpreter = started(KeyedDraws(program, keys), inputs)
         self._left = iter(program.graph.nodes)
 
     def run(self, node: fx.Node) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -27,6 +27,7 @@ from fxopt.pass_manager.interface_check import compare_aliases, compare_interfac
 from fxopt.pass_manager.pass_base import Pass
 from fxopt.pass_manager.program_runs import ProgramRuns, StepRuns, widened
 from fxopt.pass_manager.step import Step, StepResult
+from fxopt.pass_manager.value_dependent import NOTHING_LEFT, value_dependent
 from fxopt.support.code_stamp import code_stamp
 
 Proof = Literal["float64", "own_precision", "none"]
@@ -98,7 +99,7 @@ class Verify:
 def _compare_own_precision(step: Step, old: ProgramRuns, new: ProgramRuns, result: StepResult) -> None:
     if step.pass_.kind == "approx":
         _check_finite(old.own, new.own, new.program, old.where)
-        result.findings.sqnr_db = _sqnr(old.own, new.own)
+        _record_sqnr(old.own, new.own, new.program, result)
     else:
         compare_own(old, new, own_tolerances(step.pass_, old))
 
@@ -113,20 +114,34 @@ def _measure(step: Step, old: ProgramRuns, new: ProgramRuns, result: StepResult)
     if coarsest(new.program) > coarsest(step.before):  # float64 would not show the error of a cast to a lower precision
         after = new.own
     _check_finite(before, after, new.program, old.where)
-    result.findings.sqnr_db = _sqnr(before, after)
+    _record_sqnr(before, after, new.program, result)
 
 
-def _sqnr(before: list[Run], after: list[Run]) -> float:
-    return min(sqnr(b.outputs, a.outputs) for b, a in zip(before, after, strict=True))
+def _record_sqnr(before: list[Run], after: list[Run], program: Program, result: StepResult) -> None:
+    """The least SQNR over the outputs whose sizes do not depend on the values; that there are none, where it is so."""
+    others = value_dependent(program)
+
+    def compared(run: Run) -> list[Any]:
+        return [output for i, output in enumerate(run.outputs) if i not in others]
+
+    if others and not any(map(compared, before)):
+        result.findings.vacuous = NOTHING_LEFT
+        return
+    result.findings.sqnr_db = min(sqnr(compared(b), compared(a)) for b, a in zip(before, after, strict=True))
 
 
 def _check_finite(before: list[Run], after: list[Run], program: Program, where: str) -> None:
+    others = value_dependent(program)
     for b, a in zip(before, after, strict=True):
         for i, (want, got) in enumerate(zip(b.outputs, a.outputs, strict=True)):
             if not isinstance(want, torch.Tensor) or not isinstance(got, torch.Tensor):
                 continue
-            if want.shape != got.shape:
+            if i in others:
+                finite = not bool(want.isfinite().all()) or bool(got.isfinite().all())
+            elif want.shape == got.shape:
+                finite = not bool((want.isfinite() & ~got.isfinite()).any())
+            else:
                 shapes = f"was {type_text(want)}, is {type_text(got)}"
                 raise VerifyError(f"output {i} changed its shape: {shapes}", step=where, node=output_line(program, i))
-            if bool((want.isfinite() & ~got.isfinite()).any()):
+            if not finite:
                 raise VerifyError(f"output {i} is no longer finite", step=where, node=output_line(program, i))

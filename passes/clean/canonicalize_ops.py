@@ -22,8 +22,8 @@ def canonicalize_ops(program: Program) -> None:
     Exporters and importers know one of them, and some convert the others wrongly. hstack and its kin become
     concatenations, a squeeze of a dim that is not one goes, reductions list their dims and permutations count them from
     the front, ``alpha`` becomes a product of its own, a copy an expansion, a channel shuffle a transposition,
-    nearest-neighbour upsampling has sizes or scales, im2col of one image is that of a batch of one, and the operands
-    of scatter and gather are sliced to the sizes of the indices.
+    nearest-neighbour upsampling has sizes or scales, im2col of one image is that of a batch of one, the operands of scatter
+    and gather are sliced to the sizes of the indices, and a cosine similarity is the product of two quotients by norms.
 
     before:
         %x : f32[2,4]
@@ -145,6 +145,16 @@ def _copy(call: _Call) -> None:
     call.replace(aten.clone.default, call.insert(aten.expand_as.default, source, call.given["self"]))
 
 
+def _cosine(call: _Call) -> None:
+    """Each operand over its norm, or over ``eps`` where that is larger, as torch computes it."""
+    dim, eps = call.given["dim"], call.given["eps"]
+    parts = []
+    for x in (call.given["x1"], call.given["x2"]):
+        norm = call.insert(aten.linalg_vector_norm.default, x, 2, [dim], True)
+        parts.append(call.insert(aten.div.Tensor, x, call.insert(aten.clamp.default, norm, eps)))
+    call.replace(aten.sum.dim_IntList, call.insert(aten.mul.Tensor, *parts), [dim])
+
+
 def _scatter(call: _Call) -> None:
     _cut(call, "src", None)
 
@@ -183,6 +193,7 @@ _FORMS: dict[str, Callable[[_Call], None]] = {
     **dict.fromkeys(("aten.native_channel_shuffle", "aten.channel_shuffle"), _shuffle),
     "aten.cat": _concatenation,
     "aten.copy": _copy,
+    "aten.cosine_similarity": _cosine,
     "aten.gather": _gather,
     "aten.im2col": _columns,
     "aten.upsample_nearest2d": _nearest,

@@ -247,3 +247,19 @@ def test_the_same_artifact_is_loaded_by_its_folder(in_int8):
     again = load(in_int8[1].folder)
     x = np.ones((2, 3, 8, 8), np.float32)
     np.testing.assert_array_equal(again(x), in_int8[1](x))
+
+
+class Joined(nn.Module):
+    """What came before, which is nothing at first, and something new."""
+
+    def forward(self, past: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([past, x], 1) * 2
+
+
+def test_an_input_without_elements_is_taken(tmp_path):
+    batch, past = torch.export.Dim("batch", min=1, max=16), torch.export.Dim("past", min=0, max=8)
+    program = capture(Joined(), (torch.randn(2, 4), torch.randn(2, 3)), dynamic=({0: batch, 1: past}, {0: batch}))
+    _, artifact = _lower(program, tmp_path)
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    # numpy's strides of an empty array end the whole process, and not only the call
+    np.testing.assert_array_equal(artifact(np.zeros((4, 0), np.float32), x), 2 * x)

@@ -471,3 +471,24 @@ assert registry_of(20).is_registered(torch.ops.torchvision.nms.default)
 assert registry_of(20) is registry_of(20)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Branches(nn.Module):
+    """Two layers, of which the inputs choose one: what a branch reads is stored outside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda x: self.a(x).relu(), lambda x: self.b(x).tanh(), (x,))
+
+
+def test_weights_that_branches_read_stay_in_the_file(tmp_path):
+    net, x = Branches().eval(), torch.rand(2, 4)
+    artifact, _ = _lower(capture(net, (x,)), tmp_path)
+    for given in (x, -x):
+        np.testing.assert_allclose(artifact(given.numpy()), net(given).detach().numpy(), atol=1e-6)
+    branches = [a.g for n in onnx.load(tmp_path / "model.onnx").graph.node for a in n.attribute if a.g.node]
+    assert len(branches) == 2
+    assert not any(node.metadata_props or node.doc_string for graph in branches for node in graph.node)

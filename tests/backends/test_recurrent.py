@@ -1,5 +1,7 @@
 """Recurrent layers on each backend: the runtime's own ops, held against torch; int8 against the formula of the codes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from fxopt.backends.openvino import Openvino
 from fxopt.backends.tvm import Tvm
 from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.lower import lower
-from fxopt.errors import BackendError
 from fxopt.numerics.error_metrics import sqnr
+from fxopt.runtime.artifact import model_bytes
 from fxopt.target.detect import host
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:LSTM with projections")]
@@ -28,10 +30,10 @@ KINDS = {
 class States(nn.Module):
     """A recurrent layer with all that it gives."""
 
-    def __init__(self, kind, options):
+    def __init__(self, kind, options, units=7):
         super().__init__()
         torch.manual_seed(0)
-        self.layer = kind(5, 7, **options)
+        self.layer = kind(5, units, **options)
 
     def forward(self, x):
         y, last = self.layer(x)
@@ -75,18 +77,43 @@ def test_a_layer_is_the_runtimes_own(backend, kind, tmp_path):
     assert "Loop" not in nodes
 
 
-def test_tvm_writes_the_steps_out(tmp_path):
-    net, x = States(nn.GRU, {"batch_first": True}), torch.randn(2, 2, 5)
+@pytest.mark.parametrize(
+    ("kind", "units"), [*((kind, 40) for kind in KINDS), ("gru", 7)]
+)  # blocks and a part; a part alone
+def test_tvm_loops_over_the_steps(kind, units, tmp_path):
+    layer, options, _ = KINDS[kind]
+    net, x = States(layer, options, units), torch.randn(3, 4, 5)  # a pair of examples, and one
+    if kind == "lstm":
+        nn.init.normal_(net.layer.weight_hh_l0, std=3.0)  # gates that are shut, where a sigmoid may lose its accuracy
     artifact = built(capture(net, (x,)), Tvm(database=""), tmp_path / "out")
+    for batch in (x, x[:1], torch.randn(9, 4, 5)):
+        for got, want in zip(artifact(batch.numpy()), net(batch), strict=True):
+            assert np.allclose(got, want.detach().numpy(), atol=1e-5)
+
+
+def test_tvm_takes_any_number_of_steps_in_a_file_of_one_size(tmp_path):
+    net = States(nn.GRU, {"bidirectional": True})
+    steps = torch.export.Dim("steps")
+    program = capture(net, (torch.randn(6, 2, 5),), dynamic=({0: steps},))
+    artifact = built(program, Tvm(database=""), tmp_path / "any")
+    for count in (1, 6, 25):
+        x = torch.randn(count, 2, 5)
+        for got, want in zip(artifact(x.numpy()), net(x), strict=True):
+            assert np.allclose(got, want.detach().numpy(), atol=1e-5)
+    sizes = []
+    for count in (4, 64):
+        fixed = capture(net, (torch.randn(count, 2, 5),), dynamic=None)
+        sizes.append(model_bytes(built(fixed, Tvm(database=""), tmp_path / str(count))))
+    assert sizes[1] < 1.05 * sizes[0]  # steps that were written out would be sixteen times as many
+
+
+def test_tvm_shares_the_examples_of_a_large_layer_among_threads(tmp_path):
+    net, x = nn.GRU(16, 256, batch_first=True), torch.randn(8, 12, 16)
+    target = dataclasses.replace(host(), cores=2)
+    (tmp_path / "out").mkdir()
+    _, artifact = lower(capture(net, (x,)), Tvm(database="", threads=2), target, tmp_path / "out")
     for got, want in zip(artifact(x.numpy()), net(x), strict=True):
         assert np.allclose(got, want.detach().numpy(), atol=1e-5)
-
-
-def test_steps_of_a_dynamic_number_are_refused_with_a_backend_that_takes_them(tmp_path):
-    program = capture(nn.GRU(5, 6), (torch.randn(3, 2, 5),))  # the first dim is the steps
-    with pytest.raises(BackendError, match="use the backend onnx"):
-        built(program, Tvm(database=""), tmp_path / "tvm")
-    built(program, Onnx(), tmp_path / "onnx")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,6 +141,19 @@ def test_int8_weights_go_to_the_kernel_that_quantizes_each_step(tmp_path):
     assert artifact.manifest.facts["nodes"]["DynamicQuantizeLSTM"] == 2
     got = [torch.from_numpy(np.array(v)) for v in artifact(x.numpy())]
     assert sqnr([v.detach() for v in net(x)], got) > 25
+
+
+def test_int8_layers_behind_a_recurrent_one_take_their_range_when_it_runs(tmp_path):
+    class Scored(States):
+        def forward(self, x):
+            return self.score(self.layer(x)[0])
+
+    net, x = Scored(nn.GRU, {"batch_first": True}), torch.randn(2, 4, 5)
+    net.score = nn.Linear(7, 3)
+    outcome = Pipeline.parse("quantize_dynamic").run(capture(net, (x,)), backend=Onnx(), target=host())
+    artifact = built(outcome.program, Onnx(), tmp_path / "out")
+    assert artifact.manifest.facts["integer_contractions"] == 1
+    assert sqnr([net(x).detach()], [torch.from_numpy(artifact(x.numpy()))]) > 25
 
 
 def test_a_layer_of_which_one_weight_stays_float_stays_float():

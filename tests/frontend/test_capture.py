@@ -19,7 +19,7 @@ from torch import nn
 from torch.export import Dim
 
 import fxopt
-from fxopt import CaptureWarning, Pipeline, capture, capture_parts, load_program, save_program
+from fxopt import CaptureWarning, Pipeline, capture, capture_parts, capture_split, load_program, save_program
 from fxopt.errors import CaptureError, UnknownNameError, UsageError
 from fxopt.frontend.diagnostics import is_users
 from fxopt.ir.cost import cost
@@ -660,3 +660,17 @@ def test_an_example_that_is_a_part_of_a_larger_tensor_fixes_no_size():
     assert program(torch.randn(2, 5, 4)).shape == (2, 5, 2)
     image = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
     assert capture(nn.Conv2d(3, 2, 1).eval(), (image,)).args[0].stride() == image.stride()
+
+
+def test_flex_attention_is_refused_with_what_to_write_instead():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def near(score, batch, head, row, column):
+        return score - (row - column).abs() * 0.1
+
+    module = Fn(lambda self, x: flex_attention(x, x, x, score_mod=near))
+    args = (torch.randn(2, 2, 16, 16),)
+    with pytest.raises(CaptureError, match=r"vmap(.|\n)*scaled_dot_product_attention with an attn_mask"):
+        capture(module, args)
+    with pytest.raises(CaptureError, match="cannot be cut in two"):  # it has no backward on a processor, and needs none
+        capture_split(module, args)

@@ -107,3 +107,28 @@ def test_a_model_that_drowns_in_rounding_proves_nothing():
     program = capture(Chaotic(90).eval(), (torch.randn(3, 64),))
     with pytest.raises(VerifyError, match="a value changed by"):
         Pipeline.of(shrink()).run(program)
+
+
+class Drawing(nn.Module):
+    """An autoencoder that draws its code, and a value that is not written yet."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.mean, self.spread, self.b = (nn.Linear(*sizes) for sizes in ((6, 16), (16, 4), (16, 4), (4, 6)))
+
+    def forward(self, x):
+        h = self.a(x).relu()
+        mean = self.mean(h)
+        code = mean + torch.randn_like(mean) * self.spread(h).exp()
+        return self.b(torch.empty_like(code).fill_(2.0) * code)
+
+
+@pytest.mark.filterwarnings("ignore::fxopt.CaptureWarning")
+def test_draws_are_the_same_in_both_programs_and_memory_that_is_not_written_is_not_compared():
+    torch.manual_seed(0)
+    program = capture(Drawing().eval(), (torch.randn(3, 6),))
+    state = torch.random.get_rng_state()
+    *_, step = Pipeline.parse("prune_channels(ratio=0.5)").run(program).steps
+    assert step.changed
+    assert step.findings.error < 1e-9
+    assert torch.equal(torch.random.get_rng_state(), state)

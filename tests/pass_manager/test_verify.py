@@ -730,3 +730,39 @@ def test_a_step_that_is_proved_by_regions_still_has_to_run():
         (step,) = Pipeline.of(turned_twice()).run(on).steps
     assert step.findings.proof == "local"
     assert ("aten.mul.Tensor", torch.float32, tuple(on.args[0].shape)) in ran
+
+
+class Positive(torch.nn.Module):
+    """Scores, those above zero, whose number depends on the values, and, where it is asked for, nothing else."""
+
+    def __init__(self, alone):
+        super().__init__()
+        self.fc, self.alone = torch.nn.Linear(4, 64), alone
+
+    def forward(self, x):
+        scores = self.fc(x)
+        kept = scores[scores > 0]
+        return kept if self.alone else (scores, kept)
+
+
+@graph_pass(kind="approx")
+def shift_scores(program):
+    """Add to a bias, so that another number of scores is above zero."""
+    program.set_tensor("fc.bias", program.tensors()["fc.bias"].detach() + 0.05)
+
+
+@pytest.mark.parametrize("proof", ["float64", "own_precision"])
+def test_outputs_of_a_size_that_depends_on_the_values_are_not_compared_number_by_number(proof):
+    torch.manual_seed(0)
+    x = torch.randn(3, 4)
+    program = capture(Positive(alone=False).eval(), (x,))
+    outcome = Pipeline.of(shift_scores()).run(program, watchers=(Verify(proof),))
+    assert len(outcome.program(x)[1]) != len(program(x)[1])
+    (step,) = outcome.steps
+    assert step.findings.vacuous is None
+    assert 10 < step.findings.sqnr_db < 40  # of the scores: 0.05 beside about one
+
+    program = capture(Positive(alone=True).eval(), (x,))
+    (step,) = Pipeline.of(shift_scores()).run(program, watchers=(Verify(proof),)).steps
+    assert step.findings.sqnr_db is None
+    assert "sizes of all outputs depend on the values" in step.findings.vacuous

@@ -9,6 +9,7 @@ from torch import fx
 
 from fxopt.backends.tvm.frontend.indexing import index, index_put, scatter
 from fxopt.backends.tvm.frontend.provenance import DEQUANTIZE, QUANTIZE
+from fxopt.backends.tvm.frontend.recurrent.layers import KINDS, recurrent_layers
 from fxopt.ir.op_table import arguments
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def conversions(importer: ExportedProgramImporter) -> dict[str, Conversion]:
         "any.dims": lambda node: _any(importer, node),
         "grid_sampler_2d.default": lambda node: _grid_sampler(importer, node),
         "native_group_norm.default": lambda node: _group_norm(importer, node),
+        "instance_norm.default": lambda node: _instance_norm(importer, node),
         "elu.default": lambda node: _elu(importer, node),
         "index.Tensor": lambda node: index(importer, node),
         "index_put.default": lambda node: index_put(importer, node),
@@ -37,6 +39,7 @@ def conversions(importer: ExportedProgramImporter) -> dict[str, Conversion]:
         "quantize_per_tensor.default": lambda node: _quantize(importer, node),
         "dequantize_per_tensor.default": lambda node: _dequantize(importer, node, None),
         "dequantize_per_channel.default": lambda node: _dequantize(importer, node, int(node.args[3])),
+        **{f"{kind}.input": lambda node: recurrent_layers(importer, node) for kind in KINDS},
     }
 
 
@@ -73,20 +76,34 @@ def _grid_sampler(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
     return emit(how)
 
 
+def _instance_norm(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
+    """Over its own statistics, a group norm of one channel a group: torch merges a dynamic batch into the channels instead."""
+    call = arguments(node)
+    if not call["use_input_stats"]:
+        raise ValueError("it takes statistics of the training; write a batch norm")
+    return _grouped(importer, node, int(importer.env[call["input"]].ty.shape[1]), float(call["eps"]))
+
+
 def _group_norm(importer: ExportedProgramImporter, node: fx.Node) -> list[Expr]:
-    """With ones and zeros for a missing weight or bias, which TVM's kernel requires; the first of the three results."""
+    """The first of the three results."""
+    call = arguments(node)
+    return [_grouped(importer, node, int(call["group"]), float(call["eps"]))]
+
+
+def _grouped(importer: ExportedProgramImporter, node: fx.Node, groups: int, epsilon: float) -> Expr:
+    """With ones and zeros for a missing weight or bias, which TVM's kernel requires."""
     import numpy as np
     from tvm import relax
 
     emit, call = importer.block_builder.emit, arguments(node)
     x = importer.env[call["input"]]
-    full = [relax.const(np.full(int(call["C"]), value, str(x.ty.dtype)), x.ty.dtype) for value in (1, 0)]
+    full = [relax.const(np.full(int(x.ty.shape[1]), value, str(x.ty.dtype)), x.ty.dtype) for value in (1, 0)]
     weight, bias = (
         importer.env[call[name]] if isinstance(call[name], fx.Node) else instead
         for name, instead in zip(("weight", "bias"), full, strict=True)
     )
     axes = list(range(2, len(x.ty.shape)))
-    return [emit(relax.op.nn.group_norm(x, weight, bias, int(call["group"]), 1, axes, float(call["eps"])))]
+    return emit(relax.op.nn.group_norm(x, weight, bias, groups, 1, axes, epsilon))
 
 
 def _elu(importer: ExportedProgramImporter, node: fx.Node) -> Expr:

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxopt.backends.tvm.frontend.provenance import PROVENANCE, name_for
+from fxopt.backends.tvm.frontend.recurrent.layers import KINDS
 from fxopt.backends.tvm.runtime import need_tvm
 from fxopt.errors import BackendError
 from fxopt.frontend.origins import origins_of
@@ -31,7 +32,7 @@ def import_program(program: Program) -> IRModule:
     """
     need_tvm()
     with torch.no_grad():  # with gradients, attention would decompose into the variant that saves values for backward
-        exported = export_program(program).run_decompositions()
+        exported = export_program(program).run_decompositions(_decompositions())
     origins, mine = origins_of(exported, program), {node.name: node for node in program.graph.nodes}
 
     def describe(node: fx.Node) -> str:
@@ -60,6 +61,15 @@ def known_ops() -> frozenset[str]:
     """Names of the ops that the importer can convert, as it spells them: ``conv2d.default``."""
     need_tvm()
     return frozenset(_importer_class()().convert_map)
+
+
+def _decompositions() -> dict[torch._ops.OperatorBase, Callable[..., object]]:
+    """Torch's, but for recurrent layers, whose steps it would write out, and instance norms, which merge dims."""
+    table = dict(torch.export.default_decompositions())
+    for kind in KINDS:
+        table.pop(getattr(torch.ops.aten, kind).input, None)
+    table.pop(torch.ops.aten.instance_norm.default, None)
+    return table
 
 
 class _ConversionError(Exception):

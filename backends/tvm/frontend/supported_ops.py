@@ -13,17 +13,15 @@ from fxopt.backends.tvm.frontend.from_program import known_ops
 from fxopt.ir.decompose import decomposed
 from fxopt.ir.op_table import arguments, family, lookup
 from fxopt.ir.printer import op_name
+from fxopt.ir.recurrent import recurrent
 
 
 def refuses(node: fx.Node) -> str | None:
     """Why the importer cannot convert a call; None if it can, directly or through torch's decomposition to core ops."""
     if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "size"):
         return None
-    if (row := lookup(node)) is not None and row.family == "recurrent":
-        return (
-            f"TVM has no loop over the steps of {op_name(node)}, and their number is dynamic or they drop at random; "
-            "capture the model in evaluation with a fixed number of steps, or use the backend onnx"
-        )
+    if (row := lookup(node)) is not None and row.family == "recurrent" and recurrent(node).drops:
+        return f"{op_name(node)} drops at random between its layers; capture the model after model.eval()"
     known, name = _known(), op_name(node)
     if reason := _not_as_called(node, name):
         return reason

@@ -26,6 +26,12 @@ REWRITTEN = [
         "%y = aten.im2col(%x, [3, 2], [1, 1], [1, 0], [1, 1])",
         "%a = aten.unsqueeze(%x, 0); %b = aten.im2col(%a, [3, 2], [1, 1], [1, 0], [1, 1]); %y = aten.squeeze.dim(%b, 0)",
     ),
+    (
+        "%y = aten.cosine_similarity(%x, %x, 2, 1.5)",  # a norm below 1.5 is in the example
+        "%n = aten.linalg_vector_norm(%x, 2, [2], True); %m = aten.clamp(%n, 1.5); %a = aten.div.Tensor(%x, %m); "
+        "%o = aten.linalg_vector_norm(%x, 2, [2], True); %p = aten.clamp(%o, 1.5); %b = aten.div.Tensor(%x, %p); "
+        "%c = aten.mul.Tensor(%a, %b); %y = aten.sum.dim_IntList(%c, [2])",
+    ),
 ]
 
 

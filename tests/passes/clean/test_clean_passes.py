@@ -464,3 +464,17 @@ class SeenWrites(nn.Module):
 def test_a_write_that_another_view_shows_stays():
     program = capture(SeenWrites(), (torch.randn(2, 4),))
     assert not Pipeline.parse("functionalize_writes").run(program).steps[0].changed
+
+
+def test_a_write_into_a_part_of_a_spectrum_is_functionalized():
+    class Spectrum(nn.Module):
+        """Keeps the low frequencies; scatters of complex numbers have no gradient."""
+
+        def forward(self, x):
+            found, kept = torch.fft.rfft(x), torch.zeros(2, 5, dtype=torch.complex64)
+            kept[:, :3] = found[:, :3]
+            return torch.fft.irfft(kept, n=8)
+
+    program = capture(Spectrum(), (torch.randn(2, 8),), dynamic=None)
+    (step,) = Pipeline.parse("functionalize_writes").run(program).steps
+    assert step.changed

@@ -1,0 +1,1 @@
+"""Recurrent layers: the products with the input, and a kernel that loops over the steps."""
