@@ -18,8 +18,9 @@ from fxopt.automl.presets import presets, remember
 from fxopt.automl.records import Record
 from fxopt.automl.report import SearchReport
 from fxopt.automl.study import Study
+from fxopt.automl.until import Until
 from fxopt.automl.wanted import Wanted, wanted
-from fxopt.automl.worker import Until, Worker
+from fxopt.automl.worker import Worker
 from fxopt.automl.write_front import write_front
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import UsageError
@@ -107,7 +108,8 @@ def _work(
         volume = account.volume(records, want.goals, original)
         progress(Progress(last, records, chosen, volume, left, want.goals, original))
 
-    until = Until(None if want.seconds is None else began + want.seconds * (1 - _RESERVE), want.trials)
+    deadline = None if want.seconds is None else began + want.seconds * (1 - _RESERVE)
+    until = Until(deadline, want.trials, want.seconds)
     first = study.presets(presets(want.space, want.recipe, want.target))
     told(None)
     Worker(study, want.space, want.goals, first, apart, want.seed, out).run(until, told)

@@ -6,6 +6,7 @@ can be read again by a larger space.
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -178,6 +179,10 @@ class Space:
         kept = tuple(d for d in space.dimensions if not any(d.name in group for group in groups))
         new = replace(space, dimensions=kept, fixed={**space.fixed, **options})
         return replace(self, passes=tuple(new if p is space else p for p in self.passes))
+
+    def around(self, passes: Sequence[str]) -> Space:
+        """The space in which the options of these passes are kept where no dimension varies them."""
+        return functools.reduce(Space.fixed_by, Pipeline.parse(passes).passes, self)
 
     def lines(self) -> list[str]:
         """The space as text, stage by stage."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fxopt.automl.goals import Goals, Limit
 from fxopt.automl.pareto import crowding, dominates, front, hypervolume, ranked
 from fxopt.automl.promotion import promoted, share_of
+from fxopt.automl.rungs import Rung
 
 points = st.lists(st.tuples(*[st.integers(0, 6).map(float)] * 3), min_size=1, max_size=12)
 
@@ -78,7 +79,17 @@ def test_who_breaks_a_limit_is_behind_all_who_keep_it(best):
 
 
 def test_as_many_go_on_as_the_next_rung_costs_more():
-    """Three times the epochs, a third; no more than what was spent, all; and all while nobody knows."""
-    assert share_of([2.0, 2.0, 90.0], [4.0, 4.0]) == 0.5
-    assert share_of([1.0], [3.0]) == share_of([1.0], [30.0]) == 1 / 3
-    assert share_of([3.0], [2.0]) == share_of([], [2.0]) == share_of([2.0], []) == 1.0
+    """By epochs where both rungs train, else by seconds: no more than what was spent, all; and all while nobody knows."""
+    rungs = (
+        Rung("quality", ()),
+        Rung("train-1", (), epochs=1),
+        Rung("train-3", (), epochs=3),
+        Rung("final", (), epochs=6),
+    )
+    assert share_of(rungs, 0, {"quality": [2.0, 2.0, 90.0], "train-1": [4.0, 4.0]}) == 0.5
+    assert share_of(rungs, 0, {"quality": [1.0], "train-1": [30.0]}) == 1 / 3
+    assert share_of(rungs, 0, {"quality": [3.0], "train-1": [2.0]}) == 1.0
+    assert share_of(rungs, 0, {"quality": [3.0]}) is share_of(rungs, 0, {"quality": [], "train-1": [2.0]}) is None
+    assert share_of(rungs, 1, {"train-1": [9.0], "train-3": [1.0]}) == 0.5  # an epoch, then two
+    assert share_of(rungs, 2, {}) == pytest.approx(2 / 3)
+    assert share_of((*rungs[:3], Rung("final", (), epochs=40)), 2, {}) == 1 / 3
