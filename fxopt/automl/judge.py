@@ -29,9 +29,9 @@ class Judge:
         self._exempt = record.preset is not None or bool(self._twins)
 
     def skips(self, at: int) -> bool:
-        """Whether nothing would be decided on a rung: all go on, or this recipe does, which is not trained there either."""
+        """Whether nothing would be decided on a rung, nor would a preset be trained there, for others to be compared with."""
         rung = self._rungs[at]
-        return rung.compares and (self._share(at) == 1.0 or (self._exempt and not rung.epochs))
+        return rung.compares and (self._share(at) == 1.0 or bool(self._twins) or (self._exempt and not rung.epochs))
 
     def stops(self, at: int) -> tuple[Why, str] | None:
         """Why a recipe with figures of a rung stops there; None where it goes on."""
@@ -61,8 +61,9 @@ class Judge:
 
     def _promoted(self, at: int) -> bool:
         share, name = self._share(at), self._rungs[at].name
-        others = [r.rungs[name] for r in self._study.records() if r.why != "failed" and name in r.rungs]
-        return share is None or promoted(self._record.rungs[name], others, self._goals, self._original, share)
+        others = {r.passes: r.rungs[name] for r in self._study.records() if r.why != "failed" and name in r.rungs}
+        mine = self._record.rungs[name]
+        return share is None or promoted(mine, list(others.values()), self._goals, self._original, share)
 
     def _seconds_of_next(self, at: int) -> float:
         """How long the next rung will take, by the seconds of an epoch in this one; 0 where this one did not train."""

@@ -1,8 +1,8 @@
-"""Recipes beside the best ones: the same passes on another backend, and a few choices drawn anew.
+"""Recipes beside the best ones: the same passes on another backend, and a few choices changed.
 
 A search has tens of trials for a space of twenty dimensions, so a model of the whole space knows little when the time is
 over. Evolution from the front needs none (Real et al. 2019, regularized evolution; Elsken et al. 2019, LEMONADE, for several
-objectives): what was found good stays, but for one to three choices, which the sampler draws.
+objectives): what was found good stays, but for one to three choices. What these entail, the sampler draws.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from fxopt.automl.space import Point, Space
 
 _FRESH = 1 / 4
 """Share of recipes that are drawn from the whole space."""
-_ANEW = (1, 1, 1, 2, 2, 3)
-"""How many choices are drawn anew, each equally often."""
+_CHANGES = (1, 1, 1, 2, 2, 3)
+"""How many choices change, each equally often."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """What is kept of a recipe: its passes, whose options outside the space stay, and the ``parameters`` not drawn anew."""
+    """A recipe's passes, whose options outside the space stay, and the ``parameters`` beside it."""
 
     passes: tuple[str, ...]
     parameters: dict[str, Any]
@@ -41,5 +41,6 @@ def neighbour(best: Sequence[Record], space: Space, draw: random.Random) -> Neig
         return None
     parent = draw.choice(best)
     parameters = space.parameters(parent.point)
-    anew = draw.sample(sorted(parameters), min(draw.choice(_ANEW), len(parameters)))
-    return Neighbour(parent.passes, {name: value for name, value in parameters.items() if name not in anew})
+    changed = draw.sample(sorted(parameters), min(draw.choice(_CHANGES), len(parameters)))
+    steps = {name: space.dimension(name).step(parameters[name], draw) for name in changed}
+    return Neighbour(parent.passes, parameters | steps)

@@ -151,7 +151,7 @@ class Study:
         self.inner.enqueue_trial(parameters, user_attrs={KEY: record.model_dump(mode="json")})
 
     def enqueue_neighbour(self, near: Neighbour) -> None:
-        """Queue a neighbour of a recipe, for the sampler to draw what is not kept of it."""
+        """Queue a neighbour of a recipe, for the sampler to draw what its changes entail."""
         self.inner.enqueue_trial(near.parameters, user_attrs={PARENT: near.passes})
 
     def again(self, trial: FrozenTrial) -> None:
