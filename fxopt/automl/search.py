@@ -24,6 +24,7 @@ from fxopt.automl.worker import Worker
 from fxopt.automl.write_front import write_front
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import UsageError
+from fxopt.runtime.device import find_device
 from fxopt.runtime.staging import write_json
 
 _RESERVE = 0.08
@@ -68,6 +69,8 @@ def search(
         raise UsageError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
     url = storage or f"sqlite:///{(out / 'study.db').resolve()}"
     study = Study(url, f"{want.recipe.model} for {want.target.name}", len(want.goals.objectives), out)
+    if want.target.address is not None:
+        find_device(want.target.address).rest()  # it has one session at a time, and the evaluator is another process
     first_backend = replace(want.recipe, backend=want.space.backends[0])
     apart = Apart(Task(first_backend, want.load, str((out / "kept").resolve())), out / "log")
     try:

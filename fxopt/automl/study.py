@@ -124,6 +124,12 @@ class Study:
         """How many trials came to an end."""
         return len(self.inner.get_trials(deepcopy=False, states=_FINISHED))
 
+    def under_way(self, point: Point, before: int) -> int | None:
+        """The number of an unfinished trial of a recipe, of those before a number; None if there is none."""
+        trials = self.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        found = (t.number for t in trials if (record := record_of(t)) is not None and record.point == point)
+        return min((number for number in found if number < before), default=None)
+
     def sign(self, trial: optuna.Trial, worker: Path) -> None:
         """Say whose trial it is."""
         trial.set_user_attr(_WORKER, [socket.gethostname(), str(worker.resolve())])

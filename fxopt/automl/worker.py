@@ -115,6 +115,8 @@ class Worker:
             point = Point((), "")
         record = Record(**queued) if queued else Record(passes=point.passes, backend=point.backend)
         trial.set_user_attr(KEY, record.model_dump(mode="json"))
+        if (other := self._study.under_way(record.point, trial.number)) is not None:  # both workers were to queue it
+            return record.model_copy(update={"why": "behind", "reason": f"trial {other} was trying the same"})
         same = next((r for r in self._study.records() if r.point == record.point and r.why != "failed"), None)
         self._same = self._same + 1 if same else 0
         return same.model_copy(update={"seconds": 0.0}) if same and record.why is None else record

@@ -15,6 +15,7 @@ from fxopt.automl.study import Study
 from fxopt.automl.until import Until
 from fxopt.automl.worker import Worker
 from fxopt.pass_manager.pipeline import Pipeline
+from fxopt.support.machine_lock import held
 
 BACKENDS = ("onnx", "openvino", "tvm")
 SPACE = read_space({"passes": ["prune_channels", "low_rank", "distill", "quantize"]}, BACKENDS)
@@ -90,19 +91,32 @@ def test_what_is_worse_on_another_backend_is_not_built_to_its_end(tmp_path):
     assert list(records[1].spent) == ["size", "speed"]
 
 
-@pytest.mark.parametrize("moments", [(3, 1, 7, 2), (5, 5, 5)])
-def test_a_worker_interrupted_anywhere_goes_on_to_the_same_recipes(tmp_path, moments):
+def test_a_worker_interrupted_anywhere_goes_on_to_the_same_recipes(tmp_path):
     whole = run(tmp_path / "whole", Formula(), Until(trials=10), PRESETS)
-    for moment in moments:
+    for moment in (3, 1, 7, 2):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "parts", Formula(stop_after=moment), Until(trials=10), PRESETS)
     parts = run(tmp_path / "parts", Formula(), Until(trials=10), PRESETS)
     assert [(r.point, r.why) for r in parts] == [(r.point, r.why) for r in whole]
 
 
+@pytest.mark.filterwarnings("ignore:Heartbeat")
+def test_of_two_workers_that_queue_one_recipe_at_once_one_runs_it(tmp_path):
+    study = Study(f"sqlite:///{tmp_path}/study.db", "formula", len(GOALS.objectives), tmp_path)
+    for _ in range(2):
+        study.enqueue(PRESETS[0], SPACE.parameters(PRESETS[0].point))
+    apart, other = Formula(), tmp_path / "workers" / "other"
+    with held(other):
+        study.sign(study.inner.ask(), other)
+        (record,) = run(tmp_path, apart, Until(trials=1), PRESETS)
+    assert not apart.calls
+    assert (record.number, record.why) == (1, "behind")
+    assert "trial 0" in record.reason
+
+
 def test_a_rung_that_costs_as_much_as_the_next_is_not_climbed(tmp_path):
     """All would go on from there. It is found out by climbing it once."""
-    until = Until(trials=20)
+    until = Until(trials=14)
     dear = Formula({"quality": 5.0, "train-1": 2.0})
     run(tmp_path / "dear", dear, until, PRESETS)
     assert sum(rung == "quality" for _, rung in dear.calls) == 1

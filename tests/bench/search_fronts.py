@@ -4,6 +4,7 @@
 
     python tests/bench/search_fronts.py small_vit --time 15m
     python tests/bench/search_fronts.py narrow_resnet18 --time 15m
+    python tests/bench/search_fronts.py small_vit --time 5m --examples 2000     # less to train on, for both sides
 
 By hand are all recipes of models/*.toml, for this model in place of theirs, and exact passes alone and int8 on each backend.
 ``small_vit`` has the shipped weights; ``narrow_resnet18`` is a net of ResNet-18's shape, trained here once. The search has its
@@ -52,9 +53,9 @@ WEIGHTS = ROOT / "build" / "search_fronts" / "narrow_resnet18.safetensors"
 WIDTHS, CLASSES, EPOCHS = [24, 48, 96, 192], 45, 10
 
 
-def narrow_resnet18() -> Workload:
+def narrow_resnet18(*, examples: int = 9000) -> Workload:
     """The characters of `glyphs`, and a narrow net of ResNet-18's shape (1.6 M parameters)."""
-    drawn, net = glyphs(), functools.partial(resnet18, WIDTHS, CLASSES)
+    drawn, net = glyphs(examples=examples), functools.partial(resnet18, WIDTHS, CLASSES)
     model = functools.partial(trained, net, WEIGHTS, command=f"python {Path(__file__).name} narrow_resnet18")
     return Workload(name="narrow_resnet18", model=model, inputs=drawn.inputs, data=drawn.data)
 
@@ -108,7 +109,7 @@ def by_hand(model: str, backends: tuple[str, ...]) -> list[Row]:
 def build(row: Row, folder: Path) -> None:
     """Build a recipe, or say why that is not possible."""
     try:
-        row.folder = Path(fxopt.build(row.recipe, folder, measure=False).folder)
+        row.folder = Path(fxopt.build(row.recipe, folder, measure=False).folder or folder)
     except FxoptError as error:
         row.refused = str(error).splitlines()[0]
 
@@ -125,7 +126,7 @@ def measure(rows: list[Row], model: str, blocks: int) -> None:
         for variant in find_backend(artifacts[i].manifest.backend).variants():
             calls[i, str(variant)] = load_for(row.folder, target, variant), inputs, {}
     timings = time_artifacts({f"{i} {v}": call for (i, v), call in calls.items()}, blocks=blocks)
-    before = {split: data.evaluate(program, split) for split in ("validation", "test")}  # type: ignore[arg-type]
+    before = {split: data.evaluate(program, split) for split in ("validation", "test")}
     for i, (row, artifact) in enumerate(zip(rows, artifacts, strict=True)):
         row.ms = min(timings[f"{n} {v}"].ms.median for n, v in calls if n == i)
         row.drop = before["validation"] - data.evaluate(artifact, "validation")
@@ -168,22 +169,24 @@ def main() -> None:
     parser.add_argument("model", choices=("small_vit", "narrow_resnet18"))
     parser.add_argument("--time", default="15m", help="of the search (%(default)s)")
     parser.add_argument("--drop", type=float, default=0.01, help="limit of both sides (%(default)s)")
+    parser.add_argument("--examples", type=int, default=9000, help="of the training split (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--blocks", type=int, default=11, help="of the timing (%(default)s)")
     options = parser.parse_args()
     load_file(__file__)
     if options.model == "narrow_resnet18":
         train_once()
+    model = f"{options.model}(examples={options.examples})"
     out = ROOT / "build" / "search_fronts" / options.model
     shutil.rmtree(out, ignore_errors=True)
     want = wanted(
-        fxopt.Recipe(options.model, backend="fastest"), limits={"drop": options.drop}, load=[__file__],
+        fxopt.Recipe(model, backend="fastest"), limits={"drop": options.drop}, load=[__file__],
         seconds=seconds_of(options.time), seed=options.seed,
     )  # fmt: skip
     report = fxopt.search(want, out / "search", progress=lambda p: print(".", end="", flush=True))
     print()
     began = time.perf_counter()
-    rows = by_hand(options.model, want.space.backends)
+    rows = by_hand(model, want.space.backends)
     for i, row in enumerate(rows):
         build(row, out / "by_hand" / str(i))
     seconds = time.perf_counter() - began
@@ -191,8 +194,8 @@ def main() -> None:
         rows.append(Row(f"front {i:02}", read_recipe(out / "search" / answer.recipe), by_hand=False))
         build(rows[-1], out / "front" / str(i))
         print(rows[-1].name, ", ".join(answer.passes), "|", answer.backend)
-    measure([row for row in rows if row.refused is None], options.model, options.blocks)
-    said = f"{options.model}: {report.trials} trials in {report.seconds:.0f} s; all by hand in {seconds:.0f} s"
+    measure([row for row in rows if row.refused is None], model, options.blocks)
+    said = f"{model}: {report.trials} trials in {report.seconds:.0f} s; all by hand in {seconds:.0f} s"
     show(rows, options.drop, said)
 
 
