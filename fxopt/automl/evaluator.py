@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -85,6 +86,7 @@ class Evaluator:
         self._untimed = cannot_time(self._plan.target)
         self._inputs = pytree.tree_map(to_numpy, copied((self._program.args, self._program.kwargs)))
         self._ms: float | None = None
+        self._numbers = itertools.count()
 
     def baseline(self) -> dict[str, Any]:
         """Figures of the model as captured; ``halves`` says whether the validation split is cut."""
@@ -261,8 +263,10 @@ class Evaluator:
                 yield tuple(pytree.tree_leaves(in_batches(p, size)(*args)) for p in (self._program, program))  # type: ignore[misc]
 
     def _fresh(self, name: str, *, make: bool = True) -> Path:
-        folder = self._scratch / name
-        shutil.rmtree(folder, ignore_errors=True)
+        """A folder whose path was never used: a library is loaded once by its path, whatever is in the file by then."""
+        for old in self._scratch.glob(f"{name}-*"):
+            shutil.rmtree(old)
+        folder = self._scratch / f"{name}-{next(self._numbers)}"
         if make:
             folder.mkdir(parents=True)
         return folder

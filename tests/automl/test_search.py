@@ -14,6 +14,9 @@ from cases.network import free_address
 
 import fxopt
 from fxopt import registry
+from fxopt.automl.evaluator import Evaluator, Task
+from fxopt.automl.rungs import Rung
+from fxopt.automl.space import Point
 from fxopt.driver.load_file import load_file
 from fxopt.errors import UsageError
 from fxopt.target.detect import host
@@ -198,6 +201,15 @@ def test_a_search_on_a_device_leaves_its_one_session_to_the_process_that_measure
             device.terminate()
     assert report.front
     assert all(answer.figures["latency_ms"] > 0 for answer in report.front)
+
+
+@pytest.mark.slow
+def test_libraries_of_one_process_are_each_loaded_anew(tmp_path):
+    """The loader knows a library by its path: built where another was, the earlier one would be timed, or refuse."""
+    pytest.importorskip("tvm")
+    evaluator = Evaluator(Task(fxopt.Recipe("stripes", backend="tvm"), (), str(tmp_path)))
+    for passes in (("fold_batch_norm",), ("prune_channels(ratio=0.5)", "fold_batch_norm"), ("quantize",)):
+        assert evaluator.run(Point(passes, "tvm"), Rung("speed", passes))["figures"]["latency_ms"] > 0
 
 
 @pytest.mark.slow
