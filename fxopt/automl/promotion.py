@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from fxopt.automl.goals import Figures, Goals
-from fxopt.automl.pareto import ranked
+from fxopt.automl.pareto import ranks
 from fxopt.automl.rungs import Rung
 
 LEAST_SHARE = 1 / 3
@@ -36,15 +36,14 @@ def share_of(rungs: Sequence[Rung], at: int, spent: Mapping[str, Sequence[float]
 
 
 def promoted(mine: Figures, others: Sequence[Figures], goals: Goals, original: Figures, share: float) -> bool:
-    """Whether ``mine`` is in the best ``share`` of all figures of a rung; the first always is."""
+    """Whether fewer than ``share`` of all figures of a rung are better than ``mine``; the first always goes on."""
     figures = [*others, mine]
     kept = [max(_known(goals, f, original).values(), default=0.0) <= 0 for f in figures]
-    order = [i for good in (True, False) for i in _ranked([j for j, k in enumerate(kept) if k == good], figures, goals)]
-    return order.index(len(others)) < math.ceil(len(figures) * share)
-
-
-def _ranked(indices: list[int], figures: list[Figures], goals: Goals) -> list[int]:
-    return [indices[i] for i in ranked([_values(figures[i], goals) for i in indices])]
+    rivals = [i for i, k in enumerate(kept) if k == kept[-1]]
+    found = ranks([_values(figures[i], goals) for i in rivals])
+    # of equal ones, as the ends of a front are, none is behind another for having come later
+    better = sum(rank < found[-1] for rank in found) + (0 if kept[-1] else sum(kept))
+    return better < math.ceil(len(figures) * share)
 
 
 def _values(figures: Figures, goals: Goals) -> tuple[float, ...]:
