@@ -2,9 +2,9 @@
 
 ::
 
-    python tests/bench/search_fronts.py small_vit --time 15m
-    python tests/bench/search_fronts.py narrow_resnet18 --time 15m
-    python tests/bench/search_fronts.py small_vit --time 5m --examples 2000     # less to train on, for both sides
+    python tests/bench/search_fronts.py small_vit --seconds 900
+    python tests/bench/search_fronts.py narrow_resnet18 --seconds 900
+    python tests/bench/search_fronts.py small_vit --seconds 300 --examples 2000     # less to train on, for both sides
 
 By hand are all recipes of models/*.toml, for this model in place of theirs, and exact passes alone and int8 on each backend.
 ``small_vit`` has the shipped weights; ``narrow_resnet18`` is a net of ResNet-18's shape, trained here once. The search has its
@@ -33,7 +33,6 @@ import fxopt
 from fxopt.automl.pareto import dominates
 from fxopt.automl.wanted import wanted
 from fxopt.backend import find_backend
-from fxopt.cli.search import _seconds as seconds_of
 from fxopt.driver.load_file import load_file
 from fxopt.driver.recipe import read_recipe
 from fxopt.errors import FxoptError
@@ -167,7 +166,7 @@ def main() -> None:
     """Read the command line, search, build, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=("small_vit", "narrow_resnet18"))
-    parser.add_argument("--time", default="15m", help="of the search (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=900, help="of the search (%(default)s)")
     parser.add_argument("--drop", type=float, default=0.01, help="limit of both sides (%(default)s)")
     parser.add_argument("--examples", type=int, default=9000, help="of the training split (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -181,7 +180,7 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     want = wanted(
         fxopt.Recipe(model, backend="fastest"), limits={"drop": options.drop}, load=[__file__],
-        seconds=seconds_of(options.time), seed=options.seed,
+        seconds=options.seconds, seed=options.seed,
     )  # fmt: skip
     report = fxopt.search(want, out / "search", progress=lambda p: print(".", end="", flush=True))
     print()
