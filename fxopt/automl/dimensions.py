@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import types
 import typing
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from fxopt.support.options import Tune, bounds, type_hints
 
 NEVER = frozenset({"keep", "only", "keep_float", "seed", "samples", "images", "checkpoint", "teachers"})
 """Options that a search leaves alone unless annotated with ``Tune``: those that protect layers, or only cost time."""
+_STEP = 1 / 4
 DIGITS = 3
 """Significant digits of a number in a recipe."""
 
@@ -49,6 +51,14 @@ class Dimension:
             return max((c for c in self.choices if c <= number), default=min(self.choices))
         unit = 1.0 if self.whole else 10.0 ** (math.floor(math.log10(number)) + 1 - DIGITS)
         return self.value(min(max(math.floor(number / unit + 1e-9) * unit, self.low), self.high))
+
+    def step(self, value: Any, draw: random.Random) -> Any:
+        """Another choice, or a number some way from ``value``: by a quarter of the interval, a normal deviate's times."""
+        if self.choices:
+            return draw.choice([choice for choice in self.choices if choice != value] or [value])
+        low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
+        to = min(max(at + draw.gauss(0.0, _STEP) * (high - low), low), high)
+        return min(max(math.exp(to) if self.log else to, self.low), self.high)
 
     def holds(self, value: Any) -> bool:
         """Whether a value is one of this dimension."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -85,6 +86,7 @@ class Evaluator:
         self._untimed = cannot_time(self._plan.target)
         self._inputs = pytree.tree_map(to_numpy, copied((self._program.args, self._program.kwargs)))
         self._ms: float | None = None
+        self._numbers = itertools.count()
 
     def baseline(self) -> dict[str, Any]:
         """Figures of the model as captured; ``halves`` says whether the validation split is cut."""
@@ -112,33 +114,33 @@ class Evaluator:
         if rung.name == "final":
             return self._final(point, plan)
         with machine(alone=False):
-            program = plan.rewrite(self._program, plan.backend, ()).program
+            program = self._rewritten(plan) if rung.epochs else self._unproved(plan)
             if rung.name == "size":
                 return {"figures": self._costs(program, None)}
             if rung.name != "speed":
                 return {"figures": self._quality(program, self._first)}
-            lowered, built = plan.lower(program, plan.backend, self._fresh("speed"))
+            folder = self._fresh("speed")
+            lowered, built = plan.lower(program, plan.backend, folder)
             figures = self._costs(program, lowered) | {"file_bytes": model_bytes(built)}
         if self._untimed is None:
-            timings = self._timed({"reference": self._call(self._reference), "candidate": self._call(built)})
-            figures["latency_ms"] = self._relative(timings, "candidate")
+            _, figures["latency_ms"] = self._fastest_variant(plan.backend, folder)
         return {"figures": figures}
 
     def _final(self, point: Point, plan: Plan) -> dict[str, Any]:
         with machine(alone=False):
-            outcome = plan.rewrite(self._program, plan.backend, ())
+            program = self._rewritten(plan)
             folder = self._fresh("final")
-            lowered, built = plan.lower(outcome.program, plan.backend, folder)
+            lowered, built = plan.lower(program, plan.backend, folder)
             if not built.elsewhere:
                 twin = self._fresh("exposed", make=False)
                 exposed = functools.partial(Exposed, lowered, plan.backend, plan.target, built, twin)
                 Fidelity(lowered).check(built, exposed)
             runs = None if built.elsewhere else built
-            figures = self._costs(outcome.program, lowered) | {"file_bytes": model_bytes(built)}
-            figures |= self._quality(outcome.program, self._data, runs)
+            figures = self._costs(program, lowered) | {"file_bytes": model_bytes(built)}
+            figures |= self._quality(program, self._data, runs)
             held_out = None
             if self._second is not None:
-                held_out = self._drop(self._second, runs or outcome.program)
+                held_out = self._drop(self._second, runs or program)
         kept = Path(self._task.kept) / digest_of(point)
         shutil.rmtree(kept, ignore_errors=True)
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +149,17 @@ class Evaluator:
         if self._untimed is None:
             best, figures["latency_ms"] = self._fastest_variant(plan.backend, kept)
         return {"figures": figures, "backend": str(best), "kept": str(kept), "held_out": held_out}
+
+    def _rewritten(self, plan: Plan) -> Program:
+        """The program after the passes of a plan, proved and measured as in a build, which finds these steps in the cache."""
+        return plan.rewrite(self._program, plan.backend, ()).program
+
+    def _unproved(self, plan: Plan) -> Program:
+        """The same without proofs and metrics, for a rung before any training: a recipe that gets further is proved there."""
+        return plan.pipeline.run(
+            self._program, watchers=(), workload=plan.workload, target=plan.target, backend=plan.backend,
+            device=plan.device, cache=plan.cache,
+        ).program  # fmt: skip
 
     def race(self, artifacts: dict[str, tuple[str, str]], blocks: int) -> dict[str, dict[str, float]]:
         """Time kept artifacts, a folder and a backend by name, side by side with the reference: milliseconds and quartiles."""
@@ -250,8 +263,10 @@ class Evaluator:
                 yield tuple(pytree.tree_leaves(in_batches(p, size)(*args)) for p in (self._program, program))  # type: ignore[misc]
 
     def _fresh(self, name: str, *, make: bool = True) -> Path:
-        folder = self._scratch / name
-        shutil.rmtree(folder, ignore_errors=True)
+        """A folder whose path was never used: a library is loaded once by its path, whatever is in the file by then."""
+        for old in self._scratch.glob(f"{name}-*"):
+            shutil.rmtree(old)
+        folder = self._scratch / f"{name}-{next(self._numbers)}"
         if make:
             folder.mkdir(parents=True)
         return folder

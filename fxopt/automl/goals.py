@@ -118,6 +118,11 @@ class Goals:
         """Whether all limits are kept; one whose quantity is not known is not."""
         return all((v := limit.violation(figures, original)) is not None and v <= 1e-9 for limit in self.limits)
 
+    def untrained(self, figures: Figures) -> tuple[float, ...]:
+        """Of the objectives those that training does not change, as :meth:`values` has them."""
+        values = self.values({"metric_drop": 0.0, "noise_db": 0.0, **figures})
+        return tuple(v for what, v in zip(self.objectives, values, strict=True) if what not in _SPAN)
+
     def values(self, figures: Figures) -> tuple[float, ...]:
         """The objectives, latency, sizes and counts as logarithms, so that a ratio counts the same at every size."""
         return tuple(

@@ -24,15 +24,15 @@ def front(points: Sequence[Values]) -> list[int]:
     ]
 
 
-def ranked(points: Sequence[Values]) -> list[int]:
-    """Indices from the best on: front by front, within one the least crowded first (Deb et al. 2002, NSGA-II, section III)."""
-    left, order = list(range(len(points))), []
+def ranks(points: Sequence[Values]) -> list[tuple[int, float]]:
+    """The rank of each point, least first: its front, then the least crowded (Deb et al. 2002, NSGA-II, section III)."""
+    left, found, number = list(range(len(points))), [(0, 0.0)] * len(points), 0
     while left:
         inside = [left[i] for i in front([points[i] for i in left])]
-        distances = crowding([points[i] for i in inside])
-        order += [i for _, i in sorted(zip((-d for d in distances), inside, strict=True))]
-        left = [i for i in left if i not in inside]
-    return order
+        for i, distance in zip(inside, crowding([points[i] for i in inside]), strict=True):
+            found[i] = number, -distance
+        left, number = [i for i in left if i not in inside], number + 1
+    return found
 
 
 def crowding(points: Sequence[Values]) -> list[float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fxopt import registry
@@ -13,6 +14,7 @@ from fxopt.automl.records import Record
 from fxopt.automl.space import At, Point, Space
 from fxopt.driver.recipe import Recipe, read_recipe
 from fxopt.errors import FxoptError, ResourceError
+from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.support.cache_folder import cache_folder
 from fxopt.support.scratch import write_whole
 from fxopt.support.spec import parse_call
@@ -21,7 +23,7 @@ from fxopt.target import Target
 
 def presets(space: Space, recipe: Recipe, target: Target) -> list[Record]:
     """Recipes to try first, each once: the given one, then the cheapest to try."""
-    found = [("given", Point(recipe.passes, recipe.backend))] if recipe.passes else []
+    found = [("given", _read(recipe.passes, recipe.backend))] if recipe.passes else []
     backend = space.backends[0]
     found += [
         ("exact", _with(space, backend)),
@@ -39,6 +41,11 @@ def _with(space: Space, backend: str, name: str | None = None) -> Point:
     return space.suggest(At({"backend": backend, **({chosen.stage: chosen.name} if chosen else {})}))
 
 
+def _read(passes: Sequence[str], backend: str) -> Point:
+    """The point of a recipe, in the spelling that the space has, so that a recipe is known again."""
+    return Point(tuple(map(str, Pipeline.parse(passes).passes)), backend)
+
+
 def _shipped(model: str) -> Iterator[Point]:
     """Recipes beside the module that a registered model comes from."""
     name, _ = parse_call(model, "model") if "/" not in model else (model, {})
@@ -52,7 +59,7 @@ def _shipped(model: str) -> Iterator[Point]:
         except FxoptError:
             continue  # another kind of file
         if recipe.model == model:
-            yield Point(recipe.passes, recipe.backend)
+            yield _read(recipe.passes, recipe.backend)
 
 
 def _won(target: Target) -> Iterator[Point]:
@@ -62,7 +69,8 @@ def _won(target: Target) -> Iterator[Point]:
     except (OSError, ValueError):
         return
     for passes, backend in found.values():
-        yield Point(tuple(passes), backend)
+        with contextlib.suppress(FxoptError):  # a pass of a package that is gone
+            yield _read(passes, backend)
 
 
 def remember(target: Target, model: str, point: Point) -> None:

@@ -10,7 +10,6 @@ from fxopt.automl.dimensions import Dimension, asked, dimensions_of
 from fxopt.automl.space import STAGES, PassSpace, Space
 from fxopt.errors import OptionError, UnknownNameError, UsageError
 from fxopt.pass_manager.pass_base import Pass, Stage
-from fxopt.pass_manager.pipeline import Pipeline
 
 _KEYS = ("passes", "require", "backends")
 
@@ -48,9 +47,7 @@ def read_space(table: dict[str, Any], backends: tuple[str, ...], written: tuple[
     )  # composites clean up after others
     space = Space(tuple(spaces), tuple(lists.get("backends", backends)), frozenset(required))
     _check(space)
-    for pass_ in Pipeline.parse(written).passes:
-        space = space.fixed_by(pass_)
-    return space
+    return space.around(written)
 
 
 def pass_space(cls: type[Pass], own: dict[str, Any]) -> PassSpace:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 Why = Literal["done", "limit", "behind", "refused", "failed"]
 """``done``: all rungs; ``limit``: a limit that it cannot keep; ``behind``: not among the best of its rung; ``refused``: it cannot
 be built; ``failed``: a crash, a time-out or memory."""
-KEY = "record"
+KEY, PARENT = "record", "parent"
+"""Attributes of a trial: its record, and the passes of the recipe that it is a neighbour of."""
 
 
 class Record(BaseModel):

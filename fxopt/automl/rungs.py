@@ -30,11 +30,15 @@ _REFIT = "reconstruct"
 
 @dataclass(frozen=True)
 class Rung:
-    """A rung by name, and the passes that it runs; ``compares`` where only the best of those that reach it go on."""
+    """A rung by name, and the passes that it runs; ``compares`` where only the best of those that reach it go on.
+
+    ``epochs`` is how many the recipe was trained for by its end.
+    """
 
     name: str
     passes: tuple[str, ...]
     compares: bool = False
+    epochs: int = 0
 
 
 def ladder(point: Point, space: Space) -> tuple[Rung, ...]:
@@ -44,7 +48,7 @@ def ladder(point: Point, space: Space) -> tuple[Rung, ...]:
     bare = [p for p in passes if stages[p] not in ("recover", "numeric")]
     quick = [_at_most(p, 1) for p in passes if stages[p] != "recover"]
     rungs = [Rung("size", _texts(bare)), Rung("speed", _texts(quick))]
-    training = [p for p in passes if _fidelity(p) is not None]
+    training, most = [p for p in passes if _fidelity(p) is not None], 0
     if training:
         if any(stages[p] in LOSSY for p in passes):
             rungs.append(Rung("quality", _texts(_refitted(passes, stages)), compares=True))
@@ -52,8 +56,8 @@ def ladder(point: Point, space: Space) -> tuple[Rung, ...]:
         for epochs in _EPOCHS:
             if epochs < most:
                 parts = [part for p in passes for part in _in_parts(p, epochs)]
-                rungs.append(Rung(f"train-{epochs}", _texts(parts), compares=True))
-    return (*rungs, Rung("final", point.passes))
+                rungs.append(Rung(f"train-{epochs}", _texts(parts), compares=True, epochs=epochs))
+    return (*rungs, Rung("final", point.passes, epochs=most))
 
 
 def _refitted(passes: tuple[Pass, ...], stages: dict[Pass, Stage | None]) -> Iterator[Pass]:

@@ -18,11 +18,13 @@ from fxopt.automl.presets import presets, remember
 from fxopt.automl.records import Record
 from fxopt.automl.report import SearchReport
 from fxopt.automl.study import Study
+from fxopt.automl.until import Until
 from fxopt.automl.wanted import Wanted, wanted
-from fxopt.automl.worker import Until, Worker
+from fxopt.automl.worker import Worker
 from fxopt.automl.write_front import write_front
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import UsageError
+from fxopt.runtime.device import find_device
 from fxopt.runtime.staging import write_json
 
 _RESERVE = 0.08
@@ -67,6 +69,8 @@ def search(
         raise UsageError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
     url = storage or f"sqlite:///{(out / 'study.db').resolve()}"
     study = Study(url, f"{want.recipe.model} for {want.target.name}", len(want.goals.objectives), out)
+    if want.target.address is not None:
+        find_device(want.target.address).rest()  # it has one session at a time, and the evaluator is another process
     first_backend = replace(want.recipe, backend=want.space.backends[0])
     apart = Apart(Task(first_backend, want.load, str((out / "kept").resolve())), out / "log")
     try:
@@ -107,7 +111,8 @@ def _work(
         volume = account.volume(records, want.goals, original)
         progress(Progress(last, records, chosen, volume, left, want.goals, original))
 
-    until = Until(None if want.seconds is None else began + want.seconds * (1 - _RESERVE), want.trials)
+    deadline = None if want.seconds is None else began + want.seconds * (1 - _RESERVE)
+    until = Until(deadline, want.trials, want.seconds)
     first = study.presets(presets(want.space, want.recipe, want.target))
     told(None)
     Worker(study, want.space, want.goals, first, apart, want.seed, out).run(until, told)

@@ -6,6 +6,7 @@ can be read again by a larger space.
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,6 +168,17 @@ class Space:
             found.pop("recover", None)
         return found
 
+    def dimension(self, parameter: str) -> Dimension:
+        """What a sampler's parameter is chosen from: the values of an option, the passes of a stage, and so on."""
+        found: dict[str, Dimension] = {
+            stage: Dimension(stage, self._names(stage)) for stage in STAGES if stage != "exact"
+        }
+        found |= {_ORDER: Dimension(_ORDER, (False, True)), _BACKEND: Dimension(_BACKEND, self.backends)}
+        for space in self.passes:
+            found |= {f"{space.name}.{d.name}": d for d in space.dimensions}
+            found |= {n: Dimension(n, g) for i, g in enumerate(space.groups()) for n in [f"{space.name}.one_of.{i}"]}
+        return found[parameter]
+
     def fixed_by(self, pass_: Pass) -> Space:
         """The space in which the options of a pass, as a recipe has it, are kept where no dimension varies them."""
         space = self.find(pass_.name)
@@ -178,6 +190,10 @@ class Space:
         kept = tuple(d for d in space.dimensions if not any(d.name in group for group in groups))
         new = replace(space, dimensions=kept, fixed={**space.fixed, **options})
         return replace(self, passes=tuple(new if p is space else p for p in self.passes))
+
+    def around(self, passes: Sequence[str]) -> Space:
+        """The space in which the options of these passes are kept where no dimension varies them."""
+        return functools.reduce(Space.fixed_by, Pipeline.parse(passes).passes, self)
 
     def lines(self) -> list[str]:
         """The space as text, stage by stage."""

@@ -19,7 +19,9 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from fxopt.automl.records import KEY, Record, record_of
+from fxopt.automl.neighbours import Neighbour
+from fxopt.automl.records import KEY, PARENT, Record, record_of
+from fxopt.automl.space import Point
 from fxopt.errors import UsageError, last_line
 from fxopt.support.machine_lock import is_held
 
@@ -106,12 +108,27 @@ class Study:
         return [record for trial in trials if (record := record_of(trial)) is not None]
 
     def begun(self) -> int:
-        """How many trials were begun or are queued, without those returned to the queue."""
-        return sum(trial.state != TrialState.FAIL for trial in self.inner.get_trials(deepcopy=False))
+        """How many trials were begun, without those returned to the queue."""
+        return len(self.inner.get_trials(deepcopy=False, states=(*_FINISHED, TrialState.RUNNING)))
+
+    def is_queued(self) -> bool:
+        """Whether a recipe waits for a worker."""
+        return bool(self.inner.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def points(self) -> set[Point]:
+        """The recipes that came to an end, are under way, or are queued."""
+        trials = self.inner.get_trials(deepcopy=False, states=(*_FINISHED, TrialState.RUNNING, TrialState.WAITING))
+        return {record.point for trial in trials if (record := record_of(trial)) is not None}
 
     def finished(self) -> int:
         """How many trials came to an end."""
         return len(self.inner.get_trials(deepcopy=False, states=_FINISHED))
+
+    def under_way(self, point: Point, before: int) -> int | None:
+        """The number of an unfinished trial of a recipe, of those before a number; None if there is none."""
+        trials = self.inner.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        found = (t.number for t in trials if (record := record_of(t)) is not None and record.point == point)
+        return min((number for number in found if number < before), default=None)
 
     def sign(self, trial: optuna.Trial, worker: Path) -> None:
         """Say whose trial it is."""
@@ -139,12 +156,18 @@ class Study:
         """Queue a recipe, as it is written."""
         self.inner.enqueue_trial(parameters, user_attrs={KEY: record.model_dump(mode="json")})
 
+    def enqueue_neighbour(self, near: Neighbour) -> None:
+        """Queue a neighbour of a recipe, for the sampler to draw what its changes entail."""
+        self.inner.enqueue_trial(near.parameters, user_attrs={PARENT: near.passes})
+
     def again(self, trial: FrozenTrial) -> None:
         """Queue the recipe of a returned trial; one that keeps ending its worker is given up."""
         retries = trial.user_attrs.get(_RETRIES, 0) + 1
         if not trial.params and KEY not in trial.user_attrs:
             return  # nothing was chosen yet
         attributes: dict[str, Any] = {_RETRIES: retries}
+        if PARENT in trial.user_attrs:
+            attributes[PARENT] = trial.user_attrs[PARENT]
         if (record := record_of(trial)) is not None:
             whole = retries < _ATTEMPTS
             fresh = Record(passes=record.passes, backend=record.backend, preset=record.preset)

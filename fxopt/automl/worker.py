@@ -3,49 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
+import random
 import time
 import uuid
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 
+from fxopt.automl import account
 from fxopt.automl.apart import Apart, OutOfTime, TrialFailed, TrialRefused
 from fxopt.automl.goals import Goals
-from fxopt.automl.promotion import promoted, share_of
-from fxopt.automl.records import KEY, Record
-from fxopt.automl.rungs import Rung, ladder
+from fxopt.automl.judge import Judge
+from fxopt.automl.neighbours import elsewhere, neighbour
+from fxopt.automl.records import KEY, PARENT, Record
+from fxopt.automl.rungs import ladder
 from fxopt.automl.space import Point, Space
 from fxopt.automl.study import Study
+from fxopt.automl.until import Until
 from fxopt.errors import FxoptError, OptionError
 from fxopt.support.machine_lock import held
 
-_SLACK = 0.05
-"""How far beyond a limit of latency, as a logarithm, a recipe may be to be timed again at the end."""
 _LEAST_SECONDS = 300.0
 """A rung may take this long at the least, and otherwise four times the longest so far."""
 _SAME = 60
 """After so many known recipes in a row, the space is taken as exhausted."""
 _STARTUP = 10
 """Random recipes before the sampler fits its model."""
-
-
-@dataclass
-class Until:
-    """When a search is over: at a time of :func:`time.monotonic`, or after so many trials; None is no limit."""
-
-    deadline: float | None = None
-    trials: int | None = None
-
-    def over(self, finished: int) -> bool:
-        """Whether it is."""
-        return (self.deadline is not None and time.monotonic() >= self.deadline) or (
-            self.trials is not None and finished >= self.trials
-        )
 
 
 class Worker:
@@ -68,14 +54,26 @@ class Worker:
             self._study.reclaim()
             while not until.over(self._study.finished()) and self._same < _SAME:
                 begun = self._study.begun()
-                if begun < len(self._presets):
-                    preset = self._presets[begun]
-                    self._study.enqueue(preset, self._space.parameters(preset.point))
+                if not self._study.is_queued():
+                    self._queue_next(begun)
                 self._study.inner.sampler = self._sampler(begun)
                 self._last = None
                 self._study.inner.optimize(self._trial, n_trials=1, catch=(OutOfTime,))
                 if self._last is not None:
                     told(self._last)
+
+    def _queue_next(self, begun: int) -> None:
+        """Queue the next preset, else a recipe of the front on another backend, else a neighbour, else nothing."""
+        known = self._study.points()
+        finished = account.done(self._study.records(), self._goals, self._original())
+        best = account.best(finished, self._goals)
+        preset = next((record for record in self._presets if record.point not in known), None)
+        if preset is None and (point := elsewhere(best, known, self._space)) is not None:
+            preset = Record(passes=point.passes, backend=point.backend)
+        if preset is not None:
+            self._study.enqueue(preset, self._space.parameters(preset.point))
+        elif (near := neighbour(best, self._space, random.Random(f"{self._seed} {begun}"))) is not None:
+            self._study.enqueue_neighbour(near)
 
     def _sampler(self, begun: int) -> optuna.samplers.BaseSampler:
         """TPE, seeded by the search's seed and its progress: a resumed search does not repeat its proposals."""
@@ -108,14 +106,17 @@ class Worker:
     def _begin(self, trial: optuna.Trial) -> Record:
         """The recipe to try: queued as text, or suggested by the sampler; a known one has its figures."""
         queued = trial.user_attrs.get(KEY)
+        space = self._space.around(trial.user_attrs.get(PARENT, ()))
         try:
-            point = self._space.suggest(trial, self._goals.shares(self._original()))
+            point = space.suggest(trial, self._goals.shares(self._original()))
         except OptionError as error:
             if queued is None:
                 return Record(passes=(), backend="", why="refused", reason=str(error))
             point = Point((), "")
         record = Record(**queued) if queued else Record(passes=point.passes, backend=point.backend)
         trial.set_user_attr(KEY, record.model_dump(mode="json"))
+        if (other := self._study.under_way(record.point, trial.number)) is not None:  # both workers were to queue it
+            return record.model_copy(update={"why": "behind", "reason": f"trial {other} was trying the same"})
         same = next((r for r in self._study.records() if r.point == record.point and r.why != "failed"), None)
         self._same = self._same + 1 if same else 0
         return same.model_copy(update={"seconds": 0.0}) if same and record.why is None else record
@@ -124,7 +125,10 @@ class Worker:
         """Climb rung by rung, until a limit is missed, others are better, or the top."""
         try:
             rungs = ladder(record.point, self._space)
-            for rung, following in itertools.zip_longest(rungs, rungs[1:]):
+            judge = Judge(self._study, self._goals, self._until, record, rungs)
+            for at, rung in enumerate(rungs):
+                if judge.skips(at):
+                    continue
                 answer = self._apart.call(
                     "run", record.point, rung, deadline=self._until.deadline, seconds=self._patience()
                 )
@@ -134,10 +138,8 @@ class Worker:
                 if rung is rungs[-1]:
                     record.runs_on, record.kept = answer["backend"], answer["kept"]
                     record.held_out, record.why = answer["held_out"], "done"
-                elif (missed := self._missed(record)) is not None:
-                    record.why, record.reason = "limit", missed
-                elif rung.compares and record.preset is None and not self._promoted(record, rung, following):
-                    record.why, record.reason = "behind", f"not among the best at {rung.name}"
+                elif (stop := judge.stops(at)) is not None:
+                    record.why, record.reason = stop
                 if record.why is not None:
                     return
                 trial.set_user_attr(KEY, record.model_dump(mode="json"))
@@ -149,21 +151,6 @@ class Worker:
     def _patience(self) -> float:
         seconds = [r.seconds for r in self._study.records()]
         return max(_LEAST_SECONDS, 4 * max(seconds, default=0.0))
-
-    def _missed(self, record: Record) -> str | None:
-        """The limit that a recipe cannot keep, as training does not change its quantity."""
-        for what, value in self._goals.violations(record.figures, self._original()).items():
-            slack = _SLACK if what == "latency_ms" else 1e-9
-            if what not in ("metric_drop", "noise_db") and value > slack:
-                return f"{what} {record.figures[what]:.4g}, limit {self._goals.bound(what, self._original()):.4g}"
-        return None
-
-    def _promoted(self, record: Record, rung: Rung, following: Rung) -> bool:
-        records = [r for r in self._study.records() if r.why != "failed"]
-        others = [r.rungs[rung.name] for r in records if rung.name in r.rungs]
-        here, there = ([r.spent[name] for r in records if name in r.spent] for name in (rung.name, following.name))
-        share = share_of(here, there)
-        return promoted(record.rungs[rung.name], others, self._goals, self._original(), share)
 
     def _violations(self, record: Record) -> dict[str, float]:
         """For the sampler: at most 0 where a limit is kept; ``legal`` for recipes that failed or cannot be built."""

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxopt.automl.goals import Goals, Limit
-from fxopt.automl.pareto import crowding, dominates, front, hypervolume, ranked
+from fxopt.automl.pareto import crowding, dominates, front, hypervolume, ranks
 from fxopt.automl.promotion import promoted, share_of
+from fxopt.automl.rungs import Rung
 
 points = st.lists(st.tuples(*[st.integers(0, 6).map(float)] * 3), min_size=1, max_size=12)
 
@@ -37,10 +38,10 @@ def test_front_is_optunas(cloud):
 @given(points)
 @settings(max_examples=60, deadline=None)
 def test_nobody_is_ranked_before_one_who_dominates_it(cloud):
-    order = ranked(cloud)
-    assert sorted(order) == list(range(len(cloud)))
-    for i, j in itertools.combinations(order, 2):
-        assert not dominates(cloud[j], cloud[i])
+    found = ranks(cloud)
+    for i, a in enumerate(cloud):
+        for j, b in enumerate(cloud):
+            assert not dominates(a, b) or found[i] < found[j]
 
 
 def test_crowding_prefers_the_ends_and_the_lonely():
@@ -77,8 +78,25 @@ def test_who_breaks_a_limit_is_behind_all_who_keep_it(best):
     assert promoted(mine, others, GOALS, {}, 1.0), "who goes on for nothing"
 
 
+def test_one_of_the_ends_of_a_front_goes_on_whoever_came_before():
+    """A small front is all ends: the best in one objective is not behind who is best in another."""
+    ends = [_figures(0.1, 2.0), _figures(0.2, 1.5), _figures(0.3, 1.2)]
+    for mine in (_figures(0.05, 3.0), _figures(0.9, 0.5)):
+        assert promoted(mine, ends, GOALS, {}, 1 / 3)
+
+
 def test_as_many_go_on_as_the_next_rung_costs_more():
-    """Three times the epochs, a third; no more than what was spent, all; and all while nobody knows."""
-    assert share_of([2.0, 2.0, 90.0], [4.0, 4.0]) == 0.5
-    assert share_of([1.0], [3.0]) == share_of([1.0], [30.0]) == 1 / 3
-    assert share_of([3.0], [2.0]) == share_of([], [2.0]) == share_of([2.0], []) == 1.0
+    """By epochs where both rungs train, else by seconds: no more than what was spent, all; and all while nobody knows."""
+    rungs = (
+        Rung("quality", ()),
+        Rung("train-1", (), epochs=1),
+        Rung("train-3", (), epochs=3),
+        Rung("final", (), epochs=6),
+    )
+    assert share_of(rungs, 0, {"quality": [2.0, 2.0, 90.0], "train-1": [4.0, 4.0]}) == 0.5
+    assert share_of(rungs, 0, {"quality": [1.0], "train-1": [30.0]}) == 1 / 3
+    assert share_of(rungs, 0, {"quality": [3.0], "train-1": [2.0]}) == 1.0
+    assert share_of(rungs, 0, {"quality": [3.0]}) is share_of(rungs, 0, {"quality": [], "train-1": [2.0]}) is None
+    assert share_of(rungs, 1, {"train-1": [9.0], "train-3": [1.0]}) == 0.5  # an epoch, then two
+    assert share_of(rungs, 2, {}) == pytest.approx(2 / 3)
+    assert share_of((*rungs[:3], Rung("final", (), epochs=40)), 2, {}) == 1 / 3

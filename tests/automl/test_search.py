@@ -10,11 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+from cases.network import free_address
 
 import fxopt
 from fxopt import registry
+from fxopt.automl.evaluator import Evaluator, Task
+from fxopt.automl.rungs import Rung
+from fxopt.automl.space import Point
 from fxopt.driver.load_file import load_file
 from fxopt.errors import UsageError
+from fxopt.target.detect import host
 
 CASE = Path(__file__).parent.parent / "cases" / "stripes.py"
 TRIALS = 8
@@ -174,6 +179,37 @@ def test_a_killed_search_goes_on_to_the_same_front(found, tmp_path):
 def test_a_search_killed_at_twenty_moments_goes_on_to_the_same_front(found, tmp_path):
     draw = random.Random(0)
     check_kills(found, tmp_path, [draw.uniform(4, 18) for _ in range(20)])
+
+
+@pytest.mark.slow
+def test_a_search_on_a_device_leaves_its_one_session_to_the_process_that_measures(tmp_path):
+    pytest.importorskip("tvm")
+    address, here = free_address(), host()
+    target = tmp_path / "board.toml"
+    target.write_text(
+        f'triple = "{here.triple}"\ncpu = "{here.cpu}"\nfeatures = {json.dumps(sorted(here.features))}\n'
+        f'address = "{address}"\n'
+    )
+    with subprocess.Popen([sys.executable, "-m", "fxopt", "serve", address], stdout=subprocess.PIPE) as device:
+        try:
+            assert device.stdout.readline()  # it serves
+            search = fxopt.Recipe(
+                "stripes", backend="onnx", target=str(target), search={"passes": ["quantize_weights"]}
+            )
+            report = run(tmp_path / "out", 2, recipe=search, objectives=["metric_drop", "latency_ms"])
+        finally:
+            device.terminate()
+    assert report.front
+    assert all(answer.figures["latency_ms"] > 0 for answer in report.front)
+
+
+@pytest.mark.slow
+def test_libraries_of_one_process_are_each_loaded_anew(tmp_path):
+    """The loader knows a library by its path: built where another was, the earlier one would be timed, or refuse."""
+    pytest.importorskip("tvm")
+    evaluator = Evaluator(Task(fxopt.Recipe("stripes", backend="tvm"), (), str(tmp_path)))
+    for passes in (("fold_batch_norm",), ("prune_channels(ratio=0.5)", "fold_batch_norm"), ("quantize",)):
+        assert evaluator.run(Point(passes, "tvm"), Rung("speed", passes))["figures"]["latency_ms"] > 0
 
 
 @pytest.mark.slow

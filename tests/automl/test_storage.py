@@ -1,11 +1,7 @@
 """Several workers on one PostgreSQL, which the test starts: nothing is tried twice, and a dead worker's trial comes again."""
 
-import contextlib
 import json
 import os
-import pwd
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +10,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from cases.postgres import cannot_start
+from cases.postgres import postgres as cluster
 
 from fxopt.automl.study import Study
 from fxopt.errors import UsageError
@@ -22,46 +20,14 @@ CASE = Path(__file__).parent.parent / "cases" / "stripes.py"
 TRIALS = 24
 
 
-def _binaries():
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else (Path(p).parent if (p := shutil.which("initdb")) else None)
-
-
-def _owner():
-    """PostgreSQL refuses to run as root: its own user then, None for whoever this is."""
-    if os.getuid():
-        return None
-    with contextlib.suppress(KeyError):
-        return pwd.getpwnam("postgres").pw_name
-    return pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-
-
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
+def postgres():
     """The URL of a fresh cluster."""
-    binaries = _binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    if reason := cannot_start():
+        pytest.skip(reason)
     pytest.importorskip("psycopg")
-    owner, folder = _owner(), Path(os.environ.get("TMPDIR", "/tmp")) / f"fxopt-pg-{os.getpid()}"
-    folder.mkdir(mode=0o700)
-    if owner:
-        shutil.chown(folder, owner)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def run(*command):
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=owner, cwd=folder)
-
-    run(binaries / "initdb", "-D", folder / "data", "-A", "trust", "-U", "search", "-N")
-    flags = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    run(binaries / "pg_ctl", "-D", folder / "data", "-o", flags, "-l", folder / "log", "-w", "start")
-    try:
-        yield f"postgresql+psycopg://search@127.0.0.1:{port}/postgres"
-    finally:
-        run(binaries / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
-        shutil.rmtree(folder)
+    with cluster() as url:
+        yield url
 
 
 def worker(url, folder, trials):

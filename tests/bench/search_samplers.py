@@ -46,7 +46,8 @@ from fxopt.automl.records import Record
 from fxopt.automl.rungs import Rung, ladder
 from fxopt.automl.space import Point, Space
 from fxopt.automl.study import Study
-from fxopt.automl.worker import Until, Worker
+from fxopt.automl.until import Until
+from fxopt.automl.worker import Worker
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import FxoptError
 
