@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fxopt.backend.kernel_time import KernelTime
-from fxopt.backends.onnx.profiler_cost import KERNEL, central_mean, profiler_cost
+from fxopt.backends.onnx.profiler_cost import KERNEL, central_mean, overhead
 from fxopt.backends.onnx.runtime import open_session
 from fxopt.support.scratch import scratch_folder
 
@@ -16,8 +16,8 @@ from fxopt.support.scratch import scratch_folder
 def profile(
     path: Path, options: Any, inputs: list[Any], calls: int, nodes: Mapping[str, str], *, float16: bool, gpu: bool
 ) -> list[KernelTime]:
-    """Kernels in the order of a call, with their times less what the profiler adds; ``nodes`` are those of the program, by
-    ONNX names.
+    """Kernels in the order of a call, with their times less what the profiler adds, and the call itself; ``nodes`` are
+    those of the program, by ONNX names.
     """
     with scratch_folder() as folder:
         options.enable_profiling = True
@@ -27,16 +27,17 @@ def profile(
         for _ in range(calls + 1):
             session.run(None, given)
         events = json.loads(Path(session.end_profiling()).read_text())
-    cost = profiler_cost(options)
+    beside = overhead(options)
     times: dict[tuple[str, str], list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
             key = event["name"].removesuffix(KERNEL), event["args"].get("op_name", "")
             times.setdefault(key, []).append(event["dur"] / 1000)
-    return [
-        KernelTime(name, kind, _each(ms, calls, cost), _node(name, nodes))
+    found = [
+        KernelTime(name, kind, _each(ms, calls, beside.kernel_ms), _node(name, nodes))
         for (name, kind), ms in times.items()
-    ]  # fmt: skip
+    ]
+    return [*found, KernelTime("Run", "call", beside.call_ms, ())]
 
 
 def _each(ms: list[float], calls: int, cost: float) -> float:

@@ -1,11 +1,11 @@
-"""What ONNX Runtime's profiler adds to the time of a kernel; nothing here needs torch, or the ``onnx`` package."""
+"""What ONNX Runtime's profiler adds to the time of a kernel, and a call to that of all; nothing here needs torch or onnx."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,26 +18,33 @@ _CALLS = 40
 _FLOAT, _SHAPE = 1, (1, 1, 1, 1)
 
 
-def profiler_cost(options: Any) -> float:
-    """Milliseconds that the profiler adds to each kernel, with the threads of ``options``, which have it enabled.
+class Overhead(NamedTuple):
+    """Milliseconds that the profiler adds to a kernel, and that a call takes besides its kernels."""
+
+    kernel_ms: float
+    call_ms: float
+
+
+def overhead(options: Any) -> Overhead:
+    """Measured with the threads of ``options``, which have the profiler enabled.
 
     ONNX Runtime stops a kernel's clock after it wrote down the shapes of its operands and what its threads did: some
     microseconds, which are much beside the small kernels of an integer transformer. They are what a kernel that does
-    nothing takes by the profiler, less what it takes by the clock in a chain of them.
+    nothing takes by the profiler, less what it takes by the clock in a chain of them. What a call takes is what such a chain
+    takes less its kernels.
     """
     import onnxruntime as ort
 
-    level, options.graph_optimization_level = (
-        options.graph_optimization_level,
-        ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    )
+    level = options.graph_optimization_level
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         profiled = _profiled(options)
         options.enable_profiling = False
-        clocked = (_clocked(_LONG, options) - _clocked(_SHORT, options)) / (_LONG - _SHORT)
+        short, long = _clocked(_SHORT, options), _clocked(_LONG, options)
     finally:
         options.enable_profiling, options.graph_optimization_level = True, level
-    return max(0.0, profiled - clocked)
+    clocked = (long - short) / (_LONG - _SHORT)
+    return Overhead(max(0.0, profiled - clocked), max(0.0, short - _SHORT * clocked))
 
 
 def central_mean(values: list[float]) -> float:
