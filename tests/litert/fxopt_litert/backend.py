@@ -33,13 +33,13 @@ class Litert(Backend):
     threads: Annotated[int, Ge(1)] = 1
 
     def refuses(self, node: fx.Node) -> str | None:
-        """Why LiteRT has no form of a node: it is neither torch's own nor quantized."""
+        """Why LiteRT has no form of a node: its op is none of torch's own."""
         from fxopt import op_name
 
         name = op_name(node)
-        if name.startswith(("aten.", "quantized_decomposed.", "getitem", "operator.")):
-            return None
-        return "LiteRT's converter knows ops of torch alone"
+        if name.startswith("quantized_decomposed."):
+            return "this package converts programs in float alone"
+        return None if name.startswith(("aten.", "getitem")) else "LiteRT's converter knows ops of torch alone"
 
     def legalize(self) -> str:
         """Writes and batch norms into the forms that the converter takes."""
@@ -64,7 +64,7 @@ class Litert(Backend):
 
         with scratch_folder() as scratch:
             save_program(program, scratch / "model.pt2")
-            import shutil; shutil.copy(scratch / "model.pt2", "/tmp/me/net8.pt2"); return CONVERTER.convert(SCRIPT, scratch / "model.pt2", out)
+            return CONVERTER.convert(SCRIPT, scratch / "model.pt2", out)
 
     def load(self, folder: Path, manifest: Manifest) -> Runner:
         """Open the file in LiteRT's interpreter."""
@@ -74,13 +74,12 @@ class Litert(Backend):
 
         interpreter = Interpreter(model_path=str(folder / MODEL_FILE), num_threads=self.threads)
         run = interpreter.get_signature_runner()
-        names = sorted(run.get_input_details(), key=_position)
-        results = sorted(run.get_output_details(), key=_position)
+        given, results = (_by_place(found) for found in (run.get_input_details(), run.get_output_details()))
         lock = threading.Lock()  # an interpreter has one set of buffers
 
         def call(arrays: list[Any]) -> list[Any]:
             with lock:
-                found = run(**dict(zip(names, arrays, strict=True)))
+                found = run(**dict(zip(given, arrays, strict=True)))
             return [found[name] for name in results]
 
         return call
@@ -95,6 +94,6 @@ def _no_runtime() -> str | None:
     return None if there else "ai_edge_litert is not installed: pip install ai-edge-litert"
 
 
-def _position(name: str) -> int:
-    """Of ``args_0`` or ``output_12``, which the converter names inputs and outputs by place."""
-    return int(name.rpartition("_")[2])
+def _by_place(details: dict[str, Any]) -> list[str]:
+    """Inputs or outputs in order; the converter names them by place, as in ``args_0`` and ``output_12``."""
+    return sorted(details, key=lambda name: int(name.rpartition("_")[2]))

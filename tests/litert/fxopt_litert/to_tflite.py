@@ -9,28 +9,36 @@ from pathlib import Path
 
 import litert_torch
 import torch
-import torch.ao.quantization.fx._decomposed  # its ops are known to torch.export.load once this is imported
+from torch.utils import _pytree as pytree
 
-OPS = torch.ops.quantized_decomposed
-QUANTIZE = {
-    OPS.dequantize_per_channel.default: OPS.quantize_per_channel.default,
-    OPS.dequantize_per_tensor.default: OPS.quantize_per_tensor.default,
-}
-"""The op that makes integers of what each op makes of integers."""
+
+class Flat(torch.nn.Module):
+    """A program with its tensors by position, and a tuple of tensors as its result."""
+
+    def __init__(self, exported: torch.export.ExportedProgram) -> None:
+        super().__init__()
+        self.program = exported.module()
+        self.spec = pytree.tree_structure(exported.example_inputs)
+
+    def forward(self, *leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Call the program with its inputs nested as it takes them."""
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return tuple(pytree.tree_leaves(self.program(*args, **kwargs)))
 
 
 def main(model: str, out: str, facts: str) -> None:
     """Convert a file. What the converter has no lowering for is told as an error."""
     exported = torch.export.load(model)
-    if exported.example_inputs is None or exported.example_inputs[1]:
-        _refuse(facts, "LiteRT takes inputs by position, and this model has some by name", "pass them by position")
+    module = Flat(exported)
+    for part in module.modules():  # a loaded module has no eval(), and is converted with a warning in training mode
+        part.training = False
     try:
-        converted = litert_torch.convert(_as_quantized(exported.module()), _one_example(exported))
+        converted = litert_torch.convert(module, _one_example(exported), enable_x64=True)
+        converted.export(str(Path(out) / "model.tflite"))
     except Exception as error:
         _refuse(
             facts, f"LiteRT's converter failed: {type(error).__name__}: {str(error).strip().splitlines()[-1]}", None
         )
-    converted.export(str(Path(out) / "model.tflite"))
     versions = {"litert_torch": litert_torch.__version__, "torch": torch.__version__}
     Path(facts).write_text(json.dumps({"converter": versions}))
 
@@ -40,43 +48,12 @@ def _one_example(exported: torch.export.ExportedProgram) -> tuple[torch.Tensor, 
     names = set(exported.graph_signature.user_inputs)
     values = [n.meta["val"] for n in exported.graph.nodes if n.op == "placeholder" and n.name in names]
     found = []
-    for tensor, value in zip(exported.example_inputs[0], values, strict=True):
+    for tensor, value in zip(pytree.tree_leaves(exported.example_inputs), values, strict=True):
         for dim, size in enumerate(value.shape):
             if not isinstance(size, int):
                 tensor = tensor.narrow(dim, 0, 1)
         found.append(tensor)
     return tuple(found)
-
-
-def _as_quantized(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Stored integers as the converter takes them: weights in float behind a quantize op, biases in float alone.
-
-    It makes the same integers of them: the op divides by the scale that they were multiplied with, and biases are quantized by
-    the scales of the input and of the weight, which are theirs.
-    """
-    for node in list(module.graph.nodes):
-        if node.op != "call_function" or node.target not in QUANTIZE or node.args[0].op != "get_attr":
-            continue
-        stored, parameters = node.args[0], node.args[1:]
-        attributes = [_value(module, a) if isinstance(a, torch.fx.Node) else a for a in (stored, *parameters)]
-        name = f"{node.name}_float"
-        module.register_buffer(name, node.target(*attributes, **node.kwargs))
-        with module.graph.inserting_before(node):
-            value = module.graph.get_attr(name)
-            if attributes[0].dtype == torch.int32:
-                node.replace_all_uses_with(value)
-            else:
-                node.replace_input_with(stored, module.graph.call_function(QUANTIZE[node.target], (value, *parameters)))
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
-
-
-def _value(module: torch.fx.GraphModule, node: torch.fx.Node) -> torch.Tensor:
-    found = module
-    for part in node.target.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def _refuse(facts: str, error: str, way_out: str | None) -> None:
