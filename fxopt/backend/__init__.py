@@ -15,6 +15,7 @@ from fxopt.backend.backend import (
     read_json,
     refuses_training,
 )
+from fxopt.backend.environment import Environment
 from fxopt.backend.quant_policy import Activations, Policy
 from fxopt.backend.standalone import Standalone
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Activations",
     "Backend",
+    "Environment",
     "Manifest",
     "Policy",
     "Runner",

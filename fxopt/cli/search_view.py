@@ -90,11 +90,12 @@ def show_search(report: SearchReport, out: Path, console: Console) -> None:
         say(console, f"{from_here(out / answer.recipe)}: {answer.backend}{test}", indent=2)
         say(console, ", ".join(answer.passes), indent=4, style="dim")
     for technique in report.techniques:
-        state = "on the front" if technique.on_front else f"not on the front: {technique.why_not}"
+        state = "on the front" if technique.on_front else f"not on the front: {_first_line(technique.why_not)}"
         say(console, f"{technique.name} ({technique.tried} tried): {state}", indent=2)
     for rejected in report.rejected:
-        example = (rejected.example or "").split("\n")[0]
-        say(console, f"{rejected.count} {rejected.why}, such as: {example}", indent=2, style="dim")
+        say(
+            console, f"{rejected.count} {rejected.why}, such as: {_first_line(rejected.example)}", indent=2, style="dim"
+        )
     for what, shares in report.importance.items():
         most = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:4])
         say(console, f"{what} depends on: {most}", indent=2)
@@ -103,3 +104,8 @@ def show_search(report: SearchReport, out: Path, console: Console) -> None:
         say(console, f"with {report.trade.extra_drop:g} more of the metric: {gains}", indent=2)
     folder = from_here(out)
     say(console, f"{folder}: build one with fxopt build {folder}/front/01.toml -o …", style="bold")
+
+
+def _first_line(reason: str | None) -> str:
+    """What went wrong; ``search.json`` and the page have the nodes and the way out too."""
+    return (reason or "").split("\n")[0].removesuffix(":")

@@ -128,7 +128,9 @@ def build(
             memory=memory,
             budget=budget,
             missed=[line.text for line in budget if not line.met],
-            concerns=concerns_about(compared.before, compared.after, metric, quantized=is_quantized(lowered)),
+            concerns=concerns_about(
+                compared.before, compared.after, metric, outcome.steps, quantized=is_quantized(lowered)
+            ),
             not_run=built.elsewhere,
             not_timed=compared.not_timed,
             device=board,

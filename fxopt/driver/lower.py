@@ -79,4 +79,8 @@ def lower(
 def _may_split(program: Program, legal: Program) -> bool:
     """Whether the backend bounded the batch, and a larger one may be run in parts."""
     batch = next((symbol for symbol, name in legal.dims().items() if name == "batch"), "")
-    return legal.ranges.get(batch) != program.ranges.get(batch) and has_independent_examples(legal)
+    if legal.ranges.get(batch) == program.ranges.get(batch):
+        return False
+    unbounded = shared_copy(legal)  # of which two examples can be run where the backend takes one a call
+    unbounded.ranges = dict(program.ranges)
+    return has_independent_examples(unbounded)

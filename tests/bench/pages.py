@@ -6,13 +6,13 @@
     python tests/bench/pages.py --ops 10000 --shots shots                     # a graph of so many ops; screenshots to look at
 
 Each page is opened and painted at 390 and at 1440 pixels. The time is that of the whole browser less that of an empty page,
-opened in turn with it, the median of ``--rounds``; it is of a browser that starts with nothing in its caches.
+opened in turn with it, the median of ``--rounds``; it is of a browser that starts with nothing in its caches. What axe finds
+against the accessibility of a page is counted, and named below the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,12 +23,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+sys.path.append(str(Path(__file__).parents[1]))  # the browser is that of tests/driver/page
+
+from cases.browser import BROWSER, violations
+
 from fxopt.driver.layers import LayerFigures
 from fxopt.driver.page.elements import Graph, Page, Section
 from fxopt.driver.page.layer_table import graph_rows
 from fxopt.driver.page.write import page_text
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (390, 1440)
 _EMPTY = "<!doctype html><title>empty</title><body></body>"
 
@@ -42,7 +45,8 @@ def main() -> None:
     options = parser.parse_args()
     if BROWSER is None:
         raise SystemExit("no Chromium is installed: apt-get install chromium")
-    shown = Table("page", "kB", *(f"ms at {width}" for width in WIDTHS), "messages")
+    shown = Table("page", "kB", *(f"ms at {width}" for width in WIDTHS), "messages", "axe")
+    against = []
     with tempfile.TemporaryDirectory(prefix="fxopt-") as folder:
         place = Path(folder)
         (place / "empty.html").write_text(_EMPTY)
@@ -54,8 +58,11 @@ def main() -> None:
                 took, said = painted(page, place, width, shot, options.rounds)
                 cells.append(f"{took:.0f}")
                 messages += said
-            shown.add_row(page.stem, f"{page.stat().st_size / 1000:,.0f}", *cells, str(messages))
-    Console().print(shown)
+            found = violations(page.read_text(), place)
+            against += [f"{page.stem}: {rule} ({impact})" for rule, impact in found.items()]
+            size = f"{page.stat().st_size / 1000:,.0f}"
+            shown.add_row(page.stem, size, *cells, str(messages), str(len(found)))
+    Console().print(shown, *against, sep="\n")
 
 
 def pages(folders: list[Path], ops: int | None, place: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import pytest
 
 from fxopt.driver.concerns import concerns_about
 from fxopt.driver.report import Figures, Latency
+from fxopt.pass_manager.step import Findings, StepResult
 
 
 def figures(ms, metric=None, spread=0.02, macs=100):
@@ -25,7 +26,7 @@ def figures(ms, metric=None, spread=0.02, macs=100):
     ],
 )
 def test_a_loss_is_said_and_a_tie_is_not(before, after, kinds):
-    found = concerns_about(before, after, "top-1", quantized=True)
+    found = concerns_about(before, after, "top-1", [], quantized=True)
     assert [concern.kind for concern in found] == kinds
     assert all(concern.way_out and concern.ratio != 1 for concern in found)
 
@@ -41,10 +42,35 @@ def test_a_loss_is_said_and_a_tie_is_not(before, after, kinds):
     ],
 )
 def test_fewer_macs_that_are_not_faster_are_named(macs, ms, kinds):
-    found = concerns_about(figures(10), figures(ms, macs=macs), None, quantized=False)
+    found = concerns_about(figures(10), figures(ms, macs=macs), None, [], quantized=False)
     assert [concern.kind for concern in found] == kinds
 
 
 def test_a_narrow_int8_model_slower_than_float_has_one_concern():
-    found = concerns_about(figures(10), figures(16, macs=48), None, quantized=True)
+    found = concerns_about(figures(10), figures(16, macs=48), None, [], quantized=True)
     assert [concern.kind for concern in found] == ["slower_than_float"]
+
+
+def step(text, metric, **facts):
+    return StepResult(text, "approx", findings=Findings(metric=metric), **facts)
+
+
+@pytest.mark.parametrize(
+    ("pruned", "quantized", "blamed", "to_try"),
+    [(0.10, 0.10, "by prune_channels", "distill"), (0.90, 0.10, "by quantize", "explain quant")],
+)
+def test_the_step_that_lost_the_metric_is_named_with_what_helps_there(pruned, quantized, blamed, to_try):
+    """Quantization was blamed for what pruning had lost, as it is the last step."""
+    steps = [
+        step("zero_channels", pruned, part_of="prune_channels"),
+        step("shrink", None, part_of="prune_channels"),
+        step("insert_qdq", quantized, part_of="quantize", quantizes=True),
+    ]
+    (found,) = concerns_about(figures(10, 0.95), figures(2, quantized), "top-1", steps, quantized=True)
+    assert blamed in found.text
+    assert to_try in found.way_out
+
+
+def test_a_float_build_that_lost_the_metric_says_so():
+    (found,) = concerns_about(figures(10, 0.95), figures(2, 0.1), "top-1", [step("low_rank", 0.1)], quantized=False)
+    assert (found.kind, "by low_rank" in found.text) == ("metric_lost", True)

@@ -110,3 +110,28 @@ def test_a_backend_without_a_profiler_says_so(make, monkeypatch):
     with pytest.raises(BackendError, match="does not tell") as caught:
         profile(folder)
     assert "bench" in caught.value.way_out
+
+
+def test_what_the_profiler_adds_is_taken_off(tmp_path):
+    """Kernels that do nothing took microseconds each, so the layers of an int8 transformer came to more than the whole."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    import numpy
+
+    from fxopt.backends.onnx.profile import profile as kernels_of
+    from fxopt.backends.onnx.profiler_cost import chain, overhead
+    from fxopt.backends.onnx.runtime import session_options
+
+    model = onnx.load_from_string(chain(200))
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Neg"] * 200
+    path = tmp_path / "chain.onnx"
+    path.write_bytes(chain(200))
+    given = [numpy.ones((1, 1, 1, 1), numpy.float32)]
+    found = kernels_of(path, session_options(1, "disabled", True), given, 20, {}, float16=False, gpu=False)
+    *kernels, call = found
+    assert (len(kernels), call.kind) == (200, "call")
+    options = session_options(1, "disabled", True)
+    options.enable_profiling = True
+    assert 0 < sum(kernel.ms for kernel in kernels) / 200 < 0.5 * overhead(options).kernel_ms
+    assert call.ms > 0

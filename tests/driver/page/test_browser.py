@@ -1,19 +1,13 @@
 """Pages in a headless browser: no error on the console, tables that sort and are searched, a graph that opens and closes."""
 
-import json
-import re
-import shutil
-import subprocess
-from importlib import resources
-
 import pytest
+from cases.browser import BROWSER, evaluated, violations
 
 from fxopt.driver.layers import LayerFigures
 from fxopt.driver.page.elements import Cell, Code, Fold, Gauge, Graph, Page, Section, Table, Words
 from fxopt.driver.page.layer_table import graph_rows
 from fxopt.driver.page.write import page_text
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")]
 
 
@@ -22,21 +16,9 @@ def ask(tmp_path):
     """Open a page, evaluate an expression in it, and give its value; a message on the console is a failure."""
 
     def ask(page, expression):
-        path = tmp_path / "page.html"
-        asking = f"<script>document.title = 'ANSWER' + JSON.stringify({expression}) + 'END';</script></body>"
-        path.write_text(page_text(page).replace("</body>", asking))
-        options = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=20000",
-        ]
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
-        command = [BROWSER, *options, profile, "--dump-dom", path.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-        assert not [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
-        return json.loads(re.search(r"ANSWER(.*)END", done.stdout)[1].replace("&amp;", "&").replace("&gt;", ">"))
+        value, messages = evaluated(page_text(page), expression, tmp_path)
+        assert not messages
+        return value
 
     return ask
 
@@ -96,19 +78,6 @@ def test_nothing_is_wider_than_a_phone(ask):
     assert ask(page, "document.documentElement.scrollWidth <= innerWidth")
 
 
-def _violations(text, place):
-    """What axe finds against a page, by rule, with how serious it is."""
-    axe = resources.files("axe_core_python") / "axe.min.js"
-    found = "JSON.stringify(r.violations.map((v) => [v.id, v.impact]))"
-    told = f"axe.run().then((r) => {{ document.title = 'ANSWER' + {found} + 'END'; }})"
-    scripts = f"<script>{axe.read_text(encoding='utf-8')}</script><script>{told}</script></body>"
-    (place / "page.html").write_text(text.replace("</body>", scripts))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000"]
-    command = [BROWSER, *options, f"--user-data-dir={place / 'profile'}", "--dump-dom", (place / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    return dict(json.loads(re.search(r"ANSWER(.*?)END", done.stdout)[1]))
-
-
 def test_axe_finds_nothing_against_a_page_and_what_is_planted(tmp_path):
     layers = graph_rows(_chain(60, 20))
     page = Page("net", "all limits kept", True, (
@@ -116,6 +85,6 @@ def test_axe_finds_nothing_against_a_page_and_what_is_planted(tmp_path):
         Section("more", (Gauge("macs", 0.5, True, "macs: half"), Words("so", "dim"), Code("The recipe", "x = 1"))),
         Section("left", (Fold("left 2: why", ("%a", "%b")), Graph({"before": layers, "after": layers}))),
     ))  # fmt: skip
-    assert _violations(page_text(page), tmp_path) == {}
+    assert violations(page_text(page), tmp_path) == {}
     planted = page_text(page).replace("<main", "<img src='data:,'><main", 1)
-    assert _violations(planted, tmp_path)["image-alt"] == "critical"
+    assert violations(planted, tmp_path)["image-alt"] == "critical"
