@@ -175,7 +175,8 @@ def derive_shapes(program: Program) -> None:
         logger.disabled = True  # a new level would have every logger of the process look its own up again
     try:
         # without the dispatcher a composite op in C++ (aten.pad) asks for sizes as plain numbers
-        with torch.no_grad(), recurrent_in_one_step(), enable_python_dispatcher():  # scatters of complex numbers have no gradient
+        # and scatters of complex numbers have no gradient
+        with torch.no_grad(), recurrent_in_one_step(), enable_python_dispatcher():
             run.propagate_dont_convert_inputs(*values)
     except Exception as error:
         if run.at is None:
