@@ -41,8 +41,8 @@ def test_a_convolutional_net_gives_what_torch_gives_at_any_batch(tmp_path):
 def test_a_dynamic_height_is_refused_before_the_converter_starts(tmp_path):
     net = torch.nn.Conv2d(3, 8, 3)
     sizes = ({0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=8, max=64)},)
-    saved = _saved(net, (2, 3, 16, 16), tmp_path, dynamic_shapes=sizes)
+    saved = _saved(net, (2, 3, 16, 16), tmp_path, dynamic=sizes)
     if CONVERTER.missing():
         pytest.skip("a backend that cannot build refuses for that")
-    with pytest.raises(BackendError, match="height is dynamic"):
+    with pytest.raises(BackendError, match="dynamic, and a LiteRT file has fixed sizes"):
         build(Recipe(saved, (), "litert"), tmp_path / "out", measure=False)
