@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-collect_ignore = ["plugin"]  # a package of its own: test_plugin.py installs it and runs its tests
+collect_ignore = ["plugin", "litert"]  # packages of their own: test_plugin.py installs them and runs their tests
 GOLDEN = Path(__file__).parent / "golden"
 WAIT_ASLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "TVM_THREAD_POOL_SPIN_COUNT": "0"}
 """Where more threads run than there are cores, one that waits in a loop keeps a core from one that works."""

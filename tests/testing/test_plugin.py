@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fxopt.backend import Environment
+
 HERE = Path(__file__).parents[1]
 LIST = """
 import json
@@ -87,3 +89,17 @@ def test_a_name_that_two_packages_take_names_both(place):
     assert "fxopt-example (fxopt_example.drop_double_neg:drop_double_neg)" in last
     assert "fxopt-rival (fxopt_rival.drop_double_neg:drop_double_neg)" in last
     assert "uninstall one" in last
+
+
+@pytest.mark.slow
+def test_a_package_whose_converter_lives_apart_passes_its_own_tests(tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="LiteRT's runtime is not installed: pip install ai-edge-litert")
+    if reason := Environment("litert", ("litert-torch",)).missing():
+        pytest.skip(reason)
+    source = tmp_path / "source"
+    shutil.copytree(HERE / "litert", source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    _install(source, tmp_path / "site")
+    run = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pyproject.toml", "tests")
+    done = _python(*run, path=[tmp_path / "site"], cwd=source)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
