@@ -134,7 +134,7 @@ class Evaluator:
             if not built.elsewhere:
                 twin = self._fresh("exposed", make=False)
                 exposed = functools.partial(Exposed, lowered, plan.backend, plan.target, built, twin)
-                Fidelity(lowered).check(built, exposed)
+                Fidelity(lowered, data=plan.workload.data).check(built, exposed)
             runs = None if built.elsewhere else built
             figures = self._costs(program, lowered) | {"file_bytes": model_bytes(built)}
             figures |= self._quality(program, self._data, runs)

@@ -13,6 +13,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.backend import Backend, find_backend
+from fxopt.driver.check_inputs import check_inputs
 from fxopt.driver.int8_check import ValueCheck, check_values
 from fxopt.driver.intermediate_values import Exposed, quantized_values
 from fxopt.driver.report import Agreement, QuantizedValues
@@ -25,8 +26,8 @@ from fxopt.numerics.error_metrics import relative_error, sqnr
 from fxopt.numerics.execute import run
 from fxopt.numerics.float64 import coarsest, to_float64
 from fxopt.numerics.module_state import copied
-from fxopt.numerics.probe_inputs import probe_inputs
 from fxopt.runtime.artifact import Artifact
+from fxopt.workload import Data
 
 _AGREEMENT = 1e-3
 """Largest relative difference between a program in float32 and its artifact."""
@@ -37,7 +38,8 @@ _CLEAR_DB = 40.0
 
 
 class Fidelity:
-    """Outputs of ``program`` on the example inputs and on random ones, to compare artifacts with.
+    """Outputs of ``program`` to compare artifacts with: on the example inputs and on random ones, or of a quantized program
+    on ``data``, where there are some.
 
     A float artifact must agree to 1e-3 relative, or the root of the program's largest epsilon where that is more, as in
     half precision, whose roundings a backend may skip. A quantized one must agree to 30 dB, or to 6 dB below the rounding
@@ -47,9 +49,9 @@ class Fidelity:
     bits. ``seconds`` is the time that the program took.
     """
 
-    def __init__(self, program: Program, noise_db: float | None = None) -> None:
+    def __init__(self, program: Program, noise_db: float | None = None, data: Data | None = None) -> None:
         self._program = program
-        self._probes = probe_inputs(program)
+        self._probes = check_inputs(program, data)
         begun = time.perf_counter()
         self._want = [_outputs(program, program, probe) for probe in self._probes]
         self.seconds = time.perf_counter() - begun

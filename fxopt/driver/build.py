@@ -87,7 +87,11 @@ def build(
         with clock("build"):
             lowered, built = plan.lower(outcome.program, backend, stage.folder)
             exposed = functools.partial(Exposed, lowered, backend, plan.target, built, scratch / "exposed")
-            agreed = None if built.elsewhere else Fidelity(lowered, chosen.noise_db).check(built, exposed)
+            agreed = (
+                None
+                if built.elsewhere
+                else Fidelity(lowered, chosen.noise_db, plan.workload.data).check(built, exposed)
+            )
             if not built.elsewhere and (note := nan_note(lowered, built)):
                 built.manifest.facts.setdefault("notes", []).append(note)
         reference = None

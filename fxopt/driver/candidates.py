@@ -67,7 +67,7 @@ def candidates_of(
     allowed = ROUNDED_DB if plan.recipe.budget.metric_drop is not None and plan.workload.data is not None else None
     if allowed is None and "float" in outcomes:
         quantized, original = outcomes["recipe"].program, outcomes["float"].program
-        allowed = Fidelity(quantized).sqnr_to(original)
+        allowed = Fidelity(quantized, data=plan.workload.data).sqnr_to(original)
     made: list[Candidate] = []
     for form, outcome in outcomes.items():
         first = Candidate(backend, form, outcome, allowed)
@@ -114,7 +114,7 @@ def _variants(first: Candidate, plan: Plan, program: Program, folder: Path) -> l
     assert first.outcome is not None
     try:
         lowered, built = plan.lower(first.outcome.program, first.backend, folder)
-        fidelity = Fidelity(lowered, first.noise_db)
+        fidelity = Fidelity(lowered, first.noise_db, plan.workload.data)
     except ResourceError:
         raise
     except Exception as error:  # one backend of many, and maybe a third party's

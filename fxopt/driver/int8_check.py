@@ -30,8 +30,8 @@ _NEAR_SHARE, _FEW = 0.1, 16
 class ValueCheck:
     """One value: ``node`` computes it, ``exact`` if by a convolution or product of integers; ``value`` names what quantizes it.
 
-    Of ``numbers`` elements ``near`` are one step off and ``far`` more, ``worst`` the most; of an output in float ``error``
-    is the largest relative difference, and the others are 0.
+    Of ``numbers`` elements ``near`` are one step off and ``far`` more, ``worst`` the most, and ``up`` of these are too large;
+    of an output in float ``error`` is the largest relative difference, and the others are 0.
     """
 
     node: fx.Node
@@ -39,6 +39,7 @@ class ValueCheck:
     numbers: int
     near: int = 0
     far: int = 0
+    up: int = 0
     worst: int = 0
     error: float = 0.0
     value: str = ""
@@ -94,10 +95,11 @@ class _Replay(fx.Interpreter):
         if got.shape != value.shape or got.dtype != value.dtype:
             self.found.append(ValueCheck(maker(node), True, value.numel(), error=float("inf")))
             return value
-        steps = (got.to(torch.int32) - value.to(torch.int32)).abs()
+        off = got.to(torch.int32) - value.to(torch.int32)
+        steps, up = off.abs(), int((off > 0).sum())
         far, worst = int((steps > 1).sum()), int(steps.max()) if steps.numel() else 0
         near = int((steps == 1).sum())
-        self.found.append(ValueCheck(maker(node), _is_exact(node), value.numel(), near, far, worst, value=n.name))
+        self.found.append(ValueCheck(maker(node), _is_exact(node), value.numel(), near, far, up, worst, value=n.name))
         return got
 
 

@@ -30,11 +30,11 @@ _DRAWS = 8
 def tie_floor(twin: Program, inputs: list[Any], checks: Sequence[ValueCheck]) -> float:
     """Least SQNR in dB of a program against itself with ties rounded otherwise; inf where nothing depends on them.
 
-    That is with as many elements one step off as ``checks`` found, and with all ties of all values rounded up, and down.
-    ``twin`` is the quantized program in float64, ``inputs`` are flat. Which elements are a step off, and in which direction,
-    is drawn at random from a fixed seed.
+    That is with as many elements one step up and down as ``checks`` found, and with all ties of all values rounded up, and
+    down. ``twin`` is the quantized program in float64, ``inputs`` are flat. Which elements are a step off is drawn at random
+    from a fixed seed; in which direction is not, as a kernel that rounds halves up makes a bias, which does not average out.
     """
-    counts = {check.value: check.near + check.far for check in checks if check.near + check.far}
+    counts = {check.value: (check.up, check.near + check.far - check.up) for check in checks if check.near + check.far}
     others: list[fx.Interpreter] = [_OneWay(twin, torch.ceil), _OneWay(twin, torch.floor)]
     others += [_OneStepOff(twin, counts, draw) for draw in range(_DRAWS if counts else 0)]
     want = replayed(fx.Interpreter(twin.module), twin, inputs)
@@ -59,9 +59,9 @@ class _OneWay(fx.Interpreter):
 
 
 class _OneStepOff(fx.Interpreter):
-    """Runs node by node, with ``counts`` elements of each quantize node, by name, changed by a step."""
+    """Runs node by node, with as many elements of each quantize node, by name, a step up and a step down as ``counts`` has."""
 
-    def __init__(self, twin: Program, counts: Mapping[str, int], seed: int) -> None:
+    def __init__(self, twin: Program, counts: Mapping[str, tuple[int, int]], seed: int) -> None:
         super().__init__(twin.module)
         self._counts = counts
         self._draws = torch.Generator().manual_seed(seed)
@@ -72,7 +72,9 @@ class _OneStepOff(fx.Interpreter):
         if count is None:
             return codes
         low, high = n.args[3:5]
-        where = torch.randperm(codes.numel(), generator=self._draws)[:count]
+        up, down = count
+        where = torch.randperm(codes.numel(), generator=self._draws)[: up + down]
         flat = codes.flatten().to(torch.int32)
-        flat[where] += torch.randint(0, 2, (len(where),), generator=self._draws, dtype=torch.int32) * 2 - 1
+        flat[where[:up]] += 1
+        flat[where[up:]] -= 1
         return flat.clamp(low, high).to(codes.dtype).view(codes.shape)
