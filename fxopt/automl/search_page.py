@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fxopt.automl.report import Answer, SearchReport
@@ -14,7 +14,11 @@ _SHOWN = {
     "file_bytes": "file, bytes",
     "metric_drop": "loss of the metric",
     "noise_db": "noise, dB",
+    "memory_bytes": "memory, bytes",
+    "macs": "MACs",
+    "params": "parameters",
 }
+_CELLS = {"file_bytes": words.size, "memory_bytes": words.size, "macs": words.count, "params": words.count}
 
 
 def search_page(report: SearchReport, folder: Path) -> Page:
@@ -71,13 +75,17 @@ def _table(report: SearchReport, answers: Sequence[Answer]) -> Table:
     figures = list(dict.fromkeys(what for answer in answers for what in answer.figures))
     columns = ("passes", "backend", *map(_name, figures), "loss on test data", "recipe")
     rows = [
-        (words.text(", ".join(a.passes)), words.text(a.backend), *(words.number(a.figures.get(what)) for what in figures),
+        (words.text(", ".join(a.passes)), words.text(a.backend), *_cells(a.figures, figures),
          words.number(a.test_drop), words.text(a.recipe))
         for a in answers
     ]  # fmt: skip
-    original = (*(words.number(report.original.get(what)) for what in figures), Cell(""), Cell(""))
+    original = (*_cells(report.original, figures), Cell(""), Cell(""))
     rows.append((words.text("the original"), Cell(""), *original))
     return Table(columns, tuple(rows), frozenset(range(2, 3 + len(figures))), search=True)
+
+
+def _cells(figures: Mapping[str, float], wanted: Sequence[str]) -> list[Cell]:
+    return [_CELLS.get(what, words.number)(figures.get(what)) for what in wanted]
 
 
 def _techniques(report: SearchReport) -> Table:

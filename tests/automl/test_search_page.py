@@ -68,3 +68,15 @@ def test_a_search_of_another_version_is_refused(report, folder):
     (folder / "search.json").write_text(report.model_copy(update={"schema_version": 9}).model_dump_json())
     with pytest.raises(UsageError, match="another version"):
         SearchReport.read(folder)
+
+
+def test_large_figures_are_counts_and_sizes(report, folder):
+    figures = {"metric_drop": 0.01, "latency_ms": 1.0, "macs": 8_682_000.0, "file_bytes": 217_900.0}
+    large = report.model_copy(
+        update={
+            "front": [report.front[0].model_copy(update={"figures": figures})],
+            "objectives": ["latency_ms", "file_bytes"],
+        }
+    )
+    text = page_text(search_page(large, folder))
+    assert all(shown in text for shown in ("8.68 M", "218 kB", "file, bytes 218 k"))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fxopt.driver.page.elements import Dot, Plot
+from fxopt.driver.page.words import short
 
 WIDTH, HEIGHT = 640.0, 360.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72.0, 16.0, 16.0, 44.0
@@ -56,7 +57,7 @@ class _Axis:
         step *= next(m for m in (1, 2, 5, 10) if (self._high - self._low) / (m * step) <= 6)
         first = math.ceil(self._low / step)
         marks = [(first + i) * step for i in range(7) if (first + i) * step <= self._high]
-        self.ticks = tuple((self(mark), f"{mark:.4g}") for mark in marks)
+        self.ticks = tuple((self(mark), short(mark)) for mark in marks)
 
     def __call__(self, value: float) -> float:
         return self._start + (value - self._low) / (self._high - self._low) * (self._end - self._start)

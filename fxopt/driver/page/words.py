@@ -26,6 +26,11 @@ def number(value: float | None, digits: int = 4) -> Cell:
     return Cell(f"{value:.{digits}g}" if math.isfinite(value) else ("exact" if value > 0 else "none"), value)
 
 
+def short(value: float) -> str:
+    """A number of a plot: with few digits, and large ones as 1.82 M."""
+    return f"{value:.4g}" if abs(value) < 10_000 else count(value).text
+
+
 def decibels(value: float | None) -> Cell:
     """A signal-to-noise ratio."""
     if value is None:

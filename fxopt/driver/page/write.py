@@ -9,6 +9,7 @@ from typing import Any
 
 from fxopt.driver.page.elements import Page
 from fxopt.driver.page.plot_svg import draw
+from fxopt.driver.page.words import short
 from fxopt.errors import BackendError, UsageError
 from fxopt.support.resources import resource_error
 from fxopt.support.scratch import scratch_folder
@@ -29,6 +30,7 @@ def page_text(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["draw"] = draw
+    environment.filters["short"] = short
     environment.filters["data"] = _data
     environment.filters["foldable"] = _foldable
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
