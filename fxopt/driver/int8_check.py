@@ -22,6 +22,8 @@ from fxopt.numerics.execute import replayed
 
 _FAR_SHARE = 1e-3
 """The share of elements that may be more than a step off for other ops than convolutions and products."""
+_ROUNDED = 2**-22
+"""How near float32 is to a tie, of the range of codes: the scale, quotient and sum with a zero point are rounded."""
 _NEAR_SHARE, _FEW = 0.1, 16
 """The share of elements that may be one step off, as ties are rare; and a number of them that is always allowed."""
 
@@ -31,7 +33,8 @@ class ValueCheck:
     """One value: ``node`` computes it, ``exact`` if by a convolution or product of integers; ``value`` names what quantizes it.
 
     Of ``numbers`` elements ``near`` are one step off and ``far`` more, ``worst`` the most, and ``up`` of these are too large;
-    of an output in float ``error`` is the largest relative difference, and the others are 0.
+    ``ties`` of the near ones lie at a tie, which may be rounded either way. Of an output in float ``error`` is the largest
+    relative difference, and the others are 0.
     """
 
     node: fx.Node
@@ -40,6 +43,7 @@ class ValueCheck:
     near: int = 0
     far: int = 0
     up: int = 0
+    ties: int = 0
     worst: int = 0
     error: float = 0.0
     value: str = ""
@@ -47,7 +51,7 @@ class ValueCheck:
     def wrong(self, tolerance: float) -> bool:
         """Whether this cannot be rounding; ``tolerance`` is the relative difference that an output in float may have."""
         far = self.far > (0 if self.exact else _FAR_SHARE * self.numbers)
-        near = self.near > max(_FEW, _NEAR_SHARE * self.numbers)
+        near = self.near - self.ties > max(_FEW, _NEAR_SHARE * self.numbers)
         return far or near or self.error > tolerance
 
     def __str__(self) -> str:
@@ -98,9 +102,17 @@ class _Replay(fx.Interpreter):
         off = got.to(torch.int32) - value.to(torch.int32)
         steps, up = off.abs(), int((off > 0).sum())
         far, worst = int((steps > 1).sum()), int(steps.max()) if steps.numel() else 0
-        near = int((steps == 1).sum())
-        self.found.append(ValueCheck(maker(node), _is_exact(node), value.numel(), near, far, up, worst, value=n.name))
+        x, scale, _, low, high = self.fetch_args_kwargs_from_env(n)[0][:5]
+        near, ties = int((steps == 1).sum()), int(((steps == 1) & at_tie(x, scale, low, high)).sum())
+        facts = value.numel(), near, far, up, ties, worst
+        self.found.append(ValueCheck(maker(node), _is_exact(node), *facts, value=n.name))
         return got
+
+
+def at_tie(x: torch.Tensor, scale: Any, low: int, high: int) -> torch.Tensor:
+    """Which elements lie at a tie of a scale, as far as float32 can tell: a drawn image does with a quarter of its pixels."""
+    steps = x / torch.as_tensor(scale, dtype=torch.float32).double()
+    return (steps - steps.floor() - 0.5).abs() <= _ROUNDED * (high - low)
 
 
 def _is_exact(node: fx.Node) -> bool:

@@ -15,14 +15,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.driver.int8_check import ValueCheck
+from fxopt.driver.int8_check import ValueCheck, at_tie
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.numerics.execute import replayed
 from fxopt.numerics.float64_quant_ops import quantize_per_tensor
 
-_ROUNDED = 2**-22
-"""How near float32 is to a tie, of the range of codes: the scale, quotient and sum with a zero point are rounded."""
 _DRAWS = 8
 """How often the values to change are drawn: the worst of these is the floor, as which ties differ is chance."""
 
@@ -54,8 +52,9 @@ class _OneWay(fx.Interpreter):
             return codes
         x, scale, zero_point, low, high = args[:5]
         steps = x / torch.as_tensor(scale, dtype=torch.float32).double()
-        tie = (steps - steps.floor() - 0.5).abs() <= _ROUNDED * (high - low)
-        return torch.where(tie, (self._away(steps) + zero_point).clamp(low, high).to(codes.dtype), codes)
+        return torch.where(
+            at_tie(x, scale, low, high), (self._away(steps) + zero_point).clamp(low, high).to(codes.dtype), codes
+        )
 
 
 class _OneStepOff(fx.Interpreter):

@@ -77,11 +77,23 @@ def _grid_sampler(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
 
 
 def _instance_norm(importer: ExportedProgramImporter, node: fx.Node) -> Expr:
-    """Over its own statistics, a group norm of one channel a group: torch merges a dynamic batch into the channels instead."""
-    call = arguments(node)
-    if not call["use_input_stats"]:
-        raise ValueError("it takes statistics of the training; write a batch norm")
-    return _grouped(importer, node, int(importer.env[call["input"]].ty.shape[1]), float(call["eps"]))
+    """A group norm of one channel a group: torch merges a dynamic batch into the channels instead. Or by stored statistics."""
+    from tvm import relax
+
+    emit, call = importer.block_builder.emit, arguments(node)
+    x, epsilon = importer.env[call["input"]], float(call["eps"])
+    if call["use_input_stats"]:
+        return _grouped(importer, node, int(x.ty.shape[1]), epsilon)
+
+    def by_channel(name: str) -> Expr:
+        shape = [1, int(x.ty.shape[1]), *[1] * (len(x.ty.shape) - 2)]
+        return emit(relax.op.reshape(importer.env[call[name]], shape))
+
+    deviation = emit(relax.op.sqrt(emit(relax.op.add(by_channel("running_var"), relax.const(epsilon, x.ty.dtype)))))
+    y = emit(relax.op.divide(emit(relax.op.subtract(x, by_channel("running_mean"))), deviation))
+    if isinstance(call["weight"], fx.Node):
+        y = emit(relax.op.multiply(y, by_channel("weight")))
+    return emit(relax.op.add(y, by_channel("bias"))) if isinstance(call["bias"], fx.Node) else y
 
 
 def _group_norm(importer: ExportedProgramImporter, node: fx.Node) -> list[Expr]:
