@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fxopt import Pipeline
-from fxopt.driver.int8_check import ValueCheck
+from fxopt.driver.int8_check import ValueCheck, check_values
 from fxopt.driver.intermediate_values import quantized_values
 from fxopt.driver.tie_floor import tie_floor
 from fxopt.frontend.capture import capture
@@ -54,3 +54,20 @@ def test_ties_are_rounded_up_or_down_together():
 def test_nothing_off_allows_nothing():
     twin, nodes = _twin()
     assert tie_floor(twin, [torch.rand(1, 16)], [_off(nodes[0], 0)]) == math.inf
+
+
+def test_codes_rounded_otherwise_at_ties_are_no_error_and_elsewhere_they_are():
+    """A drawn image has ties in a quarter of its pixels: more than may be a step off for other reasons."""
+    keep = nn.Linear(64, 64, bias=False)
+    workload = small_workload(capture(keep, (torch.rand(1, 64),)))
+    program = Pipeline.parse("insert_qdq").run(workload.capture(), workload=workload, watchers=()).program
+    twin, node = to_float64(program), quantized_values(program)[0]
+    scale, zero_point = node.args[1], node.args[2]
+    for share, is_wrong in ((0.5, False), (0.3, True)):
+        x = torch.full((1, 64), 3 * scale)
+        x[:, :32] = (2 + share) * torch.tensor(scale)
+        codes = torch.full((1, 64), 3 + zero_point, dtype=torch.uint8)  # to the even code torch rounds 2.5 down
+        checks = check_values(program, twin, [x], [torch.zeros(1, 64)], {node.name: codes})
+        found = next(check for check in checks if check.value == node.name)
+        assert found.near == 32
+        assert found.wrong(1e-3) is is_wrong
