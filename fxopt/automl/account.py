@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import optuna
 
-from fxopt.automl.goals import Goals, Limit
+from fxopt.automl.goals import LEARNED, Goals, Limit
 from fxopt.automl.pareto import dominates, front, hypervolume
 from fxopt.automl.records import Record
 from fxopt.automl.report import Rejected, Technique, Trade
@@ -145,7 +145,7 @@ def _value(index: int, trial: optuna.trial.FrozenTrial) -> float:
 def trade(records: Sequence[Record], goals: Goals, original: dict[str, float]) -> Trade | None:
     """What a drop of half a point more of the metric would buy, from the recipes that were tried."""
     bound = goals.bound("metric_drop", original)
-    others = [what for what in goals.objectives if what not in ("metric_drop", "noise_db")]
+    others = [what for what in goals.objectives if what not in LEARNED]
     if math.isinf(bound) or not others:
         return None
     looser = replace(

@@ -114,7 +114,7 @@ class Evaluator:
         if rung.name == "final":
             return self._final(point, plan)
         with machine(alone=False):
-            program = self._rewritten(plan) if rung.epochs else self._unproved(plan)
+            program = self._rewritten(plan, verified=rung.epochs > 0)  # before any training most are given up
             if rung.name == "size":
                 return {"figures": self._costs(program, None)}
             if rung.name != "speed":
@@ -150,16 +150,9 @@ class Evaluator:
             best, figures["latency_ms"] = self._fastest_variant(plan.backend, kept)
         return {"figures": figures, "backend": str(best), "kept": str(kept), "held_out": held_out}
 
-    def _rewritten(self, plan: Plan) -> Program:
-        """The program after the passes of a plan, proved and measured as in a build, which finds these steps in the cache."""
-        return plan.rewrite(self._program, plan.backend, ()).program
-
-    def _unproved(self, plan: Plan) -> Program:
-        """The same without proofs and metrics, for a rung before any training: a recipe that gets further is proved there."""
-        return plan.pipeline.run(
-            self._program, watchers=(), workload=plan.workload, target=plan.target, backend=plan.backend,
-            device=plan.device, cache=plan.cache,
-        ).program  # fmt: skip
+    def _rewritten(self, plan: Plan, *, verified: bool = True) -> Program:
+        """The program after the passes of a plan, verified and measured as in a build, which finds these steps in the cache."""
+        return plan.rewrite(self._program, plan.backend, (), verified=verified).program
 
     def race(self, artifacts: dict[str, tuple[str, str]], blocks: int) -> dict[str, dict[str, float]]:
         """Time kept artifacts, a folder and a backend by name, side by side with the reference: milliseconds and quartiles."""

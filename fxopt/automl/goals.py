@@ -25,6 +25,9 @@ _SHORT = {"metric": "metric_drop", "drop": "metric_drop", "noise": "noise_db", "
 _SPAN = {"metric_drop": 0.01, "noise_db": 6.0}
 """Differences that count as much as a factor of e of another quantity: one point, half the error."""
 
+LEARNED = frozenset(_SPAN)
+"""Quantities that training changes."""
+
 Figures = Mapping[str, float]
 """Quantities by name, as far as they are known."""
 
@@ -121,7 +124,7 @@ class Goals:
     def untrained(self, figures: Figures) -> tuple[float, ...]:
         """Of the objectives those that training does not change, as :meth:`values` has them."""
         values = self.values({"metric_drop": 0.0, "noise_db": 0.0, **figures})
-        return tuple(v for what, v in zip(self.objectives, values, strict=True) if what not in _SPAN)
+        return tuple(v for what, v in zip(self.objectives, values, strict=True) if what not in LEARNED)
 
     def values(self, figures: Figures) -> tuple[float, ...]:
         """The objectives, latency, sizes and counts as logarithms, so that a ratio counts the same at every size."""

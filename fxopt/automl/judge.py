@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fxopt.automl.goals import Goals
+from fxopt.automl.goals import LEARNED, Goals
 from fxopt.automl.pareto import dominates
 from fxopt.automl.promotion import promoted, share_of
 from fxopt.automl.records import Record, Why
@@ -51,7 +51,7 @@ class Judge:
         figures = self._record.figures
         for what, value in self._goals.violations(figures, self._original).items():
             slack = _SLACK if what == "latency_ms" else 1e-9
-            if what not in ("metric_drop", "noise_db") and value > slack:
+            if what not in LEARNED and value > slack:
                 return f"{what} {figures[what]:.4g}, limit {self._goals.bound(what, self._original):.4g}"
         return None
 

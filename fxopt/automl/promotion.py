@@ -12,7 +12,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from fxopt.automl.goals import Figures, Goals
+from fxopt.automl.goals import LEARNED, Figures, Goals
 from fxopt.automl.pareto import ranks
 from fxopt.automl.rungs import Rung
 
@@ -50,10 +50,10 @@ def _values(figures: Figures, goals: Goals) -> tuple[float, ...]:
     """The objectives, with the divergence from the original in place of the metric, which is coarse on few examples."""
     divergence = math.log(max(figures["divergence"], 1e-12))
     values = zip(goals.objectives, goals.values({"metric_drop": 0.0, "noise_db": 0.0, **figures}), strict=True)
-    return tuple(divergence if what in ("metric_drop", "noise_db") else value for what, value in values)
+    return tuple(divergence if what in LEARNED else value for what, value in values)
 
 
 def _known(goals: Goals, figures: Figures, original: Figures) -> dict[str, float]:
     """Violations of limits on quantities that training does not change."""
     found = goals.violations(figures, original)
-    return {what: v for what, v in found.items() if what not in ("metric_drop", "noise_db")}
+    return {what: v for what, v in found.items() if what not in LEARNED}

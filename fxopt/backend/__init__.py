@@ -4,6 +4,7 @@ May import ``target`` and ``support``, and ``ir`` inside functions.
 Offers :class:`fxopt.Backend`, :data:`Runner`, :class:`Policy` and :func:`find_backend`.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from fxopt.backend.backend import (
@@ -15,11 +16,11 @@ from fxopt.backend.backend import (
     read_json,
     refuses_training,
 )
-from fxopt.backend.environment import Environment
 from fxopt.backend.quant_policy import Activations, Policy
 from fxopt.backend.standalone import Standalone
 
 if TYPE_CHECKING:
+    from fxopt.backend.environment import Environment as Environment
     from fxopt.backend.manifest import Manifest as Manifest
 
 __all__ = [
@@ -38,10 +39,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """The manifest when it is asked for: it imports pydantic, which naming a backend does not need."""
-    if name != "Manifest":
-        raise AttributeError(f"module 'fxopt.backend' has no attribute {name!r}")
-    from fxopt.backend.manifest import Manifest
+_LATER = {"Environment": "fxopt.backend.environment", "Manifest": "fxopt.backend.manifest"}
+"""Imported when they are asked for: naming a backend needs neither pydantic nor processes."""
 
-    return Manifest
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'fxopt.backend' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

@@ -12,7 +12,7 @@ from fxopt.ir.op_table import find_quantized
 from fxopt.ir.program import Program
 from fxopt.numerics.probe_inputs import probe_inputs
 from fxopt.workload import Data
-from fxopt.workload.batching import fixed_batch
+from fxopt.workload.batching import fits, fixed_batch
 from fxopt.workload.workload import validation_batches
 
 _SEVERAL = 3
@@ -33,7 +33,7 @@ def check_inputs(program: Program, data: Data | None) -> list[list[Any]]:
     count = fixed_batch(program) or max(_SEVERAL, least)
     args: tuple[Any, ...] = next(validation_batches(data, count, count), ())
     leaves = pytree.tree_leaves((args, {}))
-    if len(leaves) != len(nodes) or not all(map(_fits, nodes, leaves)):
+    if len(leaves) != len(nodes) or not all(map(fits, nodes, leaves)):
         return probe_inputs(program)
     if len(symbols) != 1:  # fixed, or several sizes that belong together, as those of a graph's nodes and edges
         return [leaves]
@@ -45,13 +45,3 @@ def _has_rows(node: fx.Node) -> bool:
     """Whether the first dim of an input is dynamic."""
     value = node.meta["val"]
     return isinstance(value, torch.Tensor) and value.dim() > 0 and not isinstance(value.shape[0], int)
-
-
-def _fits(node: fx.Node, leaf: Any) -> bool:
-    value = node.meta["val"]
-    if not isinstance(value, torch.Tensor):
-        return not isinstance(leaf, torch.Tensor)
-    return (
-        isinstance(leaf, torch.Tensor) and leaf.dtype == value.dtype and leaf.dim() == value.dim()
-        and all(not isinstance(want, int) or want == got for want, got in zip(value.shape, leaf.shape, strict=True))
-    )  # fmt: skip

@@ -26,7 +26,7 @@ def concerns_about(
 
     Of a lost metric the step that lost most is named, by the metric on the validation split after each.
     """
-    return [*_slowness(before, after, quantized), *_loss(before, after, metric, steps)]
+    return [*_slowness(before, after, quantized), *_loss(before, after, metric, steps, quantized)]
 
 
 def _slowness(before: Figures, after: Figures, quantized: bool) -> Iterator[Concern]:
@@ -46,13 +46,15 @@ def _slowness(before: Figures, after: Figures, quantized: bool) -> Iterator[Conc
         yield Concern(kind="smaller_not_faster", ratio=ratio, text=text, way_out=way_out)
 
 
-def _loss(before: Figures, after: Figures, metric: str | None, steps: Sequence[StepResult]) -> Iterator[Concern]:
+def _loss(
+    before: Figures, after: Figures, metric: str | None, steps: Sequence[StepResult], quantized: bool
+) -> Iterator[Concern]:
     if not before.metric or after.metric is None or before.metric - after.metric <= _LOSS * abs(before.metric):
         return
-    text, way_out = f"{metric or 'the metric'} fell from {before.metric:.4g} to {after.metric:.4g}", _OF_INT8
+    text = f"{metric or 'the metric'} fell from {before.metric:.4g} to {after.metric:.4g}"
     if step := _costliest(before.metric, steps):
-        text += f", most of it by {step.part_of or step.text}"
-        way_out = _OF_INT8 if step.quantizes else _OF_OTHERS
+        text, quantized = f"{text}, most of it by {step.part_of or step.text}", step.quantizes
+    way_out = _OF_INT8 if quantized else _OF_OTHERS
     yield Concern(kind="metric_lost", ratio=after.metric / before.metric, text=text, way_out=way_out)
 
 

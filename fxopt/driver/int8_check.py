@@ -103,15 +103,19 @@ class _Replay(fx.Interpreter):
         steps, up = off.abs(), int((off > 0).sum())
         far, worst = int((steps > 1).sum()), int(steps.max()) if steps.numel() else 0
         x, scale, _, low, high = self.fetch_args_kwargs_from_env(n)[0][:5]
-        near, ties = int((steps == 1).sum()), int(((steps == 1) & at_tie(x, scale, low, high)).sum())
+        near, ties = int((steps == 1).sum()), int(((steps == 1) & at_tie(in_steps(x, scale), low, high)).sum())
         facts = value.numel(), near, far, up, ties, worst
         self.found.append(ValueCheck(maker(node), _is_exact(node), *facts, value=n.name))
         return got
 
 
-def at_tie(x: torch.Tensor, scale: Any, low: int, high: int) -> torch.Tensor:
-    """Which elements lie at a tie of a scale, as far as float32 can tell: a drawn image does with a quarter of its pixels."""
-    steps = x / torch.as_tensor(scale, dtype=torch.float32).double()
+def in_steps(x: torch.Tensor, scale: Any) -> torch.Tensor:
+    """Values in steps of a scale, in float64, before they are rounded."""
+    return x / torch.as_tensor(scale, dtype=torch.float32).double()
+
+
+def at_tie(steps: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    """Which elements lie at a tie, as far as float32 can tell: a drawn image does with a quarter of its pixels."""
     return (steps - steps.floor() - 0.5).abs() <= _ROUNDED * (high - low)
 
 

@@ -50,15 +50,21 @@ class Plan:
         return replace(self, workload=replace(self.workload, data=RecordedInputs(self.calibration, program))), program
 
     def rewrite(
-        self, program: Program, backend: Backend, watchers: tuple[Watcher, ...], pipeline: Pipeline | None = None
+        self,
+        program: Program,
+        backend: Backend,
+        watchers: tuple[Watcher, ...],
+        pipeline: Pipeline | None = None,
+        *,
+        verified: bool = True,
     ) -> Outcome:
-        """Run the recipe's passes for a backend, or those of another pipeline; each is verified and its metric recorded."""
+        """Run the recipe's passes for a backend, or those of another pipeline; each is verified and its metric recorded.
+
+        Without ``verified`` neither is done, for a recipe that is given up or run again with both.
+        """
         data = self.workload.data
-        around: tuple[Watcher, ...] = (
-            *((MetricWatcher(data, self.device),) if data else ()),
-            Verify(self.recipe.proof),
-            *watchers,
-        )
+        metric = (MetricWatcher(data, self.device),) if data else ()
+        around: tuple[Watcher, ...] = (*metric, Verify(self.recipe.proof), *watchers) if verified else watchers
         passes = self.pipeline if pipeline is None else pipeline
         return passes.run(
             program,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.driver.int8_check import ValueCheck, at_tie
+from fxopt.driver.int8_check import ValueCheck, at_tie, in_steps
 from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.numerics.execute import replayed
@@ -51,10 +51,9 @@ class _OneWay(fx.Interpreter):
         if target is not quantize_per_tensor:
             return codes
         x, scale, zero_point, low, high = args[:5]
-        steps = x / torch.as_tensor(scale, dtype=torch.float32).double()
-        return torch.where(
-            at_tie(x, scale, low, high), (self._away(steps) + zero_point).clamp(low, high).to(codes.dtype), codes
-        )
+        steps = in_steps(x, scale)
+        rounded = (self._away(steps) + zero_point).clamp(low, high).to(codes.dtype)
+        return torch.where(at_tie(steps, low, high), rounded, codes)
 
 
 class _OneStepOff(fx.Interpreter):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.ir.program import Program
@@ -16,6 +17,16 @@ def fixed_batch(program: Program) -> int | None:
     values = [node.meta.get("val") for node in program.inputs()]
     sizes = [v.shape[0] for v in values if isinstance(v, torch.Tensor) and v.dim()]
     return int(sizes[0]) if sizes and all(isinstance(s, int) and s == sizes[0] for s in sizes) else None
+
+
+def fits(node: fx.Node, leaf: Any) -> bool:
+    """Whether a value can be given for an input of a program: a tensor of its dtype and fixed sizes, or a number for a number."""
+    want = node.meta["val"]
+    if not isinstance(want, torch.Tensor) or not isinstance(leaf, torch.Tensor):
+        return not isinstance(want, torch.Tensor) and not isinstance(leaf, torch.Tensor)
+    if leaf.dtype != want.dtype or leaf.dim() != want.dim():
+        return False
+    return all(not isinstance(w, int) or w == g for w, g in zip(want.shape, leaf.shape, strict=True))
 
 
 def examples(inputs: Any) -> int:

@@ -13,7 +13,7 @@ from fxopt.ir.printer import type_text
 from fxopt.ir.program import Program
 from fxopt.ir.transfer import put
 from fxopt.workload import Workload, given_workload
-from fxopt.workload.batching import cut, examples, fixed_batch
+from fxopt.workload.batching import cut, examples, fits, fixed_batch
 
 
 def calibration_batches(program: Program, workload: Workload | None, samples: int, who: str) -> Iterator[list[Any]]:
@@ -50,15 +50,9 @@ def fitting_batches(program: Program, args: tuple[Any, ...]) -> Iterable[list[An
         return
     for node, leaf in zip(nodes, leaves, strict=True):
         want = node.meta["val"]
-        if isinstance(want, torch.Tensor) and not _fits(want, leaf):
+        if isinstance(want, torch.Tensor) and not fits(node, leaf):
             raise DataError(
                 f"calibration gives {got} for input {node.target!r}, "
                 f"the program takes {type_text(want, program.dims())}"
             )
     yield put(leaves, program.device)
-
-
-def _fits(want: torch.Tensor, got: Any) -> bool:
-    if not isinstance(got, torch.Tensor) or got.dtype != want.dtype or got.dim() != want.dim():
-        return False
-    return all(not isinstance(w, int) or w == g for w, g in zip(want.shape, got.shape, strict=True))
