@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from statistics import median
 
 from pydantic import Field
 
@@ -19,7 +22,7 @@ from fxopt.runtime.interleaved import time_artifacts
 
 SCHEMA_VERSION = 1
 _CALLS, _ROUNDS = 20, 3
-"""Calls under the profiler in a round, and rounds, in which artifacts take turns; for each kernel the fastest round counts."""
+"""Calls under the profiler in a round, and rounds, in which artifacts take turns; the median round counts."""
 _SLOWER = 1.05
 """Ratio from which a layer is slower than its twin; smaller ones may be noise."""
 
@@ -70,15 +73,16 @@ def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str |
         )
     reports = [BuildReport.read(path) for path in (folder, twin) if path is not None]
     artifacts = [load(Path(str(report.folder)), on=on) for report in reports]
-    kernels: list[list[KernelTime]] = [[] for _ in artifacts]
+    rounds: list[list[list[KernelTime]]] = [[] for _ in artifacts]
     args, kwargs = artifacts[0].random_inputs(batch)
     wholes = []
     for _ in range(_ROUNDS):
         for i, artifact in enumerate(artifacts):
-            kernels[i] = _quickest(kernels[i], _kernels(artifact, batch))
+            rounds[i].append(_kernels(artifact, batch))
         # call by call, as kernels are
         wholes.append(time_artifacts({"": (artifacts[0], tuple(args), kwargs)}, blocks=_CALLS, block_ms=0.0)[""])
-    whole = min(wholes, key=lambda timing: timing.ms.median)
+    whole = sorted(wholes, key=lambda timing: timing.ms.median)[_ROUNDS // 2]
+    kernels = [_median(lists) for lists in rounds]
     layers = layer_times(kernels[0], reports[0].layers)
     if len(reports) > 1:
         layers = _beside(layers, layer_times(kernels[1], reports[1].layers))
@@ -137,11 +141,13 @@ def _kernels(artifact: Artifact, batch: int) -> list[KernelTime]:
     return find_backend(artifact.manifest.backend).profile(artifact.folder, artifact.manifest, arrays, _CALLS)
 
 
-def _quickest(before: list[KernelTime], now: list[KernelTime]) -> list[KernelTime]:
-    """Kernel by kernel the faster of two rounds: other load only makes one slower."""
-    if [kernel.name for kernel in before] != [kernel.name for kernel in now]:
-        return now
-    return [min(pair, key=lambda kernel: kernel.ms) for pair in zip(before, now, strict=True)]
+def _median(rounds: Sequence[list[KernelTime]]) -> list[KernelTime]:
+    """Kernel by kernel the median of the rounds: the quickest of each would sum to less than any call takes."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for kernel in chain.from_iterable(rounds):
+        times.setdefault((kernel.name, kernel.kind), []).append(kernel.ms)
+    last = {(kernel.name, kernel.kind): kernel for kernel in chain.from_iterable(rounds)}
+    return [replace(kernel, ms=median(times[key])) for key, kernel in last.items()]
 
 
 def _beside(layers: list[LayerTime], twin: list[LayerTime]) -> list[LayerTime]:
