@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -21,8 +21,9 @@ from fxopt.runtime.device import find_device
 from fxopt.runtime.interleaved import time_artifacts
 
 SCHEMA_VERSION = 1
-_CALLS, _ROUNDS = 20, 3
-"""Calls under the profiler in a round, and rounds, in which artifacts take turns; the median round counts."""
+_CALLS, _BLOCKS, _ROUNDS = 20, 5, 3
+"""Calls under the profiler in a round, blocks of calls without it, and rounds, in which artifacts take turns; the median
+round counts."""
 _SLOWER = 1.05
 """Ratio from which a layer is slower than its twin; smaller ones may be noise."""
 
@@ -79,8 +80,8 @@ def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str |
     for _ in range(_ROUNDS):
         for i, artifact in enumerate(artifacts):
             rounds[i].append(_kernels(artifact, batch))
-        # call by call, as kernels are
-        wholes.append(time_artifacts({"": (artifacts[0], tuple(args), kwargs)}, blocks=_CALLS, block_ms=0.0)[""])
+        # one call after another without pauses, as under the profiler
+        wholes.append(time_artifacts({"": (artifacts[0], tuple(args), kwargs)}, blocks=_BLOCKS)[""])
     whole = sorted(wholes, key=lambda timing: timing.ms.median)[_ROUNDS // 2]
     kernels = [_median(lists) for lists in rounds]
     layers = layer_times(kernels[0], reports[0].layers)
@@ -142,12 +143,18 @@ def _kernels(artifact: Artifact, batch: int) -> list[KernelTime]:
 
 
 def _median(rounds: Sequence[list[KernelTime]]) -> list[KernelTime]:
-    """Kernel by kernel the median of the rounds: the quickest of each would sum to less than any call takes."""
-    times: dict[tuple[str, str], list[float]] = {}
-    for kernel in chain.from_iterable(rounds):
-        times.setdefault((kernel.name, kernel.kind), []).append(kernel.ms)
-    last = {(kernel.name, kernel.kind): kernel for kernel in chain.from_iterable(rounds)}
-    return [replace(kernel, ms=median(times[key])) for key, kernel in last.items()]
+    """Kernel by kernel the median of the rounds: the quickest of each would sum to less than any call takes.
+
+    A kernel may be called several times, and one near what the clock can tell may lack in a round.
+    """
+    times: dict[tuple[str, str, int], list[KernelTime]] = {}
+    for kernels in rounds:
+        called: Counter[tuple[str, str]] = Counter()
+        for kernel in kernels:
+            key = kernel.name, kernel.kind
+            called[key] += 1
+            times.setdefault((*key, called[key]), []).append(kernel)
+    return [replace(found[0], ms=median(kernel.ms for kernel in found)) for found in times.values()]
 
 
 def _beside(layers: list[LayerTime], twin: list[LayerTime]) -> list[LayerTime]:
