@@ -25,7 +25,8 @@ def lower(program: Program, path: Path) -> Delegation:
     exported = export_program(form, largest=True)
     note_origins(exported, form)
     try:
-        with quiet(), Refusals() as refusals:
+        # modules that ExecuTorch imports late draw random numbers: the caller's generator is not theirs, nor is the build random
+        with quiet(), torch.random.fork_rng(devices=[]), Refusals() as refusals:
             edge = _partitioned(exported)
             found = delegation(edge, refusals.reasons, program, stored)
             made = edge.to_executorch()  # which rewrites the graph

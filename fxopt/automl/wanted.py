@@ -91,8 +91,12 @@ def wanted(
 
 
 def _backends(plan: Plan, recipe: Recipe) -> tuple[str, ...]:
-    """The recipe's backend, or those that it chooses among and that can build here."""
+    """The recipe's backend, or those that it chooses among and that can build here.
+
+    The one that recipes name unless they say otherwise is first: the original and the first recipes are built by it.
+    """
     usable = [b for b in plan.candidates if b.missing() is None and b.cannot_build(plan.target) is None]
+    usable.sort(key=lambda b: b.name != Recipe.backend)
     return tuple(dict.fromkeys(str(b) for b in usable)) or (recipe.backend,)
 
 

@@ -263,3 +263,29 @@ def test_an_input_without_elements_is_taken(tmp_path):
     x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     # numpy's strides of an empty array end the whole process, and not only the call
     np.testing.assert_array_equal(artifact(np.zeros((4, 0), np.float32), x), 2 * x)
+
+
+_BUILT = """
+import sys
+import torch
+from fxopt.backends.executorch import Executorch
+from fxopt.driver.lower import lower
+from fxopt.target.detect import host
+from pathlib import Path
+import fxopt
+
+program = fxopt.capture(torch.nn.Conv2d(3, 4, 3), (torch.randn(1, 3, 8, 8),))
+before = torch.get_rng_state()
+lower(program, Executorch(), host(), Path(sys.argv[1]))
+print(torch.equal(before, torch.get_rng_state()))
+"""
+
+
+@pytest.mark.slow
+def test_the_first_build_of_a_process_leaves_the_random_state(tmp_path):
+    # modules that it imports late draw numbers: the caller's training would change, and the build be taken for a random one
+    (tmp_path / "out").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", _BUILT, str(tmp_path / "out")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[-1] == "True"
