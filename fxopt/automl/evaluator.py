@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from fxopt.automl.rungs import Rung
+from fxopt.automl.rungs import Rung, fidelity
 from fxopt.automl.space import Point
 from fxopt.backend import Backend, find_backend
 from fxopt.driver.artifact_check import Fidelity
@@ -39,7 +39,7 @@ from fxopt.ir.program import Program
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.numerics.execute import untouched
 from fxopt.numerics.module_state import copied
-from fxopt.pass_manager.pipeline import Pipeline
+from fxopt.pass_manager.pipeline import Outcome, Pipeline
 from fxopt.runtime.artifact import Artifact, load_for, model_bytes
 from fxopt.runtime.device import cannot_time
 from fxopt.runtime.interleaved import Call, time_artifacts
@@ -105,7 +105,9 @@ class Evaluator:
         self._ms = latency_ms
 
     def run(self, point: Point, rung: Rung) -> dict[str, Any]:
-        """Figures known after a rung, and its ``seconds``; after the last also ``backend``, with its fastest runtime options."""
+        """Figures known after a rung, and its ``seconds``; with ``epoch_seconds`` after one that trains, and after the last
+        ``backend``, with its fastest runtime options.
+        """
         began = time.perf_counter()
         return {**self._run(point, rung), "seconds": time.perf_counter() - began}
 
@@ -114,11 +116,12 @@ class Evaluator:
         if rung.name == "final":
             return self._final(point, plan)
         with machine(alone=False):
-            program = self._rewritten(plan, verified=rung.epochs > 0)  # before any training most are given up
+            outcome = self._rewritten(plan, verified=rung.epochs > 0)  # before any training most are given up
+            program = outcome.program
             if rung.name == "size":
                 return {"figures": self._costs(program, None)}
             if rung.name != "speed":
-                return {"figures": self._quality(program, self._first)}
+                return {"figures": self._quality(program, self._first), "epoch_seconds": _an_epoch(plan, outcome, rung)}
             folder = self._fresh("speed")
             lowered, built = plan.lower(program, plan.backend, folder)
             figures = self._costs(program, lowered) | {"file_bytes": model_bytes(built)}
@@ -128,7 +131,7 @@ class Evaluator:
 
     def _final(self, point: Point, plan: Plan) -> dict[str, Any]:
         with machine(alone=False):
-            program = self._rewritten(plan)
+            program = self._rewritten(plan).program
             folder = self._fresh("final")
             lowered, built = plan.lower(program, plan.backend, folder)
             if not built.elsewhere:
@@ -150,9 +153,9 @@ class Evaluator:
             best, figures["latency_ms"] = self._fastest_variant(plan.backend, kept)
         return {"figures": figures, "backend": str(best), "kept": str(kept), "held_out": held_out}
 
-    def _rewritten(self, plan: Plan, *, verified: bool = True) -> Program:
-        """The program after the passes of a plan, verified and measured as in a build, which finds these steps in the cache."""
-        return plan.rewrite(self._program, plan.backend, (), verified=verified).program
+    def _rewritten(self, plan: Plan, *, verified: bool = True) -> Outcome:
+        """The passes of a plan, verified and measured as in a build, which finds these steps in the cache."""
+        return plan.rewrite(self._program, plan.backend, (), verified=verified)
 
     def race(self, artifacts: dict[str, tuple[str, str]], blocks: int) -> dict[str, dict[str, float]]:
         """Time kept artifacts, a folder and a backend by name, side by side with the reference: milliseconds and quartiles."""
@@ -263,6 +266,12 @@ class Evaluator:
         if make:
             folder.mkdir(parents=True)
         return folder
+
+
+def _an_epoch(plan: Plan, outcome: Outcome, rung: Rung) -> float:
+    """Seconds of an epoch of all passes that train, here or when the cache stored them; 0 where none does."""
+    training = {str(pass_) for pass_ in plan.pipeline.passes if fidelity(pass_) is not None}
+    return sum(step.seconds for step in outcome.steps if step.text in training) / max(rung.epochs, 1)
 
 
 def divergence(wanted: list[list[Any]], got: list[list[Any]]) -> float:

@@ -41,7 +41,7 @@ class Judge:
         if rung.compares and not self._exempt and not self._promoted(at):
             return "behind", f"not among the best at {rung.name}"
         if not self._until.has_time_for(self._seconds_of_next(at), at_any_price=self._record.preset is not None):
-            return "behind", f"training for {self._rungs[at + 1].epochs} epochs takes too much of the time"
+            return "time", f"training for {self._rungs[at + 1].epochs} epochs takes too much of the time"
         if rung.name == "speed" and (better := self._better()) is not None:
             return "behind", f"the same passes are better on {better.backend}"
         return None
@@ -66,12 +66,9 @@ class Judge:
         return share is None or promoted(mine, list(others.values()), self._goals, self._original, share)
 
     def _seconds_of_next(self, at: int) -> float:
-        """How long the next rung will take, by the seconds of an epoch in this one; 0 where this one did not train."""
-        rung, climbed = self._rungs[at], [r for r in self._rungs[:at] if r.name in self._record.spent]
-        if not rung.epochs:
-            return 0.0
-        epochs = rung.epochs - max((r.epochs for r in climbed), default=0)
-        return self._record.spent[rung.name] / epochs * (self._rungs[at + 1].epochs - rung.epochs)
+        """How long the next rung will train, by the seconds of an epoch in this one; 0 where this one did not train."""
+        epochs = self._rungs[at].epochs
+        return self._record.epoch_seconds * (self._rungs[at + 1].epochs - epochs) if epochs else 0.0
 
     def _better(self) -> Record | None:
         """One with the same passes that is better in all that its training does not change."""

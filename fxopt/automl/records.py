@@ -11,9 +11,9 @@ from fxopt.automl.space import Point
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-Why = Literal["done", "limit", "behind", "refused", "failed"]
-"""``done``: all rungs; ``limit``: a limit that it cannot keep; ``behind``: not among the best of its rung; ``refused``: it cannot
-be built; ``failed``: a crash, a time-out or memory."""
+Why = Literal["done", "limit", "behind", "time", "refused", "failed"]
+"""``done``: all rungs; ``limit``: a limit that it cannot keep; ``behind``: not among the best of its rung; ``time``: what it has
+to train takes longer than the search has; ``refused``: it cannot be built; ``failed``: a crash, a time-out or memory."""
 KEY, PARENT = "record", "parent"
 """Attributes of a trial: its record, and the passes of the recipe that it is a neighbour of."""
 
@@ -32,6 +32,8 @@ class Record(BaseModel):
     rungs: dict[str, dict[str, float]] = {}
     spent: dict[str, float] = {}
     """Seconds of each rung, by its name."""
+    epoch_seconds: float = 0.0
+    """Seconds of an epoch in the last rung that trained."""
     preset: str | None = None
     runs_on: str | None = None
     """The backend with the options of its runtime that measured fastest."""

@@ -48,11 +48,11 @@ def ladder(point: Point, space: Space) -> tuple[Rung, ...]:
     bare = [p for p in passes if stages[p] not in ("recover", "numeric")]
     quick = [_at_most(p, 1) for p in passes if stages[p] != "recover"]
     rungs = [Rung("size", _texts(bare)), Rung("speed", _texts(quick))]
-    training, most = [p for p in passes if _fidelity(p) is not None], 0
+    training, most = [p for p in passes if fidelity(p) is not None], 0
     if training:
         if any(stages[p] in LOSSY for p in passes):
             rungs.append(Rung("quality", _texts(_refitted(passes, stages)), compares=True))
-        most = max(getattr(p, d.name) for p in training if (d := _fidelity(p)))
+        most = max(getattr(p, d.name) for p in training if (d := fidelity(p)))
         for epochs in _EPOCHS:
             if epochs < most:
                 parts = [part for p in passes for part in _in_parts(p, epochs)]
@@ -75,13 +75,14 @@ def _stage(pass_: Pass, space: Space) -> Stage | None:
     return found.stage if found else pass_.stage
 
 
-def _fidelity(pass_: Pass) -> Dimension | None:
+def fidelity(pass_: Pass) -> Dimension | None:
+    """The option that says how long a pass trains; None for one that does not train."""
     return next((d for d in dimensions_of(type(pass_)) if d.fidelity), None)
 
 
 def _at_most(pass_: Pass, amount: int) -> Pass:
     """The pass with no more training than this."""
-    dimension = _fidelity(pass_)
+    dimension = fidelity(pass_)
     if dimension is None or getattr(pass_, dimension.name) <= amount:
         return pass_
     return replace(pass_, **{dimension.name: amount})
@@ -89,7 +90,7 @@ def _at_most(pass_: Pass, amount: int) -> Pass:
 
 def _in_parts(pass_: Pass, epochs: int) -> tuple[Pass, ...]:
     """The pass with no more epochs than these, cut so that it resumes the training of the rungs below."""
-    short, dimension = _at_most(pass_, epochs), _fidelity(pass_)
+    short, dimension = _at_most(pass_, epochs), fidelity(pass_)
     if dimension is None:
         return (short,)
     most = getattr(short, dimension.name)

@@ -7,6 +7,7 @@ machine joins. A trial runs on at most one worker at a time; if that dies, anoth
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
 import warnings
@@ -21,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fxopt.automl.neighbours import Neighbour
 from fxopt.automl.records import KEY, PARENT, Record, record_of
-from fxopt.automl.space import Point
+from fxopt.automl.space import Point, Space
 from fxopt.errors import UsageError, last_line
 from fxopt.support.machine_lock import is_held
 
@@ -32,7 +33,7 @@ _TRIES, _PAUSE = 5, 0.5
 """How often a storage is opened until it counts as unusable, and the seconds between."""
 _ATTEMPTS = 3
 """How many times a trial may end its worker."""
-_SETTINGS, _BASELINE, _PRESETS = "settings", "baseline", "presets"
+_SETTINGS, _BASELINE, _PRESETS, _SECONDS = "settings", "baseline", "presets", "seconds"
 _WORKER, _RETRIES = "worker", "retries"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -159,6 +160,17 @@ class Study:
     def enqueue_neighbour(self, near: Neighbour) -> None:
         """Queue a neighbour of a recipe, for the sampler to draw what its changes entail."""
         self.inner.enqueue_trial(near.parameters, user_attrs={PARENT: near.passes})
+
+    def reconsider(self, seconds: float | None, space: Space) -> None:
+        """Queue the recipes again for which there was too little time, if the search has more than ever; None is no limit."""
+        now, most = math.inf if seconds is None else seconds, self.inner.user_attrs.get(_SECONDS, 0.0)
+        if now <= most:
+            return
+        self.inner.set_user_attr(_SECONDS, now)
+        for record in {record.point: record for record in self.records()}.values():
+            if record.why == "time":
+                fresh = Record(passes=record.passes, backend=record.backend, preset=record.preset)
+                self.enqueue(fresh, space.parameters(record.point))
 
     def again(self, trial: FrozenTrial) -> None:
         """Queue the recipe of a returned trial; one that keeps ending its worker is given up."""

@@ -52,6 +52,7 @@ class Worker:
         self._until = until
         with held(self._lock):
             self._study.reclaim()
+            self._study.reconsider(until.seconds, self._space)
             while not until.over(self._study.finished()) and self._same < _SAME:
                 begun = self._study.begun()
                 if not self._study.is_queued():
@@ -117,7 +118,8 @@ class Worker:
         trial.set_user_attr(KEY, record.model_dump(mode="json"))
         if (other := self._study.under_way(record.point, trial.number)) is not None:  # both workers were to queue it
             return record.model_copy(update={"why": "behind", "reason": f"trial {other} was trying the same"})
-        same = next((r for r in self._study.records() if r.point == record.point and r.why != "failed"), None)
+        again = ("failed", "time") if queued else ("failed",)  # the search has more time than it had
+        same = next((r for r in self._study.records() if r.point == record.point and r.why not in again), None)
         self._same = self._same + 1 if same else 0
         return same.model_copy(update={"seconds": 0.0}) if same and record.why is None else record
 
@@ -134,6 +136,7 @@ class Worker:
                 )
                 record.figures |= answer.pop("figures")
                 record.spent[rung.name] = round(answer.pop("seconds"), 3)
+                record.epoch_seconds = round(answer.pop("epoch_seconds", 0.0), 3)
                 record.rungs[rung.name] = dict(record.figures)
                 if rung is rungs[-1]:
                     record.runs_on, record.kept = answer["backend"], answer["kept"]
