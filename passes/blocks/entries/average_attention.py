@@ -19,7 +19,7 @@ def average_attention(block: Program, samples: Samples | None) -> str | None:
 
     Queries and keys go. Exact where the scores of attention are all equal.
     """
-    found = _weighted(block)
+    found = weighted(block)
     if isinstance(found, str):
         return found
     product, values = found
@@ -35,12 +35,12 @@ def average_attention(block: Program, samples: Samples | None) -> str | None:
     return None
 
 
-def _weighted(block: Program) -> tuple[fx.Node, fx.Node] | str:
-    """The product of the attention weights with the values, and the values; or why the mean cannot replace it."""
+def weighted(block: Program) -> tuple[fx.Node, fx.Node] | str:
+    """The product of the attention weights with the values, and the values; or why weights of another kind do not fit."""
     for node in block.find("aten.scaled_dot_product_attention"):
         call = arguments(node)
         if call["attn_mask"] is not None or call["is_causal"]:
-            return "it has a mask, which the mean would not know"
+            return "it has a mask, which would not be known"
         if call["enable_gqa"]:
             return "its heads share keys"
         return node, call["value"]
@@ -54,7 +54,7 @@ def _written_out(node: fx.Node) -> tuple[fx.Node, fx.Node] | str:
     above = node.all_input_nodes[0]
     while family(above) in ("unary", "binary"):
         if len(above.all_input_nodes) > 1:
-            return "it has a mask, which the mean would not know"
+            return "it has a mask, which would not be known"
         above = above.all_input_nodes[0]
     below = next(iter(node.users))
     while has(below, Trait.SAME_VALUE) or has(below, Trait.DROPOUT):

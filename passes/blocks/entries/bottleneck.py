@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from annotated_types import Gt, Lt
-from torch import fx
 
 from fxopt.ir.cost import counted_shapes
-from fxopt.ir.op_table import arguments, family, set_argument
+from fxopt.ir.op_table import family
 from fxopt.ir.program import Program
 from fxopt.pass_manager.block_entry import Samples, block_entry
-from fxopt.passes.blocks.entries.layers import only_weight
+from fxopt.passes.blocks.entries.layers import insert_relu, only_weight
 from fxopt.passes.blocks.entries.low_rank_chain import write_chain
 from fxopt.passes.blocks.sample_data import values_on
 from fxopt.passes.lowrank.chain import Price
@@ -52,22 +50,7 @@ def bottleneck(
     write_chain(block, weight, point.chain)
     block.module.recompile()
     *_, before, last = (node for node in block.graph.nodes if family(node) == "contraction")
-    _insert_relu(
+    insert_relu(
         block, before, last, values_on(block, before.name, samples.read), 1 if weight.wide or weight.kernel else -1
     )
     return None
-
-
-def _insert_relu(block: Program, before: fx.Node, last: fx.Node, value: torch.Tensor, channels: int) -> None:
-    """A ReLU between two layers that clips none of ``value``, the first's output: both biases are shifted for that."""
-    low = value.movedim(channels, 0).flatten(1).amin(1)
-    shift = (-low).clamp_min(0)
-    weight = block.tensor(arguments(last)["weight"])
-    bias = block.tensor(arguments(last)["bias"])
-    assert weight is not None
-    moved = weight.detach().flatten(1) @ shift
-    set_argument(before, "bias", block.add_tensor("bottleneck_shift", shift, before))
-    last_bias = -moved if bias is None else bias.detach() - moved
-    set_argument(last, "bias", block.add_tensor("bottleneck_bias", last_bias, last))
-    relu = block.call(torch.ops.aten.relu.default, before, like=before)
-    last.replace_input_with(before, relu)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxopt.ir.op_table import DIRECT, arguments, family
+from fxopt.ir.op_table import DIRECT, arguments, family, set_argument
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.passes.common.weight_modes import SplitWeight
@@ -47,22 +47,34 @@ def only_weight(block: Program) -> SplitWeight | str:
     return found[0]
 
 
-def only_convolution(block: Program) -> Convolution | str:
-    """The only layer of a block, if it is a convolution with a kernel of more than one pixel; or why not."""
+def convolution(block: Program) -> Convolution | str:
+    """The only layer of a block, if it is a convolution; or why not."""
     weight = only_weight(block)
     if isinstance(weight, str):
         return weight
     (node,) = weight.readers
     if op_name(node) not in DIRECT:
         return f"{op_name(node)} is no convolution"
-    if not weight.wide:
-        return "its kernel is one pixel"
     return Convolution(node, weight.tensor.detach().double(), arguments(node))
+
+
+def only_convolution(block: Program) -> Convolution | str:
+    """As :func:`convolution`, with a kernel of more than one pixel."""
+    found = convolution(block)
+    return "its kernel is one pixel" if isinstance(found, Convolution) and max(found.kernel) == 1 else found
+
+
+def ungrouped_convolution(block: Program) -> Convolution | str:
+    """As :func:`convolution`, without groups."""
+    return _ungrouped(convolution(block))
 
 
 def dense_convolution(block: Program) -> Convolution | str:
     """As :func:`only_convolution`, without groups."""
-    found = only_convolution(block)
+    return _ungrouped(only_convolution(block))
+
+
+def _ungrouped(found: Convolution | str) -> Convolution | str:
     if isinstance(found, Convolution) and found.groups > 1:
         return "its channels are in groups already"
     return found
@@ -88,6 +100,10 @@ class Layers:
         neutral = {"stride": ones, "padding": padding, "dilation": ones, "groups": 1, "bias": bias}
         self._add(weight.reshape(*weight.shape, *ones), neutral)
 
+    def join(self, *before: fx.Node) -> None:
+        """Concatenate the channels of earlier layers with those of the last."""
+        self._call(torch.ops.aten.cat.default, [*before, self.value], 1)
+
     def select(self, channels: torch.Tensor) -> None:
         """Permute the channels by int64 ``[channels]``; nothing for the identity."""
         if torch.equal(channels, torch.arange(len(channels))):
@@ -109,3 +125,18 @@ class Layers:
 
     def _call(self, target: Any, *args: Any) -> None:
         self.value = self._at = self.block.call(target, *args, like=self._at)
+
+
+def insert_relu(block: Program, before: fx.Node, last: fx.Node, value: torch.Tensor, channels: int) -> None:
+    """A ReLU between two layers that clips none of ``value``, the first's output: both biases are shifted for that."""
+    low = value.movedim(channels, 0).flatten(1).amin(1)
+    shift = (-low).clamp_min(0)
+    weight = block.tensor(arguments(last)["weight"])
+    bias = block.tensor(arguments(last)["bias"])
+    assert weight is not None
+    moved = weight.detach().flatten(1) @ shift
+    set_argument(before, "bias", block.add_tensor("bottleneck_shift", shift, before))
+    last_bias = -moved if bias is None else bias.detach() - moved
+    set_argument(last, "bias", block.add_tensor("bottleneck_bias", last_bias, last))
+    relu = block.call(torch.ops.aten.relu.default, before, like=before)
+    last.replace_input_with(before, relu)

@@ -2,41 +2,19 @@
 
 import numpy as np
 import pytest
+import tensorly
+import tensorly.decomposition
 import torch
+from cases.block_entries import built, double, entry, error, samples_of
 from cases.block_models import Attention, SqueezeExcite, captured, seeded
 from scipy.signal import correlate
 from torch import nn
 
-from fxopt import registry
 from fxopt.ir.alias_analysis import make_functional
 from fxopt.ir.cost import cost
 from fxopt.ir.shape_inference import derive_shapes
-from fxopt.pass_manager.block_entry import Samples
-from fxopt.pass_manager.step import tidy
 from fxopt.passes.blocks.entries.grouped import co_cluster
 from fxopt.passes.blocks.find_blocks import find_blocks
-
-
-def entry(name, **options):
-    return registry.get("block", name)(**options)
-
-
-def double(net, *shape):
-    """The program of a module in float64, and an input."""
-    x = torch.randn(*shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return captured(net.double(), *shape, dtype=torch.float64), x
-
-
-def built(form, program, samples=None):
-    twin = program.copy()
-    assert form.build(twin, samples) is None
-    tidy(twin)
-    derive_shapes(twin)
-    return twin
-
-
-def samples_of(program, x):
-    return Samples(x, program(x))
 
 
 def block(net, kind, *shape):
@@ -47,10 +25,6 @@ def block(net, kind, *shape):
     (found,) = [b for b in find_blocks(program).blocks if b.kind == kind]
     x = torch.randn(7, *found.program.inputs()[0].meta["val"].shape[1:], generator=torch.Generator().manual_seed(5))
     return found.program, x
-
-
-def error(a, b):
-    return float((a - b).norm() / a.norm())
 
 
 CONVOLUTIONS = {
@@ -127,6 +101,25 @@ def test_a_bottleneck_starts_as_the_tucker_form_of_its_samples():
     assert error(program(3 * x), twin(3 * x)) > 1e-3  # and is not linear
 
 
+@pytest.mark.parametrize("changed", [{}, {"stride": 2, "bias": False}, {"padding": "same"}])
+def test_an_inverted_bottleneck_starts_as_the_cp_form_of_its_samples(changed):
+    conv = seeded(nn.Conv2d, 6, 8, 3, **({"padding": 1} | changed)).double()
+    program, x = double(conv, 4, 6, 7, 7)
+    twin = built(entry("inverted_bottleneck", expansion=1.0), program, samples_of(program, x))
+    summed = seeded(nn.Conv2d, 6, 8, 3, **({"padding": 1} | changed)).double()
+    with tensorly.backend_context("pytorch"):
+        found = tensorly.decomposition.parafac(
+            conv.weight.detach().flatten(2), 6, n_iter_max=50, tol=1e-6, random_state=0
+        )
+        summed.weight.data = tensorly.cp_to_tensor(found).reshape(conv.weight.shape)
+    assert 0.1 < error(program(x), twin(x)) <= error(program(x), summed(x)) < 1, "the last layer is refitted"
+    twice = built(entry("inverted_bottleneck", expansion=2.0), program, samples_of(program, x))
+    pixels = int(np.prod(program(x).shape[2:]))
+    assert cost(twice).macs == 7 * 7 * 6 * 12 + pixels * (9 * 12 + 12 * 8)
+    assert error(program(x), twice(x)) < 0.9 * error(program(x), twin(x))
+    assert error(3 * twin(x), twin(3 * x)) > 1e-3  # and is not linear
+
+
 def test_a_grouped_convolution_finds_the_blocks_of_a_shuffled_block_diagonal_weight():
     conv = seeded(nn.Conv2d, 8, 12, 3, padding=1).double()
     generator = torch.Generator().manual_seed(0)
@@ -193,6 +186,32 @@ def test_attention_whose_scores_are_equal_is_the_mean_of_its_values(fused, packe
     assert cost(twin).macs < cost(program).macs
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_attention_that_reads_positions_alone_is_fixed(fused, packed):
+    """Queries and keys of the last three channels, which are the same for all inputs: an error in the scale or the axis shows."""
+    net = seeded(Attention, fused=fused, packed=packed)
+    for layer in [net.qkv] if packed else [net.q, net.k]:
+        layer.weight.data[:16, :5] = 0
+        layer.weight.data[:16, 5:] *= 4
+    program, x = block(net, "attention", 2, 5, 8)
+    x[:, :, 5:] = x[0, :, 5:]
+    twin = built(entry("fixed_attention"), program, samples_of(program, x))
+    assert error(program(x), twin(x)) < 1e-5
+    assert error(program(x), built(entry("average_attention"), program)(x)) > 1e-2
+    assert cost(twin).macs < cost(program).macs
+
+
+def test_fixed_attention_is_the_mean_of_the_weights_of_samples():
+    net = seeded(Attention)
+    program, x = block(net, "attention", 2, 5, 8)
+    twin = built(entry("fixed_attention"), program, samples_of(program, x))
+    q, k = (layer(x).view(7, 5, 2, 4).transpose(1, 2) for layer in (net.q, net.k))
+    mean = torch.nn.functional.scaled_dot_product_attention(q, k, torch.eye(5).expand(7, 2, 5, 5)).mean(0)
+    (stored,) = (t for t in twin.tensors().values() if t.shape == (2, 5, 5))
+    assert torch.allclose(stored, mean, atol=1e-6)
+
+
 def test_attention_loses_a_head_that_gives_nothing():
     net = seeded(Attention)
     net.out.weight.data[:, 4:] = 0
@@ -238,6 +257,11 @@ def test_a_cheaper_activation_stands_where_one_is_not_cheap():
         ("smaller_kernel", nn.Conv2d(4, 4, 3), "needs samples"),
         ("low_rank_chain", nn.Conv2d(4, 4, 1), "form channel alone"),
         ("bottleneck", nn.Conv2d(4, 4, 3), "needs samples"),
+        ("inverted_bottleneck", nn.Conv2d(4, 4, 3), "needs samples"),
+        ("inverted_bottleneck", nn.Conv2d(4, 4, 1), "one pixel"),
+        ("ghost", nn.Conv2d(4, 4, 1), "needs samples"),
+        ("ghost", nn.Conv2d(4, 3, 1), "no multiple of 2"),
+        ("ghost", nn.Linear(5, 4), "is no convolution"),
     ],
 )
 def test_an_entry_that_does_not_apply_says_why(name, net, reason):
