@@ -12,6 +12,8 @@ from fxopt.automl.rungs import Rung
 from fxopt.automl.study import Study
 from fxopt.automl.until import Until
 
+_OF_THE_MODEL = ("given", "shipped")
+"""Presets that were written for the model: they are trained however long it takes."""
 _SLACK = 0.05
 """How far beyond a limit of latency, as a logarithm, a recipe may be to be timed again at the end."""
 
@@ -40,7 +42,7 @@ class Judge:
             return "limit", missed
         if rung.compares and not self._exempt and not self._promoted(at):
             return "behind", f"not among the best at {rung.name}"
-        if not self._until.has_time_for(self._seconds_of_next(at), at_any_price=self._record.preset is not None):
+        if not self._until.has_time_for(self._seconds_of_next(at), at_any_price=self._record.preset in _OF_THE_MODEL):
             return "time", f"training for {self._rungs[at + 1].epochs} epochs takes too much of the time"
         if rung.name == "speed" and (better := self._better()) is not None:
             return "behind", f"the same passes are better on {better.backend}"

@@ -141,8 +141,9 @@ def test_training_that_takes_a_large_part_of_the_time_is_not_begun(tmp_path):
     assert "20 epochs" in asked.reason
     (asked,) = run(tmp_path / "long", apart, Until(now + 600, 1, 600.0), [preset(SHIPPED)])
     assert asked.why == "done"
-    (drawn,) = run(tmp_path / "other", apart, Until(now + 600, 1, 600.0), [preset(SHIPPED, name=None)])
-    assert (drawn.why, list(drawn.spent)[-1]) == ("time", "train-9")
+    for name in (None, "won before"):
+        (other,) = run(tmp_path / f"{name}", apart, Until(now + 600, 1, 600.0), [preset(SHIPPED, name=name)])
+        assert (other.why, list(other.spent)[-1]) == ("time", "train-9")
 
 
 def test_what_took_too_long_is_tried_again_when_there_is_more_time(tmp_path):
