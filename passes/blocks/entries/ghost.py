@@ -17,7 +17,8 @@ from fxopt.passes.blocks.entries.layers import Layers, ungrouped_convolution
 from fxopt.passes.blocks.least_squares import output_of
 from fxopt.support.options import Tune
 
-_ROWS = 4096
+_ROWS, _VALUES = 4096, 2**20
+"""Positions that fits are made on, at most, and values at them: the work grows with the square of the channels."""
 _RIDGE = 1e-6
 _REACH = 1
 """Pixels to each side that a cheap kernel sees, of size 3 as in the paper's table 3."""
@@ -73,7 +74,7 @@ def pairwise_fits(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     around = F.pad(values, [_REACH] * 2 * dims)
     generator = torch.Generator().manual_seed(0)
     count = values.numel() // channels
-    rows = torch.randperm(count, generator=generator)[:_ROWS]
+    rows = torch.randperm(count, generator=generator)[: min(_ROWS, _VALUES // channels)]
     shifts = itertools.product(range(2 * _REACH + 1), repeat=dims)
     cut = (
         around[(slice(None), slice(None), *(slice(s, s + n) for s, n in zip(shift, values.shape[2:], strict=True)))]

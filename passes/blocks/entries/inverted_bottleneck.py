@@ -20,7 +20,7 @@ def inverted_bottleneck(
     block: Program,
     samples: Samples | None,
     *,
-    expansion: Annotated[float, Gt(0), Tune(choices=(1.0, 2.0, 4.0))] = 2.0,
+    expansion: Annotated[float, Gt(0), Tune(choices=(1.0, 2.0))] = 2.0,
 ) -> str | None:
     """A pointwise convolution to more channels, a depthwise one, ReLU, and a pointwise one back.
 
