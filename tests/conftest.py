@@ -1,5 +1,6 @@
 """Shared by all tests: two threads, equal seeds, hypothesis without chance, goldens as text."""
 
+import gc
 import hashlib
 import os
 import random
@@ -41,6 +42,13 @@ def pytest_collection_modifyitems(items):
     # test_docs takes minutes, and no worker should be left alone with it; tests of the command line raise signals in this
     # process, which native runtimes that other tests have loaded may answer in their own way
     items.sort(key=lambda item: ("test_docs" not in item.nodeid, "tests/cli/" not in item.nodeid))
+
+
+def pytest_collection_finish():
+    """What is there now stays to the end, and need not be looked through for garbage, of which tests make much."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.hookimpl(tryfirst=True)

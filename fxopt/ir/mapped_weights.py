@@ -8,6 +8,7 @@ file, which the system may drop and read again, and a write goes to a page of on
 from __future__ import annotations
 
 import bisect
+import functools
 import mmap
 import os
 from dataclasses import dataclass
@@ -32,20 +33,21 @@ class _Mapping:
 
 
 class MappedFiles:
-    """The files that are mapped into this process now."""
-
-    def __init__(self) -> None:
-        lines = _TABLE.read_text().splitlines() if _TABLE.exists() else []
-        self._mappings = sorted(filter(None, map(_read, lines)), key=lambda mapping: mapping.start)
-        self._starts = [mapping.start for mapping in self._mappings]
+    """The files that are mapped into this process when the first weight is looked up."""
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """A copy of a weight that is a mapped part of a file; None for any other, and for one that was written into.
 
-        The file must stay as it is while the copy is in use, as for the weight itself.
+        So it is for one smaller than a page, of which a mapping would take one. The file must stay as it is while the copy
+        is in use, as for the weight itself.
         """
         size = tensor.numel() * tensor.itemsize
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided or not size or not _is_dense(tensor):
+        if (
+            size < mmap.PAGESIZE
+            or tensor.device.type != "cpu"
+            or tensor.layout != torch.strided
+            or not _is_dense(tensor)
+        ):
             return None
         mapping = self._at(tensor.data_ptr(), size)
         if mapping is None:
@@ -73,11 +75,15 @@ class MappedFiles:
             copy = torch.nn.Parameter(copy, tensor.requires_grad)
         return copy if same else None
 
+    @functools.cached_property
+    def _lines(self) -> list[str]:
+        """The kernel's table, by address; a process has thousands, of which few are read."""
+        return _TABLE.read_text().splitlines() if _TABLE.exists() else []
+
     def _at(self, address: int, size: int) -> _Mapping | None:
-        place = bisect.bisect_right(self._starts, address) - 1
-        if place < 0 or address + size > self._mappings[place].end:
-            return None
-        return self._mappings[place]
+        place = bisect.bisect_right(self._lines, address, key=_start) - 1
+        mapping = _read(self._lines[place]) if place >= 0 else None
+        return mapping if mapping is not None and address + size <= mapping.end else None
 
 
 def mapped_again(program: Program) -> dict[int, torch.Tensor]:
@@ -88,6 +94,10 @@ def mapped_again(program: Program) -> dict[int, torch.Tensor]:
         if id(tensor) not in copies and (copy := files.copy(tensor)) is not None:
             copies[id(tensor)] = copy
     return copies
+
+
+def _start(line: str) -> int:
+    return int(line.partition("-")[0], 16)
 
 
 def _read(line: str) -> _Mapping | None:

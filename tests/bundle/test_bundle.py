@@ -770,6 +770,7 @@ def test_integers_on_a_processor_that_has_the_instruction_and_on_one_that_lacks_
     assert "raspberry_pi_5" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_cross_compiler")
 def test_another_machine_is_not_this_one_with_a_flag(emulated_root, device_wheels, tmp_path):
     """All that is in the file is of the target's architecture."""

@@ -7,6 +7,7 @@ any version of fxopt.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
@@ -61,8 +62,13 @@ def prepare(folder: Path) -> None:
 
     import fxopt.driver.build
     import fxopt.testing  # noqa: F401
+    from fxopt import registry
 
     torch.set_num_threads(1)
+    for name in registry.names("pass"):
+        registry.get("pass", name)
+    with contextlib.redirect_stderr(None):  # what a command imports and works out is there for each fork then
+        _run_in_this_process("bench", "no such folder")
     child = os.fork()
     if child == 0:
         code = 1
@@ -120,18 +126,24 @@ def _become(words: tuple[str, ...], errors: int) -> None:
         os.setpgid(0, 0)
         os.dup2(errors, 2)
         os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-        sys.argv = ["fxopt", *words]
-        from fxopt.cli.main import main
-
-        main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        code = _run_in_this_process(*words)
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _run_in_this_process(*words: str) -> int:
+    """``fxopt WORDS``; its exit code."""
+    from fxopt.cli.main import main
+
+    sys.argv = ["fxopt", *words]
+    try:
+        main()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    return 0
 
 
 def _wait(child: int, seconds: float) -> int | None:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import sys
 from collections.abc import Sequence
@@ -88,10 +89,13 @@ def is_random(case: Case) -> bool:
 
 def refusal(case: Case, backend: Backend) -> str | None:
     """Why a backend does not take a case, once it has it in its own form; None if it does."""
+    return _refusal(case.text, backend)
+
+
+@functools.cache
+def _refusal(text: str, backend: Backend) -> str | None:
     target = find_target("host")
-    legal = Pipeline.parse(backend.legalize()).run(
-        parse_program(case.text), watchers=(), target=target, backend=backend
-    )
+    legal = Pipeline.parse(backend.legalize()).run(parse_program(text), watchers=(), target=target, backend=backend)
     nodes = [node for node in legal.program.graph.nodes if node.op == "call_function"]
     return next((reason for node in nodes if (reason := backend.refuses(node))), None)
 

@@ -6,6 +6,8 @@ found as well as one which claims too much.
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from cases.coupling_cases import CASES, Case
@@ -57,9 +59,11 @@ class Call:
         return self.node.target(x.clone(), *args, **fx.map_arg(self.node.kwargs, self.values.get))
 
 
-CALLS = [
-    call for call in map(Call, CASES) if op_name(call.node) in TABLE and call.floats and family(call.node) != "random"
-]
+@functools.cache
+def calls():
+    """Those of the cases that are about floats; seconds to make, and not of the collection."""
+    made = map(Call, CASES)
+    return [c for c in made if op_name(c.node) in TABLE and c.floats and family(c.node) != "random"]
 
 
 def same(got, want):
@@ -208,11 +212,11 @@ def has_number(call):
 
 @pytest.mark.parametrize("trait", DEFINITIONS, ids=lambda t: t.name)
 def test_an_op_with_a_trait_meets_its_definition(trait):
-    calls = [call for call in CALLS if claims(call, trait)]
+    claiming = [call for call in calls() if claims(call, trait)]
     if trait is Trait.HOMOGENEOUS:
-        calls = [call for call in calls if not has_number(call)]
-    assert calls
-    assert [call.text for call in calls if not DEFINITIONS[trait](call)] == []
+        claiming = [call for call in claiming if not has_number(call)]
+    assert claiming
+    assert [call.text for call in claiming if not DEFINITIONS[trait](call)] == []
 
 
 @pytest.mark.parametrize("trait", CURVES, ids=lambda t: t.name)
@@ -221,7 +225,7 @@ def test_a_function_of_one_number_without_a_trait_breaks_its_definition(trait):
     for name, row in TABLE.items():
         if trait is not Trait.ELEMENTWISE and Trait.ELEMENTWISE not in row.traits:
             continue
-        tried = [call for call in CALLS if op_name(call.node) == name and is_function(call)]
+        tried = [call for call in calls() if op_name(call.node) == name and is_function(call)]
         copies = row.traits & (Trait.SAME_VALUE | Trait.DROPOUT) and trait in (Trait.IDEMPOTENT, Trait.KEEPS_FORM)
         if trait not in row.traits and not copies and tried and all(map(DEFINITIONS[trait], tried)):
             missing.add(name)
@@ -237,7 +241,7 @@ def is_function(call):
 def test_every_op_with_a_trait_that_takes_floats_was_called():
     integers = {name for name in TABLE if name.startswith(("aten.bitwise_", "aten.__"))}
     elsewhere = integers | {"aten.where.Scalar", "getitem"} | set(named(Trait.READS_FORM_ONLY))
-    assert {n for n, row in TABLE.items() if row.traits} - {op_name(call.node) for call in CALLS} == elsewhere
+    assert {n for n, row in TABLE.items() if row.traits} - {op_name(call.node) for call in calls()} == elsewhere
 
 
 def test_every_row_names_an_op_of_torch():
@@ -250,7 +254,7 @@ def test_every_row_names_an_op_of_torch():
 
 
 def test_bounds_are_those_of_a_clamp():
-    clamps = [call for call in CALLS if TABLE[op_name(call.node)].bounds]
+    clamps = [call for call in calls() if TABLE[op_name(call.node)].bounds]
     assert {op_name(call.node) for call in clamps} == {name for name, row in TABLE.items() if row.bounds}
     for call in clamps:
         low, high = bounds(call.node)
@@ -277,7 +281,7 @@ def test_a_reshape_to_its_own_shape_is_the_value_itself(name):
 
 def test_only_ops_bound_to_strides_refuse_a_transposed_operand():
     refusing = set()
-    for call in CALLS:
+    for call in calls():
         x = call.values[call.floats[0]]
         if family(call.node) in ("layout", "copy", "pick") and x.dim() > 1:
             call.values[call.floats[0]] = x.mT.contiguous().mT
