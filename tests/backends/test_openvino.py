@@ -311,7 +311,7 @@ def test_what_a_small_constant_is_expanded_to_is_not_stored(tmp_path):
     artifact, _ = _lower(capture(net, args), tmp_path)
     assert (tmp_path / "model.bin").stat().st_size < 4 * (1024 + 16 * 512) + 1024
     for want, got in zip(net(*args), artifact(*args), strict=True):
-        assert relative_error([want], [torch.from_numpy(got)]) < 1e-5
+        assert relative_error(want, torch.as_tensor(got)) < 1e-5
 
 
 def test_values_that_are_quantized_are_found_in_the_file_by_the_programs_names(quantized, built, tmp_path):
