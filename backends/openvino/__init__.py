@@ -2,6 +2,8 @@
 
 backend.py   the backend and its options
 convert.py   program to a reproducible OpenVINO model
+shorten.py   the model in fewer layers that say the same
+keep_small.py  what is not computed beforehand, as it would take more bytes
 kernels.py   what the runtime's optimizer made of it
 values.py    stored int8 weights, and quantized values as outputs
 runtime.py   loading and running, without torch and onnx

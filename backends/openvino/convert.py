@@ -9,6 +9,7 @@ from typing import Any
 
 from fxopt.backends.onnx.export import export
 from fxopt.backends.openvino.runtime import new_core, reason_of
+from fxopt.backends.openvino.shorten import shorten
 from fxopt.errors import BackendError
 from fxopt.ir.program import Program
 from fxopt.support.resources import resource_error
@@ -41,7 +42,7 @@ def convert(program: Program, path: Path) -> tuple[dict[str, str], dict[str, str
         except Exception as error:
             raise BackendError(_refusal(error, origins)) from error
         origins |= _origins_of_outputs(between, origins)
-        _name_by_position(model)
+        shorten(model)
         _save(model, path)
     return origins, nodes
 
@@ -58,14 +59,6 @@ def _save(model: Any, path: Path) -> None:
         if full := resource_error(error, path.parent, needed=weights - written):  # its streams tell no reason
             raise full from error
         raise BackendError(f"OpenVINO cannot write {path.name}: {reason_of(error)}") from error
-
-
-def _name_by_position(model: Any) -> None:
-    """Rename what has no name of its own: OpenVINO numbers such nodes through the whole process."""
-    model.set_friendly_name("model")
-    for i, node in enumerate(model.get_ordered_ops()):
-        if node.get_friendly_name() == node.get_name():
-            node.set_friendly_name(f"{node.get_type_name()}/{i}")
 
 
 def _refusal(error: Exception, origins: dict[str, str]) -> str:

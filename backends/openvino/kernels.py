@@ -9,17 +9,22 @@ from typing import Any
 from fxopt.backends.openvino.runtime import compile_model, new_core
 from fxopt.backends.openvino.values import stored_operand
 
-_CONTRACTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
+_CONTRACTIONS = {
+    "Convolution": 1, "GroupConvolution": 1, "ConvolutionBackpropData": 1, "GroupConvolutionBackpropData": 1, "MatMul": 1,
+    "ScaledDotProductAttention": 2,
+}  # fmt: skip
+"""Kinds of nodes with how many products each computes."""
 _INTEGERS = ("i8", "u8", "i4", "u4")
 
 
 def kernel_facts(path: Path, chosen: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
     """Facts about the compiled form of the model ``path``.
 
-    ``precisions``: how many convolutions and matrix products compute in each precision, ``i8`` for signed and unsigned
-    bytes; ``integer_contractions`` and ``float_contractions`` are their sums. ``dequantized_at_run_time``: every
-    convolution or matrix product whose weight is stored in integers and that computes in float after all, with where it
-    comes from. ``nodes``: kinds of nodes with their number. Raises BackendError where OpenVINO refuses the model.
+    ``precisions``: how many convolutions and matrix products, two of them for attention, compute in each precision, ``i8``
+    for signed and unsigned bytes; ``integer_contractions`` and ``float_contractions`` are their sums.
+    ``dequantized_at_run_time``: every convolution or matrix product whose weight is stored in integers and that computes in
+    float after all, with where it comes from. ``nodes``: kinds of nodes with their number. Raises BackendError where
+    OpenVINO refuses the model.
     """
     runtime = compile_model(path, chosen).get_runtime_model().get_ordered_ops()
     executed = {name: node for node in map(_facts, runtime) for name in node["originalLayersNames"].split(",")}
@@ -34,7 +39,7 @@ def kernel_facts(path: Path, chosen: dict[str, Any], origins: dict[str, str]) ->
             continue  # computed from constants
         # the kernel's name ends in what it reads: the runtimePrecision of a layer may be that of its weight alone
         precision = found["primitiveType"].rpartition("_")[2].lower()
-        precisions[precision] += 1
+        precisions[precision] += _CONTRACTIONS[node.get_type_name()]
         stored = _stored_as(node)
         if precision != "i8" and stored is not None:
             origin = next((origins[name] for name in names if name in origins), f"{node.get_type_name()} {names[0]}")

@@ -46,28 +46,16 @@ def stored_operand(node: Any) -> Any | None:
 def expose(path: Path, names: Sequence[str], out: Path) -> list[str]:
     """Write the model ``path`` to ``out`` with what the codes called ``names`` stand for behind its outputs, as float32.
 
-    Not the codes: OpenVINO takes a value for quantized whose codes nothing else reads. Returns the names that it has.
+    Not the codes, which a ``FakeQuantize`` does not give: the numbers have their names. Returns the names that it has.
     """
     import openvino
 
     model = new_core().read_model(path)
-    codes = {
+    real = {
         name: output for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()
     }
-    real = {name: _dequantized(codes[name]) for name in names if name in codes}
-    present = [name for name in names if real.get(name) is not None]
+    present = [name for name in names if name in real]
     for name in present:
         model.add_outputs(real[name])
     openvino.save_model(model, out, compress_to_fp16=False)
     return present
-
-
-def _dequantized(codes: Any) -> Any | None:
-    """The output that holds the numbers of ``codes``: behind a cast, the zero point where there is one, and the scale."""
-    while codes.get_node().get_type_name() != "Multiply":
-        readers = (value.get_node() for value in codes.get_target_inputs())
-        reader = next((n for n in readers if n.get_type_name() in ("Convert", "Subtract", "Multiply")), None)
-        if reader is None:
-            return None
-        codes = reader.output(0)
-    return codes

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from cases.manifests import bare_manifest, built_alone
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture
 from fxopt.backend import find_backend
 from fxopt.backends.openvino import Openvino
-from fxopt.backends.openvino.runtime import MODEL_FILE, compile_model, native_precisions
+from fxopt.backends.openvino.runtime import MODEL_FILE, compile_model, make_runner, native_precisions
 from fxopt.driver.build import build
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError, OptionError, UnknownNameError, UsageError
@@ -277,6 +279,66 @@ def test_the_model_keeps_its_weights_whole_and_holds_no_path_of_the_machine(conv
     assert "test_openvino.py" not in text
     stem = dict(conv.module.named_parameters())["stem.weight"].detach().numpy()
     assert stem.tobytes() in (in_float[0].folder / "model.bin").read_bytes()
+
+
+def test_the_file_says_in_as_few_layers_as_openvino_has_for_it(quantized, built):
+    """A value that is quantized is one layer, a weight its codes, a cast and a scale; nothing computes shapes or zeros."""
+    layers = ElementTree.parse(built[0].folder / MODEL_FILE).findall("./layers/layer")
+    kinds = Counter(layer.get("type") for layer in layers)
+    weights = len(list(quantized.find("aten.conv2d", "aten.linear")))
+    assert kinds["FakeQuantize"] == len(list(quantized.find("quantized_decomposed.quantize_per_tensor")))
+    assert kinds["Convert"] == kinds["Multiply"] == weights
+    assert not kinds.keys() & {"Subtract", "ShapeOf", "Broadcast", "VariadicSplit"}
+    stored = [part for layer in layers for part in layer.iterfind("data") if layer.get("type") == "Const"]
+    by_dtype = Counter(part.get("element_type") for part in stored)
+    assert (by_dtype["i8"], by_dtype["i32"]) == (weights, 0), "weights in codes, biases as they are added"
+
+
+def test_what_a_small_constant_is_expanded_to_is_not_stored(tmp_path):
+    """Converters compute what depends on constants alone, whatever it takes: here 4 MB from 4 kB, and 2 MB from nothing."""
+
+    class Expands(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.row, self.tied = nn.Parameter(torch.randn(1024)), nn.Parameter(torch.randn(16, 512))
+
+        def forward(self, x, tokens):
+            words = F.embedding(tokens, self.tied)
+            return x * self.row.expand(512, 1024) + torch.ones(512, 1024).tril(), words @ self.tied.T
+
+    args = (torch.randn(1, 512, 1024), torch.tensor([[3, 1]]))
+    net = Expands().eval()
+    artifact, _ = _lower(capture(net, args), tmp_path)
+    assert (tmp_path / "model.bin").stat().st_size < 4 * (1024 + 16 * 512) + 1024
+    for want, got in zip(net(*args), artifact(*args), strict=True):
+        assert relative_error(want, torch.as_tensor(got)) < 1e-5
+
+
+def test_values_that_are_quantized_are_found_in_the_file_by_the_programs_names(quantized, built, tmp_path):
+    """A name handed to another value, or lost, would leave kernels unchecked, or compared with what they do not make."""
+    codes = list(quantized.find("quantized_decomposed.quantize_per_tensor"))
+    names = [node.name for node in codes]
+    assert Openvino().expose(quantized, host(), built[0].folder, names, tmp_path) == names
+    out = make_runner(tmp_path / MODEL_FILE, Openvino().properties())([quantized.args[0].numpy()])
+    seen: dict[str, torch.Tensor] = {}
+
+    class Watched(fx.Interpreter):
+        def run_node(self, n):
+            seen[n.name] = super().run_node(n)
+            return seen[n.name]
+
+    Watched(quantized.module, graph=quantized.graph).run(*quantized.args)
+    for node, real in zip(codes, out[1:], strict=True):
+        off = np.abs(real - seen[next(iter(node.users)).name].numpy())
+        assert off.max() <= 1.01 * node.args[1], "no more than a code"
+        assert (off > node.args[1] / 2).mean() < 0.05, "where the kernel rounds a tie otherwise"
+
+
+def test_a_second_build_in_a_process_has_the_same_bytes(quantized, built, tmp_path):
+    """OpenVINO numbers nodes through the whole process, and names those without a name by these numbers."""
+    again, _ = _lower(quantized, tmp_path)
+    for name in ("model.xml", "model.bin"):
+        assert (again.folder / name).read_bytes() == (built[0].folder / name).read_bytes()
 
 
 # ---- options -------------------------------------------------------------------------------------------------------
