@@ -157,10 +157,15 @@ def family(node: fx.Node) -> str | None:
 
 def _drops(node: fx.Node) -> bool:
     """Whether the arguments ask for dropout: of dropout itself, of a recurrent layer in training, of attention."""
-    if not hasattr(node.target, "_schema"):
+    if not _has_dropout(node.target):
         return False
     call = arguments(node)
     return bool(call.get("dropout_p") or (call.get("train") and call.get("p", call.get("dropout"))))
+
+
+@functools.cache
+def _has_dropout(target: Any) -> bool:
+    return hasattr(target, "_schema") and not _defaults(target).keys().isdisjoint(("dropout_p", "train"))
 
 
 def updates_statistics(node: fx.Node) -> bool:

@@ -12,6 +12,7 @@ An op is written without its overload where that is ``default``. :mod:`fxopt.ir.
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
 import sys
@@ -40,10 +41,16 @@ def op_name(node: fx.Node) -> str:
 def target_name(target: Any) -> str:
     """Name of what a node with this target calls."""
     if isinstance(target, torch._ops.OpOverload):
-        return str(target).removesuffix(".default")
+        return _overload_name(target)
     if target is operator.getitem:
         return "getitem"
     return getattr(target, "__name__", str(target))
+
+
+@functools.cache
+def _overload_name(target: torch._ops.OpOverload) -> str:
+    """torch puts the text together anew each time that it is asked for it."""
+    return str(target).removesuffix(".default")
 
 
 def type_text(value: Any, dims: dict[str, str] | None = None) -> str:

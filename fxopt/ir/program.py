@@ -289,13 +289,14 @@ class Program:
         for name, old in known.items():
             if id(old) in new:
                 path, _, leaf = name.rpartition(".")
-                owner = self.module.get_submodule(path)
+                owner = _attribute(self.module, path) if path else self.module
                 store: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
                 store[leaf] = new[id(old)]
-        for node in self.graph.nodes:
-            was = known.get(str(node.target)) if node.op == "get_attr" else None
+        mode = self._fake_mode()
+        for node in self.graph.find_nodes(op="get_attr"):
+            was = known.get(str(node.target))
             if was is not None and id(was) in new and new[id(was)].shape != was.shape:
-                node.meta["val"] = self._fake(new[id(was)])
+                node.meta["val"] = fake_like(mode, new[id(was)]) if mode is not None else None
 
     def _store(self, name: str, tensor: torch.Tensor, learned: bool = True) -> None:
         path, _, leaf = name.rpartition(".")
@@ -312,8 +313,12 @@ class Program:
         else:
             owner.register_buffer(leaf, tensor)
 
+    def _fake_mode(self) -> FakeTensorMode | None:
+        inputs = (node for node in self.graph.nodes if node.op == "placeholder")  # the first nodes of a graph
+        return next((n.meta["val"].fake_mode for n in inputs if hasattr(n.meta.get("val"), "fake_mode")), None)
+
     def _fake(self, tensor: torch.Tensor) -> Any:
-        mode = next((n.meta["val"].fake_mode for n in self.inputs() if hasattr(n.meta.get("val"), "fake_mode")), None)
+        mode = self._fake_mode()
         return fake_like(mode, tensor) if mode is not None else None
 
     # ---- editing -----------------------------------------------------------------------------------------------
@@ -398,9 +403,13 @@ def fake_of(mode: FakeTensorMode, tensor: torch.Tensor, dtype: torch.dtype) -> F
 
 def _attribute(module: torch.nn.Module, name: str) -> Any:
     value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+    *path, leaf = name.split(".")
+    for part in path:
+        value = value._modules.get(part) or getattr(value, part)
+    for table in (value._parameters, value._buffers, value._modules):  # quicker than by getattr, which looks there last
+        if (found := table.get(leaf)) is not None:
+            return found
+    return getattr(value, leaf)
 
 
 def _has(module: torch.nn.Module, name: str) -> bool:

@@ -67,7 +67,7 @@ def _table(sweep: Sweep, contraction: Contraction) -> tuple[_Ints, _Ints, NDArra
     for inner in (1, 0):
         places, blocks = np.unique(rows[:, inner]), np.unique(rows[:, 1 - inner])
         if len(places) * len(blocks) == len(rows) and (rows[: len(places), 1 - inner] == rows[0, 1 - inner]).all():
-            zero = contraction.blocks((weight.detach() != 0).float()).amax(1).flatten().numpy() == 0
+            zero = contraction.blocks((weight.detach() != 0).float()).amax((1, 3)).flatten().numpy() == 0
             order = rows[: len(places), inner]
             return rows[:: len(places), 1 - inner], order, zero.reshape(len(blocks), len(places))
     return None

@@ -25,8 +25,9 @@ def candidates(
     Without ``units``, the larger is taken of the factors of one dim: heads or head dims, groups or channels in a group.
     """
     groups = [g for g in find_groups(sweep) if len(g.atoms) > 1]
-    names = {place.weight for group in groups for place in group.places} | set(program.tensors())
-    check_patterns((*keep, *only), names, who)
+    if keep or only:
+        names = {place.weight for group in groups for place in group.places} | set(program.tensors())
+        check_patterns((*keep, *only), names, who)
     chosen = [g for g in groups if g.unit in units] if units else list(_larger_factors(groups))
     for group in chosen[:] if keep or only else ():
         producers = {p.weight for p in group.places if not p.consumes}
@@ -51,17 +52,18 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def _larger_factors(groups: list[Group]) -> Iterator[Group]:
-    owner = {int(atom): i for i, group in enumerate(groups) for atom in group.atoms}
+    if all(group.unit in _SINGLE for group in groups):
+        yield from groups
+        return
+    owner = np.full(1 + max(int(rows.max()) for group in groups for rows in group.arrays), -1)
+    for i, group in enumerate(groups):
+        owner[group.atoms] = i
     for i, group in enumerate(groups):
         if group.unit in _SINGLE:
             yield group
             continue
-        partners = {
-            owner[int(a)]
-            for p in group.places
-            for a in np.unique(p.rows[(np.isin(p.rows, group.atoms)).any(1)])
-            if int(a) in owner
-        }
+        met = [owners[(owners == i).any(1)] for owners in (owner[rows] for rows in group.arrays)]
+        partners = {j for owners in met for j in np.unique(owners).tolist() if j >= 0}
         larger = [groups[j] for j in partners - {i} if _beats(groups[j], group)]
         if not larger:
             yield group

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 Rows = NDArray[np.int64]
 """Monomials of the indices of one dim, ``[n, k]``."""
@@ -28,11 +30,17 @@ class Atoms:
         self._product = np.zeros((1, 2), np.int64)  # what an atom was bound to; a row of zeros if it is free
         self._count = 1
         self._pins: list[tuple[Rows, int]] = []
-        self.clashed = False
-        """Whether some dims were tied or pinned more than they need be, as they are made up in ways that do not fit."""
+        self._waiting: list[tuple[Rows, Rows | None, int]] = []  # dims to unite and, with None, to pin
+        self._clashed = False
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def clashed(self) -> bool:
+        """Whether some dims were tied or pinned more than they need be, as they are made up in ways that do not fit."""
+        self._settle()
+        return self._clashed
 
     def fresh(self, n: int) -> Rows:
         """Monomials of ``n`` new atoms, each index its own."""
@@ -47,39 +55,107 @@ class Atoms:
 
     def pin(self, rows: Rows, reason: int) -> None:
         """All atoms of ``rows`` must live; ``reason`` (from 1) says why and the first one stays."""
-        self._pins.append((rows, reason))
+        self._waiting.append((rows, None, reason))
 
     def pinned(self) -> NDArray[np.int64]:
         """The reason of every atom, 0 where it is free; only atoms that :meth:`resolve` returns count."""
+        self._settle()
         reasons = np.zeros(self._count, np.int64)
-        for rows, reason in self._pins:
-            atoms = np.unique(self.resolve(rows))
-            atoms = atoms[(atoms != 0) & (reasons[atoms] == 0)]
-            reasons[atoms] = reason
+        pinned = self.resolve_all([rows for rows, _ in self._pins])
+        for rows, (_, reason) in zip(reversed(pinned), reversed(self._pins), strict=True):
+            reasons[rows] = reason
+        reasons[0] = 0
         return reasons
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
     def resolve(self, rows: Rows) -> Rows:
         """The same monomials in free atoms: no atom twice in a row, no column of zeros."""
-        rows = self._roots(rows)
+        self._settle()
+        return _compact(_without_repeats(self._expanded(self._roots(rows))))
+
+    def _expanded(self, rows: Rows) -> Rows:
+        """Roots with the products that they are bound to in their place."""
         while (bound := self._product[rows, 0] != 0).any():
             width = self._product.shape[1]
             wide = np.where(bound[:, :, None], self._product[rows], 0)
             wide[:, :, 0] = np.where(bound, wide[:, :, 0], rows)
             rows = _compact(self._roots(wide.reshape(len(rows), rows.shape[1] * width)))
-        return _compact(_without_repeats(rows))
+        return rows
+
+    def resolve_all(self, arrays: Sequence[Rows]) -> list[Rows]:
+        """As :meth:`resolve` each of them; equal ones are one array."""
+        self._settle()
+        single = [rows for rows in arrays if rows.shape[1] == 1]
+        roots = self._roots(np.concatenate([np.zeros((0, 1), np.int64), *single]))
+        bound = self._product[roots[:, 0], 0] != 0
+        known: dict[tuple[int, bytes], Rows] = {}
+        found, start = [], 0
+        for rows in arrays:
+            if rows.shape[1] == 1:
+                here = slice(start, start := start + len(rows))
+                resolved = self.resolve(rows) if bound[here].any() else roots[here]
+            else:
+                resolved = self.resolve(rows)
+            found.append(known.setdefault((resolved.shape[1], resolved.tobytes()), resolved))
+        return found
 
     def _roots(self, atoms: Rows) -> Rows:
         roots = self._parent[atoms]
-        while not np.array_equal(above := self._parent[roots], roots):
-            roots = above
-        return roots
+        if ((above := self._parent[roots]) == roots).all():
+            return roots
+        while ((higher := self._parent[above]) != above).any():
+            above = higher
+        self._parent[atoms] = above  # so that the way is short the next time
+        return above
 
     # ---- learning ----------------------------------------------------------------------------------------------
 
     def unite(self, a: Rows, b: Rows, reason: int) -> None:
         """Let index i of ``a`` live exactly if index i of ``b`` does; what fits in no way is pinned with ``reason``."""
+        if a.shape[1] == b.shape[1] == 1:
+            self._waiting.append((a, b, reason))
+        else:
+            self._settle()
+            self._unite(a, b, reason)
+
+    def _settle(self) -> None:
+        """Unite and pin what waits: dims of single atoms all at once, as it makes no difference which of them is first."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        pairs = [(left, right) for left, right, _ in waiting if right is not None]
+        if pairs:
+            a, b = (self._roots(np.concatenate([pair[side][:, 0] for pair in pairs])) for side in (0, 1))
+            if a.all() and b.all() and self._join_all(a, b):
+                pairs = []
+        for left, right, reason in waiting:
+            if right is None:
+                self._pins.append((left, reason))
+            elif pairs:
+                self._unite(left, right, reason)
+
+    def _join_all(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> bool:
+        """Join single atoms, each class of which gets the product that one of them is bound to; False where that is not all.
+
+        It is not where two of a class are bound, whose products are to be united, or where a product would hold itself.
+        """
+        atoms, where = np.unique(np.concatenate([a, b]), return_inverse=True)
+        bound = self._product[atoms, 0] != 0
+        if bound.any():
+            left, right = where.reshape(2, -1)
+            edges = coo_matrix((np.ones(len(left)), (left, right)), shape=(len(atoms), len(atoms)))
+            label = connected_components(edges, directed=False)[1]
+            counts = np.bincount(label[bound], minlength=len(atoms))
+            joined = atoms[~bound & (counts[label] == 1)]
+            if (counts > 1).any() or np.isin(joined, self._expanded(_one(atoms[bound]))).any():
+                return False
+        self._join(a, b)
+        roots = self._roots(atoms[bound])
+        self._product[roots] = self._product[atoms[bound]]
+        return True
+
+    def _unite(self, a: Rows, b: Rows, reason: int) -> None:
         for _ in range(_ROUNDS):
             a, b = self._rest(a, b)
             if len(a) == 0:
@@ -87,7 +163,7 @@ class Atoms:
             counts = np.count_nonzero(a, 1), np.count_nonzero(b, 1)
             least, most = np.minimum(*counts), np.maximum(*counts)
             if (fixed := least == 0).any():  # one side always lives
-                self.pin(np.concatenate([_one(a[fixed]), _one(b[fixed])]), reason)
+                self._pins.append((np.concatenate([_one(a[fixed]), _one(b[fixed])]), reason))
                 a, b = a[~fixed], b[~fixed]
             elif (single := most == 1).any():
                 self._join(a[single].max(1), b[single].max(1))
@@ -95,8 +171,8 @@ class Atoms:
                 self._bind_rows(a[half], b[half])
             elif not self._match(a, b):
                 break
-        self.clashed = True
-        self.pin(np.concatenate([_one(a), _one(b)]), reason)
+        self._clashed = True
+        self._pins.append((np.concatenate([_one(a), _one(b)]), reason))
 
     def _rest(self, a: Rows, b: Rows) -> tuple[Rows, Rows]:
         """Rows in which the two sides differ, without what they have in common."""
@@ -163,7 +239,7 @@ class Atoms:
                 self.pin(_one(rest), reason)
                 return _compact(major), _compact(minor)
             if not self._factor(rest):
-                self.clashed = True
+                self._clashed = True
                 first = np.broadcast_to(rest[:1] if inner >= outer else rest[:, :1], rest.shape)
                 self.unite(rest.reshape(outer * inner, -1), first.reshape(outer * inner, -1), reason)
                 tied = True
@@ -197,7 +273,13 @@ def product(outer: Rows, inner: Rows) -> Rows:
 def concatenated(parts: Sequence[Rows]) -> Rows:
     """Monomials of one dim after the other."""
     width = max(rows.shape[1] for rows in parts)
-    return np.concatenate([np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in parts])
+    if all(rows.shape[1] == width for rows in parts):
+        return np.concatenate(parts)
+    made, start = np.zeros((sum(map(len, parts)), width), np.int64), 0
+    for rows in parts:
+        made[start : start + len(rows), : rows.shape[1]] = rows
+        start += len(rows)
+    return made
 
 
 def _common(cells: NDArray[np.int64]) -> Rows:

@@ -30,7 +30,11 @@ def size_of(size: Any) -> int:
     """A size as a number; each dynamic symbol is a huge one of its own, so that equal products are equal sizes."""
     if isinstance(size, int):
         return size
-    expression = sympy.sympify(size.node.expr)
+    return _number(sympy.sympify(size.node.expr))
+
+
+@functools.cache
+def _number(expression: sympy.Expr) -> int:
     stand_ins = {s: sympy.Integer(_stand_in(str(s))) for s in expression.free_symbols}
     value = expression.xreplace(stand_ins)
     return int(value) if value.is_Integer else _stand_in(str(expression))
@@ -89,6 +93,8 @@ def rows_of(axis: Axis) -> Rows | None:
     """Monomials of every index; None where a dynamic size is part of it."""
     if length(axis) >= SYMBOLIC:
         return None
+    if len(axis) == 1 and isinstance(axis[0], np.ndarray) and axis[0].shape[1] == 1:
+        return axis[0]
     rows = np.zeros((1, 1), np.int64)
     for factor in axis:
         rows = product(rows, np.zeros((factor, 1), np.int64) if isinstance(factor, int) else factor)

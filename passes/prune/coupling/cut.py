@@ -30,15 +30,26 @@ class Cut:
     replaced: dict[fx.Node, fx.Node] = field(default_factory=dict)
     """For a node whose value is no longer what it was, the node that has it now."""
     _masks: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    _kept: dict[int, NDArray[np.int64] | None] = field(default_factory=dict)
 
     def mask(self, rows: Rows) -> NDArray[np.bool_]:
         """Which indices of a dim stay."""
+        rows = self.sweep.resolve(rows)
         if id(rows) not in self._masks:  # the sweep holds the arrays, so that no other array gets an id
-            self._masks[id(rows)] = np.asarray(self.live[self.sweep.resolve(rows)].all(1))
+            self._masks[id(rows)] = np.asarray(self.live[rows].all(1))
         return self._masks[id(rows)]
+
+    def _stays(self, rows: Rows) -> NDArray[np.int64] | None:
+        """The indices of a dim that stay; None if all do."""
+        mask = self.mask(rows)
+        if id(mask) not in self._kept:
+            self._kept[id(mask)] = None if mask.all() else np.flatnonzero(mask)
+        return self._kept[id(mask)]
 
     def kept(self, axis: Axis) -> NDArray[np.int64] | None:
         """The indices of an axis that stay; None if all do. A dim with a dynamic size inside cannot be listed."""
+        if len(axis) == 1 and isinstance(axis[0], np.ndarray):
+            return self._stays(axis[0])
         if not self.shrinks(axis):
             return None
         assert ax.length(axis) < ax.SYMBOLIC, "a dynamic size is part of it"
@@ -50,7 +61,7 @@ class Cut:
 
     def changes(self) -> bool:
         """Whether any index of any weight or value goes."""
-        return any(self.shrinks(axis) for node in self.sweep.axes for axis in self.sweep.all_axes(node))
+        return any(self._stays(rows) is not None for rows in self.sweep.arrays)
 
     def is_listed(self, axis: Axis) -> bool:
         """Whether :meth:`kept` can say which indices stay."""
@@ -58,7 +69,7 @@ class Cut:
 
     def shrinks(self, axis: Axis) -> bool:
         """Whether any index of it goes."""
-        return any(not self.mask(rows).all() for rows in ax.arrays(axis))
+        return any(self._stays(rows) is not None for rows in ax.arrays(axis))
 
     def count(self, axis: Axis) -> tuple[int, int]:
         """Indices that can go at all, before and after: fixed factors, dynamic sizes among them, are left out."""

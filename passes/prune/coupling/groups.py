@@ -43,6 +43,11 @@ class Group:
     places: tuple[WeightAxis, ...]
 
     @property
+    def arrays(self) -> list[Rows]:
+        """The monomials of all places, each array once: many places have the same."""
+        return list({id(place.rows): place.rows for place in self.places}.values())
+
+    @property
     def form(self) -> tuple[tuple[str, int, bool], ...]:
         """What the group looks like, whatever its sizes: groups of one form are isomorphic (Fang et al. 2024)."""
         users = [(op_name(next(iter(p.node.users))), p.dim, p.consumes) for p in self.places]
@@ -54,7 +59,7 @@ def places(sweep: Sweep) -> list[WeightAxis]:
     eaten = {(id(sweep.program.tensor(c.weight)), c.dim) for c in sweep.contractions if c.weight is not None}
     seen: set[int] = set()
     found = []
-    for node in sweep.program.graph.nodes:
+    for node in sweep.program.graph.find_nodes(op="get_attr"):
         tensor = sweep.program.tensor(node)
         if tensor is None or id(tensor) in seen:
             continue
@@ -72,19 +77,23 @@ def find_groups(sweep: Sweep) -> list[Group]:
     everywhere = places(sweep)
     label = _labels(sweep, free)
     by_label: dict[int, list[WeightAxis]] = {}
+    of_dim = {id(place.rows): place.rows[free[place.rows]] for place in everywhere}  # equal monomials are one array
+    numbers = {key: np.unique(label[atoms]).tolist() for key, atoms in of_dim.items()}
     for place in everywhere:
-        for number in np.unique(label[place.rows[free[place.rows]]]):
-            by_label.setdefault(int(number), []).append(place)
+        for number in numbers[id(place.rows)]:
+            by_label.setdefault(number, []).append(place)
+    every = np.unique(np.concatenate([np.zeros(0, np.int64), *of_dim.values()]))
+    every = every[np.argsort(label[every], kind="stable")]
+    sections = np.searchsorted(label[every], [list(by_label), [number + 1 for number in by_label]])
     normed = _normed(sweep)
     made = []
-    for number, where in by_label.items():
+    for (number, where), start, end in zip(by_label.items(), *sections, strict=True):
         producers = sorted((p for p in where if not p.consumes), key=lambda p: -p.rows.shape[1]) or where
         rows = producers[0].rows
         inside = rows[free[rows] & (label[rows] == number)]
         _, first = np.unique(inside, return_index=True)
-        every = {a for p in where for a in p.rows[free[p.rows] & (label[p.rows] == number)].tolist()}
         ordered = inside[np.sort(first)]
-        rest = np.array(sorted(every - set(ordered.tolist())), np.int64)
+        rest = np.setdiff1d(every[start:end], ordered)
         unit = _unit(rows, ordered)
         name = f"{producers[0].weight}[{producers[0].dim}]" + ("" if unit == "channels" else f" {unit}")
         if unit == "channels" and np.isin(ordered, normed).any():
@@ -101,6 +110,8 @@ def _normed(sweep: Sweep) -> NDArray[np.int64]:
 
 def _unit(rows: Rows, atoms: NDArray[np.int64]) -> Unit:
     """Whether the atoms are indices of their own, or blocks, or places in blocks, of a dim with these monomials."""
+    if rows.shape[1] == 1:
+        return "channels"
     inside = np.isin(rows, atoms)
     if not (np.count_nonzero(rows[inside.any(1)], 1) > 1).any():
         return "channels"

@@ -17,18 +17,19 @@ def report_leftover(program: Program, sweep: Sweep, liveness: Liveness) -> None:
     for contraction, nonzero in zip(sweep.contractions, liveness.nonzero, strict=True):
         if nonzero is None or program.tensor(contraction.weight) is None:
             continue
-        blocks, made, read = nonzero.shape
         index = sweep.resolve(contraction.rows)
+        stays = np.asarray(liveness.live[index].all(1))
+        readers = np.ones(nonzero.blocks * nonzero.rows, np.bool_)
         if contraction.weight_rows is not None:  # of what goes nothing is said, nor is it counted as a reader
             rows = sweep.resolve(contraction.weight_rows)
-            nonzero = nonzero & liveness.live[rows].all(1).reshape(blocks, made, 1)
-            fed = (nonzero & liveness.live[index].all(1).reshape(blocks, 1, read)).any(2).ravel()
-            _report(program, sweep, liveness, rows[~fed], contraction.node, "whose weights are zero")
-        _report(program, sweep, liveness, index[~nonzero.any(1).ravel()], contraction.node, "that are read as zero")
+            readers = np.asarray(liveness.live[rows].all(1))
+            fed = nonzero.reading(stays, readers)
+            _report(program, sweep, liveness, rows[readers & ~fed], contraction.node, "whose weights are zero")
+        unread = stays & ~nonzero.read(readers, stays)
+        _report(program, sweep, liveness, index[unread], contraction.node, "that are read as zero")
 
 
-def _report(program: Program, sweep: Sweep, liveness: Liveness, rows: np.ndarray, node: object, which: str) -> None:
-    staying = rows[liveness.live[rows].all(1)]
+def _report(program: Program, sweep: Sweep, liveness: Liveness, staying: np.ndarray, node: object, which: str) -> None:
     if not len(staying):
         return
     causes = Counter(int(liveness.cause[row[row != 0]].max(initial=0)) or _reader(liveness, row) for row in staying)

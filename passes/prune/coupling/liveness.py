@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt.passes.common.weight_value import weight_value
-from fxopt.passes.prune.coupling import axes as ax
-from fxopt.passes.prune.coupling.atoms import Rows
+from fxopt.passes.prune.coupling.atoms import Rows, concatenated
+from fxopt.passes.prune.coupling.nonzero import Nonzero
 from fxopt.passes.prune.coupling.sweep import Contraction, Sweep
 
 Known = Callable[[fx.Node], torch.Tensor | None]
@@ -23,25 +23,24 @@ Known = Callable[[fx.Node], torch.Tensor | None]
 class Liveness:
     """``live[atom]``, and why: ``cause[atom]`` is a reason (positive), a contraction (negative), or 0.
 
-    ``nonzero`` says of every contraction which of its weights are not zero, ``[block, row, index]``, None without any.
-    ``settled`` says that once the dead is gone, another look at the program finds nothing more.
+    ``nonzero`` says of every contraction which of its weights are not zero, None without any. ``settled`` says that once the
+    dead is gone, another look at the program finds nothing more.
     """
 
     live: NDArray[np.bool_]
     cause: NDArray[np.int64]
-    nonzero: list[NDArray[np.bool_] | None]
+    nonzero: list[Nonzero | None]
     settled: bool
 
 
 @dataclass
 class _Site:
-    """A contraction, its atoms resolved: ``nonzero[block, row, index]`` or None if every index counts."""
+    """A contraction, its atoms resolved: ``rows`` is None if all of them live, ``nonzero`` if every index counts."""
 
     index: Rows
     rows: Rows | None
-    nonzero: NDArray[np.bool_] | None
+    nonzero: Nonzero | None
     counts: NDArray[np.bool_]
-    reads_constants: bool
     seen: NDArray[np.bool_] | None = None
 
 
@@ -54,15 +53,16 @@ def liveness(sweep: Sweep, known: Known) -> Liveness:
     live = cause != 0
     live[0] = True
     sites = [_site(sweep, c, known) for c in sweep.contractions]
-    arrays = _all_arrays(sweep)
-    settled = not sweep.atoms.clashed and not any(site.reads_constants for site in sites)
+    dims = Dims([sweep.resolve(rows) for rows in sweep.arrays])
+    settled = not sweep.atoms.clashed
     while True:
         _spread(sites, live, cause)
-        left = [int(live[rows].all(1).sum()) for rows in arrays]
-        empty = next((rows for rows, n in zip(arrays, left, strict=True) if n == 0), None)
-        if empty is None:  # a dim of one index hangs on nothing, so that what it was tied to is free
-            settled &= not any(n == 1 < len(rows) for rows, n in zip(arrays, left, strict=True))
+        left = dims.count(live)
+        if left.all():  # a dim of one index hangs on nothing, so that what it was tied to is free
+            settled &= not bool(((left == 1) & (dims.lengths > 1)).any())
+            settled &= not any(_hangs_on_constants(site) for site in sites)
             return Liveness(live, cause, [site.nonzero for site in sites], settled)
+        empty = dims.arrays[int(left.argmin())]
         live[empty[(~live[empty]).sum(1).argmin()]] = True  # the one that brings back the least
 
 
@@ -81,36 +81,34 @@ def _spread(sites: list[_Site], live: NDArray[np.bool_], cause: NDArray[np.int64
 
 
 def _needed(site: _Site, live: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Indices that some row asks for which has come to life since the last time."""
+    """Indices, not all alive, that some row asks for which has come to life since the last time."""
     if site.nonzero is None:
         return site.counts
-    blocks, rows, n = site.nonzero.shape
-    alive = np.ones(blocks * rows, np.bool_) if site.rows is None else np.asarray(live[site.rows].all(1))
+    wanted = site.counts & ~live[site.index].all(1)
+    size = site.nonzero.blocks * site.nonzero.rows
+    alive = np.ones(size, np.bool_) if site.rows is None else np.asarray(live[site.rows].all(1))
     new = alive if site.seen is None else alive & ~site.seen
     site.seen = alive
-    if not new.any():
-        return np.zeros(blocks * n, np.bool_)
-    if blocks == 1:
-        read = site.nonzero[0][new].any(0)
-    else:
-        read = (site.nonzero & new.reshape(blocks, rows, 1)).any(1).ravel()
-    return read & site.counts
+    return site.nonzero.read(new, wanted) if new.any() and wanted.any() else np.zeros_like(wanted)
+
+
+def _hangs_on_constants(site: _Site) -> bool:
+    """Whether an index goes only because what is read there is known to be zero."""
+    if site.counts.all():
+        return False
+    return site.nonzero is None or site.seen is None or bool(site.nonzero.read(site.seen, ~site.counts).any())
 
 
 def _site(sweep: Sweep, c: Contraction, known: Known) -> _Site:
     index = sweep.resolve(c.rows)
     counts = np.ones(len(index), np.bool_)
-    constant = False
     for node, dim in c.operands:
         if (value := known(node)) is not None:
             counts &= _may_be_nonzero(value, dim, len(index))
-            constant = True
     if c.weight is None or c.blocks is None:
-        return _Site(index, None, None, counts, constant)
-    weight = weight_value(sweep.program, c.weight)
-    nonzero = c.blocks((weight != 0).to(torch.uint8)).numpy().astype(np.bool_)
+        return _Site(index, None, None, counts)
     rows = None if c.weight_rows is None else sweep.resolve(c.weight_rows)
-    return _Site(index, rows, nonzero, counts, constant)
+    return _Site(index, rows, Nonzero(c.blocks(weight_value(sweep.program, c.weight))), counts)
 
 
 def _may_be_nonzero(value: torch.Tensor, dim: int, n: int) -> NDArray[np.bool_]:
@@ -118,14 +116,17 @@ def _may_be_nonzero(value: torch.Tensor, dim: int, n: int) -> NDArray[np.bool_]:
     return ~zero.expand(n).numpy()
 
 
-def _all_arrays(sweep: Sweep) -> list[Rows]:
-    """The monomials of every dim of every value, each array once, resolved."""
-    found: dict[int, Rows] = {}
-    todo = list(sweep.axes.values())
-    while todo:
-        item = todo.pop()
-        if isinstance(item, list):
-            todo += item
-        else:
-            found |= {id(rows): rows for rows in ax.arrays(item)}
-    return [sweep.resolve(rows) for rows in found.values()]
+class Dims:
+    """Resolved monomials of dims, each array once, so that the indices that live are counted in all of them at once."""
+
+    def __init__(self, arrays: Iterable[Rows]) -> None:
+        self.arrays = list({id(rows): rows for rows in arrays}.values())
+        self.lengths = np.array([len(rows) for rows in self.arrays], np.int64)
+        self._rows = concatenated(self.arrays) if self.arrays else np.zeros((0, 1), np.int64)
+        self._starts = np.cumsum(self.lengths) - self.lengths
+
+    def count(self, live: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Of each array, how many indices live."""
+        if not self.arrays:
+            return self.lengths
+        return np.add.reduceat(live[self._rows].all(1), self._starts, dtype=np.int64)

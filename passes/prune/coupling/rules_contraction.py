@@ -37,7 +37,7 @@ def contract(
     others = [(ax.length(a),) if i in also else a for i, a in enumerate(axes) if i != dim % rank]
 
     def blocks(w: torch.Tensor) -> torch.Tensor:
-        return w.movedim(dim, -1).reshape(1, -1, w.shape[dim])
+        return w.movedim(dim, -1).reshape(1, -1, w.shape[dim], 1)
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         return values.reshape([-1 if i == dim % rank else 1 for i in range(rank)])

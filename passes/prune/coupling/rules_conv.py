@@ -38,12 +38,13 @@ def convolution(sweep: Sweep, node: fx.Node) -> Axes:
     kernel = (1,) * len(weight[2:])
 
     def blocks(w: torch.Tensor) -> torch.Tensor:
-        return w.flatten(2).amax(2).unflatten(0, (groups, -1))
+        return w.flatten(2).unflatten(0, (groups, -1))
 
     def spread(values: torch.Tensor) -> torch.Tensor:
-        return (
-            values.reshape(groups, -1).repeat_interleave(ax.length(weight[0]) // groups, 0).unflatten(1, (-1, *kernel))
-        )
+        blocks = values.reshape(groups, -1)
+        if groups > 1:
+            blocks = blocks.repeat_interleave(ax.length(weight[0]) // groups, 0)
+        return blocks.unflatten(1, (-1, *kernel))
 
     _convolve(sweep, node, x[at], ax.length(inner), 1, blocks, spread, weight[0])
     out = sweep.broadcast([weight[:1], bias], node)
@@ -64,7 +65,7 @@ def transposed_convolution(sweep: Sweep, node: fx.Node) -> Axes:
     out = ax.merged(group, weight[1])
 
     def blocks(w: torch.Tensor) -> torch.Tensor:
-        return w.flatten(2).amax(2).unflatten(0, (groups, -1)).transpose(1, 2)
+        return w.flatten(2).unflatten(0, (groups, -1)).transpose(1, 2)
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         return values.reshape(-1, *(1,) * (len(weight) - 1))

@@ -37,7 +37,7 @@ class Contraction:
     """A place that sums over indices ``rows``; ``operands`` are computed values with the dim that holds these.
 
     With a ``weight`` (a value that depends on weights alone), whose dim ``dim`` is summed over, ``blocks`` gives its
-    magnitudes as ``[block, row, index]``, each block having indices and rows of its own, ``spread`` gives one number
+    elements as ``[block, row, index, position]``, each block having indices and rows of its own, ``spread`` gives one number
     an index the shape that multiplies the weight, and ``weight_rows`` are the monomials of all rows, None if these
     always live. Without a weight, every index counts whose operands are not known to be zero.
     """
@@ -116,9 +116,25 @@ class Sweep:
 
     def resolve(self, rows: Rows) -> Rows:
         """Monomials in free atoms; to be asked when the sweep is done and nothing more is learned."""
+        if not self._resolved:
+            resolved = self.atoms.resolve_all(self.arrays)
+            self._resolved = {id(r): (r, found) for r, found in zip(self.arrays, resolved, strict=True)}
         if id(rows) not in self._resolved:
             self._resolved[id(rows)] = (rows, self.atoms.resolve(rows))  # held, so that no other array gets its id
         return self._resolved[id(rows)][1]
+
+    @functools.cached_property
+    def arrays(self) -> list[Rows]:
+        """The monomials of every dim of every value, each array once; to be asked when the sweep is done."""
+        found: dict[int, Rows] = {}
+        todo = list(self.axes.values())
+        while todo:
+            item = todo.pop()
+            if isinstance(item, list):
+                todo += item
+            else:
+                found |= {id(rows): rows for rows in ax.arrays(item)}
+        return list(found.values())
 
     @functools.cached_property
     def pinned(self) -> NDArray[np.int64]:

@@ -60,10 +60,16 @@ def all_rules() -> dict[str, CouplingRule]:
 
 def find_rule(node: fx.Node) -> CouplingRule | None:
     """The rule of a node's op, None if there is none."""
-    rules, name = all_rules(), op_name(node)
+    return all_rules().get(_key(op_name(node)) or f"family:{family(node)}")
+
+
+@functools.cache
+def _key(name: str) -> str | None:
+    """Under which name an op has a rule; None if it has that of its family."""
+    rules = all_rules()
     packet, _, overload = name.removeprefix("aten.").partition(".")
     twin = f"aten.{packet[:-1]}" if packet.endswith("_") else name
     for key in (name, name.rsplit(".", 1)[0] if name.count(".") > 1 else name, f"{twin}.{overload}", twin):
         if key in rules:
-            return rules[key]
-    return rules.get(f"family:{family(node)}")
+            return key
+    return None

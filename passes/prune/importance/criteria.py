@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from fxopt.passes.prune.coupling.groups import WeightAxis
 from fxopt.passes.prune.importance.activation import activation, wanda
 from fxopt.passes.prune.importance.cells_of_atoms import (
     Question,
@@ -23,14 +24,12 @@ _CHUNK = 512
 
 def l1(asked: Question) -> Iterator[Scored]:
     """Σ|w| (Li et al. 2017, section 3.1)."""
-    for place in asked.places:
-        yield summed_by_atom(place.rows, _mass(asked.weight(place).abs(), place.dim))
+    return _masses(asked, torch.abs)
 
 
 def l2(asked: Question) -> Iterator[Scored]:
     """Σw² (Fang et al. 2023, section 3.4)."""
-    for place in asked.places:
-        yield summed_by_atom(place.rows, _mass(asked.weight(place).square(), place.dim))
+    return _masses(asked, torch.square)
 
 
 def batch_norm(asked: Question) -> Iterator[Scored]:
@@ -70,11 +69,23 @@ def fpgm(asked: Question) -> Iterator[Scored]:
                 yield group.atoms, torch.cat([torch.cdist(part, cells).sum(1) for part in cells.split(_CHUNK)]).numpy()
 
 
+def _masses(asked: Question, size: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Scored]:
+    """Sums over the sizes of all elements, for one weight dim after another; a weight is gone through once for all its dims."""
+    of_weight: dict[str, list[WeightAxis]] = {}
+    for place in asked.places:
+        of_weight.setdefault(place.weight, []).append(place)
+    sums: dict[int, torch.Tensor] = {}
+    for where in of_weight.values():
+        cells = size(asked.weight(where[0]))
+        sums |= {id(place): _mass(cells, place.dim) for place in where}
+    return (summed_by_atom(place.rows, sums[id(place)]) for place in asked.places)
+
+
 def _mass(cells: torch.Tensor, dim: int) -> torch.Tensor:
     """Sums [n] over the elements of every index, none of them negative, in the order of memory."""
     before, after = tuple(range(dim)), tuple(range(1, cells.dim() - dim))
     sums = cells.sum(before) if before else cells
-    return sums.sum(after, dtype=torch.float64) if after else sums
+    return sums.sum(after) if after else sums
 
 
 def _sum(cells: torch.Tensor, dim: int) -> torch.Tensor:

@@ -118,8 +118,10 @@ def batch_norm(node: fx.Node, call: dict[str, Any], of: Of) -> Known:
         return None
     shape = node.meta["val"][0].shape if isinstance(node.meta["val"], (tuple, list)) else node.meta["val"].shape
     rank = len(shape)
-    mean, var, gamma, beta = (c.reshape(-1, *[1] * (rank - 2)) for c in (mean, var, gamma, beta))
     cells = of(call["input"])
+    if cells is None and bool(gamma.all()):
+        return None  # as of nearly every batch norm: no scale is zero
+    mean, var, gamma, beta = (c.reshape(-1, *[1] * (rank - 2)) for c in (mean, var, gamma, beta))
     scale = product(gamma, torch.rsqrt(var.double() + call["eps"]))
     result = total(product(nothing(rank) if cells is None else cells, scale), -product(mean, scale), beta)
     return [result, None, None] if isinstance(node.meta["val"], (tuple, list)) else result

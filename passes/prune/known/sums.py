@@ -87,11 +87,12 @@ def contract(a: torch.Tensor, b: torch.Tensor, length: int | None) -> Cells:
     if math.prod(a.shape[:-1]) > _ROWS:
         a = settle(a, range(a.dim() - 1))
     a, b = a.expand(*a.shape[:-1], k), b.expand(*b.shape[:-2], k, b.shape[-1])
-    reads, unknown = b != 0, a.isnan()
+    unknown = a.isnan()
     if unknown.all():
         a, unknown = a[..., :1, :], unknown[..., :1, :]
-        bad = reads.any(-2, keepdim=True)
+        bad = _any(b.mT).unsqueeze(-2)
     else:
+        reads = b != 0
         bad = (unknown.float() @ reads.float()) + ((a != 0) & ~unknown).float() @ b.isnan().float() > 0
     if bad.all():
         return None
@@ -124,8 +125,8 @@ def convolution(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
     transposed = op_name(node).startswith("aten.conv_transpose") or call.get("transposed", False)
     channels = shape[0] if transposed else shape[1] * groups
     x = of(call["input"])
-    x = nothing(rank) if x is None else settle(x, [d for d in range(rank) if d != at])
-    x = x.reshape(-1).expand(channels).reshape(groups, -1)
+    if x is not None:
+        x = settle(x, [d for d in range(rank) if d != at]).reshape(-1).expand(channels).reshape(groups, -1)
     if transposed:
         kernel = full.reshape(groups, channels // groups, shape[1], -1).transpose(1, 2)
     else:
@@ -144,15 +145,16 @@ def pads(call: dict[str, Any]) -> bool:
     return call["padding"] != "valid" and any(_list(call["padding"]))
 
 
-def _weighted(x: torch.Tensor, kernel: torch.Tensor, *, uniform: bool) -> Cells:
+def _weighted(x: Cells, kernel: torch.Tensor, *, uniform: bool) -> Cells:
     """Sums over inputs x[G, I] and weights kernel[G, O, I, K]; where positions differ (not ``uniform``), only zeros count."""
-    blocked = x.isnan() if uniform else x != 0
-    if blocked.all():
+    blocked = None if x is None else x.isnan() if uniform else x != 0
+    if blocked is None or blocked.all():
         bad = _any(kernel.flatten(2))
     else:
         bad = ((kernel != 0).any(-1) & blocked[:, None]).any(-1)
     if bad.all():
         return None
+    x = nothing(2).expand(len(kernel), kernel.shape[2]) if x is None else x
     group, output = (~bad).nonzero(as_tuple=True)
     used = kernel[group, output].double()
     value = _filled(x[group])
@@ -166,7 +168,8 @@ def _weighted(x: torch.Tensor, kernel: torch.Tensor, *, uniform: bool) -> Cells:
 def _any(cells: torch.Tensor) -> torch.Tensor:
     """Whether any along the last dim is not zero; the first few are tried before all."""
     found = (cells[..., :_FEW] != 0).any(-1)
-    found[~found] = (cells[~found] != 0).any(-1)
+    if not found.all():
+        found[~found] = (cells[~found] != 0).any(-1)
     return found
 
 

@@ -27,9 +27,10 @@ def known_values(program: Program) -> dict[fx.Node, torch.Tensor]:
     is zero. Memory that is written in place is known where no other view than the chain of writes reads it.
     """
     walk = _Walk(program)
-    for node in program.graph.nodes:
-        walk.visit(node)
-    return walk.result()
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            walk.visit(node)
+        return walk.result()
 
 
 class _Walk:
@@ -85,8 +86,7 @@ class _Walk:
         rule = rule_of(node)
         if rule is None:
             return None
-        with torch.no_grad():
-            known = rule(node, arguments(node), self._of)
+        known = rule(node, arguments(node), self._of)
         if isinstance(known, list):
             kept = [_finished(part, like) for part, like in zip(known, value, strict=True)]
             return kept if any(part is not None for part in kept) else None
