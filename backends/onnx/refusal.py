@@ -85,6 +85,11 @@ def without_kernel(node: fx.Node, opset: int) -> str | None:
 
     bfloat16 is moved and cast there, and nothing else. Q/DQ of 16 bits came with opset 21.
     """
+    if node.target is torch.ops.higher_order.wrap_with_autocast and torch.bfloat16 in node.args:
+        return (
+            "ONNX Runtime computes nothing in bfloat16 on a processor; capture the model without torch.autocast, "
+            "or use the backend openvino"
+        )
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
     if torch.bfloat16 in _dtypes(node) and family(node) not in _MOVES and not any(has(node, same) for same in _SAME):

@@ -18,6 +18,10 @@ def refuses(node: fx.Node) -> str | None:
         return f"OpenVINO draws no numbers for {name}; capture the model after model.eval()"
     if name in _WRONG:
         return f"OpenVINO smooths otherwise than {name}; resize without antialias=True, or use the backend onnx"
+    if name == "aten.stft":
+        return f"OpenVINO has no {name} as ONNX writes it; convolve with the windowed sines and cosines, or use the backend onnx"
+    if name.startswith("aten.embedding_bag"):
+        return f"OpenVINO has no {name} as ONNX writes it; use nn.Embedding and a mean or sum, or the backend onnx"
     if name == "aten.pad" and arguments(node).get("mode") == "circular":
         return "OpenVINO pads with constants, edges and reflections alone; concatenate slices instead, or use the backend onnx"
     if name in ("aten.grid_sampler", "aten.grid_sampler_3d") and node.meta["val"].dim() == 5:

@@ -38,12 +38,10 @@ def _name_by_position(model: Any, mark: str) -> None:
 def _name_real_values(model: Any) -> None:
     """Hand the names of codes on to the numbers that they stand for: a ``FakeQuantize`` gives no codes."""
     for node in model.get_ordered_ops():
-        codes = node.output(0) if node.get_type_name() == "Convert" else None
-        names = (
-            codes.get_names() if codes is not None and codes.get_element_type().get_type_name() in ("i8", "u8") else ()
-        )
-        real = _dequantized(codes) if names else None
-        if real is not None:
+        if node.get_type_name() != "Convert" or node.get_element_type().get_type_name() not in ("i8", "u8"):
+            continue
+        codes = node.output(0)
+        if (names := codes.get_names()) and (real := _dequantized(codes)) is not None:
             codes.set_names(set())
             real.add_names(names)
 

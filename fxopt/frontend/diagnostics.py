@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch._dynamo.exc import UserError
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import CaptureError, text_of
@@ -28,6 +29,7 @@ _MEANINGS = {
     "GuardOnDataDependentSymNode": "the line branches on values, or sizes a tensor by values, known only at run time",
     "Unsupported": "torch.export cannot trace this construct",
 }
+_PACKED = "a packed sequence sizes tensors by the values of its lengths, known only at run time"
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\^_])|[\x00-\x08\x0b-\x1f\x7f]")
 """Escape sequences for terminals, and control characters."""
 
@@ -48,6 +50,12 @@ def user_line(error: BaseException) -> str:
         if is_users(frame.filename):
             return f"{short_path(frame.filename)}:{frame.lineno}: {frame.line}"
     return ""
+
+
+def _reads_packed(error: BaseException) -> bool:
+    """Whether it came of a recurrent layer that was given packed sequences."""
+    frames = [frame for e in _chain(error) for frame, _ in traceback.walk_tb(e.__traceback__)]
+    return any(isinstance(value, PackedSequence) for frame in frames for value in frame.f_locals.values())
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -112,7 +120,7 @@ def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
     kind = type(error).__name__
     where = user_line(error)
     first, *others = _told(error)
-    meaning = _MEANINGS.get(kind)
+    meaning = _PACKED if (packed := _reads_packed(error)) else _MEANINGS.get(kind)
     lines = [f"{type(module).__name__} runs, but cannot be captured: {meaning or f'{kind}: {first}'}"]
     if where:
         lines.append(f"    {where}")
@@ -128,7 +136,12 @@ def cannot_export(module: torch.nn.Module, error: Exception) -> CaptureError:
         if not isinstance(child, torch.jit.ScriptModule) and any(True for _ in child.parameters())
     ]
     way_out = None
-    if parts:
+    if packed:
+        way_out = (
+            "give the recurrent layer the padded batch, and take each last step by its length: steps before it are the same\n"
+            "  in a layer of one direction"
+        )
+    elif parts:
         way_out = (
             f"capture a part instead: capture(model, …, at={parts[0]!r}) (parts: {', '.join(parts)}),\n"
             "  or capture_parts(model, …) for the largest parts that can be captured"

@@ -23,7 +23,8 @@ def canonicalize_ops(program: Program) -> None:
     concatenations, a squeeze of a dim that is not one goes, reductions list their dims and permutations count them from
     the front, ``alpha`` becomes a product of its own, a copy an expansion, a channel shuffle a transposition,
     nearest-neighbour upsampling has sizes or scales, im2col of one image is that of a batch of one, the operands of scatter
-    and gather are sliced to the sizes of the indices, and a cosine similarity is the product of two quotients by norms.
+    and gather are sliced to the sizes of the indices, integers that index together are int64, those that meet a fraction are
+    floats, and a cosine similarity is the product of two quotients by norms.
 
     before:
         %x : f32[2,4]
@@ -67,7 +68,19 @@ def _rank(value: Any) -> int:
     return int(value.meta["val"].dim())
 
 
+def _as_floats(call: _Call) -> _Call:
+    """Cast the integers that are computed with as floats: importers divide them as integers, or round a fraction to one."""
+    made = call.node.meta["val"].dtype
+    fraction = torch.float32 if any(isinstance(value, float) for value in call.given.values()) else None
+    dtype = made if made.is_floating_point else fraction
+    for name, value in call.given.items() if dtype else ():
+        if isinstance(value, fx.Node) and not (value.meta["val"].is_floating_point() or value.meta["val"].is_complex()):
+            set_argument(call.node, name, call.insert(aten.to.dtype, value, dtype))
+    return call._replace(given=arguments(call.node))
+
+
 def _alpha(call: _Call) -> None:
+    call = _as_floats(call)
     alpha, other = call.given.get("alpha"), call.given["other"]
     if alpha is None or alpha == 1:
         return
@@ -175,6 +188,17 @@ def _cut(call: _Call, name: str, but: int | None) -> None:
         set_argument(call.node, name, operand)
 
 
+def _indices(call: _Call) -> None:
+    """Integers of one dtype; masks stay."""
+    given = [i.meta["val"].dtype if isinstance(i, fx.Node) else None for i in call.given["indices"]]
+    if len({dtype for dtype in given if dtype not in (None, torch.bool)}) > 1:
+        wide = [
+            index if dtype in (None, torch.bool, torch.int64) else call.insert(aten.to.dtype, index, torch.int64)
+            for index, dtype in zip(call.given["indices"], given, strict=True)
+        ]
+        set_argument(call.node, "indices", wide)
+
+
 def _concatenation(call: _Call) -> None:
     """Leave out tensors [0], which torch takes beside those of any rank."""
     tensors = call.given["tensors"]
@@ -183,8 +207,11 @@ def _concatenation(call: _Call) -> None:
         set_argument(call.node, "tensors", some)
 
 
-_FORMS: dict[str, Callable[[_Call], None]] = {
+_PROMOTING = ("mul", "div", "rsub", "remainder", "fmod", "floor_divide", "eq", "ne", "lt", "le", "gt", "ge")
+_FORMS: dict[str, Callable[[_Call], object]] = {
     **dict.fromkeys((f"aten.{op}.{kind}" for op in ("add", "sub") for kind in ("Tensor", "Scalar")), _alpha),
+    **dict.fromkeys((f"aten.{op}.{kind}" for op in _PROMOTING for kind in ("Tensor", "Scalar")), _as_floats),
+    **dict.fromkeys(("aten.floor_divide", "aten.div.Tensor_mode", "aten.pow.Tensor_Scalar", "aten.clamp"), _as_floats),
     "aten.hstack": _hstack,
     "aten.vstack": _vstack,
     **dict.fromkeys(("aten.squeeze.dim", "aten.squeeze.dims"), _squeeze),
@@ -196,6 +223,7 @@ _FORMS: dict[str, Callable[[_Call], None]] = {
     "aten.cosine_similarity": _cosine,
     "aten.gather": _gather,
     "aten.im2col": _columns,
+    **dict.fromkeys(("aten.index.Tensor", "aten.index_put", "aten.index_put_"), _indices),
     "aten.upsample_nearest2d": _nearest,
     **dict.fromkeys(("aten.scatter.src", "aten.scatter_add", "aten.scatter_reduce.two"), _scatter),
 }

@@ -403,6 +403,22 @@ def test_an_op_without_an_onnx_form_is_refused_before_the_build():
     assert "no ONNX form" in Openvino().refuses(node)
 
 
+def test_what_the_onnx_form_of_openvino_cannot_read_is_refused_before_the_build():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bag = nn.EmbeddingBag(9, 4)
+
+        def forward(self, x, tokens):
+            return torch.stft(x, 16, window=torch.ones(16), return_complex=True).abs(), self.bag(tokens)
+
+    program = capture(Net().eval(), (torch.randn(2, 64), torch.randint(0, 9, (2, 5))))
+    reasons = [reason for node in program.graph.nodes if (reason := Openvino().refuses(node))]
+    assert len(reasons) == 2
+    assert "aten.stft" in reasons[0]
+    assert "use nn.Embedding and a mean" in reasons[1]
+
+
 def test_without_openvino_the_way_out_is_told(built, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r"pip install 'fxopt\[openvino-runtime\]'"):

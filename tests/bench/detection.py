@@ -26,14 +26,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peer_files
 import torch
-from int8 import export_fp32, quantize_static
+from int8 import export_fp32
 from rich.console import Console
 from rich.table import Table
 
 from fxopt import Pipeline, Program, Workload
 from fxopt.backend import find_backend
-from fxopt.backends.onnx.runtime import MODEL_FILE, make_runner
 from fxopt.driver.default_cache import default_cache
 from fxopt.driver.lower import lower
 from fxopt.driver.recipe import read_recipe
@@ -98,7 +98,8 @@ def compare(
         rows.append({"kind": kind, "MACs": cost(program).macs, "bytes": model_bytes(artifact)})
     for kind, make in PEERS.get(name, {}).items():
         (folder / kind).mkdir()
-        runs[kind], size = make(graph_of(workload), images, folder / kind)
+        export_fp32(graph_of(workload), folder / kind / "plain.onnx")
+        runs[kind], size = make(folder / kind / "plain.onnx", graph_of(workload), images, folder / kind)
         models[kind] = lambda x, run=runs[kind]: run([x.numpy()])
         rows.append({"kind": kind, "MACs": cost(dense).macs, "bytes": size})
     one = [dense.args[0].numpy()]
@@ -118,34 +119,9 @@ def graph_of(workload: Workload) -> Workload:
     return replace(workload, model=lambda: workload.model().get_submodule(until), until=None)
 
 
-def ort(workload: Workload, images: int, folder: Path) -> tuple[Run, int]:
-    quantize_static(workload, images, folder / MODEL_FILE)
-    return make_runner(folder / MODEL_FILE, 1, "all", True), (folder / MODEL_FILE).stat().st_size
-
-
-def nncf(workload: Workload, images: int, folder: Path) -> tuple[Run, int]:
-    import nncf as peer
-    import openvino
-
-    export_fp32(workload, folder / "plain.onnx")
-    seen = [image.numpy() for args in workload.calibration(images, "nncf") for image in args[0].split(1)]
-    model = openvino.Core().read_model(folder / "plain.onnx")
-    openvino.save_model(
-        peer.quantize(model, peer.Dataset(seen), subset_size=images), folder / "m.xml", compress_to_fp16=False
-    )
-    limits = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = openvino.Core().compile_model(folder / "m.xml", "CPU", limits)
-
-    def run(arrays: list[Any]) -> list[Any]:
-        found = compiled(arrays)
-        return [found[i].copy() for i in range(2)]
-
-    return run, sum(path.stat().st_size for path in folder.glob("m.*"))
-
-
-PEERS: dict[str, dict[str, Any]] = {
-    "onnx": {"quantize_static": ort},
-    "openvino": {"nncf": nncf} if importlib.util.find_spec("nncf") else {},
+PEERS: dict[str, dict[str, peer_files.Maker]] = {
+    "onnx": {"quantize_static": peer_files.ort_static},
+    "openvino": {"nncf": peer_files.nncf} if importlib.util.find_spec("nncf") else {},
 }
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peer_files
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -115,25 +116,11 @@ def export_fp32(workload: Workload, out: Path) -> None:
 
 
 def quantize_static(workload: Workload, images: int, out: Path) -> None:
-    """The runtime's quantizer as its documentation says: preprocessed, QDQ, per channel, u8 activations, s8 weights."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._batches = iter(workload.calibration(images, "quantize_static"))
-
-        def get_next(self) -> dict[str, Any] | None:
-            args = next(self._batches, None)
-            return None if args is None else {"images": args[0].numpy()}
-
-    plain, prepared = out.with_name("plain.onnx"), out.with_name("prepared.onnx")
+    """By the runtime's quantizer, from torch's export."""
+    plain = out.with_name("plain.onnx")
     export_fp32(workload, plain)
-    quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared), str(out), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-    )  # fmt: skip
+    peer_files.ort_static(plain, workload, images, out.parent)
+    (out.parent / "static.onnx").rename(out)
 
 
 def sqnr_on_held_out(workload: Workload, runs: dict[str, Any]) -> dict[str, float]:

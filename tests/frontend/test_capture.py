@@ -662,6 +662,21 @@ def test_an_example_that_is_a_part_of_a_larger_tensor_fixes_no_size():
     assert capture(nn.Conv2d(3, 2, 1).eval(), (image,)).args[0].stride() == image.stride()
 
 
+def test_packed_sequences_are_refused_with_what_to_give_instead():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.GRU(4, 5, batch_first=True)
+
+        def forward(self, x, lengths):
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return self.layer(packed)[1]
+
+    with pytest.raises(CaptureError, match=r"a packed sequence(.|\n)*self\.layer\(packed\)") as caught:
+        capture(Packed().eval(), (torch.randn(3, 7, 4), torch.tensor([7, 3, 5])))
+    assert "padded batch" in caught.value.way_out
+
+
 def test_flex_attention_is_refused_with_what_to_write_instead():
     from torch.nn.attention.flex_attention import flex_attention
 

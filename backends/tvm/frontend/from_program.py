@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
+from torch.export.graph_signature import ConstantArgument
 
 from fxopt.backends.tvm.frontend.provenance import PROVENANCE, name_for
 from fxopt.backends.tvm.frontend.recurrent.layers import KINDS
@@ -32,7 +33,7 @@ def import_program(program: Program) -> IRModule:
     """
     need_tvm()
     with torch.no_grad():  # with gradients, attention would decompose into the variant that saves values for backward
-        exported = export_program(program).run_decompositions(_decompositions())
+        exported = _of_tensors(export_program(program).run_decompositions(_decompositions()))
     origins, mine = origins_of(exported, program), {node.name: node for node in program.graph.nodes}
 
     def describe(node: fx.Node) -> str:
@@ -55,6 +56,17 @@ def import_program(program: Program) -> IRModule:
     provenance = {origins.get(node.name, node.name): describe(node) for node in _calls(exported.graph)}
     module["main"] = module["main"].with_attr(PROVENANCE, provenance)
     return module
+
+
+def _of_tensors(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Without the inputs whose values are part of the graph, such as flags, which TVM takes for tensors."""
+    specs = exported.graph_signature.input_specs
+    flags = {spec.arg.name for spec in specs if isinstance(spec.arg, ConstantArgument)}
+    specs[:] = [spec for spec in specs if spec.arg.name not in flags]
+    for node in list(exported.graph.nodes):
+        if node.op == "placeholder" and node.name in flags:
+            exported.graph.erase_node(node)
+    return exported
 
 
 def known_ops() -> frozenset[str]:

@@ -18,6 +18,8 @@ from fxopt.ir.recurrent import recurrent
 
 def refuses(node: fx.Node) -> str | None:
     """Why the importer cannot convert a call; None if it can, directly or through torch's decomposition to core ops."""
+    if node.target is torch.ops.higher_order.wrap_with_autocast:  # one that is on: others are inlined at capture
+        return "TVM's importer gives products float32, whatever their operands are; capture the model without torch.autocast"
     if not isinstance(node.target, torch._ops.OpOverload) or family(node) in ("check", "size"):
         return None
     if (row := lookup(node)) is not None and row.family == "recurrent" and recurrent(node).drops:
@@ -51,6 +53,8 @@ def _not_as_called(node: fx.Node, name: str) -> str | None:
         return "activations with a scale for each channel have no kernels; quantize them with one scale"
     if reason := refuses_training(node):
         return reason
+    if name in ("aten.pow.Tensor_Tensor", "aten.pow.Scalar") and not node.meta["val"].is_floating_point():
+        return f"TVM has {name} of floats alone; cast to float32 before it, or use the backend onnx"
     if name == "aten.max_pool2d_with_indices" and any(user.args[1] == 1 and user.users for user in node.users):
         return "TVM's pools give no indices; take the maximum alone"
     if name == "aten.as_strided" and not node.meta["val"].is_contiguous():

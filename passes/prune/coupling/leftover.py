@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import torch
 from torch import fx
 
 from fxopt import Program
@@ -60,7 +61,12 @@ def why(sweep: Sweep, cause: int) -> Reason:
 
 
 def report_pinned(program: Program, sweep: Sweep) -> None:
-    """Report the channels that layers make and that can never go, whatever the weights are."""
+    """Report the channels that layers make and that can never go, whatever the weights are, and layers that are not seen."""
+    for node in program.graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator) and node.target.name() != "wrap_with_autocast":
+            program.skip(
+                node, f"layers inside of torch.{node.target.name()} stay: prune what it calls before, as models"
+            )
     pinned = sweep.pinned
     said: set[tuple[fx.Node, str]] = set()  # a recurrent layer sums in several places
     for contraction in sweep.contractions:

@@ -392,6 +392,45 @@ def test_ops_that_tvm_lacks_are_taken_apart_where_torch_can(tmp_path):
         np.testing.assert_allclose(have, want.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_integers_beside_fractions_and_flags_among_the_inputs_give_the_numbers_of_eager(tmp_path):
+    """TVM's importer reads 0.5 beside an integer as 0, divides integers to an integer, and takes a flag for a tensor."""
+
+    class Net(nn.Module):
+        def forward(self, i, use_cache=True):
+            parts = (
+                i + 0.5,
+                0.5 - i,
+                i / 2,
+                i % 1.5,
+                (i >= 1.5) * 1.0,
+                i.clamp(min=0.5),
+                torch.add(i.float(), i, alpha=0.5),
+            )
+            return torch.stack(parts) if use_cache else i
+
+    i = torch.arange(-4, 8).view(2, 6)
+    program = capture(Net(), (i,), {"use_cache": True})
+    np.testing.assert_allclose(_lower(program, tmp_path)(i.numpy(), use_cache=True), Net()(i).numpy(), rtol=1e-6)
+
+
+def test_what_the_importer_gives_other_dtypes_is_refused_with_the_way_out():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x, i):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                y = self.linear(x)
+            return y.float(), i**i
+
+    program = capture(Net().eval(), (torch.randn(2, 4), torch.randint(0, 3, (2, 4))))
+    reasons = [reason for node in program.graph.nodes if (reason := Tvm().refuses(node))]
+    assert len(reasons) == 2
+    assert "without torch.autocast" in reasons[0]
+    assert "aten.pow.Tensor_Tensor of floats alone" in reasons[1]
+
+
 @pytest.mark.parametrize("version", ["0.1.15", "0.1.15.post2"])
 def test_the_version_that_crashes_is_answered_with_the_pin(version, monkeypatch):
     real = importlib.metadata.version

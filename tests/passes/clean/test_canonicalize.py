@@ -112,3 +112,32 @@ def test_a_clamp_of_integers_stays_one():
     """There is no kernel for a relu of integers in ONNX Runtime."""
     given = "%x : i64[3,4]; %y = aten.clamp(%x, 0); return %y"
     assert text_of(_run("canonicalize_clamp", given)) == text_of(parse_program(given))
+
+
+FRACTIONS = {
+    "add.Tensor(%i, 0.5)": "f32", "sub.Scalar(%i, 0.5, 3)": "f32", "mul.Tensor(%i, 0.5)": "f32", "div.Tensor(%i, 2)": "f32",
+    "div.Tensor(%i, %i)": "f32", "rsub.Scalar(%i, 0.5)": "f32", "remainder.Scalar(%i, 1.5)": "f32", "ge.Scalar(%i, 1.5)": "b1",
+    "eq.Scalar(%i, 0.5)": "b1", "clamp(%i, 0.5)": "f32", "add.Tensor(%x, %i, alpha=0.5)": "f32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", FRACTIONS)
+def test_integers_that_meet_a_fraction_are_floats_before(call):
+    """Importers read a fraction beside integers as an integer: 0 for 0.5, and 1 for 3 / 2."""
+    given = f"%i : i64[3,4]; %x : f32[3,4]; %y = aten.{call}; return %y"
+    made = _run("canonicalize_ops", given)
+    (result,) = made.outputs()
+    assert all(operand.meta["val"].is_floating_point() for operand in result.all_input_nodes)
+    assert result.meta["val"].dtype == (torch.bool if FRACTIONS[call] == "b1" else torch.float32)
+    i, x = torch.arange(-5, 7).view(3, 4), torch.randn(3, 4)
+    torch.testing.assert_close(made(i, x), parse_program(given)(i, x), equal_nan=True)
+
+
+def test_indices_of_two_integer_dtypes_are_int64():
+    """ONNX compares the sizes of the indices in one op, and TVM stacks them: both want one dtype."""
+    given = "%x : f32[3,4]; %i : i32[2]; %j : i64[2]; %y = aten.index.Tensor(%x, [%i, %j]); return %y"
+    made = _run("canonicalize_ops", given)
+    (read,) = made.find("aten.index.Tensor")
+    assert {index.meta["val"].dtype for index in read.args[1]} == {torch.int64}
+    args = torch.randn(3, 4), torch.tensor([0, 2], dtype=torch.int32), torch.tensor([3, 1])
+    torch.testing.assert_close(made(*args), args[0][args[1].long(), args[2]])

@@ -251,3 +251,16 @@ def test_parametrized_weights_are_pruned_once_folded(norm):
     if norm is nn.utils.parametrizations.weight_norm:
         with pytest.raises(PassError, match="fold_constants"):
             pruned(program, "prune_channels(ratio=0.5)")
+
+
+def test_layers_inside_of_a_graph_within_the_graph_are_named():
+    class Either(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)) for _ in range(2))
+
+        def forward(self, x):
+            return torch.cond(x.sum() > 0, self.one, self.other, (x,))
+
+    step = Pipeline.parse("prune_channels(ratio=0.5)").run(capture(Either().eval(), (torch.randn(2, 4),))).steps[0]
+    assert any("torch.cond" in skip.reason and "cond(" in skip.node for skip in step.skips)
