@@ -72,6 +72,10 @@ class train_quantized(finetune):
         """The exact preparation, and this."""
         return (*PREPARATION, self)
 
+    def in_rungs(self, *ends: int) -> tuple[Pass, ...]:
+        """One part: what follows would find a program that is quantized."""
+        return (self,)
+
     def run(self, program: Program, context: Context = Context()) -> None:
         """Calibrate, train the simulation, emit the result."""
         check_not_quantized(program, "train it before, and quantize once")

@@ -137,6 +137,15 @@ def test_rungs_of_training_go_on_from_one_another(store):
     assert Pipeline.parse("shrink").passes[0].in_rungs(1, 3) == Pipeline.parse("shrink").passes
 
 
+@pytest.mark.parametrize("name", ["finetune", "distill", "train_quantized"])
+def test_rungs_of_any_training_run_one_after_another(name):
+    """One that quantizes, cut like its base class, was refused on the second rung of every search."""
+    given = blobs()
+    pipeline = Pipeline.of(*Pipeline.parse(f"{name}(epochs=3)").passes[0].in_rungs(1, 3))
+    found = _run(pipeline, given.capture(), None, workload=given)
+    assert sum(step.text.startswith(name) for step in found.steps) == len(pipeline.passes)
+
+
 @pytest.mark.parametrize("ends", [(3, 1), (0, 2), (2, 2)])
 def test_rungs_must_ascend(ends):
     with pytest.raises(FxoptError, match="ascending"):
