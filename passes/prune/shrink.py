@@ -82,7 +82,9 @@ def _cut_weights(cut: Cut) -> None:
         small = tensor.detach()
         for dim, axis in enumerate(cut.sweep.of(node)):
             if (kept := cut.kept(axis)) is not None:
-                index = torch.from_numpy(kept)
+                index = torch.tensor(
+                    kept
+                )  # its own: dims that are alike share an array, and a cache stores no shared memory
                 small = small.index_select(dim, index)
                 here = cut.program.kept_indices.setdefault(str(node.target), {})
                 here[dim] = here[dim][index] if dim in here else index

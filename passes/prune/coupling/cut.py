@@ -97,4 +97,4 @@ class Cut:
 
     def index_tensor(self, values: NDArray[np.int64], node: fx.Node, name: str) -> fx.Node:
         """A constant of indices, placed before a node."""
-        return self.program.add_tensor(name, torch.from_numpy(values), node)
+        return self.program.add_tensor(name, torch.tensor(values), node)
