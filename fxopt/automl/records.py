@@ -47,6 +47,10 @@ class Record(BaseModel):
         """Passes and backend."""
         return Point(self.passes, self.backend)
 
+    def anew(self) -> Record:
+        """The recipe to be tried from the beginning, without what was found of it."""
+        return Record(passes=self.passes, backend=self.backend, preset=self.preset)
+
 
 def record_of(trial: FrozenTrial) -> Record | None:
     """The record of a trial of a study; None where it has none yet."""

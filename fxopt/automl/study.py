@@ -169,8 +169,7 @@ class Study:
         self.inner.set_user_attr(_SECONDS, now)
         for record in {record.point: record for record in self.records()}.values():
             if record.why == "time":
-                fresh = Record(passes=record.passes, backend=record.backend, preset=record.preset)
-                self.enqueue(fresh, space.parameters(record.point))
+                self.enqueue(record.anew(), space.parameters(record.point))
 
     def again(self, trial: FrozenTrial) -> None:
         """Queue the recipe of a returned trial; one that keeps ending its worker is given up."""
@@ -182,7 +181,7 @@ class Study:
             attributes[PARENT] = trial.user_attrs[PARENT]
         if (record := record_of(trial)) is not None:
             whole = retries < _ATTEMPTS
-            fresh = Record(passes=record.passes, backend=record.backend, preset=record.preset)
+            fresh = record.anew()
             if not whole:
                 fresh.why, fresh.reason = "failed", f"its worker ended {retries} times"
             attributes[KEY] = fresh.model_dump(mode="json")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fxopt.ir.program import Program
 from fxopt.pass_manager.block_entry import Samples, block_entry
-from fxopt.passes.blocks.entries.layers import Layers, ungrouped_convolution
+from fxopt.passes.blocks.entries.layers import Layers, only_convolution
 from fxopt.passes.blocks.least_squares import output_of
 from fxopt.support.options import Tune
 
@@ -35,7 +35,7 @@ def ghost(
     ones are chosen greedily, the rest are shared out by linear assignment, and both are improved in turn. Kernels and biases
     of the depthwise convolution start as the fits.
     """
-    found = ungrouped_convolution(block)
+    found = only_convolution(block, one_pixel=True)
     if isinstance(found, str):
         return found
     outs, dims = len(found.weight), len(found.kernel)

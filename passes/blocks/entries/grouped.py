@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from fxopt.ir.program import Program
 from fxopt.pass_manager.block_entry import Samples, block_entry
-from fxopt.passes.blocks.entries.layers import Layers, dense_convolution
+from fxopt.passes.blocks.entries.layers import Layers, only_convolution
 from fxopt.passes.blocks.least_squares import fit, output_of
 from fxopt.support.options import Tune
 
@@ -29,7 +29,7 @@ def grouped_shuffle(
     balanced co-clustering, inputs and outputs assigned in turn (linear assignment; Dhillon 2001 has the unbalanced problem).
     The rest of the weight is refitted by least squares where there are samples.
     """
-    found = dense_convolution(block)
+    found = only_convolution(block)
     if isinstance(found, str):
         return found
     outs, ins = found.weight.shape[:2]

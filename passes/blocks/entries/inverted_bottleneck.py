@@ -8,7 +8,7 @@ from annotated_types import Gt
 
 from fxopt.ir.program import Program
 from fxopt.pass_manager.block_entry import Samples, block_entry
-from fxopt.passes.blocks.entries.layers import Layers, dense_convolution, insert_relu
+from fxopt.passes.blocks.entries.layers import Layers, insert_relu, only_convolution
 from fxopt.passes.blocks.least_squares import fit, output_of
 from fxopt.passes.blocks.sample_data import values_on
 from fxopt.passes.lowrank.tensors import cp
@@ -30,7 +30,7 @@ def inverted_bottleneck(
     the ReLU changes nothing, and training may use it.
     There is none before the depthwise convolution: its padding would read zeros where the shifted values are none.
     """
-    found = dense_convolution(block)
+    found = only_convolution(block)
     if isinstance(found, str):
         return found
     if samples is None:

@@ -47,35 +47,21 @@ def only_weight(block: Program) -> SplitWeight | str:
     return found[0]
 
 
-def convolution(block: Program) -> Convolution | str:
-    """The only layer of a block, if it is a convolution; or why not."""
+def only_convolution(block: Program, *, groups: bool = False, one_pixel: bool = False) -> Convolution | str:
+    """The only layer of a block, if it is a convolution; or why not.
+
+    One with ``groups`` of channels, or with a kernel of ``one_pixel``, is one only where that is asked for.
+    """
     weight = only_weight(block)
     if isinstance(weight, str):
         return weight
     (node,) = weight.readers
     if op_name(node) not in DIRECT:
         return f"{op_name(node)} is no convolution"
-    return Convolution(node, weight.tensor.detach().double(), arguments(node))
-
-
-def only_convolution(block: Program) -> Convolution | str:
-    """As :func:`convolution`, with a kernel of more than one pixel."""
-    found = convolution(block)
-    return "its kernel is one pixel" if isinstance(found, Convolution) and max(found.kernel) == 1 else found
-
-
-def ungrouped_convolution(block: Program) -> Convolution | str:
-    """As :func:`convolution`, without groups."""
-    return _ungrouped(convolution(block))
-
-
-def dense_convolution(block: Program) -> Convolution | str:
-    """As :func:`only_convolution`, without groups."""
-    return _ungrouped(only_convolution(block))
-
-
-def _ungrouped(found: Convolution | str) -> Convolution | str:
-    if isinstance(found, Convolution) and found.groups > 1:
+    found = Convolution(node, weight.tensor.detach().double(), arguments(node))
+    if not one_pixel and max(found.kernel) == 1:
+        return "its kernel is one pixel"
+    if not groups and found.groups > 1:
         return "its channels are in groups already"
     return found
 

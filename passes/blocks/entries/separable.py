@@ -9,7 +9,7 @@ from annotated_types import Ge
 
 from fxopt.ir.program import Program
 from fxopt.pass_manager.block_entry import Samples, block_entry
-from fxopt.passes.blocks.entries.layers import Layers, dense_convolution
+from fxopt.passes.blocks.entries.layers import Layers, only_convolution
 from fxopt.support.options import Tune
 
 Terms = Annotated[int, Ge(1), Tune(choices=(1, 2))]
@@ -23,7 +23,7 @@ def depthwise_pointwise(block: Program, samples: Samples | None, *, terms: Terms
     them: the best approximation, and exact with as many terms as the kernel has pixels (Guo et al. 2018, "Network
     decoupling", theorem 1).
     """
-    found = dense_convolution(block)
+    found = only_convolution(block)
     if isinstance(found, str):
         return found
     outs, ins = found.weight.shape[:2]
@@ -42,7 +42,7 @@ def pointwise_depthwise(block: Program, samples: Samples | None, *, terms: Terms
     The weight of each output channel is a matrix [in, kernel], of which the largest singular values are kept, ``terms`` of
     them (Guo et al. 2018, "Network decoupling", theorem 1).
     """
-    found = dense_convolution(block)
+    found = only_convolution(block)
     if isinstance(found, str):
         return found
     outs = len(found.weight)

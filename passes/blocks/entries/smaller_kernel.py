@@ -23,7 +23,7 @@ def smaller_kernel(
     The kernel is cut at its border to ``size`` pixels in every dim, with as much less padding, and the weights are those with
     the least squared error of the output on samples. It needs samples: the middle of a kernel alone says little.
     """
-    found = only_convolution(block)
+    found = only_convolution(block, groups=True)
     if isinstance(found, str):
         return found
     kernel = found.kernel
