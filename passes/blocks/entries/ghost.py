@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -75,14 +75,15 @@ def pairwise_fits(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     count = values.numel() // channels
     rows = torch.randperm(count, generator=generator)[: min(_ROWS, _VALUES // channels)]
-    shifts = itertools.product(range(2 * _REACH + 1), repeat=dims)
-    cut = (
-        around[(slice(None), slice(None), *(slice(s, s + n) for s, n in zip(shift, values.shape[2:], strict=True)))]
-        for shift in shifts
-    )
-    taps = [part.movedim(1, -1).reshape(count, channels)[rows].double() for part in cut]
+    n, *places = torch.unravel_index(rows, (len(values), *values.shape[2:]))
+
+    def moved(of: torch.Tensor, shift: tuple[int, ...]) -> torch.Tensor:
+        index: tuple[Any, ...] = (n, slice(None), *(place + s for place, s in zip(places, shift, strict=True)))
+        return of[index].double()
+
+    taps = [moved(around, shift) for shift in itertools.product(range(2 * _REACH + 1), repeat=dims)]
     patches = torch.stack([*taps, torch.ones_like(taps[0])], 1).permute(2, 0, 1)  # [channels, rows, pixels + 1]
-    wanted = values.movedim(1, -1).reshape(count, channels)[rows].double()
+    wanted = moved(values, (0,) * dims)
     gram, cross = patches.mT @ patches, patches.mT @ wanted
     ridge = _RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1)
     gram = gram + ridge.clamp_min(torch.finfo(torch.float32).tiny)[:, None, None] * torch.eye(gram.shape[1])
