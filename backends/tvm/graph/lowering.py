@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fxopt.backends.tvm.frontend.provenance import name_for
 from fxopt.backends.tvm.graph.relax_utils import is_var
 from fxopt.backends.tvm.graph.value_layouts import Value
-from fxopt.backends.tvm.machine.dot_instructions import instruction_of
+from fxopt.backends.tvm.machine.dot_instructions import Kind, instruction_of
 from fxopt.backends.tvm.ops.layout_transforms import from_blocked, to_blocked
 from fxopt.backends.tvm.tiling.task import Choices
 
@@ -23,7 +24,7 @@ class Lowering:
     """The lowering of one ``main``, binding by binding, into the module of ``builder``.
 
     ``provenance`` holds the program's nodes as text, by the stem of the names of their variables. ``integer_contractions``
-    counts convolutions and products in integers; ``float_contractions`` says of each of the others why it is not.
+    counts convolutions and products in integers by instruction; ``float_contractions`` says of each of the others why it is not.
     """
 
     def __init__(self, choices: Choices, provenance: dict[str, str]) -> None:
@@ -33,7 +34,7 @@ class Lowering:
         self.lanes = choices.processor.lanes
         self.instruction = instruction_of(choices.processor)
         self.builder = relax.BlockBuilder()
-        self.integer_contractions = 0
+        self.integer_contractions = Counter[Kind | Literal["depthwise"]]()
         self.float_contractions: list[str] = []
         self.stem = ""
         """Name of the value that is being lowered, after which the variables for it are named."""

@@ -52,6 +52,7 @@ def tiling_of(geometry: Geometry, choices: Choices) -> Tiling:
     vectors = geometry.vectors // geometry.groups if grouped else geometry.vectors
     task = Task(
         geometry.key(), geometry.columns(), vectors, steps, shared=not geometry.depthwise, grouped=grouped,
-        kernel=StandaloneKernel(geometry), offered=amx_tiles(geometry, vectors) if geometry.in_tile_registers else (),
+        temporaries=0 if geometry.depthwise else geometry.instruction.temporaries, kernel=StandaloneKernel(geometry),
+        offered=amx_tiles(geometry, vectors) if geometry.in_tile_registers else (),
     )  # fmt: skip
     return tiling_from(choices(task), geometry)

@@ -60,7 +60,7 @@ def schedule_int8(sch: Schedule, lanes: int) -> PrimFunc:
     else:
         steps = [over.pop()] if kind == "depthwise" else []
     outer = _order_loops(sch, n, vectors, block, tiles, tiling.chunk)
-    dots = kind in ("vnni", "sdot")
+    dots = kind not in ("depthwise", "plain")
     sch.reorder(*outer, *over, *steps, *([] if dots else inner), vector, line, rows, lane, *(inner if dots else []))
     fuse_epilogue(sch, epilogue, outer[-1], lanes)
     unroll_and_vectorize(sch, sch.get_consumers(sums)[0], len(outer), lanes)

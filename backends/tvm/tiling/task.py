@@ -93,6 +93,8 @@ class Task:
     """The same computation by Winograd, where possible."""
     offered: tuple[Tile, ...] = ()
     """The candidate tiles, best first, for kernels with a rule of their own; empty for the common rule."""
+    temporaries: int = 0
+    """Registers that a multiply-add takes besides its operands and its accumulator."""
     kernel: Kernel | None = field(default=None, compare=False, repr=False)
     """The kernel to time; None for a task that is never tuned."""
 
@@ -124,7 +126,7 @@ def candidates(task: Task, processor: Processor) -> list[Tile]:
     if task.offered:
         return list(task.offered)
     most = _MOST_SUMS[32] if processor.registers > 16 else _MOST_SUMS[16]
-    found = _tiles(task, most)
+    found = _tiles(task, most - task.temporaries)
     for way in task.winograd_options:
         found += [dataclasses.replace(tile, winograd=way.side) for tile in _tiles(way.products, most)]
     found = sorted(found, key=lambda tile: cost(task, tile))

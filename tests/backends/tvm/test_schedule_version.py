@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import GOLDEN
 
@@ -47,6 +48,7 @@ AVX2 = _processor("x86_64", "avx2", "fma")
 VNNI = _processor("x86_64", "avx512f", "avx512-vnni")
 AMX = _processor("x86_64", "avx512f", "avx512-vnni", "amx-tile", "amx-int8")
 SDOT = _processor("aarch64", "neon", "neon-dotprod")
+A72 = _processor("aarch64", "neon")
 
 
 def _conv(on: Processor, inputs: int, outputs: int, kernel: int, groups: int = 1, *, blocked: bool = True) -> Kernel:
@@ -56,8 +58,11 @@ def _conv(on: Processor, inputs: int, outputs: int, kernel: int, groups: int = 1
     )
 
 
-def _codes(on: Processor, inputs: int, outputs: int, kernel: int, groups: int = 1) -> StandaloneKernel:
-    instruction, border = instruction_of(on), (kernel // 2,) * 4
+def _codes(
+    on: Processor, inputs: int, outputs: int, kernel: int, groups: int = 1, *, small: bool = False
+) -> StandaloneKernel:
+    """A convolution of codes; ``small``: with weights of which no pair overflows 16 bits."""
+    instruction, border = instruction_of(on).for_weights(np.full((1, 2), 64 if small else 127)), (kernel // 2,) * 4
     return StandaloneKernel(
         Geometry(
             instruction.padded_channels(inputs), outputs, (kernel, kernel), (1, 1), border, (1, 1), groups, inputs // groups,
@@ -85,13 +90,15 @@ KERNELS: dict[str, tuple[Kernel, Tile, Processor]] = {
     "int8 conv, amx, windows gathered": (
         StandaloneKernel(_codes(AMX, 3, 64, 7).geometry.im2col()), Tile(16, 2, 2, 1, 1), AMX,
     ),
-    "int8 conv, avx2": (_codes(AVX2, 32, 40, 3), Tile(4, 2, 2), AVX2),
+    "int8 conv, pmaddwd": (_codes(AVX2, 32, 40, 3), Tile(4, 2, 2), AVX2),
+    "int8 conv, pmaddubsw": (_codes(AVX2, 32, 40, 3, small=True), Tile(4, 2, 2), AVX2),
+    "int8 conv, smlal": (_codes(A72, 32, 40, 3), Tile(4, 2, 2), A72),
     "int8 conv, sdot": (_codes(SDOT, 64, 96, 3), Tile(4, 4, 1), SDOT),
     "int8 depthwise, vnni": (_codes(VNNI, 96, 96, 3, 96), Tile(7, 1, 1), VNNI),
     "int8 depthwise, avx2": (_codes(AVX2, 96, 96, 3, 96), Tile(7, 1, 1), AVX2),
     "int8 product, vnni": (_codes_product(VNNI, 197, 192, 100), Tile(6, 2, 1), VNNI),
     "int8 product, amx": (_codes_product(AMX, 197, 192, 100), Tile(16, 1, 4, 1, 1), AMX),
-    "int8 product, pairs, avx2": (_codes_product(AVX2, 49, 40, 50, 6), Tile(4, 2, 2), AVX2),
+    "int8 product, pairs, pmaddwd": (_codes_product(AVX2, 49, 40, 50, 6), Tile(4, 2, 2), AVX2),
     "int8 product, pairs, sdot": (_codes_product(SDOT, 49, 40, 50, 6), Tile(4, 4, 1), SDOT),
 }  # fmt: skip
 
@@ -163,7 +170,7 @@ def test_only_other_code_of_the_same_version_is_refused():
 def test_the_kernels_use_all_that_there_is():
     """Each instruction, and threads that share rounds."""
     texts = [_text(_lowered(*kernel)) for kernel in KERNELS.values()]
-    for word in ("tdpbusd", "vpdpbusd", "sdot", "fxopt_take"):
+    for word in ("tdpbusd", "vpdpbusd", "pmadd.wd", "pmadd.ub.sw", "sdot", "fxopt_take"):
         assert any(word in text for text in texts), word
 
 
@@ -177,7 +184,7 @@ def _other_llvm(statement: Any) -> Any:
 @pytest.mark.parametrize(
     ("where", "name", "changed", "kernel"),
     [
-        (threads, "share", lambda share, loop, cores: share(loop, 2 * cores), "int8 conv, avx2"),
+        (threads, "share", lambda share, loop, cores: share(loop, 2 * cores), "int8 conv, pmaddwd"),
         (threads, "share", lambda share, loop, cores: _other_llvm(share(loop, cores)), "product"),
         (pipelines, "in_threads", lambda in_threads, module, cores: in_threads(module, 1), "depthwise"),
         (tiles, "parallel", lambda parallel, sch, loops: parallel(sch, loops[:1]), "conv, image"),

@@ -44,12 +44,12 @@ if reason := Tvm().missing():
 
 importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
 ops = torch.ops.quantized_decomposed
-_LEVELS = {
-    "amx-int8": frozenset[str](),
-    "vpdpbusd": frozenset({"amx-int8"}),
-    "chosen by LLVM": frozenset({"amx-int8", "avx512-vnni", "avx-vnni", "neon-dotprod"}),
-}
-"""By the name of an instruction, what the target must lack for it to be the best there is."""
+_LEVELS = (
+    frozenset[str](),
+    frozenset({"amx-int8"}),
+    frozenset({"amx-int8", "avx512-vnni", "avx-vnni", "avx512f", "neon-dotprod"}),
+)
+"""What the target must lack for another instruction to be the best there is: AMX, VNNI, pairs of AVX2; or sdot, smlal."""
 
 
 _EMULATED = "avx512-vnni" in host().features and "amx-int8" not in host().features and COMPILER is not None
@@ -58,7 +58,7 @@ _EMULATED = "avx512-vnni" in host().features and "amx-int8" not in host().featur
 
 def _targets() -> list[Target]:
     found = {}
-    for without in _LEVELS.values():
+    for without in _LEVELS:
         target = dataclasses.replace(host(), features=host().features - without)
         found[instruction_of(processor_of(target)).kind] = target
     if _EMULATED:
@@ -98,15 +98,18 @@ def _lower(program: Program, out: Path, target: Target) -> Artifact:
 
 
 class _Layer(nn.Module):
-    """A convolution between Q and DQ, with zero points of its own choice, whose output is codes and float."""
+    """A convolution between Q and DQ, with zero points of its own choice, whose output is codes and float.
 
-    def __init__(self, conv: nn.Conv2d, zero: int, out_zero: int, activation: str) -> None:
+    With weights up to 64, no pair of products overflows 16 bits.
+    """
+
+    def __init__(self, conv: nn.Conv2d, zero: int, out_zero: int, activation: str, largest: int) -> None:
         super().__init__()
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
         self.zero, self.out_zero, self.activation = zero, out_zero, activation
         shape = conv.weight.shape
-        self.register_buffer("weight", torch.randint(-127, 128, shape, dtype=torch.int8))
-        self.register_buffer("scale", torch.rand(len(conv.weight)) * 0.02 + 0.002)
+        self.register_buffer("weight", torch.randint(-largest, largest + 1, shape, dtype=torch.int8))
+        self.register_buffer("scale", (torch.rand(len(conv.weight)) * 0.02 + 0.002) * 127 / largest)
         self.register_buffer("zeros", torch.zeros(len(conv.weight), dtype=torch.int8))
         self.register_buffer("bias", torch.randn(len(conv.weight)))
 
@@ -144,7 +147,8 @@ def test_convolutions_of_every_kind_give_eagers_codes(target, examples, tmp_path
         size = data.draw(st.tuples(st.integers(9, 20), st.integers(9, 37)), "size")
         zeros = data.draw(st.sampled_from([(0, 0), (128, 117), (255, 3), (7, 255)]), "zero points")
         torch.manual_seed(0)
-        module = _Layer(conv, *zeros, data.draw(st.sampled_from(["none", "relu", "relu6"]), "activation"))
+        largest = data.draw(st.sampled_from([64, 127]), "largest weight")
+        module = _Layer(conv, *zeros, data.draw(st.sampled_from(["none", "relu", "relu6"]), "activation"), largest)
         program = capture(module, (torch.randn(2, inputs, *size),))
         artifact = _lower(program, tmp_path_factory.mktemp("layer"), target)
         assert artifact.manifest.facts["integer_contractions"] == 1
@@ -455,9 +459,58 @@ def test_the_instruction_is_read_off_features():
     assert kind(*wide, "avx512-vnni", "amx-int8") == "amx"
     assert kind(*wide, "avx512-vnni") == "vnni"
     assert kind(*old, "avx-vnni") == "vnni"
-    assert kind(*wide) == kind(*old) == kind() == "plain"
+    assert kind(*wide) == kind(*old) == kind() == "pmaddwd"
     assert kind("neon", "neon-dotprod", triple="aarch64-linux-gnu") == "sdot"
     assert kind("neon", triple="aarch64-linux-gnu") == "plain"
+
+
+_BEFORE_VNNI = {4: (), 8: ("avx2", "fma"), 16: ("avx2", "fma", "avx512f")}
+"""By lanes of 32 bits, the features that decide."""
+
+
+@pytest.mark.parametrize(("lanes", "bytes_"), [(4, "pmaddwd"), (8, "pmaddubsw"), (16, "pmaddubsw")])
+def test_pairs_of_bytes_are_multiplied_only_where_no_pair_overflows(lanes, bytes_):
+    """255 (64 + 64) fits 16 bits, and 255 (64 + 65) does not; neighbours of opposite sign cancel."""
+    target = Target("t", "x86_64-linux-gnu", features=frozenset(_BEFORE_VNNI[lanes]))
+    found = instruction_of(processor_of(target))
+    assert (found.kind, found.lanes) == ("pmaddwd", lanes)
+
+    def kind(*codes):
+        return found.for_weights(np.array([codes], np.int8)).kind
+
+    assert kind(64, 64, -127, 127) == kind(1, 127, -64, -64) == bytes_
+    assert kind(64, 65, 0, 0) == kind(0, 0, -64, -65) == "pmaddwd"
+
+
+class _AtTheLimits(nn.Module):
+    """Products whose pairs are the largest that fit 16 bits, and the largest there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fits, self.overflows = _Product(37, 20, 0, bias=False), _Product(37, 20, 0, bias=False)
+        signs = torch.randint(0, 2, (20, 37), dtype=torch.int8) * 2 - 1
+        signs[:2], signs[2:4] = 1, -1
+        self.fits.weight, self.overflows.weight = 64 * signs, 127 * signs
+
+    def forward(self, x):
+        return self.fits(x), self.overflows(x)
+
+
+@pytest.mark.parametrize("lanes", _BEFORE_VNNI)
+def test_the_largest_pairs_do_not_saturate(lanes, tmp_path):
+    """On each width of vector: with activations of 255 throughout, too, where sums in 16 bits would be cut off."""
+    features = frozenset(_BEFORE_VNNI[lanes])
+    if not host().is_x86 or not features <= host().features:
+        pytest.skip(f"this processor lacks {' '.join(sorted(features - host().features)) or 'the instructions of x86'}")
+    torch.manual_seed(0)
+    net, target = _AtTheLimits(), Target("t", host().triple, features=features)
+    x = torch.cat([torch.full((1, 37), 1e3), torch.randn(18, 37) * 9])
+    artifact = _lower(capture(net, (x,)), tmp_path, target)
+    assert artifact.manifest.facts["integer_instruction"] == ("pmaddwd" if lanes == 4 else "pmaddubsw, pmaddwd")
+    codes = torch.round(x * np.float32(1 / np.float32(0.03))).clamp(0, 255).double()
+    for layer, got in zip((net.fits, net.overflows), artifact(x.numpy()), strict=True):
+        exact = F.gelu(codes @ layer.weight.double().T * (layer.scale.double() * 0.03))
+        np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ _CONTRACTIONS = ("relax.nn.conv2d", "relax.matmul")
 
 def integer_facts(lowering: Lowering) -> Facts:
     """The counts; of a quantized program also the reasons, and the instruction."""
-    floats = lowering.float_contractions
-    counts = {"integer_contractions": lowering.integer_contractions, "float_contractions": len(floats)}
+    floats, integers = lowering.float_contractions, lowering.integer_contractions
+    counts = {"integer_contractions": integers.total(), "float_contractions": len(floats)}
     if not any(value.quantized is not None or value.weight is not None for value in lowering.values()):
         return counts
-    return counts | {"float_because": floats, "integer_instruction": REPORTED_NAMES[lowering.instruction.kind]}
+    kinds = [kind for kind, _ in integers.most_common() if kind != "depthwise"] or [lowering.instruction.kind]
+    return counts | {"float_because": floats, "integer_instruction": ", ".join(REPORTED_NAMES[kind] for kind in kinds)}
 
 
 def note_float_contraction(lowering: Lowering, var: Var, call: Call) -> None:
