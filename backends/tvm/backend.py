@@ -68,6 +68,10 @@ class Tvm(Backend):
         True
     )
 
+    full_range: Annotated[
+        bool, Doc("Let int8 weights use all 8 bits on x86 before VNNI too, for kernels half as slow again.")
+    ] = False
+
     def refuses(self, node: fx.Node) -> str | None:
         """Why TVM's importer cannot convert a node; None if it can, directly or through torch's core ops."""
         from fxopt.backends.tvm.frontend.supported_ops import refuses
@@ -88,12 +92,13 @@ class Tvm(Backend):
         """Inputs and weights of layers, and the ops between them: sums, pools and concatenations.
 
         A kernel writes float as well as bytes, so a convolution's output is quantized only where all its readers take bytes.
-        On x86 before VNNI weights are such that pairs of products fit 16 bits, for the kernels that are 1.5 times as fast then;
-        others are multiplied exactly, too. On all other processors weights use all 8 bits.
+        On x86 before VNNI pairs of weights are bounded for the kernels that are 1.5 times as fast then. That is no matter of
+        exactness: other weights take kernels that are exact for them. On all other processors weights use all 8 bits.
         """
         from fxopt.backend.quant_policy import Policy
 
-        return Policy("between_integers", chain=_CHAIN, products=True, pairs_in_16_bits=target.int8_saturates)
+        bounded = target.int8_saturates and not self.full_range
+        return Policy("between_integers", chain=_CHAIN, products=True, pairs_in_16_bits=bounded)
 
     def suits(self, target: Target) -> dict[str, str]:
         """Vectors, the int8 instruction with the signedness of activations that it needs, and threads."""
@@ -219,6 +224,10 @@ class Tvm(Backend):
             return f"machine code of {target.architecture}, and this machine is {here.architecture}"
         lacking = sorted(target.features - here.features)
         return f"machine code with {', '.join(lacking)}, which this machine lacks" if lacking else None
+
+    def alternatives(self, target: Target) -> tuple[Tvm, ...]:
+        """Bounded weights, and full ones in slower kernels, on x86 before VNNI."""
+        return (self, replace(self, full_range=True)) if self.quant_policy(target).pairs_in_16_bits else (self,)
 
     def variants(self) -> tuple[Tvm, ...]:
         """All cores or one."""

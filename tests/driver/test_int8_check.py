@@ -144,6 +144,8 @@ def test_full_range_weights_are_kept_as_uint8_where_int8_would_overflow(tmp_path
 def test_fastest_tries_both_ways_to_store_weights_where_one_is_bounded():
     assert [str(b) for b in find_backend("onnx").alternatives(OLD)] == ["onnx", "onnx(weights='uint8')"]
     assert [str(b) for b in find_backend("onnx").alternatives(NEW)] == ["onnx"]
+    assert [str(b) for b in find_backend("tvm").alternatives(OLD)] == ["tvm", "tvm(full_range=True)"]
+    assert [str(b) for b in find_backend("tvm").alternatives(NEW)] == ["tvm"]
 
 
 def test_what_was_built_for_vnni_is_refused_where_it_would_overflow(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ from fxopt.driver.recipe import Recipe
 from fxopt.errors import BackendError
 from fxopt.numerics.error_metrics import sqnr
 from fxopt.runtime.artifact import Artifact
-from fxopt.target import Target
+from fxopt.target import Target, find_target
 from fxopt.target.detect import host
 from fxopt.testing import small_workload
 
@@ -480,6 +480,17 @@ def test_pairs_of_bytes_are_multiplied_only_where_no_pair_overflows(lanes, bytes
 
     assert kind(64, 64, -127, 127) == kind(1, 127, -64, -64) == bytes_
     assert kind(64, 65, 0, 0) == kind(0, 0, -64, -65) == "pmaddwd"
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+def test_a_target_before_vnni_has_pairs_of_bytes_unless_weights_are_to_use_all_8_bits(full_range, tmp_path):
+    torch.manual_seed(0)
+    program = capture(nn.Sequential(nn.Conv2d(16, 24, 3), nn.ReLU()).eval(), (torch.randn(2, 16, 9, 9),))
+    backend, target = Tvm(threads=1, full_range=full_range), find_target("x86_64_v3")
+    where = {"workload": small_workload(program), "target": target, "backend": backend}
+    quantized = Pipeline.parse("quantize").run(program, watchers=(), **where).program
+    facts = lower(quantized, backend, target, tmp_path)[1].manifest.facts
+    assert facts["integer_instruction"] == ("pmaddwd" if full_range else "pmaddubsw")
 
 
 class _AtTheLimits(nn.Module):
