@@ -29,6 +29,9 @@ def profile(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size of the random inputs.")] = 1,
     on: Annotated[str | None, typer.Option(help="Address of the device to measure on, instead of here.")] = None,
+    roofline: Annotated[
+        bool, typer.Option("--roofline", help="Hold each layer against the backend's best rates, measured now.")
+    ] = False,
     load: Load = None,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +39,7 @@ def profile(
     load_files(load)
     from fxopt.driver.profile import profile as run
 
-    found = run(folder, twin=twin, batch=batch, on=on)
+    found = run(folder, twin=twin, batch=batch, on=on, roofline=roofline)
     if as_json:
         print(json.dumps(found.to_dict()))
         return
@@ -53,13 +56,14 @@ def profile(
 def _table(found: Profile) -> Listing:
     from fxopt.cli.layout import Column, Listing
 
-    numbers = ("ms", "share", *(["float, ms"] if found.twin else []))
+    numbers = ("ms", "share", *(["float, ms"] if found.twin else []), *(["roof, ms"] if found.roof else []))
     names = ("layer", *numbers, "precision", "kernel", "source")
     columns = [Column(name, right=name in numbers, apart=name == "source") for name in names]
     table = Listing("Layers, the longest first", columns)
     ranked = sorted(found.layers, key=lambda layer: -layer.ms)
     for layer in ranked[:_SHOWN]:
-        beside = [f"{layer.twin_ms:.3f}" if layer.twin_ms else ""] if found.twin else []
+        shown = [(layer.twin_ms, found.twin), (layer.roof_ms, found.roof)]
+        beside = ["" if ms is None else f"{ms:.3f}" for ms, there in shown if there]
         kernels = ", ".join(k.split()[0] for k in layer.kernels)
         table.add(
             _name(layer), f"{layer.ms:.3f}", f"{layer.share:.1%}", *beside, layer.precision, kernels, layer.source
@@ -82,6 +86,14 @@ def _words(found: Profile) -> list[str]:
     if found.sum_ms > (1 + _SUM) * whole:
         lines.append("  the profiler itself slows kernels that are as short as these")
     named = {layer.name: layer for layer in found.layers}
+    if found.roof is not None:
+        rates = ", ".join(f"{rate / 1e9:.0f} in {name}" for name, rate in found.roof.macs_per_second.items())
+        lines.append(
+            f"best rates of {where}: {rates} billion multiply-adds a second, {found.roof.bytes_per_second / 1e9:.1f} GB/s"
+        )
+    for name in found.above_roof:
+        layer = named[name]
+        lines.append(f"above its roof: {_name(layer)}, {layer.ms:.3g} ms, and {layer.roof_ms:.3g} at the best rates")
     for name in found.slower:
         layer = named[name]
         lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from fxopt.driver.part import Part
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import fx
 
+    from fxopt.ir.op_table import Shape
     from fxopt.ir.program import Program
 
 
@@ -27,6 +29,9 @@ class LayerFigures(Part):
     inputs: tuple[str, ...] = ()
     macs: int = 0
     weight_bytes: int = 0
+    value_bytes: int = 0
+    """Bytes of its other inputs and its result, for as many examples as ``macs`` are counted for; at least, as a kernel in
+    integers may write integers."""
     precision: str = ""
     """Precision of a contraction's operands: ``float32``, ``int8``, or ``int4 weights`` where only these are quantized."""
 
@@ -36,10 +41,10 @@ def layers_of(program: Program) -> list[LayerFigures]:
 
     Ops that only dequantize a weight are part of the op that reads it.
     """
-    from fxopt.ir.cost import macs_by_node
+    from fxopt.ir.cost import counted_shapes, macs_by_node
     from fxopt.ir.printer import op_name, source_line, type_text
 
-    macs, dims = macs_by_node(program), program.dims()
+    macs, dims, shape = macs_by_node(program), program.dims(), counted_shapes(program)
     stored = _stored(program)
     modules: dict[fx.Node, str] = {}
     rows = []
@@ -55,7 +60,7 @@ def layers_of(program: Program) -> list[LayerFigures]:
                 type=type_text(node.meta.get("val"), dims), inputs=tuple(operand.name for operand in operands),
                 macs=macs.get(node, 0),
                 weight_bytes=sum(t.numel() * t.element_size() for t in weights.values()),
-                precision=_precision(node) if node in macs else "",
+                value_bytes=_value_bytes(node, operands, shape), precision=_precision(node) if node in macs else "",
             )
         )  # fmt: skip
     return rows
@@ -73,6 +78,20 @@ def _stored(program: Program) -> dict[fx.Node, tuple[torch.Tensor, ...]]:
             if all(operand in found for operand in inputs):
                 found[node] = tuple(t for operand in inputs for t in found[operand])
     return found
+
+
+def _value_bytes(node: fx.Node, operands: list[fx.Node], shape: Shape) -> int:
+    """Bytes that a kernel of a node reads besides weights, and writes; values that come out of integers are read as these."""
+    import torch
+
+    total = 0
+    for value in (node, *operands):
+        found = value.meta.get("val")
+        if isinstance(found, torch.Tensor):
+            codes = _precision(node) if value is node else _codes(value)
+            stored = getattr(torch, codes or "", found.dtype)
+            total += math.prod(shape(value)) * (stored if isinstance(stored, torch.dtype) else found.dtype).itemsize
+    return total
 
 
 def _module(node: fx.Node, operands: list[fx.Node], known: dict[fx.Node, str]) -> str:

@@ -15,7 +15,9 @@ from fxopt.backend.kernel_time import KernelTime
 from fxopt.driver.layers import LayerFigures
 from fxopt.driver.part import Document, Part
 from fxopt.driver.report import BuildReport, Latency
+from fxopt.driver.roofline import Roof, measure_roof
 from fxopt.errors import DeviceError
+from fxopt.pass_manager.context import Context
 from fxopt.runtime.artifact import Artifact, load
 from fxopt.runtime.device import find_device
 from fxopt.runtime.interleaved import time_artifacts
@@ -24,6 +26,8 @@ SCHEMA_VERSION = 1
 _CALLS, _BLOCKS, _ROUNDS = 20, 5, 3
 """Calls under the profiler in a round, blocks of calls without it, and rounds, in which artifacts take turns; the median
 round counts."""
+_WORST, _NOTED = 10, 0.01
+"""Layers that are named for what they take beyond their roof, at most, and the share of the whole that this is at least."""
 _SLOWER = 1.05
 """Ratio from which a layer is slower than its twin; smaller ones may be noise."""
 
@@ -31,7 +35,8 @@ _SLOWER = 1.05
 class LayerTime(Part):
     """A layer and its kernels, or with an empty ``name`` those that the runtime added: ``ms`` a call, share of the sum.
 
-    ``twin_ms`` is what the layer takes in the twin, where that has it.
+    ``twin_ms`` is what the layer takes in the twin, where that has it, and ``roof_ms`` what it would take at the rates of
+    ``Profile.roof``, where these were measured.
     """
 
     name: str
@@ -44,11 +49,13 @@ class LayerTime(Part):
     share: float
     macs: int = 0
     twin_ms: float | None = None
+    roof_ms: float | None = None
 
 
 class Profile(Document):
     """All layers of an artifact in the order of a call. ``sum_ms`` of the kernels compares with ``whole``, which is timed
-    without a profiler; ``slower`` names the integer layers that take longer than the twin's float ones.
+    without a profiler; ``slower`` names the integer layers that take longer than the twin's float ones; ``above_roof`` those
+    that would gain most by kernels as good as the backend's best, the largest gain first.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -60,11 +67,16 @@ class Profile(Document):
     layers: list[LayerTime]
     twin: str | None = None
     slower: list[str] = Field(default_factory=list)
+    roof: Roof | None = None
+    above_roof: list[str] = Field(default_factory=list)
 
 
-def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str | None = None) -> Profile:
+def profile(
+    folder: Path, *, twin: Path | None = None, batch: int = 1, on: str | None = None, roofline: bool = False
+) -> Profile:
     """Profile an artifact, on this machine or ``on`` a device, side by side with its ``twin`` in float, if given.
 
+    With ``roofline``, large layers are built by its backend and timed too, for the rates that others are held against.
     Inputs are random. Raises UsageError for a folder without a report, BackendError where the runtime has no profile of
     kernels, DeviceError where the device fails, or is emulated.
     """
@@ -87,6 +99,13 @@ def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str |
     layers = layer_times(kernels[0], reports[0].layers)
     if len(reports) > 1:
         layers = _beside(layers, layer_times(kernels[1], reports[1].layers))
+    roof = _roof(artifacts[0], on, layers, batch) if roofline else None
+    if roof is not None:
+        figures = {layer.name: layer for layer in reports[0].layers}
+        layers = [
+            layer.model_copy(update={"roof_ms": roof.ms(figures[layer.name], batch)}) if layer.name else layer
+            for layer in layers
+        ]
     return Profile(
         folder=str(folder), backend=artifacts[0].manifest.backend, on=on, whole=Latency.of(whole), layers=layers,
         sum_ms=sum(kernel.ms for kernel in kernels[0]), twin=str(twin) if twin else None,
@@ -94,7 +113,24 @@ def profile(folder: Path, *, twin: Path | None = None, batch: int = 1, on: str |
             layer.name for layer in layers
             if layer.twin_ms and "int" in layer.precision and layer.ms > _SLOWER * layer.twin_ms
         ],
+        roof=roof, above_roof=_above_roof(layers),
     )  # fmt: skip
+
+
+def _roof(artifact: Artifact, on: str | None, layers: Sequence[LayerTime], batch: int) -> Roof:
+    """The rates of the artifact's backend on the machine that it runs on."""
+    manifest = artifact.manifest
+    context = Context(target=replace(manifest.target, address=on), backend=find_backend(manifest.backend))
+    rates = [1000 * layer.macs * batch / layer.ms for layer in layers if layer.precision == "int8" and layer.ms]
+    return measure_roof(context, integers=bool(rates), fastest=max(rates, default=0.0))
+
+
+def _above_roof(layers: Sequence[LayerTime]) -> list[str]:
+    """Names of up to ten layers by what they take beyond their roof, if that is worth a word."""
+    gains = {layer.name: layer.ms - layer.roof_ms for layer in layers if layer.roof_ms is not None}
+    ranked = sorted(gains, key=lambda name: -gains[name])
+    least = _NOTED * sum(layer.ms for layer in layers)
+    return [name for name in ranked[:_WORST] if gains[name] > least]
 
 
 def layer_times(kernels: Sequence[KernelTime], layers: Sequence[LayerFigures]) -> list[LayerTime]:

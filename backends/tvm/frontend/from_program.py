@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ def import_program(program: Program) -> IRModule:
     Raises BackendError where TVM's importer fails, with the node.
     """
     need_tvm()
-    with torch.no_grad():  # with gradients, attention would decompose into the variant that saves values for backward
+    # with gradients, attention would decompose into the variant that saves values for backward; torch copies what it deprecates
+    with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):
         exported = _of_tensors(export_program(program).run_decompositions(_decompositions()))
     origins, mine = origins_of(exported, program), {node.name: node for node in program.graph.nodes}
 
