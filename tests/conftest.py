@@ -125,3 +125,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def brief_timing():
+    """For tests that need programs to be timed, not the times: here and in processes that are started, timing is brief."""
+    from fxopt.runtime.timing import briefly
+
+    with briefly(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "cases" / "brief"), prepend=os.pathsep)
+        yield

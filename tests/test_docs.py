@@ -30,7 +30,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, brief_timing):
     """A folder where the pages' relative paths mean what they say, without writing into the repository."""
     folder = tmp_path_factory.mktemp("docs")
     for name in ("models", "tests"):

@@ -413,8 +413,8 @@ from pathlib import Path
 from fxopt import Pipeline
 from fxopt.pass_manager.step_cache import StepCache
 from fxopt.support.store import Store
-from fxopt.testing import small_programs, small_workload
-program = small_programs()["residual"]
+from fxopt.testing import small_models, small_workload
+program = next(model for model in small_models() if model.name == "residual").program()
 cache = StepCache(Store(Path({str(tmp_path)!r}), 10**9), 0.0)
 for i in range(5):
     passes = Pipeline.parse(f"zero_channels(ratio=0.{{i + 2}}), shrink, fold_batch_norm, quantize")
