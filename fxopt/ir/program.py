@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import PassError, UsageError
+from fxopt.ir.analyses import Analyses
 from fxopt.ir.input_check import misfit
 from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
 from fxopt.ir.transfer import CPU, put, take
@@ -96,6 +97,8 @@ class Program:
     added."""
     device: torch.device = CPU
     """Where the weights are, and the graph computes, while it is placed there: see :mod:`fxopt.ir.placement`."""
+    analyses: Analyses = field(default_factory=Analyses)
+    """What analyses found in the graph: see :mod:`fxopt.ir.analyses`."""
 
     @property
     def graph(self) -> fx.Graph:
@@ -378,6 +381,7 @@ class Program:
         twin.measurements = list(self.measurements)
         twin.claims = dict(self.claims)
         twin.kept_indices = {name: dict(dims) for name, dims in self.kept_indices.items()}
+        twin.analyses = self.analyses.of_copy()
         return twin
 
 
