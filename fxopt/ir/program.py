@@ -232,14 +232,14 @@ class Program:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor the graph reads, by attribute name; tied weights are one tensor under several names."""
         names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")
-        found = {name: _attribute(self.module, name) for name in names}
+        found = {name: attribute(self.module, name) for name in names}
         return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
 
     def tensor(self, node: Any) -> torch.Tensor | None:
         """The weight that a ``get_attr`` node reads; None for any other node or argument."""
         if not isinstance(node, fx.Node) or node.op != "get_attr":
             return None
-        value = _attribute(self.module, str(node.target))
+        value = attribute(self.module, str(node.target))
         return value if isinstance(value, torch.Tensor) else None
 
     def add_tensor(self, name: str, tensor: torch.Tensor, before: fx.Node, *, learned: bool = True) -> fx.Node:
@@ -292,7 +292,7 @@ class Program:
         for name, old in known.items():
             if id(old) in new:
                 path, _, leaf = name.rpartition(".")
-                owner = _attribute(self.module, path) if path else self.module
+                owner = attribute(self.module, path) if path else self.module
                 store: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
                 store[leaf] = new[id(old)]
         mode = self._fake_mode()
@@ -405,7 +405,8 @@ def fake_of(mode: FakeTensorMode, tensor: torch.Tensor, dtype: torch.dtype) -> F
     return FakeTensor(mode, meta.requires_grad_(tensor.requires_grad), tensor.device)
 
 
-def _attribute(module: torch.nn.Module, name: str) -> Any:
+def attribute(module: torch.nn.Module, name: str) -> Any:
+    """What a ``get_attr`` node of this target reads. Raises AttributeError where there is none."""
     value: Any = module
     *path, leaf = name.split(".")
     for part in path:
@@ -418,7 +419,7 @@ def _attribute(module: torch.nn.Module, name: str) -> Any:
 
 def _has(module: torch.nn.Module, name: str) -> bool:
     try:
-        _attribute(module, name)
+        attribute(module, name)
     except AttributeError:
         return False
     return True
