@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fxopt.ir.op_table import Trait, has, running_statistics
-from fxopt.ir.program import Program
+from fxopt.ir.program import Program, attribute
 
 
 def alias_sets(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
@@ -31,7 +31,7 @@ def alias_sets(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
         for source in _aliased(node):
             parent[find(node)] = find(source)
         if node.op == "get_attr":  # a tied weight is one tensor under several names
-            tensor = operator.attrgetter(str(node.target))(graph.owning_module)
+            tensor = attribute(graph.owning_module, str(node.target))  # type: ignore[arg-type]
             parent[find(node)] = find(weights.setdefault(id(tensor), node))
     return {node: find(node) for node in graph.nodes}
 

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import PassError, UsageError
+from fxopt.ir.analyses import Analyses
 from fxopt.ir.input_check import misfit
 from fxopt.ir.printer import graph_text, node_text, op_name, source_line, type_text
 from fxopt.ir.transfer import CPU, put, take
@@ -96,6 +97,8 @@ class Program:
     added."""
     device: torch.device = CPU
     """Where the weights are, and the graph computes, while it is placed there: see :mod:`fxopt.ir.placement`."""
+    analyses: Analyses = field(default_factory=Analyses)
+    """What analyses found in the graph: see :mod:`fxopt.ir.analyses`."""
 
     @property
     def graph(self) -> fx.Graph:
@@ -229,14 +232,14 @@ class Program:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor the graph reads, by attribute name; tied weights are one tensor under several names."""
         names = dict.fromkeys(str(n.target) for n in self.graph.nodes if n.op == "get_attr")
-        found = {name: _attribute(self.module, name) for name in names}
+        found = {name: attribute(self.module, name) for name in names}
         return {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
 
     def tensor(self, node: Any) -> torch.Tensor | None:
         """The weight that a ``get_attr`` node reads; None for any other node or argument."""
         if not isinstance(node, fx.Node) or node.op != "get_attr":
             return None
-        value = _attribute(self.module, str(node.target))
+        value = attribute(self.module, str(node.target))
         return value if isinstance(value, torch.Tensor) else None
 
     def add_tensor(self, name: str, tensor: torch.Tensor, before: fx.Node, *, learned: bool = True) -> fx.Node:
@@ -289,7 +292,7 @@ class Program:
         for name, old in known.items():
             if id(old) in new:
                 path, _, leaf = name.rpartition(".")
-                owner = _attribute(self.module, path) if path else self.module
+                owner = attribute(self.module, path) if path else self.module
                 store: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
                 store[leaf] = new[id(old)]
         mode = self._fake_mode()
@@ -378,6 +381,7 @@ class Program:
         twin.measurements = list(self.measurements)
         twin.claims = dict(self.claims)
         twin.kept_indices = {name: dict(dims) for name, dims in self.kept_indices.items()}
+        twin.analyses = self.analyses.of_copy()
         return twin
 
 
@@ -401,7 +405,8 @@ def fake_of(mode: FakeTensorMode, tensor: torch.Tensor, dtype: torch.dtype) -> F
     return FakeTensor(mode, meta.requires_grad_(tensor.requires_grad), tensor.device)
 
 
-def _attribute(module: torch.nn.Module, name: str) -> Any:
+def attribute(module: torch.nn.Module, name: str) -> Any:
+    """What a ``get_attr`` node of this target reads. Raises AttributeError where there is none."""
     value: Any = module
     *path, leaf = name.split(".")
     for part in path:
@@ -414,7 +419,7 @@ def _attribute(module: torch.nn.Module, name: str) -> Any:
 
 def _has(module: torch.nn.Module, name: str) -> bool:
     try:
-        _attribute(module, name)
+        attribute(module, name)
     except AttributeError:
         return False
     return True

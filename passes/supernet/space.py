@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from fxopt import Program
 from fxopt.errors import OptionError
@@ -101,14 +99,7 @@ class Space:
         def twin(value: Any) -> Any:
             return named[value.name] if isinstance(value, fx.Node) else value
 
-        sweep = dataclasses.replace(
-            self.sweep,
-            program=program,
-            axes={twin(node): axes for node, axes in self.sweep.axes.items()},
-            notes={twin(node): pytree.tree_map(twin, note) for node, note in self.sweep.notes.items()},
-            computed={twin(node) for node in self.sweep.computed},
-            contractions=[],
-        )
+        sweep = self.sweep.over(program, {node: twin(node) for node in self.program.graph.nodes if node.name in named})
         layers = []
         for layer in self.layers:
             branch = layer.branch

@@ -12,13 +12,20 @@ from fxopt.passes.prune.known.values import known_values
 
 
 def couple(program: Program) -> Sweep:
-    """Give every value of a program its axes. Reads the graph, and of the weights only index constants."""
-    return sweep(program, _couple_rule)
+    """Give every value of a program its axes. Reads the graph, and of the weights only index constants.
+
+    A program whose graph has not changed since is not swept again, see :mod:`fxopt.ir.analyses`.
+    """
+    return program.analyses.get(_couple, program)
 
 
 def needed(sweep: Sweep) -> Liveness:
     """Which atoms can influence an output, with the weights as they are."""
     return liveness(sweep, known_values(sweep.program).get)
+
+
+def _couple(program: Program) -> Sweep:
+    return sweep(program, _couple_rule)
 
 
 def _couple_rule(node: fx.Node) -> Couple | None:

@@ -59,8 +59,9 @@ def places(sweep: Sweep) -> list[WeightAxis]:
     eaten = {(id(sweep.program.tensor(c.weight)), c.dim) for c in sweep.contractions if c.weight is not None}
     seen: set[int] = set()
     found = []
+    tensors = sweep.program.tensors()
     for node in sweep.program.graph.find_nodes(op="get_attr"):
-        tensor = sweep.program.tensor(node)
+        tensor = tensors.get(str(node.target))
         if tensor is None or id(tensor) in seen:
             continue
         seen.add(id(tensor))
@@ -93,7 +94,7 @@ def find_groups(sweep: Sweep) -> list[Group]:
         inside = rows[free[rows] & (label[rows] == number)]
         _, first = np.unique(inside, return_index=True)
         ordered = inside[np.sort(first)]
-        rest = np.setdiff1d(every[start:end], ordered)
+        rest = np.setdiff1d(every[start:end], ordered) if end - start > len(ordered) else every[:0]
         unit = _unit(rows, ordered)
         name = f"{producers[0].weight}[{producers[0].dim}]" + ("" if unit == "channels" else f" {unit}")
         if unit == "channels" and np.isin(ordered, normed).any():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxopt.passes.common.weight_value import weight_value
+from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.atoms import Rows, concatenated
 from fxopt.passes.prune.coupling.nonzero import Nonzero
 from fxopt.passes.prune.coupling.sweep import Contraction, Sweep
@@ -60,7 +61,7 @@ def liveness(sweep: Sweep, known: Known) -> Liveness:
         left = dims.count(live)
         if left.all():  # a dim of one index hangs on nothing, so that what it was tied to is free
             settled &= not bool(((left == 1) & (dims.lengths > 1)).any())
-            settled &= not any(_hangs_on_constants(site) for site in sites)
+            settled &= not any(_sees_more(sweep, c, known, live) for c in sweep.contractions)
             return Liveness(live, cause, [site.nonzero for site in sites], settled)
         empty = dims.arrays[int(left.argmin())]
         live[empty[(~live[empty]).sum(1).argmin()]] = True  # the one that brings back the least
@@ -92,11 +93,25 @@ def _needed(site: _Site, live: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return site.nonzero.read(new, wanted) if new.any() and wanted.any() else np.zeros_like(wanted)
 
 
-def _hangs_on_constants(site: _Site) -> bool:
-    """Whether an index goes only because what is read there is known to be zero."""
-    if site.counts.all():
-        return False
-    return site.nonzero is None or site.seen is None or bool(site.nonzero.read(site.seen, ~site.counts).any())
+def _sees_more(sweep: Sweep, c: Contraction, known: Known, live: NDArray[np.bool_]) -> bool:
+    """Whether more of what is summed over is known to be zero once the dead indices of the other dims are gone."""
+    stays = np.asarray(live[sweep.resolve(c.rows)].all(1))
+    for node, dim in c.operands:
+        value, axes = known(node), sweep.of(node)
+        if value is None:
+            continue
+        cut = value
+        for other, size in enumerate(value.shape):
+            if size == 1 or other == dim % value.dim() or ax.is_fixed(axes[other]):
+                continue
+            if (rows := ax.rows_of(axes[other])) is None:  # a dynamic size is part of it
+                return True
+            cut = cut.index_select(other, torch.from_numpy(np.flatnonzero(live[sweep.resolve(rows)].all(1))))
+        if cut.shape != value.shape:
+            zero = _may_be_nonzero(value, dim, len(stays)) & ~_may_be_nonzero(cut, dim, len(stays))
+            if (stays & zero).any():
+                return True
+    return False
 
 
 def _site(sweep: Sweep, c: Contraction, known: Known) -> _Site:

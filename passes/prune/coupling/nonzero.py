@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 _Mask = NDArray[np.bool_]
 
+_FEW = 64
 _FIRST = 1 << 12
 _CHUNK = 1 << 16
 """Elements that are looked at together: a few at first, as of a dense weight these tell it all; then what a cache holds."""
@@ -22,15 +23,29 @@ _BITS = {
 }
 
 
+def any_nonzero(elements: torch.Tensor) -> torch.Tensor:
+    """Whether any element along the last dim is not zero, NaN among them; the first few are tried before all."""
+    bits, ones = _bits_of(elements)
+    found = np.asarray(np.bitwise_or.reduce(bits[..., :_FEW], -1) & ones != 0)
+    if bits.shape[-1] > _FEW and not found.all():
+        found[~found] = np.bitwise_or.reduce(bits[~found], -1) & ones != 0
+    return torch.from_numpy(found)
+
+
+def _bits_of(elements: torch.Tensor) -> tuple[NDArray[np.signedinteger], int]:
+    """Integers that are zero, but for bits that the number lacks, where an element is: of many of them "or" tells it at once."""
+    kind = _BITS.get(elements.dtype)
+    if kind is None:
+        return (elements != 0).to(torch.int8).numpy(), -1
+    return elements.view(kind).numpy(), torch.iinfo(kind).max  # all bits but that of the sign
+
+
 class Nonzero:
     """The elements of a weight as ``[block, row, index, position]``; an index is read by a row of its own block."""
 
     def __init__(self, elements: torch.Tensor) -> None:
         self.blocks, self.rows, self.indices, _ = elements.shape
-        kind = _BITS.get(elements.dtype)
-        # of a number that is not zero some bit is one besides that of the sign, so that those of many are looked at by "or"
-        self._ones = -1 if kind is None else torch.iinfo(kind).max
-        self._bits = (elements.view(kind) if kind else (elements != 0).to(torch.int8)).numpy()
+        self._bits, self._ones = _bits_of(elements)
 
     def read(self, rows: _Mask, wanted: _Mask) -> _Mask:
         """Which of the ``wanted`` indices, ``[block · index]``, some of ``rows``, ``[block · row]``, reads."""

@@ -23,6 +23,7 @@ def _injective(sweep: Sweep, index: Any) -> np.ndarray[Any, Any] | None:
     values = sweep.program.tensor(index)
     if values is None or values.dim() != 1 or values.dtype not in (torch.int64, torch.int32):
         return None
+    sweep.constants[index] = values = values.clone()
     numbers = values.numpy()
     return numbers if len(np.unique(numbers)) == len(numbers) and (numbers >= 0).all() else None
 

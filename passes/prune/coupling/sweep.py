@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from fxopt import Program
 from fxopt.ir.op_table import family
@@ -51,6 +53,12 @@ class Contraction:
     spread: Callable[[torch.Tensor], torch.Tensor] | None = None
     weight_rows: Rows | None = None
 
+    def over(self, twins: Mapping[fx.Node, fx.Node]) -> Contraction:
+        """The same place in another program with the same graph."""
+        operands = tuple((twins[node], dim) for node, dim in self.operands)
+        weight = self.weight and twins[self.weight]
+        return dataclasses.replace(self, node=twins[self.node], operands=operands, weight=weight)
+
 
 @dataclass
 class Sweep:
@@ -65,7 +73,28 @@ class Sweep:
     """What a rule leaves for the rewrite of its op."""
     computed: set[fx.Node] = field(default_factory=set)
     """Nodes that depend on an input; the others depend on weights alone."""
+    constants: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+    """The weights whose contents a rule has read, as they were: indices."""
     _resolved: dict[int, tuple[Rows, Rows]] = field(default_factory=dict)
+
+    def over(self, program: Program, twins: Mapping[fx.Node, fx.Node]) -> Sweep:
+        """The same about the nodes of another program with the same graph."""
+
+        def twin(value: Any) -> Any:
+            return twins[value] if isinstance(value, fx.Node) else value
+
+        moved = dataclasses.replace(
+            self,
+            program=program,
+            axes={twins[node]: axes for node, axes in self.axes.items()},
+            contractions=[contraction.over(twins) for contraction in self.contractions],
+            reasons=[Reason(twins[reason.node], reason.text) for reason in self.reasons],
+            notes={twins[node]: pytree.tree_map(twin, note) for node, note in self.notes.items()},
+            computed={twins[node] for node in self.computed},
+            constants={twins[node]: contents for node, contents in self.constants.items()},
+        )
+        moved.__dict__ |= {name: vars(self)[name] for name in ("arrays", "pinned") if name in vars(self)}
+        return moved
 
     def of(self, node: Any) -> Axes:
         """The axes of a tensor; of a number none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -75,5 +76,10 @@ def _numbers(*shapes: list[Any]) -> list[list[int]]:
     symbols = {
         s for shape in shapes for size in shape if not isinstance(size, int) for s in size.node.expr.free_symbols
     }
-    primes = {symbol: sympy.nextprime(10**6, i + 1) for i, symbol in enumerate(sorted(symbols, key=str))}
-    return [[s if isinstance(s, int) else int(s.node.expr.subs(primes)) for s in shape] for shape in shapes]
+    primes = tuple((symbol, sympy.nextprime(10**6, i + 1)) for i, symbol in enumerate(sorted(symbols, key=str)))
+    return [[s if isinstance(s, int) else _number(s.node.expr, primes) for s in shape] for shape in shapes]
+
+
+@functools.cache
+def _number(size: sympy.Expr, primes: tuple[tuple[sympy.Symbol, int], ...]) -> int:
+    return int(size.subs(primes))

@@ -11,6 +11,7 @@ from torch import fx
 
 from fxopt.ir.op_table import DIRECT
 from fxopt.ir.printer import op_name
+from fxopt.passes.prune.coupling.nonzero import any_nonzero
 from fxopt.passes.prune.known.cells import (
     Cells,
     Known,
@@ -26,7 +27,6 @@ from fxopt.passes.prune.known.cells import (
 )
 
 _ROWS = 256
-_FEW = 64
 
 
 def linear(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
@@ -90,7 +90,7 @@ def contract(a: torch.Tensor, b: torch.Tensor, length: int | None) -> Cells:
     unknown = a.isnan()
     if unknown.all():
         a, unknown = a[..., :1, :], unknown[..., :1, :]
-        bad = _any(b.mT).unsqueeze(-2)
+        bad = any_nonzero(b.mT).unsqueeze(-2)
     else:
         reads = b != 0
         bad = (unknown.float() @ reads.float()) + ((a != 0) & ~unknown).float() @ b.isnan().float() > 0
@@ -149,9 +149,9 @@ def _weighted(x: Cells, kernel: torch.Tensor, *, uniform: bool) -> Cells:
     """Sums over inputs x[G, I] and weights kernel[G, O, I, K]; where positions differ (not ``uniform``), only zeros count."""
     blocked = None if x is None else x.isnan() if uniform else x != 0
     if blocked is None or blocked.all():
-        bad = _any(kernel.flatten(2))
+        bad = any_nonzero(kernel.flatten(2))
     else:
-        bad = ((kernel != 0).any(-1) & blocked[:, None]).any(-1)
+        bad = (any_nonzero(kernel) & blocked[:, None]).any(-1)
     if bad.all():
         return None
     x = nothing(2).expand(len(kernel), kernel.shape[2]) if x is None else x
@@ -163,14 +163,6 @@ def _weighted(x: Cells, kernel: torch.Tensor, *, uniform: bool) -> Cells:
     result = torch.full(bad.shape, math.nan, dtype=torch.float64)
     result[group, output] = reliable(sums, size)
     return result
-
-
-def _any(cells: torch.Tensor) -> torch.Tensor:
-    """Whether any along the last dim is not zero; the first few are tried before all."""
-    found = (cells[..., :_FEW] != 0).any(-1)
-    if not found.all():
-        found[~found] = (cells[~found] != 0).any(-1)
-    return found
 
 
 def _filled(cells: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,7 @@ class _Walk:
     """What is known so far, node by node."""
 
     def __init__(self, program: Program) -> None:
-        self.program = program
+        self.program, self.weights = program, program.tensors()
         self.found: dict[fx.Node, Known] = {}
         self.roots = alias_sets(program.graph)
         self.order = {node: i for i, node in enumerate(program.graph.nodes)}
@@ -47,13 +47,15 @@ class _Walk:
     def _memory(self) -> tuple[set[fx.Node], dict[fx.Node, list[fx.Node]]]:
         """Alias sets, by their root, that are written to: those with other views, and those that are chains of writes."""
         graph = self.program.graph
-        dirty = {self.roots[target] for node in graph.nodes for target in [*written(node), *_statistics(node)]}
+        writes = {node: targets for node in graph.nodes if (targets := [*written(node), *_statistics(node)])}
+        dirty = {self.roots[target] for targets in writes.values() for target in targets}
         members: dict[fx.Node, list[fx.Node]] = {root: [] for root in dirty}
         writers: dict[fx.Node, set[fx.Node]] = {root: set() for root in dirty}
-        for node in graph.nodes:
+        for node in graph.nodes if dirty else ():
             if self.roots[node] in dirty:
                 members[self.roots[node]].append(node)
-            for target in [*written(node), *_statistics(node)]:
+        for node, targets in writes.items():
+            for target in targets:
                 writers[self.roots[target]].add(node)
         chains = {}
         for root in dirty:
@@ -77,7 +79,7 @@ class _Walk:
     def _known(self, node: fx.Node) -> Known:
         value = node.meta.get("val")
         if node.op == "get_attr":
-            return _stored(self.program.tensor(node))
+            return _stored(self.weights.get(str(node.target)))
         if node.op != "call_function" or value is None:
             return None
         if node.target is operator.getitem:
@@ -107,7 +109,7 @@ class _Walk:
         """The constants that hold for all readers of each node, also those after an in-place write."""
         kept = {}
         for node, known in self.found.items():
-            weight = self.program.tensor(node)
+            weight = self.weights.get(str(node.target)) if node.op == "get_attr" else None
             if not isinstance(known, torch.Tensor) or self._overwritten(node):
                 continue
             if weight is not None and not weight.is_floating_point():

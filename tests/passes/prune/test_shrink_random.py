@@ -102,3 +102,30 @@ def test_second_look_behind_an_rms_norm():
     program.set_tensors({**changed, "layers.3.1.bias": tensors["layers.3.1.bias"].detach() * keep})
     outcome = Pipeline.of(shrink()).run(program)
     assert next(n for n in outcome.program.graph.nodes if n.name == "rms_norm").meta["val"].shape[-1] == 1
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_second_look_where_a_place_is_zero_for_the_heads_that_stay(elsewhere):
+    """Place 0 of the query is zero in heads 0 to 5 alone, and heads 6 and 7 are not read: without them it goes too."""
+
+    class Product(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.read = torch.nn.Linear(5, 32), torch.nn.Linear(5, 28), torch.nn.Linear(8, 3)
+
+        def forward(self, x):
+            query, key = self.query(x).view(-1, 8, 4), self.key(x).view(-1, 7, 4)
+            return self.read((query @ key.transpose(1, 2)).transpose(1, 2))
+
+    model = Product()
+    with torch.no_grad():
+        for rows in (tensor.view(8, 4, -1) for tensor in (model.query.weight, model.query.bias)):
+            rows[:6, 0] = 0
+            if elsewhere:
+                rows[:, 1] = 0
+        model.read.weight[:, 6:] = 0
+    outcome = Pipeline.of(shrink()).run(capture(model, (torch.randn(2, 5),)))
+    places = 2 if elsewhere else 3
+    sizes = {name: len(tensor) for name, tensor in outcome.program.tensors().items()}
+    assert (sizes["query.weight"], sizes["key.weight"]) == (6 * places, 7 * places)
+    is_settled(outcome.program)
