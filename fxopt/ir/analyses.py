@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import fx
 
-if TYPE_CHECKING:
-    from fxopt.ir.program import Program
-
 Twins = Mapping[fx.Node, fx.Node]
 """For the nodes of one graph those of another, at the same places."""
+
+
+class Readable(Protocol):
+    """What an analysis reads: a graph and its weights, as :class:`fxopt.Program` has them."""
+
+    @property
+    def graph(self) -> fx.Graph:
+        """Its nodes."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its weights, by the name that nodes read them by."""
+
+    def tensor(self, node: Any) -> torch.Tensor | None:
+        """The weight that a node reads."""
 
 
 class Result(Protocol):
@@ -28,10 +39,11 @@ class Result(Protocol):
 
     constants: dict[fx.Node, torch.Tensor]
 
-    def over(self, program: Program, twins: Twins) -> Self:
+    def over(self, program: Any, twins: Twins) -> Self:
         """The same result about the nodes of another program."""
 
 
+_Program = TypeVar("_Program", bound=Readable)
 _Found = TypeVar("_Found", bound=Result)
 
 
@@ -50,7 +62,7 @@ class Analyses:
         """For a copy of the program: it takes what is known of this one, as long as this one exists."""
         return Analyses(self if self._known or self._source is None else self._source())
 
-    def get(self, compute: Callable[[Program], _Found], program: Program) -> _Found:
+    def get(self, compute: Callable[[_Program], _Found], program: _Program) -> _Found:
         """``compute(program)``, or what it gave before if all that it reads is the same."""
         source = self._source() if self._source is not None else None
         for known in (self._known, source._known if source is not None else {}):
@@ -70,13 +82,13 @@ class Analyses:
 class _Graph:
     """A graph as an analysis read it."""
 
-    def __init__(self, program: Program, found: Result) -> None:
+    def __init__(self, program: Readable, found: Result) -> None:
         self.graph = program.graph
         self._nodes = [(n, n.op, n.target, n.args, n.kwargs, n.meta.get("val")) for n in program.graph.nodes]
         self._weights = _weights(program)
         self._constants = found.constants
 
-    def twins(self, program: Program) -> Twins | None:
+    def twins(self, program: Readable) -> Twins | None:
         """The nodes of a program in which the analysis would read the same; None for any other program."""
         twins: dict[fx.Node, fx.Node] = {}
         if len(program.graph.nodes) != len(self._nodes) or _weights(program) != self._weights:
@@ -94,7 +106,7 @@ class _Graph:
         return twins
 
 
-def _weights(program: Program) -> list[Any]:
+def _weights(program: Readable) -> list[Any]:
     """Dtype and shape of what every ``get_attr`` reads, and the number of the first that reads the same tensor."""
     tensors = program.tensors()
     first: dict[int, int] = {}

@@ -191,6 +191,7 @@ UNCLAIMED = {
         Trait.IDEMPOTENT: "not where NaN is to be infinite, and infinity a number",
     },
     "aten.clamp": {Trait.ZERO_PRESERVING: "only where zero is within the bounds"},
+    "aten.clip": {Trait.ZERO_PRESERVING: "only where zero is within the bounds"},
     "aten.clamp_max": {Trait.ZERO_PRESERVING: "only of a bound above zero"},
     "aten.hardtanh": {Trait.ZERO_PRESERVING: "only where zero is within the bounds"},
     "aten.alpha_dropout": {Trait.ZERO_PRESERVING: "not in training"},
