@@ -52,7 +52,7 @@ _NAMES: dict[Rule, str] = {
     sums.addmm: "addmm baddbmm",
     sums.attention: "scaled_dot_product_attention",
     sums.einsum: "einsum",
-    sums.reduce: "sum sum.dim_IntList mean mean.dim amax amin max min max.dim min.dim",
+    sums.reduce: "sum sum.dim_IntList linalg_vector_norm norm.ScalarOpt_dim mean mean.dim amax amin max min max.dim min.dim",
 }
 
 RULES: dict[str, Rule] = {

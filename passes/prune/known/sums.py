@@ -192,7 +192,7 @@ def einsum(node: fx.Node, call: dict[str, Any], of: Of) -> Cells:
 
 
 def reduce(node: fx.Node, call: dict[str, Any], of: Of) -> Known:
-    """Sums of zeros; means, maxima and minima of cells that are constant along the dims."""
+    """Sums and norms of zeros; means, maxima and minima of cells that are constant along the dims."""
     cells = of(call["self"])
     if cells is None:
         return None
@@ -200,7 +200,7 @@ def reduce(node: fx.Node, call: dict[str, Any], of: Of) -> Known:
     given = [dim] if isinstance(dim, int) else list(dim or ())
     dims = sorted({d % rank for d in given} if rank else ()) or list(range(rank))
     cells = settle(cells, dims)
-    cells = zeros_of(cells) if "sum" in op_name(node) else cells
+    cells = zeros_of(cells) if "sum" in op_name(node) or "norm" in op_name(node) else cells
     if not call.get("keepdim"):
         cells = cells.squeeze(dims) if rank else cells
     return [cells, None] if isinstance(node.meta["val"], (tuple, list)) else cells

@@ -339,6 +339,10 @@ AFFINE = "aten.batch_norm(%h, %g, %t, %m, %v, False, 0.1, 1e-05, False)"
         ("%p = aten.adaptive_avg_pool2d(%h, [1, 1]); %y = aten.flatten.using_ints(%p, 1)", [0, None, 0]),
         ("%y = aten.mean.dim(%h, [2, 3])", [0, None, 0]),
         ("%y = aten.sum.dim_IntList(%h, [1])", None),
+        ("%y = aten.linalg_vector_norm(%h, 2, [2, 3])", [0, None, 0]),
+        ("%s = aten.sigmoid(%h); %y = aten.linalg_vector_norm(%s, 2, [2, 3])", None),  # it hangs on how many there are
+        ("%y = aten.norm.ScalarOpt_dim(%h, 1, [3], True)", [0, None, 0]),
+        ("%y = aten.addcmul(%h, %h, %x)", None),
         ("%s = aten.sigmoid(%h); %y = aten.sum.dim_IntList(%s, [2, 3])", None),
         ("%s = aten.sigmoid(%h); %y = aten.mean.dim(%s, [2, 3])", [0.5, None, 0.5]),
         ("%y = aten.max_pool2d(%h, [2, 2])", [0, None, 0]),
