@@ -54,13 +54,14 @@ def layers_of(program: Program) -> list[LayerFigures]:
         operands = [operand for operand in node.all_input_nodes if operand not in stored]
         weights = {id(t): t for operand in node.all_input_nodes for t in stored.get(operand, ())}
         modules[node] = _module(node, operands, modules)
+        precision = _precision(node) if node in macs else ""
         rows.append(
             LayerFigures(
                 name=node.name, op=op_name(node), module=modules[node], source=source_line(node),
                 type=type_text(node.meta.get("val"), dims), inputs=tuple(operand.name for operand in operands),
                 macs=macs.get(node, 0),
                 weight_bytes=sum(t.numel() * t.element_size() for t in weights.values()),
-                value_bytes=_value_bytes(node, operands, shape), precision=_precision(node) if node in macs else "",
+                value_bytes=_value_bytes(node, operands, shape, precision), precision=precision,
             )
         )  # fmt: skip
     return rows
@@ -80,17 +81,19 @@ def _stored(program: Program) -> dict[fx.Node, tuple[torch.Tensor, ...]]:
     return found
 
 
-def _value_bytes(node: fx.Node, operands: list[fx.Node], shape: Shape) -> int:
-    """Bytes that a kernel of a node reads besides weights, and writes; values that come out of integers are read as these."""
+def _value_bytes(node: fx.Node, operands: list[fx.Node], shape: Shape, precision: str) -> int:
+    """Bytes that a kernel of a node reads besides weights, and writes; values that come out of integers are read as these, and
+    a contraction of integers is taken to write them.
+    """
     import torch
 
     total = 0
     for value in (node, *operands):
         found = value.meta.get("val")
         if isinstance(found, torch.Tensor):
-            codes = _precision(node) if value is node else _codes(value)
-            stored = getattr(torch, codes or "", found.dtype)
-            total += math.prod(shape(value)) * (stored if isinstance(stored, torch.dtype) else found.dtype).itemsize
+            codes = precision if value is node else _codes(value)
+            stored = getattr(torch, codes, None) if codes else None  # "int4 weights" is no dtype
+            total += math.prod(shape(value)) * (stored or found.dtype).itemsize
     return total
 
 

@@ -55,6 +55,19 @@ def test_bytes_are_those_of_the_integers_that_a_kernel_reads():
     assert codes["head"].value_bytes == 8 * 36 + 5
 
 
+class _Sizes(nn.Module):
+    def forward(self, x):
+        first, _ = x.chunk(2, 1)
+        return first.sum() + torch.zeros(x.shape[0] * 2, 3)
+
+
+def test_computed_sizes_and_results_that_are_no_tensors_have_no_bytes():
+    layers = {layer.op: layer for layer in layers_of(fxopt.capture(_Sizes(), (torch.randn(2, 6),)))}
+    assert layers["aten.chunk"].value_bytes == 4 * 6, "of one example, its input alone"
+    assert layers["aten.zeros"].value_bytes == 4 * 2 * 3
+    assert {layer.value_bytes for op, layer in layers.items() if "mul" in op} == {0}
+
+
 def test_rates_are_those_of_the_same_work_in_a_plain_loop():
     """Against torch alone: seconds taken for milliseconds, or a layer counted twice, would be far off."""
     roof = measure_roof(Context(backend=find_backend("eager"), target=host()), integers=False)
