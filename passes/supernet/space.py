@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import fx
 
 from fxopt import Program
 from fxopt.errors import OptionError
@@ -95,23 +93,19 @@ class Space:
         What is elastic has to be found in evaluation: a batch norm in training looks at a whole batch.
         """
         named = {node.name: node for node in program.graph.nodes}
-
-        def twin(value: Any) -> Any:
-            return named[value.name] if isinstance(value, fx.Node) else value
-
-        sweep = self.sweep.over(program, {node: twin(node) for node in self.program.graph.nodes if node.name in named})
+        twins = {node: named[node.name] for node in self.program.graph.nodes if node.name in named}
         layers = []
         for layer in self.layers:
             branch = layer.branch
             moved = Branch(
-                twin(branch.total),
-                twin(branch.stream),
-                twin(branch.end),
-                frozenset(map(twin, branch.nodes)),
+                twins[branch.total],
+                twins[branch.stream],
+                twins[branch.end],
+                frozenset(twins[node] for node in branch.nodes),
                 branch.weights,
             )
-            layers.append(ScoredBranch(moved, tuple((twin(user), twin(weight)) for user, weight in layer.sites)))
-        return Space(sweep, self.widths, tuple(layers))
+            layers.append(ScoredBranch(moved, tuple((twins[user], twins[weight]) for user, weight in layer.sites)))
+        return Space(self.sweep.over(program, twins), self.widths, tuple(layers))
 
     @cached_property
     def _always(self) -> NDArray[np.bool_]:

@@ -219,9 +219,8 @@ def test_an_interrupt_prints_what_was_found_and_ends_with_130(tmp_path):
         command(out, 500), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
     )  # fmt: skip
-    while (
-        len(list((out / "kept").glob("*"))) < 3
-    ):  # the first two of them are the original's and that of a trial that ended
+    # the first two of them are the original's and that of a trial that ended
+    while len(list((out / "kept").glob("*"))) < 3:
         time.sleep(0.2)
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGINT)

@@ -77,8 +77,8 @@ def _is_weight(value: object) -> bool:
 
 _WRONG = {
     "aten._upsample_bilinear2d_aa.vec": "resize without antialias=True, or use the backend onnx",
-    "aten.heaviside": "use torch.where(x == 0, values, (x > 0).to(x.dtype)), or the backend onnx",
     "aten._upsample_bilinear2d_aa": "resize without antialias=True, or use the backend onnx",
+    "aten.heaviside": "use torch.where(x == 0, values, (x > 0).to(x.dtype)), or the backend onnx",
 }
 """Ops that the importer converts wrongly, and what to do."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from fxopt.backends.tvm.frontend.provenance import name_for
 from fxopt.backends.tvm.graph.relax_utils import is_var
 from fxopt.backends.tvm.graph.value_layouts import Value
-from fxopt.backends.tvm.machine.dot_instructions import Kind, instruction_of
+from fxopt.backends.tvm.machine.dot_instructions import instruction_of
 from fxopt.backends.tvm.ops.layout_transforms import from_blocked, to_blocked
+from fxopt.backends.tvm.tiling.int8_geometry import KernelKind
 from fxopt.backends.tvm.tiling.task import Choices
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Lowering:
         self.lanes = choices.processor.lanes
         self.instruction = instruction_of(choices.processor)
         self.builder = relax.BlockBuilder()
-        self.integer_contractions = Counter[Kind | Literal["depthwise"]]()
+        self.integer_contractions = Counter[KernelKind]()
         self.float_contractions: list[str] = []
         self.stem = ""
         """Name of the value that is being lowered, after which the variables for it are named."""

@@ -91,7 +91,7 @@ def _sums(
     """[n, vectors, blocks of lines, tiles, lines, rows, lanes]."""
     from tvm import te, tirx
 
-    lanes, kind = geometry.instruction.lanes, geometry.instruction.kind
+    lanes = geometry.instruction.lanes
     (r_step, s_step), (r_gap, s_gap) = geometry.stride, geometry.dilation
     r = te.reduce_axis((0, geometry.kernel[0]), "r")
     s = te.reduce_axis((0, geometry.columns_apart), "s")
@@ -148,7 +148,7 @@ def _sums(
         lambda *at: te.sum(term(*at), axis=axes),
         name=SUMS,
         attrs={
-            INT8_KERNEL: "depthwise" if geometry.depthwise else kind,
+            INT8_KERNEL: geometry.kernel_kind,
             TILE: [tiling.lines, tiling.rows, tiling.vectors, tiling.unroll, tiling.register, tiling.chunk],
         },
     )

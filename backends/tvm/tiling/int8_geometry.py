@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from fxopt.backends.tvm.machine.dot_instructions import Instruction
+from fxopt.backends.tvm.machine.dot_instructions import Instruction, Kind
 from fxopt.backends.tvm.tiling.task import output_size
 
 if TYPE_CHECKING:
-    from fxopt.backends.tvm.types import Shape
+    from fxopt.backends.tvm.types import Array, Shape
 
+KernelKind = Kind | Literal["depthwise"]
+"""What sums are computed by: an instruction, or one lane of 32 bits for each channel."""
 AMX_BYTES = 64
 """Bytes of a row of a tile register."""
 
@@ -45,6 +47,15 @@ class Geometry:
     def depthwise(self) -> bool:
         """Whether each channel is convolved apart from the others (depthwise)."""
         return self.per_group == 1 and self.groups > 1
+
+    @property
+    def kernel_kind(self) -> KernelKind:
+        """What its sums are computed by."""
+        return "depthwise" if self.depthwise else self.instruction.kind
+
+    def for_weights(self, codes: Array) -> Geometry:
+        """With the instruction for its int8 weights ``codes`` [out, in / groups, ...]; depthwise, these make no difference."""
+        return self if self.depthwise else dataclasses.replace(self, instruction=self.instruction.for_weights(codes))
 
     @property
     def vectors(self) -> int:

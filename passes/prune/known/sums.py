@@ -200,7 +200,7 @@ def reduce(node: fx.Node, call: dict[str, Any], of: Of) -> Known:
     given = [dim] if isinstance(dim, int) else list(dim or ())
     dims = sorted({d % rank for d in given} if rank else ()) or list(range(rank))
     cells = settle(cells, dims)
-    cells = zeros_of(cells) if "sum" in op_name(node) or "norm" in op_name(node) else cells
+    cells = zeros_of(cells) if any(word in op_name(node) for word in ("sum", "norm")) else cells
     if not call.get("keepdim"):
         cells = cells.squeeze(dims) if rank else cells
     return [cells, None] if isinstance(node.meta["val"], (tuple, list)) else cells

@@ -56,7 +56,7 @@ def batched_matmul(lowering: Lowering, var: Var, left: Expr, right: Expr) -> boo
         return _without_zero_points(multiply(geometry, tiling, data, packed), zeros, depth, list(beside))
 
     sums = lowering.emit_te(matmul, data, source, *sums_beside, name="matmul_int8", fuses=True)
-    lowering.integer_contractions[lowering.instruction.kind] += 1
+    lowering.integer_contractions[geometry.kernel_kind] += 1
     factor = np.float32(one.scale) * np.float32(two.scale)
     affine = AffineValue(BufferLayout(tuple(sums.ty.shape), columns), ((sums, factor),))
     return define_affine(lowering, var, affine)

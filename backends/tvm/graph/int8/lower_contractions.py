@@ -34,7 +34,6 @@ def lower_conv2d(lowering: Lowering, var: Var, call: Call) -> bool:
     assert source.params is not None
     values, scales = weight
     merged, groups = merge_groups(values, source.layout.channels, int(attrs.groups), lowering.instruction.lanes)
-    instruction = lowering.instruction.for_weights(merged)
     n, high, wide, padded_channels = source.layout.shape
     high, wide = int(high), int(wide)
     padding, stride = ints(attrs.padding), ints(attrs.strides)
@@ -43,8 +42,8 @@ def lower_conv2d(lowering: Lowering, var: Var, call: Call) -> bool:
         padded_channels=int(padded_channels), outputs=len(merged), kernel=ints(merged.shape[2:]), stride=stride,
         padding=padding, dilation=ints(attrs.dilation), groups=groups, per_group=merged.shape[1],
         height=1 if flat else high, width=high * wide if flat else wide, size_hint=wide,
-        instruction=instruction,
-    )  # fmt: skip
+        instruction=lowering.instruction,
+    ).for_weights(merged)  # fmt: skip
     if uses_im2col(geometry):
         geometry, flat = geometry.im2col(), True
     tiling, zero = tiling_of(geometry, lowering.choices), source.params.zero
@@ -59,7 +58,7 @@ def lower_conv2d(lowering: Lowering, var: Var, call: Call) -> bool:
     sums = lowering.emit_te(conv2d, quantized, packed, name="conv2d_int8", fuses=True)
     layout = BufferLayout(tuple(sums.ty.shape), len(merged), nhwc=True, flat=flat)
     weight_sums = values.reshape(len(values), -1).sum(1, dtype=np.int64)
-    lowering.integer_contractions["depthwise" if geometry.depthwise else instruction.kind] += 1
+    lowering.integer_contractions[geometry.kernel_kind] += 1
     return define_affine(lowering, var, _scaled(sums, layout, source.params, scales, weight_sums))
 
 
@@ -84,8 +83,8 @@ def lower_matmul(lowering: Lowering, var: Var, call: Call) -> bool:
     quantized = in_plain_layout(lowering, source.buffer, source.layout, left)
     quantized = reshaped(lowering, quantized, (rows, depth))
     static = int(rows) if is_int(rows) else None
-    instruction = lowering.instruction.for_weights(values.T)
-    geometry = matmul_geometry(static, depth, columns, static or size_hint(rows), instruction)
+    geometry = matmul_geometry(static, depth, columns, static or size_hint(rows), lowering.instruction)
+    geometry = geometry.for_weights(values.T)
     tiling = tiling_of(geometry, lowering.choices)
 
     def matmul(data: TensorExpr, weight: TensorExpr) -> TensorExpr:
@@ -94,7 +93,7 @@ def lower_matmul(lowering: Lowering, var: Var, call: Call) -> bool:
     packed = relax.const(pack(values.T.reshape(columns, depth, 1, 1), geometry, tiling), "int8")
     sums = lowering.emit_te(matmul, quantized, packed, name="matmul_int8", fuses=True)
     layout = BufferLayout(tuple(sums.ty.shape), columns)
-    lowering.integer_contractions[instruction.kind] += 1
+    lowering.integer_contractions[geometry.kernel_kind] += 1
     affine = _scaled(sums, layout, source.params, scales, values.sum(0, dtype=np.int64))
     return define_affine(lowering, var, affine)
 
