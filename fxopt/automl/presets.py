@@ -1,10 +1,10 @@
-"""Recipes that a search begins with: exact passes alone, int8, what ships with the model, what won on this device before."""
+"""Recipes that a search begins with: exact passes alone, int8, what ships with the model, what won on this device before, and
+what ships with other models."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +17,6 @@ from fxopt.errors import FxoptError, ResourceError
 from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.support.cache_folder import cache_folder
 from fxopt.support.scratch import write_whole
-from fxopt.support.spec import parse_call
 from fxopt.target import Target
 
 
@@ -29,8 +28,10 @@ def presets(space: Space, recipe: Recipe, target: Target) -> list[Record]:
         ("exact", _with(space, backend)),
         *((name, _with(space, backend, name)) for name in ("quantize",) if space.find(name)),
     ]
-    found += [("shipped", point) for point in _shipped(recipe.model)]
+    shipped = list(_shipped())
+    found += [("shipped", _read(other.passes, other.backend)) for other in shipped if other.model == recipe.model]
     found += [("won before", point) for point in _won(target)]
+    found += [("shipped with another", point) for other in shipped if (point := _inside(space, other)) is not None]
     once = {point: name for name, point in reversed(found)}
     return [Record(passes=p.passes, backend=p.backend, preset=once.pop(p)) for _, p in found if p in once]
 
@@ -46,20 +47,23 @@ def _read(passes: Sequence[str], backend: str) -> Point:
     return Point(tuple(map(str, Pipeline.parse(passes).passes)), backend)
 
 
-def _shipped(model: str) -> Iterator[Point]:
-    """Recipes beside the module that a registered model comes from."""
-    name, _ = parse_call(model, "model") if "/" not in model else (model, {})
-    entry = next((e for e in registry.entries("workload") if e.name == name.partition(":")[0]), None)
-    spec = importlib.util.find_spec(entry.value.partition(":")[0]) if entry else None
-    if spec is None or spec.origin is None:
-        return
-    for path in sorted(Path(spec.origin).parent.glob("*.toml")):
-        try:
-            recipe = read_recipe(path)
-        except FxoptError:
-            continue  # another kind of file
-        if recipe.model == model:
-            yield _read(recipe.passes, recipe.backend)
+def _inside(space: Space, recipe: Recipe) -> Point | None:
+    """The point of a recipe for another model, on a backend of the space; None where it has passes that the space has not."""
+    try:
+        point = _read(recipe.passes, recipe.backend if recipe.backend in space.backends else space.backends[0])
+        known = all(space.find(pass_.name) is not None for pass_ in Pipeline.parse(point.passes).passes)
+    except FxoptError:  # a pass of a package that is gone
+        return None
+    return point if known else None
+
+
+def _shipped() -> Iterator[Recipe]:
+    """Recipes beside the modules that registered models come from."""
+    modules = {entry.value.partition(":")[0] for entry in registry.entries("workload")}
+    folders = {path.parent for module in modules if (path := registry.source_of(module)) is not None}
+    for path in sorted(path for folder in folders for path in folder.glob("*.toml")):
+        with contextlib.suppress(FxoptError):  # another kind of file
+            yield read_recipe(path)
 
 
 def _won(target: Target) -> Iterator[Point]:
