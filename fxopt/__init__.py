@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from fxopt.pass_manager.pipeline import Pipeline as Pipeline
     from fxopt.runtime.artifact import Artifact as Artifact
     from fxopt.runtime.artifact import load as load
+    from fxopt.runtime.encoder_decoder import EncoderDecoder as EncoderDecoder
     from fxopt.support.options import Tune as Tune
     from fxopt.support.options import With as With
     from fxopt.target import Target as Target
@@ -74,7 +75,7 @@ _HOME = {
     "Tune": "support.options", "search": "automl.search", "block_entry": "pass_manager.block_entry", "nas": "automl.nas.nas",
     "FxoptError": "errors", "Data": "workload", "BuildReport": "driver.report", "PassType": "pass_manager.pass_base",
     "data": "workload", "tracked": "driver.tracked", "Split": "frontend.split", "capture_split": "frontend.split",
-    "Tail": "frontend.until",
+    "Tail": "frontend.until", "EncoderDecoder": "runtime.encoder_decoder",
 }  # fmt: skip
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.errors import UnknownNameError, UsageError, last_line
 from fxopt.frontend.capture import capture
+from fxopt.models.attention_cache import Layers, cache_argument, layers_of
 from fxopt.models.cache_codes import Coded, from_codes, joined, to_codes
 from fxopt.models.randomize import randomize
 from fxopt.models.transformers_zoo import SEED, Called, made_small, small_config
@@ -27,7 +28,6 @@ With a cache in int8 each of these is a pair, :data:`fxopt.models.cache_codes.Co
 """
 CacheKind = Literal["float", "int8"]
 Example = tuple[torch.Tensor, torch.Tensor, State]
-_Pairs = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 _EXAMPLE = 4
 """Tokens in the example, and as many in its cache: sizes at which no dim is taken for a constant."""
 
@@ -44,9 +44,8 @@ class CausalLM(nn.Module):
     def __init__(self, model: nn.Module, cache: CacheKind = "float") -> None:
         super().__init__()
         self.model, self.coded = model, cache == "int8"
-        takes = inspect.signature(model.forward).parameters
-        self._cache = "cache" if "cache" in takes else "past_key_values"
-        self._counts = "position_ids" in takes
+        self._cache = cache_argument(model)
+        self._counts = "position_ids" in inspect.signature(model.forward).parameters
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """Logits of the new tokens, and the state with them in it."""
@@ -59,10 +58,10 @@ class CausalLM(nn.Module):
         if self._counts:
             options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         out = self.model(input_ids=ids, attention_mask=seen, **options)
-        new = _layers(out.past_key_values)
+        new = layers_of(out.past_key_values)
         return out.logits, (seen, self._rounded(layers, new) if self.coded else new)
 
-    def _rounded(self, past: tuple[tuple[Coded, Coded], ...], new: _Pairs) -> tuple[tuple[Coded, Coded], ...]:
+    def _rounded(self, past: tuple[tuple[Coded, Coded], ...], new: Layers) -> tuple[tuple[Coded, Coded], ...]:
         """The codes of the tokens before, and of those that the layers of the cache have besides."""
         return tuple(
             (_appended(keys, new_keys), _appended(values, new_values))
@@ -72,18 +71,6 @@ class CausalLM(nn.Module):
 
 def _appended(past: Coded, values: torch.Tensor) -> Coded:
     return joined(past, to_codes(values[:, :, past[0].shape[2] :]))
-
-
-def _layers(cache: Any) -> _Pairs:
-    """Keys and values of each layer of a cache. Raises UsageError for one that holds anything else."""
-    pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in getattr(cache, "layers", ())]
-    found = tuple((k, v) for k, v in pairs if isinstance(k, torch.Tensor) and isinstance(v, torch.Tensor))
-    if not pairs or len(found) < len(pairs) or any(t.dim() != 4 for pair in found for t in pair):
-        raise UsageError(
-            f"the model keeps a {type(cache).__name__} between tokens, and not keys and values of each layer alone",
-            way_out="a model of attention layers, such as llama, qwen3, gemma3_text or gpt2",
-        )
-    return found
 
 
 def causal_lm(
@@ -114,7 +101,7 @@ def _wrapped(model: nn.Module, kind: CacheKind) -> tuple[CausalLM, Example]:
     model = model.eval()
     try:
         with torch.no_grad():
-            cache = _layers(model(input_ids=ids, use_cache=True).past_key_values)
+            cache = layers_of(model(input_ids=ids, use_cache=True).past_key_values)
     except (TypeError, AttributeError) as error:
         raise UsageError(
             f"{type(model).__name__} is no causal language model of transformers: {last_line(error)}",

@@ -74,7 +74,7 @@ def _build(name: str, attention: str | None, length: int) -> tuple[nn.Module, di
         config = small_config(name)
         model = transformers.AutoModel.from_config(config, **options).eval()
         model.register_forward_hook(_tensors)
-        inputs = _inputs(model, length)
+        inputs = example_inputs(model, length)
         randomize(Called(model, inputs), (), seed=SEED)
     return model, {key: value[:1] for key, value in inputs.items()}
 
@@ -116,7 +116,7 @@ def _small(config: Any) -> dict[str, Any]:
     return options
 
 
-def _inputs(model: Any, length: int) -> dict[str, torch.Tensor]:
+def example_inputs(model: Any, length: int) -> dict[str, torch.Tensor]:
     """Two examples: the main input alone if the model runs on it, else all that its signature has."""
     draw = functools.partial(torch.randint, 8, _SMALL["vocab_size"], (2, length))
     known = inspect.signature(model.forward).parameters

@@ -114,21 +114,25 @@ class Decoder:
         return args[2]
 
     def check(self, prompts: Prompts, most: int) -> None:
-        """Raises UsageError for empty prompts, tokens that the model does not have, and more than it has positions."""
-        vocabulary = self.interface.outputs[0].example[-1]
+        """Raises UsageError as :func:`check_prompts` does."""
         positions = self.interface.dims.get(self.tokens, (None, None))[1]
-        if not prompts or not all(len(prompt) for prompt in prompts):
-            raise UsageError(
-                "each prompt takes one token or more", way_out="begin with the model's token for the beginning"
-            )
-        for row, prompt in enumerate(prompts):
-            if wrong := [token for token in prompt if not 0 <= token < vocabulary]:
-                raise UsageError(f"prompt {row}: token {wrong[0]} is not one of the model's 0 to {vocabulary - 1}")
-        if most < 1:
-            raise UsageError(f"max_new_tokens takes 1 or more, got {most}")
-        longest = max(map(len, prompts))
-        if positions is not None and longest + most - 1 > positions:
-            raise UsageError(
-                f"{longest} tokens and {most} new ones are more than the {positions} positions of the model",
-                way_out=f"max_new_tokens={max(positions - longest + 1, 0)}, or a shorter prompt",
-            )
+        check_prompts(prompts, most, self.interface.outputs[0].example[-1], positions)
+
+
+def check_prompts(prompts: Prompts, most: int, vocabulary: int, positions: int | None) -> None:
+    """Raises UsageError for empty prompts, tokens that the model does not have, and more than it has positions."""
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise UsageError(
+            "each prompt takes one token or more", way_out="begin with the model's token for the beginning"
+        )
+    for row, prompt in enumerate(prompts):
+        if wrong := [token for token in prompt if not 0 <= token < vocabulary]:
+            raise UsageError(f"prompt {row}: token {wrong[0]} is not one of the model's 0 to {vocabulary - 1}")
+    if most < 1:
+        raise UsageError(f"max_new_tokens takes 1 or more, got {most}")
+    longest = max(map(len, prompts))
+    if positions is not None and longest + most - 1 > positions:
+        raise UsageError(
+            f"{longest} tokens and {most} new ones are more than the {positions} positions of the model",
+            way_out=f"max_new_tokens={max(positions - longest + 1, 0)}, or a shorter prompt",
+        )

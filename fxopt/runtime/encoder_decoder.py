@@ -1,0 +1,122 @@
+"""Tokens from an encoder and a decoder, each an artifact of its own, in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fxopt.backend.manifest import TensorInput
+from fxopt.errors import UsageError
+from fxopt.runtime import treespec
+from fxopt.runtime.artifact import Artifact
+from fxopt.runtime.generate import Prompts, Sampling, check_prompts, generate
+
+Source = Sequence[Sequence[int]] | npt.NDArray[Any]
+"""Token ids of each example, of any lengths; or features, an array with the shape that the encoder takes."""
+
+
+class EncoderDecoder:
+    """The two parts of a model that makes one sequence of another: translates, sums up, writes down what was said.
+
+    They are built one by one, each by a recipe of its own, from what ``fxopt.models.seq2seq`` captures.
+    Raises UsageError where the decoder does not take what the encoder gives.
+    """
+
+    def __init__(self, encoder: Artifact, decoder: Artifact) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        gives, takes = encoder.manifest.outputs, decoder.manifest.tensors
+        count = len(gives)
+        if (
+            len(decoder.manifest.outputs) != 1 + count
+            or not 1 <= len(takes) - 2 * count <= 2
+            or len(takes[0].shape) != 2
+        ):
+            raise UsageError(
+                "these are not the encoder and the decoder of one model: a decoder takes tokens, a state, and what the "
+                f"encoder gives, {count} tensors",
+                way_out="build both from fxopt.models.seq2seq.seq2seq, part='encoder' and part='decoder'",
+            )
+        self._state = takes[1 : 1 + count]
+        for number, (fact, output) in enumerate(zip(takes[1 + count :], gives, strict=False)):
+            sizes = [n for n in fact.shape if isinstance(n, int)]
+            given = [n for n, size in zip(output.example, fact.shape, strict=False) if isinstance(size, int)]
+            if (fact.dtype, sizes, len(fact.shape)) != (output.dtype, given, len(output.example)):
+                raise UsageError(
+                    f"output {number} of the encoder is not what the decoder takes as {fact.name!r}",
+                    expected=f"{fact.dtype} {list(fact.shape)}",
+                    got=f"{output.dtype} {list(output.example)}",
+                    way_out="build both from the same model",
+                )
+        self._has_mask = len(takes) == 2 * count + 2
+
+    def generate(
+        self,
+        source: Source,
+        prompts: Prompts,
+        max_new_tokens: int,
+        *,
+        stop: Sequence[int] = (),
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[list[int]]:
+        """The tokens that the decoder appends to the prompt of each source, at most ``max_new_tokens``.
+
+        Sources of token ids are padded on the right and masked. Prompts are of one length: the token that the decoder
+        starts with, and those that choose a language or a task. The rest is as in :meth:`fxopt.Artifact.generate`.
+
+        Raises UsageError for a source or a prompt that does not fit; OptionError for options out of their range.
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        inputs = self._padded(source)
+        self._check(prompts, len(inputs[0]), max_new_tokens)
+        memory = self.encoder(*inputs)
+
+        def step(ids: npt.NDArray[np.int64], _: npt.NDArray[np.int64], state: Any) -> tuple[Any, Any]:
+            logits, state = self.decoder(ids, state, memory, *inputs[1:])
+            return logits, state
+
+        return generate(step, self._empty(len(inputs[0])), prompts, max_new_tokens, stop, sampling, seed)
+
+    def _padded(self, source: Source) -> tuple[npt.NDArray[Any], ...]:
+        """What the encoder takes: the source, and a mask if it has one."""
+        if not self._has_mask:
+            return (np.asarray(source),)
+        if not len(source) or not all(len(row) for row in source):
+            raise UsageError("each source takes one token or more")
+        longest = max(len(row) for row in source)
+        ids, mask = np.zeros((len(source), longest), np.int64), np.zeros((len(source), longest), np.int64)
+        for row, tokens in enumerate(source):
+            ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+        return ids, mask
+
+    def _check(self, prompts: Prompts, sources: int, most: int) -> None:
+        manifest = self.decoder.manifest
+        tokens = manifest.tensors[0].shape[1]
+        positions = manifest.dims.get(str(tokens), (None, None))[1]
+        check_prompts(prompts, most, manifest.outputs[0].example[-1], positions)
+        if len(prompts) != sources:
+            raise UsageError(f"{sources} sources take as many prompts, got {len(prompts)}")
+        if len({len(prompt) for prompt in prompts}) > 1:
+            raise UsageError(
+                f"prompts of a decoder are of one length, got {sorted({len(prompt) for prompt in prompts})}",
+                way_out="sources whose prompts are of one length, in a call each",
+            )
+
+    def _empty(self, batch: int) -> Any:
+        """The state before the first token, nested as the decoder's second argument is."""
+        leaves: list[Any] = [None] * len(self.decoder.manifest.inputs)
+        for place, fact in enumerate(self._state, 1):
+            leaves[place] = np.zeros(_without_tokens(fact, batch), fact.dtype)
+        args, _ = treespec.assemble(self.decoder.manifest.in_tree, leaves)
+        return args[1]
+
+
+def _without_tokens(fact: TensorInput, batch: int) -> list[int]:
+    """The shape [batch, heads, 0, head dim] of keys or values before the first token."""
+    heads, depth = fact.shape[1], fact.shape[3]
+    return [batch, int(heads), 0, int(depth)]
