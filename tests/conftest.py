@@ -39,9 +39,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    # test_docs takes minutes, and no worker should be left alone with it; tests of the command line raise signals in this
+    # these take minutes, and no worker should be left alone with them; tests of the command line raise signals in this
     # process, which native runtimes that other tests have loaded may answer in their own way
-    items.sort(key=lambda item: ("test_docs" not in item.nodeid, "tests/cli/" not in item.nodeid))
+    first = ("tests/test_docs", "tests/test_bench", "tests/backends/test_emulated", "tests/cli/")
+    items.sort(key=lambda item: [not item.nodeid.startswith(name) for name in first])
 
 
 def pytest_collection_finish():

@@ -48,7 +48,7 @@ def test_recover_has_a_row_for_each_section(tmp_path):
     assert float(pruned[5]) > float(pruned[3]), "distillation won something back"
     assert [row[1] for row in small] == ["1", "2"][: len(small)]
     assert float(small[0][7]) > 10, "times smaller"
-    assert float(small[0][4]) <= 1, "points lost"
+    assert float(small[0][5]) < 0.31, "MACs left"
     assert "±" in student[2]
     assert "±" in after[4]
 
@@ -81,6 +81,18 @@ def test_training_loop_has_a_row_for_each_model():
     rows = json.loads(_run("training_loop.py", *few.split()))
     assert [row["model"] for row in rows] == ["perceptron", "resnet18"]
     assert all(row["hand_ms"] > 0 and row["fxopt_ms"] > 0 for row in rows)
+
+
+def test_tokens_of_every_float_side_are_those_of_transformers():
+    lines = _run(
+        "tokens.py", "--model", "causal_lm:llama", "--tokens", "6", "--batch", "2", "--blocks", "2"
+    ).splitlines()
+    rows = {
+        cells[0]: cells for line in lines if len(cells := [cell.strip() for cell in line.strip("│┃").split("│")]) == 5
+    }
+    assert len(rows) == 9
+    assert {name for name, cells in rows.items() if "int8" not in name and cells[4] != "100%"} == set()
+    assert all(float(cells[1]) > 0 for cells in rows.values())
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there it takes minutes, and is for people to read")

@@ -86,11 +86,11 @@ def _reader(program: Program, node: fx.Node, path: set[fx.Node]) -> fx.Node | st
 
 
 def moves(node: fx.Node) -> bool:
-    """Whether a node only rearranges or selects values, or scales all of them by one factor."""
+    """Whether a node only rearranges, repeats or selects values, or scales all of them by one factor."""
     if node.op != "call_function":
         return False
     one = sum(isinstance(n.meta.get("val"), (torch.Tensor, list, tuple)) for n in node.all_input_nodes) == 1
-    return scales(node) or (one and family(node) in ("layout", "pick")) or has(node, Trait.SAME_VALUE)
+    return scales(node) or (one and family(node) in ("layout", "copy", "pick")) or has(node, Trait.SAME_VALUE)
 
 
 def scales(node: fx.Node) -> bool:

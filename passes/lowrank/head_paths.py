@@ -20,7 +20,7 @@ class HeadPair:
     """Two linears whose features a product contracts: for every head, their indices ``[heads, dims]`` on each side.
 
     ``left`` are outputs of ``first``. ``right`` are outputs of ``second`` (query and key), or with ``inward`` its inputs
-    (value and output).
+    (value and output). Heads that share keys or values have rows that are equal.
     """
 
     first: fx.Node
@@ -30,8 +30,10 @@ class HeadPair:
     inward: bool
 
 
-def head_pairs(program: Program) -> tuple[list[HeadPair], dict[fx.Node, str]]:
+def head_pairs(program: Program, *, shared: bool = False) -> tuple[list[HeadPair], dict[fx.Node, str]]:
     """The pairs of all attentions, and why an attention or a product of projections has none.
+
+    With ``shared`` heads may share keys or values (grouped queries), where these are repeated before the product.
 
     Between the linears and the product there may be ops that rearrange values, select some of them, as of packed
     projections, or scale all of them by one factor. Indices of features are run through these once, with the example inputs,
@@ -47,7 +49,7 @@ def head_pairs(program: Program) -> tuple[list[HeadPair], dict[fx.Node, str]]:
         if stray is not None:
             reasons[meeting.product] = f"%{stray.name} reads its projection too"
             continue
-        pair = _outward(meeting, seen) if not meeting.inward else _inward(meeting, seen)
+        pair = (_inward if meeting.inward else _outward)(meeting, seen, shared)
         if isinstance(pair, str):
             reasons[meeting.product] = pair
         else:
@@ -94,7 +96,7 @@ def _tracked(program: Program, meetings: list[Meeting]) -> dict[fx.Node, Any]:
     return numbers
 
 
-def _outward(meeting: Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
+def _outward(meeting: Meeting, seen: dict[fx.Node, Any], shared: bool) -> HeadPair | str:
     """The pair of a query and a key."""
     left, right = seen[meeting.left], seen[meeting.right]
     if op_name(meeting.product) != ATTENTION:
@@ -108,10 +110,10 @@ def _outward(meeting: Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
         rows.append(value[..., 0, :].reshape(-1, value.shape[-1]))
     heads = torch.cat(rows, 1).unique(dim=0)
     dims = left.shape[-1]
-    return _checked(meeting, heads[:, :dims], heads[:, dims:])
+    return _checked(meeting, heads[:, :dims], heads[:, dims:], shared)
 
 
-def _inward(meeting: Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
+def _inward(meeting: Meeting, seen: dict[fx.Node, Any], shared: bool) -> HeadPair | str:
     """The pair of a value and an output projection."""
     left = seen[meeting.left]
     if not bool((left == left[..., :1, :]).all()):
@@ -125,10 +127,12 @@ def _inward(meeting: Meeting, seen: dict[fx.Node, Any]) -> HeadPair | str:
     if len(numbers) != len(used) * dims or int(used.max()) >= len(places):
         return "several heads share a value, or not all of a head is read"
     right = torch.stack([(lead == one).nonzero()[:, 0][dim[lead == one].argsort()] for one in used])
-    return _checked(meeting, places[used], right)
+    return _checked(meeting, places[used], right, shared)
 
 
-def _checked(meeting: Meeting, left: torch.Tensor, right: torch.Tensor) -> HeadPair | str:
-    if any(features.unique().numel() != features.numel() for features in (left, right)):
-        return "several heads share the outputs of a projection"
+def _checked(meeting: Meeting, left: torch.Tensor, right: torch.Tensor, shared: bool) -> HeadPair | str:
+    for features in (left, right):
+        rows = features.unique(dim=0) if shared else features
+        if rows.unique().numel() != rows.numel():
+            return "several heads share the outputs of a projection"
     return HeadPair(meeting.first, meeting.second, left, right, meeting.inward)

@@ -1,18 +1,29 @@
-"""Give the heads of attentions a basis in which the weak dims come last."""
+"""Give the heads of attentions a basis in which the weak dims come last, or in which all dims are alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated, Literal
+
 import torch
+from annotated_doc import Doc
 from torch import fx
 
 from fxopt import Program, graph_pass
 from fxopt.ir.op_table import arguments
+from fxopt.passes.common.hadamard import hadamard_basis
 from fxopt.passes.lowrank.head_paths import HeadPair, head_pairs
 
 
 @graph_pass(assumes_finite=True)
-def rotate_heads(program: Program) -> None:
-    """Rotate the dims of each attention head into singular vectors, so that the weak ones can be pruned.
+def rotate_heads(
+    program: Program,
+    *,
+    basis: Annotated[
+        Literal["singular", "hadamard"], Doc("Singular vectors, or a Hadamard matrix, after which all dims are alike.")
+    ] = "singular",
+) -> None:
+    """Rotate the dims of each attention head into another basis, for pruning or for quantization.
 
     A head's scores are x·Wq·Wkᵀ·yᵀ, and what it adds to the output is p·y·Wv·Wo: two products of rank head dim, in which
     the basis between the factors is free. With the singular value decomposition U·S·Vᵀ of such a product, biases
@@ -23,8 +34,13 @@ def rotate_heads(program: Program) -> None:
 
         rotate_heads, prune_channels(units=('head_dims',), ratio=0.5)
 
-    Where a norm or rotary embedding treats the dims of a head differently, or heads share keys or values, the attention is
-    left with the reason. Projections may be packed.
+    ``basis='hadamard'`` multiplies both factors by a Hadamard matrix of the head's dims with random signs, so that no dim of
+    queries, keys or values is far larger than the rest (Ashkboos et al. 2024, QuaRot, section 3, stage 1b and 1c):
+
+        rotate_heads(basis='hadamard'), quantize
+
+    Where a norm or rotary embedding treats the dims of a head differently, or heads that share keys or values would need
+    a basis each, the attention is left with the reason. Projections may be packed.
 
     before:
         %x : f32[2,3,4]
@@ -45,29 +61,40 @@ def rotate_heads(program: Program) -> None:
         %y = aten.matmul(%q, %t)
         return %y
     """
-    pairs, reasons = head_pairs(program)
+    pairs, reasons = head_pairs(program, shared=basis == "hadamard")
     for node, reason in reasons.items():
         program.skip(node, reason)
     for pair in pairs:
-        _rotate(program, pair)
+        _rotate(program, pair, _singular if basis == "singular" else _hadamard)
 
 
-def _rotate(program: Program, pair: HeadPair) -> None:
+def _rotate(program: Program, pair: HeadPair, turn: Callable[[HeadPair, torch.Tensor, torch.Tensor], None]) -> None:
     """Store the factors of each head anew."""
     left = _factors(program, pair.first, False)
     right = left if pair.second is pair.first else _factors(program, pair.second, pair.inward)
-    for outs, others in zip(pair.left, pair.right, strict=True):
-        a, b = left[:, outs], right[:, others]  # [in (+ 1), dims] of the head
-        basis, upper = torch.linalg.qr(a)
-        other, lower = torch.linalg.qr(b)
-        u, s, vh = torch.linalg.svd(upper @ lower.mT)
-        left[:, outs], right[:, others] = (
-            _padded(basis @ u * s.sqrt(), a.shape[1]),
-            _padded(other @ vh.mT * s.sqrt(), b.shape[1]),
-        )
+    turn(pair, left, right)
     _store(program, pair.first, left, False)
     if right is not left:
         _store(program, pair.second, right, pair.inward)
+
+
+def _singular(pair: HeadPair, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Make the singular vectors of each head's product its dims, the strongest first; factors are ``[in (+ 1), features]``."""
+    for outs, others in zip(pair.left, pair.right, strict=True):
+        a, b = left[:, outs], right[:, others]
+        basis, upper = torch.linalg.qr(a)
+        other, lower = torch.linalg.qr(b)
+        u, s, vh = torch.linalg.svd(upper @ lower.mT)
+        left[:, outs] = _padded(basis @ u * s.sqrt(), a.shape[1])
+        right[:, others] = _padded(other @ vh.mT * s.sqrt(), b.shape[1])
+
+
+def _hadamard(pair: HeadPair, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Make sums over all of a head's dims its dims, the same ones in each head, which may so share keys and values."""
+    basis = hadamard_basis(pair.left.shape[1])
+    for factor, heads in ((left, pair.left), (right, pair.right)):
+        for features in heads.unique(dim=0):
+            factor[:, features] = factor[:, features] @ basis
 
 
 def _factors(program: Program, linear: fx.Node, inward: bool) -> torch.Tensor:

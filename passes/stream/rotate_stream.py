@@ -12,10 +12,10 @@ from torch import fx
 
 from fxopt import Context, Program, graph_pass
 from fxopt.ir.op_table import arguments
+from fxopt.passes.common.hadamard import hadamard_basis
 from fxopt.passes.stream.channels import is_norm_over, sizes, width_of
 from fxopt.passes.stream.find_stream import Stream, find_stream
 from fxopt.passes.stream.fold_affine import affine_readers, fold_affine, has_affine
-from fxopt.passes.stream.hadamard import hadamard_basis
 from fxopt.passes.stream.layers import Read, WeightChanges, applied, read_by
 from fxopt.passes.stream.matrices import MatrixBudget, insert_matrix
 from fxopt.passes.stream.principal import principal_components

@@ -98,6 +98,24 @@ def test_what_is_left_of_the_scores_is_their_best_approximation(bias):
         assert float((q.T @ k - p.T @ r).square().sum()) == pytest.approx(best, rel=1e-3)
 
 
+@pytest.mark.parametrize("how", ["sdpa", "matmul", "bmm", "interleaved"])
+def test_in_a_hadamard_basis_products_are_kept_and_a_loud_dim_is_heard_in_all(how):
+    program = made(how)
+    for name, tensor in program.tensors().items():
+        if name in ("q.weight", "v.weight"):
+            with torch.no_grad():
+                tensor[features(how, 0)[1]] *= 100
+    turned, skips = run(program, "rotate_heads(basis='hadamard')")
+    assert not skips
+    for head in range(3):
+        for old, new in zip(scores_of(program, how, head), scores_of(turned, how, head), strict=True):
+            torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-4)
+    for name in ("q.weight", "v.weight"):
+        loud, spread = (p.tensors()[name].detach()[features(how, 0)].norm(dim=1) for p in (program, turned))
+        assert loud.max() > 50 * loud.median()
+        assert spread.max() < 1.5 * spread.min()
+
+
 def test_cut_heads_lose_less_than_heads_that_were_not_rotated():
     program = made("sdpa")
     cut = "prune_channels(units=('head_dims',), ratio=0.5)"
@@ -185,3 +203,34 @@ def test_a_projection_that_something_else_reads_is_left():
     assert any("reads its projection too" in skip for skip in skips)
     assert torch.equal(turned.tensors()["q.weight"], program.tensors()["q.weight"])
     assert not torch.equal(turned.tensors()["v.weight"], program.tensors()["v.weight"])
+
+
+@pytest.mark.parametrize("how", ["expand", "repeat_interleave"])
+def test_heads_that_share_keys_and_values_are_turned_alike_but_have_no_singular_vectors_in_common(how):
+    class Grouped(nn.Module):
+        """Six heads of four dims over two of keys and values."""
+
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(10, n) for n in (24, 8, 8, 10))
+            self.o = nn.Linear(24, 10)
+
+        def forward(self, x):
+            q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.q, self.k, self.v))
+            if how == "expand":
+                k, v = (t[:, :, None].expand(-1, -1, 3, -1, -1).flatten(1, 2) for t in (k, v))
+            else:
+                k, v = (t.repeat_interleave(3, 1) for t in (k, v))
+            return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    program = capture(Grouped().eval(), (torch.randn(2, 5, 10),))
+    turned, skips = run(program, "rotate_heads(basis='hadamard')")
+    assert not skips
+    for name in ("q", "k", "v", "o"):
+        old, new = (p.tensors()[f"{name}.weight"].detach() for p in (program, turned))
+        assert (old - new).abs().max() > 0.1
+        assert torch.allclose(old.norm(), new.norm(), rtol=1e-5)
+    unchanged, skips = run(program, "rotate_heads")
+    assert len(skips) == 1
+    assert unchanged.fingerprint() == program.fingerprint()

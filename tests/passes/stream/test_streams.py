@@ -11,10 +11,10 @@ from fxopt import Pipeline, capture
 from fxopt.errors import DataError
 from fxopt.ir.cost import cost
 from fxopt.ir.parser import parse_program
+from fxopt.passes.common.hadamard import hadamard_basis
 from fxopt.passes.common.run_until import values_until
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import find_groups
-from fxopt.passes.stream.hadamard import hadamard_basis
 from fxopt.workload import Workload
 
 pytestmark = pytest.mark.usefixtures("one_thread")
