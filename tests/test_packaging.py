@@ -115,7 +115,10 @@ WRONG = {i for i, line in enumerate(SCRIPT.splitlines(), 1) if "# wrong" in line
 
 @pytest.mark.parametrize(
     ("tool", "options"),
-    [("mypy", ("--strict", "--python-executable", sys.executable)), ("pyright", ("--pythonpath", sys.executable))],
+    [
+        pytest.param("mypy", ("--strict", "--python-executable", sys.executable), marks=pytest.mark.slow),
+        ("pyright", ("--pythonpath", sys.executable)),
+    ],
 )
 def test_type_checkers_see_the_package_and_the_options_of_passes_in_a_users_script(tool, options, tmp_path):
     """Outside the checkout, as installed; each wrong line is found, and no other."""

@@ -20,13 +20,18 @@ struct Input {
   std::vector<int64_t> example;
 };
 
+struct Output {
+  std::string name, dtype;
+  std::vector<int64_t> example;
+};
+
 struct Range {
   int64_t low = 0, high = INT64_MAX;
 };
 
 struct Interface {
   std::vector<Input> inputs;
-  std::vector<std::string> outputs;  // names
+  std::vector<Output> outputs;
   std::map<std::string, Range> ranges;
   std::map<std::string, std::string> options;  // of the backend
   std::string target;
@@ -80,8 +85,10 @@ inline Interface read_interface(const std::string& path) {
       if (interface.inputs.back().example.size() != interface.inputs.back().dims.size())
         throw UsageError(where + ": the example has other dims than its input");
     } else if (word == "output") {
-      words >> name;
-      interface.outputs.push_back(name);
+      words >> name >> dtype;
+      Output output{name, dtype, {}};
+      while (words >> word) output.example.push_back(to_number(word, where));
+      interface.outputs.push_back(output);
     } else if (word == "option") {
       words >> name;
       interface.options[name] = rest_of(words);

@@ -7,63 +7,12 @@
 #include <exception>
 #include <filesystem>
 
-#include "model.hpp"
 #include "npy.hpp"
+#include "options.hpp"
 #include "timing.hpp"
 
 namespace fxopt {
 namespace {
-
-const char kUsage[] =
-    "usage: run MODEL [INPUT ...] [--out DIR] [--times N] [--threads N] [--print N]\n"
-    "\n"
-    "  MODEL        the folder with interface.txt\n"
-    "  INPUT        a .npy file for each input, or a .raw one with the bytes of its example shape;\n"
-    "               without any, numbers rise from -1 to 1 and start again, and integers are zero\n"
-    "  --out DIR    write output0.npy ... here\n"
-    "  --times N    time N calls, and tell the peak memory\n"
-    "  --threads N  instead of the threads of the model's options, or of all cores\n"
-    "  --print N    so many numbers of each output; 8 by default\n";
-
-struct Options {
-  std::string model, out;
-  std::vector<std::string> inputs;
-  int times = 0, threads = 0, print = 8;
-  bool help = false;
-};
-
-Options parse(int count, char** words) {
-  Options options;
-  bool named = false;
-  for (int i = 1; i < count; ++i) {
-    const std::string word = words[i];
-    if (word == "--help" || word == "-h") {
-      options.help = true;
-    } else if (word.rfind("--", 0) == 0) {
-      int* number = word == "--times"     ? &options.times
-                    : word == "--threads" ? &options.threads
-                    : word == "--print"   ? &options.print
-                                          : nullptr;
-      if (!number && word != "--out") throw UsageError("unknown option " + word + "\n\n" + kUsage);
-      if (++i == count) throw UsageError(word + " needs a value\n\n" + kUsage);
-      if (!number) {
-        options.out = words[i];
-        continue;
-      }
-      const int64_t value = to_number(words[i], word);
-      if (value > 1000000 || (value < 1 && word != "--print"))
-        throw UsageError(word + ": expected 1 to 1000000, got " + words[i]);
-      *number = static_cast<int>(value);
-    } else if (!named) {
-      options.model = word;
-      named = true;
-    } else {
-      options.inputs.push_back(word);
-    }
-  }
-  if (!named && !options.help) throw UsageError(std::string("no folder of a model given\n\n") + kUsage);
-  return options;
-}
 
 int usable_cores() {
   cpu_set_t set;
@@ -119,6 +68,21 @@ void print_output(const std::string& name, const Tensor& tensor, int limit) {
   std::printf("%s\n", shown && shown < tensor.count() ? " ..." : "");
 }
 
+void print_generated(Model& model, const Interface& interface, const Options& options) {
+  using Clock = std::chrono::steady_clock;
+  const std::vector<Tokens> prompts = read_prompts(options.inputs);
+  const Clock::time_point begun = Clock::now();
+  size_t count = 0;
+  for (const Tokens& row : generate(model, interface, prompts, options.generation)) {
+    count += row.size();
+    std::printf("tokens");
+    for (int64_t token : row) std::printf(" %lld", static_cast<long long>(token));
+    std::printf("\n");
+  }
+  const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+  std::printf("time   %zu tokens in %.3f s, %.0f a second\n", count, seconds, static_cast<double>(count) / seconds);
+}
+
 std::string illegal_instruction;
 
 // A processor of the right kind without an instruction of the model: the likeliest way for a board to be the wrong one.
@@ -133,17 +97,21 @@ void run(const Options& options) {
   illegal_instruction = "run: this processor lacks an instruction that the model uses; it was built for " +
                         interface.target + "\n  build it for the target that describes this device\n";
   std::signal(SIGILL, on_illegal_instruction);
-  const std::vector<Tensor> inputs = read_inputs(interface, options.inputs);
-  if (!options.out.empty()) std::filesystem::create_directories(options.out);
   const int by_default = static_cast<int>(to_number(interface.option("threads", "0"), "option threads"));
   const int threads = options.threads ? options.threads : by_default ? by_default : usable_cores();
+  if (options.generation.tokens) {
+    print_generated(*open_model(options.model, interface, threads), interface, options);
+    return;
+  }
+  const std::vector<Tensor> inputs = read_inputs(interface, options.inputs);
+  if (!options.out.empty()) std::filesystem::create_directories(options.out);
   const std::unique_ptr<Model> model = open_model(options.model, interface, threads);
   const std::vector<Tensor> outputs = model->run(inputs);
   if (outputs.size() != interface.outputs.size())
     throw Failure("the model gave " + std::to_string(outputs.size()) + " outputs, and interface.txt has " +
                   std::to_string(interface.outputs.size()));
   for (size_t i = 0; i < outputs.size(); ++i) {
-    print_output(interface.outputs[i], outputs[i], options.print);
+    print_output(interface.outputs[i].name, outputs[i], options.print);
     if (!options.out.empty()) write_npy(options.out + "/output" + std::to_string(i) + ".npy", outputs[i]);
   }
   if (options.times) time_model(*model, inputs, options.times);

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 from fxopt.backend import Manifest
+from fxopt.errors import UsageError
+from fxopt.runtime.generate import Decoder
 from fxopt.target import Target
 
 
@@ -24,6 +26,8 @@ def device_readme(stage: Path, manifest: Manifest, target: Target, name: str) ->
             "    bin/run model                              run it on numbers that are made up",
             f"    bin/run model {files} --out results",
             "    bin/run model --times 100                  time it; --threads 1 in one thread",
+            *["    bin/run model --generate 20 17,4,80        up to 20 tokens after each prompt"]
+            * _generates(manifest),
             "    bin/run --help",
             "",
             "Inputs, in this order:",
@@ -35,6 +39,15 @@ def device_readme(stage: Path, manifest: Manifest, target: Target, name: str) ->
             "",
         ]
     )
+
+
+def _generates(manifest: Manifest) -> bool:
+    """Whether the model is a causal language model with its cache handed in and out."""
+    try:
+        Decoder.of(manifest)
+    except UsageError:
+        return False
+    return True
 
 
 def _argument(file: str) -> str:

@@ -16,6 +16,7 @@ import functools
 import operator
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def argument_text(value: Any) -> str:
 
 
 def source_line(node: fx.Node) -> str:
-    """The user's line that made a node, ``net.py:42``; empty if not known.
+    """The user's line that made a node, ``net.py:42``; empty if not known. A region without one has its first.
 
     Frames inside torch are skipped; a path is relative to the current folder or to site-packages.
     """
@@ -90,7 +91,19 @@ def source_line(node: fx.Node) -> str:
         if path.startswith(_TORCH) or path.startswith("torch/") or path.startswith("<"):
             continue
         return f"{short_path(path)}:{line}"
-    return ""
+    inside = (inner for region in _regions(node) for inner in region.graph.nodes)
+    return next((line for inner in inside if (line := source_line(inner))), "")
+
+
+def _regions(node: fx.Node) -> Iterator[fx.GraphModule]:
+    """The graphs that a node calls."""
+    if not isinstance(node.target, torch._ops.HigherOrderOperator):
+        return
+    owner = node.graph.owning_module
+    for used in node.all_input_nodes:
+        region = getattr(owner, str(used.target), None) if used.op == "get_attr" and owner is not None else None
+        if isinstance(region, fx.GraphModule):
+            yield region
 
 
 def short_path(path: str) -> str:

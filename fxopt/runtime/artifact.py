@@ -74,7 +74,14 @@ class Artifact:
         """
         decoder, sampling = Decoder.of(self.manifest), Sampling(temperature, top_k, top_p)
         decoder.check(prompts, max_new_tokens)
-        return generate(self, decoder.empty(len(prompts)), prompts, max_new_tokens, stop, sampling, seed)
+        padded = np.zeros((len(prompts), max(map(len, prompts))), np.int64)
+        self.arrays(padded, padded, decoder.empty(len(prompts)))  # the check of a call, once for all
+
+        def step(ids: Any, mask: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+            logits, *new = run_in_parts(self.runner, [ids, mask, *state], self.manifest)
+            return logits, new
+
+        return generate(step, decoder.empty_leaves(len(prompts)), prompts, max_new_tokens, stop, sampling, seed)
 
     def __repr__(self) -> str:
         sides = (", ".join(f"{name}: {kind}" for name, kind in side) for side in self._interface())

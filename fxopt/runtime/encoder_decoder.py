@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fxopt.backend.manifest import TensorInput
 from fxopt.errors import UsageError
-from fxopt.runtime import treespec
 from fxopt.runtime.artifact import Artifact
 from fxopt.runtime.generate import Prompts, Sampling, check_prompts, generate
+from fxopt.runtime.parts import run_in_parts
 
 Source = Sequence[Sequence[int]] | npt.NDArray[Any]
 """Token ids of each example, of any lengths; or features, an array with the shape that the encoder takes."""
@@ -74,11 +73,11 @@ class EncoderDecoder:
         sampling = Sampling(temperature, top_k, top_p)
         inputs = self._padded(source)
         self._check(prompts, len(inputs[0]), max_new_tokens)
-        memory = self.encoder(*inputs)
+        read = run_in_parts(self.encoder.runner, self.encoder.arrays(*inputs), self.encoder.manifest)
 
-        def step(ids: npt.NDArray[np.int64], _: npt.NDArray[np.int64], state: Any) -> tuple[Any, Any]:
-            logits, state = self.decoder(ids, state, memory, *inputs[1:])
-            return logits, state
+        def step(ids: Any, _: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+            logits, *new = run_in_parts(self.decoder.runner, [ids, *state, *read, *inputs[1:]], self.decoder.manifest)
+            return logits, new
 
         return generate(step, self._empty(len(inputs[0])), prompts, max_new_tokens, stop, sampling, seed)
 
@@ -107,16 +106,7 @@ class EncoderDecoder:
                 way_out="sources whose prompts are of one length, in a call each",
             )
 
-    def _empty(self, batch: int) -> Any:
-        """The state before the first token, nested as the decoder's second argument is."""
-        leaves: list[Any] = [None] * len(self.decoder.manifest.inputs)
-        for place, fact in enumerate(self._state, 1):
-            leaves[place] = np.zeros(_without_tokens(fact, batch), fact.dtype)
-        args, _ = treespec.assemble(self.decoder.manifest.in_tree, leaves)
-        return args[1]
-
-
-def _without_tokens(fact: TensorInput, batch: int) -> list[int]:
-    """The shape [batch, heads, 0, head dim] of keys or values before the first token."""
-    heads, depth = fact.shape[1], fact.shape[3]
-    return [batch, int(heads), 0, int(depth)]
+    def _empty(self, batch: int) -> list[npt.NDArray[Any]]:
+        """Keys and values [batch, heads, 0, head dim] of each layer before the first token."""
+        shapes = [(batch, int(fact.shape[1]), 0, int(fact.shape[3])) for fact in self._state]
+        return [np.zeros(shape, fact.dtype) for shape, fact in zip(shapes, self._state, strict=True)]

@@ -106,12 +106,16 @@ class Decoder:
 
     def empty(self, batch: int) -> Any:
         """The state before the first token, nested as the third argument is."""
-        sizes = {self.past: 0, self.batch: batch}
-        leaves: list[Any] = [None, None]
-        for fact in self.interface.tensors[2:]:
-            leaves.append(np.zeros([sizes[n] if isinstance(n, str) else n for n in fact.shape], fact.dtype))
-        args, _ = treespec.assemble(self.interface.in_tree, leaves)
+        args, _ = treespec.assemble(self.interface.in_tree, [None, None, *self.empty_leaves(batch)])
         return args[2]
+
+    def empty_leaves(self, batch: int) -> list[npt.NDArray[Any]]:
+        """The arrays of the state before the first token, as a runner takes them after ids and mask."""
+        sizes = {self.past: 0, self.batch: batch}
+        return [
+            np.zeros([sizes[n] if isinstance(n, str) else n for n in fact.shape], fact.dtype)
+            for fact in self.interface.tensors[2:]
+        ]
 
     def check(self, prompts: Prompts, most: int) -> None:
         """Raises UsageError as :func:`check_prompts` does."""

@@ -52,7 +52,7 @@ def _inputs(count):
 PASSES = ["quantize_dynamic", "quantize_weights(bits=4)", "quantize_weights(bits=4, rounding='gptq', images=8)"]
 
 
-@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("passes", [PASSES[0], *(pytest.param(text, marks=pytest.mark.slow) for text in PASSES[1:])])
 def test_linears_are_integer_layers_with_the_numbers_of_the_program(program, passes, tmp_path):
     made = _quantized(program, passes)
     (tmp_path / "out").mkdir()

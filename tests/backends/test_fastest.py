@@ -163,6 +163,7 @@ def test_the_fastest_is_built_and_the_manifest_says_why(names, tmp_path):
     assert report.backend["text"] == "slow(ms=2.0)"
 
 
+@pytest.mark.slow
 def test_each_backend_quantizes_by_its_own_policy_and_keeps_the_program_in_float(names, tmp_path, monkeypatch):
     passes = ("quantize(images=8), clean_up",)
     report = _build(tmp_path / "out", "slow(plain=True)", "slow(noise=0.01)", passes=passes)
@@ -289,6 +290,7 @@ def test_a_first_call_that_hangs_or_ends_the_process_is_a_reason(tmp_path, monke
     assert fails_alone(folder, Onnx(threads=1), 120.0) == "its first call ends the process by SIGABRT"
 
 
+@pytest.mark.slow
 def test_a_candidate_that_hangs_is_refused_and_another_is_built(tmp_path, monkeypatch):
     def hangs(folder, backend, seconds):
         return "its first call takes longer than 31 s" if backend.optimization_level == "all" else None

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture, load, save_program
+from fxopt.backend import check_lowerable
 from fxopt.backend.kernel_time import NODES
 from fxopt.backend.quant_policy import Policy
 from fxopt.backends.onnx import Onnx, file
@@ -174,8 +175,6 @@ def test_an_op_without_an_onnx_form_is_refused_before_the_build_with_its_line():
     program = capture(Net(), (torch.randn(2, 3, 3),))
     (node,) = program.find("aten.linalg_eigvals")
     assert "no ONNX form" in Onnx().refuses(node)
-    from fxopt.backend import check_lowerable
-
     with pytest.raises(BackendError, match=r"aten\.linalg_eigvals(.|\n)*test_onnx\.py:\d+"):
         check_lowerable(Onnx(), program)
 
@@ -261,7 +260,7 @@ def test_a_linear_with_a_bias_needs_it_in_integers_too(tmp_path):
     assert (facts["integer_contractions"], facts["dequantized_at_run_time"]) == (2, [])
 
 
-@pytest.mark.parametrize("name", ["digits", "glyphs"])
+@pytest.mark.parametrize("name", ["digits", pytest.param("glyphs", marks=pytest.mark.slow)])
 def test_int8_agrees_with_eager_within_one_output_step(name, tmp_path):
     workload = find_workload(name)
     program = workload.capture()
@@ -336,6 +335,7 @@ def test_tuning_takes_other_options_only_where_they_win_clearly(conv, monkeypatc
     assert given.tune(conv, host(), 0.1) == (given if kept else fast)
 
 
+@pytest.mark.slow
 def test_a_tuned_build_remembers_its_options(tmp_path):
     report = build(Recipe("digits", ("fold_batch_norm",)), tmp_path / "out", measure=False, tune_seconds=0.5)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -377,6 +377,21 @@ def test_what_the_runtime_has_no_kernel_for_is_an_error_of_the_backend(tmp_path)
 
     with pytest.raises(BackendError, match=r"cannot load model\.onnx(.|\n)*\.float\(\)"):
         _lower(capture(Half(), (torch.randn(2, 3, 3),)), tmp_path)
+
+
+@pytest.mark.parametrize("how", ["autocast", "cast"])
+def test_bfloat16_is_refused_before_the_build_with_the_line(how):
+    class Half(nn.Module):
+        def forward(self, x):
+            if how == "cast":
+                return x.bfloat16().relu().float()
+            with torch.autocast("cpu", torch.bfloat16):
+                return x @ x.mT
+
+    with pytest.raises(BackendError, match=r"in bfloat16|for bfloat16") as told:
+        check_lowerable(Onnx(), capture(Half(), (torch.randn(2, 3, 3),)))
+    assert "test_onnx.py" in str(told.value)
+    assert "backend openvino" in str(told.value)
 
 
 def test_outputs_that_are_constants_or_share_a_name_with_an_input(tmp_path):

@@ -256,6 +256,7 @@ np.save(sys.argv[3], fxopt.load(sys.argv[1])(np.load(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 def test_digits_in_int8_from_the_recipe_to_a_process_that_has_openvino_only(tmp_path):
     recipe = Recipe("digits", ("clean_up, quantize(images=32)",), backend="openvino")
     report = build(recipe, tmp_path / "digits", measure=False)

@@ -91,6 +91,7 @@ def test_tvm_loops_over_the_steps(kind, units, tmp_path):
             assert np.allclose(got, want.detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tvm_takes_any_number_of_steps_in_a_file_of_one_size(tmp_path):
     net = States(nn.GRU, {"bidirectional": True})
     steps = torch.export.Dim("steps")

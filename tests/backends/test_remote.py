@@ -215,6 +215,7 @@ def test_what_is_built_for_a_device_runs_there(backend, server, tmp_path):
         np.testing.assert_allclose(fxopt.load(tmp_path / "a", on=server.address)(x), here(x), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_build_is_judged_and_timed_there(server, tmp_path):
     target = tmp_path / "board.toml"
     values = _at(server).to_dict() | {"memory": 10**9}
@@ -230,6 +231,7 @@ def test_a_build_is_judged_and_timed_there(server, tmp_path):
     assert report.eager is None, "it did not run there"
 
 
+@pytest.mark.slow
 def test_the_fastest_is_chosen_there(server, tmp_path):
     target = tmp_path / "board.toml"
     target.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in _at(server).to_dict().items()))
@@ -255,6 +257,7 @@ def test_what_an_emulated_device_takes_is_not_shown(emulated, artifact):
     assert "emulated" in str(bench_table([row]).caption)
 
 
+@pytest.mark.slow
 def test_a_profile_is_taken_there_and_not_of_an_emulated_device(server, emulated, tmp_path):
     fxopt.save_program(_small(), tmp_path / "small.pt2")
     build(Recipe(str(tmp_path / "small.pt2"), (), "onnx"), tmp_path / "out", measure=False)
@@ -333,6 +336,7 @@ def test_something_else_there():
             RpcDevice(f"rpc://127.0.0.1:{listening.getsockname()[1]}").facts()
 
 
+@pytest.mark.slow
 def test_a_device_that_was_lost_is_connected_to_again(start, artifact):
     server = start()
     there = fxopt.load(artifact, on=server.address)
@@ -352,7 +356,9 @@ _MISBEHAVE = {
 }
 
 
-@pytest.mark.parametrize("how", _MISBEHAVE)
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=[pytest.mark.slow] * (how != "garbage")) for how in _MISBEHAVE]
+)
 def test_a_device_that_misbehaves_is_told_of_and_serves_on(how, start, artifact):
     words, run, more = _MISBEHAVE[how]
     if more:
@@ -370,6 +376,7 @@ def test_a_device_that_misbehaves_is_told_of_and_serves_on(how, start, artifact)
 # ---- trackers and tuning -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tracker_without_such_a_device_names_those_it_has(tracker, start):
     start(f"{tracker}/pi")
     assert RpcDevice(f"{tracker}/pi").facts()["cores"] == host().cores
@@ -393,6 +400,7 @@ def _lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.slow
 def test_tiles_are_timed_on_the_device(server, tmp_path):
     find_device(server.address).facts()  # which holds it until the search needs it
     found = _tune(server.address, tmp_path / "t.jsonl", 6)
@@ -402,6 +410,7 @@ def test_tiles_are_timed_on_the_device(server, tmp_path):
     assert not [row for row in rows if "failed" in row]
 
 
+@pytest.mark.slow
 def test_a_tuning_run_survives_that_its_device_is_killed_and_started_again(start, tmp_path):
     server = start()
     path = tmp_path / "t.jsonl"
@@ -421,6 +430,7 @@ def test_a_tuning_run_survives_that_its_device_is_killed_and_started_again(start
     assert sum("failed" in row for row in rows) <= 1
 
 
+@pytest.mark.slow
 def test_without_its_device_tuning_ends_with_what_it_has(start, tmp_path):
     server = start()
     path = tmp_path / "t.jsonl"
@@ -441,6 +451,7 @@ def test_without_its_device_tuning_ends_with_what_it_has(start, tmp_path):
     assert 3 <= len(_lines(path)) < 500
 
 
+@pytest.mark.slow
 def test_two_devices_behind_a_tracker_share_the_trials(tracker, start, tmp_path):
     servers = [start(f"{tracker}/pi") for _ in range(2)]
     _tune(f"{tracker}/pi", tmp_path / "t.jsonl", 12)
@@ -452,6 +463,7 @@ def test_two_devices_behind_a_tracker_share_the_trials(tracker, start, tmp_path)
 # ---- several targets -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_recipe_for_several_targets_differs_where_it_should(tmp_path):
     from rich.console import Console
 

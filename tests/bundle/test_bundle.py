@@ -441,6 +441,7 @@ class _Sorted(torch.nn.Module):
         return torch.topk(x, 3).values
 
 
+@pytest.mark.slow
 def test_the_library_that_sorts_is_there_when_a_model_sorts(tmp_path, built):
     artifact = _lower(capture(_Sorted(), (torch.randn(2, 9),)), "tvm", tmp_path / "artifact")
     folder = _unpack(artifact, tmp_path)
@@ -451,6 +452,7 @@ def test_the_library_that_sorts_is_there_when_a_model_sorts(tmp_path, built):
     assert not (built("residual", "tvm")[1] / "lib" / "libtvm_runtime_extra.so").exists()
 
 
+@pytest.mark.slow
 def test_the_same_artifact_gives_the_same_file_and_its_command_the_same_program(built, tmp_path):
     artifact, folder = built("residual", "tvm")
     files = [bundle(artifact, tmp_path / place / "model.tar.gz").path for place in ("a", "b")]
@@ -786,3 +788,66 @@ def test_another_machine_is_not_this_one_with_a_flag(emulated_root, device_wheel
             head = file.read(20)
             assert head[:4] == b"\x7fELF"
             assert int.from_bytes(head[18:20], "little") == 183, f"{name} is not for aarch64"
+
+
+# ---- tokens --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory) -> Path:
+    """An artifact of a small language model, and its bundle unpacked."""
+    pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("tokens")
+    recipe = fxopt.Recipe(model="causal_lm:llama", passes=("clean_up",), backend="onnx(threads=1)")
+    fxopt.build(recipe, folder / "artifact", measure=False)
+    return _unpack(folder / "artifact", folder)
+
+
+def _tokens(folder: Path, *words: object) -> list[list[int]]:
+    done = _start(folder, folder / "model", "--generate", *words)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("tokens")]
+    return [list(map(int, line)) for line in lines]
+
+
+@pytest.mark.slow
+def test_tokens_are_those_that_python_makes(language_model):
+    prompts = [[17, 4, 80, 33, 9], [9, 33], [120]]
+    words = [",".join(map(str, prompt)) for prompt in prompts]
+    python = fxopt.load(language_model / "artifact")
+    made = python.generate(prompts, 40)
+    assert _tokens(language_model, 40, *words) == made
+    stop = made[1][5]
+    assert _tokens(language_model, 40, *words, "--stop", stop) == python.generate(prompts, 40, stop=[stop])
+    assert "--generate" in (language_model / "README").read_text()
+
+
+@pytest.mark.slow
+def test_tokens_are_drawn_by_a_seed_from_the_likely_ones(language_model):
+    options = ("--temperature", 3, "--top-k", 4)
+    drawn = [_tokens(language_model, 1, *["17,4,80"] * 200, *options, "--seed", seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    python = fxopt.load(language_model / "artifact").generate([[17, 4, 80]] * 400, 1, temperature=3.0, top_k=4, seed=0)
+    counts = [np.bincount(np.ravel(rows), minlength=256) / len(rows) for rows in (drawn[0] + drawn[2], python)]
+    assert (counts[0] > 0).sum() == 4
+    assert np.abs(counts[0] - counts[1]).max() < 0.12
+    best = _tokens(language_model, 1, "17,4,80")
+    assert _tokens(language_model, 1, "17,4,80", "--temperature", 3, "--top-p", 0.01) == best
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "--generate needs a prompt"),
+        (("17,x",), "expected a number, got 'x'"),
+        (("17,256",), "token 256 is not one of the model's 0 to 255"),
+        (("17,4", "--temperature", "-1"), "--temperature: expected a number from 0"),
+        (("17,4", "--top-p", "0"), "--top-p: expected a number"),
+        ((",".join(["1"] * 64),), "64 tokens and 3 new ones are more than the 64 positions"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(words, told, language_model):
+    done = _start(language_model, language_model / "model", "--generate", 3, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr

@@ -272,7 +272,7 @@ def test_a_folder_that_cannot_be_written(cli, tmp_path):
     assert "cannot write" in err
 
 
-@pytest.mark.parametrize("backend", ["eager", "onnx"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_leaves_nothing(backend, tmp_path):
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)); "
@@ -316,6 +316,7 @@ def test_of_several_targets_only_what_keeps_its_budget_has_the_name_of_its_targe
     assert folders == {"small": str(tmp_path / "out/small.missed"), "large": str(tmp_path / "out/large")}
 
 
+@pytest.mark.slow
 def test_new_pass_can_be_checked_at_once(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = cli("new", "pass", "drop_my_dropout")

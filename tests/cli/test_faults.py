@@ -165,6 +165,7 @@ print("too far")
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_a_native_module_that_is_being_loaded(monkeypatch, capsys, tmp_path):
     """Such a module runs Python while it is set up, and ends the process of an exception that it does not expect."""
     path = tmp_path / "mine.py"
@@ -200,6 +201,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_interrupts_a_call_of_the_system_after_tvm_compiled(tmp_path):
     if fxopt.backend.find_backend("tvm").missing():
         pytest.skip("tvm is not installed")
@@ -222,7 +224,13 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.parametrize("backend", ["tvm(threads=2)", "onnx(threads=2)", "openvino(threads=2)", "eager"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "onnx(threads=2)",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("tvm(threads=2)", "openvino(threads=2)", "eager")),
+    ],
+)
 def test_an_artifact_runs_in_a_process_that_was_forked(backend, large, tmp_path):
     if reason := fxopt.backend.find_backend(backend).missing():
         pytest.skip(reason)

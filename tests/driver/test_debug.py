@@ -106,6 +106,7 @@ def test_a_planted_fault_is_first(recorded, tmp_path, backend, plant, layer):
         assert (first.histogram[0] + first.histogram[-1]) / sum(first.histogram) == pytest.approx(first.clipped)
 
 
+@pytest.mark.slow
 def test_a_build_without_a_fault_makes_little_error_anywhere_and_adds_up(recorded, tmp_path):
     recipe = Recipe(str(recorded / "net.pt2"), QUANTIZED, "onnx", calibration=str(recorded / "x.npy"))
     build(recipe, tmp_path / "out", measure=False)

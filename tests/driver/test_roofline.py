@@ -81,6 +81,7 @@ def test_rates_are_those_of_the_same_work_in_a_plain_loop():
     assert 1 / 8 < roof.macs_per_second["float32"] / (256 * 1024 * 1024 / min(taken)) < 8
 
 
+@pytest.mark.slow
 def test_a_profile_names_the_layers_furthest_above_their_roof(tmp_path):
     pytest.importorskip("onnxruntime")
     import numpy

@@ -12,19 +12,15 @@ from fxopt.workload import find_workload
 
 pytest.importorskip("transformers")
 TEXT = (
-    "nllb-moe",
     "t5",
-    "bart",
-    "marian",
-    "pegasus",
-    "mbart",
-    "m2m_100",
-    "mt5",
-    "umt5",
-    "t5gemma",
-    "blenderbot-small",
-    "mvp",
-    "plbart",
+    *(
+        pytest.param(kind, marks=pytest.mark.slow)
+        for kind in ("bart", "marian", "m2m_100", "umt5", "t5gemma", "nllb-moe")
+    ),
+    *(
+        pytest.param(kind, marks=pytest.mark.zoo)
+        for kind in ("pegasus", "mbart", "mt5", "blenderbot-small", "mvp", "plbart")
+    ),
 )
 SOUND = ("whisper", "moonshine")
 LENGTHS = (5, 9, 2)
@@ -56,7 +52,7 @@ def _of_text(model, source, most):
     return made
 
 
-@pytest.mark.parametrize("kind", [*TEXT[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in TEXT[2:])])
+@pytest.mark.parametrize("kind", TEXT)
 def test_tokens_in_pieces_are_those_of_the_whole(kind):
     """A source with padding; the decoder's tokens one piece after the other."""
     encoder, decoder, model = _parts(kind)
@@ -75,7 +71,7 @@ def test_tokens_in_pieces_are_those_of_the_whole(kind):
     assert (torch.cat(pieces, 1) - want).abs().max() < 1e-5 * want.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["t5", "whisper"])
+@pytest.mark.parametrize("kind", ["t5", pytest.param("whisper", marks=pytest.mark.slow)])
 def test_each_weight_is_in_one_part_but_shared_embeddings(kind):
     encoder, decoder, model = _parts(kind)
     parts = [{name for name, _ in part.capture().module.named_parameters()} for part in (encoder, decoder)]
@@ -90,7 +86,7 @@ def test_each_weight_is_in_one_part_but_shared_embeddings(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-@pytest.mark.parametrize("kind", ["t5", "bart"])
+@pytest.mark.parametrize("kind", ["t5", pytest.param("bart", marks=pytest.mark.zoo)])
 def test_artifacts_make_the_tokens_of_transformers(kind, backend, tmp_path):
     *_, model = _parts(kind)
     for part in ("encoder", "decoder"):

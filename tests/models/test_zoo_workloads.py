@@ -65,9 +65,9 @@ CLASSIFIERS = [
 OTHERS = [
     "torchvision:lraspp_mobilenet_v3_large(size=64)",
     "torchvision:mc3_18(size=32)",
-    "torchvision:ssdlite320_mobilenet_v3_large",
     "torchvision:raft_small",
     *_slow(
+        "torchvision:ssdlite320_mobilenet_v3_large",
         "torchvision:fcn_resnet50(size=64)",
         "torchvision:deeplabv3_mobilenet_v3_large(size=64)",
         "torchvision:mvit_v1_b",

@@ -3,6 +3,7 @@
 The oracle is the network itself, an ordinary nn.Module run by torch in float64, which no code of fxopt touches.
 """
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -154,11 +155,12 @@ def exact_passes():
     return [p for p in found if all(step.kind == "exact" for step in p.steps())]
 
 
-def test_outputs_are_kept():
+@pytest.mark.parametrize("networks", [40, pytest.param(70, marks=pytest.mark.slow)])
+def test_outputs_are_kept(networks):
     exact = exact_passes()
     at_work: set[str] = set()
 
-    @settings(max_examples=70)
+    @settings(max_examples=networks)
     @given(NETWORKS, st.permutations(exact), st.integers(len(exact) // 2, len(exact)))
     def check(network, order, count):
         network.eval()

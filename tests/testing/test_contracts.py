@@ -5,6 +5,7 @@ import pytest
 from fxopt import registry
 from fxopt.testing import checks_of
 
+pytestmark = pytest.mark.usefixtures("brief_timing")
 _SLOW = {"executorch"}
 """Backends whose compiler takes seconds for the smallest program; their own tests build one."""
 
@@ -12,12 +13,16 @@ _SLOW = {"executorch"}
 def _checks(kind):
     for name in registry.names(kind):
         try:
-            checks = checks_of(registry.get(kind, name))
+            thing = registry.get(kind, name)
+            checks = checks_of(thing)
         except Exception as error:  # a registered name that cannot load is a failure of its own, not of the collection
             yield pytest.param(name, error, id=f"{name}-loads")
             continue
         for check in checks:
-            marks = [pytest.mark.slow] * (name in _SLOW and check.name.startswith("builds"))
+            builds = name in _SLOW and check.name.startswith("builds")
+            values = check.name.startswith("runs with each value")
+            trains_or_times = values and (hasattr(thing, "epochs") or "latency" in check.name)
+            marks = [pytest.mark.slow] * (builds or trains_or_times)
             yield pytest.param(name, check, marks=marks, id=f"{name}-{check.name.replace(' ', '-')}")
 
 

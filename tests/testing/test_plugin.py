@@ -66,6 +66,7 @@ def test_it_is_listed_with_its_origin_and_found_by_name(place):
     assert (pipeline, backend) == ("drop_double_neg, drop_noop", "numpy")
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(place):
     """They run the conformance kit, as a package of somebody's own would."""
     done = _python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", path=[place / "site"], cwd=place / "source")

@@ -120,7 +120,10 @@ def test_moves_of_every_kind(tmp_path):
     _check(_Moves(), (torch.randn(2, 3, 9, 7),), tmp_path)
 
 
-@pytest.mark.parametrize(("channels", "size"), [(3, (9, 13)), (16, (7, 7)), (40, (6, 17)), (32, (1, 1))])
+@pytest.mark.parametrize(
+    ("channels", "size"),
+    [(3, (9, 13)), (16, (7, 7)), pytest.param(40, (6, 17), marks=pytest.mark.slow), (32, (1, 1))],
+)
 def test_convolutions_of_every_kind(channels, size, tmp_path):
     """Channels that are no whole vectors, widths that are no whole tiles, borders, strides, dilation, groups."""
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,16 @@ def _targets() -> list[Target]:
     return list(found.values())
 
 
+def _of_each(targets: list[Target]) -> Iterator[Any]:
+    """Parameters by the kind of instruction; those that this machine has better ones than, or none of, are for CI."""
+    own = instruction_of(processor_of(host())).kind
+    for target in targets:
+        kind = instruction_of(processor_of(target)).kind
+        yield pytest.param(target, id=kind, marks=[pytest.mark.slow] * (kind != own))
+
+
 TARGETS = _targets()
-_each_instruction = pytest.mark.parametrize(
-    "target", TARGETS, ids=[instruction_of(processor_of(target)).kind for target in TARGETS]
-)
+_each_instruction = pytest.mark.parametrize("target", list(_of_each(TARGETS)))
 _examples = pytest.mark.parametrize("examples", [2, pytest.param(12, marks=pytest.mark.slow)])
 """How many layers are drawn: a build takes a second."""
 

@@ -287,6 +287,7 @@ def _outcome(workers: Workers, name: str, seconds: float = 90.0):
     raise AssertionError(f"no answer to {name}")
 
 
+@pytest.mark.slow
 def test_bad_candidates_cost_a_trial_each(importable):
     bad = {
         "crash": tvm_kernels.Crashes(),
@@ -327,6 +328,7 @@ def _search(tasks: list[Task], path: Path, **more) -> Search:
     return search(choices, Database(path, choices.processor, 1), 1, **{"seconds": 60.0, "trials": 8, "seed": 0} | more)
 
 
+@pytest.mark.slow
 def test_a_tile_that_crashes_is_written_down_and_never_tried_again(importable, tmp_path):
     rows = candidates(Task("t", 8, 4, 16), processor_of(host()))[1].rows
     task = Task("t", 8, 4, 16, kernel=tvm_kernels.Crashes(rows=rows))
@@ -341,6 +343,7 @@ def test_a_tile_that_crashes_is_written_down_and_never_tried_again(importable, t
     assert len({trial.tile for trial in trials}) == len(trials)
 
 
+@pytest.mark.slow
 def test_heavy_tasks_are_given_most_trials(importable, tmp_path):
     tasks = [Task(str(size), 8, 4, 16, kernel=tvm_kernels.Twice(size)) for size in (2**4, 2**20)]
     _search(tasks, tmp_path / "t.jsonl", trials=16)
@@ -373,6 +376,7 @@ def _facts(backend: Tvm, program: Program, out: Path) -> dict:
     return artifact.manifest.facts
 
 
+@pytest.mark.slow
 def test_a_build_takes_what_tuning_found_and_another_model_shares_it(tmp_path):
     path = tmp_path / "tiles.jsonl"
     backend = Tvm(threads=1, database=str(path), trials=6)
@@ -397,6 +401,7 @@ def test_a_build_takes_what_tuning_found_and_another_model_shares_it(tmp_path):
     assert facts["notes"][0] == "2 of 3 tasks have tiles that were measured, the others are chosen by rule"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", [set(), *[{"amx-int8"}] * ("amx-int8" in host().features)], ids=str)
 def test_integer_kernels_are_tuned(without, tmp_path, monkeypatch):
     """The trials are of the kernels that the build then makes: a convolution with groups, a depthwise one, a product."""
@@ -448,6 +453,7 @@ def test_without_trials_no_process_is_started(case, tmp_path, monkeypatch):
     assert not (tmp_path / "t.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_search_and_keeps_what_was_found(tmp_path, monkeypatch):
     path, program, real = tmp_path / "t.jsonl", _net(), databases.append_line
 
@@ -515,6 +521,7 @@ _tune(Tvm(threads=1, database=sys.argv[1]), _net(), 120.0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.zoo)])
 def test_kill_9_loses_no_trial_and_leaves_no_process(times, tmp_path):
     """At random moments, each time from what is there; what was in the file stays, every line is whole, and more comes."""

@@ -59,7 +59,9 @@ class _Block(nn.Module):
         return F.relu(y + F.hardswish(self.beside(x)) if self.beside is not None else y)
 
 
-@pytest.mark.parametrize("rows", [(3, 21), (90, 110)], ids=["one strip", "strips"])
+@pytest.mark.parametrize(
+    "rows", [pytest.param((3, 21), id="one strip"), pytest.param((90, 110), id="strips", marks=pytest.mark.slow)]
+)
 @given(data=st.data())
 @settings(
     max_examples=4, deadline=None, derandomize=True,

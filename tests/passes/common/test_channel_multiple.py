@@ -19,7 +19,7 @@ from fxopt.passes.common.channel_multiple import CANDIDATES, channel_multiple, g
 from fxopt.target import Target
 from fxopt.target.detect import host
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "brief_timing")
 
 
 def _blocks(size: int, overhead: float = 3.0, noise: float = 0.0):

@@ -546,8 +546,7 @@ def test_a_function_that_may_jump_or_turn_to_zero_at_a_constant_is_unknown(op, f
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet50",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit_b_16", "swin_t")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "vit_b_16", "swin_t")),
         pytest.param("mvit_v1_b", marks=pytest.mark.zoo),
     ],
 )

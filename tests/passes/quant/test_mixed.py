@@ -92,6 +92,7 @@ def test_the_bad_layer_comes_first_by_name_and_line(program, workload):
     assert best.after_db == pytest.approx(decibels(program, workload, without), abs=1.5)
 
 
+@pytest.mark.slow
 def test_the_least_bad_layers_of_the_debugger_are_those_that_cost_least_when_quantized_alone(program, workload, trials):
     by_error = {row.module: row.alone_db for row in quant(program, Context(workload)).layers}
     worst = min(alone(trials), key=lambda row: row.alone_db)
