@@ -38,5 +38,5 @@ def lengthen_tables(model: nn.Module, tokens: int) -> None:
     """
     module: Any
     for module in model.modules():
-        if (grow := getattr(module, "make_weights", None)) is not None:
-            grow(tokens + module.offset, module.embedding_dim, module.padding_idx)
+        if all(hasattr(module, name) for name in ("make_weights", "offset", "embedding_dim", "padding_idx")):
+            module.make_weights(tokens + module.offset, module.embedding_dim, module.padding_idx)

@@ -129,7 +129,8 @@ def _captured(module: nn.Module, example: tuple[Any, ...]) -> Program:
 
 def _wrapped(model: Any, source: torch.Tensor, part: Part) -> tuple[nn.Module, tuple[Any, ...]]:
     """The module of a part, and its example."""
-    lengthen_tables(model, 2 * _positions(model))
+    if (most := _positions(model)) is not None:
+        lengthen_tables(model, 2 * most)
     masks = () if source.is_floating_point() else (torch.ones_like(source),)
     encoder, ids = Encoder(model).eval(), torch.arange(_PAST + _TOKENS).repeat(len(source), 1) + 1
     try:
@@ -151,7 +152,7 @@ def _wrapped(model: Any, source: torch.Tensor, part: Part) -> tuple[nn.Module, t
 def _dims(module: nn.Module, example: tuple[Any, ...]) -> Any:
     """What may vary, in the form of ``torch.export``. Names and bounds stand in an artifact's manifest."""
     model: Any = module.model
-    most = _positions(model)
+    most = _positions(model) or 2**20
     batch = torch.export.Dim("batch", min=1)
     source = torch.export.Dim("source", min=1, max=getattr(model.config, "max_position_embeddings", None) or 2**20)
     if isinstance(module, Encoder):
@@ -164,10 +165,10 @@ def _dims(module: nn.Module, example: tuple[Any, ...]) -> Any:
     return {0: batch, 1: tokens}, state, memory, {0: batch, 1: source}
 
 
-def _positions(model: Any) -> int:
-    """The most tokens that a decoder may have."""
+def _positions(model: Any) -> int | None:
+    """The most tokens that a decoder may have; None where its configuration has no such number."""
     names, config = ("max_target_positions", "max_position_embeddings"), getattr(model, "config", None)
-    return next((most for name in names if (most := getattr(config, name, None))), 2**20)
+    return next((most for name in names if (most := getattr(config, name, None))), None)
 
 
 def seq2seq_workload(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fxopt.backend.manifest import TensorInput
 from fxopt.errors import UsageError
 from fxopt.runtime.artifact import Artifact
 from fxopt.runtime.generate import Prompts, Sampling, check_prompts, generate
@@ -28,18 +29,15 @@ class EncoderDecoder:
         self.encoder, self.decoder = encoder, decoder
         gives, takes = encoder.manifest.outputs, decoder.manifest.tensors
         count = len(gives)
-        if (
-            len(decoder.manifest.outputs) != 1 + count
-            or not 1 <= len(takes) - 2 * count <= 2
-            or len(takes[0].shape) != 2
-        ):
+        self._state, memory, masks = takes[1 : 1 + count], takes[1 + count : 1 + 2 * count], takes[1 + 2 * count :]
+        fits = len(decoder.manifest.outputs) == 1 + count == 1 + len(memory) and len(masks) < 2
+        if not fits or len(takes[0].shape) != 2 or not all(map(_is_layer, self._state)):
             raise UsageError(
                 "these are not the encoder and the decoder of one model: a decoder takes tokens, a state, and what the "
                 f"encoder gives, {count} tensors",
                 way_out="build both from fxopt.models.seq2seq.seq2seq, part='encoder' and part='decoder'",
             )
-        self._state = takes[1 : 1 + count]
-        for number, (fact, output) in enumerate(zip(takes[1 + count :], gives, strict=False)):
+        for number, (fact, output) in enumerate(zip(memory, gives, strict=True)):
             sizes = [n for n in fact.shape if isinstance(n, int)]
             given = [n for n, size in zip(output.example, fact.shape, strict=False) if isinstance(size, int)]
             if (fact.dtype, sizes, len(fact.shape)) != (output.dtype, given, len(output.example)):
@@ -49,7 +47,7 @@ class EncoderDecoder:
                     got=f"{output.dtype} {list(output.example)}",
                     way_out="build both from the same model",
                 )
-        self._has_mask = len(takes) == 2 * count + 2
+        self._has_mask = bool(masks)
 
     def generate(
         self,
@@ -110,3 +108,8 @@ class EncoderDecoder:
         """Keys and values [batch, heads, 0, head dim] of each layer before the first token."""
         shapes = [(batch, int(fact.shape[1]), 0, int(fact.shape[3])) for fact in self._state]
         return [np.zeros(shape, fact.dtype) for shape, fact in zip(shapes, self._state, strict=True)]
+
+
+def _is_layer(fact: TensorInput) -> bool:
+    """Whether an input is keys or values, [batch, heads, past, head dim]."""
+    return [isinstance(size, int) for size in fact.shape] == [False, True, False, True]

@@ -101,6 +101,7 @@ def test_other_settings_under_one_study_are_refused(found):
         run(out, limits={"drop": 0.2})
 
 
+@pytest.mark.slow
 def test_a_limit_nobody_can_keep_gives_the_nearest_and_what_blocks_it(tmp_path):
     report = run(tmp_path / "out", 5, limits={"macs": 10})
     assert not report.front

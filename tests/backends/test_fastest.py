@@ -204,6 +204,7 @@ def test_fewer_bits_are_allowed_where_the_metric_judges_them(drop, chosen, names
     assert drop is None or 33 < report.agreement.sqnr_db < 41
 
 
+@pytest.mark.slow
 def test_a_metric_beyond_the_budget_keeps_the_fastest_out(names, tmp_path, monkeypatch):
     def evaluate(self, model, split="test"):
         x = torch.randn(1, 1, 6, 6, generator=torch.Generator().manual_seed(1))

@@ -78,7 +78,8 @@ def test_a_layer_is_the_runtimes_own(backend, kind, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "units"), [*((kind, 40) for kind in KINDS), ("gru", 7)]
+    ("kind", "units"),
+    [*(pytest.param(kind, 40, marks=[pytest.mark.slow] * (kind != "lstm")) for kind in KINDS), ("gru", 7)],
 )  # blocks and a part; a part alone
 def test_tvm_loops_over_the_steps(kind, units, tmp_path):
     layer, options, _ = KINDS[kind]

@@ -521,6 +521,7 @@ def _command_line(*words: object, **environment: str) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
+@pytest.mark.slow
 def test_a_missed_flash_says_by_how_much_and_has_another_name_than_that_asked_for(built, tmp_path):
     artifact, folder = built("residual", "tvm")
     small = _retarget(artifact, tmp_path / "small", flash=5_000_000)

@@ -24,6 +24,7 @@ def cli(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_what_new_writes_works_at_once_and_is_not_overwritten(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for kind in ("backend", "workload", "recipe"):

@@ -272,7 +272,8 @@ def test_a_folder_that_cannot_be_written(cli, tmp_path):
     assert "cannot write" in err
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "onnx"])
 def test_a_disk_that_is_full_leaves_nothing(backend, tmp_path):
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000)); "

@@ -71,7 +71,8 @@ def test_tokens_in_pieces_are_those_of_the_whole(kind):
     assert (torch.cat(pieces, 1) - want).abs().max() < 1e-5 * want.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["t5", pytest.param("whisper", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["t5", "whisper"])
 def test_each_weight_is_in_one_part_but_shared_embeddings(kind):
     encoder, decoder, model = _parts(kind)
     parts = [{name for name, _ in part.capture().module.named_parameters()} for part in (encoder, decoder)]

@@ -367,6 +367,7 @@ def test_glyphs_take_a_weights_file_of_the_users(tmp_path):
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_training_command_writes_weights_and_what_it_did(tmp_path):
     python, *argv, out, _ = digits_module.COMMAND.split()  # as a message tells it
     assert (python, argv[-1], out) == ("python", "digits", "--out")

@@ -339,6 +339,7 @@ def test_what_lies_between_two_layers_stays_in_codes(target, blocks, built):
     assert sqnr([want], [got]) > sqnr([net(x)], [want]) + 15
 
 
+@pytest.mark.slow
 def test_all_instructions_give_the_same_numbers(built):
     """The sums are integers, and what is done with them is the same code."""
     x = np.random.default_rng(0).standard_normal((3, 3, 22, 26)).astype(np.float32)

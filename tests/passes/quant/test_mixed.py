@@ -73,6 +73,7 @@ def decibels(program, workload, model):
     return 10 * np.log10((want**2).sum() / ((want - got) ** 2).sum())
 
 
+@pytest.mark.slow
 def test_the_bad_layer_comes_first_by_name_and_line(program, workload):
     found = quant(program, Context(workload))
     first = found.layers[0]
