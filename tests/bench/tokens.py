@@ -101,7 +101,7 @@ def ours(model: str, passes: tuple[str, ...], backend: str, out: Path, prompts: 
     return lambda: artifact.generate(prompts, tokens)
 
 
-def sides(model: str, tokens: int, batch: int, threads: int, out: Path) -> dict[str, Side]:
+def sides(model: str, backends: list[str], tokens: int, batch: int, threads: int, out: Path) -> dict[str, Side]:
     """Whoever makes tokens, by name."""
     workload = find_workload(model)
     program = workload.capture()
@@ -113,7 +113,7 @@ def sides(model: str, tokens: int, batch: int, threads: int, out: Path) -> dict[
     found["export, ONNX Runtime"] = loop(onnx_export(path, threads), shapes, rows, tokens)
     found["export, OpenVINO"] = loop(openvino_export(path, threads), shapes, rows, tokens)
     codes = f"{model}(cache='int8')" if "(" not in model else model
-    for backend in ("onnx", "openvino"):
+    for backend in backends:
         runs = f"{backend}(threads={threads})"
         for name, spec, passes in (
             ("float", model, ("clean_up",)),
@@ -128,6 +128,7 @@ def main() -> None:
     """Read the command line, build, time, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="small_lm", help="a workload that generates (%(default)s)")
+    parser.add_argument("--backends", nargs="+", default=["onnx", "openvino"], help="of ours (%(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="new ones of each prompt (%(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="prompts (%(default)s)")
     parser.add_argument("--threads", type=int, default=1)
@@ -135,7 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        found = sides(options.model, options.tokens, options.batch, options.threads, Path(folder))
+        found = sides(options.model, options.backends, options.tokens, options.batch, options.threads, Path(folder))
         made = {name: run() for name, run in found.items()}
         timings = interleave(found, blocks=options.blocks)
     table = Table(

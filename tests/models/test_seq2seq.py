@@ -85,9 +85,10 @@ def test_each_weight_is_in_one_part_but_shared_embeddings(kind):
     assert sum(map(len, parts)) >= len(dict(model.named_parameters()))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-@pytest.mark.parametrize("kind", ["t5", pytest.param("bart", marks=pytest.mark.zoo)])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("t5", marks=pytest.mark.slow), pytest.param("bart", marks=pytest.mark.zoo)]
+)
 def test_artifacts_make_the_tokens_of_transformers(kind, backend, tmp_path):
     *_, model = _parts(kind)
     for part in ("encoder", "decoder"):

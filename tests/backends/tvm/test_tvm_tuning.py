@@ -521,8 +521,7 @@ _tune(Tvm(threads=1, database=sys.argv[1]), _net(), 120.0)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.zoo)])
+@pytest.mark.parametrize("times", [pytest.param(2, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.zoo)])
 def test_kill_9_loses_no_trial_and_leaves_no_process(times, tmp_path):
     """At random moments, each time from what is there; what was in the file stays, every line is whole, and more comes."""
     path, chance = tmp_path / "t.jsonl", random.Random(0)
