@@ -368,6 +368,7 @@ print(fxopt.load(sys.argv[1])(np.zeros((3, 1, 6, 6), np.float32)).shape)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("brief_timing")  # the choice may be any
 @pytest.mark.parametrize("passes", ["fold_constants", "quantize"])
 def test_the_command_line_builds_what_loads_without_torch_and_without_the_choice(passes, names, tmp_path):
     program = fxopt.capture(names.model(), names.inputs()[0])
