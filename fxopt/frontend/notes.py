@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
@@ -67,14 +65,6 @@ def _listed(nodes: list[fx.Node]) -> str:
 
 
 def _place(node: fx.Node) -> str:
-    line = next((line for n in (node, *_inside(node)) if (line := source_line(n))), "")
     path, _ = next(reversed(node.meta.get("nn_module_stack", {"": ("", None)}).values()))
-    where = line or (f"in {path.removeprefix('L__self__.')}" if path else "")
+    where = source_line(node) or (f"in {path.removeprefix('L__self__.')}" if path else "")
     return f"{op_name(node)} ({where})" if where else op_name(node)
-
-
-def _inside(node: fx.Node) -> list[fx.Node]:
-    """The nodes of a node's graph arguments: they have the user's lines."""
-    names = [str(n.target) for n in node.all_input_nodes if n.op == "get_attr"]
-    values = [operator.attrgetter(name)(node.graph.owning_module) for name in names]
-    return [inner for value in values if isinstance(value, fx.GraphModule) for inner in value.graph.nodes]

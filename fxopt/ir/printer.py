@@ -16,7 +16,6 @@ import functools
 import operator
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +90,16 @@ def source_line(node: fx.Node) -> str:
         if path.startswith(_TORCH) or path.startswith("torch/") or path.startswith("<"):
             continue
         return f"{short_path(path)}:{line}"
-    inside = (inner for region in _regions(node) for inner in region.graph.nodes)
-    return next((line for inner in inside if (line := source_line(inner))), "")
+    return next((line for inner in _inside(node) if (line := source_line(inner))), "")
 
 
-def _regions(node: fx.Node) -> Iterator[fx.GraphModule]:
-    """The graphs that a node calls."""
-    if not isinstance(node.target, torch._ops.HigherOrderOperator):
-        return
-    owner = node.graph.owning_module
-    for used in node.all_input_nodes:
-        region = getattr(owner, str(used.target), None) if used.op == "get_attr" and owner is not None else None
-        if isinstance(region, fx.GraphModule):
-            yield region
+def _inside(node: fx.Node) -> list[fx.Node]:
+    """The nodes of the graphs that a node calls."""
+    if not isinstance(node.target, torch._ops.HigherOrderOperator) or node.graph.owning_module is None:
+        return []
+    names = [str(used.target) for used in node.all_input_nodes if used.op == "get_attr"]
+    values = [operator.attrgetter(name)(node.graph.owning_module) for name in names]
+    return [inner for value in values if isinstance(value, fx.GraphModule) for inner in value.graph.nodes]
 
 
 def short_path(path: str) -> str:

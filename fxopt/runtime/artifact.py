@@ -50,7 +50,11 @@ class Artifact:
         Raises UsageError for inputs of another structure, shape or dtype.
         """
         arrays = self.arrays(*args, **kwargs)
-        return treespec.assemble(self.manifest.out_tree, run_in_parts(self.runner, arrays, self.manifest))
+        return treespec.assemble(self.manifest.out_tree, self.run_arrays(arrays))
+
+    def run_arrays(self, arrays: list[Any]) -> list[Any]:
+        """Run on flat arrays that are known to fit, as :meth:`arrays` gives them; outputs are flat too."""
+        return run_in_parts(self.runner, arrays, self.manifest)
 
     def generate(
         self,
@@ -78,7 +82,7 @@ class Artifact:
         self.arrays(padded, padded, decoder.empty(len(prompts)))  # the check of a call, once for all
 
         def step(ids: Any, mask: Any, state: list[Any]) -> tuple[Any, list[Any]]:
-            logits, *new = run_in_parts(self.runner, [ids, mask, *state], self.manifest)
+            logits, *new = self.run_arrays([ids, mask, *state])
             return logits, new
 
         return generate(step, decoder.empty_leaves(len(prompts)), prompts, max_new_tokens, stop, sampling, seed)

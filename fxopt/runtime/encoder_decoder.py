@@ -12,7 +12,6 @@ from fxopt.backend.manifest import TensorInput
 from fxopt.errors import UsageError
 from fxopt.runtime.artifact import Artifact
 from fxopt.runtime.generate import Prompts, Sampling, check_prompts, generate
-from fxopt.runtime.parts import run_in_parts
 
 Source = Sequence[Sequence[int]] | npt.NDArray[Any]
 """Token ids of each example, of any lengths; or features, an array with the shape that the encoder takes."""
@@ -71,10 +70,10 @@ class EncoderDecoder:
         sampling = Sampling(temperature, top_k, top_p)
         inputs = self._padded(source)
         self._check(prompts, len(inputs[0]), max_new_tokens)
-        read = run_in_parts(self.encoder.runner, self.encoder.arrays(*inputs), self.encoder.manifest)
+        read = self.encoder.run_arrays(self.encoder.arrays(*inputs))
 
         def step(ids: Any, _: Any, state: list[Any]) -> tuple[Any, list[Any]]:
-            logits, *new = run_in_parts(self.decoder.runner, [ids, *state, *read, *inputs[1:]], self.decoder.manifest)
+            logits, *new = self.decoder.run_arrays([ids, *state, *read, *inputs[1:]])
             return logits, new
 
         return generate(step, self._empty(len(inputs[0])), prompts, max_new_tokens, stop, sampling, seed)

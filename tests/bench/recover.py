@@ -22,7 +22,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,9 +86,6 @@ def small(options: argparse.Namespace) -> Iterable[list[str]]:
         workload = find_workload(recipe.model)
         dense = workload.capture()
         passes = Pipeline.parse(recipe.passes)
-        if options.epochs:
-            few = {"epochs": options.epochs}
-            passes = Pipeline(tuple(replace(p, **few) if hasattr(p, "epochs") else p for p in passes.passes))
         done = passes.run(dense, workload=workload, watchers=(), backend=find_backend("onnx"), target=host()).program
         seconds = time.perf_counter() - start
         for threads in range(1, min(2, usable_cores()) + 1):

@@ -30,7 +30,6 @@ import openvino
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils import _pytree as pytree
 
 import fxopt
 from fxopt.backend.manifest import Interface
@@ -65,12 +64,12 @@ def transformers_side(workload: Workload, prompts: torch.Tensor, tokens: int) ->
 def loop(step: Callable[[list[Any]], list[Any]], shapes: Interface, prompts: Rows, tokens: int) -> Side:
     """Our loop around a runtime's call on flat arrays."""
 
-    def nested(ids: Any, mask: Any, state: Any) -> tuple[Any, Any]:
-        logits, *new = step([ids, mask, *pytree.tree_leaves(state)])
+    def once(ids: Any, mask: Any, state: list[Any]) -> tuple[Any, list[Any]]:
+        logits, *new = step([ids, mask, *state])
         return logits, new
 
     decoder = Decoder.of(shapes)
-    return lambda: generate(nested, decoder.empty(len(prompts)), prompts, tokens, (), Sampling(), 0)
+    return lambda: generate(once, decoder.empty_leaves(len(prompts)), prompts, tokens, (), Sampling(), 0)
 
 
 def onnx_export(path: Path, threads: int) -> Callable[[list[Any]], list[Any]]:

@@ -108,8 +108,9 @@ def test_artifacts_write_down_sound_as_transformers_does(kind, tmp_path):
     """Prompts of several tokens, as those that choose a language and a task."""
     encoder, _, model = _parts(kind)
     (sound,) = encoder.inputs()[0]
-    for part, passes in (("encoder", ("clean_up",)), ("decoder", ("clean_up",))):
-        fxopt.build(fxopt.Recipe(model=f"seq2seq:{kind}(part='{part}')", passes=passes), tmp_path / part, measure=False)
+    for part in ("encoder", "decoder"):
+        recipe = fxopt.Recipe(model=f"seq2seq:{kind}(part='{part}')", passes=("clean_up",))
+        fxopt.build(recipe, tmp_path / part, measure=False)
     both = fxopt.EncoderDecoder(fxopt.load(tmp_path / "encoder"), fxopt.load(tmp_path / "decoder"))
     prompts = [[3, 7, 12], [3, 9, 12]]
     assert both.generate(sound.numpy(), prompts, 20) == _theirs(model, prompts, 20, **{model.main_input_name: sound})
