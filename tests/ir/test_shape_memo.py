@@ -63,6 +63,15 @@ def test_a_second_derivation_runs_nothing_anew(cold):
     assert len(cold) == known
 
 
+@pytest.mark.parametrize("view", ["aten.slice.Tensor(%x, 1, 0, 9, 2)", "aten.expand(%k, [3, 9])", "aten.t(%x)"])
+def test_a_result_does_not_have_the_gaps_of_its_operand(view):
+    """torch gives a dense result where the operand has gaps or repeats itself."""
+    program = parse_program(f'%x : f32[3,9]; %k = param "k" : f32[1,9]; %v = {view}; %y = aten.relu(%v); return %y')
+    (relu,) = program.find("aten.relu")
+    value, derived = program(torch.randn(3, 9)), relu.meta["val"]
+    assert (tuple(derived.shape), derived.stride()) == (tuple(value.shape), value.stride())
+
+
 def test_numbers_that_are_equal_give_results_of_their_own_type(cold):
     dtypes = []
     for number in ("1", "1.0", "True"):

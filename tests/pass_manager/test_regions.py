@@ -143,6 +143,16 @@ def test_what_should_be_zero_may_be_what_cancels():
     assert not is_rounding(zero, zero + torch.nan, [zero], 1e3)
 
 
+def test_a_region_is_not_spared_trials_for_another_that_calls_other_ops():
+    """As many calls of as many leaves: one right rewrite, and one that is wrong for NaN alone, which few trials do not hold."""
+    text = '%x : f32[batch,4]; %k = param "k" : f32[4]; %a = {}; %y = {}; return %y'
+    before = parse_program(text.format("aten.sub.Tensor(%k, %x)", "aten.maximum(%a, %k)"))
+    for last, same in ("aten.maximum(%a, %k)", True), ("aten.fmax(%a, %k)", False):
+        after = parse_program(text.format("aten.rsub.Tensor(%x, %k)", last))
+        proof = prove_locally(before.copy(), after, {}, 1e-9, finite=True)
+        assert proof.proved is same
+
+
 def test_a_proof_names_its_regions():
     program = parse_program("%x : f32[batch,4]; %y = aten.tanh(%x); %z = aten.neg(%y); return %z").copy()
     proof = prove_locally(program, program.copy(), {}, 1e-9, finite=True)

@@ -502,6 +502,12 @@ def test_an_error_is_relative_to_the_element_or_the_bulk():
     assert relative_error(torch.zeros(2), torch.ones(2)) == math.inf
 
 
+def test_integers_and_bools_err_by_the_share_that_differs():
+    assert relative_error(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 400])) == 0.25
+    assert relative_error(torch.tensor([True, False]), torch.tensor([False, False])) == 0.5
+    assert relative_error(torch.tensor([5, 6]), torch.tensor([7, 8])) == 1
+
+
 def test_equal_infinities_and_nans_are_equal():
     want = torch.tensor([1.0, math.inf, -math.inf, math.nan])
     assert relative_error(want, want.clone()) == 0

@@ -189,7 +189,7 @@ class Atoms:
             if (differ := low != high).sum() == 0:
                 return
             a, b = low[differ], high[differ]
-            np.minimum.at(self._parent, b, a)  # an atom that meets several takes the lowest, the next round the rest
+            self._parent[b] = a  # an atom that meets several takes one of them, the next round the rest
 
     def _bind_rows(self, a: Rows, b: Rows) -> None:
         """Bind the single atom of each row to the product on its other side; rows that would go in a circle wait."""

@@ -282,6 +282,37 @@ def test_a_product_that_holds_its_own_factor():
         assert np.array_equal(masks(atoms, live, rows), masks(atoms, live, heads) & masks(atoms, live, rows[:1]))
 
 
+def test_one_that_meets_several_at_once_is_joined_with_all():
+    atoms = Atoms()
+    rows, one = atoms.fresh(4), atoms.fresh(1)
+    atoms.unite(rows, one[[0, 0, 0, 0]], 1)
+    assert free(atoms, rows) == 1
+    assert len(np.unique(atoms.resolve(rows))) == 1
+
+
+DYNAMIC = ax.SYMBOLIC * 7
+"""Stands for a dynamic size."""
+
+
+def test_a_dynamic_size_is_merged_with_heads_and_split_off_again():
+    atoms = Atoms()
+    heads = atoms.fresh(6)
+    (one,) = ax.reshape(atoms, [(DYNAMIC,), (heads,)], [6 * DYNAMIC], 1)
+    assert ax.length(one) == 6 * DYNAMIC
+    first, second = ax.reshape(atoms, [one], [DYNAMIC, 6], 1)
+    assert first == (DYNAMIC,)
+    assert np.array_equal(atoms.resolve(second[0]), atoms.resolve(heads))
+    assert free(atoms, heads) == 6
+
+
+def test_axes_that_hold_a_dynamic_size_in_other_places_pin_each_other():
+    atoms = Atoms()
+    first, second = atoms.fresh(6), atoms.fresh(6)
+    ax.unite(atoms, (DYNAMIC, first), (second, DYNAMIC), 3)
+    assert free(atoms, first) == free(atoms, second) == 0
+    assert set(atoms.pinned()[atoms.resolve(second)].ravel()) == {3}
+
+
 def test_large_dims():
     atoms = Atoms()
     rows, other = atoms.fresh(1 << 19), atoms.fresh(1 << 19)

@@ -39,7 +39,7 @@ from cases.coupling_models import (
 from cases.shrinking import captured, zeroed
 from torch import nn
 
-from fxopt import Pipeline
+from fxopt import Pipeline, capture
 from fxopt.passes.prune.coupling.analysis import couple
 from fxopt.passes.prune.coupling.groups import find_groups
 from fxopt.passes.prune.shrink import shrink
@@ -112,6 +112,15 @@ def test_half_goes(factory, options, inputs, groups):
         assert sum(n for n in left if n > 1) * (factory is not Masked) <= sum(sizes(small)) <= most
         assert weights(small) < weights(program) or not groups
         assert not Pipeline.of(shrink()).run(small).steps[0].changed
+
+
+def test_a_channel_that_is_always_zero_goes_though_weights_read_it():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3)).eval()
+    with torch.no_grad():
+        for parameter in module[0].parameters():
+            parameter[[1, 3]] = 0
+    small = Pipeline.of(shrink()).run(capture(module, IMAGES)).program
+    assert [tuple(t.shape) for t in small.tensors().values() if t.dim() == 4] == [(6, 3, 3, 3), (5, 6, 3, 3)]
 
 
 def test_nothing_goes_without_zeros():

@@ -92,6 +92,16 @@ def test_a_bias_keeps_its_value_and_its_sign_however_large(values, input_scale):
     assert bool((error <= both.double() / 2 + bias.double().abs() * 1e-6).all())
 
 
+def test_a_bias_beyond_31_bits_of_its_products_widens_the_scale_of_its_channel():
+    layer = nn.Linear(4, 2)
+    with torch.no_grad():
+        layer.weight.fill_(1e-9)
+        layer.bias.copy_(torch.tensor([1e3, 0.0]))
+    program, outcome = _quantize(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), layer), 2, 4)
+    want, got = (p(*program.args) for p in (program, outcome.program))
+    assert torch.allclose(got[:, 0], want[:, 0], rtol=1e-2)
+
+
 # ---- placement -----------------------------------------------------------------------------------------------------
 
 
