@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_MOST_BYTES = 1 << 29
+MOST_BYTES = 1 << 29
 """A protobuf message holds at most 2 GiB, and whoever reads or checks a model has it in memory twice."""
 
-_WEIGHT = 1 << 16
+LEAST_BYTES_BESIDE = 1 << 16
 """Least bytes of what goes to the file beside."""
 
 
@@ -18,10 +18,10 @@ def store_beside(model: Any, path: Path) -> None:
     from onnx_ir import external_data
 
     sizes = [value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None]
-    if sum(sizes) > _MOST_BYTES:
+    if sum(sizes) > MOST_BYTES:
         data = path.with_name(path.name + ".data")
         try:
-            external_data.unload_from_model(model, data.parent, data.name, size_threshold_bytes=_WEIGHT)
+            external_data.unload_from_model(model, data.parent, data.name, size_threshold_bytes=LEAST_BYTES_BESIDE)
         except OSError as error:  # a full disk, of which it says neither the file nor leaves one
             raise OSError(error.errno, error.strerror, error.filename or str(data)) from error
 
@@ -30,9 +30,13 @@ def save(model: Any, path: Path) -> None:
     """Write a model, the same bytes each time; weights go to a file beside it where they are many."""
     import onnx
 
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > _MOST_BYTES:
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > MOST_BYTES:
         onnx.save_model(
-            model, str(path), save_as_external_data=True, location=path.name + ".data", size_threshold=_WEIGHT
+            model,
+            str(path),
+            save_as_external_data=True,
+            location=path.name + ".data",
+            size_threshold=LEAST_BYTES_BESIDE,
         )
     else:
         path.write_bytes(model.SerializeToString(deterministic=True))

@@ -58,11 +58,11 @@ class Parts:
                 raise UsageError(
                     f"{type(module).__name__} has no submodule {path!r}: is it the model that was captured?"
                 )
-            memo[id(known[path])] = Part(path, program, known[path])
+            memo[id(known[path])] = SubmoduleProgram(path, program, known[path])
         return memo[id(module)] if id(module) in memo else evaluate(copy.deepcopy(module, memo))
 
 
-class Part(torch.nn.Module):
+class SubmoduleProgram(torch.nn.Module):
     """A program in place of a submodule.
 
     All else that the model uses of the submodule (a plain attribute, a weight, another method) is that of a copy. So any

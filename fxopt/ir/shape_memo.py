@@ -6,8 +6,9 @@ of its own, but one of each shape environment where sizes are dynamic, and a der
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
@@ -19,8 +20,35 @@ from fxopt.ir.printer import target_name
 
 _PLAIN = (int, float, bool, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 _MOST = 20_000
-_KNOWN: dict[Any, Any] = {}
-"""By op, operands and what is assumed of the sizes."""
+
+
+@dataclass
+class Memory:
+    """At most ``most`` results: by op, operands and what is assumed of the sizes."""
+
+    most: int
+    results: dict[Any, Any] = field(default_factory=dict)
+
+    def keep(self, key: Any, result: Any) -> None:
+        """Remember one more; all are forgotten where there are too many."""
+        if len(self.results) >= self.most:
+            self.results.clear()
+        if self.most:
+            self.results[key] = result
+
+
+_memory = Memory(_MOST)
+
+
+@contextmanager
+def fresh_memory(most: int = _MOST) -> Iterator[Memory]:
+    """Another memory meanwhile, empty at first; of none, with 0."""
+    global _memory
+    before, _memory = _memory, Memory(most)
+    try:
+        yield _memory
+    finally:
+        _memory = before
 
 
 @dataclass(frozen=True)
@@ -66,8 +94,8 @@ class ShapeMemo:
             key = (target, self._types(args), self._types(tuple(sorted(kwargs.items()))), self._given, self._guards())
         except _Unknown:
             return run()
-        if key in _KNOWN:
-            found, assumed = _KNOWN[key]
+        if key in _memory.results:
+            found, assumed = _memory.results[key]
             for expression in assumed:
                 self._env.evaluate_expr(expression)
             return self._made(found)
@@ -78,9 +106,7 @@ class ShapeMemo:
                 found = self._types(result, result=True)
             except _Unknown:
                 return result
-            if len(_KNOWN) >= _MOST:
-                _KNOWN.clear()
-            _KNOWN[key] = found, [guard.expr for guard in self._env.guards[before:]]
+            _memory.keep(key, (found, [guard.expr for guard in self._env.guards[before:]]))
         return result
 
     def _is_off(self) -> bool:

@@ -123,8 +123,8 @@ def test_weights_too_large_for_one_message_go_beside_it(conv, tmp_path, monkeypa
     program = _quantized(conv, backend) if quantized else conv
     (tmp_path / "whole").mkdir()
     whole, _ = _lower(program, tmp_path / "whole", backend)
-    monkeypatch.setattr(file, "_MOST_BYTES", 300)
-    monkeypatch.setattr(file, "_WEIGHT", 100)
+    monkeypatch.setattr(file, "MOST_BYTES", 300)
+    monkeypatch.setattr(file, "LEAST_BYTES_BESIDE", 100)
     (tmp_path / "apart").mkdir()
     apart, _ = _lower(program, tmp_path / "apart", backend)
     assert (tmp_path / "apart" / "model.onnx.data").stat().st_size > 300
@@ -141,7 +141,7 @@ def test_no_room_for_weights_beside_the_file_names_the_disk(tmp_path, monkeypatc
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(file, "_MOST_BYTES", 300)
+    monkeypatch.setattr(file, "MOST_BYTES", 300)
     monkeypatch.setattr("onnx_ir.external_data.unload_from_model", full)
     save_program(capture(nn.Linear(16, 16), (torch.randn(1, 16),)), tmp_path / "net.pt2")
     (tmp_path / "out").mkdir()

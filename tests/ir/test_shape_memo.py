@@ -35,16 +35,15 @@ def _views():
 
 
 @pytest.fixture
-def cold(monkeypatch):
-    monkeypatch.setattr(shape_memo, "_KNOWN", known := {})
-    return known
+def cold():
+    with shape_memo.fresh_memory() as memory:
+        yield memory.results
 
 
 @pytest.mark.parametrize("with_weights", [False, True])
-def test_shapes_from_memory_are_those_that_torch_derives(programs, with_weights, cold, monkeypatch):
+def test_shapes_from_memory_are_those_that_torch_derives(programs, with_weights, cold):
     found = [program.copy() for program in programs.values()] if with_weights else [_views()]
-    with monkeypatch.context() as patch:
-        patch.setattr(shape_memo, "_is_kept", lambda _: False)
+    with shape_memo.fresh_memory(0):
         for program in found:
             derive_shapes(program)
         want = [_types(program) for program in found]

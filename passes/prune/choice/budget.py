@@ -13,7 +13,7 @@ from fxopt.errors import BudgetError
 from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.pipeline import Pipeline
 from fxopt.passes.prune.choice.chooser import Chooser, Dead, ratio_for
-from fxopt.passes.prune.choice.plan import Plan
+from fxopt.passes.prune.choice.pruned_cost import PrunedCost
 from fxopt.passes.prune.coupling import axes as ax
 from fxopt.passes.prune.coupling.sweep import Sweep
 from fxopt.passes.prune.shrink import shrink
@@ -34,7 +34,7 @@ class CostBudget:
 
 def within(budget: CostBudget, program: Program, context: Context, sweep: Sweep, chooser: Chooser, who: str) -> Dead:
     """The atoms to remove, so that every part of the budget holds. Raises BudgetError that says how near it came."""
-    plan = Plan(program, sweep)
+    plan = PrunedCost(program, sweep)
     ratio = 0.0
     for name, limit, count, dense in (
         ("macs", budget.macs, plan.macs, plan.dense.macs),
@@ -66,7 +66,7 @@ def _latency(program: Program, context: Context, sweep: Sweep, dead: Dead, who: 
 
 
 def _missed(
-    who: str, name: str, reached: str, limit: str, dense: int | None, plan: Plan, chooser: Chooser
+    who: str, name: str, reached: str, limit: str, dense: int | None, plan: PrunedCost, chooser: Chooser
 ) -> BudgetError:
     left = plan.macs_by_node(chooser.dead(1.0))
     total = sum(left.values()) or 1

@@ -32,9 +32,9 @@ def convolution(sweep: Sweep, node: fx.Node) -> Axes:
     if isinstance(groups, fx.Node):
         return _of_unknown_groups(sweep, node)
     sweep.pin([*x[at + 1 :], *weight[2:]], node, "positions under a kernel")
-    group, inner = _grouped(sweep, node, x[at], groups)
+    group, inner = split_groups(sweep, node, x[at], groups)
     sweep.unite(inner, weight[1], node)
-    sweep.unite(group, _grouped(sweep, node, weight[0], groups)[0], node)
+    sweep.unite(group, split_groups(sweep, node, weight[0], groups)[0], node)
     kernel = (1,) * len(weight[2:])
 
     def blocks(w: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ def transposed_convolution(sweep: Sweep, node: fx.Node) -> Axes:
         return _of_unknown_groups(sweep, node)
     sweep.pin([*x[at + 1 :], *weight[2:]], node, "positions under a kernel")
     axis = sweep.unite(x[at], weight[0], node)
-    group, inner = _grouped(sweep, node, axis, groups)
+    group, inner = split_groups(sweep, node, axis, groups)
     out = ax.merged(group, weight[1])
 
     def blocks(w: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ def _of_unknown_groups(sweep: Sweep, node: fx.Node) -> Axes:
     return sweep.fixed(node.meta["val"])
 
 
-def _grouped(sweep: Sweep, node: fx.Node, axis: Axis, groups: int) -> tuple[Axis, Axis]:
+def split_groups(sweep: Sweep, node: fx.Node, axis: Axis, groups: int) -> tuple[Axis, Axis]:
     """Channels as groups and channels in a group."""
     if groups == 1:
         return (1,), axis

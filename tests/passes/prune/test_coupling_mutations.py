@@ -191,7 +191,7 @@ def interleaved_groups(patch):
         sweep.notes[node] = parts[1]
         return parts[1], parts[0]
 
-    patch.setattr(rules_conv, "_grouped", grouped)
+    patch.setattr(rules_conv, "split_groups", grouped)
 
 
 def swapped_split(patch):

@@ -15,7 +15,7 @@ from fxopt.passes.prune.coupling.cut import Cut
 from fxopt.passes.prune.coupling.sweep import Sweep
 
 
-class Plan:
+class PrunedCost:
     """Costs of a program for any choice of dead atoms: shapes are those of the axes without them."""
 
     def __init__(self, program: Program, sweep: Sweep) -> None:
