@@ -33,11 +33,13 @@ def legalized(
     target: Target,
     workload: Workload | None = None,
     cache: StepCache | None = None,
+    *,
+    verified: bool = True,
 ) -> Program:
     """The program legalized for the backend, refused nodes included, with the bounds that it needs of its sizes."""
     passes = Pipeline.parse(backend.legalize())
     legal = passes.run(
-        program, watchers=(Verify(),), workload=workload, target=target, backend=backend, cache=cache,
+        program, watchers=(Verify(),) if verified else (), workload=workload, target=target, backend=backend, cache=cache,
         told_at=logging.DEBUG,
     ).program  # fmt: skip
     if bounds := backend.largest_sizes(legal):
@@ -55,16 +57,18 @@ def lower(
     workload: Workload | None = None,
     recipe: dict[str, Any] | None = None,
     cache: StepCache | None = None,
+    verified: bool = True,
 ) -> tuple[Program, Artifact]:
     """Build a program into the folder ``out``; return it as legalized, and the artifact.
 
-    With a ``cache``, files that were built from the same program before are taken from it. The artifact is loaded on the
-    target's device where the target has an address, else on this machine; one that can run on neither is built all the
-    same, see its ``elsewhere``. Raises BackendError, DeviceError.
+    Legalization is proved, but where the artifact is built only to be timed: not ``verified``. With a ``cache``, files that
+    were built from the same program before are taken from it. The artifact is loaded on the target's device where the target
+    has an address, else on this machine; one that can run on neither is built all the same, see its ``elsewhere``. Raises
+    BackendError, DeviceError.
     """
     if reason := backend.cannot_build(target):
         raise BackendError(f"the backend {backend.name!r} cannot build for {target.name!r}: {reason}")
-    legal = legalized(program, backend, target, workload, cache)
+    legal = legalized(program, backend, target, workload, cache, verified=verified)
     facing = interface(legal)
     facts = build_files(legal, backend, target, out, cache)
     check_weights(facts, str(backend), target)

@@ -73,8 +73,7 @@ def within_budget(
     if limit >= 1:
         return []
     candidates = library.built(found, entries, timed=timed)
-    if timed:
-        candidates = undominated(library.scored(candidates))
+    if timed:  # first of all: what saves no time is not trained
         measure(whole, context, candidates, f"{who}: latency")
         candidates = [c for c in candidates if c.latency is not None and c.latency < -_NOISE]
     unit = "latency" if timed else "MACs"
@@ -96,8 +95,7 @@ def within_budget(
             f"budget is {limit:.3g}",
             way_out="allow more: more entries, fewer names in keep, or prune after it",
         )
-    if not timed:
-        candidates = library.scored(candidates)
+    candidates = undominated(library.scored(library.trained(candidates, added)), added)
     planner = Planner(whole, library.teacher, candidates, added, costs)
     best = planner.run(max(limit, least * (1 + 1e-9)))
     _report(program, planner.raced, best, unit)

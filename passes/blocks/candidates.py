@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,14 +103,14 @@ def trained(candidate: Candidate, samples: Samples, how: TrainOptions, device: s
     return candidate.program.skips[-1].reason if len(candidate.program.skips) > skips else None
 
 
-def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those on the Pareto front of their block by loss, MACs and number of ops: the ones worth timing."""
-    figures = {c: (c.divergence, c.macs, len(c.program.graph.nodes)) for c in candidates}
+def undominated(candidates: Sequence[Candidate], cost: Callable[[Candidate], float]) -> list[Candidate]:
+    """Those on the Pareto front of their block by divergence and cost, of equal ones those with fewest ops."""
+    figures = {c: (c.divergence, cost(c), len(c.program.graph.nodes)) for c in candidates}
 
     def is_beaten(candidate: Candidate) -> bool:
         mine = figures[candidate]
         rivals = (figures[c] for c in candidates if c.block is candidate.block)
-        return any(theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True)) for theirs in rivals)
+        return any(theirs[0] <= mine[0] and theirs[1] <= mine[1] and theirs < mine for theirs in rivals)
 
     return [candidate for candidate in candidates if not is_beaten(candidate)]
 

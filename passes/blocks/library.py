@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fxopt.errors import DataError, OptionError
 from fxopt.ir.program import Program
-from fxopt.pass_manager.block_entry import BlockEntry, BlockForm, Samples
+from fxopt.pass_manager.block_entry import BlockEntry, BlockForm
 from fxopt.passes.blocks.block import Block
-from fxopt.passes.blocks.candidates import Candidate, build, forms_of, trained
+from fxopt.passes.blocks.candidates import Candidate, build, forms_of
 from fxopt.passes.blocks.teacher import Teacher
+from fxopt.passes.blocks.training_rungs import train_in_rungs
 from fxopt.passes.blocks.wanted_blocks import is_named
 from fxopt.passes.train.finetune import finetune
 from fxopt.support.progress import progress_bar
@@ -39,23 +40,39 @@ class Library:
             if around is not None:
                 self._out(block, form, f"it is a part of {around.block.name}, which becomes {around.form}")
             else:
-                chosen += self._candidates(block, [form], told=True)
+                chosen += self._built(block, [form], told=True)
         for pattern, form in wanted:
             if not any(is_named(block, pattern) and block.kind in form.entry.kinds for block in found):
                 kinds = " or ".join(form.entry.kinds)
                 raise OptionError(
                     f"{self._who}: {pattern!r} names no block that can become {form.entry.name}: a {kinds}"
                 )
-        return chosen
+        return self.trained(chosen, lambda _: 0.0)
 
     def built(self, found: Sequence[Block], entries: Sequence[BlockEntry], *, timed: bool) -> list[Candidate]:
-        """All candidates; those without fewer MACs only where latency is ``timed``."""
+        """All candidates, untrained; those without fewer MACs only where latency is ``timed``."""
         every: list[Candidate] = []
         with progress_bar(self._who, len(found)) as advance:
             for block in found:
-                every += self._candidates(block, list(forms_of(block, entries)), told=False, timed=timed)
+                every += self._built(block, list(forms_of(block, entries)), told=False, timed=timed)
                 advance(1)
         return every
+
+    def trained(self, candidates: Sequence[Candidate], cost: Callable[[Candidate], float]) -> list[Candidate]:
+        """The candidates behind training, if they are to be trained, without those that cheaper ones clearly beat."""
+        if self.how is None or not self._has_data:
+            return list(candidates)
+        left: list[Candidate] = []
+        with progress_bar(f"{self._who}: training blocks", len(candidates)) as advance:
+            for block in {c.block.name: c.block for c in candidates}.values():
+                some, samples = [c for c in candidates if c.block is block], self.teacher.samples(block)
+                if len(samples.read) < 2:
+                    raise DataError(
+                        f"{self._who}: one example is too few to train on and to hold out", way_out="give more samples"
+                    )
+                left += train_in_rungs(some, samples, self.how, self.teacher.device, cost, self._candidate_out)
+                advance(len(some))
+        return left
 
     def scored(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The candidates, with their divergence, without those with which the outputs are not finite."""
@@ -68,9 +85,7 @@ class Library:
                     self._out(block, candidate.form, "with it the outputs are not finite")
         return [candidate for candidate in candidates if candidate.divergence < float("inf")]
 
-    def _candidates(
-        self, block: Block, forms: Sequence[BlockForm], *, told: bool, timed: bool = True
-    ) -> list[Candidate]:
+    def _built(self, block: Block, forms: Sequence[BlockForm], *, told: bool, timed: bool = True) -> list[Candidate]:
         samples = self.teacher.samples(block) if self._has_data and forms else None
         found, reasons = [], []
         for form in forms:
@@ -79,13 +94,8 @@ class Library:
                 reasons.append(f"not {form}, {made}")
                 if told:
                     self._out(block, form, made)
-                continue
-            if not timed and made.macs >= 0:
+            elif not timed and made.macs >= 0:
                 reasons.append(f"not {form}, which has no fewer MACs")
-                continue
-            reason = self._trained(made, samples)
-            if reason:
-                self._out(block, form, reason)
             else:
                 found.append(made)
         if reasons and not found and not told:
@@ -95,14 +105,8 @@ class Library:
             )
         return found
 
-    def _trained(self, made: Candidate, samples: Samples | None) -> str | None:
-        if self.how is None or samples is None:
-            return None
-        if len(samples.read) < 2:
-            raise DataError(
-                f"{self._who}: one example is too few to train on and to hold out", way_out="give more samples"
-            )
-        return trained(made, samples, self.how, self.teacher.device)
+    def _candidate_out(self, candidate: Candidate, reason: str) -> None:
+        self._out(candidate.block, candidate.form, reason)
 
     def _out(self, block: Block, form: BlockForm, reason: str) -> None:
         self.program.skip(self._nodes[block.end], f"{block.name} is not {form}: {reason}")

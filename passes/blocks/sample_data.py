@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -41,13 +42,18 @@ class SampleData:
 
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
         """1 / (1 + the loss), 0 to 1."""
-        losses = [
-            float(self.loss(model(*args), target)) * len(target) for args, target in self.batches(split, batch_size=64)
-        ]
-        held = sum(len(target) for _, target in self.batches(split, batch_size=64))
-        return 1 / (1 + sum(losses) / max(1, held))
+        losses, held = 0.0, 0
+        for args, target in self.batches(split, batch_size=64):
+            losses += float(self.loss(model(*args), target)) * len(target)
+            held += len(target)
+        return 1 / (1 + losses / max(1, held))
 
-    @property
+    def error(self, model: Callable[..., Any], split: Split = "validation") -> float:
+        """The mean loss over a split."""
+        metric = self.evaluate(model, split)
+        return 1 / metric - 1 if metric > 0 else float("inf")
+
+    @functools.cached_property
     def _variance(self) -> torch.Tensor:
         return self.samples.given.var(correction=0).clamp_min(1e-12)
 

@@ -2,17 +2,17 @@
 
 ::
 
-    python tests/bench/substitution.py run --model glyphs --seed 0 --latency 0.5      # one seed, one latency: a few lines of JSON
-    for s in 0 1 2 3 4; do for l in 0.5 0.25; do
-        python tests/bench/substitution.py run --model resnet18 --seed $s --latency $l
+    for l in 0.5 0.25; do for m in glyphs resnet18; do
+        python tests/bench/substitution.py run --model $m --latency $l        # five seeds; --seeds 0 for one
     done; done
-    python tests/bench/substitution.py show                                           # the table of all that was run
+    python tests/bench/substitution.py show                                   # the table of all that was run
 
 Each method is asked for the same share of the dense model's latency in ONNX Runtime, as measured on this machine, and what
 it gives is distilled for the same number of epochs; then all are timed interleaved in one run, and judged on the test split.
 ``substitute`` chooses among all blocks of the library; ``low_rank`` is its spatial form; ``prune`` is prune_channels;
 ``both`` prunes to the square root of the share, and goes the rest of the way by low rank. ``glyphs`` has the shipped weights,
-``resnet18`` is a narrow net of ResNet-18's shape, trained here from the seed. A seed is also that of the distillation.
+``resnet18`` is a narrow net of ResNet-18's shape, trained here from each seed. A seed is that of the distillation; glyphs are
+made small once for all seeds.
 
 ``run`` appends to build/substitution.jsonl, one line a method. ``show`` prints for each model and latency the test accuracy,
 its mean with a 95 % interval (Student's t), how far substitute is ahead with the interval of the paired differences, the
@@ -24,7 +24,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,15 @@ ROWS = Path("build/substitution.jsonl")
 METHODS = ("substitute", "low_rank", "prune", "both")
 
 
-def dense_model(options: argparse.Namespace, workload: Workload) -> Program:
+def dense_model(options: argparse.Namespace, seed: int, workload: Workload) -> Program:
     """The model that all methods begin with, batch norms folded."""
     if options.model == "glyphs":
         dense = workload.capture()
     else:
-        torch.manual_seed(options.seed)
+        torch.manual_seed(seed)
         model = resnet18(options.widths, 45)
         data = workload.need_data("the bench")
-        weights = fit(model, data, epochs=options.epochs, batch_size=64, rate=3e-3, seed=options.seed)  # type: ignore[arg-type]
+        weights = fit(model, data, epochs=options.epochs, batch_size=64, rate=3e-3, seed=seed)  # type: ignore[arg-type]
         model.load_state_dict(weights)
         dense = capture(model.eval().to(memory_format=torch.contiguous_format), (torch.randn(1, 1, 32, 32),))
     return Pipeline.parse("fold_batch_norm, functionalize_writes").run(dense, watchers=()).program
@@ -77,42 +79,82 @@ def passes_of(method: str, options: argparse.Namespace, dense_ms: float) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
-    """All methods at one latency with one seed."""
+    """All methods at one latency, with every seed."""
     torch.set_num_threads(options.threads)
     workload = glyphs(examples=options.examples)
-    data = workload.need_data("the bench")
-    backend = find_backend(f"onnx(threads={options.threads})")
-    context = Context(workload, None, backend)
-    dense = dense_model(options, workload)
+    context = Context(workload, None, find_backend(f"onnx(threads={options.threads})"))
+    small: dict[str, Small] = {}
+    for seed in options.seeds:
+        if seed == options.seeds[0] or options.model == "resnet18":  # the seed is that of its weights, too
+            dense = dense_model(options, seed, workload)
+            small = shrunk(dense, options, context)
+        rows = [tried(method, it, seed, options, workload) for method, it in small.items()]
+        write(rows, dense, seed, options, workload, context)
+
+
+@dataclass
+class Small:
+    """What a method makes of the dense model before distillation, and what it says of it; no program where it missed."""
+
+    said: dict[str, Any]
+    program: Program | None = None
+
+
+def shrunk(dense: Program, options: argparse.Namespace, context: Context) -> dict[str, Small]:
+    """Every method's program before distillation."""
     dense_ms = built_times({"dense": dense}, context, "the bench")["dense"].ms.median
-    distilled = f"distill(epochs={options.distill}, rate=0.003, soft=0.7, temperature=2.0, seed={options.seed})"
-    rows: dict[str, dict[str, Any]] = {}
-    programs = {"dense": dense}
+    found = {}
     for method in options.methods:
-        text = f"{passes_of(method, options, dense_ms)}, {distilled}"
-        rows[method] = row = {"passes": text}
+        passes = passes_of(method, options, dense_ms)
+        began = time.perf_counter()
         try:
-            outcome = Pipeline.parse(text).run(dense, workload=workload, backend=backend, watchers=())
+            outcome = Pipeline.parse(passes).run(dense, workload=context.workload, backend=context.backend, watchers=())
         except BudgetError as error:
-            row["missed"] = error.what
+            found[method] = Small({"passes": passes, "missed": error.what})
             continue
-        programs[method] = outcome.program
-        row["accuracy"] = data.evaluate(outcome.program, "test")
-        row["became"] = [f"{c.what}: {c.value}" for step in outcome.steps for c in step.choices]
+        said: dict[str, Any] = {"passes": passes, "seconds": time.perf_counter() - began}
+        said["became"] = [f"{c.what}: {c.value}" for step in outcome.steps for c in step.choices]
         measured = [m for step in outcome.steps for m in step.measurements if "taken" in m.of]
-        row["predicted"] = next((m.predicted for m in measured if "latency" in m.figure), None)
-        row["measured"] = next((m.value for m in measured if "latency" in m.figure), None)
-        print(method, row["accuracy"], flush=True)
+        said["predicted"] = next((m.predicted for m in measured if "latency" in m.figure), None)
+        said["measured"] = next((m.value for m in measured if "latency" in m.figure), None)
+        found[method] = Small(said, outcome.program)
+        print(method, f"{said['seconds']:.0f} s", flush=True)
+    return found
+
+
+def tried(
+    method: str, small: Small, seed: int, options: argparse.Namespace, workload: Workload
+) -> tuple[dict[str, Any], Program | None]:
+    """A row and the program, distilled."""
+    row = {"method": method, **small.said}
+    if small.program is None:
+        return row, None
+    distill = f"distill(epochs={options.distill}, rate=0.003, soft=0.7, temperature=2.0, seed={seed})"
+    program = Pipeline.parse(distill).run(small.program, workload=workload, watchers=()).program
+    row["accuracy"] = workload.need_data("the bench").evaluate(program, "test")
+    return row, program
+
+
+def write(
+    rows: list[tuple[dict[str, Any], Program | None]],
+    dense: Program,
+    seed: int,
+    options: argparse.Namespace,
+    workload: Workload,
+    context: Context,
+) -> None:
+    """Time all that were made in one run, and append the rows."""
+    programs = {"dense": dense} | {row["method"]: program for row, program in rows if program is not None}
     times = built_times(programs, context, "the bench", blocks=21)
-    said = {"model": options.model, "seed": options.seed, "latency": options.latency, "distill": options.distill}
-    said["dense_accuracy"] = data.evaluate(dense, "test")
+    said = {"model": options.model, "seed": seed, "latency": options.latency, "distill": options.distill}
+    said["dense_accuracy"] = workload.need_data("the bench").evaluate(dense, "test")
     ROWS.parent.mkdir(exist_ok=True)
     with ROWS.open("a") as file:
-        for method, row in rows.items():
-            if method in times:
-                row["ratio"] = times[method].ratio(times["dense"]).median
-            file.write(json.dumps(said | {"method": method} | row) + "\n")
-            print(json.dumps(said | {"method": method} | row))
+        for row, _ in rows:
+            if row["method"] in times:
+                row["ratio"] = times[row["method"]].ratio(times["dense"]).median
+            file.write(json.dumps(said | row) + "\n")
+            print(json.dumps(said | row), flush=True)
 
 
 def interval(values: list[float]) -> str:
@@ -156,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("run", "show"))
     parser.add_argument("--model", choices=("glyphs", "resnet18"), default="glyphs")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--latency", type=float, default=0.5, help="share of the dense model's (%(default)s)")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--block-epochs", type=int, default=10, help="of each block (%(default)s)")

@@ -1,12 +1,12 @@
 """Sub-networks of one supernet, each beside a net that was pruned and distilled for itself.
 
-    python tests/bench/supernet.py [--model glyphs] [--epochs 24] [--nets 8] [--ranked 12] [--tuned 2] [--threads 2]
+    python tests/bench/supernet.py [--model glyphs] [--epochs 24] [--nets 8] [--ranked 12] [--tuned 2] [--threads 2] [--long]
 
 Two tables and a figure, all on held-out test images, written to build/supernet.md:
 
 nets    sub-networks over a fourfold range of MACs: the one of least divergence in each range, proved equal to the supernet's
         own in float64, and its top-1 with the weights of the supernet; beside it prune_channels to the same MACs and distill,
-        where all of these nets together are trained for as many epochs as the supernet; and the same for as many epochs each.
+        where all of these nets together are trained for as many epochs as the supernet; with --long also for as many epochs each.
 tau     Kendall's tau, with its p value, between the divergence of sub-networks in the supernet and their loss of top-1 after
         a short distillation each.
 seconds of the training of the supernet, and of all other nets.
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--ranked", type=int, default=12, help="sub-networks of Kendall's tau (%(default)s)")
     parser.add_argument("--tuned", type=int, default=2, help="epochs of each of these (%(default)s)")
     parser.add_argument("--drawn", type=int, default=160, help="sub-networks to choose from (%(default)s)")
+    parser.add_argument("--long", action="store_true", help="train the other nets for as many epochs each, too")
     parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("build/supernet.md"))
     options = parser.parse_args()
@@ -68,11 +69,10 @@ def run(options: argparse.Namespace) -> list[str]:
         f"{options.model}: top-1 {top:.4f} on test images, the whole behind training {top1(trained, work):.4f}",
         "",
     ]
-    lines += [
-        "| MACs | proof | sub-network | pruned, epochs in all | pruned, epochs each |",
-        "| --- | --- | --- | --- | --- |",
-    ]
     each = max(1, round(options.epochs / options.nets))
+    alone_epochs = [each, options.epochs] if options.long else [each]
+    head = ["MACs", "proof", "sub-network", *(f"pruned, {n} epochs" for n in alone_epochs)]
+    lines += [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     began = time.perf_counter()
     for low, high in ranges(options.nets):
         inside = [s for s in drawn if low <= net.costs(*s)["macs"] / dense <= high]
@@ -82,10 +82,11 @@ def run(options: argparse.Namespace) -> list[str]:
         share = net.costs(*best)["macs"] / dense
         small = after(", ".join(net.passes(*best)), trained, work)
         row = [f"{share:.2f}", f"{net.proof(*best):.1e}", f"{top1(small, work):.4f}"]
-        for epochs in (each, options.epochs):
+        for epochs in alone_epochs:
             alone = f"prune_channels(macs={share}, scope='isomorphic', by='taylor'), distill(epochs={epochs}, {TAUGHT})"
             row.append(f"{top1(after(alone, original, work), work):.4f}")
         lines.append(f"| {' | '.join(row)} |")
+        print(lines[-1], flush=True)
     seconds["the others"] = time.perf_counter() - began
     ranked = drawn[:: max(1, len(drawn) // options.ranked)][: options.ranked]
     losses = []
