@@ -14,7 +14,8 @@ from fxopt.passes.blocks.candidate_latency import exchanged
 from fxopt.passes.blocks.candidates import Candidate
 from fxopt.passes.blocks.teacher import Teacher
 
-_ROUNDS = 3
+_ROUNDS, _MOST_ROUNDS = 3, 8
+"""Rounds, and as many as there may be until a choice keeps the budget as measured."""
 _RACED = 4
 """Choices that are built in a round."""
 _DIVERSE, _PREFIXES = 2, 8
@@ -68,17 +69,26 @@ class Planner:
     def run(self, limit: float) -> Raced | None:
         """The choice of least divergence whose measured cost is at most ``limit``; None where none built is."""
         prefixes = self._prefixes(limit)
-        for _ in range(_ROUNDS):
+        for done in range(_MOST_ROUNDS):
             best = self._best(limit)
+            if best is not None and done >= _ROUNDS:
+                break
             solutions = self._solutions(prefixes, limit)
             hopeful = [s for s in solutions if best is None or s[1] < best.loss]
             if not hopeful:
                 break
             self._race(hopeful)
-            saved = [(1 - r.cost) / max(1 - self._sum(r.chosen), 1e-9) for r in self.raced if r.chosen]
-            self._kept = max(statistics.median(saved), _LEAST) if saved else 1.0
+            self._kept = self._corrected(limit)
             self._measure_pairs()
         return self._best(limit)
+
+    def _corrected(self, limit: float) -> float:
+        """Measured saving over predicted saving: the median, but the least of the newest as long as nothing fits."""
+        newest = self.raced if self._best(limit) else self.raced[-_RACED:]
+        saved = [(1 - r.cost) / max(1 - self._sum(r.chosen), 1e-9) for r in newest if r.chosen]
+        if not saved:
+            return 1.0
+        return max(statistics.median(saved) if self._best(limit) else min(saved), _LEAST)
 
     def _best(self, limit: float) -> Raced | None:
         fitting = [r for r in self.raced if r.cost <= limit]

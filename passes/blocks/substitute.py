@@ -68,7 +68,7 @@ def substitute(
     or a number of milliseconds, as the backend builds it and the target runs it. By default half of the MACs go, or as many
     as can. Within it the divergence of the outputs is least: Kullback-Leibler for scores, squared error over variance for
     others, measured with each form alone in its place. A mixed-integer linear program chooses; the best few choices are
-    built and measured, the model is corrected by that, and solved again, up to three times.
+    built and measured, the model is corrected by that, and solved again, until one keeps the budget, or eight times.
     Or ``choice`` says it: ``choice=("features.2.*=depthwise_pointwise(terms=2)", "layer4.1=off")``, names of blocks or modules by
     pattern; of blocks inside one another the outermost is taken.
 

