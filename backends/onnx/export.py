@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.backends.onnx.attention_kernels import use_attention_kernels
 from fxopt.backends.onnx.block_weights import use_block_kernels
 from fxopt.backends.onnx.dynamic_kernels import use_dynamic_kernels
 from fxopt.backends.onnx.file import all_graphs, drop_unused, save, store_beside
@@ -24,14 +25,20 @@ from fxopt.ir.program import Program
 
 
 def export(
-    program: Program, opset: int, path: Path, *, unsigned_weights: bool = False, quantized_lstm: bool = False
+    program: Program,
+    opset: int,
+    path: Path,
+    *,
+    unsigned_weights: bool = False,
+    quantized_lstm: bool = False,
+    attention_kernel: bool = False,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Write ``program`` as ONNX; return the source of every ONNX node, ``{node name: op and user's line}``, and the node of
     the program that it, or a value of the model, belongs to, ``{name: node's name}``, "" for none.
 
     Inputs, outputs and quantized values keep their names and dynamic dims. With ``unsigned_weights`` those of 8 bits are
-    stored as uint8; ``quantized_lstm`` takes an op for LSTMs with int8 weights that ONNX Runtime alone
-    has. Raises BackendError where the exporter or the ONNX checker fails, with the node.
+    stored as uint8; ``quantized_lstm`` takes an op for LSTMs with int8 weights that ONNX Runtime alone has, and
+    ``attention_kernel`` its op for attention. Raises BackendError where the exporter or the ONNX checker fails, with the node.
     """
     import onnx
     from torch.onnx._internal.exporter import _ir_passes as ir_passes
@@ -44,7 +51,7 @@ def export(
     try:
         # with gradients, attention under a learned mask would be taken apart into other strides than it was exported with
         with quiet(), torch.no_grad():
-            made, nodes_of = translated(_in_kernels(program, quantized_lstm), opset)
+            made, nodes_of = translated(_in_kernels(program, quantized_lstm, attention_kernel), opset)
             ir_passes.rename_inputs(made.model, inputs)
             ir_passes.rename_outputs(made.model, outputs)
     except FxoptError:
@@ -80,8 +87,10 @@ def _nodes(model: Any, of_export: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _in_kernels(program: Program, quantized_lstm: bool) -> Program:
+def _in_kernels(program: Program, quantized_lstm: bool, attention_kernel: bool) -> Program:
     program = use_recurrent_kernels(program, quantized_lstm=quantized_lstm)
+    if attention_kernel:
+        program = use_attention_kernels(program)
     return use_dynamic_kernels(use_block_kernels(program))
 
 

@@ -24,6 +24,7 @@ from torch.export.graph_signature import (
 )
 from torch.fx.experimental import _config as symbolic_config
 
+from fxopt.backends.onnx.shaped_calls import STEM
 from fxopt.ir.decompose import can_decompose, decompose
 from fxopt.ir.op_table import family
 from fxopt.ir.program import Program
@@ -50,10 +51,10 @@ def in_onnx_ops(
     stems: dict[str, str] = {}
     with symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         for node in calls:
-            name = node.name
+            stem = node.meta.get(STEM, node.name)
             if (made := decompose(twin, node, decompositions)) is None:
                 return None
-            stems |= {new.name: name for new in made}
+            stems |= {new.name: stem for new in made}
     twin.graph.eliminate_dead_code()
     weights = twin.tensors()
     for node in [n for n in twin.graph.nodes if n.op == "call_function" and n.name in weights]:  # a value as they are
