@@ -73,7 +73,8 @@ def _replace(program: Program, node: fx.Node, masks: Masks) -> None:
     with program.graph.inserting_before(node):
         others = [_shared(program, given[name], heads) for name in ("key", "value")]
         mask = _mask(program, node, masks, given)
-        if any(_split_from(part) for part in others):  # else heads come first already, as from a cache
+        widths = {part.meta["val"].shape[3] for part in others}
+        if len(widths) > 1 or any(map(_split_from, others)):  # else heads may come first, as they do in a cache
             others = [_merged(program, part) for part in others]
         scale = 1 / math.sqrt(width) if given["scale"] is None else float(given["scale"])
         causal = given["is_causal"] and mask.added is None

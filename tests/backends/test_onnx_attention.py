@@ -61,6 +61,7 @@ FORMS = {
     "other keys than queries": lambda s, x, m: merged(SDPA(qkv(x)[0], *(part[:, :, :4] for part in qkv(x)[1:]))),
     "heads that come first": lambda s, x, m: SDPA(*(part * 2 for part in qkv(x))),
     "keys and values that come first": lambda s, x, m: merged(SDPA(qkv(x)[0], *(part + 1 for part in qkv(x)[1:]))),
+    "wider values that come first": lambda s, x, m: merged(SDPA(*(heads(p) + 1 for p in x.split((6, 6, 24), -1)))),
     "keys that come first": lambda s, x, m: merged(SDPA(qkv(x)[0], qkv(x)[1] + 1, qkv(x)[2])),
     "a result that is read twice": lambda s, x, m: (lambda y: merged(y) + y.mean() + merged(y * 2))(SDPA(*qkv(x))),
     "a result that is copied": lambda s, x, m: SDPA(*qkv(x)).transpose(1, 2).contiguous().view(x.shape[0], -1, 12),
