@@ -69,7 +69,8 @@ class Artifact:
     ) -> list[list[int]]:
         """The tokens that a causal language model appends to each prompt, at most ``max_new_tokens``.
 
-        A prompt is a sequence of token ids; they may differ in length. One of ``stop`` ends its row, and is its last token.
+        A prompt is a sequence of token ids; they may differ in length, and an array ``[prompts, tokens]`` holds those of one.
+        One of ``stop`` ends its row, and is its last token.
         The most likely token is taken, or, with a ``temperature``, one drawn by ``seed`` among the ``top_k`` most likely
         (0: all) and the nucleus of ``top_p``.
 

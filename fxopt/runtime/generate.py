@@ -13,7 +13,8 @@ from fxopt.backend.manifest import Interface
 from fxopt.errors import OptionError, UsageError
 from fxopt.runtime import treespec
 
-Prompts = Sequence[Sequence[int]]
+Prompts = Sequence[Sequence[int]] | npt.NDArray[np.integer[Any]]
+"""Token ids of each prompt; an array ``[prompts, tokens]`` for prompts of one length."""
 Step = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64], Any], tuple[Any, Any]]
 """``ids`` and ``mask``, int64 [batch, tokens], and the state; gives logits [batch, tokens, vocabulary] and the new state."""
 
@@ -125,7 +126,7 @@ class Decoder:
 
 def check_prompts(prompts: Prompts, most: int, vocabulary: int, positions: int | None) -> None:
     """Raises UsageError for empty prompts, tokens that the model does not have, and more than it has positions."""
-    if not prompts or not all(len(prompt) for prompt in prompts):
+    if not len(prompts) or not all(len(prompt) for prompt in prompts):  # an array has no truth of its own
         raise UsageError(
             "each prompt takes one token or more", way_out="begin with the model's token for the beginning"
         )

@@ -110,3 +110,11 @@ def test_prompts_that_do_not_fit_are_refused(prompts, most, told):
     with pytest.raises(UsageError, match=told):
         Decoder.of(_interface()).check(prompts, most)
     Decoder.of(_interface()).check([[1] * 9], 8)
+
+
+def test_an_array_of_prompts_is_taken_as_they_are():
+    prompts = np.array([[1, 2], [3, 4]])
+    Decoder.of(_interface()).check(prompts, 2)
+    assert generate(_counts, np.zeros(2, int), prompts, 2, [], GREEDY, 0) == [[2, 3], [2, 3]]
+    with pytest.raises(UsageError, match="one token or more"):
+        Decoder.of(_interface()).check(np.zeros((0, 4), np.int64), 1)
