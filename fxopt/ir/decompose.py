@@ -85,18 +85,18 @@ def _give(program: Program, node: fx.Node, result: fx.Node, made: list[fx.Node])
 
 
 def _size_of_an_input(program: Program, size: fx.Node) -> fx.Node | None:
-    """The size of an input that a call asks for, read from there, and once; None where it is of no input."""
-    if size.target is not torch.ops.aten.sym_size.int:
+    """The size of an input that a call gives or computes, read from there, and once; None where it is of no input."""
+    if not isinstance(size.meta.get("val"), torch.SymInt):
         return None
-    wanted = size.meta["val"].node.expr
+    wanted, read = size.meta["val"].node.expr, torch.ops.aten.sym_size.int
     for source in program.inputs():
         value = source.meta.get("val")
         for dim, have in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
             if isinstance(have, torch.SymInt) and have.node.expr == wanted:
-                known = (n for n in source.users if n.target is size.target and n.args == (source, dim))
+                known = (n for n in source.users if n.target is read and n.args == (source, dim))
                 if (found := next(known, None)) is None:
                     with program.graph.inserting_after(program.inputs()[-1]):
-                        found = program.graph.call_function(size.target, (source, dim))
+                        found = program.graph.call_function(read, (source, dim))
                     found.meta["val"] = have
                 else:
                     program.inputs()[-1].append(found)

@@ -115,6 +115,18 @@ def test_the_same_bytes_whatever_the_hash_seed(tmp_path):
     assert digests[0] == digests[1]
 
 
+def test_a_batch_that_a_reshape_infers_is_that_of_the_input(tmp_path):
+    """torch computes it from the number of elements, of which ONNX has no operator."""
+
+    class Patches(nn.Module):
+        def forward(self, x):
+            return torch.einsum("nhwpqc->nchpwq", x.reshape(-1, 4, 4, 2, 2, 4)).reshape(-1, 4, 8, 8)
+
+    built, _ = _lower(capture(Patches(), (torch.randn(2, 16, 16),)), tmp_path)
+    x = torch.randn(3, 16, 16)
+    assert torch.equal(torch.as_tensor(built(x.numpy())), Patches()(x))
+
+
 @pytest.mark.parametrize("options", [{}, {"weights": "uint8"}], ids=str)
 @pytest.mark.parametrize("quantized", [False, True], ids=["float", "int8"])
 def test_weights_too_large_for_one_message_go_beside_it(conv, tmp_path, monkeypatch, quantized, options):
