@@ -1,7 +1,8 @@
 """Attention as ONNX Runtime's own kernel, which takes the projections as they are: heads side by side in the last dim.
 
 Written out, a call is a dozen nodes that split, turn and merge heads around two products and a softmax, and the runtime fuses
-them for none of the graphs that torch exports. It gives a query without any key the mean of all values, too, and torch zeros.
+them for none of the graphs that torch exports. Some of its forms give a query without any key the mean of all values, too, where
+torch gives zeros.
 """
 
 from __future__ import annotations
@@ -86,14 +87,19 @@ def _replace(program: Program, node: fx.Node, masks: Masks) -> None:
             torch.onnx.ops.symbolic, ("com.microsoft::MultiHeadAttention", inputs, attributes),
             {"dtype": torch.float32, "shape": shape, "version": 1},
         )  # fmt: skip
-        made.meta |= {"val": query.meta["val"].new_empty(batch, queries, heads * each), STEM: node.name}
+        line = node.meta.get("stack_trace")
+        made.meta |= {
+            "val": query.meta["val"].new_empty(batch, queries, heads * each),
+            "stack_trace": line,
+            STEM: node.name,
+        }
         if mask.keeps is not None:
             made = _zero_without_key(program, made, mask.keeps, heads)
         merges = _merges(node)
         if not merges:
             made = call(program, aten.unflatten.int, made, 2, [heads, each])
             made = call(program, aten.transpose.int, made, 1, 2)
-    made.meta["stack_trace"] = node.meta.get("stack_trace")
+    made.meta["stack_trace"] = line
     for old in merges or [node]:
         old.replace_all_uses_with(made)
     name = (merges or [node])[0].name
