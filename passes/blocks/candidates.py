@@ -22,6 +22,9 @@ from fxopt.passes.train.options import TrainOptions
 from fxopt.passes.train.supervised import Supervised
 from fxopt.support.observed import uses_module
 
+_PER_OP = 1e-6
+"""Loss that an op counts as: it breaks ties in favour of fewer ops."""
+
 
 @dataclass(eq=False)
 class Candidate:
@@ -36,6 +39,16 @@ class Candidate:
     macs: int
     divergence: float = 0.0
     latency: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """Its divergence, and what its ops count as."""
+        return self.divergence + self.loss_of_ops
+
+    @property
+    def loss_of_ops(self) -> float:
+        """What its ops count as."""
+        return _PER_OP * len(self.program.graph.nodes)
 
     @property
     def is_off(self) -> bool:
@@ -104,13 +117,13 @@ def trained(candidate: Candidate, samples: Samples, how: TrainOptions, device: s
 
 
 def undominated(candidates: Sequence[Candidate], cost: Callable[[Candidate], float]) -> list[Candidate]:
-    """Those on the Pareto front of their block by divergence and cost, of equal ones those with fewest ops."""
-    figures = {c: (c.divergence, cost(c), len(c.program.graph.nodes)) for c in candidates}
+    """Those on the Pareto front of their block by loss and cost."""
+    figures = {c: (c.loss, cost(c)) for c in candidates}
 
     def is_beaten(candidate: Candidate) -> bool:
         mine = figures[candidate]
         rivals = (figures[c] for c in candidates if c.block is candidate.block)
-        return any(theirs[0] <= mine[0] and theirs[1] <= mine[1] and theirs < mine for theirs in rivals)
+        return any(theirs != mine and theirs[0] <= mine[0] and theirs[1] <= mine[1] for theirs in rivals)
 
     return [candidate for candidate in candidates if not is_beaten(candidate)]
 

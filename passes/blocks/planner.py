@@ -22,8 +22,6 @@ _DIVERSE, _PREFIXES = 2, 8
 """Choices per set of removed branches; such sets."""
 _LEAST = 0.1
 """The least share of a predicted saving that is expected to be real."""
-_PER_OP = 1e-6
-"""Loss that an op counts as: it breaks ties in favour of fewer ops."""
 _PAIRS = 8
 """Neighbours that are measured in a round."""
 
@@ -60,7 +58,7 @@ class Planner:
     ) -> None:
         self._program, self._teacher, self._cost = program, teacher, cost
         self._added = {candidate: added(candidate) for candidate in candidates}
-        self._loss = {c: c.divergence + _ops(c) for c in candidates}
+        self._loss = {c: c.loss for c in candidates}
         self._groups, self._crossed = _grouped(candidates)
         self._pairs: dict[tuple[Candidate, Candidate], Term] = {}
         self._kept = 1.0  # measured saving over predicted saving
@@ -92,7 +90,7 @@ class Planner:
 
     def _best(self, limit: float) -> Raced | None:
         fitting = [r for r in self.raced if r.cost <= limit]
-        return min(fitting, key=lambda r: r.loss + sum(map(_ops, r.chosen)), default=None)
+        return min(fitting, key=lambda r: r.loss + sum(c.loss_of_ops for c in r.chosen), default=None)
 
     def _prefixes(self, limit: float) -> list[tuple[list[Candidate], float]]:
         """Branches to remove, one more each time, with the divergence of all of them together.
@@ -194,7 +192,3 @@ def _grouped(candidates: Sequence[Candidate]) -> tuple[list[list[Candidate]], li
     pairs = itertools.combinations(range(len(blocks)), 2)
     crossed = [(i, k) for i, k in pairs if blocks[i].overlaps(blocks[k])]
     return [[c for c in candidates if c.block is block] for block in blocks], crossed
-
-
-def _ops(candidate: Candidate) -> float:
-    return _PER_OP * len(candidate.program.graph.nodes)
