@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxopt.backends.openvino.give_biases import give_biases
 from fxopt.backends.openvino.keep_small import kept_small
 
 _DEQUANTIZING = ("Convert", "Subtract", "Multiply")
@@ -14,8 +15,8 @@ def shorten(model: Any) -> None:
 
     A Q/DQ pair of a value becomes one ``FakeQuantize``, a stored weight its codes with a cast and a scale; zero points of
     nothing and shapes computed from constants go. A description of a model in int8 is half as long then, and the kernels are
-    the same, as the runtime does all this when it loads a model. Biases are stored as float32, in which OpenVINO adds them.
-    What would take more bytes when it is computed beforehand is left to the runtime.
+    the same, as the runtime does all this when it loads a model. Biases are stored as float32, in which OpenVINO adds them, and
+    :func:`give_biases` adds some. What would take more bytes when it is computed beforehand is left to the runtime.
     """
     from openvino._offline_transformations import apply_moc_transformations
 
@@ -24,6 +25,7 @@ def shorten(model: Any) -> None:
     _fold_biases(model)
     with kept_small(model):
         apply_moc_transformations(model, False)
+    give_biases(model)
     _name_by_position(model, "/")
     model.set_friendly_name("model")
 

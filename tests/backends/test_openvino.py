@@ -131,6 +131,31 @@ def test_int8_agrees_with_eager_far_within_what_quantization_changed(conv, quant
     assert sqnr([quantized(x)], got) > sqnr([conv(x)], [quantized(x)]) + 20
 
 
+@pytest.mark.parametrize("reader", ["an output", "in float", "in both"])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv1d, "depthwise"], ids=["2d", "1d", "depthwise"])
+def test_a_convolution_without_bias_that_is_read_twice_keeps_its_numbers(kind, reader, tmp_path):
+    """OpenVINO quantizes other numbers than such a convolution gives."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            make = nn.Conv1d if kind is nn.Conv1d else nn.Conv2d
+            self.first = make(8, 16, 3, bias=False, groups=8 if kind == "depthwise" else 1)
+            self.second, self.third = make(16, 4, 1), make(16, 4, 1)
+
+        def forward(self, x):
+            x = self.first(x)
+            beside = {"an output": x, "in float": x.sigmoid(), "in both": self.third(x.sigmoid())}
+            return self.second(x), beside[reader]
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 9) if kind is nn.Conv1d else torch.randn(2, 8, 9, 9)
+    program = _quantized(capture(Twice().eval(), (x,)), "(correct_bias='none')")
+    artifact, _ = _lower(program, tmp_path)
+    for want, got in zip(program(x), artifact(x.numpy()), strict=True):
+        assert sqnr([want], [torch.from_numpy(got)]) > 40
+
+
 def test_weights_in_integers_beside_activations_in_float_keep_the_numbers(quantized, tmp_path):
     """OpenVINO would round the activations too if its dynamic quantization were left on: 40 dB."""
     torch.manual_seed(0)
