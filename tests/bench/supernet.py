@@ -15,6 +15,7 @@ seconds of the training of the supernet, and of all other nets.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> list[str]:
             alone = f"prune_channels(macs={share}, scope='isomorphic', by='taylor'), distill(epochs={epochs}, {TAUGHT})"
             row.append(f"{top1(after(alone, original, work), work):.4f}")
         lines.append(f"| {' | '.join(row)} |")
-        print(lines[-1], flush=True)
+        print(lines[-1], file=sys.stderr, flush=True)
     seconds["the others"] = time.perf_counter() - began
     ranked = drawn[:: max(1, len(drawn) // options.ranked)][: options.ranked]
     losses = []
