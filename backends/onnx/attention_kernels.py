@@ -100,10 +100,10 @@ def _replace(program: Program, node: fx.Node, masks: Masks) -> None:
             made = call(program, aten.unflatten.int, made, 2, [heads, each])
             made = call(program, aten.transpose.int, made, 1, 2)
     made.meta["stack_trace"] = line
-    for old in merges or [node]:
+    replaced = merges or [node]
+    name = replaced[0].name
+    for old in replaced:
         old.replace_all_uses_with(made)
-    name = (merges or [node])[0].name
-    for old in merges or [node]:
         _erase(program, old, node)
     made._rename(name)  # it is that value
 

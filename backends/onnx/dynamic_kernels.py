@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxopt.backends.onnx.shaped_calls import size_of
 from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
@@ -58,12 +59,7 @@ class _Integers:
         self._program = program
         value: Any = range_.args[0]
         with program.graph.inserting_before(range_):
-            sizes = [
-                size
-                if isinstance(size, int)
-                else program.graph.call_function(torch.ops.aten.sym_size.int, (value, dim))
-                for dim, size in enumerate(value.meta["val"].shape)
-            ]
+            sizes = [size_of(program, value, dim) for dim in range(value.meta["val"].dim())]
             made = program.graph.call_function(
                 torch.onnx.ops.symbolic_multi_out,
                 ("DynamicQuantizeLinear", [value]),

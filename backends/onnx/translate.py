@@ -6,7 +6,6 @@ from typing import Any
 
 from fxopt.backends.onnx.exported import in_onnx_ops, lifted
 from fxopt.backends.onnx.registry import decompositions_of, registry_of
-from fxopt.backends.onnx.shaped_calls import STEM
 from fxopt.frontend.origins import origins_of
 from fxopt.frontend.pt2 import export_program
 from fxopt.ir.program import Program
@@ -32,4 +31,4 @@ def translated(program: Program, opset: int) -> tuple[Any, dict[str, str]]:
     made = exporter._exported_program_to_onnx_program(exported, registry=registry)
     made.model = onnxscript_apis.convert_version(made.model, opset)
     made.optimize()
-    return made, {node.name: stems.get(node.name, node.meta.get(STEM, node.name)) for node in exported.graph.nodes}
+    return made, {node.name: stems.get(node.name, node.name) for node in exported.graph.nodes}

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fxopt.backends.openvino.values import stored_as
+
 _NEARLY_ZERO = 1e-30
 """Changes no sum in float32, and is not removed as zero would be."""
 
@@ -19,11 +21,11 @@ def give_biases(model: Any) -> None:
     from openvino import opset13
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() not in ("Convolution", "GroupConvolution") or not _has_codes(node.input_value(1)):
+        if node.get_type_name() not in ("Convolution", "GroupConvolution") or stored_as(node) not in ("i8", "u8"):
             continue
         result = node.output(0)
         readers = list(result.get_target_inputs())
-        if len(readers) < 2:
+        if len(readers) < 2:  # that of a bias is the only one
             continue
         shape = node.get_output_partial_shape(0)
         per_channel = [1, shape[1].get_length(), *[1] * (len(shape) - 2)]
@@ -34,14 +36,3 @@ def give_biases(model: Any) -> None:
         names = result.get_names()
         result.set_names(set())
         added.output(0).set_names(names)
-
-
-def _has_codes(weight: Any) -> bool:
-    """Whether a weight is made of stored integers: through casts, zero points, scales and reshapes."""
-    node = weight.get_node()
-    while node.get_type_name() in ("Multiply", "Subtract", "Reshape"):
-        node = node.input_value(0).get_node()
-    if node.get_type_name() != "Convert":
-        return False
-    stored = node.input_value(0)
-    return stored.get_element_type().get_type_name() in ("i8", "u8") and stored.get_node().get_type_name() == "Constant"

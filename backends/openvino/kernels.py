@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fxopt.backends.openvino.runtime import compile_model, new_core
-from fxopt.backends.openvino.values import stored_operand
+from fxopt.backends.openvino.values import stored_as
 
 _CONTRACTIONS = {
     "Convolution": 1, "GroupConvolution": 1, "ConvolutionBackpropData": 1, "GroupConvolutionBackpropData": 1, "MatMul": 1,
     "ScaledDotProductAttention": 2,
 }  # fmt: skip
 """Kinds of nodes with how many products each computes."""
-_INTEGERS = ("i8", "u8", "i4", "u4")
 
 
 def kernel_facts(path: Path, chosen: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def kernel_facts(path: Path, chosen: dict[str, Any], origins: dict[str, str]) ->
         # the kernel's name ends in what it reads: the runtimePrecision of a layer may be that of its weight alone
         precision = found["primitiveType"].rpartition("_")[2].lower()
         precisions[precision] += _CONTRACTIONS[node.get_type_name()]
-        stored = _stored_as(node)
+        stored = stored_as(node)
         if precision != "i8" and stored is not None:
             origin = next((origins[name] for name in names if name in origins), f"{node.get_type_name()} {names[0]}")
             late.append(
@@ -71,12 +70,3 @@ def _names(node: Any) -> list[str]:
         names.append(reader.get_friendly_name())
         readers = reader.output(0).get_target_inputs()
     return names
-
-
-def _stored_as(node: Any) -> str | None:
-    """The dtype of the integers that the second operand is made of by dequantization; None if it is not."""
-    source = stored_operand(node)
-    if source is None:
-        return None
-    kind = str(source.get_element_type().get_type_name())
-    return kind if kind in _INTEGERS else None

@@ -10,6 +10,7 @@ from fxopt.backends.openvino.runtime import new_core
 from fxopt.target.int8_pairs import IntegerWeight
 
 _DEQUANTIZING = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")
+_INTEGERS = ("i8", "u8", "i4", "u4")
 _KINDS = ("Convolution", "GroupConvolution", "MatMul")
 
 
@@ -41,6 +42,15 @@ def stored_operand(node: Any) -> Any | None:
     while source.get_type_name() in _DEQUANTIZING:
         source = source.input_value(0).get_node()
     return source if source.get_type_name() == "Constant" else None
+
+
+def stored_as(node: Any) -> str | None:
+    """The dtype of the integers that the second operand is made of by dequantization; None if it is not."""
+    source = stored_operand(node)
+    if source is None:
+        return None
+    kind = str(source.get_element_type().get_type_name())
+    return kind if kind in _INTEGERS else None
 
 
 def expose(path: Path, names: Sequence[str], out: Path) -> list[str]:

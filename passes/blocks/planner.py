@@ -82,11 +82,12 @@ class Planner:
 
     def _corrected(self, limit: float) -> float:
         """Measured saving over predicted saving: the median, but the least of the newest as long as nothing fits."""
-        newest = self.raced if self._best(limit) else self.raced[-_RACED:]
-        saved = [(1 - r.cost) / max(1 - self._sum(r.chosen), 1e-9) for r in newest if r.chosen]
+        fits = self._best(limit) is not None
+        raced = [r for r in (self.raced if fits else self.raced[-_RACED:]) if r.chosen]
+        saved = [(1 - r.cost) / max(1 - self._sum(r.chosen), 1e-9) for r in raced]
         if not saved:
             return 1.0
-        return max(statistics.median(saved) if self._best(limit) else min(saved), _LEAST)
+        return max(statistics.median(saved) if fits else min(saved), _LEAST)
 
     def _best(self, limit: float) -> Raced | None:
         fitting = [r for r in self.raced if r.cost <= limit]

@@ -41,17 +41,16 @@ class SampleData:
         return (output - target).square().mean() / self._variance
 
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
-        """1 / (1 + the loss), 0 to 1."""
+        """1 / (1 + the error), 0 to 1."""
+        return 1 / (1 + self.error(model, split))
+
+    def error(self, model: Callable[..., Any], split: Split = "validation") -> float:
+        """The mean loss over a split."""
         losses, held = 0.0, 0
         for args, target in self.batches(split, batch_size=64):
             losses += float(self.loss(model(*args), target)) * len(target)
             held += len(target)
-        return 1 / (1 + losses / max(1, held))
-
-    def error(self, model: Callable[..., Any], split: Split = "validation") -> float:
-        """The mean loss over a split."""
-        metric = self.evaluate(model, split)
-        return 1 / metric - 1 if metric > 0 else float("inf")
+        return losses / max(1, held)
 
     @functools.cached_property
     def _variance(self) -> torch.Tensor:

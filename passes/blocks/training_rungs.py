@@ -65,4 +65,5 @@ def _beats(
 def _error(candidate: Candidate, samples: Samples) -> float:
     program = candidate.program
     with torch.no_grad():
-        return SampleData(samples).error(in_batches(program.module, fixed_batch(program)))
+        error = SampleData(samples).error(in_batches(program.module, fixed_batch(program)))
+    return math.inf if math.isnan(error) else error
