@@ -51,11 +51,12 @@ class Limit:
 
     @classmethod
     def read(cls, what: str, text: str | float) -> Limit:
-        """Read ``0.5x``, half the original's, or a number in the quantity's own unit. Raises OptionError."""
+        """Read ``0.5x``, half the original's, or a number in the quantity's own unit, ``3ms`` for 3. Raises OptionError."""
         name, given = quantity(what), str(text).strip()
         relative = given.endswith("x")
+        number = given.removesuffix("ms") if name == "latency_ms" else given
         try:
-            bound = float(given.removesuffix("x").replace("_", ""))
+            bound = float(number.removesuffix("x").replace("_", ""))
         except ValueError:
             bound = math.nan
         wrong = not math.isfinite(bound) or (bound <= 0 and name not in _SPAN) or (relative and name in _SPAN)

@@ -20,7 +20,7 @@ def built_times(
 ) -> dict[str, Timing]:
     """Build every program, and time all of them in one run, as :func:`fxopt.runtime.timing.interleave` does.
 
-    Raises UsageError in the name of ``who``, such as ``zero_channels(latency_ms=…)``, without a backend, and where the
+    Raises UsageError in the name of ``who``, such as ``zero_channels: latency``, without a backend, and where the
     target is another machine without an address, or an emulated one; BackendError for a program that cannot be built.
     """
     if context.backend is None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from fxopt import Context, Program
 from fxopt.automl.goals import Limit
-from fxopt.driver.time_build import built_times
 from fxopt.errors import BudgetError
 from fxopt.ir.cost import cost
 from fxopt.pass_manager.block_entry import BlockEntry
@@ -16,6 +15,7 @@ from fxopt.passes.blocks.candidate_latency import exchanged, latency_ratios, mea
 from fxopt.passes.blocks.candidates import Candidate, undominated
 from fxopt.passes.blocks.library import Library
 from fxopt.passes.blocks.planner import Chosen, Planner, Raced, least_cost
+from fxopt.passes.common.latency_budget import read_latency, share_left
 
 _HALF = 0.5
 _NOISE = 0.005
@@ -33,9 +33,9 @@ class BlockBudget:
     latency: Limit | None = None
 
     @classmethod
-    def read(cls, macs: float | None, latency: str | None) -> BlockBudget:
-        """Of the options of a pass; ``latency`` is ``0.5x``, or a number of milliseconds. Raises OptionError."""
-        return cls(macs, None if latency is None else Limit.read("latency_ms", latency))
+    def read(cls, macs: float | None, latency: str | None, who: str) -> BlockBudget:
+        """Of the options of a pass; ``latency`` is ``0.5x`` or ``3ms``. Raises OptionError."""
+        return cls(macs, None if latency is None else read_latency(latency, who))
 
     @property
     def given(self) -> bool:
@@ -50,10 +50,7 @@ class BlockBudget:
     def limit(self, whole: Program, context: Context, dense: int, who: str) -> float:
         """The budget as a share of what a program costs, which has ``dense`` MACs."""
         if self.latency is not None:
-            ms = 1.0
-            if not self.latency.relative:
-                ms = built_times({"": whole}, context, f"{who}: latency")[""].ms.median
-            return self.latency.bound / ms
+            return share_left(self.latency, whole, context, f"{who}: latency")
         macs = _HALF if self.macs is None else self.macs
         return macs if macs <= 1 else macs / dense
 

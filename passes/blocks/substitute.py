@@ -47,7 +47,7 @@ def substitute(
     ]
     | None = None,
     latency: Annotated[
-        str | None, Doc("Latency to be left on the target: '0.5x' of the whole, or milliseconds.")
+        str | None, Doc("Latency to be left on the target: '0.5x' for half of the whole program's, or '3ms'.")
     ] = None,
     entries: Annotated[tuple[str, ...], Doc("Entries of the library to choose from, all without.")] = (),
     epochs: Annotated[int, Ge(0), Doc("Epochs in which each entry is trained to give what its block gives.")] = 0,
@@ -65,7 +65,7 @@ def substitute(
     from which an interrupted training goes on. ``entries`` narrows the library.
 
     How much goes is a budget: ``macs``, a share up to 1 or a number; or ``latency``, ``"0.5x"`` for half of the whole program's
-    or a number of milliseconds, as the backend builds it and the target runs it. By default half of the MACs go, or as many
+    or ``"3ms"``, as the backend builds it and the target runs it. By default half of the MACs go, or as many
     as can. Within it the divergence of the outputs is least: Kullback-Leibler for scores, squared error over variance for
     others, measured with each form alone in its place. A mixed-integer linear program chooses; the best few choices are
     built and measured, the model is corrected by that, and solved again, until one keeps the budget, or eight times.
@@ -99,7 +99,7 @@ def substitute(
         )
     if sum(map(bool, (choice, macs, latency))) > 1:
         raise OptionError(f"{_WHO}: give one of choice=, macs= and latency=")
-    budget = BlockBudget.read(macs, latency)
+    budget = BlockBudget.read(macs, latency, _WHO)
     wanted = [_parsed(text) for text in choice]
     allowed = library(entries)
     whole = shared_copy(program)

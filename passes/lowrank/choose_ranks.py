@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fxopt.automl.goals import Limit
 from fxopt.errors import BudgetError, OptionError
 from fxopt.ir.cost import cost
 from fxopt.ir.program import Program
 from fxopt.pass_manager.context import Context
+from fxopt.passes.common.latency_budget import share_left
 from fxopt.passes.common.variant_quality import Judge
 from fxopt.passes.lowrank.layer_latency import with_latency
 from fxopt.passes.lowrank.measured_latency import within_latency
@@ -36,7 +38,7 @@ class RankRule:
     vbmf: bool = False
     macs: float | None = None
     params: float | None = None
-    latency: float | None = None
+    latency: Limit | None = None
     metric_drop: float | None = None
 
     @property
@@ -108,7 +110,8 @@ class RankRule:
             lines = with_output_errors(program, every, lines, judge)
         if self.latency is not None:
             path = RankPath.of(lines, operator.attrgetter("ms"))
-            points = within_latency(program, context, every, path, self.latency, option)
+            share = share_left(self.latency, program, context, option)
+            points = within_latency(program, context, every, path, share, option)
         elif self.metric_drop is not None:
             assert judge is not None
             path = RankPath.of(lines, operator.attrgetter("macs"))

@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from fxopt import Context, Program, graph_pass
 from fxopt.ir.cost import counted_shapes
 from fxopt.passes.common.channel_multiple import multiple_for
+from fxopt.passes.common.latency_budget import read_latency
 from fxopt.passes.common.weight_modes import SplitWeight
 from fxopt.passes.lowrank.approximate import approximate, approximate_cp
 from fxopt.passes.lowrank.chain import Price
@@ -44,8 +45,9 @@ def truncate_rank(
     | None = None,
     params: Annotated[float, Gt(0), Doc("Parameters to be left in all, as a share up to 1 or as a number.")]
     | None = None,
-    latency: Annotated[float, Gt(0), Lt(1), Doc("Latency to be left on the target, as a share of the whole.")]
-    | None = None,
+    latency: Annotated[
+        str | None, Doc("Latency to be left on the target: '0.5x' for half of the whole program's, or '3ms'.")
+    ] = None,
     metric_drop: Annotated[float, Ge(0), Doc("How much the metric on the validation split may fall.")] | None = None,
     by: Annotated[
         By, With(macs=0.5), Doc("What counts as lost within a budget: squares of weights, or noise at the outputs.")
@@ -74,8 +76,9 @@ def truncate_rank(
     budgets are
 
     * ``macs`` or ``params``, as a share up to 1 or as a number;
-    * ``latency``, as a share of that of the whole program, which the backend builds and this machine times. Each layer is
-      timed alone, whole and as several chains; one that no chain makes faster is left, whatever its MACs, with the reason;
+    * ``latency``, ``"0.5x"`` for half of the whole program's or ``"3ms"``, as the backend builds it and the target runs it. Each
+      layer is timed alone, whole and as several chains; one that no chain makes faster is left, whatever its MACs, with the
+      reason;
     * ``metric_drop``, by how much the metric on the validation split may fall; as many MACs go as that allows.
 
     ``by`` is the loss within a budget: squares of "weights", or the measured noise that each layer alone makes at the
@@ -103,7 +106,8 @@ def truncate_rank(
 
     The graph stays as it is: the weight has rank 2.
     """
-    rule = RankRule(rank, ratio, energy, vbmf, macs, params, latency, metric_drop)
+    left = None if latency is None else read_latency(latency, _WHO)
+    rule = RankRule(rank, ratio, energy, vbmf, macs, params, left, metric_drop)
     rule.check(form, by, _WHO)
     weights = _wanted(program, keep, only)
     if multiple == "target":

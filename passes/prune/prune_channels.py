@@ -7,7 +7,7 @@ from fxopt.passes.prune.shrink import shrink
 from fxopt.passes.prune.zero_channels import zero_channels
 
 
-@graph_pass(options_of=zero_channels, stage="width", one_of=(("ratio", "macs", "params", "latency_ms"),))
+@graph_pass(options_of=zero_channels, stage="width", one_of=(("ratio", "macs", "params", "latency"),))
 def prune_channels(zero: Pass) -> tuple[Pass, ...]:
     """Remove the least important channels, heads or groups: zero_channels, then shrink.
 

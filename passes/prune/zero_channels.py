@@ -12,6 +12,7 @@ from fxopt.errors import BudgetError, OptionError
 from fxopt.ir.op_table import find_quantized
 from fxopt.ir.shared_copy import shared_copy
 from fxopt.passes.common.channel_multiple import multiple_for
+from fxopt.passes.common.latency_budget import read_latency
 from fxopt.passes.prune.choice.budget import CostBudget, within
 from fxopt.passes.prune.choice.candidates import candidates
 from fxopt.passes.prune.choice.chooser import Chooser, Dead, Scope
@@ -43,8 +44,9 @@ def zero_channels(
     ]
     | None = None,
     params: Annotated[float, Gt(0), Doc("Parameters to be left, as a share up to 1 or as a number.")] | None = None,
-    latency_ms: Annotated[float, Gt(0), Doc("Latency to be left, in ms, as the backend is measured on the target.")]
-    | None = None,
+    latency: Annotated[
+        str | None, Doc("Latency to be left on the target: '0.5x' for half of the whole program's, or '3ms'.")
+    ] = None,
     by: Annotated[
         Name | str,
         Tune(choices=("l2", "taylor")),
@@ -82,7 +84,8 @@ def zero_channels(
     """Zero the weights that read the least important channels, so that shrink can remove them.
 
     How much goes is a ``ratio`` of the channels, or whatever meets budgets: ``macs`` and ``params`` as a share of what
-    there is (up to 1) or as a number, ``latency_ms`` as measured on the target by the backend. By default half goes.
+    there is (up to 1) or as a number, ``latency`` as ``"0.5x"``, half of the whole program's, or ``"3ms"``, as the backend
+    builds it and the target runs it. By default half goes.
 
     Channels that live and die together, through residual additions and the like, are one group. ``scope`` says where
     they compete: each group for itself ("layer"), all ("global"), or groups of one form ("isomorphic").
@@ -116,9 +119,9 @@ def zero_channels(
     quantized = find_quantized(program.graph)
     if quantized is not None:
         raise program.fail(quantized, f"{_WHO}: the program is quantized; prune first, quantize after all other passes")
-    budget = CostBudget(macs, params, latency_ms)
+    budget = CostBudget(macs, params, None if latency is None else read_latency(latency, _WHO))
     if budget != CostBudget(None, None, None) and ratio is not None:
-        raise OptionError(f"{_WHO}: give either ratio= or budgets (macs=, params=, latency_ms=), not both")
+        raise OptionError(f"{_WHO}: give either ratio= or budgets (macs=, params=, latency=), not both")
     unbound = budget == CostBudget(None, None, None)
     sweep = couple(program)
     groups = candidates(program, sweep, units, keep, _WHO, only=only)

@@ -106,7 +106,7 @@ def test_a_processor_without_the_instructions_is_told_before_the_build(start, tm
 def test_a_budget_of_latency_is_not_taken_from_an_emulator(device, tmp_path):
     target = _target(tmp_path, "raspberry_pi_5", device.address)
     with pytest.raises(UsageError, match="is emulated: what it takes says nothing"):
-        build(Recipe("digits", ("prune_channels(latency_ms=1.0)",), "tvm", target), tmp_path / "out")
+        build(Recipe("digits", ("prune_channels(latency='0.5x')",), "tvm", target), tmp_path / "out")
 
 
 def _tune(target: str, path: Path, trials: int) -> None:

@@ -61,7 +61,7 @@ def dense_model(options: argparse.Namespace, seed: int, workload: Workload) -> P
     return Pipeline.parse("fold_batch_norm, functionalize_writes").run(dense, watchers=()).program
 
 
-def passes_of(method: str, options: argparse.Namespace, dense_ms: float) -> str:
+def passes_of(method: str, options: argparse.Namespace) -> str:
     """The passes of a method before distillation."""
     share = options.latency
     match method:
@@ -69,13 +69,13 @@ def passes_of(method: str, options: argparse.Namespace, dense_ms: float) -> str:
             how = f"epochs={options.block_epochs}, samples={options.samples}, entries={tuple(options.entries)!r}"
             return f"substitute(latency='{share}x', {how})"
         case "low_rank":
-            return f"low_rank(form='spatial', latency={share})"
+            return f"low_rank(form='spatial', latency='{share}x')"
         case "prune":
-            return f"prune_channels(latency_ms={share * dense_ms}, by='taylor', scope='isomorphic')"
+            return f"prune_channels(latency='{share}x', by='taylor', scope='isomorphic')"
         case _:
             half = share**0.5
-            first = f"prune_channels(latency_ms={half * dense_ms}, by='taylor', scope='isomorphic')"
-            return f"{first}, low_rank(form='spatial', latency={half})"
+            first = f"prune_channels(latency='{half:.3f}x', by='taylor', scope='isomorphic')"
+            return f"{first}, low_rank(form='spatial', latency='{half:.3f}x')"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -102,10 +102,9 @@ class Small:
 
 def shrunk(dense: Program, options: argparse.Namespace, context: Context) -> dict[str, Small]:
     """Every method's program before distillation."""
-    dense_ms = built_times({"dense": dense}, context, "the bench")["dense"].ms.median
     found = {}
     for method in options.methods:
-        passes = passes_of(method, options, dense_ms)
+        passes = passes_of(method, options)
         began = time.perf_counter()
         try:
             outcome = Pipeline.parse(passes).run(dense, workload=context.workload, backend=context.backend, watchers=())

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxopt import Context, Program
-from fxopt.driver.time_build import built_times
+from fxopt.automl.goals import Limit
 from fxopt.errors import BudgetError
 from fxopt.ir.shared_copy import shared_copy
 from fxopt.pass_manager.pipeline import Pipeline
+from fxopt.passes.common.latency_budget import fewest_steps, share_left
 from fxopt.passes.prune.choice.chooser import Chooser, Dead, ratio_for
 from fxopt.passes.prune.choice.pruned_cost import PrunedCost
 from fxopt.passes.prune.coupling import axes as ax
@@ -20,16 +21,17 @@ from fxopt.passes.prune.shrink import shrink
 from fxopt.passes.prune.zeroing import zero
 
 _STEPS = 24
-_TIMED_STEPS = 6
+_TIMED_STEPS = 64
+"""Ratios that are told apart by their latency, six timings of a bisection."""
 
 
 @dataclass(frozen=True)
 class CostBudget:
-    """What may be left: ``macs`` and ``params`` as a share up to 1 or as a number, ``latency_ms`` on the target."""
+    """What may be left: ``macs`` and ``params`` as a share up to 1 or as a number, and a limit of ``latency`` on the target."""
 
     macs: float | None
     params: float | None
-    latency_ms: float | None
+    latency: Limit | None
 
 
 def within(budget: CostBudget, program: Program, context: Context, sweep: Sweep, chooser: Chooser, who: str) -> Dead:
@@ -46,23 +48,27 @@ def within(budget: CostBudget, program: Program, context: Context, sweep: Sweep,
             if reached > limit:
                 raise _missed(who, name, f"{reached:,}", f"{limit:,.0f}", dense, plan, chooser)
             ratio = max(ratio, found)
-    if budget.latency_ms is not None:
-        found, reached = ratio_for(
-            lambda r: _latency(program, context, sweep, chooser.dead(r), who), budget.latency_ms, steps=_TIMED_STEPS
+    if budget.latency is not None:
+        share = share_left(budget.latency, program, context, f"{who}: latency")
+        steps, least = fewest_steps(
+            program,
+            context,
+            share,
+            _TIMED_STEPS,
+            lambda steps: _pruned(program, sweep, chooser.dead(steps / _TIMED_STEPS)),
+            f"{who}: latency",
         )
-        if reached > budget.latency_ms:
-            raise _missed(who, "latency_ms", f"{reached:.3g}", f"{budget.latency_ms:.3g}", None, plan, chooser)
-        ratio = max(ratio, found)
+        if least > share:
+            raise _missed(who, "latency", f"{least:.3g}", f"{share:.3g}", None, plan, chooser)
+        ratio = max(ratio, steps / _TIMED_STEPS)
     return chooser.dead(ratio)
 
 
-def _latency(program: Program, context: Context, sweep: Sweep, dead: Dead, who: str) -> float:
-    """Median milliseconds of the pruned program as the backend builds it."""
+def _pruned(program: Program, sweep: Sweep, dead: Dead) -> Program:
+    """What is left of a program without these atoms."""
     twin = shared_copy(program)
     zero(twin, sweep, dead)
-    small = Pipeline.of(shrink()).run(twin, watchers=()).program
-    times = built_times({"pruned": small}, context, f"{who}: latency_ms", blocks=5)
-    return times["pruned"].ms.median
+    return Pipeline.of(shrink()).run(twin, watchers=()).program
 
 
 def _missed(
@@ -75,9 +81,9 @@ def _missed(
         f"    {left[n] / total:.0%} of the MACs left: {plan.program.describe(n)}\n      {_blocks(plan.sweep, n)}"
         for n in worst
     ]
-    share = f" of {dense:,}" if dense else ""
+    of = f" of {dense:,}" if dense else " of the whole"
     return BudgetError(
-        f"{who}: {name} comes down to {reached}{share} with all that may go gone, the budget is {limit}\n"
+        f"{who}: {name} comes down to {reached}{of} with all that may go gone, the budget is {limit}\n"
         + "\n".join(lines)
         + "\n  allow more: fewer names in keep, a lower min_channels, other units"
     )

@@ -582,10 +582,11 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     def use(layer, element):
-        from fxopt.passes.lowrank import layer_latency, measured_latency
+        from fxopt.passes.common import latency_budget
+        from fxopt.passes.lowrank import layer_latency
 
         made = Clock(layer, element)
-        for module in (layer_latency, measured_latency):
+        for module in (layer_latency, latency_budget):
             monkeypatch.setattr(module, "built_times", made)
         return made
 
@@ -595,7 +596,7 @@ def clock(monkeypatch):
 def test_a_layer_that_is_smaller_and_not_faster_is_left_with_the_reason(net, clock):
     """A layer costs as much as 1000 elements: the small layers can be split, but not with a gain."""
     made = clock(1.0, 1e-3)
-    small, skips = run(net, "low_rank(latency=0.85)")
+    small, skips = run(net, "low_rank(latency='0.85x')")
     assert made.ms(small) <= 0.85 * made.ms(net)
     assert {"4.weight", "6.weight"} & {*net.tensors()} <= {*small.tensors()}
     slow = [skip for skip in skips if "it would not be clearly faster: at best" in skip]
@@ -606,17 +607,17 @@ def test_a_layer_that_is_smaller_and_not_faster_is_left_with_the_reason(net, clo
 
 def test_a_latency_that_cannot_be_met_and_one_that_cannot_be_measured(net, clock):
     with pytest.raises(UsageError, match="truncate_rank: latency is measured on a built model"):
-        run(net, "low_rank(latency=0.9)")
+        run(net, "low_rank(latency='0.9x')")
     clock(1.5, 1e-3)
     with pytest.raises(BudgetError, match=r"comes down to 0\.\d+ of the whole .* the budget is 0\.1"):
-        run(net, "low_rank(latency=0.1)")
+        run(net, "low_rank(latency='0.1x')")
 
 
 def test_no_more_goes_than_the_latency_asks_for(net, clock):
     made = clock(0.1, 1e-3)
     shares = []
     for limit in (0.9, 0.7, 0.5):
-        small, _ = run(net, f"low_rank(latency={limit})")
+        small, _ = run(net, f"low_rank(latency='{limit}x')")
         shares.append(made.ms(small) / made.ms(net))
         assert limit - 0.25 < shares[-1] <= limit
     assert shares == sorted(shares, reverse=True)
@@ -624,8 +625,8 @@ def test_no_more_goes_than_the_latency_asks_for(net, clock):
 
 def test_latency_counts_what_is_lost_at_the_outputs_too(net, clock):
     made = clock(0.1, 1e-3)
-    plain, _ = run(net, "low_rank(latency=0.7)")
-    told, _ = run(net, "low_rank(latency=0.7, by='outputs')")
+    plain, _ = run(net, "low_rank(latency='0.7x')")
+    told, _ = run(net, "low_rank(latency='0.7x', by='outputs')")
     data = small_workload(net).data
     assert made.ms(told) <= 0.7 * made.ms(net)
     assert data.evaluate(told, "validation") >= 0.99 * data.evaluate(plain, "validation")
@@ -635,7 +636,7 @@ def test_layers_that_are_alike_are_timed_once(clock):
     torch.manual_seed(0)
     made = clock(0.1, 1e-3)
     blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(5)]
-    run(captured(nn.Sequential(*blocks), 1, 8, 6, 6), "low_rank(latency=0.8)")
+    run(captured(nn.Sequential(*blocks), 1, 8, 6, 6), "low_rank(latency='0.8x')")
     assert sum(count > 2 for count in made.asked) == 1
 
 
@@ -674,7 +675,7 @@ def test_a_build_is_really_timed(net):
 
     torch.manual_seed(0)
     program = captured(nn.Sequential(nn.Linear(8, 700), nn.ReLU(), nn.Linear(700, 700), nn.ReLU()), 1, 8)
-    small, skips = run(program, "low_rank(latency=0.9, form='channel', only=('2',))", backend=find_backend("eager"))
+    small, skips = run(program, "low_rank(latency='0.9x', form='channel', only=('2',))", backend=find_backend("eager"))
     assert "2.weight_0" in small.tensors(), skips
     assert small.tensors()["2.weight_0"].shape[0] < 350
 

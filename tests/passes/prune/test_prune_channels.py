@@ -80,12 +80,43 @@ def test_a_budget_of_measured_latency(program):
     from fxopt.backend import find_backend
 
     backend = find_backend("eager")
-    wide = Pipeline.parse("zero_channels(latency_ms=1000.0), shrink").run(program, backend=backend).program
-    assert widths(wide) == (24, 40) or widths(wide)[0] >= 23, "nearly nothing has to go"
-    with pytest.raises(BudgetError, match=r"latency_ms comes down to .* the budget is 1e-06"):
-        Pipeline.parse("zero_channels(latency_ms=1e-6)").run(program, backend=backend)
+    for all_of_it in ("1000ms", "1x"):
+        wide = Pipeline.parse(f"prune_channels(latency='{all_of_it}')").run(program, backend=backend).program
+        assert widths(wide) == (24, 40)
+    for next_to_none in ("1e-6ms", "1e-6x"):
+        with pytest.raises(BudgetError, match=r"latency comes down to 0\.\d+ of the whole .* the budget is \d"):
+            Pipeline.parse(f"zero_channels(latency='{next_to_none}')").run(program, backend=backend)
     with pytest.raises(UsageError, match="measured on a built model"):
-        Pipeline.parse("zero_channels(latency_ms=1.0)").run(program)
+        Pipeline.parse("zero_channels(latency='0.5x')").run(program)
+
+
+@pytest.mark.parametrize("unclear", ["0.5", "3", "fast", "-1x", "3s", "x"])
+def test_a_latency_without_a_unit_may_be_meant_as_either_and_is_refused(program, unclear):
+    for name in ("prune_channels", "low_rank", "substitute"):
+        with pytest.raises(OptionError, match=r"0\.5x"):
+            Pipeline.parse(f"{name}(latency={unclear!r})").run(program)
+
+
+def test_no_more_goes_than_a_share_of_the_latency_asks_for(program, monkeypatch):
+    """With a clock that counts weights, slower by half in every other run, as a loaded machine is."""
+    from itertools import cycle
+
+    from fxopt.passes.common import latency_budget
+    from fxopt.runtime.timing import Timing
+
+    load = cycle((1.0, 1.5))
+
+    def ms(model):
+        return 0.1 + 1e-3 * sum(t.numel() for t in model.tensors().values())
+
+    def clock(programs, context, who, **options):
+        slower = next(load)
+        return {name: Timing((slower * ms(it),) * 3) for name, it in programs.items()}
+
+    monkeypatch.setattr(latency_budget, "built_times", clock)
+    shares = [ms(pruned(program, f"prune_channels(latency='{limit}x')")) / ms(program) for limit in (0.9, 0.6, 0.3)]
+    for limit, share in zip((0.9, 0.6, 0.3), shares, strict=True):
+        assert limit - 0.06 < share <= limit
 
 
 def test_a_budget_that_cannot_be_met_says_how_near_it_came_and_what_blocks(program):
