@@ -1,4 +1,4 @@
-"""Blocks substituted against low rank, pruning, and both, at equal measured latency.
+"""Blocks substituted against low rank, pruning, and two of them together, at equal measured latency.
 
 ::
 
@@ -7,16 +7,17 @@
     done; done
     python tests/bench/substitution.py show                                   # the table of all that was run
 
-Each method is asked for the same share of the dense model's latency in ONNX Runtime, as measured on this machine, and what
-it gives is distilled for the same number of epochs; then all are timed interleaved in one run, and judged on the test split.
-``substitute`` chooses among all blocks of the library; ``low_rank`` is its spatial form; ``prune`` is prune_channels;
-``both`` prunes to the square root of the share, and goes the rest of the way by low rank. ``glyphs`` has the shipped weights,
-``resnet18`` is a narrow net of ResNet-18's shape, trained here from each seed. A seed is that of the distillation; glyphs are
-made small once for all seeds.
+Each method is asked for the same share of the dense model's latency in ONNX Runtime, as measured on this machine; what all of
+them give is timed interleaved in one run; then each is distilled for the same number of epochs, from each seed, and judged on
+the test split. ``substitute`` chooses among all blocks of the library; ``low_rank`` is its spatial form; ``prune`` is
+prune_channels; of two, the first goes to the square root of the share, and the second the rest of the way. ``glyphs`` has the
+shipped weights, so its programs are made small once for all seeds; ``resnet18`` is a narrow net of ResNet-18's shape, trained
+here from each seed.
 
-``run`` appends to build/substitution.jsonl, one line a method. ``show`` prints for each model and latency the test accuracy,
-its mean with a 95 % interval (Student's t), how far substitute is ahead with the interval of the paired differences, the
-latency reached, and for substitute the predicted share over the measured one, and what the blocks became.
+Only making small and timing need a quiet machine. ``run`` keeps all of it in build/substitution and goes on where it was stopped.
+``show`` prints for each model and latency the test accuracy, its mean with a 95 % interval (Student's t), how far substitute is
+ahead with the interval of the paired differences, the latency reached, and for substitute the predicted share over the measured
+one, and what the blocks became.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import json
 import statistics
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,17 @@ import torch
 from low_rank import resnet18
 from scipy.stats import t as student
 
-from fxopt import Pipeline, Program, capture
+from fxopt import Pipeline, Program, Workload, capture
 from fxopt.backend import find_backend
 from fxopt.driver.time_build import built_times
 from fxopt.errors import BudgetError
+from fxopt.frontend.pt2 import load_program, save_program
 from fxopt.models.glyphs import glyphs
 from fxopt.models.train import fit
 from fxopt.pass_manager.context import Context
-from fxopt.workload import Workload
 
-ROWS = Path("build/substitution.jsonl")
-METHODS = ("substitute", "low_rank", "prune", "both")
+FOLDER = Path("build/substitution")
+METHODS = ("substitute", "low_rank", "prune", "prune_low_rank", "substitute_prune")
 
 
 def dense_model(options: argparse.Namespace, seed: int, workload: Workload) -> Program:
@@ -63,97 +64,84 @@ def dense_model(options: argparse.Namespace, seed: int, workload: Workload) -> P
 
 def passes_of(method: str, options: argparse.Namespace) -> str:
     """The passes of a method before distillation."""
-    share = options.latency
-    match method:
-        case "substitute":
-            how = f"epochs={options.block_epochs}, samples={options.samples}, entries={tuple(options.entries)!r}"
-            return f"substitute(latency='{share}x', {how})"
-        case "low_rank":
-            return f"low_rank(form='spatial', latency='{share}x')"
-        case "prune":
-            return f"prune_channels(latency='{share}x', by='taylor', scope='isomorphic')"
-        case _:
-            half = share**0.5
-            first = f"prune_channels(latency='{half:.3f}x', by='taylor', scope='isomorphic')"
-            return f"{first}, low_rank(form='spatial', latency='{half:.3f}x')"
+    trained = f"epochs={options.block_epochs}, samples={options.samples}, entries={tuple(options.entries)!r}"
+    texts = {
+        "substitute": f"substitute(latency='%sx', {trained})",
+        "low_rank": "low_rank(form='spatial', latency='%sx')",
+        "prune": "prune_channels(latency='%sx', by='taylor', scope='isomorphic')",
+    }
+    if method in texts:
+        return texts[method] % options.latency
+    first, second = method.split("_", 1)
+    return ", ".join(texts[one] % f"{options.latency**0.5:.3f}" for one in (first, second))
 
 
 def run(options: argparse.Namespace) -> None:
-    """All methods at one latency, with every seed."""
+    """All methods at one latency, with every seed; what is there already is not done again."""
     torch.set_num_threads(options.threads)
     workload = glyphs(examples=options.examples)
     context = Context(workload, None, find_backend(f"onnx(threads={options.threads})"))
-    small: dict[str, Small] = {}
+    place = FOLDER / f"{options.model}-{options.latency}"
+    shared = options.model == "glyphs"
     for seed in options.seeds:
-        if seed == options.seeds[0] or options.model == "resnet18":  # the seed is that of its weights, too
-            dense = dense_model(options, seed, workload)
-            small = shrunk(dense, options, context)
-        rows = [tried(method, it, seed, options, workload) for method, it in small.items()]
-        write(rows, dense, seed, options, workload, context)
+        made = place / ("weights" if shared else f"weights{seed}")
+        made.mkdir(parents=True, exist_ok=True)
+        make_small(made, seed, options, workload, context)
+    for seed in options.seeds:
+        made = place / ("weights" if shared else f"weights{seed}")
+        for method in options.methods:
+            judge(made, place / f"{method}-{seed}.json", method, seed, options, workload)
 
 
-@dataclass
-class Small:
-    """What a method makes of the dense model before distillation, and what it says of it; no program where it missed."""
-
-    said: dict[str, Any]
-    program: Program | None = None
-
-
-def shrunk(dense: Program, options: argparse.Namespace, context: Context) -> dict[str, Small]:
-    """Every method's program before distillation."""
-    found = {}
-    for method in options.methods:
-        passes = passes_of(method, options)
+def make_small(place: Path, seed: int, options: argparse.Namespace, workload: Workload, context: Context) -> None:
+    """Every method's program before distillation, all timed in one run beside the dense one."""
+    if not (place / "dense.pt2").exists():
+        save_program(dense_model(options, seed, workload), place / "dense.pt2")
+    dense = load_program(place / "dense.pt2")
+    new = [method for method in options.methods if not (place / f"{method}.json").exists()]
+    for method in new:
+        said = {"passes": passes_of(method, options)}
         began = time.perf_counter()
         try:
-            outcome = Pipeline.parse(passes).run(dense, workload=context.workload, backend=context.backend, watchers=())
+            outcome = Pipeline.parse(said["passes"]).run(dense, workload=workload, backend=context.backend, watchers=())
         except BudgetError as error:
-            found[method] = Small({"passes": passes, "missed": error.what})
-            continue
-        said: dict[str, Any] = {"passes": passes, "seconds": time.perf_counter() - began}
-        said["became"] = [f"{c.what}: {c.value}" for step in outcome.steps for c in step.choices]
-        measured = [m for step in outcome.steps for m in step.measurements if "taken" in m.of]
-        said["predicted"] = next((m.predicted for m in measured if "latency" in m.figure), None)
-        said["measured"] = next((m.value for m in measured if "latency" in m.figure), None)
-        found[method] = Small(said, outcome.program)
-        print(method, f"{said['seconds']:.0f} s", flush=True)
-    return found
+            said |= {"missed": error.what}
+        else:
+            measured = [m for step in outcome.steps for m in step.measurements if "taken" in m.of]
+            of_latency = next((m for m in measured if "latency" in m.figure), None)
+            said |= {
+                "seconds": time.perf_counter() - began,
+                "became": [f"{c.what}: {c.value}" for step in outcome.steps for c in step.choices],
+                "predicted": of_latency and of_latency.predicted,
+                "measured": of_latency and of_latency.value,
+            }
+            save_program(outcome.program, place / f"{method}.pt2")
+        (place / f"{method}.json").write_text(json.dumps(said, indent=1))
+        print(options.model, options.latency, method, said.get("missed") or f"{said['seconds']:.0f} s", flush=True)
+    if new or not (place / "latency.json").exists():
+        programs = {path.stem: load_program(path) for path in sorted(place.glob("*.pt2"))}
+        times = built_times(programs, context, "the bench", blocks=41, block_ms=10.0)
+        ratios = {name: times[name].ratio(times["dense"]).median for name in programs}
+        (place / "latency.json").write_text(json.dumps(ratios, indent=1))
+        print(ratios, flush=True)
 
 
-def tried(
-    method: str, small: Small, seed: int, options: argparse.Namespace, workload: Workload
-) -> tuple[dict[str, Any], Program | None]:
-    """A row and the program, distilled."""
-    row = {"method": method, **small.said}
-    if small.program is None:
-        return row, None
-    distill = f"distill(epochs={options.distill}, rate=0.003, soft=0.7, temperature=2.0, seed={seed})"
-    program = Pipeline.parse(distill).run(small.program, workload=workload, watchers=()).program
-    row["accuracy"] = workload.need_data("the bench").evaluate(program, "test")
-    return row, program
-
-
-def write(
-    rows: list[tuple[dict[str, Any], Program | None]],
-    dense: Program,
-    seed: int,
-    options: argparse.Namespace,
-    workload: Workload,
-    context: Context,
-) -> None:
-    """Time all that were made in one run, and append the rows."""
-    programs = {"dense": dense} | {row["method"]: program for row, program in rows if program is not None}
-    times = built_times(programs, context, "the bench", blocks=21)
-    said = {"model": options.model, "seed": seed, "latency": options.latency, "distill": options.distill}
-    said["dense_accuracy"] = workload.need_data("the bench").evaluate(dense, "test")
-    ROWS.parent.mkdir(exist_ok=True)
-    with ROWS.open("a") as file:
-        for row, _ in rows:
-            if row["method"] in times:
-                row["ratio"] = times[row["method"]].ratio(times["dense"]).median
-            file.write(json.dumps(said | row) + "\n")
-            print(json.dumps(said | row), flush=True)
+def judge(made: Path, row: Path, method: str, seed: int, options: argparse.Namespace, workload: Workload) -> None:
+    """Distil what a method made, from one seed, and write down its accuracy."""
+    small = made / f"{method}.pt2"
+    if row.exists():
+        return
+    said: dict[str, Any] = json.loads((made / f"{method}.json").read_text())
+    if small.exists():
+        teacher = str(made / "dense.pt2")  # or the small one, which the pipeline begins with, would be its own
+        how = f"epochs={options.distill}, rate=0.003, soft=0.7, temperature=2.0, seed={seed}, teachers=({teacher!r},)"
+        outcome = Pipeline.parse(f"distill({how})").run(load_program(small), workload=workload, watchers=())
+        said["accuracy"] = workload.need_data("the bench").evaluate(outcome.program, "test")
+        said["ratio"] = json.loads((made / "latency.json").read_text())[method]
+    print(method, seed, said.get("accuracy"), flush=True)
+    row.write_text(
+        json.dumps({"model": options.model, "latency": options.latency, "method": method, "seed": seed} | said)
+    )
 
 
 def interval(values: list[float]) -> str:
@@ -166,30 +154,40 @@ def interval(values: list[float]) -> str:
 
 def show() -> None:
     """The table of all that was run."""
-    every = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    every = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*/*-*.json"))]
     print(
         "| model | latency asked | method | seeds | accuracy | substitute ahead by | latency | predicted ÷ measured |"
     )
     print("|---|---|---|---|---|---|---|---|")
+    said = []
     for model, latency in sorted({(r["model"], r["latency"]) for r in every}):
         here = [r for r in every if (r["model"], r["latency"]) == (model, latency)]
-        ours = {r["seed"]: r["accuracy"] for r in here if r["method"] == "substitute" and "accuracy" in r}
-        for method in METHODS:
-            rows = [r for r in here if r["method"] == method]
-            done = {r["seed"]: r for r in rows if "accuracy" in r}
-            ahead = [ours[s] - r["accuracy"] for s, r in done.items() if s in ours and method != "substitute"]
-            reached = [r["ratio"] for r in done.values()]
-            ratio = [r["predicted"] / r["measured"] for r in done.values() if r.get("predicted")]
-            cells = [
-                model, latency, method, f"{len(done)} of {len(rows)}", interval([r["accuracy"] for r in done.values()]),
-                interval(ahead), interval(reached), interval(ratio),
-            ]  # fmt: skip
-            print("|", " | ".join(map(str, cells)), "|")
+        for cells in lines(here):
+            print("|", " | ".join(map(str, (model, latency, *cells))), "|")
         forms = Counter(
             w.split(": ")[1].split("(")[0] for r in here if r["method"] == "substitute" for w in r.get("became", ())
         )
-        print(
-            f"\n{model} at {latency}: blocks became {', '.join(f'{name} {n} times' for name, n in forms.most_common())}\n"
+        said.append(
+            f"{model} at {latency}: blocks became {', '.join(f'{name} {n} times' for name, n in forms.most_common())}"
+        )
+    print("", *said, sep="\n")
+
+
+def lines(here: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """The rows of one model and latency."""
+    ours = {r["seed"]: r["accuracy"] for r in here if r["method"] == "substitute" and "accuracy" in r}
+    for method in METHODS:
+        rows = [r for r in here if r["method"] == method]
+        done = {r["seed"]: r for r in rows if "accuracy" in r}
+        ahead = [ours[s] - r["accuracy"] for s, r in done.items() if s in ours and method != "substitute"]
+        predicted = [r["predicted"] / r["measured"] for r in done.values() if r.get("predicted")]
+        yield (
+            method,
+            f"{len(done)} of {len(rows)}",
+            interval([r["accuracy"] for r in done.values()]),
+            interval(ahead),
+            interval([r["ratio"] for r in done.values()]),
+            interval(predicted),
         )
 
 
