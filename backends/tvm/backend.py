@@ -53,6 +53,7 @@ class Tvm(Backend):
     """
 
     name: ClassVar[str] = "tvm"
+    estimates_cycles: ClassVar[bool] = True
     threads: Annotated[int, Ge(1), Doc("Threads of a call; None for all cores that the process may use.")] | None = None
     database: (
         Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fxopt.backend.backend import ESTIMATED_CYCLES
 from fxopt.backend.kernel_time import NODES
 from fxopt.backends.tvm.graph.convert_layout import convert_layout
 from fxopt.backends.tvm.graph.kernel_nodes import kernel_nodes, name_constants, name_plain
@@ -18,6 +19,7 @@ from fxopt.backends.tvm.link import link
 from fxopt.backends.tvm.machine.processor import Processor
 from fxopt.backends.tvm.runtime import LIBRARY, PARAMETERS, need_tvm
 from fxopt.backends.tvm.schedule.schedule_module import schedule_module
+from fxopt.backends.tvm.tiling.estimate import estimated_cycles
 from fxopt.backends.tvm.tiling.task import Choices
 from fxopt.backends.tvm.tir.pipeline import register_pipeline
 from fxopt.errors import BackendError, FxoptError, last_line
@@ -53,7 +55,8 @@ def compile_module(
         stored |= {f"shape{i}": tvm.runtime.tensor(np.array([len(s), *s], np.int64)) for i, s in enumerate(shapes)}
     (out / PARAMETERS).write_bytes(tvm.runtime.save_param_dict(stored))
     kernels = sum(isinstance(function, tvm.tirx.PrimFunc) for function in lowered.functions.values())
-    return {"kernels": kernels, "tiles": choices.to_dict(), **choices.facts}
+    cycles = estimated_cycles(choices, len(choices.facts[NODES]))
+    return {"kernels": kernels, "tiles": choices.to_dict(), ESTIMATED_CYCLES: round(cycles), **choices.facts}
 
 
 def choose_tiles(module: IRModule, choices: Choices) -> IRModule:

@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 from fxopt.automl.rungs import Rung, fidelity
 from fxopt.automl.space import Point
 from fxopt.backend import Backend, find_backend
+from fxopt.backend.backend import ESTIMATED_CYCLES
 from fxopt.driver.artifact_check import Fidelity
 from fxopt.driver.default_cache import default_cache
 from fxopt.driver.evaluate import to_numpy
@@ -90,7 +91,7 @@ class Evaluator:
 
     def baseline(self) -> dict[str, Any]:
         """Figures of the model as captured; ``halves`` says whether the validation split is cut."""
-        figures = self._costs(self._program, self._lowered) | {"file_bytes": model_bytes(self._reference)}
+        figures = self._costs(self._program, self._lowered) | _of_artifact(self._reference)
         if self._untimed is None:
             timing = self._timed({"reference": self._call(self._reference)})["reference"]
             figures["latency_ms"] = self._ms = timing.ms.median
@@ -124,7 +125,7 @@ class Evaluator:
                 return {"figures": self._quality(program, self._first), "epoch_seconds": _an_epoch(plan, outcome, rung)}
             folder = self._fresh("speed")
             lowered, built = plan.lower(program, plan.backend, folder)
-            figures = self._costs(program, lowered) | {"file_bytes": model_bytes(built)}
+            figures = self._costs(program, lowered) | _of_artifact(built)
         if self._untimed is None:
             _, figures["latency_ms"] = self._fastest_variant(plan.backend, folder)
         return {"figures": figures}
@@ -139,7 +140,7 @@ class Evaluator:
                 exposed = functools.partial(Exposed, lowered, plan.backend, plan.target, built, twin)
                 Fidelity(lowered, data=plan.workload.data).check(built, exposed)
             runs = None if built.elsewhere else built
-            figures = self._costs(program, lowered) | {"file_bytes": model_bytes(built)}
+            figures = self._costs(program, lowered) | _of_artifact(built)
             figures |= self._quality(program, self._data, runs)
             held_out = None
             if self._second is not None:
@@ -266,6 +267,12 @@ class Evaluator:
         if make:
             folder.mkdir(parents=True)
         return folder
+
+
+def _of_artifact(built: Artifact) -> dict[str, float]:
+    """Its size, and the cycles that its backend estimates, if it does."""
+    cycles = built.manifest.facts.get(ESTIMATED_CYCLES)
+    return {"file_bytes": model_bytes(built)} | ({"cycles": cycles} if cycles is not None else {})
 
 
 def _an_epoch(plan: Plan, outcome: Outcome, rung: Rung) -> float:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from fxopt.errors import OptionError, UnknownNameError
 
-Quantity = Literal["metric_drop", "noise_db", "latency_ms", "file_bytes", "memory_bytes", "macs", "params"]
+Quantity = Literal["metric_drop", "noise_db", "latency_ms", "file_bytes", "memory_bytes", "macs", "params", "cycles"]
 QUANTITIES: dict[Quantity, str] = {
     "metric_drop": "loss of the metric, in its own unit",
     "noise_db": "error of the outputs in dB relative to them, the negative SQNR; for models without data",
@@ -18,6 +18,7 @@ QUANTITIES: dict[Quantity, str] = {
     "memory_bytes": "planned bytes of weights and values",
     "macs": "multiply-accumulates for the example inputs",
     "params": "elements of weights",
+    "cycles": "estimated cycles a call, where latency cannot be measured and the backend estimates them",
 }
 """What can be limited or minimized. All are better when smaller."""
 _SHORT = {"metric": "metric_drop", "drop": "metric_drop", "noise": "noise_db", "latency": "latency_ms", "size": "file_bytes",

@@ -17,8 +17,10 @@ _SHOWN = {
     "memory_bytes": "memory, bytes",
     "macs": "MACs",
     "params": "parameters",
+    "cycles": "cycles, estimated",
 }
-_CELLS = {"file_bytes": words.size, "memory_bytes": words.size, "macs": words.count, "params": words.count}
+_CELLS = {"file_bytes": words.size, "memory_bytes": words.size, "macs": words.count, "params": words.count,
+          "cycles": words.count}  # fmt: skip
 
 
 def search_page(report: SearchReport, folder: Path) -> Page:

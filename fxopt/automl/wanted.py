@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fxopt.automl.goals import Goals, Limit, quantity
+from fxopt.automl.goals import Goals, Limit, Quantity, quantity
 from fxopt.automl.read_space import read_space
 from fxopt.automl.space import Space
 from fxopt.backend import find_backend
@@ -85,8 +85,8 @@ def wanted(
     space = read_space({**recipe.search, "backends": list(names)}, names, recipe.passes)
     goals = Goals(tuple(read), tuple(asked))
     if (reason := cannot_time(plan.target)) is not None:
-        goals = _untimed(goals, reason)
-        notes.append(f"latency is not measured, MACs take its place: {reason}")
+        goals, note = _untimed(goals, reason, names)
+        notes.append(note)
     return Wanted(recipe, plan.target, space, goals, seconds, trials, seed, tuple(load), notes)
 
 
@@ -100,13 +100,24 @@ def _backends(plan: Plan, recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(b) for b in usable)) or (recipe.backend,)
 
 
-def _untimed(goals: Goals, reason: str) -> Goals:
-    """The goals with MACs in place of latency, for a target that cannot be timed. Raises UsageError for a limit of latency."""
-    if any(limit.what == "latency_ms" for limit in goals.limits):
+def _untimed(goals: Goals, reason: str, backends: Sequence[str]) -> tuple[Goals, str]:
+    """The goals with another quantity in place of latency, for a target that cannot be timed, and a note that says so.
+
+    It is the cycles that the one backend estimates, or MACs, also for a limit of latency in proportion to the original's.
+    Raises UsageError for a limit in milliseconds.
+    """
+    instead: Quantity = "macs"
+    words = "MACs take its place (tvm alone estimates cycles, which are nearer to it)"
+    if len(backends) == 1 and find_backend(backends[0]).estimates_cycles:
+        instead, words = "cycles", f"the cycles that {backends[0]} estimates take its place"
+    if any(limit.what == "latency_ms" and not limit.relative for limit in goals.limits):
         raise UsageError(
-            f"latency cannot be limited: {reason}", way_out="limit macs instead, or give the target an address"
+            f"latency cannot be limited: {reason}",
+            way_out="limit it in proportion to the original's, such as 0.5x, or give the target an address",
         )
-    others = [what for what in goals.objectives if what != "latency_ms"]
-    return replace(
-        goals, objectives=tuple(dict.fromkeys([*others, "macs"] if len(others) < len(goals.objectives) else others))
+    limits = [replace(limit, what=instead) if limit.what == "latency_ms" else limit for limit in goals.limits]
+    objectives = [instead if what == "latency_ms" else what for what in goals.objectives]
+    return (
+        Goals(tuple(dict.fromkeys(limits)), tuple(dict.fromkeys(objectives))),
+        f"latency is not measured, {words}: {reason}",
     )

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from fxopt.ir.program import Program
     from fxopt.target import Target
 
+ESTIMATED_CYCLES = "estimated_cycles"
+"""The fact of a build that says about how many cycles a call takes, of a backend that estimates them."""
+
 Runner = Callable[[list[Any]], list[Any]]
 """Runs a built model: flat numpy inputs to flat numpy outputs."""
 
@@ -39,6 +42,9 @@ class Backend:
     name: ClassVar[str] = ""
     artifact_is_code: ClassVar[bool] = True
     """Whether loading an artifact runs code that is in it, so that it must be trusted; False where it is data alone."""
+
+    estimates_cycles: ClassVar[bool] = False
+    """Whether :data:`ESTIMATED_CYCLES` is among the facts of a build: what latency is judged by where it cannot be measured."""
 
     @property
     def rounds_floats(self) -> bool:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from fxopt.automl.nas.report import NasReport, TargetReport
 
 
+_NAMED = 0.03
+"""The least share of the cost that is shown."""
+
+
 def show_nas(report: NasReport, out: Path, console: Console) -> None:
     """A table of sub-networks for each target, and how well they were predicted."""
     whole = f"the trained whole: {report.metric} {report.original_metric - report.whole_drop:.4f}"
@@ -25,7 +29,8 @@ def show_nas(report: NasReport, out: Path, console: Console) -> None:
 
 
 def _show_target(target: TargetReport, out: Path, console: Console) -> None:
-    names = ("recipe", "drop", "drop on test data", "ms", "predicted", "MACs", "bytes", "proof")
+    cost, unit = ("cycles", "cycles") if "cycles" in target.objectives else ("latency_ms", "ms")
+    names = ("recipe", "drop", "drop on test data", unit, "predicted", "MACs", "bytes", "proof")
     table = Listing(target.name, [Column(name, right=name != "recipe") for name in names])
     for answer in target.front:
         figures = answer.figures
@@ -33,15 +38,18 @@ def _show_target(target: TargetReport, out: Path, console: Console) -> None:
             from_here(out / target.name / answer.recipe),
             f"{figures['metric_drop']:.4f}" if "metric_drop" in figures else "",
             "" if answer.test_drop is None else f"{answer.test_drop:.4f}",
-            f"{figures['latency_ms']:.3g}" if "latency_ms" in figures else "",
-            "" if answer.predicted_ms is None else f"{answer.predicted_ms:.3g}",
+            f"{figures[cost]:.4g}" if cost in figures else "",
+            "" if answer.predicted_cost is None else f"{answer.predicted_cost:.4g}",
             f"{figures['macs']:,.0f}",
             f"{figures['file_bytes']:,.0f}",
             f"{answer.proof:.1e}",
         )
     console.print(table)
-    if target.latency_error is not None:
-        say(console, f"latency predicted from {target.measured} timed sub-networks, {target.latency_error:.0%} off")
+    if target.cost_error is not None:
+        known = f"from {target.measured} sub-networks that were {'timed' if unit == 'ms' else 'built'}"
+        say(console, f"{unit} predicted {known}, {target.cost_error:.0%} off")
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in target.cost_shares.items() if share >= _NAMED)
+        say(console, f"of the whole's {unit}: {shares}")
     say(console, f"hypervolume of divergence and cost: evolved {target.evolved:.4g}, random {target.random:.4g}")
     for note in target.notes:
         say(console, f"note: {note}")

@@ -12,8 +12,8 @@ from torch import nn
 import fxopt
 from fxopt import registry
 from fxopt.automl.nas.asked import asked
+from fxopt.automl.nas.cost_model import CostModel
 from fxopt.automl.nas.evolve import Bounds, evolve
-from fxopt.automl.nas.latency import LatencyModel
 from fxopt.automl.nas.lines import Lines
 from fxopt.automl.nas.report import NasReport
 from fxopt.driver.load_file import load_file
@@ -68,11 +68,14 @@ def test_latency_is_explained_by_kinds_of_layers():
     true = {"convolutions": 2e-6, "products": 5e-6}
     seen = [{kind: float(random.integers(1e4, 1e6)) for kind in true} for _ in range(12)]
     ms = [0.3 + sum(true[k] * n for k, n in one.items()) for one in seen]
-    model = LatencyModel(list(zip(seen[:10], ms[:10], strict=True)))
+    model = CostModel(list(zip(seen[:10], ms[:10], strict=True)))
     assert model.error < 1e-6
     for one, wanted in zip(seen[10:], ms[10:], strict=True):
         assert model.predict(one) == pytest.approx(wanted, rel=1e-6)
-    assert LatencyModel([(seen[0], 2.0), (seen[1], 4.0)]).predict(seen[2]) == pytest.approx(3.0)
+    shares = model.shares(seen[0])
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["products"] == pytest.approx(true["products"] * seen[0]["products"] / ms[0], rel=1e-6)
+    assert CostModel([(seen[0], 2.0), (seen[1], 4.0)]).predict(seen[2]) == pytest.approx(3.0)
 
 
 def test_lines_outlive_a_kill(tmp_path):
@@ -97,7 +100,12 @@ def test_what_is_asked_for(tmp_path):
     assert [str(limit) for limit in here.goals.limits] == ["latency_ms 0.5x"]
     assert [str(limit) for limit in there.goals.limits] == ["macs 0.5x"]
     assert there.goals.objectives == ("metric_drop", "macs")
-    assert any("taken as one of MACs" in note for note in there.notes)
+    assert any("MACs take its place" in note for note in there.notes)
+    estimated = asked(
+        "stripes", tmp_path, targets=["raspberry_pi_4"], limits={"latency": "0.5x"}, backend="tvm"
+    ).targets[0]
+    assert [str(limit) for limit in estimated.goals.limits] == ["cycles 0.5x"]
+    assert estimated.goals.objectives == ("metric_drop", "cycles")
     assert ask.quick == ("fold_batch_norm",), "what is timed is not trained"
     with pytest.raises(UsageError, match="latency cannot be limited"):
         asked("stripes", tmp_path, targets=["raspberry_pi_4"], limits={"latency": 2.0})
@@ -136,8 +144,8 @@ def test_a_search_from_end_to_end_and_again(tmp_path):
     assert NasReport.read(out) == report
     assert here.front
     assert there.front
-    assert here.latency_error is not None
-    assert there.latency_error is None
+    assert here.cost_error is not None
+    assert there.cost_error is None
     for target in report.targets:
         for answer in target.front:
             assert answer.proof < 1e-9

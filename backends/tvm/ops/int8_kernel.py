@@ -13,7 +13,7 @@ from fxopt.backends.tvm.ops.requantize import quantize
 from fxopt.backends.tvm.tiling.amx import amx_tiles
 from fxopt.backends.tvm.tiling.int8 import Tiling, tiling_from
 from fxopt.backends.tvm.tiling.int8_geometry import Geometry
-from fxopt.backends.tvm.tiling.task import Choices, Task, Tile
+from fxopt.backends.tvm.tiling.task import CYCLES, Choices, Task, Tile
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import TensorExpr
@@ -50,9 +50,10 @@ def tiling_of(geometry: Geometry, choices: Choices) -> Tiling:
     """The tile to take."""
     grouped, steps = geometry.groups > 1 and not geometry.depthwise, 1 if geometry.depthwise else geometry.steps
     vectors = geometry.vectors // geometry.groups if grouped else geometry.vectors
+    tiles = amx_tiles(geometry, vectors) if geometry.in_tile_registers else {}
     task = Task(
         geometry.key(), geometry.columns(), vectors, steps, shared=not geometry.depthwise, grouped=grouped,
         temporaries=0 if geometry.depthwise else geometry.instruction.temporaries, kernel=StandaloneKernel(geometry),
-        offered=amx_tiles(geometry, vectors) if geometry.in_tile_registers else (),
+        work=geometry.work, offered=tuple(tiles), offered_costs=tuple(cycles / CYCLES for cycles in tiles.values()),
     )  # fmt: skip
     return tiling_from(choices(task), geometry)

@@ -44,8 +44,11 @@ _COPY, _COPY_COST = 16, 2
 """Bytes that im2col copies at a time, as a position has few channels, and cycles for that. Fitted."""
 
 
-def amx_tiles(geometry: Geometry, vectors: int) -> tuple[Tile, ...]:
-    """Tiles of AMX, best first: ``rows`` of a register, ``unroll`` registers in each of ``lines``, by ``vectors``."""
+def amx_tiles(geometry: Geometry, vectors: int) -> dict[Tile, float]:
+    """Tiles of AMX and their cycles, best first.
+
+    ``rows`` are those of a register, of which there are ``unroll`` in each of ``lines``, by ``vectors``.
+    """
     high, wide = geometry.out_size[0], geometry.columns()
     chunks, found = (0, 1) if geometry.out_size[1] is not None else (0,), []
     for across, (lines, down) in itertools.product(_REQUANTIZE, _SHAPES):
@@ -55,7 +58,8 @@ def amx_tiles(geometry: Geometry, vectors: int) -> tuple[Tile, ...]:
         for rows in sorted({least, min(ROWS, wide)}):
             if down == 1 or rows < wide:
                 found += [Tile(rows, across, down, lines, chunk) for chunk in chunks]
-    return tuple(sorted(found, key=lambda tile: _cost(geometry, tile, vectors)))
+    costs = {tile: _cost(geometry, tile, vectors) for tile in found}
+    return dict(sorted(costs.items(), key=lambda item: item[1]))
 
 
 def uses_im2col(geometry: Geometry) -> bool:
@@ -84,7 +88,7 @@ def _steps(geometry: Geometry) -> int:
 
 
 def _least_cost(geometry: Geometry) -> float:
-    return min(_cost(geometry, tile, geometry.vectors) for tile in amx_tiles(geometry, geometry.vectors))
+    return min(amx_tiles(geometry, geometry.vectors).values())
 
 
 def _cost(geometry: Geometry, tile: Tile, vectors: int) -> float:

@@ -57,6 +57,8 @@ _VECTORS, _UNROLLS = (1, 2, 3, 4), (4, 2, 1)
 """Vectors of a tile by rule, and steps to unroll: the largest divisor of their number. Tuning tries more of both."""
 _TO_HIDE_LATENCY = 8
 """Independent accumulators that hide latency: a multiply-add takes four cycles, and there are two units for them."""
+CYCLES = 0.5
+"""Cycles of a multiply-add of vectors: there are two units for them."""
 _LOAD = 0.3
 """Cost of a load in multiply-adds, with which it mostly runs in parallel. Fitted by hand to tuned tiles, as 20 above;
 to fit them again, see how far ``tests/bench/tvm_speed.py --tune`` gets beyond the tiles by rule."""
@@ -93,6 +95,8 @@ class Task:
     """The same computation by Winograd, where possible."""
     offered: tuple[Tile, ...] = ()
     """The candidate tiles, best first, for kernels with a rule of their own; empty for the common rule."""
+    offered_costs: tuple[float, ...] = ()
+    """What each of them costs by that rule, in multiply-adds of vectors."""
     temporaries: int = 0
     """Registers that a multiply-add takes besides its operands and its accumulator."""
     kernel: Kernel | None = field(default=None, compare=False, repr=False)
@@ -152,6 +156,8 @@ def cost(task: Task, tile: Tile) -> float:
 
     A tile of ``r`` rows and ``v`` vectors reads ``r + v`` operands for ``r * v`` multiply-adds.
     """
+    if task.offered:
+        return task.offered_costs[task.offered.index(tile)]
     if tile.winograd:
         way = next(way for way in task.winograd_options if way.side == tile.winograd)
         return cost(way.products, dataclasses.replace(tile, winograd=0)) + way.transform_cost

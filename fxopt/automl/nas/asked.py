@@ -11,8 +11,6 @@ from fxopt.automl.wanted import Wanted, wanted
 from fxopt.driver.recipe import Recipe
 from fxopt.errors import OptionError
 from fxopt.pass_manager.pipeline import Pipeline
-from fxopt.runtime.device import cannot_time
-from fxopt.target import find_target
 
 _LEAST = 0.15
 
@@ -57,8 +55,8 @@ def asked(
 ) -> Asked:
     """Resolve the options of a search. Raises UsageError, and its kind for an unknown name.
 
-    A limit of latency in proportion to the original's becomes one of MACs on a target that cannot be timed, and that is
-    noted.
+    On a target that cannot be timed, the cycles that the backend estimates take the place of latency, or MACs, and a limit of
+    latency in proportion to the original's is one of them; a note says so.
     """
     if not targets:
         raise OptionError("nas: name one target or more")
@@ -72,18 +70,10 @@ def asked(
     given: dict[str, str | float] = {quantity(what): bound for what, bound in (limits or {}).items()}
     found = []
     for target in dict.fromkeys(targets):
-        own, notes = dict(given), []
-        reason = cannot_time(find_target(target))
-        latency = str(own.get("latency_ms", ""))
-        if reason is not None and latency.endswith("x"):
-            own["macs"] = own.pop("latency_ms") if "macs" not in own else own["macs"]
-            own.pop("latency_ms", None)
-            notes.append(f"the limit of latency, {latency}, is taken as one of MACs")
         want = wanted(
             Recipe(model=model, backend=backend, target=target, calibration=calibration, device=device),
-            limits=own, objectives=("metric_drop", "latency_ms"), trials=trials, seed=seed, backends=(backend,), load=load,
+            limits=given, objectives=("metric_drop", "latency_ms"), trials=trials, seed=seed, backends=(backend,), load=load,
         )  # fmt: skip
-        want.notes += notes
         found.append(want)
     Pipeline.parse((*training, *behind))
     drop = next((limit.bound for want in found for limit in want.goals.limits if limit.what == "metric_drop"), None)

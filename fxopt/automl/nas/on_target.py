@@ -11,9 +11,10 @@ from pathlib import Path
 
 from fxopt.automl.apart import Apart, TrialFailed, TrialRefused
 from fxopt.automl.evaluator import Task, digest_of
+from fxopt.automl.goals import Quantity
 from fxopt.automl.nas.asked import Asked
+from fxopt.automl.nas.cost_model import CostModel
 from fxopt.automl.nas.evolve import Bounds, evolve
-from fxopt.automl.nas.latency import LatencyModel
 from fxopt.automl.nas.lines import Lines
 from fxopt.automl.nas.report import Failed, SubnetAnswer, TargetReport
 from fxopt.automl.nas.scores import Scores
@@ -32,6 +33,9 @@ _SLACK = 0.1
 """How far beyond a limit a predicted latency may be."""
 _TOLERANCE = 1e-9
 
+_MODELLED: tuple[Quantity, ...] = ("latency_ms", "cycles")
+"""Costs that are measured or estimated from a build, and predicted for all others; MACs are counted."""
+
 Said = Callable[[str], None]
 
 
@@ -48,7 +52,8 @@ class OnTarget:
         self._backend = want.space.backends[0]
         task = Task(replace(want.recipe, backend=self._backend), want.load, str((folder / "kept").resolve()))
         self._apart = Apart(task, folder / "log")
-        self._timed = "latency_ms" in want.goals.objectives
+        objectives = want.goals.objectives
+        self._cost_is: Quantity = next((w for w in _MODELLED if w in objectives), "macs")
 
     def search(self) -> TargetReport:
         """Search, write the front, and return the report. Raises BudgetError where the smallest is over a limit."""
@@ -69,7 +74,7 @@ class OnTarget:
         drawn = supernet.draw(offered, ask.trials, ask.least, ask.seed)
         first = list(dict.fromkeys([drawn[0], whole, *drawn[1:]]))
         self._check_smallest(drawn[0], original)
-        if self._timed:
+        if self._cost_is in _MODELLED:
             for subnet in first[:_SAMPLES]:
                 self._measure(subnet)
         evolved: list[Subnet] = []
@@ -79,7 +84,7 @@ class OnTarget:
             count = ask.trials * turn // _ROUNDS
             evolved = evolve(supernet, bounds, first[: ask.trials // 8], values, count, ask.seed)
             self._say(f"{self._want.target.name}: {len(evolved)} sub-networks evolved")
-            if self._timed:
+            if self._cost_is in _MODELLED:
                 for subnet in self._spread(self._feasible(evolved, original, model), model, _AGAIN):
                     self._measure(subnet)
         model = self._model()
@@ -94,7 +99,8 @@ class OnTarget:
         return TargetReport(
             name=self._want.target.name, target=self._want.target.to_dict(), limits=[str(limit) for limit in goals.limits],
             objectives=list(goals.objectives), notes=self._want.notes, original=original,
-            measured=len(self._measured()), latency_error=model.error if model else None,
+            measured=len(self._measured()), cost_error=model.error if model else None,
+            cost_shares=model.shares(supernet.features(*whole)) if model else {},
             evolved=volumes[0], random=volumes[1], front=answers, failed=failed,
         )  # fmt: skip
 
@@ -118,22 +124,22 @@ class OnTarget:
     def _measured(self) -> list[tuple[Subnet, float]]:
         found = []
         for name, figures in self._lines.known.items():
-            if name.startswith("speed ") and figures and "latency_ms" in figures:
+            if name.startswith("speed ") and figures and self._cost_is in figures:
                 widths, off = json.loads(name.removeprefix("speed "))
-                found.append(((tuple(widths), tuple(off)), figures["latency_ms"]))
+                found.append(((tuple(widths), tuple(off)), figures[self._cost_is]))
         return found
 
-    def _model(self) -> LatencyModel | None:
-        if not self._timed:
+    def _model(self) -> CostModel | None:
+        if self._cost_is not in _MODELLED:
             return None
-        return LatencyModel([(self._supernet.features(*subnet), ms) for subnet, ms in self._measured()])
+        return CostModel([(self._supernet.features(*subnet), ms) for subnet, ms in self._measured()])
 
-    def _cost(self, subnet: Subnet, model: LatencyModel | None) -> float:
+    def _cost(self, subnet: Subnet, model: CostModel | None) -> float:
         if model is None:
             return self._supernet.costs(*subnet)["macs"]
         return max(model.predict(self._supernet.features(*subnet)), 1e-9)
 
-    def _values(self, subnet: Subnet, model: LatencyModel | None) -> tuple[float, float]:
+    def _values(self, subnet: Subnet, model: CostModel | None) -> tuple[float, float]:
         score = self._scores.of(subnet)
         return (score if math.isfinite(score) else 1e9), math.log(self._cost(subnet, model))
 
@@ -141,7 +147,7 @@ class OnTarget:
         """Raise BudgetError where no sub-network can keep a limit."""
         figures = self._measure(smallest) or self._supernet.costs(*smallest)
         for what, value in self._want.goals.violations(figures, original).items():
-            if value > (_SLACK if what == "latency_ms" else 1e-9):
+            if value > (_SLACK if what in _MODELLED else 1e-9):
                 bound = self._want.goals.bound(what, original)
                 raise BudgetError(
                     f"nas: the smallest sub-network is over the limit of {what} for {self._want.target.name}",
@@ -152,18 +158,18 @@ class OnTarget:
 
     # ---- choosing ----------------------------------------------------------------------------------------------
 
-    def _feasible(self, tried: list[Subnet], original: dict[str, float], model: LatencyModel | None) -> list[Subnet]:
+    def _feasible(self, tried: list[Subnet], original: dict[str, float], model: CostModel | None) -> list[Subnet]:
         """Those that keep the limits as predicted."""
         found = []
         for subnet in dict.fromkeys(tried):
             figures = dict(self._supernet.costs(*subnet))
             if model is not None:
-                figures["latency_ms"] = self._cost(subnet, model) / (1 + _SLACK)
+                figures[self._cost_is] = self._cost(subnet, model) / (1 + _SLACK)
             if all(v <= 1e-9 for v in self._want.goals.violations(figures, original).values()):
                 found.append(subnet)
         return found
 
-    def _spread(self, tried: list[Subnet], model: LatencyModel | None, count: int) -> list[Subnet]:
+    def _spread(self, tried: list[Subnet], model: CostModel | None, count: int) -> list[Subnet]:
         """``count`` of the front of divergence and cost, evenly spaced in the logarithm of the cost."""
         values = [self._values(subnet, model) for subnet in tried]
         members = sorted(front(values), key=lambda i: values[i][1])
@@ -177,7 +183,7 @@ class OnTarget:
             chosen.append(min(left, key=lambda i: abs(values[i][1] - wanted)))
         return [tried[i] for i in sorted(chosen, key=lambda i: values[i][1])]
 
-    def _volumes(self, evolved: list[Subnet], random: list[Subnet], model: LatencyModel | None) -> list[float]:
+    def _volumes(self, evolved: list[Subnet], random: list[Subnet], model: CostModel | None) -> list[float]:
         values = [[self._values(s, model) for s in tried] for tried in (evolved, random)]
         every = [v for part in values for v in part if v[0] < 1e9]
         reference = [max((v[i] for v in every), default=0.0) + 1e-6 for i in range(2)]
@@ -186,7 +192,7 @@ class OnTarget:
     # ---- building ----------------------------------------------------------------------------------------------
 
     def _built(
-        self, chosen: list[Subnet], original: dict[str, float], model: LatencyModel | None
+        self, chosen: list[Subnet], original: dict[str, float], model: CostModel | None
     ) -> tuple[list[SubnetAnswer], list[Failed]]:
         """Each built and proved, then all timed side by side; those that keep the limits, the best metric first."""
         found, failed = {}, []
@@ -206,7 +212,7 @@ class OnTarget:
             self._check_proof(subnet, found[subnet][1]["proof"])
             self._say(f"{self._want.target.name}: {len(found)} of {len(chosen)} sub-networks built")
         kept = {digest_of(point): (answer["kept"], answer["backend"]) for point, answer in found.values()}
-        times = self._apart.call("race", kept, _BLOCKS) if self._timed and kept else {}
+        times = self._apart.call("race", kept, _BLOCKS) if self._cost_is == "latency_ms" and kept else {}
         drops = self._apart.call("test", kept) if kept else {}
         answers: list[SubnetAnswer] = []
         for subnet, (point, answer) in found.items():
@@ -220,7 +226,7 @@ class OnTarget:
                     low_ms=times.get(digest, {}).get("low"), high_ms=times.get(digest, {}).get("high"),
                     held_out_drop=answer["held_out"], test_drop=drops.get(digest),
                     widths=subnet[0], off=subnet[1], divergence=self._scores.of(subnet), proof=answer["proof"],
-                    predicted_ms=self._cost(subnet, model) if model else None,
+                    predicted_cost=self._cost(subnet, model) if model else None,
                 )
             )  # fmt: skip
         goals = self._want.goals

@@ -16,7 +16,8 @@ class SubnetAnswer(Answer):
     off: tuple[int, ...]
     divergence: Real
     """From the original, as part of the supernet, over one half of the validation split."""
-    predicted_ms: Real | None = None
+    predicted_cost: Real | None = None
+    """Of the second objective, in its unit, by the model that the search had; None for MACs, which are counted."""
     proof: Real
     """Relative error of the extracted program against the supernet's own sub-network, in float64."""
 
@@ -38,8 +39,10 @@ class TargetReport(Part):
     notes: list[str]
     original: dict[str, Real]
     measured: int
-    latency_error: Real | None = None
-    """Mean relative error of predicted latencies, by leave-one-out."""
+    cost_error: Real | None = None
+    """Mean relative error of predicted costs, latency or cycles, by leave-one-out."""
+    cost_shares: dict[str, Real]
+    """By kind of layer, its share of the whole's predicted cost: why targets differ in what they choose."""
     evolved: Real
     random: Real
     front: list[SubnetAnswer]
