@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases.training import Blobs, learned, run, weights
+from cases.training import Blobs, Plain, learned, run, weights, workload
 from torch.nn import functional as F
 
 from fxopt import Context, Pipeline, Workload
@@ -130,3 +130,24 @@ def test_kill_9_in_training_and_resume_gives_the_same_weights(tmp_path):
     assert start(tmp_path / "b", tmp_path / "whole.pt").wait() == 0
     resumed, whole = (torch.load(tmp_path / f"{name}.pt") for name in ("resumed", "whole"))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_weights_that_one_does(tmp_path):
+    """Each sees half of a batch, both the same sub-networks, and gradients of all of them are averaged."""
+    here = Path(__file__).parents[2]
+    script = SCRIPT.replace("import sys", "import os, sys").replace("learned", "Plain, workload", 1)
+    script = script.replace("learned())", "workload(Plain))").replace(
+        "sys.argv[2]", 'sys.argv[2] + os.environ.get("RANK", "")'
+    )
+    (tmp_path / "go.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
+    given = [str(tmp_path / "go.py"), f"train_supernet({HOW})", str(tmp_path / "out")]
+    for launch in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
+        subprocess.run([sys.executable, *launch, *given], check=True, env=environment, timeout=300)
+    alone, first, second = (torch.load(tmp_path / f"out{rank}") for rank in ("", "0", "1"))
+    before = workload(Plain).capture().tensors()
+    for name in alone:
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], alone[name], atol=1e-3), name
+        assert not torch.allclose(alone[name], before[name], atol=1e-2), "it was trained"
