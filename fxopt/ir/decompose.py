@@ -6,6 +6,7 @@ import contextlib
 import operator
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 from torch._guards import detect_fake_mode
@@ -53,7 +54,7 @@ def decompose(program: Program, node: fx.Node, decompositions: dict[Any, Any]) -
                 f"{node.name}_{inner.target}", getattr(traced, inner.target), node, learned=False
             )
         elif inner.op == "call_function":
-            place[inner] = _size_of_an_input(program, inner)
+            place[inner] = _size_by_inputs(program, inner, node)
             if place[inner] is None:
                 with program.graph.inserting_before(node):
                     place[inner] = program.graph.node_copy(inner, place.__getitem__)
@@ -84,11 +85,39 @@ def _give(program: Program, node: fx.Node, result: fx.Node, made: list[fx.Node])
         result.graph._graph_namespace._rename_object(result, name)
 
 
-def _size_of_an_input(program: Program, size: fx.Node) -> fx.Node | None:
-    """The size of an input that a call gives or computes, read from there, and once; None where it is of no input."""
+def _size_by_inputs(program: Program, size: fx.Node, before: fx.Node) -> fx.Node | None:
+    """A size that a call gives or computes, as sums and products of sizes of inputs; None where it is nothing such.
+
+    A runtime need not count the elements of a value then, for which none has an op.
+    """
     if not isinstance(size.meta.get("val"), torch.SymInt):
         return None
-    wanted, read = size.meta["val"].node.expr, torch.ops.aten.sym_size.int
+    found = _computed(program, size.meta["val"].node.expr, before)
+    return found if isinstance(found, fx.Node) else None
+
+
+def _computed(program: Program, wanted: sympy.Expr, before: fx.Node) -> fx.Node | int | None:
+    """An expression over sizes, read from inputs and computed in front of a node."""
+    if wanted.is_Integer:
+        return int(wanted)
+    if (found := _size_of_an_input(program, wanted)) is not None:
+        return found
+    compute = {sympy.Add: operator.add, sympy.Mul: operator.mul}.get(wanted.func)
+    if compute is None:
+        return None
+    left, right = (_computed(program, part, before) for part in wanted.as_two_terms())
+    if left is None or right is None:
+        return None
+    with program.graph.inserting_before(before):
+        made = program.graph.call_function(compute, (left, right))
+    values = [part.meta["val"] if isinstance(part, fx.Node) else part for part in (left, right)]
+    made.meta["val"] = compute(*values)
+    return made
+
+
+def _size_of_an_input(program: Program, wanted: sympy.Expr) -> fx.Node | None:
+    """The size of an input, read from there, and once; None where it is of no input."""
+    read = torch.ops.aten.sym_size.int
     for source in program.inputs():
         value = source.meta.get("val")
         for dim, have in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):

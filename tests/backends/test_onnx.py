@@ -115,12 +115,18 @@ def test_the_same_bytes_whatever_the_hash_seed(tmp_path):
     assert digests[0] == digests[1]
 
 
-def test_a_batch_that_a_reshape_infers_is_that_of_the_input(tmp_path):
+@pytest.mark.parametrize("rows", [-1, 64], ids=["batch", "batch and parts"])
+def test_a_size_that_a_reshape_infers_is_computed_from_that_of_the_input(tmp_path, rows):
     """torch computes it from the number of elements, of which ONNX has no operator."""
 
     class Patches(nn.Module):
         def forward(self, x):
-            return torch.einsum("nhwpqc->nchpwq", x.reshape(-1, 4, 4, 2, 2, 4)).reshape(-1, 4, 8, 8)
+            turned = torch.einsum("nhwpqc->nchpwq", x.reshape(-1, 4, 4, 2, 2, 4))
+            return (
+                turned.reshape(-1, 4, 8, 8)
+                if rows == -1
+                else turned.reshape(-1, rows).relu().reshape(-1, 2, 2 * rows)
+            )
 
     built, _ = _lower(capture(Patches(), (torch.randn(2, 16, 16),)), tmp_path)
     x = torch.randn(3, 16, 16)
