@@ -123,9 +123,7 @@ def test_a_size_that_a_reshape_infers_is_computed_from_that_of_the_input(tmp_pat
         def forward(self, x):
             turned = torch.einsum("nhwpqc->nchpwq", x.reshape(-1, 4, 4, 2, 2, 4))
             return (
-                turned.reshape(-1, 4, 8, 8)
-                if rows == -1
-                else turned.reshape(-1, rows).relu().reshape(-1, 2, 2 * rows)
+                turned.reshape(-1, 4, 8, 8) if rows == -1 else turned.reshape(-1, rows).relu().reshape(-1, 2, 2 * rows)
             )
 
     built, _ = _lower(capture(Patches(), (torch.randn(2, 16, 16),)), tmp_path)
