@@ -210,7 +210,7 @@ def test_attention_and_gates_of_a_whole_net():
         ({"choice": ("2.first=off",)}, OptionError, "names no block that can become off: a branch"),
         ({"choice": ("2=off",), "macs": 0.5}, OptionError, "one of choice="),
         ({"keep": ("nowhere",)}, OptionError, "nowhere"),
-        ({"latency": "half"}, OptionError, "0.5x for half"),
+        ({"latency": "half"}, OptionError, "'0.5x' for half"),
         ({"data": False}, DataError, "needs data"),
         ({"data": False, "choice": ("2=off",), "epochs": 1}, DataError, "needs data"),
     ],
