@@ -118,8 +118,8 @@ class Bench:
         found["auto, energy"] = ""
         found["auto, VBMF"] = "vbmf=True"
         found["auto, metric_drop 0.02"] = f"metric_drop=0.02, {aware}"
-        found["auto, latency 0.8"] = f"latency=0.8, {aware}"
-        found["auto, latency 0.8, multiple"] = f"latency=0.8, multiple='target', {aware}"
+        found["auto, latency 0.8"] = f"latency='0.8x', {aware}"
+        found["auto, latency 0.8, multiple"] = f"latency='0.8x', multiple='target', {aware}"
         wanted = {name: text for name, text in found.items() if fnmatch.fnmatch(name, pattern)}
         for name in wanted:
             if name.endswith("uniform") and not wanted[name]:
