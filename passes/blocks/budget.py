@@ -35,7 +35,7 @@ class BlockBudget:
     @classmethod
     def read(cls, macs: float | None, latency: str | None, who: str) -> BlockBudget:
         """Of the options of a pass; ``latency`` is ``0.5x`` or ``3ms``. Raises OptionError."""
-        return cls(macs, None if latency is None else read_latency(latency, who))
+        return cls(macs, read_latency(latency, who))
 
     @property
     def given(self) -> bool:

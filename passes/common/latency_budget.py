@@ -15,11 +15,13 @@ _SURE = 2
 """How many times as many blocks the final choice is timed with: a search prefers the luckiest of its timings."""
 
 
-def read_latency(text: str, who: str) -> Limit:
-    """The limit that a pass was given as ``0.5x``, half of the whole program's latency, or as ``3ms``.
+def read_latency(text: str | None, who: str) -> Limit | None:
+    """The limit that a pass was given as ``0.5x``, half of the whole program's latency, or as ``3ms``; None without one.
 
     Raises OptionError for anything else, a number without a unit included, which may be meant either way.
     """
+    if text is None:
+        return None
     if not text.strip().endswith(("x", "ms")):
         raise OptionError(
             f"{who}: latency takes '0.5x' for half of the whole program's, or '3ms' for milliseconds, got {text!r}"

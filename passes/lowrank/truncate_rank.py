@@ -106,8 +106,7 @@ def truncate_rank(
 
     The graph stays as it is: the weight has rank 2.
     """
-    left = None if latency is None else read_latency(latency, _WHO)
-    rule = RankRule(rank, ratio, energy, vbmf, macs, params, left, metric_drop)
+    rule = RankRule(rank, ratio, energy, vbmf, macs, params, read_latency(latency, _WHO), metric_drop)
     rule.check(form, by, _WHO)
     weights = _wanted(program, keep, only)
     if multiple == "target":

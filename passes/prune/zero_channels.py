@@ -119,7 +119,7 @@ def zero_channels(
     quantized = find_quantized(program.graph)
     if quantized is not None:
         raise program.fail(quantized, f"{_WHO}: the program is quantized; prune first, quantize after all other passes")
-    budget = CostBudget(macs, params, None if latency is None else read_latency(latency, _WHO))
+    budget = CostBudget(macs, params, read_latency(latency, _WHO))
     if budget != CostBudget(None, None, None) and ratio is not None:
         raise OptionError(f"{_WHO}: give either ratio= or budgets (macs=, params=, latency=), not both")
     unbound = budget == CostBudget(None, None, None)

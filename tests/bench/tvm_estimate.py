@@ -56,7 +56,7 @@ def main() -> None:
         work, program = programs["glyphs"]
         programs[name] = work, Pipeline.parse(passes).run(program, workload=work, watchers=()).program
     for name in options.targets:
-        target = dataclasses.replace(find_target(name) if name != "host" else host(), cores=1)
+        target = dataclasses.replace(find_target(name), cores=1)
         if target.architecture == host().architecture and target.features <= host().features:
             show(name, target, programs, options)
 

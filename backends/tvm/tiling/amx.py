@@ -79,12 +79,7 @@ def weights_stay(geometry: Geometry) -> bool:
 
 
 def _weight_bytes(geometry: Geometry) -> int:
-    return geometry.vectors * geometry.instruction.lanes * _steps(geometry) * geometry.step
-
-
-def _steps(geometry: Geometry) -> int:
-    """Multiplications of ``geometry.step`` bytes per accumulator."""
-    return geometry.kernel[0] * geometry.columns_apart * geometry.steps
+    return geometry.vectors * geometry.instruction.lanes * geometry.multiplications * geometry.step
 
 
 def _least_cost(geometry: Geometry) -> float:
@@ -99,7 +94,7 @@ def _cost(geometry: Geometry, tile: Tile, vectors: int) -> float:
     """
     lines, registers = tile.lines or 1, (tile.lines or 1) * tile.unroll
     tiles = -(-geometry.columns() // (tile.rows * tile.unroll)) * -(-geometry.out_size[0] // lines)
-    steps, weight_rows = _steps(geometry), geometry.step // _BYTES_OF_A_GROUP
+    steps, weight_rows = geometry.multiplications, geometry.step // _BYTES_OF_A_GROUP
     far = steps * geometry.step * _LANES * tile.vectors > _FIRST_CACHE
     reading = registers * tile.rows * _LOAD + tile.vectors * weight_rows * (_FAR_LOAD if far else _LOAD)
     multiplying = steps * max(registers * tile.vectors * max(tile.rows, weight_rows), reading)

@@ -102,10 +102,14 @@ class Geometry:
         return -(-self.depth // self.step)
 
     @property
+    def multiplications(self) -> int:
+        """Multiplications of ``step`` bytes for each accumulator."""
+        return self.kernel[0] * self.columns_apart * self.steps
+
+    @property
     def work(self) -> int:
         """Multiply-adds of vectors, of as many bytes each as the instruction takes; of all products of a batch."""
-        window = self.kernel[0] * self.columns_apart * (1 if self.depthwise else self.steps)
-        return max(1, self.batch) * self.out_size[0] * self.columns() * self.vectors * window
+        return max(1, self.batch) * self.out_size[0] * self.columns() * self.vectors * self.multiplications
 
     @property
     def out_size(self) -> tuple[int, int | None]:

@@ -28,7 +28,7 @@ class CostModel:
 
     def shares(self, features: Features) -> dict[str, float]:
         """What each kind of layer has of the predicted cost, the largest first; "each call" is what all cost alike."""
-        parts = self._weights * np.array([1.0, *(features.get(kind, 0.0) for kind in self._kinds)])
+        parts = self._weights * np.array(self._row(features))
         shares = dict(zip(["each call", *self._kinds], (parts / max(parts.sum(), 1e-300)).tolist(), strict=True))
         return {kind: share for kind, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0}
 
@@ -45,7 +45,7 @@ class CostModel:
         if len(known) < 3:
             mean = np.mean([cost for _, cost in known]) if known else 0.0
             return np.array([float(mean)] + [0.0] * len(self._kinds))
-        rows = np.array([[1.0, *(features.get(kind, 0.0) for kind in self._kinds)] for features, _ in known])
+        rows = np.array([self._row(features) for features, _ in known])
         costs = np.array([cost for _, cost in known])
         scale = np.maximum(rows.max(0), 1e-12)
         found, _ = nnls(rows / scale / costs[:, None], np.ones(len(costs)))
@@ -53,4 +53,7 @@ class CostModel:
         return weights
 
     def _of(self, weights: np.ndarray[tuple[int], np.dtype[np.float64]], features: Features) -> float:
-        return float(weights @ [1.0, *(features.get(kind, 0.0) for kind in self._kinds)])
+        return float(weights @ self._row(features))
+
+    def _row(self, features: Features) -> list[float]:
+        return [1.0, *(features.get(kind, 0.0) for kind in self._kinds)]

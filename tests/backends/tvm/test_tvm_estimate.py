@@ -25,18 +25,23 @@ if reason := Tvm().missing():
 BACKEND = Tvm(threads=1, database="")
 
 
-def net(width: int, kernel: int = 3):
+def net(width: int):
     torch.manual_seed(0)
-    layers = [nn.Conv2d(16, width, kernel), nn.ReLU(), nn.Conv2d(width, 16, kernel), nn.ReLU()]
+    layers = [nn.Conv2d(16, width, 3), nn.ReLU(), nn.Conv2d(width, 16, 3), nn.ReLU()]
     return capture(nn.Sequential(*layers).eval(), (torch.randn(2, 16, 24, 24),))
 
 
-def estimate(program, name: str, calls: int = 0) -> float:
-    """Cycles for a target without the code of it; with no ``calls``, of the sums alone."""
+def chosen(program, name: str, *, winograd: bool) -> Choices:
+    """The tiles by rule for a target, without the code of them."""
     target = find_target(name)
-    choices = Choices(processor_of(target), {}, winograd=False)
+    choices = Choices(processor_of(target), {}, winograd=winograd)
     kernels_of(import_program(legalized(program, BACKEND, target)), choices)
-    return estimated_cycles(choices, calls)
+    return choices
+
+
+def estimate(program, name: str) -> float:
+    """Cycles of the sums alone."""
+    return estimated_cycles(chosen(program, name, winograd=False), 0)
 
 
 def test_twice_the_channels_take_twice_the_cycles_and_vectors_half_as_long_twice():
@@ -76,8 +81,7 @@ def test_a_build_tells_them_and_each_call_counts(tmp_path):
     program = net(16)
     target = find_target("x86_64_v3")
     manifest = lower(program, BACKEND, target, tmp_path, verified=False)[1].manifest
-    alone = Choices(processor_of(target), {}, winograd=True)
-    kernels_of(import_program(legalized(program, BACKEND, target)), alone)
+    alone = chosen(program, "x86_64_v3", winograd=True)
     assert manifest.facts[ESTIMATED_CYCLES] == pytest.approx(
         estimated_cycles(alone, manifest.facts["kernels"]), abs=1e4
     )

@@ -100,20 +100,24 @@ def test_programs_that_cannot_be_trained(given):
 
 
 SCRIPT = """
-import sys, torch
+import os, sys, torch
 torch.set_num_threads(1)
-from cases.training import learned, run, weights
-found = weights(run(sys.argv[1], learned()))
-torch.save(found, sys.argv[2])
+from cases.training import Plain, learned, run, weights, workload
+found = weights(run(sys.argv[1], {given}))
+torch.save(found, sys.argv[2] + os.environ.get("RANK", ""))
 """
+
+
+def written(folder, given):
+    """The script for a workload, as source, and the environment that it needs."""
+    (folder / "go.py").write_text(SCRIPT.format(given=given))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
 
 
 @pytest.mark.slow
 def test_kill_9_in_training_and_resume_gives_the_same_weights(tmp_path):
     """The process is killed as soon as a checkpoint is there, with epochs to go."""
-    here = Path(__file__).parents[2]
-    (tmp_path / "go.py").write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
+    environment = written(tmp_path, "learned()")
 
     def start(folder, result):
         passes = f"train_supernet({HOW.replace('epochs=6', 'epochs=40')}, checkpoint={str(folder)!r})"
@@ -135,13 +139,7 @@ def test_kill_9_in_training_and_resume_gives_the_same_weights(tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_the_weights_that_one_does(tmp_path):
     """Each sees half of a batch, both the same sub-networks, and gradients of all of them are averaged."""
-    here = Path(__file__).parents[2]
-    script = SCRIPT.replace("import sys", "import os, sys").replace("learned", "Plain, workload", 1)
-    script = script.replace("learned())", "workload(Plain))").replace(
-        "sys.argv[2]", 'sys.argv[2] + os.environ.get("RANK", "")'
-    )
-    (tmp_path / "go.py").write_text(script)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
+    environment = written(tmp_path, "workload(Plain)")
     given = [str(tmp_path / "go.py"), f"train_supernet({HOW})", str(tmp_path / "out")]
     for launch in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
         subprocess.run([sys.executable, *launch, *given], check=True, env=environment, timeout=300)
