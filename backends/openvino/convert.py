@@ -11,12 +11,15 @@ from fxopt.backends.onnx.export import export
 from fxopt.backends.openvino.runtime import new_core, reason_of
 from fxopt.backends.openvino.shorten import shorten
 from fxopt.errors import BackendError
+from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 from fxopt.support.resources import resource_error
 from fxopt.support.scratch import scratch_folder
 
 OPSET = 22
 """Version of the ONNX operators on the way, the first whose convolutions take bfloat16; nothing of it is left in the result."""
+_OPSET_OF_FFT = 19
+"""The last whose DFT has its axis as an attribute: OpenVINO does not read the input that it is since, and takes the second."""
 _INDENTS = re.compile(r">\s+<")
 """Between tags, where an attribute has no bare ``<``: a sixth of the description of a model, as of a small net in int8."""
 
@@ -36,7 +39,7 @@ def convert(program: Program, path: Path) -> tuple[dict[str, str], dict[str, str
     core = new_core()
     with scratch_folder() as folder:
         between = folder / "model.onnx"
-        origins, nodes = export(program, OPSET, between)
+        origins, nodes = export(program, _opset(program), between)
         try:
             model = core.read_model(between)
         except Exception as error:
@@ -45,6 +48,11 @@ def convert(program: Program, path: Path) -> tuple[dict[str, str], dict[str, str
         shorten(model)
         _save(model, path)
     return origins, nodes
+
+
+def _opset(program: Program) -> int:
+    transforms = any(op_name(node).startswith("aten.fft_") for node in program.graph.nodes)
+    return _OPSET_OF_FFT if transforms else OPSET
 
 
 def _save(model: Any, path: Path) -> None:

@@ -9,6 +9,7 @@ from fxopt.ir.printer import op_name
 
 _DRAWN = ("aten.bernoulli", "aten.dropout", "aten.feature_dropout", "aten.alpha_dropout", "aten.native_dropout")
 _WRONG = ("aten._upsample_bilinear2d_aa", "aten._upsample_bilinear2d_aa.vec")
+_ONE_SIDED = ("aten.fft_rfft", "aten.fft_irfft", "aten.fft_hfft", "aten.fft_ihfft")
 
 
 def refuses(node: fx.Node) -> str | None:
@@ -20,6 +21,8 @@ def refuses(node: fx.Node) -> str | None:
         return f"OpenVINO smooths otherwise than {name}; resize without antialias=True, or use the backend onnx"
     if name == "aten.stft":
         return f"OpenVINO has no {name} as ONNX writes it; convolve with the windowed sines and cosines, or use the backend onnx"
+    if name.startswith(_ONE_SIDED):
+        return f"OpenVINO gives half a spectrum a dim too many ({name}); take torch.fft.fft and slice it, or the backend onnx"
     if name.startswith("aten.embedding_bag"):
         return f"OpenVINO has no {name} as ONNX writes it; use nn.Embedding and a mean or sum, or the backend onnx"
     if name == "aten.pad" and arguments(node).get("mode") == "circular":

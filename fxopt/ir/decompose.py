@@ -9,6 +9,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -152,7 +153,7 @@ def _traced(node: fx.Node, decompositions: dict[Any, Any]) -> fx.GraphModule:
 
     # for what the call makes itself, as a range of indices
     mode = detect_fake_mode(inputs) or detect_fake_mode(node.meta.get("val")) or contextlib.nullcontext()
-    with mode:
+    with mode, enable_python_dispatcher():  # composites in C++ read sizes as numbers, and would fix a batch that varies
         return make_fx(call, decomposition_table=decompositions)(*inputs)
 
 

@@ -131,6 +131,20 @@ def test_a_size_that_a_reshape_infers_is_computed_from_that_of_the_input(tmp_pat
     assert torch.equal(torch.as_tensor(built(x.numpy())), Patches()(x))
 
 
+@pytest.mark.parametrize("name", ["fft", "fft2", "rfft", "irfft"])
+def test_a_fourier_transform_keeps_the_dynamic_batch(tmp_path, name):
+    """torch decomposes it in C++, which reads sizes as numbers, unless it is told not to."""
+
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            transformed = getattr(torch.fft, name)(torch.complex(x, x.flip(1)) if name == "irfft" else x)
+            return torch.view_as_real(transformed) if transformed.is_complex() else transformed
+
+    built, _ = _lower(capture(Spectrum(), (torch.randn(2, 8, 6),)), tmp_path)
+    x = torch.randn(3, 8, 6)
+    assert sqnr([Spectrum()(x)], [torch.as_tensor(built(x.numpy()))]) > 100
+
+
 @pytest.mark.parametrize("options", [{}, {"weights": "uint8"}], ids=str)
 @pytest.mark.parametrize("quantized", [False, True], ids=["float", "int8"])
 def test_weights_too_large_for_one_message_go_beside_it(conv, tmp_path, monkeypatch, quantized, options):

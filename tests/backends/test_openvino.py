@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from fxopt import Pipeline, Program, capture
-from fxopt.backend import find_backend
+from fxopt.backend import check_lowerable, find_backend
 from fxopt.backends.openvino import Openvino
 from fxopt.backends.openvino.runtime import MODEL_FILE, compile_model, make_runner, native_precisions
 from fxopt.driver.build import build
@@ -477,3 +477,29 @@ def test_inputs_the_runtime_refuses_are_an_error_of_the_user(tmp_path):
         run([np.zeros((5, 3), np.float32), np.zeros(2, np.int64)])
     with pytest.raises(UsageError, match=r"32 bits; input 'i'"):
         run([np.zeros((4, 3), np.float32), np.array([2**31, 0])])
+
+
+@pytest.mark.parametrize("dim", [1, 2, (1, 2), (2, 1)], ids=str)
+@pytest.mark.parametrize("name", ["fftn", "ifftn"])
+def test_a_fourier_transform_is_along_the_dims_asked_for(tmp_path, name, dim):
+    """OpenVINO takes the second dim for one that ONNX gives as an input, which it does from version 20 on."""
+
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            dims = dim if isinstance(dim, tuple) else (dim,)
+            return torch.view_as_real(getattr(torch.fft, name)(torch.complex(x, x.flip(1)), dim=dims))
+
+    built, _ = _lower(capture(Spectrum(), (torch.randn(2, 8, 6),)), tmp_path)
+    x = torch.randn(3, 8, 6)
+    assert sqnr([Spectrum()(x)], [torch.as_tensor(built(x.numpy()))]) > 100
+
+
+@pytest.mark.parametrize("name", ["rfft", "rfft2", "irfft2", "hfft"])
+def test_half_a_spectrum_is_refused(name):
+    class Half(nn.Module):
+        def forward(self, x):
+            transformed = getattr(torch.fft, name)(x if name.startswith("rfft") else torch.complex(x, x.flip(1)))
+            return torch.view_as_real(transformed) if transformed.is_complex() else transformed
+
+    with pytest.raises(BackendError, match=r"half a spectrum a dim too many .*take torch.fft.fft and slice it"):
+        check_lowerable(Openvino(), capture(Half(), (torch.randn(2, 8, 6),)))
