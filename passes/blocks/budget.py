@@ -10,11 +10,12 @@ from fxopt.automl.goals import Limit
 from fxopt.errors import BudgetError
 from fxopt.ir.cost import cost
 from fxopt.pass_manager.block_entry import BlockEntry
+from fxopt.passes.blocks.added_costs import Chosen
 from fxopt.passes.blocks.block import Block
 from fxopt.passes.blocks.candidate_latency import exchanged, latency_ratios, measure
 from fxopt.passes.blocks.candidates import Candidate, undominated
 from fxopt.passes.blocks.library import Library
-from fxopt.passes.blocks.planner import Chosen, Planner, Raced, least_cost
+from fxopt.passes.blocks.planner import Planner, Raced, cheapest
 from fxopt.passes.common.latency_budget import read_latency, share_left
 
 _HALF = 0.5
@@ -85,7 +86,7 @@ def within_budget(
         ratios = latency_ratios(whole, context, models, f"{who}: latency")
         return [ratios[name] for name in models]
 
-    least = least_cost(candidates, added)
+    least = 1 + sum(sorted(map(added, cheapest(candidates, added))))
     if limit < least and budget.given:
         raise BudgetError(
             f"{who}: {unit} come{'s' * timed} down to {least:.3g} of the whole with every block as cheap as it gets, the "

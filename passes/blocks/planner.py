@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fxopt.ir.program import Program
+from fxopt.passes.blocks.added_costs import AddedCosts, Chosen
 from fxopt.passes.blocks.block_choice import Term, choose
 from fxopt.passes.blocks.candidate_latency import exchanged
 from fxopt.passes.blocks.candidates import Candidate
@@ -20,12 +20,8 @@ _RACED = 4
 """Choices that are built in a round."""
 _DIVERSE, _PREFIXES = 2, 8
 """Choices per set of removed branches; such sets."""
-_LEAST = 0.1
-"""The least share of a predicted saving that is expected to be real."""
 _PAIRS = 8
 """Neighbours that are measured in a round."""
-
-Chosen = frozenset[Candidate]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +53,10 @@ class Planner:
         cost: Callable[[Sequence[Chosen]], list[float]],
     ) -> None:
         self._program, self._teacher, self._cost = program, teacher, cost
-        self._added = {candidate: added(candidate) for candidate in candidates}
+        self._added = AddedCosts({candidate: added(candidate) for candidate in candidates})
         self._loss = {c: c.loss for c in candidates}
         self._groups, self._crossed = _grouped(candidates)
-        self._pairs: dict[tuple[Candidate, Candidate], Term] = {}
-        self._kept = 1.0  # measured saving over predicted saving
+        self._pairs: dict[tuple[Candidate, Candidate], float] = {}
         self.raced: list[Raced] = []
 
     def run(self, limit: float) -> Raced | None:
@@ -72,22 +67,17 @@ class Planner:
             if best is not None and done >= _ROUNDS:
                 break
             solutions = self._solutions(prefixes, limit)
+            if (
+                best is None and self.raced
+            ):  # then those that hold it by a standard deviation, or cost as little as can be
+                slack = max((self._added.deviation(chosen) for chosen, _ in solutions), default=0.0)
+                solutions = self._solutions(prefixes, limit - slack) or self._cheapest()
             hopeful = [s for s in solutions if best is None or s[1] < best.loss]
             if not hopeful:
                 break
             self._race(hopeful)
-            self._kept = self._corrected(limit)
             self._measure_pairs()
         return self._best(limit)
-
-    def _corrected(self, limit: float) -> float:
-        """Measured saving over predicted saving: the median, but the least of the newest as long as nothing fits."""
-        fits = self._best(limit) is not None
-        raced = [r for r in (self.raced if fits else self.raced[-_RACED:]) if r.chosen]
-        saved = [(1 - r.cost) / max(1 - self._sum(r.chosen), 1e-9) for r in raced]
-        if not saved:
-            return 1.0
-        return max(statistics.median(saved) if fits else min(saved), _LEAST)
 
     def _best(self, limit: float) -> Raced | None:
         fitting = [r for r in self.raced if r.cost <= limit]
@@ -100,11 +90,12 @@ class Planner:
         already removed, until one stays best (lazy greedy selection; Minoux 1978).
         """
         found: list[tuple[list[Candidate], float]] = [([], 0.0)]
-        left = {c: self._loss[c] for c, cost in self._added.items() if c.is_off and cost < 0}
-        while left and 1 + sum(self._added[c] for c in found[-1][0]) > limit:
+        saved = {c: -self._added[frozenset({c})] for c in self._loss if c.is_off}
+        left = {c: self._loss[c] for c, share in saved.items() if share > 0}
+        while left and self._added.predict(found[-1][0]) > limit:
             gone, loss = found[-1]
             tried: set[Candidate] = set()
-            while (best := min(left, key=lambda c: left[c] / -self._added[c])) not in tried and gone:
+            while (best := min(left, key=lambda c: left[c] / saved[c])) not in tried and gone:
                 left[best] = self._divergence([*gone, best]) - loss
                 tried.add(best)
             total = self._divergence([*gone, best])
@@ -136,22 +127,32 @@ class Planner:
         options = {g: [c for c in self._groups[g] if not c.is_off] for g in free}
         free = [g for g in free if options[g]]
         place = {c: (i, k) for i, g in enumerate(free) for k, c in enumerate(options[g])}
-        terms = [[Term(self._loss[c], self._added[c]) for c in options[g]] for g in free]
+        terms = [[Term(self._loss[c], self._added[frozenset({c})]) for c in options[g]] for g in free]
         crossed = [(free.index(a), free.index(b)) for a, b in self._crossed if a in free and b in free]
-        pairs = {(place[a], place[b]): t for (a, b), t in self._pairs.items() if a in place and b in place}
+        pairs = {
+            (place[a], place[b]): Term(loss, self._added[frozenset({a, b})])
+            for (a, b), loss in self._pairs.items()
+            if a in place and b in place
+        }
         others = [
             frozenset(place[c] for c in chosen if c in place)
             for chosen in known
             if {c for c in chosen if c.is_off} == set(gone) and all(c in place for c in chosen - set(gone))
         ]
-        spent = sum(self._added[c] for c in gone)
-        found = choose(terms, crossed, pairs, (limit - 1) / self._kept - spent, others)
+        found = choose(terms, crossed, pairs, limit - self._added.predict(gone), others)
         return None if found is None else frozenset(options[free[i]][k] for i, k in found)
+
+    def _cheapest(self) -> list[tuple[Chosen, float]]:
+        """The choice of least predicted cost, unless it was built."""
+        chosen = cheapest(list(self._loss), lambda c: self._added[frozenset({c})])
+        return [] if any(r.chosen == chosen for r in self.raced) else [(chosen, self._predicted_loss(chosen))]
 
     def _race(self, solutions: Sequence[tuple[Chosen, float]]) -> None:
         costs = self._cost([chosen for chosen, _ in solutions])
         for (chosen, predicted), cost in zip(solutions, costs, strict=True):
-            self.raced.append(Raced(chosen, self._divergence(chosen), cost, predicted, self._predicted_cost(chosen)))
+            share = self._added.predict(chosen)
+            self.raced.append(Raced(chosen, self._divergence(chosen), cost, predicted, share))
+        self._added.correct((chosen, cost) for (chosen, _), cost in zip(solutions, costs, strict=True))
 
     def _measure_pairs(self) -> None:
         """Set the pair terms of neighbours in what was built: the effect of both, less the sum of each alone."""
@@ -162,29 +163,23 @@ class Planner:
             if a.block.end == b.block.source and (a, b) not in self._pairs and not (a.is_off or b.is_off)
         ]
         new = sorted(dict.fromkeys(met), key=lambda pair: (str(pair[0]), str(pair[1])))[:_PAIRS]
-        costs = self._cost([frozenset(pair) for pair in new]) if new else []
-        for (a, b), cost in zip(new, costs, strict=True):
-            loss = self._divergence([a, b]) - self._loss[a] - self._loss[b]
-            self._pairs[a, b] = Term(loss, (cost - 1) / self._kept - self._added[a] - self._added[b])
+        if not new:
+            return
+        self._pairs |= {(a, b): self._divergence([a, b]) - self._loss[a] - self._loss[b] for a, b in new}
+        both = [frozenset(pair) for pair in new]
+        self._added.correct(zip(both, self._cost(both), strict=True), pairs=both)
 
     def _predicted_loss(self, chosen: Chosen) -> float:
-        both = (term.loss for pair, term in self._pairs.items() if chosen.issuperset(pair))
+        both = (loss for pair, loss in self._pairs.items() if chosen.issuperset(pair))
         return sum(sorted(self._loss[c] for c in chosen)) + sum(both)
 
-    def _predicted_cost(self, chosen: Chosen) -> float:
-        return 1 - self._kept * (1 - self._sum(chosen))
 
-    def _sum(self, chosen: Chosen) -> float:
-        both = (term.cost for pair, term in self._pairs.items() if chosen.issuperset(pair))
-        return 1 + sum(sorted(self._added[c] for c in chosen)) + sum(both)
-
-
-def least_cost(candidates: Sequence[Candidate], added: Callable[[Candidate], float]) -> float:
-    """The least predicted cost of any choice, as a share of the whole."""
+def cheapest(candidates: Sequence[Candidate], added: Callable[[Candidate], float]) -> Chosen:
+    """The choice that adds least to the cost."""
     groups, crossed = _grouped(candidates)
     terms = [[Term(added(c), added(c)) for c in group] for group in groups]
-    found = choose(terms, crossed, {}, float("inf")) or frozenset()
-    return 1 + sum(sorted(terms[g][k].cost for g, k in found))
+    found = choose(terms, crossed, {}, math.inf) or frozenset()
+    return frozenset(groups[g][k] for g, k in found)
 
 
 def _grouped(candidates: Sequence[Candidate]) -> tuple[list[list[Candidate]], list[tuple[int, int]]]:

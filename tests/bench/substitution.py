@@ -64,9 +64,10 @@ def dense_model(options: argparse.Namespace, seed: int, workload: Workload) -> P
     return Pipeline.parse("functionalize_writes").run(dense, watchers=()).program
 
 
-def passes_of(method: str, options: argparse.Namespace) -> str:
-    """The passes of a method before distillation."""
+def passes_of(method: str, options: argparse.Namespace, blocks: Path) -> str:
+    """The passes of a method before distillation; trained ``blocks`` are kept in that folder."""
     trained = f"epochs={options.block_epochs}, samples={options.samples}, entries={tuple(options.entries)!r}"
+    trained += f", checkpoint={str(blocks)!r}"
     texts = {
         "substitute": f"substitute(latency='%sx', {trained})",
         "low_rank": "low_rank(form='spatial', latency='%sx')",
@@ -102,7 +103,7 @@ def make_small(place: Path, seed: int, options: argparse.Namespace, workload: Wo
     dense = load_program(place / "dense.pt2")
     new = [method for method in options.methods if not (place / f"{method}.json").exists()]
     for method in new:
-        said = {"passes": passes_of(method, options)}
+        said = {"passes": passes_of(method, options, FOLDER / f"{options.model}-{place.name}-blocks")}
         began = time.perf_counter()
         try:
             outcome = Pipeline.parse(said["passes"]).run(dense, workload=workload, backend=context.backend, watchers=())

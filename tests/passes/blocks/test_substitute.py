@@ -144,6 +144,12 @@ def test_it_is_corrected_until_a_choice_keeps_the_budget():
     assert planner.run(0.7).cost <= 0.7
 
 
+def test_the_cheapest_choice_is_built_before_a_budget_is_given_up():
+    """Little is saved unless much is exchanged, so that by what was built nothing would hold the budget."""
+    planner, _ = planner_of(lambda saving: 0.1 * saving if saving < 0.8 else saving)
+    assert planner.run(0.3).cost <= 0.3
+
+
 def test_a_target_that_cannot_be_timed_is_refused_with_the_way_out():
     program = captured(nn.Linear(8, 8), 2, 8)
     with pytest.raises(UsageError, match="MACs"):
