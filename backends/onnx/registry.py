@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from fxopt.backends.onnx.grouped_products import grouped_product, grouped_products
+
 
 def registry_of(opset: int) -> Any:
-    """torch's registry of ops with an ONNX form in a version of the ONNX operators; nothing adds to it."""
+    """torch's registry of ops with an ONNX form in a version of the ONNX operators, and ours of experts' products."""
     return _registry(opset, _defined_ops())
 
 
@@ -31,7 +33,10 @@ def _registry(opset: int, defined: tuple[int, int]) -> Any:
     from torch.onnx._internal.exporter import _constants
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    return ONNXRegistry.from_torchlib(opset_version=max(opset, _constants.TORCHLIB_OPSET))
+    registry = ONNXRegistry.from_torchlib(opset_version=max(opset, _constants.TORCHLIB_OPSET))
+    for target in grouped_products():
+        registry.register_op(target, grouped_product)
+    return registry
 
 
 @functools.lru_cache(4)

@@ -40,13 +40,22 @@ def _aliased(node: fx.Node) -> list[fx.Node]:
     if node.op != "call_function":
         return []
     if node.target is operator.getitem:
-        return [node.args[0]]  # type: ignore[list-item]
+        return [_first_of_result(node)]
     if not hasattr(node.target, "_schema"):
         return list(node.all_input_nodes)
     if has(node, Trait.DROPOUT):  # its schema promises a new tensor, but in evaluation it returns its operand
         return [node.args[0]]  # type: ignore[list-item]
     aliases = _aliases(node.target)
     return _operands(node, aliases.shared) if aliases.returned else []
+
+
+def _first_of_result(item: fx.Node) -> fx.Node:
+    """What an item of a call's results shares memory with: the call, or where each result is new, the first item like it."""
+    call: Any = item.args[0]
+    returns = call.target._schema.returns if hasattr(call.target, "_schema") else ()
+    if len(returns) < 2 or any(r.alias_info for r in returns):
+        return call
+    return next(user for user in call.users if user.target is operator.getitem and user.args == item.args)
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,8 @@ def alias_set(program: Program, node: fx.Node) -> set[fx.Node]:
     todo = [node]
     while todo:
         at = todo.pop()
-        near = [*_aliased(at), *(user for user in at.users if at in _aliased(user))]
+        readers = [*at.users, *(at.args[0].users if at.target is operator.getitem else ())]  # type: ignore[union-attr]
+        near = [*_aliased(at), *(user for user in readers if at in _aliased(user))]
         if (tensor := program.tensor(at)) is not None:
             near += (n for n in program.graph.find_nodes(op="get_attr") if program.tensor(n) is tensor)
         todo += (new := set(near) - found)

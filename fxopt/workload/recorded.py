@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import fx
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import DataError, RecipeError, last_line
@@ -54,6 +55,8 @@ def _is_number(dtype: np.dtype[Any]) -> bool:
 class RecordedInputs:
     """Data (see :class:`fxopt.workload.Data`) from arrays [N, …], one for each tensor input of a program, without targets.
 
+    Each holds N examples, of which batches are made. With a dim more than the input it holds N whole calls, [N, batch, …]: a
+    program takes one at a time, as where an input has no batch, like the edges of a graph.
     The first half is for training and calibration, a quarter each for validation and test; of fewer than four examples
     all are in each. The metric ``agreement`` is 1 - noise / signal, 0 to 1, of the outputs against those of ``program``:
     how well a compiled model agrees with the original. Raises DataError where the arrays are not the program's inputs.
@@ -72,18 +75,29 @@ class RecordedInputs:
         counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
         if len(set(counts.values())) != 1 or not min(counts.values()):
             raise DataError(f"calibration arrays need the same number of examples, one or more; got {counts}")
+        more = {name: array.ndim - inputs[name].dim() for name, array in arrays.items()}
+        self._calls = all(dims == 1 for dims in more.values())
+        if not self._calls and (alone := _without_batch(program)) is not None:
+            raise DataError(
+                f"the input {alone.name!r} has no batch, so that examples cannot be put together",
+                node=program.describe(alone),
+                way_out="record whole calls: arrays with one dim more than the inputs, as numpy.stack makes of inputs",
+            )
         self._tensors = {name: torch.from_numpy(arrays[name]) for name in names}
         self._inputs = inputs
         self._program = program
 
     def batches(self, split: Split, *, batch_size: int, seed: int | None = None) -> Iterator[tuple[Args, Any]]:
-        """Yield ``(args, None)``; ``seed`` shuffles. The args are flat, one for each input, numbers of the example included."""
+        """Yield ``(args, None)``; ``seed`` shuffles. The args are flat, one for each input, numbers of the example included.
+
+        Recorded calls come one at a time, whatever the ``batch_size``.
+        """
         count = len(next(iter(self._tensors.values())))
         low, high = _SHARE[split] if count >= 4 else (0.0, 1.0)
         order = torch.arange(int(low * count), int(high * count))
         if seed is not None:
             order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))]
-        for some in order.split(batch_size):
+        for some in order if self._calls else order.split(batch_size):
             yield tuple(self._tensors[n][some] if n in self._tensors else v for n, v in self._inputs.items()), None
 
     def loss(self, output: Any, target: Any) -> torch.Tensor:
@@ -92,7 +106,7 @@ class RecordedInputs:
 
     def evaluate(self, model: Callable[..., Any], split: Split = "test") -> float:
         """Agreement of ``model`` with the program, 0 to 1, over every floating output."""
-        original = in_batches(self._program, fixed_batch(self._program))
+        original = self._program if self._calls else in_batches(self._program, fixed_batch(self._program))
         spec = pytree.tree_structure((self._program.args, self._program.kwargs))
         signal = noise = 0.0
         for leaves, _ in self.batches(split, batch_size=16):
@@ -103,3 +117,11 @@ class RecordedInputs:
                     signal += want.double().pow(2).sum().item()
                     noise += (want.double() - torch.as_tensor(got).double()).pow(2).sum().item()
         return max(0.0, 1 - noise / signal) if signal else float(noise == 0)
+
+
+def _without_batch(program: Program) -> fx.Node | None:
+    """The first tensor input whose first size is fixed, where others have one that may vary; None where there is none."""
+    if fixed_batch(program) is not None:
+        return None
+    tensors = [node for node in program.inputs() if isinstance(node.meta["val"], torch.Tensor)]
+    return next((n for n in tensors if not n.meta["val"].dim() or isinstance(n.meta["val"].shape[0], int)), None)

@@ -18,7 +18,13 @@ VIEWS = """
 %d = aten.dropout(%z, 0.5, False)
 %s = aten.add.Tensor(%d, %d)
 %q = aten.linear(%x, %w)
-return %s, %m, %q
+%k = aten.topk(%q, 2)
+%k0 = getitem(%k, 0)
+%k1 = getitem(%k, 1)
+%k2 = getitem(%k, 0)
+%p = aten.unbind.int(%q)
+%p0 = getitem(%p, 0)
+return %s, %m, %q, %k0, %k1, %k2, %p0
 """
 
 
@@ -27,6 +33,15 @@ def test_the_set_of_one_node_is_that_of_all(programs):
         sets = alias_sets(program.graph)
         for node in program.graph.nodes:
             assert alias_set(program, node) == {n for n in sets if sets[n] is sets[node]}, (name, node)
+
+
+def test_results_that_are_new_share_nothing_with_one_another_and_parts_of_one_do():
+    program = parse_program(VIEWS)
+    (k, p), found = (program.find("aten.topk"), program.find("aten.unbind.int")), alias_sets(program.graph)
+    (values, places, again), (part,) = next(k).users, next(p).users
+    assert found[values] is found[again]
+    assert found[values] is not found[places]
+    assert found[part] is found[part.args[0].args[0]]
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -113,7 +113,9 @@ def _built_in_int8(program: Program, name: str, folder: Path) -> str:
     """Calibrated on random inputs and run on the example; its SQNR in dB against the program in float."""
     backend = get("backend", name)()
     tensors = {str(n.target): v for n, v in zip(program.inputs(), program.example_leaves(), strict=True)}
-    arrays = {key: _random(v).numpy() for key, v in tensors.items() if isinstance(v, torch.Tensor)}
+    values = {key: v for key, v in tensors.items() if isinstance(v, torch.Tensor)}
+    whole = len({len(v) for v in values.values()}) > 1  # as the nodes and edges of a graph, which are no batch
+    arrays = {key: _random(v[None].expand(8, *v.shape) if whole else v).numpy() for key, v in values.items()}
     data = RecordedInputs(arrays, program)
     workload = Workload(name="wild", model=torch.nn.Identity, inputs=lambda: (program.args, {}), data=data)
     small = Pipeline.parse("fold_batch_norm, quantize").run(
@@ -128,7 +130,7 @@ def _built_in_int8(program: Program, name: str, folder: Path) -> str:
 
 
 def _random(example: torch.Tensor) -> torch.Tensor:
-    """Eight examples like one: floats from a normal distribution, integers as often as they are in the example."""
+    """Eight examples or calls like one: floats from a normal distribution, integers as often as they are in the example."""
     if example.is_floating_point():
         return torch.randn(8, *example.shape[1:])
     drawn = torch.randint(example.numel(), (8, *example.shape[1:]))

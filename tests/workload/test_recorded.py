@@ -109,3 +109,49 @@ def test_what_the_recorded_arrays_lack_is_said():
     program = capture(_Keywords().eval(), (torch.randn(2, 4),), {"bias": torch.randn(2, 8)})
     with pytest.raises(DataError, match=r"holds \['x'\], the model takes \(x: .*bias: "):
         RecordedInputs({"x": np.zeros((3, 4), np.float32)}, program)
+
+
+class _Graph(nn.Module):
+    """Two layers that add up what neighbours say."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x, edges):
+        for layer in (self.first, self.second):
+            x = layer(x.index_add(0, edges[1], x[edges[0]])).relu()
+        return x
+
+
+def _graphs(calls, nodes=6):
+    draw = np.random.default_rng(0)
+    return {
+        "x": draw.standard_normal((calls, nodes, 4), np.float32),
+        "edges": draw.integers(0, nodes, (calls, 2, 9)),
+    }
+
+
+def test_whole_calls_are_recorded_of_inputs_without_a_batch():
+    arrays = _graphs(8)
+    example = [torch.from_numpy(array[0]) for array in arrays.values()]
+    program = capture(_Graph().eval(), tuple(example), dynamic={"x": {0: torch.export.Dim("nodes")}, "edges": None})
+    data = RecordedInputs(arrays, program)
+    seen = [args for args, _ in data.batches("train", batch_size=32)]
+    assert [a.shape for args in seen for a in args] == [(6, 4), (2, 9)] * 4
+    assert torch.equal(seen[3][1], torch.from_numpy(arrays["edges"][3]))
+    workload = Workload(name="recorded", model=_Graph, inputs=lambda: (program.args, {}), data=data)
+    outcome = Pipeline.parse("quantize").run(program, watchers=(MetricWatcher(data), Verify()), workload=workload)
+    assert any("quantize_per_tensor" in str(node.target) for node in outcome.program.graph.nodes)
+    assert 0.95 < outcome.steps[-1].findings.metric < 1
+    assert data.evaluate(program) == 1
+
+
+@pytest.mark.parametrize("dims", [("x", "edges"), ("edges",)], ids=str)
+def test_examples_of_an_input_without_a_batch_are_refused(dims):
+    arrays = _graphs(8)
+    example = tuple(torch.from_numpy(array[0]) for array in arrays.values())
+    program = capture(_Graph().eval(), example, dynamic={"x": {0: torch.export.Dim("nodes")}, "edges": None})
+    fewer = {name: array[:, 0] if name in dims else array for name, array in arrays.items()}
+    with pytest.raises(DataError, match=r"'edges' has no batch(.|\n)*record whole calls"):
+        RecordedInputs(fewer, program)
