@@ -35,7 +35,9 @@ def check_inputs(program: Program, data: Data | None) -> list[list[Any]]:
     leaves = pytree.tree_leaves((args, {}))
     if len(leaves) != len(nodes) or not all(map(fits, nodes, leaves)):
         return probe_inputs(program)
-    if len(symbols) != 1:  # fixed, or several sizes that belong together, as those of a graph's nodes and edges
+    if len(symbols) != 1 or any(
+        map(_may_index, nodes)
+    ):  # fixed, or sizes that belong together, as a graph's nodes and edges
         return [leaves]
     few = [leaf[: max(1, least)] if _has_rows(node) else leaf for node, leaf in zip(nodes, leaves, strict=True)]
     return [few, leaves]
@@ -45,3 +47,9 @@ def _has_rows(node: fx.Node) -> bool:
     """Whether the first dim of an input is dynamic."""
     value = node.meta["val"]
     return isinstance(value, torch.Tensor) and value.dim() > 0 and not isinstance(value.shape[0], int)
+
+
+def _may_index(node: fx.Node) -> bool:
+    """Whether an input holds integers that are no rows, and may be numbers of rows of another input."""
+    value = node.meta["val"]
+    return isinstance(value, torch.Tensor) and not _has_rows(node) and value.dtype in (torch.int32, torch.int64)

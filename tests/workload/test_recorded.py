@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from fxopt import Pipeline, Workload, capture
+from fxopt.driver.check_inputs import check_inputs
 from fxopt.errors import DataError, RecipeError
 from fxopt.pass_manager.instruments import MetricWatcher
 from fxopt.pass_manager.verify import Verify
@@ -145,6 +146,8 @@ def test_whole_calls_are_recorded_of_inputs_without_a_batch():
     assert any("quantize_per_tensor" in str(node.target) for node in outcome.program.graph.nodes)
     assert 0.95 < outcome.steps[-1].findings.metric < 1
     assert data.evaluate(program) == 1
+    for probe in check_inputs(outcome.program, data):  # fewer nodes would lack some that edges name
+        outcome.program(*probe)
 
 
 @pytest.mark.parametrize("dims", [("x", "edges"), ("edges",)], ids=str)
