@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -12,23 +13,25 @@ Chosen = frozenset[Candidate]
 
 _COMMON, _OWN = 0.5, 0.25
 """Standard deviations of the factors that what was measured alone is wrong by: of one for all, and of one for each."""
-_NOISE = 0.005
-"""Standard deviation of a measured cost, as a share of the whole."""
+_ALONE, _NOISE = 0.01, 0.005
+"""Standard deviations of measured costs, as shares of the whole: of candidates alone, the luckiest of which are chosen, and of
+choices."""
 
 
 class AddedCosts:
     """The cost of a net as a share of the whole, 1 + Σ a over what was chosen, with a Gaussian belief about each a.
 
     At first a candidate adds what was measured with it ``alone``. That may be wrong by a factor that all have in common, as
-    where each saves memory traffic that the others save too, and by one of its own; a pair of neighbours may add something
-    of itself, as where a layout is kept between them. Each choice that is measured corrects them all (the posterior of
-    Bayesian linear regression; Rasmussen & Williams 2006, equation 2.8, with noise 0.005).
+    where each saves memory traffic that the others save too, and by one of its own; by luck, as those are chosen that were
+    timed at a good moment; and a pair of neighbours may add something of itself, as where a layout is kept between them.
+    Each choice that is measured corrects them all (the posterior of Bayesian linear regression; Rasmussen & Williams 2006,
+    equation 2.8).
     """
 
     def __init__(self, alone: Mapping[Candidate, float]) -> None:
         self._terms: list[Chosen] = [frozenset({c}) for c in alone]
         self._prior = list(alone.values())
-        self._own = [_OWN * abs(cost) for cost in self._prior]
+        self._own = [math.hypot(_OWN * cost, _ALONE) for cost in self._prior]
         self._measured: list[tuple[Chosen, float]] = []
         self._fit()
 

@@ -15,7 +15,7 @@ from fxopt.passes.blocks.candidates import Candidate
 from fxopt.passes.blocks.teacher import Teacher
 
 _ROUNDS, _MOST_ROUNDS = 3, 8
-"""Rounds, and as many as there may be until a choice keeps the budget as measured."""
+"""Rounds, and as many as there may be until a choice keeps the budget as measured and the next round finds none better."""
 _RACED = 4
 """Choices that are built in a round."""
 _DIVERSE, _PREFIXES = 2, 8
@@ -62,10 +62,12 @@ class Planner:
     def run(self, limit: float) -> Raced | None:
         """The choice of least divergence whose measured cost is at most ``limit``; None where none built is."""
         prefixes = self._prefixes(limit)
+        before = None
         for done in range(_MOST_ROUNDS):
             best = self._best(limit)
-            if best is not None and done >= _ROUNDS:
+            if best is not None and best is before and done >= _ROUNDS:
                 break
+            before = best
             solutions = self._solutions(prefixes, limit)
             if (
                 best is None and self.raced

@@ -27,7 +27,7 @@ def test_the_posterior_minimises_the_weighted_squares():
 
     terms = [*(frozenset({c}) for c in every), pair]
     mean = np.array([*prior.values(), 0.0])
-    own = added_costs._OWN * np.abs(mean)
+    own = np.hypot(added_costs._OWN * mean, added_costs._ALONE)
     own[-1] = own[0] + own[1]
     spread = added_costs._COMMON**2 * np.outer(mean, mean) + np.diag(own**2)
     root = np.linalg.cholesky(np.linalg.inv(spread)).T
