@@ -197,7 +197,8 @@ def check_lowerable(backend: Backend, program: Program) -> None:
         lines = [f"    {program.describe(node)}\n      {reason}" for node, reason in refused[:20]]
         more = f"\n    … and {len(refused) - 20} more" if len(refused) > 20 else ""
         raise BackendError(
-            f"the backend {backend.name!r} cannot lower {len(refused)} node(s):\n" + "\n".join(lines) + more
+            f"the backend {backend.name!r} cannot lower {len(refused)} node(s):\n" + "\n".join(lines) + more,
+            way_out="each reason names another way; what each backend lowers is in the table of operators in the docs",
         )
 
 

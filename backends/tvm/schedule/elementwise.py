@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fxopt.backends.tvm.schedule.primitives import blocks_of, inner_loops, is_reduction, parallel, schedule_alone
+from fxopt.backends.tvm.schedule.primitives import (
+    blocks_of,
+    has_loops,
+    inner_loops,
+    is_reduction,
+    parallel,
+    schedule_alone,
+)
 
 if TYPE_CHECKING:
     from fxopt.backends.tvm.types import SBlockRV, Schedule, TensorLoad
@@ -36,7 +43,7 @@ def _fold_chains(sch: Schedule) -> None:
     """Inline element-wise blocks into their reader, if there is one that reads each element once, not in a reduction."""
     for block in blocks_of(sch)[:-1]:
         readers = sch.get_consumers(block)
-        if is_reduction(sch, block) or len(readers) != 1:
+        if is_reduction(sch, block) or has_loops(sch, block) or len(readers) != 1:
             continue
         padding = sch.get(block).name_hint.startswith("pad")
         as_many = len(sch.get(block).iter_vars) >= len(sch.get(readers[0]).iter_vars)

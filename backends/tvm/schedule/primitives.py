@@ -23,6 +23,13 @@ def is_reduction(sch: Schedule, block: SBlockRV) -> bool:
     return any(int(var.iter_type) == 2 for var in sch.get(block).iter_vars)
 
 
+def has_loops(sch: Schedule, block: SBlockRV) -> bool:
+    """Whether a block has loops of its own inside, which are not scheduled, as over windows of several sizes."""
+    from tvm import tirx
+
+    return isinstance(sch.get(block).body, tirx.For)
+
+
 def extent(sch: Schedule, loop: LoopRV) -> int | None:
     """The static extent of a loop; None where it is dynamic."""
     from tvm import tirx
@@ -72,7 +79,7 @@ def inner_loops(sch: Schedule, block: SBlockRV, lanes: int, depth: int) -> None:
     innermost.
     """
     loops = list(sch.get_loops(block))[depth:]
-    if not loops:
+    if not loops or has_loops(sch, block):
         return
     if not is_reduction(sch, block):
         if len(loops) > 1 and _short(sch, loops[-1], lanes):

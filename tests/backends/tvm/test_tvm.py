@@ -78,6 +78,12 @@ class _Each(nn.Module):
 # ---- numbers -------------------------------------------------------------------------------------------------------
 
 
+def test_windows_of_several_sizes_are_averaged(tmp_path):
+    """Such a kernel has loops inside its block, which no schedule reaches."""
+    pools = [nn.AdaptiveAvgPool2d(size) for size in (3, (3, 2), 4, 7)]
+    _check(_Each(*pools), (torch.randn(2, 16, 7, 7),), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("net", "shape"),
     [(Wave, (2, 3, 40)), (Clip, (2, 3, 4, 6, 6)), (Decoder, (2, 8, 5, 7))],
