@@ -6,7 +6,7 @@ export.py    program to a checked, reproducible ONNX model, which file.py writes
              a graph of ops that it has, translate.py calls it
 values.py    quantized values by name, and as outputs
 weights.py   int8 weights read back, or stored as uint8
-block_weights.py  weights with a scale for each block
+block_weights.py  weights with a scale for each block; unpacked_weights.py, of convolutions in float
 pools.py     pools as the integer kernels want them
 kernels.py   what the runtime's optimizer made of it
 runtime.py   loading and running, without torch; standalone.py, without Python

@@ -71,7 +71,7 @@ class Onnx(Backend):
         x86 kernels before VNNI add products of unsigned and signed bytes in pairs in 16 bits, which bounds the weights
         that are exact there; those for two unsigned bytes do not, so that ``weights='uint8'`` needs no bound.
         """
-        return Policy(pairs_in_16_bits=target.int8_saturates and self.weights == "int8")
+        return Policy(pairs_in_16_bits=target.int8_saturates and self.weights == "int8", unpacks_convolutions=True)
 
     def suits(self, target: Target) -> dict[str, str]:
         """The range of int8 weights; the file itself runs on any machine."""

@@ -17,6 +17,7 @@ from fxopt.backends.onnx.pools import rewrite_pools
 from fxopt.backends.onnx.quiet import quiet
 from fxopt.backends.onnx.recurrent_kernels import use_recurrent_kernels
 from fxopt.backends.onnx.translate import translated
+from fxopt.backends.onnx.unpacked_weights import unpack_weights
 from fxopt.backends.onnx.values import name_values
 from fxopt.backends.onnx.weights import store_unsigned
 from fxopt.errors import BackendError, FxoptError
@@ -65,6 +66,7 @@ def export(
     nodes = _nodes(model, nodes_of)
     name_values(model, program)
     rewrite_pools(model)
+    unpack_weights(model)
     if unsigned_weights:
         store_unsigned(model)
     drop_unused(model)

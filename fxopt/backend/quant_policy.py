@@ -26,6 +26,7 @@ class Policy:
     ``one_scale``: ops whose kernels want one scale for all their inputs and their output. ``range_of``: of what a layer that
     quantizes its input as it runs takes the range: the whole ``tensor``, or each ``token``, a row of the last dimension.
     ``block_inputs``: what layers with weights in blocks read: values in ``float``, or ``token``, which they quantize likewise.
+    ``unpacks_convolutions``: whether int8 weights of convolutions in float are unpacked once, as the file is loaded.
     ``block_scales``: how such kernels store the scales of blocks; bfloat16 ones must be positive.
     """
 
@@ -41,5 +42,6 @@ class Policy:
     linear_output: bool = False
     one_scale: tuple[str, ...] = ()
     range_of: Literal["tensor", "token"] = "tensor"
+    unpacks_convolutions: bool = False
     block_inputs: Literal["float", "token"] = "float"
     block_scales: Literal["float32", "bfloat16"] = "float32"

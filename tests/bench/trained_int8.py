@@ -9,13 +9,15 @@ The metric is that of each file on the whole test split. The peers start from th
 writes. All files of a workload are timed in one run on the first test example, in interleaved blocks with pauses, one thread
 each; ratios are taken round by round. Each int8 file of ours has a verdict beside the peers that quantize the same way
 (ranges from calibration, or taken at run time) for its runtime, or all of them where its runtime has no quantizer: whether
-its metric is not worse by more than a tenth of a point, its size within 5 %, and its time too. Needs the extras of the
+its metric is not worse, its size within 5 %, and its time too. A metric is worse where it is so by more than a tenth of a
+point, and by more than its 95 % interval: a few of the test images may be read otherwise by luck. Needs the extras of the
 backends, detection and peers.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import tempfile
@@ -26,6 +28,7 @@ from typing import Any
 
 import peer_files
 import torch
+from paired_difference import paired_difference
 from rich.console import Console
 from rich.table import Table
 
@@ -115,11 +118,22 @@ def compare(name: str, backends: list[str], examples: int, blocks: int, folder: 
             if base := times.get(f"{row['runtime']} float"):
                 row["to float"] = str(times[row["file"]].ratio(base))
         if row["ours"] and row["kind"] != "float":
-            row["verdict"] = verdict(row, rows, times)
+            differs = functools.partial(difference, workload, {label: at for label, (at, _) in made.items()})
+            row["verdict"] = verdict(row, rows, times, differs)
     return rows
 
 
-def verdict(row: dict[str, Any], rows: list[dict[str, Any]], times: dict[str, Timing]) -> str:
+def difference(workload: Workload, made: dict[str, Artifact], ours: str, theirs: str) -> tuple[float, float]:
+    """The metric of one file less another's, and half of its 95 % interval."""
+    return paired_difference(workload.need_data("the bench"), made[ours], made[theirs])
+
+
+def verdict(
+    row: dict[str, Any],
+    rows: list[dict[str, Any]],
+    times: dict[str, Timing],
+    differs: Callable[[str, str], tuple[float, float]],
+) -> str:
     """Where a file of ours is behind each of its peers, ``holds`` where it is not, and what there is to say otherwise."""
     if "failed" in row:
         return "failed"
@@ -128,10 +142,14 @@ def verdict(row: dict[str, Any], rows: list[dict[str, Any]], times: dict[str, Ti
     told = []
     for peer in peers:
         ratio = times[row["file"]].ratio(times[peer["file"]]).median
-        lost = [f"{100 * (row['metric'] - peer['metric']):+.2f} points"] * (row["metric"] < peer["metric"] - POINTS)
+        lost, lucky = [], ""
+        if row["metric"] < peer["metric"] - POINTS:
+            less, half = differs(row["file"], peer["file"])
+            points = f"{100 * less:+.2f} ± {100 * half:.2f} points"
+            lost, lucky = ([points], "") if less + half < 0 else ([], f", {points}")
         lost += [f"{row['bytes'] / peer['bytes']:.2f} of the bytes"] * (row["bytes"] > MORE * peer["bytes"])
         lost += [f"{ratio:.2f} of the time"] * (ratio > MORE)
-        told.append(f"{', '.join(lost) or 'holds'} beside {peer['file']} (time {ratio:.2f})")
+        told.append(f"{', '.join(lost) or 'holds'} beside {peer['file']} (time {ratio:.2f}{lucky})")
     return "; ".join(told) or "no peer"
 
 

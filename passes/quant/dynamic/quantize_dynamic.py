@@ -8,8 +8,9 @@ from annotated_doc import Doc
 
 from fxopt import Context, Program, graph_pass
 from fxopt.passes.quant.decide import check_not_quantized, policy_of
+from fxopt.passes.quant.dynamic.convolution_weights import convolution_weights, quantize_convolutions
 from fxopt.passes.quant.dynamic.emit_dynamic import emit_dynamic
-from fxopt.passes.quant.dynamic.recurrent_weights import quantize_recurrent
+from fxopt.passes.quant.dynamic.recurrent_weights import quantize_recurrent, recurrent_layers
 from fxopt.passes.quant.encode import Codes
 from fxopt.passes.quant.float_tables import report_float_tables
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
@@ -35,6 +36,10 @@ def quantize_dynamic(
     The matrices of LSTM, GRU and RNN become int8 too, with a scale for each row, and are dequantized in the graph. ONNX
     Runtime has a kernel for LSTM (DynamicQuantizeLSTM), which quantizes the inputs of each step; in other backends, and
     for GRU and RNN, the file is smaller and the arithmetic stays float.
+
+    Weights of convolutions become int8 for ONNX Runtime, with a scale for each output channel, and float again as it loads the
+    file: a file as small, in the time of float. It has kernels for convolutions that quantize their input as they run
+    (ConvInteger), which take two to four times as long as those in float.
 
     Good where linears dominate and there is no data: transformers, recurrent heads. With data, quantize fixes the ranges
     beforehand, which is faster, and quantizes convolutions too. Quantized are linears, and products with a stored
@@ -64,10 +69,13 @@ def quantize_dynamic(
     check_not_quantized(program)
     report_float_tables(program)
     policy, largest = policy_of(context), largest_code(8)
+    convolutions = convolution_weights(program, keep_float) if policy.unpacks_convolutions else []
+    otherwise = {reader.layer for weight in convolutions for reader in weight.readers} | set(recurrent_layers(program))
     chosen = {}
-    for weight in choose_weights(program, keep_float, also_recurrent=True):
+    for weight in choose_weights(program, keep_float, otherwise):
         rows = weight.rows()
         scales = weight_scales(rows, policy.pairs_in_16_bits)
         chosen[weight] = Codes(weight.name, quantize_weight(rows, scales), scales, (-largest, largest))
     emit_dynamic(program, chosen, policy.range_of)
+    quantize_convolutions(program, convolutions)
     quantize_recurrent(program, keep_float, safe_pairs=policy.pairs_in_16_bits)

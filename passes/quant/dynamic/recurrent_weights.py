@@ -15,13 +15,18 @@ from fxopt.passes.quant.encode import Codes
 from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_scales
 
 
+def recurrent_layers(program: Program) -> list[fx.Node]:
+    """The calls of LSTM, GRU and RNN."""
+    return [node for node in program.graph.nodes if (row := lookup(node)) and row.family == "recurrent"]
+
+
 def quantize_recurrent(program: Program, keep_float: tuple[str, ...], *, safe_pairs: bool) -> None:
     """Quantize the matrices of every recurrent layer to int8 with a scale for each row, that is for each unit's gate.
 
     A layer that keeps one in float keeps all, with the reason: a runtime's kernel takes all or none.
     """
     largest = largest_code(8)
-    for node in [n for n in program.graph.nodes if (row := lookup(n)) and row.family == "recurrent"]:
+    for node in recurrent_layers(program):
         cells = recurrent(node).cells
         weights = [w for c in cells for w in (c.weight_ih, c.weight_hh, c.weight_hr) if w is not None]
         if reason := _declined(program, node, weights, keep_float):

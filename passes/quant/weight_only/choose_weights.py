@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -28,10 +29,12 @@ class BlockWeight:
         return self.tensor.detach().T if self.transposed else self.tensor.detach()
 
 
-def choose_weights(program: Program, keep_float: tuple[str, ...], *, also_recurrent: bool = False) -> list[BlockWeight]:
+def choose_weights(
+    program: Program, keep_float: tuple[str, ...], otherwise: Collection[fx.Node] = ()
+) -> list[BlockWeight]:
     """Weights in the order of their first readers. Every other contraction gets a skip with the reason.
 
-    With ``also_recurrent`` the caller quantizes recurrent layers, and they get no skip.
+    ``otherwise`` are layers that the caller quantizes in another way, and they get no skip.
 
     Raises PassError for a weight that is not finite, and where everything quantizable is quantized already.
     """
@@ -48,18 +51,19 @@ def choose_weights(program: Program, keep_float: tuple[str, ...], *, also_recurr
         chosen.append(BlockWeight(weight.names[0], weight.tensor, layers, op_name(layers[0]) != "aten.linear"))
     done = {layer for weight in chosen for layer in weight.layers}
     for node in program.graph.nodes:
-        if family(node) == "recurrent" and also_recurrent:
+        if node in otherwise:
             continue
         if node in reasons or (family(node) == "contraction" and node not in done):
             program.skip(node, reasons.get(node, "it has no stored weight"))
     quantized = find_quantized(program.graph)
-    others = also_recurrent and any(family(node) == "recurrent" for node in program.graph.nodes)
-    if quantized is not None and not chosen and not others:
+    if quantized is not None and not chosen and not otherwise:
         raise program.fail(quantized, "the program is quantized already; quantize a layer once, after all other passes")
     return chosen
 
 
 def _declined(program: Program, weight: LayerWeight, keep_float: tuple[str, ...]) -> str | None:
+    if any(fnmatch(n, p) or fnmatch(n.rpartition(".")[0], p) for n in weight.names for p in keep_float):
+        return f"kept in float by keep_float={keep_float!r}"
     for reader in weight.readers:
         if family(reader.operand) == "quant":
             return "its weight is quantized already"
@@ -81,6 +85,4 @@ def _declined(program: Program, weight: LayerWeight, keep_float: tuple[str, ...]
         return f"its weight is {weight.tensor.dtype}, not float32"
     if not weight.tensor.numel() or weight.tensor.shape[0 if op_name(layers[0]) != "aten.linear" else 1] < 2:
         return "it has no two inputs that could share a scale"
-    if any(fnmatch(n, p) or fnmatch(n.rpartition(".")[0], p) for n in weight.names for p in keep_float):
-        return f"kept in float by keep_float={keep_float!r}"
     return None

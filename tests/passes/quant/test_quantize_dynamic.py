@@ -298,3 +298,53 @@ def test_openvino_gives_the_numbers_and_names_the_layers_it_computes_in_float(tm
     legal, artifact = lower(made, Openvino(threads=1), host(), tmp_path)
     assert Fidelity(legal).check(artifact).sqnr_db > 60
     assert len(artifact.manifest.facts["dequantized_at_run_time"]) == 2
+
+
+class _Convolutions(nn.Module):
+    """Of one and two dims, grouped and dilated, with a linear behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.deep = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=2, dilation=2, groups=4)
+        self.line, self.head = nn.Conv1d(16, 64, 3, bias=False), nn.Linear(64, 5)
+
+    def forward(self, x):
+        x = self.deep(self.first(x).relu()).relu().flatten(2)
+        return self.head(self.line(x).mean(-1))
+
+
+def test_convolutions_are_stored_in_int8_and_unpacked_once(tmp_path):
+    torch.manual_seed(0)
+    model, x = _Convolutions().eval(), torch.randn(2, 3, 8, 8)
+    program = capture(model, (x,))
+    after = Pipeline.parse("quantize_dynamic").run(program, backend=Onnx(), target=host()).program
+    kinds = {name: t.dtype for name, t in after.tensors().items() if t.dim() > 1}
+    assert set(kinds.values()) == {torch.int8}, kinds
+    wanted = _Convolutions().double().eval()
+    state = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    for name in ("first", "deep", "line", "head"):
+        weight = state[f"{name}.weight"]
+        scale = (weight.flatten(1).abs().amax(1) / 127).float().double().reshape(-1, *[1] * (weight.dim() - 1))
+        if name != "head":  # whose input is quantized too
+            state[f"{name}.weight"] = (weight / scale).round() * scale
+    wanted.load_state_dict(state)
+    (tmp_path / "o").mkdir()
+    _, built = lower(after, Onnx(), host(), tmp_path / "o")
+    assert not built.manifest.facts["dequantized_at_run_time"], "each call would unpack it"
+    assert "DequantizeLinear" not in built.manifest.facts["nodes"]
+    new = torch.randn(5, 3, 8, 8)
+    assert sqnr([wanted(new.double())], [torch.as_tensor(built(new.numpy()))]) > 35
+    file = (tmp_path / "o" / "model.onnx").stat().st_size
+    (tmp_path / "f").mkdir()
+    lower(program, Onnx(), host(), tmp_path / "f")
+    assert file < 0.5 * (tmp_path / "f" / "model.onnx").stat().st_size
+
+
+def test_convolutions_that_stay_in_float_say_why():
+    program = capture(_Convolutions().eval(), (torch.randn(2, 3, 8, 8),))
+    step = (
+        Pipeline.parse("quantize_dynamic(keep_float=('deep',))").run(program, backend=Onnx(), target=host()).steps[-1]
+    )
+    assert ["keep_float" in skip.reason for skip in step.skips] == [True]
+    elsewhere = Pipeline.parse("quantize_dynamic").run(program).steps[-1]
+    assert len(elsewhere.skips) == 3
