@@ -4,6 +4,7 @@ backend.py   the backend and its options
 refusal.py   ops that have no ONNX form
 export.py    program to a checked, reproducible ONNX model, which file.py writes; exported.py gives torch's translation
              a graph of ops that it has, translate.py calls it
+attention_kernels.py, rotary_kernels.py, norms.py  what the runtime has kernels of its own for; unfused.py, where not
 values.py    quantized values by name, and as outputs
 weights.py   int8 weights read back, or stored as uint8
 block_weights.py  weights with a scale for each block; unpacked_weights.py, of convolutions in float

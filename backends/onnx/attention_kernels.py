@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from fxopt.backends.onnx.attention_masks import Mask, Masks
+from fxopt.backends.onnx.heads import COPIES, RESHAPES, merged, split_from, turns_heads
 from fxopt.backends.onnx.shaped_calls import STEM, call, size_of
 from fxopt.ir.op_table import arguments
 from fxopt.ir.printer import op_name
@@ -22,8 +23,6 @@ from fxopt.ir.shape_inference import size_expressions
 from fxopt.ir.shared_copy import shared_copy
 
 ATTENTION = "aten.scaled_dot_product_attention"
-_COPIES = ("aten.contiguous", "aten.clone", "aten.alias")
-_RESHAPES = ("aten.view", "aten.reshape", "aten.flatten.using_ints", "aten.unflatten.int", "aten._unsafe_view")
 aten = torch.ops.aten
 
 
@@ -75,12 +74,12 @@ def _replace(program: Program, node: fx.Node, masks: Masks) -> None:
         others = [_shared(program, given[name], heads) for name in ("key", "value")]
         mask = _mask(program, node, masks, given)
         widths = {part.meta["val"].shape[3] for part in others}
-        if len(widths) > 1 or any(map(_split_from, others)):  # else heads may come first, as they do in a cache
-            others = [_merged(program, part) for part in others]
+        if len(widths) > 1 or any(map(split_from, others)):  # else heads may come first, as they do in a cache
+            others = [merged(program, part) for part in others]
         scale = 1 / math.sqrt(width) if given["scale"] is None else float(given["scale"])
         causal = given["is_causal"] and mask.added is None
         attributes = {"num_heads": heads, "scale": scale, "unidirectional": int(causal)}
-        inputs = [_merged(program, query), *others, *([] if mask.added is None else [None, None, mask.added])]
+        inputs = [merged(program, query), *others, *([] if mask.added is None else [None, None, mask.added])]
         each = int(given["value"].meta["val"].shape[3])
         shape = [size_of(program, query, 0), size_of(program, query, 2), heads * each]
         made = program.graph.call_function(
@@ -136,52 +135,24 @@ def _zero_without_key(program: Program, made: fx.Node, keeps: fx.Node, heads: in
     return call(program, aten.flatten.using_ints, apart, 2)
 
 
-def _split_from(part: fx.Node) -> fx.Node | None:
-    """The value ``[N, length, heads, width]`` that ``[N, heads, length, width]`` was turned from, if it was."""
-    split = _past_copies(part)
-    return split.args[0] if _turns_heads(split) else None  # type: ignore[return-value]
-
-
-def _merged(program: Program, part: fx.Node) -> fx.Node:
-    """Query, key or value ``[N, heads, length, width]`` as ``[N, length, heads * width]``: what it was split from, if it was."""
-    batch, heads, length, width = part.meta["val"].shape
-    turned = _split_from(part) or call(program, aten.transpose.int, part, 1, 2)
-    source = _past_copies(turned)
-    before = source.args[0] if op_name(source) in _RESHAPES else None
-    want = size_expressions((batch, length, heads * width))
-    if isinstance(before, fx.Node) and size_expressions(before.meta["val"].shape) == want:
-        return before
-    return call(program, aten.flatten.using_ints, turned, 2, 3)
-
-
 def _merges(node: fx.Node) -> list[fx.Node]:
     """The calls that merge the heads of the result ``[N, heads, length, width]``, where it is read by these alone."""
     batch, heads, length, width = node.meta["val"].shape
     want = size_expressions((batch, length, heads * width))
     found = []
     for user in _readers(node):
-        merges = _readers(user) if _turns_heads(user) else []
+        merges = _readers(user) if turns_heads(user) else []
         if not merges or any(
-            op_name(m) not in _RESHAPES or size_expressions(m.meta["val"].shape) != want for m in merges
+            op_name(m) not in RESHAPES or size_expressions(m.meta["val"].shape) != want for m in merges
         ):
             return []
         found += merges
     return found
 
 
-def _turns_heads(node: fx.Node) -> bool:
-    return op_name(node) == "aten.transpose.int" and {dim % 4 for dim in node.args[1:]} == {1, 2}  # type: ignore[operator]
-
-
-def _past_copies(node: fx.Node) -> fx.Node:
-    while op_name(node) in _COPIES:
-        node = node.args[0]  # type: ignore[assignment]
-    return node
-
-
 def _readers(node: fx.Node) -> list[fx.Node]:
     """Who reads a value, or a copy of it."""
-    return [reader for user in node.users for reader in (_readers(user) if op_name(user) in _COPIES else [user])]
+    return [reader for user in node.users for reader in (_readers(user) if op_name(user) in COPIES else [user])]
 
 
 def _erase(program: Program, node: fx.Node, last: fx.Node) -> None:

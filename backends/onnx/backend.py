@@ -47,10 +47,12 @@ class Onnx(Backend):
     weights: Annotated[
         Literal["int8", "uint8"], Doc("How weights of 8 bits are stored: int8, or uint8 around a zero point of 128.")
     ] = "int8"
-    attention: Annotated[
-        Literal["kernel", "standard"],
-        Doc("Attention as ONNX Runtime's own kernel, or in ONNX's operators, for other runtimes too."),
-    ] = "kernel"
+    operators: Annotated[
+        Literal["runtime", "standard"],
+        Doc(
+            "Attention, rotary embeddings and RMS norms for ONNX Runtime's kernels, or in ONNX's operators, for any runtime."
+        ),
+    ] = "runtime"
 
     def refuses(self, node: fx.Node) -> str | None:
         """Why the exporter has no ONNX form of a node, or the runtime no kernel for its dtype; None if they have."""
@@ -84,27 +86,25 @@ class Onnx(Backend):
 
     def build(self, program: Program, target: Target, out: Path) -> dict[str, Any]:
         """Write ``model.onnx`` and return what the runtime's optimizer made of it. Raises BackendError."""
-        from fxopt.backends.onnx.attention_kernels import ATTENTION, why_written_out
         from fxopt.backends.onnx.export import export
         from fxopt.backends.onnx.kernels import kernel_facts
+        from fxopt.backends.onnx.unfused import unfused
         from fxopt.backends.onnx.weights import integer_weights
         from fxopt.ir.op_table import find_quantized
-        from fxopt.ir.printer import source_line
 
         model, on_cpu = out / MODEL_FILE, "cuda" not in target.features
-        has_kernel = on_cpu and self.attention == "kernel"
+        runtime_operators = on_cpu and self.operators == "runtime"
         origins, nodes = export(
             program,
             self.opset,
             model,
             unsigned_weights=self.weights == "uint8",
             quantized_lstm=on_cpu,
-            attention_kernel=has_kernel,
+            runtime_operators=runtime_operators,
         )
         facts = kernel_facts(model, origins, self.optimization_level)
         weights = integer_weights(model, origins) if find_quantized(program.graph) else []
-        left = {node: why_written_out(node) for node in program.find(ATTENTION)} if has_kernel else {}
-        notes = [f"attention is written out: {reason}: {source_line(node)}" for node, reason in left.items() if reason]
+        notes = unfused(program) if runtime_operators else []
         return facts | {OVERFLOWS: overflows(weights), NODES: nodes} | ({"notes": notes} if notes else {})
 
     def expose(self, program: Program, target: Target, folder: Path, names: Sequence[str], out: Path) -> list[str]:
@@ -189,7 +189,7 @@ class Onnx(Backend):
             for t in threads for level in levels for arena in (True, False)
         ]  # fmt: skip
         with scratch_folder() as folder:
-            export(program, self.opset, folder / MODEL_FILE, attention_kernel=self.attention == "kernel")
+            export(program, self.opset, folder / MODEL_FILE, runtime_operators=self.operators == "runtime")
             float16 = has_float16(folder / MODEL_FILE)
 
             def runner(candidate: Onnx) -> Runner:

@@ -13,9 +13,11 @@ from fxopt.backends.onnx.attention_kernels import use_attention_kernels
 from fxopt.backends.onnx.block_weights import use_block_kernels
 from fxopt.backends.onnx.dynamic_kernels import use_dynamic_kernels
 from fxopt.backends.onnx.file import all_graphs, drop_unused, save, store_beside
+from fxopt.backends.onnx.norms import use_norm_kernels
 from fxopt.backends.onnx.pools import rewrite_pools
 from fxopt.backends.onnx.quiet import quiet
 from fxopt.backends.onnx.recurrent_kernels import use_recurrent_kernels
+from fxopt.backends.onnx.rotary_kernels import use_rotary_kernels
 from fxopt.backends.onnx.translate import translated
 from fxopt.backends.onnx.unpacked_weights import unpack_weights
 from fxopt.backends.onnx.values import name_values
@@ -32,14 +34,15 @@ def export(
     *,
     unsigned_weights: bool = False,
     quantized_lstm: bool = False,
-    attention_kernel: bool = False,
+    runtime_operators: bool = False,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Write ``program`` as ONNX; return the source of every ONNX node, ``{node name: op and user's line}``, and the node of
     the program that it, or a value of the model, belongs to, ``{name: node's name}``, "" for none.
 
     Inputs, outputs and quantized values keep their names and dynamic dims. With ``unsigned_weights`` those of 8 bits are
     stored as uint8; ``quantized_lstm`` takes an op for LSTMs with int8 weights that ONNX Runtime alone has, and
-    ``attention_kernel`` its op for attention. Raises BackendError where the exporter or the ONNX checker fails, with the node.
+    ``runtime_operators`` its ops for attention and rotary embeddings, and the form in which it finds RMS norms.
+    Raises BackendError where the exporter or the ONNX checker fails, with the node.
     """
     import onnx
     from torch.onnx._internal.exporter import _ir_passes as ir_passes
@@ -52,7 +55,7 @@ def export(
     try:
         # with gradients, attention under a learned mask would be taken apart into other strides than it was exported with
         with quiet(), torch.no_grad():
-            made, nodes_of = translated(_in_kernels(program, quantized_lstm, attention_kernel), opset)
+            made, nodes_of = translated(_in_kernels(program, quantized_lstm, runtime_operators), opset)
             ir_passes.rename_inputs(made.model, inputs)
             ir_passes.rename_outputs(made.model, outputs)
     except FxoptError:
@@ -89,10 +92,10 @@ def _nodes(model: Any, of_export: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _in_kernels(program: Program, quantized_lstm: bool, attention_kernel: bool) -> Program:
+def _in_kernels(program: Program, quantized_lstm: bool, runtime_operators: bool) -> Program:
     program = use_recurrent_kernels(program, quantized_lstm=quantized_lstm)
-    if attention_kernel:
-        program = use_attention_kernels(program)
+    if runtime_operators:
+        program = use_attention_kernels(use_rotary_kernels(use_norm_kernels(program)))
     return use_dynamic_kernels(use_block_kernels(program))
 
 

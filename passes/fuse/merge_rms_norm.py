@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
 from fxopt import Program, graph_pass
-from fxopt.ir.op_table import Trait, arguments, has
+from fxopt.ir.op_table import Trait, has
 from fxopt.ir.printer import op_name
+from fxopt.ir.rms_norm import match_rms_norm, unchanged_source
 from fxopt.passes.common.weight_value import is_weight, weight_value
 
 aten = torch.ops.aten
@@ -39,58 +38,23 @@ def merge_rms_norm(program: Program) -> None:
         return %y
     """
     for root in program.find("aten.rsqrt"):
-        found = _written_out(root)
-        if found is None:
+        found = match_rms_norm(root)
+        if found is None or found.dims != (-1,):
             continue
-        value, eps, product = found
-        width = product.meta["val"].shape[-1]
+        width = found.product.meta["val"].shape[-1]
         if not isinstance(width, int):
             program.skip(root, "it is over a dim of dynamic size")
             continue
-        scaled, weight = _weighted(program, product, width)
+        scaled, weight = _weighted(program, found.product, width)
         with program.graph.inserting_before(scaled):
-            norm = program.graph.call_function(aten.rms_norm.default, (value, [width], weight, eps))
+            norm = program.graph.call_function(aten.rms_norm.default, (found.value, [width], weight, found.eps))
         program.replace(scaled, norm)
-
-
-def _written_out(root: fx.Node) -> tuple[fx.Node, float, fx.Node] | None:
-    """What is normalised, eps, and the product of the two; None for another reciprocal root."""
-    total = _behind(root.args[0])
-    if total is None or op_name(total) not in ("aten.add.Tensor", "aten.add.Scalar"):
-        return None
-    mean, eps = total.args[:2]
-    if isinstance(mean, (int, float)):
-        mean, eps = eps, mean
-    mean = _behind(mean)
-    if mean is None or not isinstance(eps, (int, float)) or op_name(mean) != "aten.mean.dim":
-        return None
-    call = arguments(mean)
-    square = _behind(call["self"])
-    rank = mean.meta["val"].dim()
-    if (
-        square is None
-        or call["dtype"] is not None
-        or not call["keepdim"]
-        or [d % rank for d in call["dim"]] != [rank - 1]
-    ):
-        return None
-    if (op_name(square) == "aten.mul.Tensor" and square.args[0] is square.args[1]) or (
-        op_name(square) == "aten.pow.Tensor_Scalar" and square.args[1] == 2
-    ):
-        value = square.args[0]
-    else:
-        return None
-    origin = _behind(value)
-    for user in root.users:
-        if op_name(user) == "aten.mul.Tensor" and {_behind(n) for n in user.args[:2]} == {origin, root}:
-            return origin, float(eps), user  # type: ignore[return-value]
-    return None
 
 
 def _weighted(program: Program, product: fx.Node, width: int) -> tuple[fx.Node, fx.Node | None]:
     """The product with its weight, if a vector multiplies it that is stored or computed of stored ones, and that."""
     behind, (user, *others) = product, _readers(product)
-    while not others and _behind(user) is product:
+    while not others and unchanged_source(user) is product:
         behind, (user, *others) = user, _readers(user)
     if others or op_name(user) != "aten.mul.Tensor":
         return product, None
@@ -119,13 +83,3 @@ def _above(node: fx.Node) -> set[fx.Node]:
         found |= new
         todo += new
     return found
-
-
-def _behind(node: Any) -> fx.Node | None:
-    """What a value is, number for number and in the same dtype, before casts and copies."""
-    while isinstance(node, fx.Node) and node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
-        same = has(node, Trait.SAME_VALUE) or has(node, Trait.CAST)
-        if not same or node.meta["val"].dtype != node.args[0].meta["val"].dtype:
-            break
-        node = node.args[0]
-    return node if isinstance(node, fx.Node) and isinstance(node.meta.get("val"), torch.Tensor) else None

@@ -142,7 +142,7 @@ def test_a_batch_in_the_place_of_heads_is_written_out(tmp_path):
 
 
 def test_a_file_for_other_runtimes_has_operators_of_the_standard_alone(tmp_path):
-    _, artifact, kernels = built(FORMS["plain"], tmp_path, attention="standard")
+    _, artifact, kernels = built(FORMS["plain"], tmp_path, operators="standard")
     assert kernels == 0
     assert {node.domain for node in onnx.load(tmp_path / "model.onnx").graph.node} == {""}
     assert "notes" not in artifact.manifest.facts

@@ -79,7 +79,7 @@ def compare(name: str, backends: list[str], examples: int, blocks: int, folder: 
     """A row for each file of a workload, with ``failed`` where there is none."""
     workload = find_workload(name)
     plain = _built(
-        workload, "onnx(threads=1, attention='standard')", KINDS["float"], folder / "plain"
+        workload, "onnx(threads=1, operators='standard')", KINDS["float"], folder / "plain"
     )  # as peers know it
     made: dict[str, tuple[Artifact, int]] = {}
     rows: list[dict[str, Any]] = []
