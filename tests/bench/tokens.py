@@ -4,6 +4,7 @@
 
     python tests/bench/tokens.py                                     # small_lm, one thread
     python tests/bench/tokens.py --model causal_lm:qwen3 --threads 2
+    python tests/bench/tokens.py --backends onnx "onnx(operators='standard')"
 
 Every side makes the same number of tokens after the same prompts, greedily, all in one interleaved run:
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fxopt
+from fxopt.backend import find_backend
 from fxopt.backend.manifest import Interface
 from fxopt.driver.interface import interface
 from fxopt.frontend.pt2 import export_program
@@ -113,7 +116,7 @@ def sides(model: str, backends: list[str], tokens: int, batch: int, threads: int
     found["export, OpenVINO"] = loop(openvino_export(path, threads), shapes, rows, tokens)
     codes = f"{model}(cache='int8')" if "(" not in model else model
     for backend in backends:
-        runs = f"{backend}(threads={threads})"
+        runs = str(replace(find_backend(backend), threads=threads))
         for name, spec, passes in (
             ("float", model, ("clean_up",)),
             ("int8", model, ("clean_up", "quantize_dynamic")),
