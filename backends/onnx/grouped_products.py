@@ -18,8 +18,9 @@ def grouped_product(rows: Any, weights: Any, ends: Any) -> Any:
 
     ONNX slices at places that are computed, so that a row is multiplied once, and no weights are gathered for it.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18  # whose types are those of one dtype at a time
     ends = op.Cast(ends, to=7)
     first = op.Constant(value_ints=[0])
     start, parts = first, []
