@@ -25,13 +25,14 @@ class AddedCosts:
     where each saves memory traffic that the others save too, and by one of its own; by luck, as those are chosen that were
     timed at a good moment; and a pair of neighbours may add something of itself, as where a layout is kept between them.
     Each choice that is measured corrects them all (the posterior of Bayesian linear regression; Rasmussen & Williams 2006,
-    equation 2.8).
+    equation 2.8). ``exact`` costs add up, and are never corrected.
     """
 
-    def __init__(self, alone: Mapping[Candidate, float]) -> None:
+    def __init__(self, alone: Mapping[Candidate, float], *, exact: bool = False) -> None:
         self._terms: list[Chosen] = [frozenset({c}) for c in alone]
         self._prior = list(alone.values())
-        self._own = [math.hypot(_OWN * cost, _ALONE) for cost in self._prior]
+        self._common = 0.0 if exact else _COMMON
+        self._own = [0.0 if exact else math.hypot(_OWN * cost, _ALONE) for cost in self._prior]
         self._measured: list[tuple[Chosen, float]] = []
         self._fit()
 
@@ -59,7 +60,7 @@ class AddedCosts:
 
     def _fit(self) -> None:
         prior = np.array(self._prior)
-        self._mean, self._covariance = prior, _COMMON**2 * np.outer(prior, prior) + np.diag(np.square(self._own))
+        self._mean, self._covariance = prior, self._common**2 * np.outer(prior, prior) + np.diag(np.square(self._own))
         if not self._measured:
             return
         rows = np.array([self._row(chosen) for chosen, _ in self._measured])

@@ -94,7 +94,7 @@ def within_budget(
             way_out="allow more: more entries, fewer names in keep, or prune after it",
         )
     candidates = undominated(library.scored(library.trained(candidates, added)), added)
-    planner = Planner(whole, library.teacher, candidates, added, costs)
+    planner = Planner(whole, library.teacher, candidates, added, costs, exact=not timed)
     best = planner.run(max(limit, least * (1 + 1e-9)))
     _report(program, planner.raced, best, unit)
     if best is None and budget.given:

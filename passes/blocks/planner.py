@@ -18,8 +18,8 @@ _ROUNDS, _MOST_ROUNDS = 3, 8
 """Rounds, and as many as there may be until a choice keeps the budget as measured and the next round finds none better."""
 _RACED = 4
 """Choices that are built in a round."""
-_DIVERSE, _PREFIXES = 2, 8
-"""Choices per set of removed branches; such sets."""
+_PREFIXES = 8
+"""Sets of removed branches for which the rest is solved."""
 _PAIRS = 8
 """Neighbours that are measured in a round."""
 
@@ -39,9 +39,10 @@ class Planner:
     """Chooses among candidates whose ``divergence`` is known.
 
     ``added`` is what a candidate adds to the cost of the net, as a share, and ``cost`` measures that of whole choices, in
-    one run. Divergences do not add up where much changes: branches to remove are chosen greedily, each given those
-    before it (of 32 layers scored one by one and dropped together, accuracy 0.50; ranked jointly, 0.73: NVIDIA's Puzzletron);
-    the rest is a linear program with terms for neighbours, and its best few choices are built and measured.
+    one run; where they are ``exact`` the one is the sum of the others. Divergences do not add up where much changes:
+    branches to remove are chosen greedily, each given those before it (of 32 layers scored one by one and dropped together,
+    accuracy 0.50; ranked jointly, 0.73: NVIDIA's Puzzletron); the rest is a linear program with terms for neighbours, and
+    what is best for the limit and for some costs below it is built and measured.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Planner:
         candidates: Sequence[Candidate],
         added: Callable[[Candidate], float],
         cost: Callable[[Sequence[Chosen]], list[float]],
+        *,
+        exact: bool = False,
     ) -> None:
         self._program, self._teacher, self._cost = program, teacher, cost
-        self._added = AddedCosts({candidate: added(candidate) for candidate in candidates})
+        self._added = AddedCosts({candidate: added(candidate) for candidate in candidates}, exact=exact)
         self._loss = {c: c.loss for c in candidates}
         self._groups, self._crossed = _grouped(candidates)
         self._pairs: dict[tuple[Candidate, Candidate], float] = {}
@@ -62,24 +65,30 @@ class Planner:
     def run(self, limit: float) -> Raced | None:
         """The choice of least divergence whose measured cost is at most ``limit``; None where none built is."""
         prefixes = self._prefixes(limit)
-        before = None
+        best: Raced | None = None
         for done in range(_MOST_ROUNDS):
-            best = self._best(limit)
+            before, best = best, self._best(limit)
             if best is not None and best is before and done >= _ROUNDS:
                 break
-            before = best
-            solutions = self._solutions(prefixes, limit)
-            if (
-                best is None and self.raced
-            ):  # then those that hold it by a standard deviation, or cost as little as can be
-                slack = max((self._added.deviation(chosen) for chosen, _ in solutions), default=0.0)
-                solutions = self._solutions(prefixes, limit - slack) or self._cheapest()
+            solutions = self._solutions(prefixes, self._aims(prefixes, limit))
+            if best is None:  # where not even the cheapest is predicted to hold it, that is built all the same
+                solutions = solutions or self._cheapest()
             hopeful = [s for s in solutions if best is None or s[1] < best.loss]
             if not hopeful:
                 break
             self._race(hopeful)
             self._measure_pairs()
         return self._best(limit)
+
+    def _aims(self, prefixes: Sequence[tuple[list[Candidate], float]], limit: float) -> list[float]:
+        """Costs to ask for: the limit, and ever less by half a standard deviation of what is predicted to hold it.
+
+        Of what is predicted to cost as much, that is chosen which is predicted to cost too little.
+        """
+        nearest = self._solutions(prefixes, [limit])
+        room = limit - self._added.predict(self._chosen_cheapest())
+        step = min(self._added.deviation(nearest[0][0]) / 2, room / _RACED) if nearest else 0.0
+        return [limit - i * step for i in range(_RACED)]
 
     def _best(self, limit: float) -> Raced | None:
         fitting = [r for r in self.raced if r.cost <= limit]
@@ -108,20 +117,21 @@ class Planner:
     def _divergence(self, chosen: Iterable[Candidate]) -> float:
         return self._teacher.divergence(exchanged(self._program, chosen, shapes=False))
 
-    def _solutions(self, prefixes: Sequence[tuple[list[Candidate], float]], limit: float) -> list[tuple[Chosen, float]]:
-        """The best few choices that were not built yet, with their predicted divergence."""
+    def _solutions(
+        self, prefixes: Sequence[tuple[list[Candidate], float]], aims: Sequence[float]
+    ) -> list[tuple[Chosen, float]]:
+        """The best choice for each of these costs that was not built yet, with its predicted divergence."""
         found: dict[Chosen, float] = {}
         known = {r.chosen for r in self.raced}
-        for gone, loss in prefixes:
-            for _ in range(_DIVERSE):
-                more = self._solved(gone, limit, known)
-                if more is None:
-                    break
-                chosen = frozenset(gone) | more
-                found[chosen] = loss + self._predicted_loss(more)
+        for aim in aims:
+            solved = [(frozenset(gone) | more, loss + self._predicted_loss(more))
+                      for gone, loss in prefixes
+                      if (more := self._solved(gone, aim, known)) is not None]  # fmt: skip
+            if solved:
+                chosen, loss = min(solved, key=lambda pair: pair[1])
+                found[chosen] = loss
                 known.add(chosen)
-        best = sorted(found.items(), key=lambda pair: pair[1])
-        return best[:_RACED]
+        return list(found.items())
 
     def _solved(self, gone: Sequence[Candidate], limit: float, known: Iterable[Chosen]) -> Chosen | None:
         """The best choice for the other blocks, besides the removed branches; none of those known."""
@@ -146,8 +156,11 @@ class Planner:
 
     def _cheapest(self) -> list[tuple[Chosen, float]]:
         """The choice of least predicted cost, unless it was built."""
-        chosen = cheapest(list(self._loss), lambda c: self._added[frozenset({c})])
+        chosen = self._chosen_cheapest()
         return [] if any(r.chosen == chosen for r in self.raced) else [(chosen, self._predicted_loss(chosen))]
+
+    def _chosen_cheapest(self) -> Chosen:
+        return cheapest(list(self._loss), lambda c: self._added[frozenset({c})])
 
     def _race(self, solutions: Sequence[tuple[Chosen, float]]) -> None:
         costs = self._cost([chosen for chosen, _ in solutions])

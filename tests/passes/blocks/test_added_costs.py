@@ -63,3 +63,12 @@ def test_one_that_saves_nothing_is_told_from_those_that_save_what_they_did_alone
     errors = {c: abs(model[frozenset({c})] - (0.0 if c is wrong else prior[c])) for c in every}
     assert errors[wrong] < abs(prior[wrong]) / 2
     assert max(errors[c] / abs(prior[c]) for c in every if c is not wrong) < 0.5
+
+
+def test_exact_costs_stay_as_they_are():
+    draw = np.random.default_rng(3)
+    prior = alone(5, draw)
+    model, whole = AddedCosts(prior, exact=True), frozenset(prior)
+    model.correct([(whole, 0.9)])
+    assert model.predict(whole) == pytest.approx(1 + sum(prior.values()))
+    assert model.deviation(whole) == 0
