@@ -15,11 +15,19 @@ _KINDS = ("Convolution", "GroupConvolution", "MatMul")
 
 
 def integer_weights(path: Path, origins: dict[str, str]) -> list[IntegerWeight]:
-    """The stored int8 weights of convolutions and matrix products; ``origins`` tells where a node comes from."""
-    found = []
+    """The stored int8 weights that integer kernels may multiply by; ``origins`` tells where a node comes from.
+
+    They are of convolutions and matrix products whose input comes, near or far, from a FakeQuantize. Where none is before a
+    layer it computes in float, with a weight that is made float on loading.
+    """
+    found: list[IntegerWeight] = []
+    quantized: set[str] = set()
     for node in new_core().read_model(path).get_ordered_ops():
         kind = node.get_type_name()
-        if kind not in _KINDS:
+        sources = {node.input_value(i).get_node().get_name() for i in range(node.get_input_size())}
+        if kind == "FakeQuantize" or not sources.isdisjoint(quantized):
+            quantized.add(node.get_name())
+        if kind not in _KINDS or node.input_value(0).get_node().get_name() not in quantized:
             continue
         stored = stored_operand(node)
         if stored is None or stored.get_element_type().get_type_name() != "i8":
