@@ -30,7 +30,7 @@ def test_start_up_and_main_job_print_a_table():
 
 
 def test_substitution_has_a_row_for_each_method(tmp_path):
-    few = "--model resnet18 --seeds 0 1 --widths 4 4 8 8 --epochs 1 --examples 90 --samples 32 --block-epochs 1 --distill 1"
+    few = "--model resnet18 --seeds 0 1 --widths 8 8 8 8 --epochs 1 --examples 90 --samples 32 --block-epochs 1 --distill 1"
     command = [sys.executable, BENCH / "substitution.py", "run", *few.split(), "--latency", "0.95", "--entries", "off"]
     subprocess.run([*command, "--methods", "substitute", "low_rank"], check=True, cwd=tmp_path)
     command = [sys.executable, BENCH / "substitution.py", "show"]
