@@ -15,10 +15,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from fxopt.ir.op_table import family
+from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
 
 _TRACED = (torch.Tensor, torch.SymInt)
 """What a trace must know the origin of; other arguments are constants."""
+
+
+_READS_SIZES = "aten.fft_"
+"""Ops whose decomposition in C++ reads sizes as numbers, and fixes a batch that may vary; that in Python does not."""
 
 
 def decomposed(node: fx.Node, decompositions: dict[Any, Any]) -> list[Any]:
@@ -153,7 +158,8 @@ def _traced(node: fx.Node, decompositions: dict[Any, Any]) -> fx.GraphModule:
 
     # for what the call makes itself, as a range of indices
     mode = detect_fake_mode(inputs) or detect_fake_mode(node.meta.get("val")) or contextlib.nullcontext()
-    with mode, enable_python_dispatcher():  # composites in C++ read sizes as numbers, and would fix a batch that varies
+    in_python = enable_python_dispatcher() if op_name(node).startswith(_READS_SIZES) else contextlib.nullcontext()
+    with mode, in_python:
         return make_fx(call, decomposition_table=decompositions)(*inputs)
 
 

@@ -92,15 +92,15 @@ class _Makes(nn.Module):
     """One call without operands, and one that fills what it makes in place."""
 
     def forward(self, x):
-        return torch.feature_dropout(x, 0.5, True) @ torch.eye(3)
+        return F.dropout(x, 0.5, training=True) @ torch.eye(3)
 
 
 def test_a_call_without_operands_is_of_the_same_sizes_and_one_that_writes_inside_is_left():
     program = fxopt.capture(nn.Sequential(_Makes()), (torch.randn(2, 3),))
     derive_shapes(program)
-    (eye,), (dropout,) = program.find("aten.eye"), program.find("aten.feature_dropout")
+    (eye,), (dropout,) = program.find("aten.eye"), program.find("aten.dropout")
     assert decompose(program, dropout, torch._decomp.decomposition_table) is None
-    assert [node.name for node in program.find("aten.feature_dropout")] == [dropout.name]
+    assert [node.name for node in program.find("aten.dropout")] == [dropout.name]
     mode = dropout.meta["val"].fake_mode
     for node in decompose(program, eye, torch._decomp.decomposition_table):
         assert node.meta["val"].fake_mode is mode
