@@ -18,10 +18,11 @@ def grouped_product(rows: Any, weights: Any, ends: Any) -> Any:
 
     ONNX slices at places that are computed, so that a row is multiplied once, and no weights are gathered for it.
     """
+    from onnx import TensorProto
     from onnxscript import opset18
 
     op: Any = opset18  # whose types are those of one dtype at a time
-    ends = op.Cast(ends, to=7)
+    ends = op.Cast(ends, to=TensorProto.INT64)
     first = op.Constant(value_ints=[0])
     start, parts = first, []
     for expert in range(weights.shape[0]):

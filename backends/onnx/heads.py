@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 def split_from(part: fx.Node) -> fx.Node | None:
     """The value ``[N, length, heads, width]`` that ``[N, heads, length, width]`` was turned from, if it was."""
-    split = past_copies(part)
+    split = _past_copies(part)
     return split.args[0] if turns_heads(split) else None  # type: ignore[return-value]
 
 
@@ -25,7 +25,7 @@ def merged(program: Program, part: fx.Node) -> fx.Node:
     """Query, key or value ``[N, heads, length, width]`` as ``[N, length, heads * width]``: what it was split from, if it was."""
     batch, heads, length, width = part.meta["val"].shape
     turned = split_from(part) or call(program, aten.transpose.int, part, 1, 2)
-    source = past_copies(turned)
+    source = _past_copies(turned)
     before = source.args[0] if op_name(source) in RESHAPES else None
     want = size_expressions((batch, length, heads * width))
     if isinstance(before, fx.Node) and size_expressions(before.meta["val"].shape) == want:
@@ -38,7 +38,7 @@ def turns_heads(node: fx.Node) -> bool:
     return op_name(node) == "aten.transpose.int" and {dim % 4 for dim in node.args[1:]} == {1, 2}  # type: ignore[operator]
 
 
-def past_copies(node: fx.Node) -> fx.Node:
+def _past_copies(node: fx.Node) -> fx.Node:
     """What a value is a copy of."""
     while op_name(node) in COPIES:
         node = node.args[0]  # type: ignore[assignment]

@@ -41,21 +41,24 @@ def use_norm_kernels(program: Program) -> Program:
 def norm_written_out(root: fx.Node) -> str | None:
     """Why the runtime's kernel is not for the RMS norm of a reciprocal root; None if it is, or where that is of no norm."""
     norm = match_rms_norm(root)
-    if norm is None:
-        return None
+    return None if norm is None else _no_kernel(norm)
+
+
+def _no_kernel(norm: WrittenRMSNorm) -> str | None:
     if norm.dims != (-1,):
         return "it is over other dims than the last"
     if not isinstance(norm.product.meta["val"].shape[-1], int):
         return "it is over a dim whose size can vary"
     if norm.product.meta["val"].dtype != torch.float32:
         return "the kernel is for float32"
-    if len(root.users) > 1 or len(norm.square.users) > 1:
+    if len(norm.root.users) > 1 or len(norm.square.users) > 1:
         return "its mean or its root is read elsewhere, too"
     return None
 
 
 def _norm_of(root: fx.Node) -> WrittenRMSNorm | None:
-    return None if norm_written_out(root) else match_rms_norm(root)
+    norm = match_rms_norm(root)
+    return None if norm is None or _no_kernel(norm) else norm
 
 
 def _has_weight(product: fx.Node) -> bool:

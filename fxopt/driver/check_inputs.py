@@ -12,7 +12,7 @@ from fxopt.ir.op_table import find_quantized
 from fxopt.ir.program import Program
 from fxopt.numerics.probe_inputs import probe_inputs
 from fxopt.workload import Data
-from fxopt.workload.batching import fits, fixed_batch
+from fxopt.workload.batching import fits, fixed_batch, has_rows
 from fxopt.workload.workload import validation_batches
 
 _SEVERAL = 3
@@ -28,7 +28,7 @@ def check_inputs(program: Program, data: Data | None) -> list[list[Any]]:
     if data is None or find_quantized(program.graph) is None:
         return probe_inputs(program)
     nodes = program.inputs()
-    symbols = {str(node.meta["val"].shape[0]) for node in nodes if _has_rows(node)}
+    symbols = {str(node.meta["val"].shape[0]) for node in nodes if has_rows(node)}
     least = max((program.ranges.get(symbol, (1, None))[0] for symbol in symbols), default=1)
     count = fixed_batch(program) or max(_SEVERAL, least)
     args: tuple[Any, ...] = next(validation_batches(data, count, count), ())
@@ -39,17 +39,11 @@ def check_inputs(program: Program, data: Data | None) -> list[list[Any]]:
         map(_may_index, nodes)
     ):  # fixed, or sizes that belong together, as a graph's nodes and edges
         return [leaves]
-    few = [leaf[: max(1, least)] if _has_rows(node) else leaf for node, leaf in zip(nodes, leaves, strict=True)]
+    few = [leaf[: max(1, least)] if has_rows(node) else leaf for node, leaf in zip(nodes, leaves, strict=True)]
     return [few, leaves]
-
-
-def _has_rows(node: fx.Node) -> bool:
-    """Whether the first dim of an input is dynamic."""
-    value = node.meta["val"]
-    return isinstance(value, torch.Tensor) and value.dim() > 0 and not isinstance(value.shape[0], int)
 
 
 def _may_index(node: fx.Node) -> bool:
     """Whether an input holds integers that are no rows, and may be numbers of rows of another input."""
     value = node.meta["val"]
-    return isinstance(value, torch.Tensor) and not _has_rows(node) and value.dtype in (torch.int32, torch.int64)
+    return isinstance(value, torch.Tensor) and not has_rows(node) and value.dtype in (torch.int32, torch.int64)

@@ -19,6 +19,12 @@ def fixed_batch(program: Program) -> int | None:
     return int(sizes[0]) if sizes and all(isinstance(s, int) and s == sizes[0] for s in sizes) else None
 
 
+def has_rows(node: fx.Node) -> bool:
+    """Whether the first dim of an input of a program is dynamic."""
+    value = node.meta["val"]
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and not isinstance(value.shape[0], int)
+
+
 def fits(node: fx.Node, leaf: Any) -> bool:
     """Whether a value can be given for an input of a program: a tensor of its dtype and fixed sizes, or a number for a number."""
     want = node.meta["val"]

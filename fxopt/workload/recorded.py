@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import DataError, RecipeError, last_line
 from fxopt.ir.program import Program
 from fxopt.support.resources import resource_error
-from fxopt.workload.batching import fixed_batch, in_batches
+from fxopt.workload.batching import fixed_batch, has_rows, in_batches
 from fxopt.workload.workload import Args, Split
 
 _WAY_OUT = "save the inputs with numpy.save('inputs.npy', x), or numpy.savez('inputs.npz', name=x, …) for several"
@@ -75,8 +75,7 @@ class RecordedInputs:
         counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
         if len(set(counts.values())) != 1 or not min(counts.values()):
             raise DataError(f"calibration arrays need the same number of examples, one or more; got {counts}")
-        more = {name: array.ndim - inputs[name].dim() for name, array in arrays.items()}
-        self._calls = all(dims == 1 for dims in more.values())
+        self._calls = all(array.ndim == inputs[name].dim() + 1 for name, array in arrays.items())
         if not self._calls and (alone := _without_batch(program)) is not None:
             raise DataError(
                 f"the input {alone.name!r} has no batch, so that examples cannot be put together",
@@ -124,4 +123,4 @@ def _without_batch(program: Program) -> fx.Node | None:
     if fixed_batch(program) is not None:
         return None
     tensors = [node for node in program.inputs() if isinstance(node.meta["val"], torch.Tensor)]
-    return next((n for n in tensors if not n.meta["val"].dim() or isinstance(n.meta["val"].shape[0], int)), None)
+    return next((node for node in tensors if not has_rows(node)), None)

@@ -29,7 +29,7 @@ class AddedCosts:
     """
 
     def __init__(self, alone: Mapping[Candidate, float], *, exact: bool = False) -> None:
-        self._terms: list[Chosen] = [frozenset({c}) for c in alone]
+        self._place: dict[Chosen, int] = {frozenset({c}): i for i, c in enumerate(alone)}
         self._prior = list(alone.values())
         self._common = 0.0 if exact else _COMMON
         self._own = [0.0 if exact else math.hypot(_OWN * cost, _ALONE) for cost in self._prior]
@@ -37,8 +37,8 @@ class AddedCosts:
         self._fit()
 
     def __getitem__(self, term: Chosen) -> float:
-        """What a candidate or a pair adds, as a share of the whole; 0 for a pair that was not measured."""
-        return float(self._mean[self._terms.index(term)]) if term in self._terms else 0.0
+        """What a candidate or a measured pair adds, as a share of the whole."""
+        return float(self._mean[self._place[term]])
 
     def predict(self, chosen: Iterable[Candidate]) -> float:
         """The cost with all of these, as a share of the whole."""
@@ -52,8 +52,8 @@ class AddedCosts:
     def correct(self, measured: Iterable[tuple[Chosen, float]], pairs: Iterable[Chosen] = ()) -> None:
         """Take in measured costs, as shares of the whole; from now on these ``pairs`` may add something of themselves."""
         for pair in pairs:
-            self._own.append(sum(self._own[self._terms.index(frozenset({c}))] for c in pair))
-            self._terms.append(pair)
+            self._own.append(sum(self._own[self._place[frozenset({c})]] for c in pair))
+            self._place[pair] = len(self._prior)
             self._prior.append(0.0)
         self._measured += measured
         self._fit()
@@ -71,4 +71,4 @@ class AddedCosts:
         self._covariance = self._covariance - gain @ shared.T
 
     def _row(self, chosen: Chosen) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return np.array([float(term <= chosen) for term in self._terms])
+        return np.array([float(term <= chosen) for term in self._place])

@@ -70,7 +70,7 @@ class Planner:
             before, best = best, self._best(limit)
             if best is not None and best is before and done >= _ROUNDS:
                 break
-            solutions = self._solutions(prefixes, self._aims(prefixes, limit))
+            solutions = self._solutions(prefixes, limit)
             if best is None:  # where not even the cheapest is predicted to hold it, that is built all the same
                 solutions = solutions or self._cheapest()
             hopeful = [s for s in solutions if best is None or s[1] < best.loss]
@@ -79,16 +79,6 @@ class Planner:
             self._race(hopeful)
             self._measure_pairs()
         return self._best(limit)
-
-    def _aims(self, prefixes: Sequence[tuple[list[Candidate], float]], limit: float) -> list[float]:
-        """Costs to ask for: the limit, and ever less by half a standard deviation of what is predicted to hold it.
-
-        Of what is predicted to cost as much, that is chosen which is predicted to cost too little.
-        """
-        nearest = self._solutions(prefixes, [limit])
-        room = limit - self._added.predict(self._chosen_cheapest())
-        step = min(self._added.deviation(nearest[0][0]) / 2, room / _RACED) if nearest else 0.0
-        return [limit - i * step for i in range(_RACED)]
 
     def _best(self, limit: float) -> Raced | None:
         fitting = [r for r in self.raced if r.cost <= limit]
@@ -117,20 +107,27 @@ class Planner:
     def _divergence(self, chosen: Iterable[Candidate]) -> float:
         return self._teacher.divergence(exchanged(self._program, chosen, shapes=False))
 
-    def _solutions(
-        self, prefixes: Sequence[tuple[list[Candidate], float]], aims: Sequence[float]
-    ) -> list[tuple[Chosen, float]]:
-        """The best choice for each of these costs that was not built yet, with its predicted divergence."""
+    def _solutions(self, prefixes: Sequence[tuple[list[Candidate], float]], limit: float) -> list[tuple[Chosen, float]]:
+        """The best choices that were not built yet, with their predicted divergence: for the limit, and for ever less.
+
+        Each time for half a standard deviation less of what is predicted to hold the limit, as of what is predicted to cost
+        as much that is chosen which is predicted to cost too little.
+        """
         found: dict[Chosen, float] = {}
         known = {r.chosen for r in self.raced}
-        for aim in aims:
+        step = 0.0
+        for i in range(_RACED):
             solved = [(frozenset(gone) | more, loss + self._predicted_loss(more))
                       for gone, loss in prefixes
-                      if (more := self._solved(gone, aim, known)) is not None]  # fmt: skip
-            if solved:
-                chosen, loss = min(solved, key=lambda pair: pair[1])
-                found[chosen] = loss
-                known.add(chosen)
+                      if (more := self._solved(gone, limit - i * step, known)) is not None]  # fmt: skip
+            if not solved:
+                break
+            chosen, found_loss = min(solved, key=lambda pair: pair[1])
+            found[chosen] = found_loss
+            known.add(chosen)
+            if i == 0:
+                room = limit - self._added.predict(self._chosen_cheapest())
+                step = min(self._added.deviation(chosen) / 2, room / _RACED)
         return list(found.items())
 
     def _solved(self, gone: Sequence[Candidate], limit: float, known: Iterable[Chosen]) -> Chosen | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -74,6 +75,18 @@ def layer_weights(program: Program) -> tuple[list[LayerWeight], dict[fx.Node, st
                 weight.readers.append(Reader(layer, operand, dim))
                 weight.quantized |= any(family(node) == "quant" for node in path)
     return list(found.values()), declined
+
+
+def names_any(patterns: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether a pattern, with wildcards, names a weight by one of its names, or the module that has it."""
+    return any(fnmatch(n, p) or fnmatch(n.rpartition(".")[0], p) for n in names for p in patterns)
+
+
+def other_reader(program: Program, weight: LayerWeight) -> fx.Node | None:
+    """What reads a weight besides its contractions, a view of it included; None if nothing does."""
+    layers = [reader.layer for reader in weight.readers]
+    nodes = [node for node in program.graph.nodes if program.tensor(node) is weight.tensor]
+    return next((user for node in nodes for user in node.users if user not in layers), None)
 
 
 def element_numbers(weight: LayerWeight, reader: Reader) -> torch.Tensor | None:

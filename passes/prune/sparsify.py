@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -17,7 +16,7 @@ from fxopt.errors import OptionError, UnknownNameError
 from fxopt.pass_manager.pass_base import Kind
 from fxopt.passes.common.lowest import lowest, lowest_in_groups, summed_groups
 from fxopt.passes.common.masks import store_masked
-from fxopt.passes.common.stored_weights import LayerWeight, layer_weights
+from fxopt.passes.common.stored_weights import LayerWeight, layer_weights, names_any
 from fxopt.passes.prune.importance.gradients import mean_gradients
 from fxopt.support.options import With
 
@@ -119,7 +118,7 @@ class sparsify(Pass):
             program.skip(layer, reason)
         known = {name for weight in weights for name in weight.names}
         for pattern in (*self.keep, *self.only):
-            if not any(_names(pattern, name) for name in known):
+            if not names_any((pattern,), known):
                 raise UnknownNameError(
                     "weight of a layer", pattern, known, "keep and only name weights or their modules"
                 )
@@ -133,7 +132,7 @@ class sparsify(Pass):
         return chosen
 
     def _left_alone(self, program: Program, weight: LayerWeight) -> str | None:
-        named = lambda patterns: any(_names(p, name) for p in patterns for name in weight.names)  # noqa: E731
+        named = lambda patterns: names_any(patterns, weight.names)  # noqa: E731
         layer, name = weight.readers[0].layer, weight.names[0]
         if self.only and not named(self.only):
             return f"only={self.only!r} does not name its weight"
@@ -169,8 +168,3 @@ def _random(count: int, seed: str) -> torch.Tensor:
     digest = hashlib.sha256(seed.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.rand(count, generator=generator)
-
-
-def _names(pattern: str, name: str) -> bool:
-    """Whether a pattern names a weight, or the module that has it."""
-    return fnmatch(name, pattern) or fnmatch(name.rpartition(".")[0], pattern)

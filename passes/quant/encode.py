@@ -53,6 +53,12 @@ class LayerCodes:
     bias: Codes | None
 
 
+def int8_codes(name: str, weight: torch.Tensor, *, safe_pairs: bool = False) -> Codes:
+    """``weight`` [out, ...] in int8 with a scale for each output; ``safe_pairs`` as in :func:`weight_scales`."""
+    scales, largest = weight_scales(weight, safe_pairs), largest_code(8)
+    return Codes(name, quantize_weight(weight, scales), scales, (-largest, largest))
+
+
 def encode_layers(
     program: Program,
     layers: Iterable[fx.Node],

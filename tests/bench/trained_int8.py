@@ -17,7 +17,6 @@ backends, detection and peers.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import logging
 import tempfile
@@ -112,20 +111,15 @@ def compare(name: str, backends: list[str], examples: int, blocks: int, folder: 
     runs = {label: lambda run=at.runner: run(arrays) for label, (at, _) in made.items()}
     arrays = plain.arrays(*args)
     times = interleave(runs, blocks=blocks)
+    differs = lambda a, b: paired_difference(workload.need_data("the bench"), made[a][0], made[b][0])  # noqa: E731
     for row in rows:
         if row["file"] in times:
             row |= {"ms": times[row["file"]].ms.median, "metric name": workload.need_data("the bench").metric}
             if base := times.get(f"{row['runtime']} float"):
                 row["to float"] = str(times[row["file"]].ratio(base))
         if row["ours"] and row["kind"] != "float":
-            differs = functools.partial(difference, workload, {label: at for label, (at, _) in made.items()})
             row["verdict"] = verdict(row, rows, times, differs)
     return rows
-
-
-def difference(workload: Workload, made: dict[str, Artifact], ours: str, theirs: str) -> tuple[float, float]:
-    """The metric of one file less another's, and half of its 95 % interval."""
-    return paired_difference(workload.need_data("the bench"), made[ours], made[theirs])
 
 
 def verdict(

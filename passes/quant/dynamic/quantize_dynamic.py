@@ -11,10 +11,9 @@ from fxopt.passes.quant.decide import check_not_quantized, policy_of
 from fxopt.passes.quant.dynamic.convolution_weights import convolution_weights, quantize_convolutions
 from fxopt.passes.quant.dynamic.emit_dynamic import emit_dynamic
 from fxopt.passes.quant.dynamic.recurrent_weights import quantize_recurrent, recurrent_layers
-from fxopt.passes.quant.encode import Codes
+from fxopt.passes.quant.encode import int8_codes
 from fxopt.passes.quant.float_tables import report_float_tables
 from fxopt.passes.quant.weight_only.choose_weights import choose_weights
-from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_scales
 
 
 @graph_pass(kind="approx", stage="numeric")
@@ -68,14 +67,12 @@ def quantize_dynamic(
     """
     check_not_quantized(program)
     report_float_tables(program)
-    policy, largest = policy_of(context), largest_code(8)
+    policy = policy_of(context)
     convolutions = convolution_weights(program, keep_float) if policy.unpacks_convolutions else []
     otherwise = {reader.layer for weight in convolutions for reader in weight.readers} | set(recurrent_layers(program))
     chosen = {}
     for weight in choose_weights(program, keep_float, otherwise):
-        rows = weight.rows()
-        scales = weight_scales(rows, policy.pairs_in_16_bits)
-        chosen[weight] = Codes(weight.name, quantize_weight(rows, scales), scales, (-largest, largest))
+        chosen[weight] = int8_codes(weight.name, weight.rows(), safe_pairs=policy.pairs_in_16_bits)
     emit_dynamic(program, chosen, policy.range_of)
     quantize_convolutions(program, convolutions)
     quantize_recurrent(program, keep_float, safe_pairs=policy.pairs_in_16_bits)

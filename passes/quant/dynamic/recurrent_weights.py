@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
-
 import torch
 from torch import fx
 
 from fxopt import Program
 from fxopt.ir.op_table import family, lookup
 from fxopt.ir.recurrent import recurrent
+from fxopt.passes.common.stored_weights import names_any
 from fxopt.passes.quant.emit import dequantized
-from fxopt.passes.quant.encode import Codes
-from fxopt.passes.quant.weights import largest_code, quantize_weight, weight_scales
+from fxopt.passes.quant.encode import int8_codes
 
 
 def recurrent_layers(program: Program) -> list[fx.Node]:
@@ -25,7 +23,6 @@ def quantize_recurrent(program: Program, keep_float: tuple[str, ...], *, safe_pa
 
     A layer that keeps one in float keeps all, with the reason: a runtime's kernel takes all or none.
     """
-    largest = largest_code(8)
     for node in recurrent_layers(program):
         cells = recurrent(node).cells
         weights = [w for c in cells for w in (c.weight_ih, c.weight_hh, c.weight_hr) if w is not None]
@@ -37,8 +34,7 @@ def quantize_recurrent(program: Program, keep_float: tuple[str, ...], *, safe_pa
             assert tensor is not None
             if not bool(tensor.isfinite().all()):
                 raise program.fail(node, f"the weight {weight.target!r} holds NaN or infinity")
-            scales = weight_scales(tensor, safe_pairs)
-            codes = Codes(str(weight.target), quantize_weight(tensor, scales), scales, (-largest, largest))
+            codes = int8_codes(str(weight.target), tensor, safe_pairs=safe_pairs)
             node.replace_input_with(weight, dequantized(program, codes, node))
 
 
@@ -54,6 +50,6 @@ def _declined(program: Program, node: fx.Node, weights: list[fx.Node], keep_floa
         readers = [u for n in program.graph.nodes if program.tensor(n) is tensor for u in n.users]
         if readers != [node] or weights.count(weight) > 1:
             return f"something else reads its weight {name!r} too, so that it would be stored twice"
-        if any(fnmatch(name, p) or fnmatch(name.rpartition(".")[0], p) for p in keep_float):
+        if names_any(keep_float, (name,)):
             return f"kept in float by keep_float={keep_float!r}"
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from fnmatch import fnmatch
 
 import torch
 from torch import fx
@@ -12,7 +11,7 @@ from torch import fx
 from fxopt.ir.op_table import PRODUCT_OPERANDS, arguments, family, find_quantized
 from fxopt.ir.printer import op_name
 from fxopt.ir.program import Program
-from fxopt.passes.common.stored_weights import LayerWeight, layer_weights
+from fxopt.passes.common.stored_weights import LayerWeight, layer_weights, names_any, other_reader
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,7 @@ def choose_weights(
 
 
 def _declined(program: Program, weight: LayerWeight, keep_float: tuple[str, ...]) -> str | None:
-    if any(fnmatch(n, p) or fnmatch(n.rpartition(".")[0], p) for n in weight.names for p in keep_float):
+    if names_any(keep_float, weight.names):
         return f"kept in float by keep_float={keep_float!r}"
     for reader in weight.readers:
         if family(reader.operand) == "quant":
@@ -75,9 +74,7 @@ def _declined(program: Program, weight: LayerWeight, keep_float: tuple[str, ...]
         if arguments(reader.layer)[operands[1]] is not reader.operand:
             return "its weight is on the left: only weights on the right are quantized"
     layers = [reader.layer for reader in weight.readers]
-    nodes = [node for node in program.graph.nodes if program.tensor(node) is weight.tensor]
-    other = next((user for node in nodes for user in node.users if user not in layers), None)
-    if other is not None:
+    if (other := other_reader(program, weight)) is not None:
         return f"%{other.name} reads its weight too, so that it would be stored twice"
     if len({op_name(layer) == "aten.linear" for layer in layers}) > 1:
         return "its weight is read by rows here and by columns there"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from typing import Annotated, Literal
 
 import torch
@@ -14,6 +13,7 @@ from fxopt import Context, Program, graph_pass
 from fxopt.backend import Backend
 from fxopt.ir.op_table import arguments
 from fxopt.ir.printer import op_name
+from fxopt.passes.common.stored_weights import names_any
 from fxopt.passes.quant.weight_only.table_codes import StoredTable, head_refused, store_table
 
 aten = torch.ops.aten
@@ -101,7 +101,7 @@ def _declined(
     if heads and (reason := head_refused(program, backend, table, heads[0])):
         return f"%{heads[0].name} reads its table too, and {reason}"
     names = [str(n.target) for n in program.graph.nodes if program.tensor(n) is tensor]
-    if any(fnmatch(n, p) or fnmatch(n.rpartition(".")[0], p) for n in names for p in keep_float):
+    if names_any(keep_float, names):
         return f"kept in float by keep_float={keep_float!r}"
     return None
 
